@@ -1,0 +1,236 @@
+"""Train contestants for the same processor time on the same data and draw from each: the pictures score.py compares.
+
+     python -m benchmarks.equal_time --arm unet2d --name "UNet2DModel" --dataset retinamnist.npz --cpu_budget 3600 \
+         --output_dir runs/equal-time/unet2d
+     python -m benchmarks.equal_time --arm context_unet --name "ContextUnet" --trainer_flags "--width 128" …
+     python -m benchmarks.equal_time --arm denoising_diffusion_pytorch --name "denoising-diffusion-pytorch" …
+
+The budget counts processor seconds of the training steps alone (one thread), so that it is fair on a shared machine:
+neither the start, nor saving, nor drawing. Snapshots are taken at fractions of it. Stopped runs go on when the same
+command is started again.
+"""
+
+import json
+import shlex
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from clinsynth.arguments import parse, run
+
+if TYPE_CHECKING:
+    from benchmarks.arms import Training
+    from benchmarks.samples import Draw
+    from clinsynth.data.arrays import ImageArrays
+    from clinsynth.trainers.train_ddpm import DDPMArguments
+
+
+@dataclass
+class EqualTimeArguments:
+    """Train one contestant for a budget of processor seconds, and draw from its snapshots."""
+
+    arm: Literal["unet2d", "context_unet", "denoising_diffusion_pytorch"]
+    """Whose network and recipe."""
+    name: str
+    """The row's name in the table."""
+    output_dir: str
+    """Folder of this contestant: state, snapshots, pictures."""
+    dataset: str = "phantom-fundus"
+    """Data set spec."""
+    resolution: int = 32
+    """Height and width in pixels."""
+    channels: int = 1
+    """1 grey, 3 colour."""
+    cpu_budget: float = 3600.0
+    """Processor seconds of training steps."""
+    fractions: str = "0.25,0.5,1"
+    """Fractions of the budget at which a snapshot is taken, rising."""
+    save_every: float = 120.0
+    """Processor seconds between two saved states."""
+    threads: int = 1
+    """Threads of torch."""
+    seed: int = 0
+    """Of everything."""
+    trainer_flags: str = ""
+    """Further flags of `clinsynth train ddpm`, for our arms; for the peer they say whose size it is to match."""
+    num_inference_steps: int = 50
+    """Steps of drawing, the same for all contestants."""
+    guidance_scales: str = "1,2,3"
+    """Guidance scales to draw with, diffusers' meaning; each is a row."""
+    scheduler: str = "DPMSolverMultistepScheduler"
+    """Scheduler of our arms, a class of diffusers."""
+    n: int | None = None
+    """Pictures of each set, with the train split's class shares; default: as many as train has."""
+    peer_etas: str = "1,0"
+    """The peer's DDIM randomness values to draw with; each is a row. 1 is its default."""
+    peer_dim_mults: str = "1,2,4"
+    """The peer's widths relative to its `dim`, which is chosen to match our number of parameters."""
+    peer_learning_rate: float = 1e-4
+    """The peer's learning rate; 1e-4 is its Trainer's."""
+    peer_batch_size: int = 16
+    """The peer's batch; 16 is its Trainer's."""
+    peer_class_dropout: float = 0.5
+    """The peer's share of masked labels; 0.5 is its Unet's."""
+    peer_precision: Literal["no", "bf16"] = "no"
+    """The peer's mixed precision; no is its Trainer's."""
+
+
+def main(args: EqualTimeArguments) -> None:
+    """Train to the end of the budget, then draw every set that is missing."""
+    import torch
+
+    from benchmarks.features import real_splits
+    from clinsynth.run_folder import check_same_run, create_run_folder, write_run_config
+
+    torch.set_num_threads(args.threads)
+    data = real_splits(args.dataset, args.resolution, args.channels)
+    output_dir = create_run_folder(args.output_dir)
+    drawing = {"name", "guidance_scales", "scheduler", "n", "peer_etas", "num_inference_steps", "output_dir"}
+    check_same_run(output_dir, args, frozenset(drawing | {"save_every"}))
+    write_run_config(output_dir, args)
+    training = build_training(args, data, output_dir)
+    train(args, training, output_dir)
+    for fraction in fractions(args):
+        snapshot = output_dir / f"snapshot-{fraction:g}"
+        facts = json.loads((snapshot / "facts.json").read_text())
+        for sampler, draw in samplers(args, data, snapshot).items():
+            draw_set(args, data, draw, snapshot / sampler.replace(" ", "_"), facts | {"sampler": sampler})
+
+
+def fractions(args: EqualTimeArguments) -> list[float]:
+    """`--fractions` as numbers.
+
+    Raises:
+        ValueError: they do not rise, or leave (0, 1].
+    """
+    values = [float(part) for part in args.fractions.split(",")]
+    if values != sorted(set(values)) or not 0 < values[0] <= values[-1] <= 1:
+        raise ValueError(f"--fractions must rise within (0, 1], got {args.fractions}")
+    return values
+
+
+def trainer_arguments(args: EqualTimeArguments) -> "DDPMArguments":
+    """The arguments of our trainer for this contestant."""
+    from clinsynth.trainers.train_ddpm import DDPMArguments
+
+    backbone = "context_unet" if args.arm == "context_unet" else "unet2d"
+    flags = ["--backbone", backbone, "--seed", str(args.seed), "--dataset", args.dataset]
+    return parse(DDPMArguments, [*flags, *shlex.split(args.trainer_flags)])
+
+
+def peer_dim(args: EqualTimeArguments, data: "dict[str, ImageArrays]") -> int:
+    """The peer's `dim` that comes closest to the size of our network."""
+    from benchmarks.arms import dim_mults, our_parameters
+    from benchmarks.peers import choose_dim
+
+    target = our_parameters(trainer_arguments(args), data)
+    return choose_dim(target, len(data["train"].label_names), args.channels, dim_mults(args))
+
+
+def build_training(args: EqualTimeArguments, data: "dict[str, ImageArrays]", output_dir: Path) -> "Training":
+    """The contestant, untrained."""
+    from benchmarks.arms import OurTraining, PeerTraining
+
+    if args.arm == "denoising_diffusion_pytorch":
+        return PeerTraining(args, data, peer_dim(args, data))
+    return OurTraining(trainer_arguments(args), data, output_dir)
+
+
+def train(args: EqualTimeArguments, training: "Training", output_dir: Path) -> None:
+    """Step until the budget is spent; snapshots on the way, states to go on from."""
+    from benchmarks.timing import timed
+
+    spent = resume(training, output_dir)
+    marks = [f for f in fractions(args) if not (output_dir / f"snapshot-{f:g}" / "facts.json").exists()]
+    next_save = spent + args.save_every
+    while marks:
+        if spent >= marks[0] * args.cpu_budget:
+            take_snapshot(args, training, output_dir / f"snapshot-{marks.pop(0):g}", spent)
+            continue
+        spent += timed(training.step)[1]
+        if spent >= next_save:
+            save(training, output_dir, spent)
+            next_save = spent + args.save_every
+            print(f"{args.name}: step {training.steps}, {spent:.0f} of {args.cpu_budget:.0f} CPU s", flush=True)
+
+
+def save(training: "Training", output_dir: Path, spent: float) -> None:
+    """Write the state and the seconds spent; the folder before it is dropped when this one is complete."""
+    from clinsynth.run_folder import complete_folder
+
+    with complete_folder(output_dir / "state") as folder:
+        training.save(folder)
+        (folder / "spent.json").write_text(json.dumps({"cpu_seconds": spent}))
+
+
+def resume(training: "Training", output_dir: Path) -> float:
+    """Load the saved state, if there is one; the processor seconds spent so far."""
+    folder = output_dir / "state"
+    if not folder.exists():
+        return 0.0
+    training.load(folder)
+    return float(json.loads((folder / "spent.json").read_text())["cpu_seconds"])
+
+
+def take_snapshot(args: EqualTimeArguments, training: "Training", folder: Path, spent: float) -> None:
+    """Write the averaged weights and what they cost."""
+    from benchmarks.peers import count_parameters
+    from clinsynth.run_folder import complete_folder
+
+    facts: dict[str, Any] = {"name": args.name, "arm": args.arm, "cpu_seconds": spent, "steps": training.steps}
+    facts["parameters"] = count_parameters(training.network)
+    with complete_folder(folder) as target:
+        training.snapshot(target)
+        (target / "facts.json").write_text(json.dumps(facts, indent=2) + "\n")
+    print(f"{args.name}: snapshot after {spent:.0f} CPU s, {training.steps} steps", flush=True)
+
+
+def samplers(args: EqualTimeArguments, data: "dict[str, ImageArrays]", snapshot: Path) -> "dict[str, Draw]":
+    """Every way to draw from a snapshot, by the name that the table shows."""
+    from benchmarks.samples import load_pipeline, our_draw, peer_draw, with_scheduler
+
+    scales = [float(part) for part in args.guidance_scales.split(",")]
+    steps = args.num_inference_steps
+    if args.arm != "denoising_diffusion_pytorch":
+        pipe = with_scheduler(load_pipeline(str(snapshot)), args.scheduler)
+        return {f"{args.scheduler} {steps} guidance {scale:g}": our_draw(pipe, scale, steps) for scale in scales}
+    draws = {}
+    for eta in (float(part) for part in args.peer_etas.split(",")):
+        diffusion = load_peer(args, data, snapshot, eta)
+        draws |= {f"DDIM {steps} eta {eta:g} guidance {scale:g}": peer_draw(diffusion, scale) for scale in scales}
+    return draws
+
+
+def load_peer(args: EqualTimeArguments, data: "dict[str, ImageArrays]", snapshot: Path, eta: float) -> Any:
+    """The peer with a snapshot's averaged weights."""
+    from safetensors.torch import load_file
+
+    from benchmarks.arms import peer_diffusion
+
+    diffusion = peer_diffusion(args, data, peer_dim(args, data), eta)
+    diffusion.load_state_dict(load_file(snapshot / "model.safetensors"))
+    return diffusion.eval()
+
+
+def draw_set(
+    args: EqualTimeArguments, data: "dict[str, ImageArrays]", draw: "Draw", folder: Path, facts: dict[str, Any]
+) -> None:
+    """Draw one set into `folder`: samples.json and, last, samples.npz, which says that the set is complete."""
+    import numpy as np
+
+    from benchmarks.samples import draw_all, labels_like
+
+    if (folder / "samples.npz").exists():
+        return
+    labels = labels_like(data["train"].labels, args.n or len(data["train"].labels))
+    images, seconds = draw_all(draw, labels, folder / "batches")
+    facts |= {"drawing_cpu_seconds": seconds, "n": len(labels)}
+    (folder / "samples.json").write_text(json.dumps(facts, indent=2) + "\n")
+    np.savez_compressed(folder / "samples.tmp.npz", images=images, labels=labels)
+    (folder / "samples.tmp.npz").rename(folder / "samples.npz")
+    shutil.rmtree(folder / "batches")
+
+
+if __name__ == "__main__":
+    run(EqualTimeArguments, main)

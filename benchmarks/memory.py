@@ -1,0 +1,106 @@
+"""Generation's memory is flat: peak resident memory of `clinsynth generate images` at two counts.
+
+     python -m benchmarks.memory --output_dir runs/benchmark-memory
+
+An untrained network of a few channels draws with one step, so that the measurement is of the writing, not the network.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from clinsynth.arguments import run
+
+CLASSES = 5
+GOAL_MB = 50.0
+
+
+@dataclass
+class MemoryArguments:
+    """Compare the peak memory of generating few and many pictures."""
+
+    output_dir: str
+    """Folder for memory.json and for what is generated, which is removed afterwards."""
+    few: int = 1000
+    """Pictures of the first run, a multiple of five."""
+    many: int = 100_000
+    """Pictures of the second run, a multiple of five."""
+    resolution: int = 32
+    """Height and width in pixels."""
+    batch_size: int = 250
+    """Pictures a call of the network."""
+
+
+def main(args: MemoryArguments) -> None:
+    """Run both, print and write what they took."""
+    from clinsynth.run_folder import atomic_write, create_run_folder, describe_environment
+
+    for name in ("few", "many"):
+        if getattr(args, name) % CLASSES:
+            raise ValueError(f"--{name} must be a multiple of {CLASSES}, got {getattr(args, name)}")
+    output_dir = create_run_folder(args.output_dir)
+    save_tiny_pipeline(output_dir / "model", args.resolution)
+    rows = [measure(args, output_dir, count) for count in (args.few, args.many)]
+    growth = rows[1]["peak_mb"] - rows[0]["peak_mb"]
+    record: dict[str, Any] = {"environment": describe_environment(), "arguments": vars(args), "runs": rows}
+    record |= {"growth_mb": growth, "goal_mb": GOAL_MB, "met": growth < GOAL_MB}
+    atomic_write(output_dir / "memory.json", json.dumps(record, indent=2) + "\n")
+    print("| pictures | peak resident MB | CPU s | wall s |\n|---|---|---|---|")
+    for row in rows:
+        print(f"| {row['pictures']} | {row['peak_mb']:.1f} | {row['cpu_seconds']:.0f} | {row['wall_seconds']:.0f} |")
+    print(f"\ngrowth {growth:.1f} MB, goal < {GOAL_MB:.0f} MB: {'met' if record['met'] else 'not met'}")
+
+
+def save_tiny_pipeline(folder: Path, resolution: int) -> None:
+    """An untrained UNet2DModel of 8 channels in a pipeline folder."""
+    from diffusers import DDIMScheduler, UNet2DModel
+
+    from clinsynth.pipelines.class_conditioned_ddpm import ClassConditionedDDPMPipeline
+
+    unet = UNet2DModel(
+        sample_size=resolution,
+        in_channels=1,
+        out_channels=1,
+        block_out_channels=(8, 8),
+        down_block_types=("DownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "UpBlock2D"),
+        layers_per_block=1,
+        norm_num_groups=4,
+        add_attention=False,
+        num_class_embeds=CLASSES + 1,
+    )
+    ClassConditionedDDPMPipeline(unet, DDIMScheduler()).save_pretrained(folder)
+
+
+def measure(args: MemoryArguments, output_dir: Path, count: int) -> dict[str, Any]:
+    """Generate `count` pictures in a process of its own; its peak memory in MB (10**6 bytes) and its seconds."""
+    target = output_dir / f"generated-{count}"
+    shutil.rmtree(target, ignore_errors=True)
+    command = [sys.executable, "-m", "clinsynth", "generate", "images", "--model", str(output_dir / "model")]
+    command += ["--per_class", str(count // CLASSES), "--num_inference_steps", "1", "--guidance_scale", "1.0"]
+    command += ["--batch_size", str(args.batch_size), "--output_dir", str(target)]
+    started = time.perf_counter()
+    with open(output_dir / f"generated-{count}.log", "w") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+        _, status, usage = os.wait4(process.pid, 0)  # the usage of this child alone, not the maximum over all so far
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise ValueError(f"{' '.join(command)} failed with status {process.returncode}; read {log.name}")
+    shutil.rmtree(target)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return {
+        "pictures": count,
+        "peak_mb": usage.ru_maxrss * unit / 1e6,
+        "cpu_seconds": usage.ru_utime + usage.ru_stime,
+        "wall_seconds": time.perf_counter() - started,
+    }
+
+
+if __name__ == "__main__":
+    run(MemoryArguments, main)

@@ -1,0 +1,248 @@
+"""How fast sampling and training are: one command, one run, ratios with their spread.
+
+     python -m benchmarks.sampling --model runs/retina --output_dir runs/benchmark-sampling
+     python -m benchmarks.sampling --model runs/retina --output_dir runs/benchmark-sampling --sections pipeline,peer
+     python -m benchmarks.sampling --model runs/retina --output_dir runs/benchmark-sampling --sections quality \
+         --dataset retinamnist.npz --extractor mobilenet_v2 --n 2000
+
+Sections: pipeline (over the bare network forwards), paper (against the paper's sampler, same weights), peer (against
+denoising-diffusion-pytorch's sampler), training (the trainer's step over the bare step), quality (Fréchet distance of
+n pictures of ours and of the paper's sampler; hours with n = 2,000, and resumable: start the same command again).
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clinsynth.arguments import run
+
+if TYPE_CHECKING:
+    from benchmarks.timing import Comparison
+
+SECTIONS = ["pipeline", "paper", "peer", "training", "quality"]
+
+
+@dataclass
+class SamplingArguments:
+    """Measure sampling and training speed as ratios, and the Fréchet distance at that speed."""
+
+    model: str
+    """Checkpoint or run folder, as `DiffusionPipeline.from_pretrained` takes it."""
+    output_dir: str
+    """Folder for sampling.json, sampling.md and the pictures of the section quality."""
+    sections: str = "pipeline,paper,peer,training"
+    """Comma-separated: pipeline, paper, peer, training, quality."""
+    scheduler: str | None = None
+    """Fast scheduler's diffusers class, e.g. DPMSolverMultistepScheduler; default: the checkpoint's own."""
+    num_inference_steps: int = 20
+    """Steps of ours, and of the peer."""
+    guidance_scale: float = 3.0
+    """Guidance of ours and of the peer, in diffusers' meaning; 1 is one evaluation a step."""
+    paper_guidance_scale: float = 3.0
+    """Guidance of the paper's sampler in diffusers' meaning (its w = 2 is 3)."""
+    paper_levels: str = "paper"
+    """Noise levels of the paper's 400 steps: `paper` (its own) or `checkpoint` (those of the weights' training)."""
+    paper_steps_timed: int = 20
+    """Steps of the 400 that the section paper runs; each costs the same, and the seconds are scaled to 400."""
+    batch_size: int = 64
+    """Pictures a call."""
+    repeats: int = 5
+    """Repeats of A B A B …"""
+    threads: int = 1
+    """Threads of torch."""
+    clock: str = "cpu"
+    """Seconds the table shows: `cpu` (this process's, which others on the machine disturb least) or `wall`."""
+    n: int = 2000
+    """Pictures a sampler in the section quality."""
+    dataset: str = "phantom-fundus"
+    """Real data of the section quality; its train labels give the class shares."""
+    extractor: str = "default"
+    """Feature extractor of the section quality: `default` (a CNN trained on the real train split) or a path or id."""
+    device: str = "cpu"
+    """Device on which the section quality draws; timings are always on the CPU."""
+
+
+def main(args: SamplingArguments) -> None:
+    """Run the sections asked for; print and write their table."""
+    import torch
+
+    from benchmarks.samples import load_pipeline, with_scheduler
+    from benchmarks.timing import table
+    from clinsynth.run_folder import atomic_write, create_run_folder, describe_environment
+
+    wanted = args.sections.split(",")
+    check_arguments(args, wanted)
+    torch.set_num_threads(args.threads)
+    output_dir = create_run_folder(args.output_dir)
+    trained = load_pipeline(args.model)
+    fast = with_scheduler(trained, args.scheduler)
+    comparisons = measure(args, wanted, fast, trained.scheduler)
+    text = f"{args}\n\n"
+    record: dict[str, Any] = {"environment": describe_environment(), "arguments": vars(args)}
+    if comparisons:
+        text += table(comparisons, args.clock) + "\n"
+        record["comparisons"] = [comparison.record() for comparison in comparisons]
+    if "quality" in wanted:
+        from benchmarks.quality import measure_quality, quality_table
+
+        record["quality"] = measure_quality(args, fast, trained.scheduler, output_dir)
+        text += "\n" + quality_table(record["quality"]) + "\n"
+    name = "sampling" if comparisons else "quality"
+    atomic_write(output_dir / f"{name}.json", json.dumps(record, indent=2) + "\n")
+    atomic_write(output_dir / f"{name}.md", text)
+    print(text)
+
+
+def check_arguments(args: SamplingArguments, wanted: list[str]) -> None:
+    for section in wanted:
+        if section not in SECTIONS:
+            raise ValueError(f"--sections must be of {', '.join(SECTIONS)}, got {section!r}")
+    if args.clock not in ("cpu", "wall"):
+        raise ValueError(f"--clock must be cpu or wall, got {args.clock!r}")
+    if args.paper_levels not in ("paper", "checkpoint"):
+        raise ValueError(f"--paper_levels must be paper or checkpoint, got {args.paper_levels!r}")
+    if not Path(args.model).is_dir():
+        raise ValueError(f"--model {args.model} is no folder; train one with `clinsynth train ddpm`")
+
+
+def measure(args: SamplingArguments, wanted: list[str], pipe: Any, scheduler: Any) -> "list[Comparison]":
+    """The timed sections in the order of the docstring."""
+    comparisons = []
+    if "pipeline" in wanted:
+        comparisons += [over_bare_forwards(args, pipe, scale) for scale in (1.0, args.guidance_scale)]
+    if "paper" in wanted:
+        comparisons.append(against_paper(args, pipe, scheduler))
+    if "peer" in wanted:
+        comparisons.append(against_peer(args, pipe))
+    if "training" in wanted:
+        from benchmarks.training import over_bare_step
+
+        comparisons.append(over_bare_step(args, pipe))
+    return comparisons
+
+
+def labels_of(pipe: Any, count: int) -> list[int]:
+    """`count` class numbers, each class in turn."""
+    return [i % pipe.num_classes for i in range(count)]
+
+
+def sample_once(args: SamplingArguments, pipe: Any, guidance_scale: float) -> Any:
+    from benchmarks.samples import seeds_from
+
+    return pipe(
+        class_labels=labels_of(pipe, args.batch_size),
+        guidance_scale=guidance_scale,
+        num_inference_steps=args.num_inference_steps,
+        generator=seeds_from(0, args.batch_size),
+        output_type="np",
+    ).images
+
+
+def recorded_calls(args: SamplingArguments, pipe: Any, guidance_scale: float) -> list[tuple[tuple, dict]]:
+    """The arguments of every call of the network while one batch is sampled."""
+    calls: list[tuple[tuple, dict]] = []
+    hook = pipe.unet.register_forward_pre_hook(lambda _, a, k: calls.append((a, k)), with_kwargs=True)
+    sample_once(args, pipe, guidance_scale)
+    hook.remove()
+    needed = args.batch_size * args.num_inference_steps * (1 if guidance_scale in (0.0, 1.0) else 2)
+    rows = sum(len(a[0]) for a, _ in calls)
+    if rows != needed:
+        raise ValueError(
+            f"the pipeline evaluated {rows} rows where {needed} are needed; use a first-order call a step"
+        )
+    return calls
+
+
+def over_bare_forwards(args: SamplingArguments, pipe: Any, guidance_scale: float) -> "Comparison":
+    """The pipeline against its own network calls alone, on the inputs that it gave them."""
+    import torch
+
+    from benchmarks.timing import compare
+
+    calls = recorded_calls(args, pipe, guidance_scale)
+
+    @torch.inference_mode()
+    def bare() -> None:
+        for positional, keywords in calls:
+            pipe.unet(*positional, **keywords)
+
+    return compare(
+        f"pipeline, guidance {guidance_scale:g}",
+        (f"pipeline, {args.num_inference_steps} steps", lambda: sample_once(args, pipe, guidance_scale)),
+        (f"{len(calls)} bare forwards", bare),
+        repeats=args.repeats,
+        goal=("<=", 1.03),
+        note=f"batch {args.batch_size}, {type(pipe.scheduler).__name__}, seconds a batch",
+    )
+
+
+def against_paper(args: SamplingArguments, pipe: Any, scheduler: Any) -> "Comparison":
+    """Seconds of the paper's 400 steps over ours, same weights, same batch."""
+    import torch
+
+    from benchmarks.peers import PAPER_STEPS, sample_as_paper
+    from benchmarks.samples import paper_settings
+    from benchmarks.timing import compare
+
+    settings = paper_settings(scheduler, args.paper_levels)
+    labels = torch.tensor(labels_of(pipe, args.batch_size))
+
+    def paper() -> object:
+        return sample_as_paper(
+            pipe.unet,
+            labels,
+            pipe.num_classes,
+            **settings,
+            prediction_type=scheduler.config.prediction_type,
+            generator=torch.Generator().manual_seed(0),
+            guidance=args.paper_guidance_scale - 1,
+            last_steps=args.paper_steps_timed,
+        )
+
+    return compare(
+        "images a second, ours over the paper's",
+        (f"paper's sampler, {2 * PAPER_STEPS} evaluations", paper),
+        (f"pipeline, {args.num_inference_steps} steps", lambda: sample_once(args, pipe, args.guidance_scale)),
+        repeats=args.repeats,
+        goal=(">=", 20),
+        scale=(PAPER_STEPS / args.paper_steps_timed, 1.0),
+        note=f"same weights, batch {args.batch_size}; {args.paper_steps_timed} of the paper's {PAPER_STEPS} steps "
+        f"were run and scaled; ours {type(pipe.scheduler).__name__}, guidance {args.guidance_scale:g}",
+    )
+
+
+def against_peer(args: SamplingArguments, pipe: Any) -> "Comparison":
+    """Seconds of ours over denoising-diffusion-pytorch's, two evaluations a step, near-equal parameters."""
+    import torch
+
+    from benchmarks.peers import build_peer, choose_dim, count_parameters, peer_sampler
+    from benchmarks.timing import compare
+
+    config, target = pipe.unet.config, count_parameters(pipe.unet)
+    mults = (1, 2, 4)
+    dim = choose_dim(target, pipe.num_classes, config.in_channels, mults)
+    diffusion = build_peer(
+        dim,
+        pipe.num_classes,
+        channels=config.in_channels,
+        image_size=config.sample_size,
+        sampling_timesteps=args.num_inference_steps,
+        dim_mults=mults,
+        class_dropout=0.5,
+    ).eval()
+    scale = args.guidance_scale if args.guidance_scale not in (0.0, 1.0) else 3.0  # the peer always evaluates twice
+    sampler = peer_sampler(diffusion, torch.tensor(labels_of(pipe, args.batch_size)), scale)
+    return compare(
+        "against denoising-diffusion-pytorch",
+        (f"pipeline, {args.num_inference_steps} steps", lambda: sample_once(args, pipe, scale)),
+        (f"its sampler, {args.num_inference_steps} steps", sampler),
+        repeats=args.repeats,
+        goal=("<=", 1.0),
+        note=f"guidance {scale:g}, {2 * args.num_inference_steps} evaluations a picture each, parameters {target:,} "
+        f"and {count_parameters(diffusion.model):,} (dim {dim}, dim_mults {mults}), float32, seconds a batch",
+    )
+
+
+if __name__ == "__main__":
+    run(SamplingArguments, main)

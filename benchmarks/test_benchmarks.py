@@ -1,0 +1,143 @@
+"""`python -m pytest benchmarks`: the yardsticks themselves, at tiny size."""
+
+from importlib.util import find_spec
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDPMScheduler, UNet2DModel
+
+from benchmarks.anchors import blurred, gaussian_noise_like
+from benchmarks.peers import (
+    ancestral_step,
+    build_peer,
+    choose_dim,
+    count_parameters,
+    nearest_timesteps,
+    paper_noise_levels,
+    peer_sampler,
+    sample_as_paper,
+)
+from benchmarks.samples import draw_all, labels_like
+from benchmarks.timing import compare, table
+
+
+def tiny_unet() -> UNet2DModel:
+    torch.manual_seed(0)
+    return UNet2DModel(
+        sample_size=8,
+        in_channels=1,
+        out_channels=1,
+        block_out_channels=(8, 8),
+        down_block_types=("DownBlock2D",) * 2,
+        up_block_types=("UpBlock2D",) * 2,
+        layers_per_block=1,
+        norm_num_groups=4,
+        num_class_embeds=3,
+    ).eval()
+
+
+def test_paper_levels_are_its_schedule() -> None:
+    levels = paper_noise_levels()
+    reference = DDPMScheduler(num_train_timesteps=400, beta_schedule="linear").alphas_cumprod
+    torch.testing.assert_close(levels.float(), reference, rtol=1e-4, atol=1e-6)
+    assert levels[-1].sqrt().item() == pytest.approx(0.13, abs=0.01)  # the share of signal left at the last step
+    assert torch.equal(nearest_timesteps(levels, reference), torch.arange(400))
+
+
+def test_ancestral_step_is_the_schedulers_mean() -> None:
+    scheduler = DDPMScheduler(num_train_timesteps=400, clip_sample=False)
+    levels = scheduler.alphas_cumprod.double()
+    x, prediction = torch.randn(2, 3, 1, 8, 8)
+    for kind in ("epsilon", "v_prediction"):
+        scheduler.register_to_config(prediction_type=kind)
+        ours = ancestral_step(x, prediction, 0.0, float(levels[100]), float(levels[99]), kind)
+        generator = torch.Generator().manual_seed(0)
+        theirs = scheduler.step(prediction, 100, x, generator=generator).prev_sample
+        noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
+        theirs = theirs - scheduler._get_variance(100) ** 0.5 * noise
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_epsilon_and_velocity_of_the_same_network_take_the_same_step() -> None:
+    x, epsilon = torch.randn(2, 3, 1, 8, 8)
+    level, previous = 0.3, 0.32
+    clean = (x - (1 - level) ** 0.5 * epsilon) / level**0.5
+    velocity = level**0.5 * epsilon - (1 - level) ** 0.5 * clean
+    a = ancestral_step(x, epsilon, 0.0, level, previous, "epsilon")
+    b = ancestral_step(x, velocity, 0.0, level, previous, "v_prediction")
+    torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_paper_sampler_evaluates_twice_a_step_and_follows_the_seed() -> None:
+    unet, calls = tiny_unet(), []
+    unet.register_forward_pre_hook(lambda _, a, k: calls.append(k["class_labels"].tolist()), with_kwargs=True)
+    settings = {"noise_levels": paper_noise_levels(10), "timesteps": torch.arange(10), "prediction_type": "epsilon"}
+    draws = [
+        sample_as_paper(unet, torch.tensor([0, 1]), 2, **settings, generator=torch.Generator().manual_seed(seed))
+        for seed in (0, 0, 1)
+    ]
+    assert calls[:2] == [[0, 1], [2, 2]] and len(calls) == 60
+    assert draws[0].shape == (2, 1, 8, 8) and torch.equal(draws[0], draws[1]) and not torch.equal(draws[0], draws[2])
+
+
+def test_peer_samples_and_its_size_can_be_matched() -> None:
+    if not (find_spec("denoising_diffusion_pytorch") and find_spec("einops")):
+        pytest.skip("needs denoising-diffusion-pytorch and einops, see benchmarks/README.md")
+    dim = choose_dim(100_000, 3, 1, (1, 2))
+    diffusion = build_peer(
+        dim, 3, channels=1, image_size=8, sampling_timesteps=2, dim_mults=(1, 2), class_dropout=0.5
+    ).eval()
+    assert abs(count_parameters(diffusion.model) / 100_000 - 1) < 0.35
+    for scale in (1.0, 3.0):
+        images = peer_sampler(diffusion, torch.tensor([0, 1, 2]), scale)()
+        assert images.shape == (3, 1, 8, 8) and images.isfinite().all()
+
+
+def test_noise_has_the_pixels_mean_and_covariance() -> None:
+    generator = np.random.default_rng(0)
+    factor = generator.normal(size=(16, 16)) * 4
+    real = np.clip(128 + generator.normal(size=(400, 16)) @ factor, 0, 255).round().astype(np.uint8)
+    noise = gaussian_noise_like(real.reshape(400, 1, 4, 4), 20_000).reshape(-1, 16)
+    scale = np.abs(np.cov(real.T)).max()
+    assert np.abs(noise.mean(0) - real.mean(0)).max() < 1.0
+    assert np.abs(np.cov(noise.T) - np.cov(real.T)).max() < 0.05 * scale
+
+
+def test_blur_mixes_pixels_of_one_channel_of_one_picture_only() -> None:
+    image = np.zeros((2, 3, 17, 17), np.uint8)
+    image[0, 1, 8, 8] = 255
+    smooth = blurred(image)
+    assert smooth[1].max() == smooth[0, 0].max() == 0
+    assert smooth[0, 1, 8, 8] == round(255 / (2 * np.pi * 1.5**2))
+
+
+def test_labels_keep_the_shares_and_batches_are_not_drawn_twice(tmp_path) -> None:
+    labels = labels_like(np.repeat([0, 1, 2], [486, 128, 66]), 100)
+    assert np.bincount(labels).tolist() == [71, 19, 10]
+    drawn: list[int] = []
+
+    def draw(part: np.ndarray, start: int) -> np.ndarray:
+        drawn.append(start)
+        return np.full((len(part), 1, 2, 2), start, np.uint8)
+
+    first, _ = draw_all(draw, labels, tmp_path, batch_size=40)
+    (tmp_path / "000040.npz").unlink()
+    second, _ = draw_all(draw, labels, tmp_path, batch_size=40)
+    assert drawn == [0, 40, 80, 40] and np.array_equal(first, second) and len(first) == 100
+    with pytest.raises(ValueError, match="other labels"):
+        draw_all(draw, labels[::-1], tmp_path, batch_size=40)
+
+
+def test_comparison_alternates_scales_and_judges() -> None:
+    order: list[str] = []
+    result = compare(
+        "what",
+        ("A", lambda: order.append("a")),
+        ("B", lambda: order.append("b")),
+        repeats=3,
+        goal=(">=", 1e-9),
+        scale=(4, 2),
+    )
+    assert order == ["a", "b"] * 4 and len(result.ratios("wall")) == 3
+    assert result.record()["met_wall"] and "| what | A | B |" in table([result], "wall")

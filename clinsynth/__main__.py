@@ -1,0 +1,3 @@
+from clinsynth.cli import main
+
+main()

@@ -1,0 +1,78 @@
+"""Arguments: a dataclass in, a parsed and checked instance of it out.
+
+One dataclass a script; the string under a field is its help. `--config file.yaml` sets defaults, flags win, and an
+unknown key or a wrong type is an error that names it. Nothing heavy is imported here, so that `--help` is quick.
+"""
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import jsonargparse
+
+T = TypeVar("T")
+
+
+def build_parser(arguments_class: type, prog: str | None = None) -> jsonargparse.ArgumentParser:
+    """A parser with one flag for each field of the dataclass `arguments_class`, and `--config`."""
+    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    parser = jsonargparse.ArgumentParser(
+        prog=prog,
+        description=arguments_class.__doc__,
+        formatter_class=HelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--config",
+        action=jsonargparse.ActionConfigFile,
+        help="A YAML file that sets defaults; flags win. A run folder's config.yaml is such a file.",
+    )
+    parser.add_class_arguments(arguments_class, as_group=False)
+    for action in parser._actions:
+        if getattr(action, "_typehint", None) is bool:  # `--dry_run` alone means `--dry_run true`
+            action.nargs, action.const = "?", True
+    return parser
+
+
+class HelpFormatter(jsonargparse.DefaultHelpFormatter):
+    """Keeps the line breaks of a script's description: the examples in it are to be copied."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return "".join(
+            f"{indent}{line.strip() if not line.startswith('     ') else line}\n" for line in text.split("\n")
+        )
+
+
+def parse(arguments_class: type[T], argv: Sequence[str] | None = None, prog: str | None = None) -> T:
+    """Parse `argv` (default: the command line) into an instance of the dataclass `arguments_class`.
+
+    A wrong flag, key or type ends the program with status 2 and a message that names it; what the dataclass itself
+    refuses (`ValueError` from its `__post_init__`) is raised.
+    """
+    parser = build_parser(arguments_class, prog)
+    values: dict[str, Any] = parser.parse_args(argv).as_dict()
+    values.pop("config", None)
+    return arguments_class(**values)
+
+
+def run(
+    arguments_class: type[T], main: Callable[[T], object], argv: Sequence[str] | None = None, prog: str | None = None
+) -> None:
+    """Parse, then call `main`; a user's error ends the program with status 2 and one message instead of a traceback.
+
+    With the environment variable `CLINSYNTH_DEBUG` set the traceback is shown.
+    """
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.getLogger("clinsynth").setLevel(logging.INFO)
+    try:
+        main(parse(arguments_class, argv, prog))
+    except (ValueError, OSError, FloatingPointError) as error:
+        if os.environ.get("CLINSYNTH_DEBUG"):
+            raise
+        print(f"{prog or os.path.basename(sys.argv[0])}: error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("\nstopped; start the same command again to go on", file=sys.stderr)
+        sys.exit(130)

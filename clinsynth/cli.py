@@ -1,0 +1,78 @@
+"""The command `clinsynth`: a table of sub-commands, each a script that also runs alone."""
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+from clinsynth import __version__
+from clinsynth.arguments import run
+
+COMMANDS = {
+    "train ddpm": ("clinsynth.trainers.train_ddpm", "DDPMArguments", "train a class-conditioned DDPM on images"),
+    "train image-classifier": (
+        "clinsynth.trainers.train_image_classifier",
+        "ImageClassifierArguments",
+        "train classifiers on real, or real and synthetic, images",
+    ),
+    "generate images": (
+        "clinsynth.scripts.generate_images",
+        "GenerateImagesArguments",
+        "turn a checkpoint into a synthetic data set",
+    ),
+    "evaluate images": (
+        "clinsynth.scripts.evaluate_images",
+        "EvaluateImagesArguments",
+        "compare synthetic with real images and write a report",
+    ),
+    "summarize": (
+        "clinsynth.scripts.summarize_data",
+        "SummarizeArguments",
+        "count classes, subgroups and duplicates of a data set",
+    ),
+}
+
+
+def usage() -> str:
+    """What `clinsynth --help` prints."""
+    rows = "\n".join(f"  {name:24}{text}" for name, (_, _, text) in COMMANDS.items())
+    return (
+        f"clinsynth {__version__}: synthetic medical data sets, with evidence that they help and do not leak\n\n"
+        f"usage: clinsynth COMMAND [--flag value ...]\n\ncommands:\n{rows}\n\n"
+        "`clinsynth COMMAND --help` explains a command's flags. A first run, which needs no data and no network:\n\n"
+        "  clinsynth train ddpm --dataset phantom-fundus --resolution 32 --channels 1 --output_dir runs/phantom\n"
+        "  clinsynth generate images --model runs/phantom --per_class 50 --output_dir runs/phantom-synthetic\n"
+        "  clinsynth evaluate images --real phantom-fundus --synthetic runs/phantom-synthetic "
+        "--output_dir runs/phantom-evidence\n"
+    )
+
+
+def find_command(words: Sequence[str]) -> str:
+    """The sub-command that the command line starts with.
+
+    Raises:
+        ValueError: there is none; the message lists those there are.
+    """
+    for name in COMMANDS:
+        if list(words[: len(name.split())]) == name.split():
+            return name
+    given = " ".join(word for word in words[:2] if not word.startswith("-"))
+    raise ValueError(f"unknown command {given!r}; the commands are: {', '.join(COMMANDS)}")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point of the command `clinsynth`."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("-h", "--help"):
+        print(usage())
+        return
+    if words[0] == "--version":
+        print(__version__)
+        return
+    try:
+        name = find_command(words)
+    except ValueError as error:
+        print(f"clinsynth: error: {error}", file=sys.stderr)
+        sys.exit(2)
+    module_name, arguments_name, _ = COMMANDS[name]
+    module = importlib.import_module(module_name)
+    run(getattr(module, arguments_name), module.main, words[len(name.split()) :], prog=f"clinsynth {name}")

@@ -1,0 +1,251 @@
+"""From a `datasets.Dataset` of pictures to uint8 arrays of one size and mode, every change of a picture stated."""
+
+from __future__ import annotations
+
+import io
+import logging
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image, ImageOps
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from clinsynth.data.arguments import ImageDataArguments
+
+logger = logging.getLogger("clinsynth")
+
+RESOLUTIONS = (28, 256)
+FITS = ("squash", "crop", "pad")
+EIGHT_BIT_MODES = {"1": "L", "L": "L", "LA": "L", "P": "RGB", "PA": "RGB", "RGB": "RGB", "RGBA": "RGB"}
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+PNG_BIT_DEPTH = 24  # byte offset in the header chunk, which always comes first
+ORIENTATION = 0x0112  # the EXIF tag
+
+Survey = Counter[tuple[str, tuple[int, int]]]
+"""How many pictures have each (PIL mode, (width, height))."""
+
+
+@dataclass(frozen=True)
+class ImageArrays:
+    """One split in memory.
+
+    Attributes:
+        images: uint8, (n, channels, resolution, resolution).
+        labels: int64, (n,), each in 0 .. len(label_names) - 1.
+        label_names: class names in the order of their numbers.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    label_names: list[str]
+
+
+@dataclass(frozen=True)
+class Target:
+    """What every picture is brought to."""
+
+    resolution: int
+    channels: int
+    fit: str | None
+
+
+def to_arrays(dataset: Dataset, resolution: int | None, channels: int | None, fit: str | None) -> ImageArrays:
+    """Decode a split with columns image and label; `None` keeps the size or mode all its pictures share.
+
+    Raises:
+        ValueError: mixed sizes or modes without a flag that settles them, a picture that is not square without
+            `fit`, deeper than 8 bits, transparent or unreadable; a flag out of range.
+    """
+    target = choose_target(survey(dataset), resolution, channels, fit)
+    return render(dataset, target)
+
+
+def load_image_arrays(args: ImageDataArguments, seed: int = 0) -> dict[str, ImageArrays]:
+    """Splits train, validation and test of `args.dataset`, all at one resolution and number of channels.
+
+    Raises:
+        ValueError: as `to_arrays` and `clinsynth.data.load.load_image_dataset` do.
+    """
+    from clinsynth.data.load import load_image_dataset
+
+    splits = load_image_dataset(args, seed)
+    found: Survey = sum((survey(split) for split in splits.values()), Counter())
+    target = choose_target(found, args.resolution, args.channels, args.fit)
+    return {name: render(split, target) for name, split in splits.items()}
+
+
+def survey(dataset: Dataset) -> Survey:
+    """Count the modes and sizes of all pictures; reads headers only, so that it costs no decoding."""
+    return Counter((image.mode, image.size) for _, image in open_images(dataset))
+
+
+def open_images(dataset: Dataset) -> Iterator[tuple[str, Image.Image]]:
+    """Yield (name, picture) for every row; the name is the file's, or the row number where there is no file."""
+    from datasets import Image as ImageFeature
+
+    stored = dataset.select_columns("image").cast_column("image", ImageFeature(decode=False))
+    for row, cell in enumerate(stored["image"]):
+        if cell is None:
+            raise ValueError(f"row {row} of the data set has no picture; remove the row")
+        name = cell["path"] or f"row {row}"
+        yield name, open_image(name, cell["bytes"])
+
+
+def open_image(name: str, content: bytes | None) -> Image.Image:
+    """Open one 8-bit picture, upright; pixels are decoded later.
+
+    Raises:
+        ValueError: not a picture, several frames, or more than 8 bits a channel.
+    """
+    try:
+        if content is None:
+            with open(name, "rb") as file:
+                content = file.read()
+        image = Image.open(io.BytesIO(content))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{name} cannot be read as a picture ({error}); replace or remove it") from error
+    check_depth(name, image, content)
+    return upright(name, image)
+
+
+def upright(name: str, image: Image.Image) -> Image.Image:
+    """Turn a picture as its EXIF orientation says; leaves all others undecoded."""
+    if image.getexif().get(ORIENTATION, 1) == 1:
+        return image
+    decode(name, image)
+    return ImageOps.exif_transpose(image)
+
+
+def check_depth(name: str, image: Image.Image, content: bytes) -> None:
+    # Pillow cuts 16-bit colour PNGs to 8 bits without a word, so that the header must be asked.
+    deep_png = content.startswith(PNG_SIGNATURE) and content[PNG_BIT_DEPTH] == 16
+    if deep_png or image.mode not in EIGHT_BIT_MODES:
+        depth = "16-bit PNG" if deep_png else f"mode {image.mode}"
+        raise ValueError(
+            f"{name} is not an 8-bit grey or colour picture ({depth}); rescale its values to 0..255 yourself, "
+            "or keep it as DICOM and give a window"
+        )
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1:
+        raise ValueError(f"{name} holds {frames} frames; save the one you mean as a picture of its own")
+
+
+def decode(name: str, image: Image.Image) -> None:
+    try:
+        image.load()
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ValueError(f"{name} is damaged ({error}); replace or remove it") from error
+
+
+def choose_target(found: Survey, resolution: int | None, channels: int | None, fit: str | None) -> Target:
+    """Settle size and mode from what is there and what was asked; states in one line what will be changed."""
+    if not found:
+        raise ValueError("the data set holds no pictures")
+    if channels not in (None, 1, 3):
+        raise ValueError(f"--channels must be 1 (grey) or 3 (colour), got {channels}")
+    if fit not in (None, *FITS):
+        raise ValueError(f"--fit must be one of {', '.join(FITS)}, got {fit}")
+    sizes, modes = count_sizes(found), count_modes(found)
+    check_square(sizes, fit)
+    target = Target(resolution or common_size(sizes), channels or common_channels(modes), fit)
+    lowest, highest = RESOLUTIONS
+    if not lowest <= target.resolution <= highest:
+        raise ValueError(
+            f"--resolution must be {lowest} to {highest}, got {target.resolution}; "
+            f"give --resolution to have the pictures resized into that range"
+        )
+    state_changes(found, target)
+    return target
+
+
+def count_sizes(found: Survey) -> Counter[tuple[int, int]]:
+    sizes: Counter[tuple[int, int]] = Counter()
+    for (_, size), count in found.items():
+        sizes[size] += count
+    return sizes
+
+
+def count_modes(found: Survey) -> Counter[str]:
+    modes: Counter[str] = Counter()
+    for (mode, _), count in found.items():
+        modes[mode] += count
+    return modes
+
+
+def check_square(sizes: Iterable[tuple[int, int]], fit: str | None) -> None:
+    oblong = [size for size in sizes if size[0] != size[1]]
+    if oblong and fit is None:
+        raise ValueError(f"pictures are not square ({describe_sizes(oblong)}); give --fit squash, crop or pad")
+
+
+def common_size(sizes: Counter[tuple[int, int]]) -> int:
+    if len(sizes) == 1 and len(set(*sizes)) == 1:
+        return next(iter(sizes))[0]
+    raise ValueError(f"pictures have sizes {describe_sizes(sizes)}; give --resolution (28 to 256)")
+
+
+def common_channels(modes: Counter[str]) -> int:
+    kinds = {EIGHT_BIT_MODES[mode] for mode in modes}
+    if len(kinds) > 1:
+        counts = ", ".join(f"{count} {mode}" for mode, count in sorted(modes.items()))
+        raise ValueError(f"pictures have different modes ({counts}); give --channels 1 or 3")
+    return {"L": 1, "RGB": 3}[kinds.pop()]
+
+
+def describe_sizes(sizes: Iterable[tuple[int, int]]) -> str:
+    ordered = sorted(set(sizes))
+    shown = ", ".join(f"{width}x{height}" for width, height in ordered[:4])
+    return shown if len(ordered) <= 4 else f"{shown} and {len(ordered) - 4} more"
+
+
+def state_changes(found: Survey, target: Target) -> None:
+    side, mode = target.resolution, "L" if target.channels == 1 else "RGB"
+    resized = Counter({size: n for size, n in count_sizes(found).items() if size != (side, side)})
+    converted = {source: n for source, n in sorted(count_modes(found).items()) if source != mode}
+    changes = []
+    if resized:
+        how = f" ({target.fit})" if any(width != height for width, height in resized) else ""
+        changes.append(f"{resized.total()} resized from {describe_sizes(resized)} to {side}x{side}{how}, bicubic")
+    changes += [f"{count} converted from {source} to {mode}" for source, count in converted.items()]
+    if changes:
+        logger.info("of %d pictures: %s", found.total(), "; ".join(changes))
+
+
+def render(dataset: Dataset, target: Target) -> ImageArrays:
+    side, channels = target.resolution, target.channels
+    images = np.empty((len(dataset), channels, side, side), dtype=np.uint8)
+    for row, (name, image) in enumerate(open_images(dataset)):
+        pixels = np.asarray(bring_to(name, image, target))
+        images[row] = pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
+    labels = np.asarray(dataset["label"][:], dtype=np.int64)
+    return ImageArrays(images, labels, list(dataset.features["label"].names))
+
+
+def bring_to(name: str, image: Image.Image, target: Target) -> Image.Image:
+    """Decode, drop a fully opaque alpha channel, convert to the target's mode, make square, resize (bicubic)."""
+    decode(name, image)
+    image = without_alpha(name, image).convert("L" if target.channels == 1 else "RGB")
+    size = (target.resolution, target.resolution)
+    if image.size == size:
+        return image
+    if target.fit == "crop":
+        return ImageOps.fit(image, size, Image.Resampling.BICUBIC)
+    if target.fit == "pad":
+        return ImageOps.pad(image, size, Image.Resampling.BICUBIC)
+    return image.resize(size, Image.Resampling.BICUBIC)
+
+
+def without_alpha(name: str, image: Image.Image) -> Image.Image:
+    if not image.has_transparency_data:
+        return image
+    image = image.convert("LA" if image.mode == "LA" else "RGBA")
+    if np.asarray(image.getchannel("A")).min() < 255:
+        raise ValueError(
+            f"{name} has transparent pixels; lay it over the background you want and save it without alpha"
+        )
+    return image.convert("L" if image.mode == "LA" else "RGB")

@@ -1,0 +1,104 @@
+"""The label column as a `ClassLabel`, and the other columns that may come along."""
+
+from __future__ import annotations
+
+import logging
+import re
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from datasets import Dataset, Features
+
+logger = logging.getLogger("clinsynth")
+
+IDENTIFYING_WORDS = frozenset(
+    "accession address birth birthdate city date dob email id ids identifier initials insurance mrn name names "
+    "patient patientid patientname person phone physician postcode ssn street subject surname telephone uid".split()
+)
+SUBGROUP_WORDS = frozenset({"age", "sex", "gender"})
+
+
+def with_class_labels(splits: dict[str, Dataset], column: str, names: list[str] | None) -> dict[str, Dataset]:
+    """Splits whose column `label` is a ClassLabel made from `column`: class names, or numbers from 0.
+
+    Without `names` they are the ClassLabel's own, the sorted texts found, or the numbers as text.
+
+    Raises:
+        ValueError: no such column, an unknown name, a number out of range or a missing label; names split and row.
+    """
+    from datasets import ClassLabel
+
+    values = {split: read_labels(split, dataset, column) for split, dataset in splits.items()}
+    own = {split: getattr(dataset.features[column], "names", None) for split, dataset in splits.items()}
+    names = names or own["train"] or derive_names([value for column in values.values() for value in column])
+    if len(set(names)) < len(names):
+        raise ValueError(f"--label_names must differ from each other, got {', '.join(names)}")
+    if any(other is not None and len(other) != len(names) for other in own.values()):
+        raise ValueError(
+            f"--label_names gives {len(names)} names, but the data set has {len(own['train'] or [])} classes"
+        )
+    result = {}
+    for split, dataset in splits.items():
+        numbers = [to_number(value, names, f"{split} row {row}") for row, value in enumerate(values[split])]
+        dataset = dataset.remove_columns(list({column, "label"} & set(dataset.column_names)))
+        result[split] = dataset.add_column("label", numbers, feature=ClassLabel(names=names))
+    return result
+
+
+def read_labels(split: str, dataset: Dataset, column: str) -> list[Any]:
+    for needed, flag in (("image", ""), (column, "; give --label_column")):
+        if needed not in dataset.column_names:
+            raise ValueError(f"{split} has no column {needed!r}{flag}; it has {', '.join(dataset.column_names)}")
+    return dataset[column][:]
+
+
+def derive_names(values: list[Any]) -> list[str]:
+    """Class names from labels: 0 to the highest number where all are whole numbers, else the sorted texts."""
+    if all(is_number(value) for value in values):
+        return [str(number) for number in range(max(map(int, values), default=-1) + 1)]
+    return sorted({value for value in values if isinstance(value, str) and value})
+
+
+def is_number(value: Any) -> bool:
+    if isinstance(value, str):
+        return value.isdecimal()
+    return isinstance(value, int)
+
+
+def to_number(value: Any, names: list[str], where: str) -> int:
+    if isinstance(value, str) and value in names:
+        return names.index(value)
+    if value is None or value == "":
+        raise ValueError(f"{where} has no label; give it one or remove the row")
+    if not is_number(value):
+        raise ValueError(f"{where}: label {value!r} is unknown; the classes are {', '.join(names)}")
+    if not 0 <= int(value) < len(names):
+        raise ValueError(f"{where}: label {value} is out of range; {len(names)} classes are numbered from 0")
+    return int(value)
+
+
+def without_identifiers(splits: dict[str, Dataset]) -> dict[str, Dataset]:
+    """Keep image, label and plain columns (subgroups), unless their names sound like a person's or a record's."""
+    dropped = [column for column in splits["train"].column_names if not is_kept(column, splits["train"].features)]
+    if dropped:
+        logger.info(
+            "columns left out, since they may identify a person or are not plain values: %s", ", ".join(dropped)
+        )
+    shared = set.intersection(*(set(split.column_names) for split in splits.values())) - set(dropped)
+    order = ["image", "label", *sorted(shared - {"image", "label"})]
+    return {name: split.select_columns(order) for name, split in splits.items()}
+
+
+def is_kept(column: str, features: Features) -> bool:
+    from datasets import ClassLabel, Value
+
+    return column == "image" or (isinstance(features[column], ClassLabel | Value) and not sounds_identifying(column))
+
+
+def sounds_identifying(column: str) -> bool:
+    """Whether a column's name has a word such as id, name, patient or birth: image_id, PatientName, date-of-birth.
+
+    A patient's age and sex are subgroups.
+    """
+    words = {word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", column)}
+    return bool(words & IDENTIFYING_WORDS) and not words & SUBGROUP_WORDS

@@ -1,0 +1,184 @@
+"""Readers: one function a kind of data set spec, from files to splits with the columns they came with."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import logging
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+logger = logging.getLogger("clinsynth")
+
+SPLIT_NAMES = {
+    "train": "train",
+    "training": "train",
+    "validation": "validation",
+    "valid": "validation",
+    "val": "validation",
+    "dev": "validation",
+    "test": "test",
+    "testing": "test",
+}
+"""What a split may be called, and what it is called here."""
+
+PICTURE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp"}
+
+
+def read_npz(path: Path) -> dict[str, Dataset]:
+    """A MedMNIST-layout file: train_images (n, h, w[, 3]) uint8, train_labels (n,) or (n, 1), likewise val and test.
+
+    Raises:
+        ValueError: no such arrays, pickled objects, several labels a picture, or pictures that are not uint8.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except (ValueError, zipfile.BadZipFile, EOFError) as error:
+        raise ValueError(
+            f"{path} is damaged, no .npz, or holds pickled objects, which could run any code and are not opened "
+            f"({error}); save plain uint8 images and integer labels with numpy.savez"
+        ) from error
+    prefixes = {"train": "train", "validation": "val", "test": "test"}
+    found = {split: prefix for split, prefix in prefixes.items() if f"{prefix}_images" in arrays}
+    if "train" not in found:
+        raise ValueError(f"{path} has no array train_images; it has {', '.join(arrays) or 'none'}")
+    return {split: npz_split(path, arrays, prefix) for split, prefix in found.items()}
+
+
+def npz_split(path: Path, arrays: dict[str, np.ndarray], prefix: str) -> Dataset:
+    images, labels = arrays[f"{prefix}_images"], arrays.get(f"{prefix}_labels")
+    if labels is None:
+        raise ValueError(f"{path} has {prefix}_images but no {prefix}_labels")
+    if images.dtype != np.uint8:
+        raise ValueError(
+            f"{path}: {prefix}_images is {images.dtype}, not uint8; rescale its values to 0..255 yourself"
+        )
+    if images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[3] != 3):
+        raise ValueError(f"{path}: {prefix}_images has shape {images.shape}, not (n, height, width[, 3])")
+    if labels.size != len(images) or not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(
+            f"{path}: {prefix}_labels is {labels.dtype} of shape {labels.shape} for {len(images)} pictures; "
+            "one whole number a picture is needed (several labels a picture are not supported)"
+        )
+    cells = [png_cell(Image.fromarray(image)) for image in images]
+    return picture_dataset(cells, {"label": labels.ravel().tolist()})
+
+
+def png_cell(image: Image.Image) -> dict[str, Any]:
+    """A picture as a cell of an Image column, kept without loss."""
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", compress_level=1)
+    return {"bytes": buffer.getvalue(), "path": None}
+
+
+def picture_dataset(cells: list[dict[str, Any]], columns: dict[str, list[Any]]) -> Dataset:
+    """A data set of an undecoded Image column and plain columns."""
+    from datasets import Dataset, Features
+    from datasets import Image as ImageFeature
+
+    features = Features(image=ImageFeature(), **Dataset.from_dict(columns).features)
+    return Dataset.from_dict({"image": cells, **columns}, features=features)
+
+
+def read_table(path: Path) -> dict[str, Dataset]:
+    """A .csv or .jsonl with columns image (path relative to the file), a label, optionally split, and subgroups.
+
+    Raises:
+        ValueError: no rows, no column image, a file that is not there, or an unknown split; names the row.
+    """
+    rows = list(read_rows(path))
+    if not rows:
+        raise ValueError(f"{path} has no rows")
+    if "image" not in rows[0]:
+        raise ValueError(f"{path} has no column image; it has {', '.join(rows[0])}")
+    by_split: dict[str, list[dict[str, Any]]] = {}
+    for number, row in enumerate(rows, start=1):
+        split = row.get("split") or "train"
+        if split not in SPLIT_NAMES:
+            raise ValueError(f"{path}, row {number}: split is {split!r}; it may be train, validation or test")
+        by_split.setdefault(SPLIT_NAMES[split], []).append({**row, "image": picture_path(path, number, row)})
+    return {split: table_split(members) for split, members in by_split.items()}
+
+
+def read_rows(path: Path) -> Iterable[dict[str, Any]]:
+    """Rows of a .csv or .jsonl; numbers in a .csv stay text."""
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        if path.suffix == ".csv":
+            yield from csv.DictReader(file, strict=True)
+            return
+        for number, line in enumerate(file, start=1):
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"{path}, line {number} is not JSON ({error})") from error
+            if not isinstance(row, dict):
+                raise ValueError(f"{path}, line {number} is not a JSON object")
+            yield row
+
+
+def picture_path(table: Path, number: int, row: dict[str, Any]) -> str:
+    path = table.parent / str(row["image"] or "")
+    if not path.is_file():
+        raise ValueError(f"{table}, row {number}: there is no file {path}; paths are relative to the table")
+    return str(path)
+
+
+def table_split(rows: list[dict[str, Any]]) -> Dataset:
+    columns = {name: [row.get(name) for row in rows] for name in rows[0] if name not in ("image", "split")}
+    return picture_dataset([{"bytes": None, "path": row["image"]} for row in rows], columns)
+
+
+def read_folder(path: Path) -> dict[str, Dataset]:
+    """Class folders, with or without train/validation/test above them, or Parquet files.
+
+    Raises:
+        ValueError: neither is there, or pictures that lie in no class folder.
+    """
+    from datasets import load_dataset
+
+    if next(path.rglob("*.parquet"), None):
+        return by_known_split(dict(load_dataset(str(path))), path)
+    pictures = [file for file in path.rglob("*") if file.suffix.lower() in PICTURE_SUFFIXES]
+    if not pictures:
+        raise ValueError(f"{path} holds no Parquet files, no DICOM labels.csv and no pictures in class folders")
+    loose = [p for p in pictures if p.parent == path or (p.parent.parent == path and p.parent.name in SPLIT_NAMES)]
+    if loose:
+        raise ValueError(f"{loose[0]} lies in no class folder; move it to a folder named as its class, or use a .csv")
+    return by_known_split(dict(load_dataset("imagefolder", data_dir=str(path), drop_labels=False)), path)
+
+
+def read_hub(spec: str) -> dict[str, Dataset]:
+    """A data set of the Hugging Face Hub.
+
+    Raises:
+        ValueError: no such file or folder here, and none such that could be reached on the Hub.
+    """
+    from datasets import load_dataset
+
+    try:
+        return by_known_split(dict(load_dataset(spec)), spec)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"--dataset {spec} is no file or folder here, and could not be had from the Hub ({error}); "
+            "check the path or the id, and for the Hub the connection and HF_HUB_OFFLINE"
+        ) from error
+
+
+def by_known_split(splits: dict[Any, Dataset], source: object) -> dict[str, Dataset]:
+    known = {SPLIT_NAMES[str(name)]: split for name, split in splits.items() if str(name) in SPLIT_NAMES}
+    others = [str(name) for name in splits if str(name) not in SPLIT_NAMES]
+    if "train" in known and others:
+        logger.info("%s: splits left aside: %s", source, ", ".join(others))
+    if "train" not in known:
+        raise ValueError(f"{source} has no split train; it has {', '.join(map(str, splits))}")
+    return known

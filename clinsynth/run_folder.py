@@ -1,0 +1,158 @@
+"""The run folder: what a command leaves behind, and how starting it again finds it.
+
+    config.yaml        the resolved arguments, a valid `--config` file
+    environment.json   command, package versions, git commit, machine
+    metrics.jsonl      one JSON record a line
+
+Every file is complete or absent: it is written aside, then renamed.
+"""
+
+import dataclasses
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+PACKAGES = ["clinsynth", "torch", "diffusers", "transformers", "accelerate", "datasets", "huggingface_hub", "numpy"]
+
+
+def atomic_write(path: str | Path, data: str | bytes) -> None:
+    """Write `data` (text as UTF-8) to `path`, which is afterwards complete or, if this process dies, unchanged."""
+    path = Path(path)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(aside, "wb") as file:
+            file.write(data.encode() if isinstance(data, str) else data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+@contextmanager
+def complete_folder(path: str | Path) -> Iterator[Path]:
+    """Yield a folder to write into, which becomes `path` (replacing it) when the block ends without an error."""
+    path = Path(path)
+    aside = path.with_name(f".{path.name}.tmp")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    yield aside
+    if path.exists():
+        shutil.rmtree(path)
+    os.replace(aside, path)
+
+
+def create_run_folder(path: str | Path) -> Path:
+    """Create the folder `path` and make sure that it can be written to.
+
+    Raises:
+        ValueError: `path` is a file, or the folder cannot be written to.
+    """
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        atomic_write(path / ".writable", "")
+        (path / ".writable").unlink()
+    except OSError as error:
+        raise ValueError(
+            f"--output_dir {path} cannot be written to ({error.strerror}); name another folder or make room there"
+        ) from error
+    return path
+
+
+def write_run_config(output_dir: Path, arguments: Any) -> None:
+    """Write `config.yaml` (the fields of the dataclass `arguments`) and `environment.json` into `output_dir`."""
+    atomic_write(output_dir / "config.yaml", config_yaml(arguments))
+    atomic_write(output_dir / "environment.json", json.dumps(describe_environment(), indent=2) + "\n")
+
+
+def config_yaml(arguments: Any) -> str:
+    """The fields of the dataclass `arguments` as YAML that `--config` takes."""
+    return yaml.safe_dump(dataclasses.asdict(arguments), sort_keys=False)
+
+
+def describe_environment() -> dict[str, Any]:
+    """Command, Python and package versions, git commit of the code (None outside a checkout) and machine."""
+    return {
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "python": platform.python_version(),
+        "packages": {name: package_version(name) for name in PACKAGES},
+        "git_commit": git_commit(),
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores",
+    }
+
+
+def package_version(name: str) -> str | None:
+    """The installed version of package `name`, None where it is not installed."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def git_commit() -> str | None:
+    """The commit of the checkout that this code runs from, with `+changes` where files differ from it."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    try:
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        changes = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return f"{commit}+changes" if changes.strip() else commit
+
+
+def check_same_run(output_dir: Path, arguments: Any, may_differ: frozenset[str]) -> None:
+    """Refuse to continue a run folder whose `config.yaml` has other settings than `arguments`.
+
+    Raises:
+        ValueError: a field outside `may_differ` differs; names the field and both values.
+    """
+    path = output_dir / "config.yaml"
+    if not path.exists():
+        return
+    before: dict[str, Any] = yaml.safe_load(path.read_text()) or {}
+    now = yaml.safe_load(config_yaml(arguments))
+    for name, value in now.items():
+        if name not in may_differ and name in before and before[name] != value:
+            raise ValueError(
+                f"--{name} is {value!r}, but the run in {output_dir} was started with {before[name]!r}; "
+                "give it the same value to go on, or another --output_dir to start anew"
+            )
+
+
+def append_metrics(output_dir: Path, record: dict[str, Any]) -> None:
+    """Append `record` as one line of `metrics.jsonl`."""
+    with open(output_dir / "metrics.jsonl", "a") as file:
+        file.write(json.dumps(record) + "\n")
+
+
+def read_metrics(output_dir: Path) -> list[dict[str, Any]]:
+    """The records of `metrics.jsonl`; a last line that a killed process left unfinished is passed over."""
+    path = output_dir / "metrics.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    complete = lines if not lines or _is_json(lines[-1]) else lines[:-1]
+    return [json.loads(line) for line in complete]
+
+
+def drop_metrics_after(output_dir: Path, step: int) -> None:
+    """Remove the records of steps later than `step`, which a resumed run is about to write again."""
+    kept = [json.dumps(record) + "\n" for record in read_metrics(output_dir) if record["step"] <= step]
+    atomic_write(output_dir / "metrics.jsonl", "".join(kept))
+
+
+def _is_json(line: str) -> bool:
+    try:
+        json.loads(line)
+    except json.JSONDecodeError:
+        return False
+    return True

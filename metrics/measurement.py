@@ -1,0 +1,202 @@
+"""Distances between real and synthetic features as records: no number without interval, n, floor and extractor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from clinsynth.metrics.frechet.frechet import frechet_distance, frechet_interval
+from clinsynth.metrics.kid.kid import count_blocks, kernel_distance, kernel_interval
+
+METRICS = ("frechet", "kid")
+MIN_ROWS = 10
+FLOOR_SPLITS = 5
+OVERALL = "overall"
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One distance of a synthetic set from a real split.
+
+    Attributes:
+        metric: "frechet" or "kid".
+        label: a class name, or "overall" (label mix matched to the real split's).
+        reference: the real split, "train" or "test".
+        value: None where a side has fewer than 10 rows; `note` says so.
+        interval: 95 % bootstrap interval, None where value is.
+        n_real, n_synthetic: rows compared.
+        floor: mean distance between two stratified halves of the real rows over five splits, None below 20 rows.
+        floor_range: smallest and largest of the five.
+        floor_n: rows in the smaller half.
+        floor_held_out: distance of the real rows from those of the other real split, label mix matched.
+        extractor, dimension: name of the network and length of its features.
+        replicates, seed: of the bootstrap.
+        biased: a Fréchet distance from fewer rows than twice the dimension, which reads too high.
+        note: what a reader must know, may be empty.
+    """
+
+    metric: str
+    label: str
+    reference: str
+    value: float | None
+    interval: tuple[float, float] | None
+    n_real: int
+    n_synthetic: int
+    floor: float | None
+    floor_range: tuple[float, float] | None
+    floor_n: int | None
+    floor_held_out: float | None
+    extractor: str
+    dimension: int
+    replicates: int
+    seed: int
+    biased: bool
+    note: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The record as it stands in evidence.json."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Features:
+    """Feature vectors float64 (n, d) and labels int64 (n,) of one set of pictures."""
+
+    rows: np.ndarray
+    labels: np.ndarray
+
+    def take(self, index: np.ndarray) -> Features:
+        """The rows at `index` (numbers or a mask)."""
+        return Features(self.rows[index], self.labels[index])
+
+
+@dataclass(frozen=True)
+class MeasurementSettings:
+    """What is the same for every measurement of a run."""
+
+    extractor: str
+    replicates: int = 200
+    seed: int = 0
+
+
+Distance = Callable[[np.ndarray, np.ndarray], float]
+DISTANCES: dict[str, Distance] = {"frechet": frechet_distance, "kid": kernel_distance}
+
+
+def comparisons(
+    synthetic: Features, real: Features, other: Features | None, label_names: list[str], seed: int
+) -> Iterator[tuple[str, Features, Features, Features | None]]:
+    """Yield (label, synthetic, real, other real split): overall on matched label mixes, then class by class."""
+    matched = match_labels(real.labels, synthetic.labels, seed)
+    if matched is not None:
+        real_index, synthetic_index = matched
+        kept = real.take(real_index)
+        yield OVERALL, synthetic.take(synthetic_index), kept, other and take_matched(other, kept.labels, seed)
+    for number, name in enumerate(label_names):
+        yield (
+            name,
+            synthetic.take(synthetic.labels == number),
+            real.take(real.labels == number),
+            other and other.take(other.labels == number),
+        )
+
+
+def match_labels(real: np.ndarray, synthetic: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray] | None:
+    """Row numbers (real, synthetic) that give both sides one label mix; None where they share no class.
+
+    Real rows: all of the classes that both have. Synthetic rows: the largest subset, drawn by `seed`, with the real
+    proportions of those classes (rounded, at least one row a class).
+    """
+    shared = np.intersect1d(real, synthetic)
+    if len(shared) == 0:
+        return None
+    real_index = np.flatnonzero(np.isin(real, shared))
+    available = np.array([(synthetic == label).sum() for label in shared])
+    proportions = np.array([(real == label).sum() for label in shared]) / len(real_index)
+    wanted = np.maximum(1, np.floor((available / proportions).min() * proportions + 1e-9)).astype(int)
+    generator = np.random.default_rng(seed)
+    chosen = [
+        generator.choice(np.flatnonzero(synthetic == label), size=count, replace=False)
+        for label, count in zip(shared, wanted, strict=True)
+    ]
+    return real_index, np.sort(np.concatenate(chosen))
+
+
+def take_matched(other: Features, labels: np.ndarray, seed: int) -> Features | None:
+    """The largest subset of `other` with the label mix of `labels`."""
+    matched = match_labels(labels, other.labels, seed)
+    return None if matched is None else other.take(matched[1])
+
+
+def measure(
+    metric: str,
+    label: str,
+    reference: str,
+    synthetic: Features,
+    real: Features,
+    other: Features | None,
+    settings: MeasurementSettings,
+    progress: bool = False,
+) -> Measurement:
+    """One record: distance, bootstrap interval and floors of `synthetic` from `real`, `other` a second real split."""
+    n_real, n_synthetic, dimension = len(real.rows), len(synthetic.rows), real.rows.shape[1]
+    record = Measurement(
+        metric=metric,
+        label=label,
+        reference=reference,
+        value=None,
+        interval=None,
+        n_real=n_real,
+        n_synthetic=n_synthetic,
+        floor=None,
+        floor_range=None,
+        floor_n=None,
+        floor_held_out=None,
+        extractor=settings.extractor,
+        dimension=dimension,
+        replicates=settings.replicates,
+        seed=settings.seed,
+        biased=metric == "frechet" and min(n_real, n_synthetic) < 2 * dimension,
+    )
+    if min(n_real, n_synthetic) < MIN_ROWS:
+        return replace(record, note=f"not measured, n={min(n_real, n_synthetic)}", biased=False)
+    distance = DISTANCES[metric]
+    record = replace(
+        record,
+        value=distance(real.rows, synthetic.rows),
+        interval=bootstrap(metric, label, real.rows, synthetic.rows, settings, progress),
+    )
+    if other is not None and len(other.rows) >= MIN_ROWS:
+        record = replace(record, floor_held_out=distance(real.rows, other.rows))
+    halves = [split_halves(real.labels, settings.seed + i) for i in range(FLOOR_SPLITS)]
+    floor_n = min(map(len, halves[0]))
+    if floor_n < MIN_ROWS:
+        return record
+    floors = [distance(real.rows[a], real.rows[b]) for a, b in halves]
+    return replace(record, floor=float(np.mean(floors)), floor_range=(min(floors), max(floors)), floor_n=floor_n)
+
+
+def bootstrap(
+    metric: str, label: str, real: np.ndarray, synthetic: np.ndarray, settings: MeasurementSettings, progress: bool
+) -> tuple[float, float] | None:
+    """The metric's 95 % interval with a progress bar; None where no replicate is asked for."""
+    from tqdm.auto import tqdm
+
+    if settings.replicates == 0:
+        return None
+    blocks = count_blocks(len(real), len(synthetic))
+    total, unit = (settings.replicates, "replicate") if metric == "frechet" else (blocks, "block")
+    with tqdm(total=total, unit=unit, desc=f"{metric}, {label}", leave=False, disable=not progress) as bar:
+        interval = frechet_interval if metric == "frechet" else kernel_interval
+        return interval(real, synthetic, settings.replicates, settings.seed, 0.95, bar.update)
+
+
+def split_halves(labels: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Row numbers of two halves, each class divided evenly (its odd row to one half by turns), drawn by `seed`."""
+    generator = np.random.default_rng([seed, 1])
+    order = generator.permutation(len(labels))
+    by_class = order[np.argsort(labels[order], kind="stable")]
+    return np.sort(by_class[0::2]), np.sort(by_class[1::2])

@@ -1,0 +1,266 @@
+"""ClassConditionedDDPMPipeline: images of a given class from a pixel-space diffusion model.
+
+This file is copied into every checkpoint, which `DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)`
+loads where clinsynth is not installed: it imports nothing from clinsynth.
+"""
+
+import inspect
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Dict
+
+import numpy as np
+import torch
+from diffusers import DiffusionPipeline, ImagePipelineOutput
+from diffusers.utils.torch_utils import randn_tensor
+from PIL import Image
+
+Images = Image.Image | list[Image.Image] | np.ndarray | torch.Tensor
+
+
+class ClassConditionedDDPMPipeline(DiffusionPipeline):
+    """Denoising diffusion (Ho et al. 2020) conditioned on a class, with classifier-free guidance (Ho & Salimans 2022).
+
+    Args:
+        unet: `UNet2DModel` with `num_class_embeds` = classes + 1, or `ContextUnet`; the last class is the null class.
+        scheduler: any diffusers scheduler with `set_timesteps`, `scale_model_input`, `step` and `add_noise`.
+        id2label: class number to name, e.g. `{0: "grade 0", …}`; default: the numbers as names.
+    """
+
+    model_cpu_offload_seq = "unet"
+    _callback_tensor_inputs: ClassVar = ["latents"]
+
+    def __init__(self, unet: Any, scheduler: Any, id2label: Dict[int, str] | Dict[str, str] | None = None):
+        super().__init__()
+        self.register_modules(unet=unet, scheduler=scheduler)
+        count = self.num_classes
+        labels = {int(k): v for k, v in (id2label or {i: str(i) for i in range(count)}).items()}
+        if sorted(labels) != list(range(count)):
+            raise ValueError(
+                f"id2label names the classes {sorted(labels)}, but the network was trained on {count} classes "
+                f"(0 to {count - 1}); use the id2label of the training data"
+            )
+        self.id2label = labels
+        self.register_to_config(id2label={str(k): v for k, v in labels.items()})
+
+    @property
+    def num_classes(self) -> int:
+        """Real classes, the null class not counted."""
+        config = self.unet.config
+        return config.num_classes if "num_classes" in config else config.num_class_embeds - 1
+
+    def label_ids(self, class_labels: str | int | Sequence[str | int]) -> list[int]:
+        """Class numbers of names or numbers.
+
+        Raises:
+            ValueError: a name or number that the model does not know.
+        """
+        ids = {name: i for i, name in self.id2label.items()}
+        one = isinstance(class_labels, (str, int, np.integer))
+        result = []
+        for label in [class_labels] if one else class_labels:
+            found = ids.get(label) if isinstance(label, str) else int(label)
+            if found is None or not 0 <= found < self.num_classes:
+                raise ValueError(
+                    f"class label {label!r} is unknown; the model's are {list(ids)} or 0 to {self.num_classes - 1}"
+                )
+            result.append(found)
+        return result
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        class_labels: str | int | Sequence[str | int],
+        num_images_per_class: int = 1,
+        guidance_scale: float = 1.0,
+        guidance_interval: tuple[float, float] = (0.0, 1.0),
+        num_inference_steps: int = 25,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        image: Images | None = None,
+        strength: float = 0.5,
+        output_type: str = "pil",
+        return_dict: bool = True,
+        callback_on_step_end: Callable[..., dict[str, torch.Tensor]] | None = None,
+    ) -> ImagePipelineOutput | tuple[Any]:
+        """Generate `num_images_per_class` images for each entry of `class_labels`, in that order.
+
+        Args:
+            class_labels: names or numbers; an entry may repeat.
+            num_images_per_class: images for each entry, at least 1.
+            guidance_scale: s of eps = u + s(c − u), c conditional and u unconditional (the e-health paper's w is
+                s − 1). 1 is plain conditional sampling and 0 unconditional, each at one evaluation a step, not two.
+            guidance_interval: the part of the steps, (first, last) in [0, 1], in which guidance acts (Kynkäänniemi et
+                al. 2024); outside it sampling is plain conditional.
+            num_inference_steps: steps of the scheduler, at least 1.
+            generator: one a sample (each image is then the same whatever the others), or one for all.
+            image: starting images for image-to-image: one, or one a sample; PIL, or arrays (n, h, w, c) in [0, 1], or
+                tensors (n, c, h, w) in [-1, 1]; of the model's size and channels.
+            strength: with `image`, the part of the noise to add, in (0, 1]; 1 ignores the image nearly wholly.
+            output_type: `"pil"`, `"np"` for floats (n, h, w, c) in [0, 1], `"pt"` for a tensor (n, c, h, w) in [0, 1].
+            return_dict: False returns a tuple.
+            callback_on_step_end: called as `callback(pipe, step, timestep, {"latents": …})` after every step; what it
+                returns under `"latents"` replaces them.
+
+        Raises:
+            ValueError: an unknown label or an argument out of range.
+        """
+        self.check_inputs(num_images_per_class, guidance_scale, guidance_interval, num_inference_steps, output_type)
+        labels = [label for label in self.label_ids(class_labels) for _ in range(num_images_per_class)]
+        if isinstance(generator, list) and len(generator) != len(labels):
+            raise ValueError(f"generator is a list of {len(generator)}, but {len(labels)} images are asked for")
+        device = self._execution_device
+        classes = torch.tensor(labels, device=device)
+
+        self.scheduler.set_timesteps(num_inference_steps, device=device)
+        timesteps = self.scheduler.timesteps
+        if image is not None:
+            timesteps = self.shorten(timesteps, strength)
+        latents = self.prepare_latents(image, timesteps, len(labels), generator, device)
+        extra = (
+            {} if "generator" not in inspect.signature(self.scheduler.step).parameters else {"generator": generator}
+        )
+
+        for i, t in enumerate(self.progress_bar(timesteps)):
+            in_interval = guidance_interval[0] <= i / len(timesteps) < guidance_interval[1]
+            scale = guidance_scale if in_interval else 1.0
+            prediction = self.predict(self.scheduler.scale_model_input(latents, t), t, classes, scale)
+            latents = self.scheduler.step(prediction, t, latents, **extra).prev_sample
+            if callback_on_step_end is not None:
+                latents = callback_on_step_end(self, i, t, {"latents": latents}).pop("latents", latents)
+
+        self.maybe_free_model_hooks()
+        images = self.postprocess(latents, output_type)
+        return ImagePipelineOutput(images=images) if return_dict else (images,)
+
+    def predict(self, sample: torch.Tensor, t: torch.Tensor, classes: torch.Tensor, scale: float) -> torch.Tensor:
+        """The network's prediction under guidance, u + s(c − u), in float32."""
+        null = torch.full_like(classes, self.num_classes)
+        sample = sample.to(self.unet.dtype)
+        if scale in (0.0, 1.0):
+            return self.unet(sample, t, class_labels=classes if scale else null).sample.float()
+        both = self.unet(torch.cat([sample, sample]), t, class_labels=torch.cat([null, classes])).sample
+        unconditional, conditional = both.float().chunk(2)
+        return unconditional + scale * (conditional - unconditional)
+
+    def prepare_latents(
+        self,
+        image: Images | None,
+        timesteps: torch.Tensor,
+        count: int,
+        generator: torch.Generator | list[torch.Generator] | None,
+        device: torch.device,
+    ) -> torch.Tensor:
+        """Noise, or `image` with the noise of the first of `timesteps`; float32 (count, channels, size, size)."""
+        size = self.unet.config.sample_size
+        shape = (count, self.unet.config.in_channels, size, size)
+        noise = randn_tensor(shape, generator=generator, device=device, dtype=torch.float32)
+        if image is None:
+            return noise * self.scheduler.init_noise_sigma
+        start = to_tensor(image).to(device)
+        if start.shape[1:] != noise.shape[1:] or len(start) not in (1, count):
+            raise ValueError(
+                f"image has shape {tuple(start.shape)} (n, channels, height, width), but the model makes "
+                f"{tuple(shape[1:])} and {count} samples are asked for: give 1 or {count} images of that size and mode"
+            )
+        return self.scheduler.add_noise(start.expand(shape), noise, timesteps[:1].expand(count))
+
+    def shorten(self, timesteps: torch.Tensor, strength: float) -> torch.Tensor:
+        """The last `strength` of the timesteps, at least one."""
+        if not 0 < strength <= 1:
+            raise ValueError(f"strength must be in (0, 1], got {strength}; 0.3 keeps most of the image")
+        order = getattr(self.scheduler, "order", 1)
+        first = len(timesteps) - max(1, round(len(timesteps) / order * strength)) * order
+        if hasattr(self.scheduler, "set_begin_index"):
+            self.scheduler.set_begin_index(first)
+        return timesteps[first:]
+
+    def postprocess(self, latents: torch.Tensor, output_type: str) -> Any:
+        """[-1, 1] to [0, 1] and to the asked form."""
+        tensor = (latents / 2 + 0.5).clamp(0, 1)
+        if output_type == "pt":
+            return tensor
+        array = tensor.permute(0, 2, 3, 1).cpu().float().numpy()
+        return array if output_type == "np" else self.numpy_to_pil(array)
+
+    @staticmethod
+    def check_inputs(
+        num_images_per_class: int,
+        guidance_scale: float,
+        guidance_interval: tuple[float, float],
+        num_inference_steps: int,
+        output_type: str,
+    ) -> None:
+        """Raise a `ValueError` that names the argument, its value and what it may be."""
+        if num_images_per_class < 1:
+            raise ValueError(f"num_images_per_class must be at least 1, got {num_images_per_class}")
+        if guidance_scale < 0:
+            raise ValueError(f"guidance_scale must be >= 0, got {guidance_scale}; 0 samples unconditionally")
+        if not 0 <= guidance_interval[0] <= guidance_interval[1] <= 1:
+            raise ValueError(f"guidance_interval must be (first, last) within [0, 1], got {guidance_interval}")
+        if num_inference_steps < 1:
+            raise ValueError(f"num_inference_steps must be at least 1, got {num_inference_steps}; 25 is a good start")
+        if output_type not in ("pil", "np", "pt"):
+            raise ValueError(f"output_type must be 'pil', 'np' or 'pt', got {output_type!r}")
+
+    def save_pretrained(  # type: ignore[override]
+        self, save_directory: str | Path, *, push_to_hub: bool = False, repo_id: str | None = None, **kwargs: Any
+    ) -> None:
+        """Save a folder that stock diffusers loads: weights, configuration, and the code of pipeline and network.
+
+        Keywords of `push_to_hub` are passed on to it; the rest are diffusers' own (`variant`, `max_shard_size`).
+        """
+        hub = {k: kwargs.pop(k) for k in ("token", "private", "commit_message", "create_pr") if k in kwargs}
+        super().save_pretrained(save_directory, **kwargs)
+        folder = Path(save_directory)
+        index = json.loads((folder / "model_index.json").read_text())
+        index["_class_name"] = [copy_code(type(self), folder), type(self).__name__]
+        if not type(self.unet).__module__.startswith("diffusers."):
+            index["unet"] = [copy_code(type(self.unet), folder / "unet"), type(self.unet).__name__]
+        (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+        if push_to_hub:
+            upload(folder, repo_id or folder.name, **hub)
+
+    def push_to_hub(self, repo_id: str, private: bool = True, **kwargs: Any) -> str:  # type: ignore[override]
+        """Upload to the Hub, into a private repository unless `private=False`; returns the commit's address."""
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            return upload(Path(folder), repo_id, private=private, **kwargs)
+
+
+def copy_code(cls: type, folder: Path) -> str:
+    """Copy the file that defines `cls` into `folder`; returns its module name."""
+    source = Path(inspect.getfile(cls))
+    if source.resolve() != (folder / source.name).resolve():
+        shutil.copyfile(source, folder / source.name)
+    return source.stem
+
+
+def upload(
+    folder: Path,
+    repo_id: str,
+    private: bool = True,
+    token: str | None = None,
+    commit_message: str = "Upload ClassConditionedDDPMPipeline",
+    create_pr: bool = False,
+) -> str:
+    """Create the model repository `repo_id` if needed and upload `folder` in one commit; returns its address."""
+    from huggingface_hub import HfApi
+
+    api = HfApi(token=token)
+    repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+    commit = api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=commit_message, create_pr=create_pr)
+    return str(commit.commit_url)
+
+
+def to_tensor(image: Images) -> torch.Tensor:
+    """PIL images, an array (n, h, w, c) in [0, 1] or a tensor (n, c, h, w) in [-1, 1] to such a tensor, float32."""
+    if isinstance(image, torch.Tensor):
+        return image.float()
+    if not isinstance(image, np.ndarray):
+        pictures = image if isinstance(image, list) else [image]
+        arrays = [np.asarray(picture, dtype=np.float32) / 255 for picture in pictures]
+        image = np.stack([array[:, :, None] if array.ndim == 2 else array for array in arrays])
+    return torch.from_numpy(image).permute(0, 3, 1, 2).float() * 2 - 1

@@ -1,0 +1,213 @@
+"""The image classifier: what goes in, what training does, what is saved, the command."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import (
+    AutoModelForImageClassification,
+    MobileNetV2Config,
+    MobileNetV2ForImageClassification,
+    pipeline,
+)
+from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+
+from clinsynth.arguments import parse
+from clinsynth.data.arrays import ImageArrays
+from clinsynth.trainers.classifier_inputs import (
+    balancing_weights,
+    endless_batches,
+    load_pretrained_classifier,
+    model_inputs,
+    random_views,
+    save_classifier,
+)
+from clinsynth.trainers.train_image_classifier import (
+    ImageClassifierArguments,
+    build_small_resnet,
+    fit_classifier,
+    main,
+    pooled_features,
+    predict,
+)
+
+NAMES = ["dark", "medium", "bright"]
+TRAINER = Path(__file__).parent.parent / "trainers" / "train_image_classifier.py"
+
+
+def brightness_data(rows: int, seed: int, channels: int = 1) -> ImageArrays:
+    """Noise whose mean tells the class."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(rows) % 3
+    images = rng.normal(60 + 60 * labels[:, None, None, None], 20, (rows, channels, 12, 12))
+    return ImageArrays(images.clip(0, 255).astype(np.uint8), labels, NAMES)
+
+
+def small_model(seed: int = 0, channels: int = 1):
+    return build_small_resnet(3, channels, input_size=24, seed=seed)
+
+
+def fit(model, train, validation=None, **changes):
+    settings = {
+        "epochs": 2,
+        "batch_size": 16,
+        "learning_rate": 3e-3,
+        "class_weights": True,
+        "augment": True,
+        "seed": 0,
+    }
+    return fit_classifier(model, train, validation, **{**settings, **changes})
+
+
+def test_training_learns_and_keeps_the_best_epoch():
+    model, validation = small_model(), brightness_data(30, 1)
+    result = fit(model, brightness_data(60, 0), validation, epochs=6)
+    assert result.best_macro_f1 == max(record["validation_macro_f1"] for record in result.history) > 0.8
+    assert result.history[result.best_epoch - 1]["validation_macro_f1"] == result.best_macro_f1
+    again = (predict(model, validation.images).argmax(1) == validation.labels).mean()
+    assert again > 0.8
+    assert result.steps == 6 * 4 == result.history[-1]["step"]
+
+
+def test_best_weights_are_restored():
+    """With a validation split that a diverging run fits best at first, the last weights are not those kept."""
+    train, validation = brightness_data(60, 0), brightness_data(30, 1)
+    model = small_model()
+    result = fit(model, train, validation, epochs=4, learning_rate=0.3, augment=False)
+    from sklearn.metrics import f1_score
+
+    predicted = predict(model, validation.images).argmax(1)
+    assert f1_score(validation.labels, predicted, average="macro") == pytest.approx(result.best_macro_f1)
+    assert len({record["validation_macro_f1"] for record in result.history}) > 1
+
+
+def test_result_depends_on_the_seed_alone():
+    weights = []
+    for seed, noise in ((0, 1), (0, 2), (1, 1)):
+        torch.manual_seed(noise)
+        model = small_model(seed)
+        state = torch.get_rng_state()
+        fit(model, brightness_data(32, 0), seed=seed, epochs=1)
+        assert torch.equal(torch.get_rng_state(), state)
+        weights.append(model.classifier[1].weight.detach())
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+def test_a_loss_that_is_not_finite_names_its_step():
+    model = small_model()
+    with torch.no_grad():
+        model.classifier[1].bias.fill_(float("nan"))
+    with pytest.raises(ValueError, match=r"nan at step 1; give smaller --learning_rates"):
+        fit(model, brightness_data(32, 0))
+
+
+def test_class_weights_balance_the_loss():
+    data = ImageArrays(np.zeros((10, 1, 8, 8), np.uint8), np.array([0] * 7 + [1] * 2 + [2]), NAMES)
+    weights = balancing_weights(data)
+    counts = torch.tensor([7.0, 2.0, 1.0])
+    assert torch.allclose(weights * counts, torch.full((3,), 10 / 3))
+    with pytest.raises(ValueError, match="no picture of bright"):
+        balancing_weights(ImageArrays(data.images[:9], data.labels[:9], NAMES))
+
+
+def test_batches_are_full_and_pass_over_all_rows_evenly():
+    torch.manual_seed(0)
+    batches = endless_batches(10, 4)
+    rows = np.concatenate([next(batches) for _ in range(10)])
+    assert (np.bincount(rows, minlength=10) == 4).all()
+    assert set(rows[:10]) == set(range(10))
+
+
+def test_inputs_have_the_models_channels_side_and_range():
+    images = np.stack([np.zeros((1, 12, 12)), np.full((1, 12, 12), 255)]).astype(np.uint8)
+    pixels = model_inputs(small_model(channels=3), images)
+    assert pixels.shape == (2, 3, 24, 24)
+    assert (pixels[0] == -1).all() and (pixels[1] == 1).all()
+    with pytest.raises(ValueError, match="--channels 1"):
+        model_inputs(small_model(channels=1), images.repeat(3, axis=1))
+
+
+def test_random_views_move_little_and_mirror_only_when_asked():
+    torch.manual_seed(0)
+    picture = torch.zeros(64, 1, 32, 32)
+    picture[:, :, 4:12, 12:20] = 1.0  # a block at the top
+    rows = torch.arange(32.0).view(1, 32, 1)
+
+    def heights(views):
+        mass = (views[:, 0] - views[:, 0].amin((1, 2), keepdim=True)).clamp(min=0)
+        return (mass * rows).sum((1, 2)) / mass.sum((1, 2))
+
+    still, mirrored = heights(random_views(picture, flips=False)), heights(random_views(picture, flips=True))
+    assert (still - 7.5).abs().max() < 5 and still.std() > 0.3
+    assert 10 < (mirrored > 16).sum() < 54
+
+
+def test_probabilities_and_features_do_not_depend_on_the_batch():
+    model, images = small_model(channels=3), brightness_data(7, 0).images
+    assert np.allclose(predict(model, images), predict(model, images, batch_size=3), atol=1e-6)
+    assert predict(model, images).dtype == np.float32
+    assert np.allclose(predict(model, images).sum(1), 1, atol=1e-5)
+    assert pooled_features(model, images, batch_size=4).shape == (7, model.config.hidden_sizes[-1])
+    with pytest.raises(ValueError, match="no pictures"):
+        predict(model, images[:0])
+
+
+def test_a_saved_classifier_loads_with_plain_transformers(tmp_path: Path):
+    model = small_model(channels=3)
+    save_classifier(model, NAMES, tmp_path)
+    assert not list(tmp_path.glob("*.bin"))
+    pixels = brightness_data(1, 0).images[0, 0]
+    ours = predict(model, pixels[None, None])[0]
+    theirs = {r["label"]: r["score"] for r in pipeline("image-classification", str(tmp_path))(Image.fromarray(pixels))}
+    assert list(theirs) == [NAMES[i] for i in ours.argsort()[::-1]]
+    assert np.allclose([theirs[name] for name in NAMES], ours, atol=0.02)  # PIL resizes in 8 bits
+    assert AutoModelForImageClassification.from_pretrained(tmp_path).config.id2label == dict(enumerate(NAMES))
+
+
+def test_a_pretrained_classifier_gets_a_new_head_and_its_own_inputs(tmp_path: Path):
+    config = MobileNetV2Config(image_size=32, depth_multiplier=0.35, num_labels=5)
+    MobileNetV2ForImageClassification(config).save_pretrained(tmp_path)
+    means = {"image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.3, 0.4]}
+    ViTImageProcessorPil(size={"height": 32, "width": 32}, **means).save_pretrained(tmp_path)
+    model = load_pretrained_classifier(str(tmp_path), NAMES, seed=3)
+    pixels = model_inputs(model, np.full((1, 1, 12, 12), 255, np.uint8))
+    assert pixels.shape == (1, 3, 32, 32)
+    assert torch.allclose(pixels[0, :, 0, 0], torch.tensor([3.0, 5 / 3, 1.0]))
+    assert predict(model, brightness_data(2, 0).images).shape == (2, 3)
+    other = load_pretrained_classifier(str(tmp_path), NAMES, seed=3)
+    assert torch.equal(model.classifier.weight, other.classifier.weight)
+
+
+def test_a_model_that_is_not_there_is_named(tmp_path: Path):
+    with pytest.raises(ValueError, match=r"--model .*nowhere cannot be loaded"):
+        load_pretrained_classifier(str(tmp_path / "nowhere"), NAMES, seed=0)
+
+
+def test_the_command_trains_and_resumes(tmp_path: Path, capsys):
+    flags = ["--dataset=phantom-fundus?train=40&validation=10&test=20", "--resolution=28", "--seeds=2", "--epochs=1"]
+    arguments = parse(ImageClassifierArguments, [*flags, f"--output_dir={tmp_path / 'run'}", "--min_class_size=1"])
+    main(arguments)
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert {r["seed"] for r in results["runs"]} == {0, 1} and results["comparisons"] == []
+    assert (tmp_path / "run" / "best-real" / "model.safetensors").exists()
+    assert "macro_f1" in capsys.readouterr().out
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "run" / "arms").rglob("*.*")}
+    main(arguments)
+    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "run" / "arms").rglob("*.*")} == before
+    arguments.epochs = 2
+    with pytest.raises(ValueError, match="trained with epochs 1, not 2"):
+        main(arguments)
+
+
+def test_the_file_runs_alone_and_a_dry_run_prints_the_settings():
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(TRAINER), "--dry_run", "--epochs", "7"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0 and "epochs: 7" in done.stdout

@@ -1,0 +1,120 @@
+"""What goes into an image classifier and comes out: pretrained and saved models, inputs, random views, batches."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from transformers import AutoImageProcessor, AutoModelForImageClassification, PreTrainedModel
+from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+
+from clinsynth.data.arrays import ImageArrays
+
+BILINEAR = 2  # PIL's number for it
+
+
+def load_pretrained_classifier(name_or_path: str, label_names: list[str], seed: int) -> PreTrainedModel:
+    """Any `AutoModelForImageClassification` by path or Hub id, with a new last layer (drawn from `seed`) where its own
+    has another number of classes. The side, mean and standard deviation that its image processor asks for are noted in
+    `model.config` for `model_inputs`; a processor that crops is followed in its crop's size, without the crop."""
+    try:
+        processor = AutoImageProcessor.from_pretrained(name_or_path)
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            model = AutoModelForImageClassification.from_pretrained(
+                name_or_path,
+                id2label=dict(enumerate(label_names)),
+                label2id={name: i for i, name in enumerate(label_names)},
+                ignore_mismatched_sizes=True,
+            )
+    except OSError as error:
+        raise ValueError(
+            f"--model {name_or_path} cannot be loaded ({error}); give small-resnet, "
+            "or the folder or Hub id of an image classifier with its preprocessor_config.json"
+        ) from error
+    size = processor.crop_size if getattr(processor, "do_center_crop", False) else processor.size
+    scale = 255 * processor.rescale_factor
+    channels = getattr(model.config, "num_channels", 3)
+    mean, std = (processor.image_mean, processor.image_std) if processor.do_normalize else (0.0, 1.0)
+    model.config.num_channels = channels
+    model.config.input_size = size["height"] if "height" in size else size["shortest_edge"]
+    model.config.image_mean = (np.broadcast_to(mean, channels) / scale).tolist()
+    model.config.image_std = (np.broadcast_to(std, channels) / scale).tolist()
+    return model
+
+
+def save_classifier(model: PreTrainedModel, label_names: list[str], folder: Path) -> None:
+    """Write model and image processor, so that `transformers.pipeline("image-classification", folder)` takes them."""
+    model.config.id2label = dict(enumerate(label_names))
+    model.config.label2id = {name: i for i, name in enumerate(label_names)}
+    side = model.config.input_size
+    model.save_pretrained(folder)
+    ViTImageProcessorPil(
+        size={"height": side, "width": side},
+        resample=BILINEAR,
+        image_mean=model.config.image_mean,
+        image_std=model.config.image_std,
+    ).save_pretrained(folder)
+
+
+def model_inputs(model: PreTrainedModel, images: np.ndarray) -> torch.Tensor:
+    """uint8 pictures (n, channels, r, r) as float inputs with the model's own number of channels (grey is repeated),
+    side (bilinear) and normalisation, on the model's device."""
+    config = model.config
+    pixels = torch.as_tensor(np.ascontiguousarray(images)).to(model.device, torch.float32) / 255
+    if pixels.shape[1] == 1 and config.num_channels == 3:
+        pixels = pixels.repeat(1, 3, 1, 1)
+    if pixels.shape[1] != config.num_channels:
+        raise ValueError(
+            f"the model takes pictures of {config.num_channels} channel(s), got {pixels.shape[1]}; "
+            f"give --channels {config.num_channels}"
+        )
+    side = config.input_size
+    if pixels.shape[-1] != side:
+        pixels = F.interpolate(pixels, (side, side), mode="bilinear", antialias=pixels.shape[-1] > side)
+    mean, std = (pixels.new_tensor(v).view(1, -1, 1, 1) for v in (config.image_mean, config.image_std))
+    return (pixels - mean) / std
+
+
+def random_views(pixels: torch.Tensor, flips: bool) -> torch.Tensor:
+    """Each picture of (n, c, s, s) turned by up to 10 degrees, scaled and shifted by up to 6 %, its contrast and
+    brightness changed by up to 15 %; with `flips` mirrored left-right and up-down with probability 1/2 each.
+
+    Drawn from torch's global generator on the CPU, so that one seed gives the same views on every device."""
+    n = len(pixels)
+    angle, scale, right, down = torch.rand(4, n) * 2 - 1
+    angle, scale = angle * math.pi / 18, 1 + 0.06 * scale
+    cos, sin = scale * angle.cos(), scale * angle.sin()
+    # Shifts are in half sides: affine_grid's coordinates run from -1 to 1.
+    affine = torch.stack([cos, -sin, 0.12 * right, sin, cos, 0.12 * down], dim=1).view(n, 2, 3)
+    if flips:
+        affine[:, :, :2] *= torch.randint(0, 2, (n, 1, 2)) * 2 - 1
+    grid = F.affine_grid(affine.to(pixels.device), list(pixels.shape), align_corners=False)
+    views = F.grid_sample(pixels, grid, padding_mode="border", align_corners=False)
+    gain, offset = (0.15 * (torch.rand(2, n, 1, 1, 1) * 2 - 1)).to(pixels.device)
+    return views * (1 + gain) + offset
+
+
+def endless_batches(n: int, batch_size: int) -> Iterator[np.ndarray]:
+    """Row numbers in batches of equal size, for ever: one shuffle of all n rows after another."""
+    rows = torch.empty(0, dtype=torch.long)
+    while True:
+        while len(rows) < batch_size:
+            rows = torch.cat([rows, torch.randperm(n)])
+        yield rows[:batch_size].numpy()
+        rows = rows[batch_size:]
+
+
+def balancing_weights(data: ImageArrays) -> torch.Tensor:
+    """One loss weight a class, n / (classes * rows of the class), float32; a class without a row is an error."""
+    counts = np.bincount(data.labels, minlength=len(data.label_names))
+    if (counts == 0).any():
+        missing = ", ".join(data.label_names[i] for i in np.flatnonzero(counts == 0))
+        raise ValueError(
+            f"the training rows hold no picture of {missing}; add some, or leave the class out of the data"
+        )
+    return torch.tensor(counts.sum() / (len(counts) * counts), dtype=torch.float32)

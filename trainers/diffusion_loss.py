@@ -1,0 +1,110 @@
+"""What one training step of a diffusion model sees, and its loss.
+
+Every draw of step k is a function of (seed, k) alone, made for the global batch and then cut into parts. So a resumed
+run sees what an uninterrupted one sees, and two processes or accumulated half batches see what one large batch sees.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from diffusers import DDPMScheduler
+from diffusers.training_utils import compute_snr
+from torch import nn
+
+from clinsynth.seeds import derive_seed
+
+
+@dataclass(frozen=True)
+class StepInputs:
+    """One part of a global batch, on the training device: images in [-1, 1] (b, c, h, w), labels, noise, timesteps."""
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    noise: torch.Tensor
+    timesteps: torch.Tensor
+
+
+class TrainingStream:
+    """The endless, shuffled stream of training images, with everything random about a step.
+
+    Args:
+        images: uint8 (n, channels, height, width), on the training device.
+        labels: int64 (n,).
+        num_classes: real classes; class dropout replaces a label by `num_classes`.
+        num_train_timesteps: T; timesteps are drawn uniformly from [0, T).
+        class_dropout: probability of the null class.
+        class_balanced: draw every class equally often instead of every image once an epoch.
+        horizontal_flip: mirror half of the images left to right; off unless the anatomy allows it.
+        vertical_flip: mirror half of them top to bottom.
+        seed: of all draws.
+    """
+
+    def __init__(
+        self,
+        images: torch.Tensor,
+        labels: torch.Tensor,
+        num_classes: int,
+        num_train_timesteps: int,
+        class_dropout: float = 0.1,
+        class_balanced: bool = False,
+        horizontal_flip: bool = False,
+        vertical_flip: bool = False,
+        seed: int = 0,
+    ):
+        self.images, self.labels = images, labels
+        self.num_classes, self.num_train_timesteps = num_classes, num_train_timesteps
+        self.class_dropout, self.class_balanced, self.seed = class_dropout, class_balanced, seed
+        self.flips = [axis for axis, on in ((3, horizontal_flip), (2, vertical_flip)) if on]
+
+    def epoch_order(self, epoch: int) -> torch.Tensor:
+        """The image numbers of an epoch: a permutation, or n draws with equal class probability."""
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, 0, epoch))
+        count = len(self.labels)
+        if not self.class_balanced:
+            return torch.randperm(count, generator=generator)
+        weights = 1.0 / torch.bincount(self.labels.cpu()).clamp(min=1)[self.labels.cpu()].double()
+        return torch.multinomial(weights, count, replacement=True, generator=generator)
+
+    def indices(self, first: int, count: int) -> torch.Tensor:
+        """Image numbers at positions first … first + count − 1 of the stream, on the CPU."""
+        size = len(self.labels)
+        epochs = range(first // size, (first + count - 1) // size + 1)
+        order = torch.cat([self.epoch_order(epoch) for epoch in epochs])
+        start = first - epochs[0] * size
+        return order[start : start + count]
+
+    def step(self, step: int, batch_size: int, parts: int = 1) -> list[StepInputs]:
+        """The global batch of step `step`, cut into `parts` of equal size (batch_size is a multiple of it)."""
+        device = self.images.device
+        index = self.indices(step * batch_size, batch_size).to(device)
+        generator = torch.Generator(device).manual_seed(derive_seed(self.seed, 1, step))
+        images = self.images[index].float() / 127.5 - 1
+        noise = torch.randn(images.shape, generator=generator, device=device)
+        timesteps = torch.randint(self.num_train_timesteps, (batch_size,), generator=generator, device=device)
+        dropped = torch.rand(batch_size, generator=generator, device=device) < self.class_dropout
+        for axis in self.flips:
+            mirrored = torch.rand(batch_size, generator=generator, device=device) < 0.5
+            images = torch.where(mirrored[:, None, None, None], images.flip(axis), images)
+        labels = self.labels[index].masked_fill(dropped, self.num_classes)
+        cut = zip(*(tensor.chunk(parts) for tensor in (images, labels, noise, timesteps)), strict=True)
+        return [StepInputs(*tensors) for tensors in cut]
+
+
+def diffusion_loss(
+    unet: nn.Module, scheduler: DDPMScheduler, batch: StepInputs, min_snr_gamma: float | None
+) -> torch.Tensor:
+    """Mean squared error of the noise (or velocity) under min-SNR-γ weights (Hang et al. 2023), a scalar.
+
+    The weight is min(SNR, γ)/SNR for epsilon and min(SNR, γ)/(SNR + 1) for v-prediction; None weights all alike.
+    """
+    noisy = scheduler.add_noise(batch.images, batch.noise, batch.timesteps)  # type: ignore[arg-type]
+    prediction = unet(noisy, batch.timesteps, class_labels=batch.labels).sample.float()
+    velocity = scheduler.config.prediction_type == "v_prediction"
+    target = (
+        scheduler.get_velocity(batch.images, batch.noise, batch.timesteps) if velocity else batch.noise  # type: ignore[arg-type]
+    )
+    losses = (prediction - target).square().mean(dim=(1, 2, 3))
+    if min_snr_gamma is not None:
+        snr = compute_snr(scheduler, batch.timesteps)
+        losses = losses * snr.clamp(max=min_snr_gamma) / (snr + 1 if velocity else snr)
+    return losses.mean()

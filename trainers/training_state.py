@@ -1,0 +1,124 @@
+"""The state of a training run and its checkpoints: complete or absent, safetensors and JSON only.
+
+checkpoint-500/                  a pipeline folder (averaged weights) that `DiffusionPipeline.from_pretrained` loads
+checkpoint-500/training_state/   model.safetensors, optimizer.safetensors, state.json: what resuming needs besides
+"""
+
+import json
+import math
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.training_utils import EMAModel
+from safetensors.torch import load_file, save_file
+
+from clinsynth.run_folder import complete_folder
+
+STATE = "training_state"
+
+
+@dataclass
+class TrainingState:
+    """What a step changes."""
+
+    model: torch.nn.Module
+    ema: EMAModel
+    optimizer: torch.optim.Optimizer
+    lr_scheduler: Any
+    scaler: Any = None
+    step: int = 0
+    best_kid: float = math.inf
+
+    def save(self, output_dir: Path, pipeline: Any) -> Path:
+        """Write `checkpoint-<step>`; `pipeline` holds `model`, whose averaged weights it is saved with."""
+        path = output_dir / f"checkpoint-{self.step}"
+        with complete_folder(path) as folder:
+            with self.averaged_weights():
+                pipeline.save_pretrained(folder)
+            (folder / STATE).mkdir()
+            weights = {name: tensor.contiguous() for name, tensor in self.model.state_dict().items()}
+            save_file(weights, folder / STATE / "model.safetensors")
+            save_file(flatten_moments(self.optimizer), folder / STATE / "optimizer.safetensors")
+            rest = {
+                "step": self.step,
+                "best_kid": None if math.isinf(self.best_kid) else self.best_kid,
+                "ema_step": self.ema.optimization_step,
+                "lr_scheduler": {k: v for k, v in self.lr_scheduler.state_dict().items() if k != "lr_lambdas"},
+                "scaler": None if self.scaler is None else self.scaler.state_dict(),
+            }
+            (folder / STATE / "state.json").write_text(json.dumps(rest, indent=2) + "\n")
+        return path
+
+    @contextmanager
+    def averaged_weights(self) -> Iterator[None]:
+        """Within the block the model has the averaged weights, in evaluation mode."""
+        self.ema.store(self.model.parameters())
+        self.ema.copy_to(self.model.parameters())
+        self.model.eval()
+        yield
+        self.model.train()
+        self.ema.restore(self.model.parameters())
+
+    def load(self, checkpoint: Path) -> None:
+        """Take over everything from a folder that `save` wrote."""
+        folder = checkpoint / STATE
+        self.model.load_state_dict(load_file(folder / "model.safetensors"))
+        averaged = load_file(checkpoint / "unet" / "diffusion_pytorch_model.safetensors")
+        for shadow, (name, _) in zip(self.ema.shadow_params, self.model.named_parameters(), strict=True):
+            shadow.copy_(averaged[name])
+        load_moments(self.optimizer, load_file(folder / "optimizer.safetensors"))
+        rest = json.loads((folder / "state.json").read_text())
+        self.step = rest["step"]
+        self.best_kid = math.inf if rest["best_kid"] is None else rest["best_kid"]
+        self.ema.optimization_step = rest["ema_step"]
+        self.lr_scheduler.load_state_dict(rest["lr_scheduler"])
+        for group, rate in zip(self.optimizer.param_groups, self.lr_scheduler.get_last_lr(), strict=True):
+            group["lr"] = rate
+        if self.scaler is not None and rest["scaler"]:
+            self.scaler.load_state_dict(rest["scaler"])
+
+
+def checkpoints(output_dir: Path) -> list[Path]:
+    """The complete checkpoints of a run, oldest first."""
+    found = [path for path in output_dir.glob("checkpoint-*") if (path / STATE / "state.json").exists()]
+    return sorted(found, key=lambda path: int(path.name.split("-")[1]))
+
+
+def drop_old_checkpoints(output_dir: Path, keep: int) -> None:
+    """Delete all but the `keep` newest checkpoints."""
+    for path in checkpoints(output_dir)[:-keep]:
+        shutil.rmtree(path)
+
+
+def publish(pipeline_folder: Path, output_dir: Path) -> None:
+    """Copy a pipeline folder into `output_dir` itself; its `model_index.json`, which makes it loadable, comes last."""
+    (output_dir / "model_index.json").unlink(missing_ok=True)
+    for source in pipeline_folder.iterdir():
+        if source.is_dir() and source.name != STATE:
+            shutil.copytree(source, output_dir / source.name, dirs_exist_ok=True)
+        elif source.suffix == ".py":
+            shutil.copyfile(source, output_dir / source.name)
+    shutil.copyfile(pipeline_folder / "model_index.json", output_dir / ".model_index.json.tmp")
+    (output_dir / ".model_index.json.tmp").replace(output_dir / "model_index.json")
+
+
+def flatten_moments(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """Optimizer state as `{"parameter number.moment": tensor}`."""
+    state = optimizer.state_dict()["state"]
+    return {
+        f"{i}.{key}": torch.as_tensor(value).contiguous() for i, row in state.items() for key, value in row.items()
+    }
+
+
+def load_moments(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
+    """The inverse of `flatten_moments`."""
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for name, tensor in tensors.items():
+        index, key = name.split(".", 1)
+        state.setdefault(int(index), {})[key] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
