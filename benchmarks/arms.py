@@ -13,8 +13,9 @@ from benchmarks.peers import MEND, build_peer, count_parameters
 from clinsynth.data.arrays import ImageArrays
 from clinsynth.run_folder import complete_folder
 from clinsynth.seeds import derive_seed
-from clinsynth.trainers.train_ddpm import DDPMArguments, build_stream, check_finite, step_parts, train_step
-from clinsynth.trainers.training_state import TrainingState, checkpoints, flatten_moments, load_moments
+from clinsynth.trainers.ddpm_step import build_state, build_stream, check_finite, step_parts, train_step
+from clinsynth.trainers.train_ddpm import DDPMArguments
+from clinsynth.trainers.training_state import checkpoints, flatten_moments, load_moments
 
 if TYPE_CHECKING:
     from benchmarks.equal_time import EqualTimeArguments
@@ -45,25 +46,15 @@ class OurTraining:
 
     def __init__(self, args: DDPMArguments, data: dict[str, ImageArrays], output_dir: Path):
         from accelerate import Accelerator
-        from diffusers.optimization import get_scheduler
-        from diffusers.training_utils import EMAModel
 
-        from clinsynth.pipelines.class_conditioned_ddpm import ClassConditionedDDPMPipeline
-        from clinsynth.trainers.diffusion_model import build_scheduler, build_unet, resolve_precision
+        from clinsynth.trainers.diffusion_model import resolve_precision
 
-        train = data["train"]
         self.args, self.output_dir = args, output_dir
         self.accelerator = Accelerator(mixed_precision=resolve_precision(args.mixed_precision), cpu=True)
-        torch.manual_seed(derive_seed(args.seed, 2))
-        self.network = build_unet(args, train.images.shape[-1], train.images.shape[1], len(train.label_names))
-        self.scheduler = build_scheduler(args)
-        optimizer = torch.optim.AdamW(self.network.parameters(), lr=args.learning_rate, weight_decay=args.weight_decay)
-        rate = get_scheduler(args.lr_scheduler, optimizer, args.lr_warmup_steps, args.train_steps)
-        ema = EMAModel(self.network.parameters(), args.ema_decay, use_ema_warmup=True, power=0.75, foreach=True)
-        self.state = TrainingState(self.network, ema, optimizer, rate)
-        self.prepared, self.optimizer = self.accelerator.prepare(self.network, optimizer)
-        self.stream = build_stream(args, train, self.accelerator)
-        self.pipeline = ClassConditionedDDPMPipeline(self.network, self.scheduler, dict(enumerate(train.label_names)))
+        self.state, self.pipeline = build_state(args, data["train"], self.accelerator)
+        self.network = self.state.model
+        self.prepared, self.optimizer = self.accelerator.prepare(self.network, self.state.optimizer)
+        self.stream = build_stream(args, data["train"], self.accelerator)
 
     @property
     def steps(self) -> int:
@@ -71,11 +62,11 @@ class OurTraining:
 
     def step(self) -> None:
         parts = step_parts(self.args, self.stream, self.accelerator, self.state.step)
-        loss, norm = train_step(self.accelerator, self.prepared, self.scheduler, self.optimizer, parts, self.args)
+        loss, norm = train_step(
+            self.accelerator, self.prepared, self.pipeline.scheduler, self.optimizer, parts, self.args
+        )
         check_finite(loss, norm, self.state, self.output_dir)
-        self.state.lr_scheduler.step()
-        self.state.ema.step(self.network.parameters())
-        self.state.step += 1
+        self.state.advance()
 
     def save(self, folder: Path) -> None:
         self.state.save(folder, self.pipeline)
@@ -92,7 +83,8 @@ class PeerTraining:
     """denoising-diffusion-pytorch's Unet and GaussianDiffusion under the recipe of its Trainer: Adam with betas 0.9
     and 0.99, gradients clipped to norm 1, ema_pytorch with decay 0.995 every 10 steps.
 
-    Its Trainer itself takes no labels. Batch order is that of our stream; pictures are given in [0, 1], as it wants them, and never mirrored.
+    Its Trainer itself takes no labels. Batch order is that of our stream; pictures are given in [0, 1], as it wants
+    them, and never mirrored.
     """
 
     def __init__(self, args: "EqualTimeArguments", data: dict[str, ImageArrays], dim: int):

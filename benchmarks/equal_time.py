@@ -195,7 +195,7 @@ def samplers(args: EqualTimeArguments, data: "dict[str, ImageArrays]", snapshot:
     if args.arm != "denoising_diffusion_pytorch":
         pipe = with_scheduler(load_pipeline(str(snapshot)), args.scheduler)
         return {f"{args.scheduler} {steps} guidance {scale:g}": our_draw(pipe, scale, steps) for scale in scales}
-    draws = {}
+    draws: dict[str, Draw] = {}
     for eta in (float(part) for part in args.peer_etas.split(",")):
         diffusion = load_peer(args, data, snapshot, eta)
         draws |= {f"DDIM {steps} eta {eta:g} guidance {scale:g}": peer_draw(diffusion, scale) for scale in scales}

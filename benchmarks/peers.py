@@ -6,6 +6,7 @@ denoising-diffusion-pytorch the file `classifier_free_guidance.py` is loaded by 
 `__init__` imports torchvision, which this file does not need.
 """
 
+import bisect
 import functools
 import importlib.util
 from collections.abc import Callable
@@ -41,7 +42,7 @@ def log_snr(levels: Tensor) -> Tensor:
 
 @torch.no_grad()
 def sample_as_paper(
-    network: nn.Module,
+    network: Any,
     class_labels: Tensor,
     null_class: int,
     *,
@@ -138,15 +139,16 @@ def build_peer(
 
 
 def choose_dim(target: int, num_classes: int, channels: int, dim_mults: tuple[int, ...]) -> int:
-    """The `dim`, a multiple of 4, with which the peer's Unet has the number of parameters closest to `target`."""
+    """The even `dim` with which the peer's Unet has the number of parameters closest to `target`."""
     module = load_peer_module()
 
-    def distance(dim: int) -> int:
+    def size(dim: int) -> int:
         with torch.device("meta"):
-            unet = module.Unet(dim, num_classes=num_classes, channels=channels, dim_mults=dim_mults)
-        return abs(count_parameters(unet) - target)
+            return count_parameters(module.Unet(dim, num_classes, channels=channels, dim_mults=dim_mults))
 
-    return min(range(8, 132, 4), key=distance)
+    dims = range(8, 132, 2)
+    above = min(bisect.bisect_left(dims, target, key=size), len(dims) - 1)
+    return min(dims[max(above - 1, 0)], dims[above], key=lambda dim: abs(size(dim) - target))
 
 
 def count_parameters(network: nn.Module) -> int:

@@ -36,8 +36,11 @@ def measure_quality(args: "SamplingArguments", pipe: Any, scheduler: Any, output
     rows = {}
     for name, draw in draws.items():
         images, seconds = draw_all(draw, labels, output_dir / name, args.batch_size)
-        rows[name] = distances(real, extract(images)) | {"cpu_seconds": seconds, "device": args.device}
-    rows["floor: real test"] = distances(real, extract(splits["test"].images))
+        rows[name] = distances(real, extract(images), args.n_bootstrap) | {
+            "cpu_seconds": seconds,
+            "device": args.device,
+        }
+    rows["floor: real test"] = distances(real, extract(splits["test"].images), args.n_bootstrap)
     return {"extractor": extract.name, "dataset": args.dataset, "rows": rows}
 
 

@@ -59,6 +59,8 @@ class SamplingArguments:
     """Real data of the section quality; its train labels give the class shares."""
     extractor: str = "default"
     """Feature extractor of the section quality: `default` (a CNN trained on the real train split) or a path or id."""
+    n_bootstrap: int = 50
+    """Bootstrap replicates of the intervals in the section quality; 0 for none."""
     device: str = "cpu"
     """Device on which the section quality draws; timings are always on the CPU."""
 

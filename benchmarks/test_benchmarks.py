@@ -1,6 +1,8 @@
 """`python -m pytest benchmarks`: the yardsticks themselves, at tiny size."""
 
 from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ import torch
 from diffusers import DDPMScheduler, UNet2DModel
 
 from benchmarks.anchors import blurred, gaussian_noise_like
+from benchmarks.equal_time import EqualTimeArguments, build_training, resume, save
 from benchmarks.peers import (
     ancestral_step,
     build_peer,
@@ -20,11 +23,12 @@ from benchmarks.peers import (
 )
 from benchmarks.samples import draw_all, labels_like
 from benchmarks.timing import compare, table
+from clinsynth.data.arrays import ImageArrays
 
 
-def tiny_unet() -> UNet2DModel:
+def tiny_unet() -> Any:
     torch.manual_seed(0)
-    return UNet2DModel(
+    unet: Any = UNet2DModel(
         sample_size=8,
         in_channels=1,
         out_channels=1,
@@ -34,19 +38,21 @@ def tiny_unet() -> UNet2DModel:
         layers_per_block=1,
         norm_num_groups=4,
         num_class_embeds=3,
-    ).eval()
+    )
+    return unet.eval()
 
 
 def test_paper_levels_are_its_schedule() -> None:
     levels = paper_noise_levels()
-    reference = DDPMScheduler(num_train_timesteps=400, beta_schedule="linear").alphas_cumprod
+    scheduler: Any = DDPMScheduler(num_train_timesteps=400, beta_schedule="linear")
+    reference = scheduler.alphas_cumprod
     torch.testing.assert_close(levels.float(), reference, rtol=1e-4, atol=1e-6)
     assert levels[-1].sqrt().item() == pytest.approx(0.13, abs=0.01)  # the share of signal left at the last step
     assert torch.equal(nearest_timesteps(levels, reference), torch.arange(400))
 
 
 def test_ancestral_step_is_the_schedulers_mean() -> None:
-    scheduler = DDPMScheduler(num_train_timesteps=400, clip_sample=False)
+    scheduler: Any = DDPMScheduler(num_train_timesteps=400, clip_sample=False)
     levels = scheduler.alphas_cumprod.double()
     x, prediction = torch.randn(2, 3, 1, 8, 8)
     for kind in ("epsilon", "v_prediction"):
@@ -72,7 +78,11 @@ def test_epsilon_and_velocity_of_the_same_network_take_the_same_step() -> None:
 def test_paper_sampler_evaluates_twice_a_step_and_follows_the_seed() -> None:
     unet, calls = tiny_unet(), []
     unet.register_forward_pre_hook(lambda _, a, k: calls.append(k["class_labels"].tolist()), with_kwargs=True)
-    settings = {"noise_levels": paper_noise_levels(10), "timesteps": torch.arange(10), "prediction_type": "epsilon"}
+    settings: dict[str, Any] = {
+        "noise_levels": paper_noise_levels(10),
+        "timesteps": torch.arange(10),
+        "prediction_type": "epsilon",
+    }
     draws = [
         sample_as_paper(unet, torch.tensor([0, 1]), 2, **settings, generator=torch.Generator().manual_seed(seed))
         for seed in (0, 0, 1)
@@ -86,7 +96,7 @@ def test_peer_samples_and_its_size_can_be_matched() -> None:
         pytest.skip("needs denoising-diffusion-pytorch and einops, see benchmarks/README.md")
     dim = choose_dim(100_000, 3, 1, (1, 2))
     diffusion = build_peer(
-        dim, 3, channels=1, image_size=8, sampling_timesteps=2, dim_mults=(1, 2), class_dropout=0.5
+        dim, 3, channels=1, image_size=8, sampling_timesteps=3, dim_mults=(1, 2), class_dropout=0.5
     ).eval()
     assert abs(count_parameters(diffusion.model) / 100_000 - 1) < 0.35
     for scale in (1.0, 3.0):
@@ -112,7 +122,7 @@ def test_blur_mixes_pixels_of_one_channel_of_one_picture_only() -> None:
     assert smooth[0, 1, 8, 8] == round(255 / (2 * np.pi * 1.5**2))
 
 
-def test_labels_keep_the_shares_and_batches_are_not_drawn_twice(tmp_path) -> None:
+def test_labels_keep_the_shares_and_batches_are_not_drawn_twice(tmp_path: Path) -> None:
     labels = labels_like(np.repeat([0, 1, 2], [486, 128, 66]), 100)
     assert np.bincount(labels).tolist() == [71, 19, 10]
     drawn: list[int] = []
@@ -141,3 +151,22 @@ def test_comparison_alternates_scales_and_judges() -> None:
     )
     assert order == ["a", "b"] * 4 and len(result.ratios("wall")) == 3
     assert result.record()["met_wall"] and "| what | A | B |" in table([result], "wall")
+
+
+@pytest.mark.parametrize("arm", ["unet2d", "denoising_diffusion_pytorch"])
+def test_a_resumed_training_is_the_uninterrupted_one(tmp_path: Path, arm: Any) -> None:
+    if arm != "unet2d" and not all(map(find_spec, ("denoising_diffusion_pytorch", "einops", "ema_pytorch"))):
+        pytest.skip("needs denoising-diffusion-pytorch, einops and ema-pytorch, see benchmarks/README.md")
+    args = EqualTimeArguments(
+        arm, "name", str(tmp_path), peer_batch_size=4, trainer_flags="--width 8 --train_batch_size 4"
+    )
+    images = np.random.default_rng(0).integers(0, 256, (12, 1, 32, 32), dtype=np.uint8)
+    data = {"train": ImageArrays(images, np.arange(12) % 2, ["a", "b"])}
+    straight, first, second = (build_training(args, data, tmp_path) for _ in range(3))
+    for training in (straight, straight, first):
+        training.step()
+    save(first, tmp_path, 1.5)
+    assert resume(second, tmp_path) == 1.5 and second.steps == 1
+    second.step()
+    for a, b in zip(straight.network.parameters(), second.network.parameters(), strict=True):
+        assert torch.equal(a, b)

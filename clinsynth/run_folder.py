@@ -43,13 +43,15 @@ def atomic_write(path: str | Path, data: str | bytes) -> None:
 def complete_folder(path: str | Path) -> Iterator[Path]:
     """Yield a folder to write into, which becomes `path` (replacing it) when the block ends without an error."""
     path = Path(path)
-    aside = path.with_name(f".{path.name}.tmp")
-    shutil.rmtree(aside, ignore_errors=True)
+    aside, old = path.with_name(f".{path.name}.tmp"), path.with_name(f".{path.name}.old")
+    for leftover in (aside, old):
+        shutil.rmtree(leftover, ignore_errors=True)
     aside.mkdir(parents=True)
     yield aside
     if path.exists():
-        shutil.rmtree(path)
+        os.replace(path, old)
     os.replace(aside, path)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def create_run_folder(path: str | Path) -> Path:

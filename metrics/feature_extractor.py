@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -150,27 +150,35 @@ def load_transformers(name_or_path: str) -> FeatureExtractor:
 
     try:
         processor = AutoImageProcessor.from_pretrained(name_or_path, backend="pil")
-        model = AutoModel.from_pretrained(name_or_path).to(best_device()).eval()
+        model, loading = AutoModel.from_pretrained(name_or_path, output_loading_info=True)
     except (OSError, ValueError) as error:
         raise ValueError(
             f"--extractor {name_or_path} cannot be loaded as a transformers vision model ({type(error).__name__}); "
             "give a folder with config.json, preprocessor_config.json and weights, a Hub id, a TorchScript file, "
             "or 'default'"
         ) from error
+    # A checkpoint without the model's pooling layer gets a random one, which must not measure anything.
+    pooled = not any("pooler" in key for key in loading["missing_keys"])
+    if [key for key in loading["missing_keys"] if "pooler" not in key]:
+        raise ValueError(f"--extractor {name_or_path} lacks weights of its network; give a complete checkpoint")
+    model = getattr(model, "vision_model", model).to(best_device()).eval()  # the half of CLIP that takes pictures
 
     def embed(images: np.ndarray) -> np.ndarray:
         pictures = list(three_channels(images).transpose(0, 2, 3, 1))
         inputs = processor(images=pictures, input_data_format="channels_last", return_tensors="pt")
         with torch.no_grad():
-            return pool(model(pixel_values=inputs["pixel_values"].to(model.device))).float().cpu().numpy()
+            outputs = model(pixel_values=inputs["pixel_values"].to(model.device))
+        return pool(outputs, pooled).float().cpu().numpy()
 
     name = Path(name_or_path).name if Path(name_or_path).exists() else name_or_path
-    return FeatureExtractor(f"{name} (transformers)", probe(embed), hash_weights(model), embed)
+    note = "" if pooled else "mean of the last hidden state, since the checkpoint has no pooling layer"
+    fingerprint = hash_weights(model, without="" if pooled else "pooler")
+    return FeatureExtractor(f"{name} (transformers)", probe(embed), fingerprint, embed, note)
 
 
-def pool(outputs: Any) -> torch.Tensor:
-    """One vector a picture from a vision model's output: (n, d)."""
-    if getattr(outputs, "pooler_output", None) is not None:
+def pool(outputs: Any, pooled: bool) -> torch.Tensor:
+    """One vector a picture from a vision model's output: (n, d); the pooled output if `pooled` and there is one."""
+    if pooled and getattr(outputs, "pooler_output", None) is not None:
         return outputs.pooler_output.flatten(1)
     hidden = outputs.last_hidden_state
     return hidden.mean(1) if hidden.dim() == 3 else hidden.mean((2, 3))  # tokens, or a map of channels
@@ -200,7 +208,8 @@ def train_default_extractor(
             facts = {"key": key, "epochs": epochs, "seed": seed, "validation_macro_f1": score}
             atomic_write(folder / "training.json", json.dumps(facts, indent=2) + "\n")
     facts = json.loads(facts_path.read_text())
-    model = ResNetForImageClassification.from_pretrained(output_dir).to(best_device()).eval()
+    model: Any = ResNetForImageClassification.from_pretrained(output_dir)
+    model.to(best_device()).eval()
     note = f"{epochs} epochs, validation macro-F1 {facts['validation_macro_f1']:.3f}"
     name = f"small ResNet trained on the real train split (seed {seed})"
 
@@ -217,9 +226,9 @@ def _train(
     """Train and save the default extractor; returns its macro-F1 on validation."""
     from clinsynth.trainers.train_image_classifier import build_small_resnet, fit_classifier
 
-    model = build_small_resnet(len(train.label_names), train.images.shape[1], seed=seed).to(best_device())
+    model: Any = build_small_resnet(len(train.label_names), train.images.shape[1], seed=seed)
     result = fit_classifier(
-        model,
+        model.to(best_device()),
         train,
         validation,
         epochs=epochs,
@@ -250,7 +259,7 @@ def best_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def hash_weights(model: torch.nn.Module) -> str:
-    """SHA-256 of a network's weights and buffers, hexadecimal."""
-    state: Iterator[tuple[str, Any]] = iter(sorted(model.state_dict().items()))
+def hash_weights(model: torch.nn.Module, without: str = "") -> str:
+    """SHA-256 of a network's weights and buffers, hexadecimal; names that hold the text `without` do not count."""
+    state = sorted((name, value) for name, value in model.state_dict().items() if not (without and without in name))
     return hash_arrays(*[part for name, value in state for part in (name, value.float().cpu().numpy())])

@@ -28,6 +28,8 @@ class NearestNeighbours:
         pairs: the synthetic rows with the smallest ratios, smallest first.
         held_out_smallest: smallest ratio of a held-out row.
         held_out_fifth: the ratio below which 5 % of the held-out rows lie.
+        below_held_out: synthetic rows with a smaller ratio than every held-out row; by chance about
+            n_synthetic / (n_held_out + 1) would have one.
         share_below_fifth: share of the synthetic rows below it; near 0.05 where nothing is copied.
         n_train, n_held_out, n_synthetic: rows.
     """
@@ -36,6 +38,7 @@ class NearestNeighbours:
     pairs: list[SuspiciousPair]
     held_out_smallest: float
     held_out_fifth: float
+    below_held_out: int
     share_below_fifth: float
     n_train: int
     n_held_out: int
@@ -67,6 +70,7 @@ def find_suspicious(
         pairs=[SuspiciousPair(int(i), int(rows[i]), float(ratios[i])) for i in order],
         held_out_smallest=float(held_out_ratios.min()),
         held_out_fifth=fifth,
+        below_held_out=int((ratios < held_out_ratios.min()).sum()),
         share_below_fifth=float((ratios < fifth).mean()),
         n_train=len(train),
         n_held_out=len(held_out),

@@ -5,90 +5,15 @@ Everything is inside the page (base64 PNG, inline SVG, no script, no link), so t
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    import numpy as np
+from clinsynth.scripts.report_pictures import Pictures
 
-    from clinsynth.data.arrays import ImageArrays
-    from clinsynth.metrics.nearest import NearestNeighbours
-
-PICTURES_PER_CLASS = 8
 WHISKER_WIDTH = 200
 METRIC_NAMES = {"frechet": "Fréchet distance", "kid": "KID"}
 SPLIT_NAMES = {"test": "held-out (test)", "train": "train"}
-
-
-@dataclass(frozen=True)
-class ClassPictures:
-    """Pictures of one class as data URIs, the same number of real and of synthetic ones."""
-
-    name: str
-    real: list[str]
-    synthetic: list[str]
-
-
-@dataclass(frozen=True)
-class PicturePair:
-    """A suspicious synthetic picture and its nearest real train picture as data URIs."""
-
-    synthetic: str
-    real: str
-    synthetic_label: str
-    real_label: str
-    ratio: float
-
-
-@dataclass(frozen=True)
-class Pictures:
-    """All pictures of the page."""
-
-    classes: list[ClassPictures]
-    pairs: list[PicturePair]
-
-
-def draw_pictures(
-    real: ImageArrays, synthetic: ImageArrays, neighbours: NearestNeighbours | None, seed: int
-) -> Pictures:
-    """Choose pictures by `seed`, at most eight a class and side, and encode them and the suspicious pairs."""
-    import numpy as np
-
-    generator = np.random.default_rng([seed, 2])
-    classes = []
-    for number, name in enumerate(real.label_names):
-        rows = [np.flatnonzero(arrays.labels == number) for arrays in (real, synthetic)]
-        count = min(PICTURES_PER_CLASS, *(len(side) for side in rows))
-        chosen = [generator.choice(side, size=count, replace=False) for side in rows]
-        classes.append(ClassPictures(name, encode(real.images[chosen[0]]), encode(synthetic.images[chosen[1]])))
-    pairs = [
-        PicturePair(
-            synthetic=encode_png(synthetic.images[pair.synthetic_row]),
-            real=encode_png(real.images[pair.train_row]),
-            synthetic_label=real.label_names[synthetic.labels[pair.synthetic_row]],
-            real_label=real.label_names[real.labels[pair.train_row]],
-            ratio=pair.ratio,
-        )
-        for pair in (neighbours.pairs if neighbours else [])
-    ]
-    return Pictures(classes, pairs)
-
-
-def encode(images: np.ndarray) -> list[str]:
-    return [encode_png(image) for image in images]
-
-
-def encode_png(image: np.ndarray) -> str:
-    """A uint8 picture (channels, r, r) as a data URI, pixel for pixel."""
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.fromarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0)).save(buffer, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def render_report(evidence: dict[str, Any], pictures: Pictures) -> str:
@@ -103,7 +28,7 @@ def render_report(evidence: dict[str, Any], pictures: Pictures) -> str:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters["number"] = format_number
-    environment.filters["signed"] = lambda value: f"{value:+.3f}"
+    environment.filters["signed"] = format_signed
     environment.filters["interval"] = format_interval
     return environment.get_template("report_images.html.jinja").render(
         evidence=evidence,
@@ -123,6 +48,11 @@ def format_number(value: float | None) -> str:
         return "–"
     text = f"{value:.0f}" if abs(value) >= 1000 else f"{value:#.3g}".rstrip(".")
     return text.replace("-", "−")
+
+
+def format_signed(difference: float) -> str:
+    """Three decimals with a plus or a true minus sign."""
+    return f"{difference:+.3f}".replace("-", "−")
 
 
 def format_interval(interval: Iterable[float] | None) -> str:
@@ -164,7 +94,7 @@ def arm_table(classifier: dict[str, Any] | None) -> list[dict[str, Any]]:
     by_arm = {(record["arm"], record["metric"]): record for record in classifier["arms"]}
     return [
         {
-            "metric": comparison["metric"].replace("macro_f1", "macro-F1").replace("_", " "),
+            "metric": comparison["metric"].replace("macro_f1", "macro-F1").replace("f1 ", "F1 ").replace("_", " "),
             "real": by_arm["real", comparison["metric"]],
             "composite": by_arm["composite", comparison["metric"]],
             "difference": comparison,
@@ -180,11 +110,11 @@ def findings(evidence: dict[str, Any]) -> Iterator[dict[str, str]]:
         if row["reference"] == "test" and row["label"] == "overall":
             yield {"title": f"{METRIC_NAMES[row['metric']]}, overall", **describe_distance(row)}
     for record in evidence["classifier"]["comparisons"][:1] if evidence["classifier"] else []:
-        low, high = record["interval"]
+        low, high = map(format_signed, record["interval"])
         yield {
             "title": "Classifier, real + synthetic",
             "value": record["verdict"],
-            "text": f"macro-F1 {record['difference']:+.3f} against real alone, 95 % {low:+.3f} to {high:+.3f}",
+            "text": f"macro-F1 {format_signed(record['difference'])} against real alone, 95 % {low} to {high}",
         }
     if near := evidence["neighbours"]:
         yield {
@@ -227,7 +157,10 @@ def limits(evidence: dict[str, Any]) -> Iterator[str]:
         "alike; it does not mean that a picture is anatomically or clinically right, or that it shows its class."
     )
     if "inception-2015-12-05" not in extractor:
-        yield f"Distances were measured with {extractor}. They are not comparable with published FID or KID values."
+        yield (
+            f"The extractor of all distances is: {extractor}. They are not comparable with published FID or KID "
+            "values."
+        )
     if extractor.startswith("small ResNet"):
         yield (
             "This extractor was trained on the real train split, whose pictures it knows better than any others: "

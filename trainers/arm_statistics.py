@@ -152,10 +152,11 @@ def comparison_records(resampled: dict[str, np.ndarray], test: ImageArrays, seed
             "seeds": seeds,
         }
         if column < 2:
+            sample = f"{len(test.labels)} test pictures, {seeds} seed{'s' * (seeds > 1)}"
             record["verdict"] = verdict(found, seeds)
             record["sentence"] = (
                 f"composite - real, {metric}: {found.value:+.3f} ({CONFIDENCE:.0%} interval {found.low:+.3f} to "
-                f"{found.high:+.3f}; {len(test.labels)} test pictures, {seeds} seed(s)): {record['verdict']}"
+                f"{found.high:+.3f}; {sample}): {record['verdict']}"
             )
         records.append(record)
     return records

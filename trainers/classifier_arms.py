@@ -7,58 +7,35 @@ Validation and test are real pictures only; the test split is read once for each
 from __future__ import annotations
 
 import json
-import logging
-import math
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from accelerate import PartialState
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 from clinsynth.data.arrays import ImageArrays, load_image_arrays
-from clinsynth.run_folder import append_metrics, atomic_write, complete_folder, create_run_folder, write_run_config
-from clinsynth.trainers.arm_data import arm_rows, check_data, fingerprint, load_synthetic
+from clinsynth.run_folder import (
+    atomic_write,
+    check_same_run,
+    complete_folder,
+    create_run_folder,
+    write_run_config,
+)
+from clinsynth.trainers.arm_data import arm_rows, check_data, load_synthetic
 from clinsynth.trainers.arm_statistics import arm_records, bootstrap, comparison_records
-from clinsynth.trainers.classifier_inputs import load_pretrained_classifier, save_classifier
-from clinsynth.trainers.train_image_classifier import FitResult, build_small_resnet, fit_classifier, predict
+from clinsynth.trainers.arm_training import ArmSettings, arm_folder, finished, identify, run_one
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
     from clinsynth.trainers.train_image_classifier import ImageClassifierArguments
 
-logger = logging.getLogger("clinsynth")
-
 ARMS = ("real", "composite")
+MAY_DIFFER = frozenset({"seeds", "synthetic", "synthetic_ratio", "output_dir", "dry_run"})  # real arms stay valid
 LONGEST_WAIT = timedelta(days=7)  # for the slowest process; torch's own limit is half an hour
-
-
-@dataclass(frozen=True)
-class ArmSettings:
-    """How every training of a comparison is done; a finished one is only taken up again under the same settings."""
-
-    model: str
-    epochs: int
-    batch_size: int
-    learning_rates: tuple[float, ...]
-    class_weights: bool
-    augment: bool
-    flips: bool
-    synthetic_ratio: float | None
-
-    def __post_init__(self) -> None:
-        for flag, value in (("epochs", self.epochs), ("batch_size", self.batch_size)):
-            if value < 1:
-                raise ValueError(f"--{flag} must be at least 1, got {value}")
-        if not self.learning_rates or min(self.learning_rates) <= 0:
-            raise ValueError(f"--learning_rates must be one or more positive numbers, got {list(self.learning_rates)}")
-        if self.synthetic_ratio is not None and self.synthetic_ratio <= 0:
-            raise ValueError(f"--synthetic_ratio must be above 0, got {self.synthetic_ratio}; leave it out to use all")
 
 
 def run_arms(
@@ -70,7 +47,7 @@ def run_arms(
     model: str = "small-resnet",
     seeds: int = 3,
     first_seed: int = 0,
-    epochs: int = 30,
+    epochs: int = 20,
     batch_size: int = 64,
     learning_rates: Sequence[float] = (2e-3,),
     class_weights: bool = True,
@@ -99,7 +76,7 @@ def run_arms(
     )
     check_arms(arms, seeds, synthetic)
     check_data(real, synthetic if "composite" in arms else None)
-    state = PartialState(timeout=LONGEST_WAIT)
+    state = processes()
     jobs = [(arm, seed) for seed in range(first_seed, first_seed + seeds) for arm in arms]
     for arm, seed in jobs[state.process_index :: state.num_processes]:
         folder = arm_folder(output_dir, arm, seed)
@@ -111,6 +88,12 @@ def run_arms(
     return summarize(real["test"], output_dir, jobs, arms)
 
 
+def processes() -> PartialState:
+    """This process's number among those that `accelerate launch` or `torchrun` started, and its device."""
+    # Without an accelerator accelerate must be told so, or each of torchrun's processes takes itself for the only one.
+    return PartialState(cpu=not torch.accelerator.is_available(), timeout=LONGEST_WAIT)
+
+
 def check_arms(arms: tuple[str, ...], seeds: int, synthetic: ImageArrays | None) -> None:
     unknown = [arm for arm in arms if arm not in ARMS]
     if unknown or not arms:
@@ -119,95 +102,6 @@ def check_arms(arms: tuple[str, ...], seeds: int, synthetic: ImageArrays | None)
         raise ValueError(f"--seeds must be at least 1, got {seeds}")
     if "composite" in arms and synthetic is None:
         raise ValueError("the arm composite needs synthetic pictures; give --synthetic, or the arm real alone")
-
-
-def arm_folder(output_dir: Path, arm: str, seed: int) -> Path:
-    return Path(output_dir) / "arms" / f"{arm}-seed{seed}"
-
-
-def identify(settings: ArmSettings, arm: str, real: dict[str, ImageArrays], train: ImageArrays) -> dict[str, Any]:
-    """Everything but the seed that a training's result depends on, as JSON gives it back."""
-    ratio = settings.synthetic_ratio if arm == "composite" else None
-    values = {**asdict(settings), "synthetic_ratio": ratio, "data": fingerprint(real, train)}
-    return json.loads(json.dumps(values))
-
-
-def finished(folder: Path, identity: dict[str, Any]) -> bool:
-    """Whether `folder` holds this training; one with other settings or data is an error, not overwritten."""
-    if not folder.exists():
-        return False
-    before = json.loads((folder / "result.json").read_text())["identity"]
-    for name, value in identity.items():
-        if before[name] != value:
-            raise ValueError(
-                f"{folder} was trained with {name} {before[name]}, not {value}; "
-                "give the same settings and data to go on, or another --output_dir"
-            )
-    logger.info("%s: already finished", folder)
-    return True
-
-
-def build_classifier(name: str, train: ImageArrays, seed: int) -> PreTrainedModel:
-    """The small ResNet, in colour because transformers' pipelines hand every picture over so, or a pretrained one."""
-    if name != "small-resnet":
-        return load_pretrained_classifier(name, train.label_names, seed)
-    side = max(64, train.images.shape[-1])
-    return build_small_resnet(len(train.label_names), 3, input_size=side, seed=seed)
-
-
-def run_one(
-    settings: ArmSettings,
-    arm: str,
-    seed: int,
-    real: dict[str, ImageArrays],
-    train: ImageArrays,
-    folder: Path,
-    identity: dict[str, Any],
-    progress: bool,
-) -> None:
-    """Train one arm with one seed at every learning rate, keep the best by validation, and write its folder."""
-    # Never more batches than the real arm takes: a gain must come from the pictures, not from longer training.
-    batch_size = min(settings.batch_size, len(real["train"].labels))
-    steps_per_epoch = math.ceil(len(real["train"].labels) / batch_size)
-    best: tuple[FitResult, PreTrainedModel, float] | None = None
-    with complete_folder(folder) as aside:
-        for learning_rate in settings.learning_rates:
-            model = build_classifier(settings.model, train, seed).to(PartialState().device)
-            result = fit_classifier(
-                model,
-                train,
-                real["validation"],
-                epochs=settings.epochs,
-                batch_size=batch_size,
-                learning_rate=learning_rate,
-                class_weights=settings.class_weights,
-                augment=settings.augment,
-                flips=settings.flips,
-                seed=seed,
-                progress=f"{arm}, seed {seed}, learning rate {learning_rate:g}" if progress else None,
-                steps_per_epoch=steps_per_epoch,
-                on_epoch=lambda record: append_metrics(aside, {"arm": arm, "seed": seed, **record}),
-            )
-            if best is None or result.best_macro_f1 > best[0].best_macro_f1:
-                best = result, model, learning_rate
-        assert best is not None
-        result, model, learning_rate = best
-        save_classifier(model, train.label_names, aside / "model")
-        probabilities = predict(model, real["test"].images)
-        save_file({"probabilities": probabilities, "labels": real["test"].labels}, aside / "test.safetensors")
-        record = {
-            "arm": arm,
-            "seed": seed,
-            "train_rows": len(train.labels),
-            "synthetic_rows": len(train.labels) - len(real["train"].labels),
-            "learning_rate": learning_rate,
-            "steps": result.steps,
-            "seconds": round(result.seconds, 2),
-            "best_epoch": result.best_epoch,
-            "validation_macro_f1": result.best_macro_f1,
-            "identity": identity,
-        }
-        atomic_write(aside / "result.json", json.dumps(record, indent=2) + "\n")
 
 
 def summarize(
@@ -232,7 +126,7 @@ def summarize(
         "runs": [{**runs[job], "folder": str(folders[job].relative_to(output_dir))} for job in jobs],
         "best_model": best,
         "notes": [
-            f"every training took {runs[jobs[0]]['steps']} optimizer steps, in all arms",
+            f"optimizer steps a training: {runs[jobs[0]]['steps']}, the same in all arms",
             "weights and learning rate: best macro-F1 on real validation pictures; scores: real test pictures",
             "intervals: 95 %, bootstrap over test pictures (within classes) and seeds, paired between arms",
         ],
@@ -242,12 +136,15 @@ def summarize(
 def run_and_report(args: ImageClassifierArguments) -> None:
     """What the command does: load, run the arms, write results.json and the best models, print scores and verdict."""
     assert isinstance(args.learning_rates, list)  # its __post_init__ sees to that
-    output_dir = create_run_folder(args.output_dir)
+    output_dir = Path(args.output_dir)
+    state = processes()
+    if state.is_main_process:
+        create_run_folder(output_dir)
+        check_same_run(output_dir, args, MAY_DIFFER)
+        write_run_config(output_dir, args)
+    state.wait_for_everyone()
     real = load_image_arrays(args, args.seed)
     synthetic = load_synthetic(args.synthetic, real["train"]) if args.synthetic else None
-    state = PartialState(timeout=LONGEST_WAIT)
-    if state.is_main_process:
-        write_run_config(output_dir, args)
     results = run_arms(
         real,
         synthetic,

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors.torch import save_model
 from transformers import AutoImageProcessor, AutoModelForImageClassification, PreTrainedModel
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
@@ -51,8 +52,12 @@ def save_classifier(model: PreTrainedModel, label_names: list[str], folder: Path
     """Write model and image processor, so that `transformers.pipeline("image-classification", folder)` takes them."""
     model.config.id2label = dict(enumerate(label_names))
     model.config.label2id = {name: i for i, name in enumerate(label_names)}
+    model.config.architectures = [type(model).__name__]
     side = model.config.input_size
-    model.save_pretrained(folder)
+    # Not model.save_pretrained: among several processes it writes the weights of the first one only, and here every
+    # process has a model of its own.
+    model.config.save_pretrained(folder)
+    save_model(model, str(folder / "model.safetensors"), metadata={"format": "pt"})
     ViTImageProcessorPil(
         size={"height": side, "width": side},
         resample=BILINEAR,

@@ -10,15 +10,39 @@ from typing import TYPE_CHECKING, Any
 import torch
 from accelerate import Accelerator
 from diffusers import DDPMScheduler, DiffusionPipeline
+from diffusers.optimization import get_scheduler
+from diffusers.training_utils import EMAModel
 
 from clinsynth.data.arrays import ImageArrays
+from clinsynth.pipelines.class_conditioned_ddpm import ClassConditionedDDPMPipeline
 from clinsynth.run_folder import complete_folder
+from clinsynth.seeds import derive_seed
 from clinsynth.trainers.ddpm_validation import Validation
 from clinsynth.trainers.diffusion_loss import StepInputs, TrainingStream, diffusion_loss
+from clinsynth.trainers.diffusion_model import build_scheduler, build_unet
 from clinsynth.trainers.training_state import TrainingState, checkpoints
 
 if TYPE_CHECKING:
     from clinsynth.trainers.train_ddpm import DDPMArguments
+
+
+def build_state(
+    args: DDPMArguments, train: ImageArrays, accelerator: Accelerator
+) -> tuple[TrainingState, ClassConditionedDDPMPipeline]:
+    """The state before the first step, and the pipeline around its network."""
+    torch.manual_seed(derive_seed(args.seed, 2))
+    model = build_unet(args, train.images.shape[-1], train.images.shape[1], len(train.label_names))
+    model.to(accelerator.device)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=args.learning_rate, weight_decay=args.weight_decay)
+    lr_scheduler = get_scheduler(
+        args.lr_scheduler,
+        optimizer,
+        num_warmup_steps=args.lr_warmup_steps,
+        num_training_steps=args.train_steps,
+    )
+    ema = EMAModel(model.parameters(), decay=args.ema_decay, use_ema_warmup=True, power=0.75, foreach=True)
+    pipeline = ClassConditionedDDPMPipeline(model, build_scheduler(args), dict(enumerate(train.label_names)))
+    return TrainingState(model, ema, optimizer, lr_scheduler, accelerator.scaler), pipeline
 
 
 def train_step(

@@ -36,6 +36,7 @@ def build_unet(args: DDPMArguments, resolution: int, channels: int, num_classes:
         down_block_types=("DownBlock2D",) * levels,
         up_block_types=("UpBlock2D",) * levels,
         layers_per_block=1,
+        attention_head_dim=2 * args.width,  # two heads at the bottom; more are slower on a CPU
         norm_num_groups=8,
         num_class_embeds=num_classes + 1,
     )

@@ -53,7 +53,7 @@ class DDPMArguments(ImageDataArguments):
     """images a step and process; the global batch is this x processes x accumulation steps"""
     gradient_accumulation_steps: int = 1
     """parts that a global batch is computed in, to save memory"""
-    learning_rate: float = 5e-4
+    learning_rate: float = 1e-3
     """peak learning rate of AdamW"""
     lr_scheduler: Literal["constant", "constant_with_warmup", "linear", "cosine"] = "constant_with_warmup"
     """course of the learning rate over the steps"""
@@ -142,13 +142,10 @@ def train(args: DDPMArguments, data: dict[str, Any], output_dir: Path) -> None:
     """The loop; `data` holds the splits as `ImageArrays`."""
     import torch
     from accelerate import Accelerator
-    from diffusers.optimization import get_scheduler
-    from diffusers.training_utils import EMAModel
     from tqdm.auto import tqdm
 
-    from clinsynth.pipelines.class_conditioned_ddpm import ClassConditionedDDPMPipeline
-    from clinsynth.seeds import derive_seed
     from clinsynth.trainers.ddpm_step import (
+        build_state,
         build_stream,
         build_validation,
         check_finite,
@@ -157,23 +154,16 @@ def train(args: DDPMArguments, data: dict[str, Any], output_dir: Path) -> None:
         step_parts,
         train_step,
     )
-    from clinsynth.trainers.diffusion_model import build_scheduler, build_unet, resolve_precision
-    from clinsynth.trainers.training_state import TrainingState, checkpoints, drop_old_checkpoints, publish
+    from clinsynth.trainers.diffusion_model import resolve_precision
+    from clinsynth.trainers.training_state import checkpoints, drop_old_checkpoints, publish
 
     tracker = None if args.report_to == "none" else args.report_to
     precision = resolve_precision(args.mixed_precision)
-    accelerator = Accelerator(mixed_precision=precision, log_with=tracker, project_dir=output_dir)
+    on_cpu = not torch.accelerator.is_available()  # accelerate sees several CPU processes only when told
+    accelerator = Accelerator(cpu=on_cpu, mixed_precision=precision, log_with=tracker, project_dir=output_dir)
     if accelerator.is_main_process:
         write_run_config(output_dir, args)
-    images, label_names = data["train"].images, data["train"].label_names
-
-    torch.manual_seed(derive_seed(args.seed, 2))
-    model = build_unet(args, images.shape[-1], images.shape[1], len(label_names)).to(accelerator.device)
-    scheduler = build_scheduler(args)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=args.learning_rate, weight_decay=args.weight_decay)
-    lr_scheduler = get_scheduler(args.lr_scheduler, optimizer, args.lr_warmup_steps, args.train_steps)
-    ema = EMAModel(model.parameters(), decay=args.ema_decay, use_ema_warmup=True, power=0.75, foreach=True)
-    state = TrainingState(model, ema, optimizer, lr_scheduler, accelerator.scaler)
+    state, pipeline = build_state(args, data["train"], accelerator)
     saved = checkpoints(output_dir)
     if saved:
         state.load(saved[-1])
@@ -181,24 +171,26 @@ def train(args: DDPMArguments, data: dict[str, Any], output_dir: Path) -> None:
     if accelerator.is_main_process:
         drop_metrics_after(output_dir, state.step)
 
-    unet, prepared = accelerator.prepare(torch.compile(model) if args.compile else model, optimizer)
+    unet, optimizer = accelerator.prepare(torch.compile(state.model) if args.compile else state.model, state.optimizer)
     accelerator.init_trackers("clinsynth", {k: str(v) for k, v in dataclasses.asdict(args).items()})
     stream = build_stream(args, data["train"], accelerator)
-    pipeline = ClassConditionedDDPMPipeline(model, scheduler, dict(enumerate(label_names)))
     validate = build_validation(args, data, output_dir) if accelerator.is_main_process else None
     progress = tqdm(total=args.train_steps, initial=state.step, desc="train", disable=not accelerator.is_main_process)
 
     while state.step < args.train_steps:
         parts = step_parts(args, stream, accelerator, state.step)
-        loss, norm = train_step(accelerator, unet, scheduler, prepared, parts, args)
+        loss, norm = train_step(accelerator, unet, pipeline.scheduler, optimizer, parts, args)
         check_finite(loss, norm, state, output_dir)
-        lr_scheduler.step()
-        ema.step(model.parameters())
-        state.step += 1
+        state.advance()
         progress.update()
         progress.set_postfix(loss=f"{loss:.4f}")
 
-        record = {"step": state.step, "loss": loss, "grad_norm": norm, "learning_rate": lr_scheduler.get_last_lr()[0]}
+        record = {
+            "step": state.step,
+            "loss": loss,
+            "grad_norm": norm,
+            "learning_rate": state.lr_scheduler.get_last_lr()[0],
+        }
         last = state.step == args.train_steps
         if accelerator.is_main_process:
             validated = validate is not None and (last or state.step % args.validation_steps == 0)

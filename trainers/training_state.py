@@ -34,6 +34,12 @@ class TrainingState:
     step: int = 0
     best_kid: float = math.inf
 
+    def advance(self) -> None:
+        """After an optimizer step: learning rate, averaged weights, count."""
+        self.lr_scheduler.step()
+        self.ema.step(self.model.parameters())
+        self.step += 1
+
     def save(self, output_dir: Path, pipeline: Any) -> Path:
         """Write `checkpoint-<step>`; `pipeline` holds `model`, whose averaged weights it is saved with."""
         path = output_dir / f"checkpoint-{self.step}"
@@ -48,7 +54,7 @@ class TrainingState:
                 "step": self.step,
                 "best_kid": None if math.isinf(self.best_kid) else self.best_kid,
                 "ema_step": self.ema.optimization_step,
-                "lr_scheduler": {k: v for k, v in self.lr_scheduler.state_dict().items() if k != "lr_lambdas"},
+                "lr_scheduler": self.lr_scheduler.state_dict(),
                 "scaler": None if self.scaler is None else self.scaler.state_dict(),
             }
             (folder / STATE / "state.json").write_text(json.dumps(rest, indent=2) + "\n")

@@ -9,7 +9,7 @@ class ImageDataArguments:
 
     dataset: str = "phantom-fundus"
     """data set: phantom-fundus[?size=64&seed=0] (built in, procedural, no patients), a Hub id, a folder (class
-    folders, Parquet, or DICOM with labels.csv), a MedMNIST-layout .npz, or a .csv/.jsonl with columns image, label[, split]"""
+    folders, Parquet, or DICOM with labels.csv), a MedMNIST-layout .npz, or a .csv/.jsonl of image, label[, split]"""
     resolution: int | None = None
     """side of the square pictures, 28 to 256 pixels; default: the data set's own if all its pictures share one"""
     channels: int | None = None

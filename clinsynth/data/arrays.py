@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageOps
+
+from clinsynth.data.decoding import EIGHT_BIT_MODES, decode, open_images, without_alpha
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -21,10 +22,6 @@ logger = logging.getLogger("clinsynth")
 
 RESOLUTIONS = (28, 256)
 FITS = ("squash", "crop", "pad")
-EIGHT_BIT_MODES = {"1": "L", "L": "L", "LA": "L", "P": "RGB", "PA": "RGB", "RGB": "RGB", "RGBA": "RGB"}
-PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-PNG_BIT_DEPTH = 24  # byte offset in the header chunk, which always comes first
-ORIENTATION = 0x0112  # the EXIF tag
 
 Survey = Counter[tuple[str, tuple[int, int]]]
 """How many pictures have each (PIL mode, (width, height))."""
@@ -84,64 +81,6 @@ def survey(dataset: Dataset) -> Survey:
     return Counter((image.mode, image.size) for _, image in open_images(dataset))
 
 
-def open_images(dataset: Dataset) -> Iterator[tuple[str, Image.Image]]:
-    """Yield (name, picture) for every row; the name is the file's, or the row number where there is no file."""
-    from datasets import Image as ImageFeature
-
-    stored = dataset.select_columns("image").cast_column("image", ImageFeature(decode=False))
-    for row, cell in enumerate(stored["image"]):
-        if cell is None:
-            raise ValueError(f"row {row} of the data set has no picture; remove the row")
-        name = cell["path"] or f"row {row}"
-        yield name, open_image(name, cell["bytes"])
-
-
-def open_image(name: str, content: bytes | None) -> Image.Image:
-    """Open one 8-bit picture, upright; pixels are decoded later.
-
-    Raises:
-        ValueError: not a picture, several frames, or more than 8 bits a channel.
-    """
-    try:
-        if content is None:
-            with open(name, "rb") as file:
-                content = file.read()
-        image = Image.open(io.BytesIO(content))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{name} cannot be read as a picture ({error}); replace or remove it") from error
-    check_depth(name, image, content)
-    return upright(name, image)
-
-
-def upright(name: str, image: Image.Image) -> Image.Image:
-    """Turn a picture as its EXIF orientation says; leaves all others undecoded."""
-    if image.getexif().get(ORIENTATION, 1) == 1:
-        return image
-    decode(name, image)
-    return ImageOps.exif_transpose(image)
-
-
-def check_depth(name: str, image: Image.Image, content: bytes) -> None:
-    # Pillow cuts 16-bit colour PNGs to 8 bits without a word, so that the header must be asked.
-    deep_png = content.startswith(PNG_SIGNATURE) and content[PNG_BIT_DEPTH] == 16
-    if deep_png or image.mode not in EIGHT_BIT_MODES:
-        depth = "16-bit PNG" if deep_png else f"mode {image.mode}"
-        raise ValueError(
-            f"{name} is not an 8-bit grey or colour picture ({depth}); rescale its values to 0..255 yourself, "
-            "or keep it as DICOM and give a window"
-        )
-    frames = getattr(image, "n_frames", 1)
-    if frames > 1:
-        raise ValueError(f"{name} holds {frames} frames; save the one you mean as a picture of its own")
-
-
-def decode(name: str, image: Image.Image) -> None:
-    try:
-        image.load()
-    except (OSError, SyntaxError, ValueError) as error:
-        raise ValueError(f"{name} is damaged ({error}); replace or remove it") from error
-
-
 def choose_target(found: Survey, resolution: int | None, channels: int | None, fit: str | None) -> Target:
     """Settle size and mode from what is there and what was asked; states in one line what will be changed."""
     if not found:
@@ -152,7 +91,8 @@ def choose_target(found: Survey, resolution: int | None, channels: int | None, f
         raise ValueError(f"--fit must be one of {', '.join(FITS)}, got {fit}")
     sizes, modes = count_sizes(found), count_modes(found)
     check_square(sizes, fit)
-    target = Target(resolution or common_size(sizes), channels or common_channels(modes), fit)
+    side = common_size(sizes) if resolution is None else resolution
+    target = Target(side, channels or common_channels(modes), fit)
     lowest, highest = RESOLUTIONS
     if not lowest <= target.resolution <= highest:
         raise ValueError(
@@ -238,14 +178,3 @@ def bring_to(name: str, image: Image.Image, target: Target) -> Image.Image:
     if target.fit == "pad":
         return ImageOps.pad(image, size, Image.Resampling.BICUBIC)
     return image.resize(size, Image.Resampling.BICUBIC)
-
-
-def without_alpha(name: str, image: Image.Image) -> Image.Image:
-    if not image.has_transparency_data:
-        return image
-    image = image.convert("LA" if image.mode == "LA" else "RGBA")
-    if np.asarray(image.getchannel("A")).min() < 255:
-        raise ValueError(
-            f"{name} has transparent pixels; lay it over the background you want and save it without alpha"
-        )
-    return image.convert("L" if image.mode == "LA" else "RGB")

@@ -8,6 +8,8 @@ patient's pictures together when splits are cut, and is dropped before the data 
 from __future__ import annotations
 
 import logging
+from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +28,33 @@ logger = logging.getLogger("clinsynth")
 TABLE = "labels.csv"
 SUBGROUPS = ("age", "sex")
 GREY = ("MONOCHROME1", "MONOCHROME2")
+
+
+@dataclass(frozen=True)
+class DicomPicture:
+    """The pixels of one file, 8 bits; how they were windowed; and the patient number, for grouping only."""
+
+    image: Image.Image
+    windowing: str
+    patient: str
+
+
+def parse_window(options: str) -> tuple[float, float] | None:
+    """(centre, width) from `window=40,400`; None from an empty text.
+
+    Raises:
+        ValueError: anything else.
+    """
+    if not options:
+        return None
+    try:
+        key, _, value = options.partition("=")
+        centre, width = map(float, value.split(","))
+        if key != "window" or width < 1:
+            raise ValueError
+    except ValueError:
+        raise ValueError(f"a DICOM folder takes ?window=CENTRE,WIDTH with a width from 1, got ?{options}") from None
+    return centre, width
 
 
 def is_dicom_folder(path: Path) -> bool:
@@ -47,15 +76,18 @@ def read_dicom_folder(path: Path, window: tuple[float, float] | None = None) -> 
     rows = list(read_rows(table))
     columns = declared_columns(table, rows)
     patients: dict[str, int] = {}
+    windowings: Counter[str] = Counter()
     by_split: dict[str, list[dict[str, Any]]] = {}
     for number, row in enumerate(rows, start=1):
         split = SPLIT_NAMES.get(row.get("split") or "train")
         if split is None:
             raise ValueError(f"{table}, row {number}: split is {row['split']!r}; it may be train, validation or test")
-        image, patient = read_dicom(path / row["file"], window)
+        picture = read_dicom(path / row["file"], window)
+        windowings[picture.windowing] += 1
         kept = {column: row[column] for column in columns}
-        cell = {"image": png_cell(image), "patient_id": patients.setdefault(patient or row["file"], len(patients))}
-        by_split.setdefault(split, []).append({**cell, **kept})
+        patient = patients.setdefault(picture.patient or row["file"], len(patients))
+        by_split.setdefault(split, []).append({"image": png_cell(picture.image), "patient_id": patient, **kept})
+    logger.info("DICOM to 8 bits: %s", ", ".join(f"{count} by {how}" for how, count in windowings.items()))
     return {split: to_dataset(members) for split, members in by_split.items()}
 
 
@@ -88,11 +120,12 @@ def to_age(value: str) -> float | None:
         raise ValueError(f"{TABLE}: age must be a number of years, got {value!r}") from None
 
 
-def read_dicom(path: Path, window: tuple[float, float] | None = None) -> tuple[Image.Image, str]:
+def read_dicom(path: Path, window: tuple[float, float] | None = None) -> DicomPicture:
     """The picture of one file, mode L or RGB, and its patient number (empty if it has none).
 
     Raises:
-        ValueError: no such file, no DICOM, no pixel data, several frames, or pixels that cannot be decoded.
+        ValueError: no such file, no DICOM, no pixel data, several frames, text burned into the picture, or pixels that
+            cannot be decoded.
         ImportError: pydicom is not installed.
     """
     try:
@@ -104,29 +137,38 @@ def read_dicom(path: Path, window: tuple[float, float] | None = None) -> tuple[I
     try:
         dataset = pydicom.dcmread(path)
     except (pydicom.errors.InvalidDicomError, EOFError, KeyError, ValueError) as error:
-        raise ValueError(f"{path} is no DICOM file ({error}); replace it or remove its row") from error
+        raise ValueError(
+            f"{path} is no DICOM file ({error}); for PNG or JPEG give a .csv with columns image, label"
+        ) from error
     if "PixelData" not in dataset:
         raise ValueError(f"{path} has no pixel data; remove its row from {TABLE}")
     if int(dataset.get("NumberOfFrames") or 1) > 1:
         raise ValueError(f"{path} has {dataset.NumberOfFrames} frames; save the one you mean as a file of its own")
+    if dataset.get("BurnedInAnnotation") == "YES":
+        raise ValueError(
+            f"{path} says that text is burned into its picture, maybe a name; remove its row from {TABLE}"
+        )
     try:
-        return to_picture(dataset, window), str(dataset.get("PatientID") or "")
+        image, windowing = to_picture(dataset, window)
+        return DicomPicture(image, windowing, str(dataset.get("PatientID") or ""))
     except (AttributeError, NotImplementedError, RuntimeError, ValueError) as error:
         raise ValueError(f"{path} cannot be turned into a picture: {error}") from error
 
 
-def to_picture(dataset: DicomDataset, window: tuple[float, float] | None) -> Image.Image:
+def to_picture(dataset: DicomDataset, window: tuple[float, float] | None) -> tuple[Image.Image, str]:
     """Decode, rescale, window and invert as the file says (DICOM PS3.3 C.7.6.3, C.11.1, C.11.2), to 8 bits."""
-    from pydicom.pixels import apply_modality_lut, convert_color_space
+    from pydicom.pixels import apply_modality_lut, pixel_array
 
-    kind, pixels = dataset.PhotometricInterpretation, dataset.pixel_array
+    kind, pixels = dataset.PhotometricInterpretation, pixel_array(dataset)  # makes RGB of YBR_FULL
     if kind in GREY:
         values = np.asarray(apply_modality_lut(pixels, dataset), dtype=np.float64)
-        grey = apply_window(values, window or own_window(dataset), str(dataset.get("VOILUTFunction") or "LINEAR"))
-        return Image.fromarray(255 - grey if kind == "MONOCHROME1" else grey)
+        own = own_window(dataset)
+        grey = apply_window(values, window or own, str(dataset.get("VOILUTFunction") or "LINEAR"))
+        windowing = "the window given" if window else "the file's window" if own else "the file's full range of values"
+        return Image.fromarray(255 - grey if kind == "MONOCHROME1" else grey), windowing
     if pixels.dtype != np.uint8 or not (kind == "RGB" or kind.startswith("YBR_FULL")):
         raise ValueError(f"colour of kind {kind} and {pixels.dtype}; only 8-bit RGB and YBR_FULL are supported")
-    return Image.fromarray(pixels if kind == "RGB" else convert_color_space(pixels, kind, "RGB"))
+    return Image.fromarray(pixels), "colour as it is"
 
 
 def own_window(dataset: DicomDataset) -> tuple[float, float] | None:
@@ -135,6 +177,8 @@ def own_window(dataset: DicomDataset) -> tuple[float, float] | None:
 
     centre, width = dataset.get("WindowCenter"), dataset.get("WindowWidth")
     if centre is None or width is None:
+        if "VOILUTSequence" in dataset:
+            raise ValueError("its window is a lookup table, which is not supported; give ?window=CENTRE,WIDTH")
         return None
     first = [value[0] if isinstance(value, MultiValue) else value for value in (centre, width)]
     return float(first[0]), float(first[1])

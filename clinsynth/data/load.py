@@ -5,7 +5,8 @@
 | `phantom-fundus[?size=64&seed=0&train=1080&validation=120&test=400]` | built in, procedural, no patients |
 | `file.npz` | MedMNIST layout |
 | `file.csv`, `file.jsonl` | columns image (path relative to the file), label[, split, subgroups] |
-| folder | class folders, Parquet (also what `clinsynth generate` writes), or DICOM files with labels.csv |
+| folder | class folders, or Parquet (also what `clinsynth generate` writes) |
+| `folder[?window=40,400]` | DICOM files with labels.csv; window centre and width instead of each file's own |
 | anything else | an id on the Hugging Face Hub |
 """
 
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from clinsynth.data import phantom_fundus, sources
+from clinsynth.data import dicom, phantom_fundus, sources
 from clinsynth.data.arguments import ImageDataArguments
 from clinsynth.data.checks import check_classes, check_not_empty
 from clinsynth.data.labels import with_class_labels, without_identifiers
@@ -51,24 +52,21 @@ def load_image_dataset(args: ImageDataArguments, seed: int = 0) -> DatasetDict:
 
 def read_splits(args: ImageDataArguments) -> dict[str, Dataset]:
     """The splits that are there, with the columns they came with."""
-    spec, path = args.dataset, Path(args.dataset)
-    if spec.partition("?")[0] == phantom_fundus.NAME:
+    spec, (name, _, options) = args.dataset, args.dataset.partition("?")
+    path = Path(name)
+    if name == phantom_fundus.NAME:
         return phantom_fundus.build_splits(phantom_fundus.parse_spec(spec, args.resolution))
+    if path.is_dir() and dicom.is_dicom_folder(path):
+        return dicom.read_dicom_folder(path, dicom.parse_window(options))
+    if options:
+        raise ValueError(f"--dataset {spec}: only {phantom_fundus.NAME} and DICOM folders take options after a ?")
     if path.is_dir():
-        return read_directory(path)
+        return sources.read_folder(path)
     if path.suffix not in (".npz", ".csv", ".jsonl"):
         return sources.read_hub(spec)
     if not path.is_file():
         raise ValueError(f"--dataset {spec}: there is no such file")
     return sources.read_npz(path) if path.suffix == ".npz" else sources.read_table(path)
-
-
-def read_directory(path: Path) -> dict[str, Dataset]:
-    from clinsynth.data import dicom
-
-    if dicom.is_dicom_folder(path):
-        return dicom.read_dicom_folder(path)
-    return sources.read_folder(path)
 
 
 def label_names(args: ImageDataArguments) -> list[str] | None:

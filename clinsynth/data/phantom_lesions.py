@@ -20,7 +20,7 @@ RADII = {
     "exudates": (0.034, 0.048),
     "new_vessels": (0.13, 0.17),
 }
-GAP = 0.035  # clear retina between two lesions
+GAP = 0.06  # clear retina between two lesions: two pixels of 64
 FIELD_FOR_LESIONS = 0.86  # share of the field's radius
 VESSEL_COLOUR = (118, 26, 20)
 LESION_COLOURS = {
@@ -88,11 +88,12 @@ def draw_tangle(canvas: Canvas, centre: Point, radius: float, generator: np.rand
         angle = turn + generator.uniform(2.5, 5.0) * t
         reach = radius * (0.25 + 0.75 * t) * (0.8 + 0.2 * np.sin(generator.uniform(10, 18) * t + turn))
         points = zip(centre[0] + reach * np.cos(angle), centre[1] + reach * np.sin(angle), strict=True)
-        canvas.line([(float(x), float(y)) for x, y in points], 0.016)
+        canvas.line([(float(x), float(y)) for x, y in points], 0.021)
 
 
 def draw_eye(eye: Eye, counts: dict[str, int], size: int, generator: np.random.Generator) -> Image.Image:
     """An RGB picture of `size` pixels of an eye with `counts` lesions of each kind."""
+    pixels, field = draw_retina(eye, size, generator)
     vessels = Canvas(size)
     generations = grow_vessels(eye, generator)
     draw_vessels(vessels, generations)
@@ -100,7 +101,6 @@ def draw_eye(eye: Eye, counts: dict[str, int], size: int, generator: np.random.G
     layers = {kind: Canvas(size) for kind in LESIONS if counts[kind]}
     for kind, centre, radius in place_lesions(counts, eye, larger, generator):
         draw_lesion(layers[kind], kind, centre, radius, generator)
-    pixels, field = draw_retina(eye, size, generator)
     pixels = cover(pixels, vessels.coverage() * 0.72, VESSEL_COLOUR)
     for kind, layer in layers.items():
         pixels = cover(pixels, layer.coverage() * 0.95, LESION_COLOURS[kind])

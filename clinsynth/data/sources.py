@@ -166,12 +166,13 @@ def read_hub(spec: str) -> dict[str, Dataset]:
     from datasets import load_dataset
 
     try:
-        return by_known_split(dict(load_dataset(spec)), spec)
+        splits = dict(load_dataset(spec))
     except (OSError, ValueError, RuntimeError) as error:
         raise ValueError(
             f"--dataset {spec} is no file or folder here, and could not be had from the Hub ({error}); "
             "check the path or the id, and for the Hub the connection and HF_HUB_OFFLINE"
         ) from error
+    return by_known_split(splits, spec)
 
 
 def by_known_split(splits: dict[Any, Dataset], source: object) -> dict[str, Dataset]:

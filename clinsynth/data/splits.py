@@ -27,6 +27,9 @@ def with_all_splits(splits: dict[str, Dataset]) -> dict[str, Dataset]:
     """Cut a missing test or validation split off train, by class, one person's pictures staying together.
 
     The cut is the same whatever the run's seed: else a picture that one run tests on would be trained on by another.
+
+    Raises:
+        ValueError: a split would come out empty.
     """
     train = splits["train"]
     person = next((column for column in PERSON_COLUMNS if column in train.column_names), None)
@@ -36,11 +39,20 @@ def with_all_splits(splits: dict[str, Dataset]) -> dict[str, Dataset]:
     if missing:
         persons = np.asarray(train[person][:], dtype=str) if person else np.arange(len(train))
         rows = cut_rows(np.asarray(train["label"][:]), persons, missing)
+        check_cut(rows)
         splits = {**splits, **{name: train.select(chosen) for name, chosen in rows.items()}}
         parts = ", ".join(f"{name} {len(rows[name])}" for name in rows)
         together = f", equal {person} kept together" if person else ""
         logger.info("no split %s: cut off train by class%s: %s", " or ".join(missing), together, parts)
     return {name: splits[name] for name in ("train", "validation", "test")}
+
+
+def check_cut(rows: dict[str, list[int]]) -> None:
+    for name, chosen in rows.items():
+        if not chosen:
+            raise ValueError(
+                f"no class is large enough to cut off a {name} split; add images, or name the splits yourself"
+            )
 
 
 def warn_of_shared_persons(splits: dict[str, Dataset], column: str) -> None:

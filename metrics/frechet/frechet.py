@@ -103,7 +103,9 @@ def _mean_and_factor(rows: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, 
     rows, counts = rows[used], counts[used]
     mean = counts @ rows / counts.sum()
     factor = np.sqrt(counts / (counts.sum() - 1))[:, None] * (rows - mean)
-    return mean, np.linalg.qr(factor, mode="r") if factor.shape[0] > factor.shape[1] else factor
+    if factor.shape[0] > factor.shape[1]:
+        factor = np.asarray(np.linalg.qr(factor, mode="r"))
+    return mean, factor
 
 
 class Frechet(evaluate.Metric):
@@ -124,7 +126,7 @@ class Frechet(evaluate.Metric):
         self, features: Any, source: Any, label: Any = None, n_bootstrap: int = 0, seed: int = 0
     ) -> dict[str, Any]:
         rows, sources = np.asarray(features, dtype=np.float64), np.asarray(source)
-        unknown = sorted(set(sources) - {"real", "synthetic"})
+        unknown = sorted(set(sources.tolist()) - {"real", "synthetic"})
         if unknown:
             raise ValueError(f'source must be "real" or "synthetic", got {unknown[0]!r}')
         if label is None:

@@ -141,7 +141,7 @@ class KID(evaluate.Metric):
         self, features: Any, source: Any, label: Any = None, n_bootstrap: int = 0, seed: int = 0
     ) -> dict[str, Any]:
         rows, sources = np.asarray(features, dtype=np.float64), np.asarray(source)
-        unknown = sorted(set(sources) - {"real", "synthetic"})
+        unknown = sorted(set(sources.tolist()) - {"real", "synthetic"})
         if unknown:
             raise ValueError(f'source must be "real" or "synthetic", got {unknown[0]!r}')
         if label is None:

@@ -1,0 +1,253 @@
+"""Turn a checkpoint into a synthetic data set.
+
+    clinsynth generate images --model runs/phantom --per_class 50 --output_dir runs/phantom-synthetic
+    clinsynth generate images --model runs/phantom --balance_to 486 --dataset phantom-fundus --output_dir runs/balanced
+    accelerate launch scripts/generate_images.py --model runs/phantom --counts "grade 4=100" --output_dir runs/grade4
+
+The folder --output_dir then loads with `datasets.load_dataset(folder)`: rows of image, label and seed.
+A run that was stopped goes on when the same command is started again; finished shards are kept.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from clinsynth.arguments import run
+from clinsynth.data.arguments import ImageDataArguments
+from clinsynth.run_folder import check_same_run, create_run_folder, write_run_config
+
+MAY_DIFFER = frozenset({"output_dir", "batch_size", "dry_run"})
+
+
+@dataclass
+class GenerateImagesArguments(ImageDataArguments):
+    """Turn a checkpoint into a synthetic data set.
+
+    Say how many images with one of --per_class, --counts and --balance_to. Start the same command again to resume.
+    Example:
+
+      clinsynth generate images --model runs/phantom --per_class 50 --output_dir runs/phantom-synthetic
+    """
+
+    dataset: str = ""
+    """real data set whose train split --balance_to fills up; not needed otherwise"""
+    model: str = ""
+    """folder or Hub id of a ClassConditionedDDPMPipeline (the --output_dir of a training run)"""
+    output_dir: str = "runs/synthetic"
+    """folder of the synthetic data set"""
+    per_class: int | None = None
+    """images of every class"""
+    counts: str | None = None
+    """images of some classes, LABEL=N,LABEL=N (names or numbers)"""
+    balance_to: int | None = None
+    """of every class as many images as the real train split of --dataset lacks to this number"""
+    batch_size: int = 64
+    """images computed at once; the images do not depend on it"""
+    num_inference_steps: int = 25
+    """steps of the sampler"""
+    guidance_scale: float = 1.0
+    """s of u + s(c - u): 1 plain conditional sampling; higher exaggerates the class and costs twice the time"""
+    scheduler: Literal["dpmsolver++", "unipc", "euler", "ddim", "ddpm"] = "dpmsolver++"
+    """sampler; ddpm is the ancestral one, which needs hundreds of steps"""
+    seed: int = 0
+    """image i has its own seed derived from this one and i, kept in its row"""
+    shard_size: int = 500
+    """rows of a Parquet file: what a killed run loses at most, in each process"""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """arithmetic of the network"""
+    dry_run: bool = False
+    """print what would be generated, and stop"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.model:
+            raise ValueError("--model is missing; give the --output_dir of a training run or a Hub id")
+        if sum(option is not None for option in (self.per_class, self.counts, self.balance_to)) != 1:
+            raise ValueError("give exactly one of --per_class N, --counts LABEL=N,… and --balance_to N")
+        if self.balance_to is not None and not self.dataset:
+            raise ValueError(f"--balance_to {self.balance_to} needs --dataset, whose classes it fills up")
+        for name in ("per_class", "balance_to", "batch_size", "num_inference_steps", "shard_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"--{name} must be at least 1, got {value}")
+        if self.guidance_scale < 0:
+            raise ValueError(f"--guidance_scale must be >= 0, got {self.guidance_scale}; 0 samples unconditionally")
+
+
+def main(args: GenerateImagesArguments) -> None:
+    """Generate the data set into `args.output_dir`."""
+    import torch
+    from accelerate import PartialState
+
+    from clinsynth.scripts.synthetic_shards import ShardPlan, write_shards
+
+    state = PartialState(cpu=not torch.accelerator.is_available())  # else several CPU processes go unseen
+    pipeline = load_pipeline(args)
+    labels = plan_labels(args, pipeline)
+    if args.dry_run:
+        print(describe_counts(labels, pipeline.id2label))
+        return
+    output_dir = create_run_folder(args.output_dir)
+    check_same_run(output_dir, args, MAY_DIFFER)
+    generator = describe_generator(args, pipeline)
+    plan = ShardPlan(output_dir, labels, pipeline.id2label, args.seed, args.shard_size, state.num_processes)
+    if state.is_main_process:
+        plan.check_same_generator(generator)
+        write_run_config(output_dir, args)
+        print(f"generating {describe_counts(labels, pipeline.id2label)}")
+        plan.begin(generator)
+    state.wait_for_everyone()
+    write_shards(plan, sampler(args, pipeline, state.device), args.batch_size, state.process_index)
+    state.wait_for_everyone()
+    if state.is_main_process:
+        plan.finish(generator)
+        print(f"synthetic data set: {output_dir}")
+
+
+def load_pipeline(args: GenerateImagesArguments) -> Any:
+    """The pipeline of `args.model`, from clinsynth's own classes: no code of the checkpoint is run.
+
+    Raises:
+        ValueError: there is no finished checkpoint.
+    """
+    import torch
+    from diffusers import DDPMScheduler, UNet2DModel
+
+    from clinsynth.pipelines.class_conditioned_ddpm import ClassConditionedDDPMPipeline, ContextUnet
+
+    index = read_index(args.model)
+    networks: dict[str, Any] = {"UNet2DModel": UNet2DModel, "ContextUnet": ContextUnet}
+    name = index.get("unet", ["", None])[1]
+    if name not in networks:
+        raise ValueError(
+            f"--model {args.model} holds a network {name!r}, not one of {list(networks)}; "
+            "give a checkpoint of `clinsynth train ddpm`"
+        )
+    unet = networks[name].from_pretrained(args.model, subfolder="unet", torch_dtype=getattr(torch, args.dtype))
+    scheduler = DDPMScheduler.from_pretrained(args.model, subfolder="scheduler")
+    return ClassConditionedDDPMPipeline(unet, scheduler, index.get("id2label"))
+
+
+def read_index(model: str) -> dict[str, Any]:
+    """`model_index.json` of a folder or a Hub repository."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    path = Path(model) / "model_index.json"
+    if Path(model).is_dir() and not path.exists():
+        saved = sorted(checkpoint.name for checkpoint in Path(model).glob("checkpoint-*"))
+        mend = f"use {model}/{saved[-1]} or finish the training run" if saved else "train one there first"
+        raise ValueError(f"--model {model} holds no finished checkpoint (no model_index.json); {mend}")
+    if not path.exists():
+        try:
+            path = Path(hf_hub_download(model, "model_index.json"))
+        except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
+            raise ValueError(f"--model {model} is neither a folder nor a repository in reach: {error}") from error
+    index: dict[str, Any] = json.loads(path.read_text())
+    return index
+
+
+def plan_labels(args: GenerateImagesArguments, pipeline: Any) -> list[int]:
+    """The class number of every image to generate, in class order.
+
+    Raises:
+        ValueError: an unknown label, or nothing to generate.
+    """
+    if args.counts is not None:
+        wanted = parse_counts(args.counts, pipeline)
+    elif args.per_class is not None:
+        wanted = dict.fromkeys(range(pipeline.num_classes), args.per_class)
+    else:
+        wanted = missing_counts(args, pipeline)
+    labels = [label for label in sorted(wanted) for _ in range(wanted[label])]
+    if not labels:
+        raise ValueError("there is nothing to generate: every class has the wanted number already; raise --balance_to")
+    return labels
+
+
+def parse_counts(text: str, pipeline: Any) -> dict[int, int]:
+    """`"grade 4=10,0=5"` to `{4: 10, 0: 5}`."""
+    counts = {}
+    for entry in text.split(","):
+        label, _, number = entry.rpartition("=")
+        if not label or not number.strip().isdigit():
+            raise ValueError(f"--counts {text!r}: {entry!r} is not LABEL=N with a whole number N")
+        name = label.strip()
+        known = name in pipeline.id2label.values() or not name.isdigit()
+        counts[pipeline.label_ids(name if known else int(name))[0]] = int(number)
+    return counts
+
+
+def missing_counts(args: GenerateImagesArguments, pipeline: Any) -> dict[int, int]:
+    """What each class of the real train split lacks to `args.balance_to`."""
+    from collections import Counter
+
+    from clinsynth.data.load import load_image_dataset
+
+    train = load_image_dataset(args, args.seed)["train"]
+    names = train.features["label"].names
+    if names != list(pipeline.id2label.values()):
+        raise ValueError(
+            f"--dataset {args.dataset} has the {len(names)} classes {names}, but --model {args.model} was trained on "
+            f"the {pipeline.num_classes} classes {list(pipeline.id2label.values())}; give the data set that it saw"
+        )
+    real = Counter(train["label"])
+    return {label: max(0, args.balance_to - real[label]) for label in pipeline.id2label}  # type: ignore[operator]
+
+
+def describe_counts(labels: list[int], id2label: dict[int, str]) -> str:
+    """`400 images: grade 1 100, …`."""
+    parts = [f"{name} {labels.count(label)}" for label, name in id2label.items()]
+    return f"{len(labels)} images: {', '.join(parts)}"
+
+
+def describe_generator(args: GenerateImagesArguments, pipeline: Any) -> dict[str, Any]:
+    """What `generation.json` says of the generator: name, weights' hash, and how it was sampled."""
+    from clinsynth.scripts.synthetic_shards import hash_weights
+
+    return {
+        "model": args.model,
+        "weights_sha256": hash_weights(pipeline.unet),
+        "network": type(pipeline.unet).__name__,
+        "prediction_type": pipeline.scheduler.config.prediction_type,
+        "scheduler": args.scheduler,
+        "num_inference_steps": args.num_inference_steps,
+        "guidance_scale": args.guidance_scale,
+        "dtype": args.dtype,
+        "seed": args.seed,
+    }
+
+
+def sampler(args: GenerateImagesArguments, pipeline: Any, device: Any) -> Any:
+    """A function from labels and seeds to images, uint8 (n, channels, size, size), and a mask of the finite ones."""
+    import diffusers
+    import torch
+
+    classes = {
+        "dpmsolver++": diffusers.DPMSolverMultistepScheduler,
+        "unipc": diffusers.UniPCMultistepScheduler,
+        "euler": diffusers.EulerDiscreteScheduler,
+        "ddim": diffusers.DDIMScheduler,
+        "ddpm": diffusers.DDPMScheduler,
+    }
+    pipeline.scheduler = classes[args.scheduler].from_config(pipeline.scheduler.config)
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.to(device)
+
+    def sample(labels: list[int], seeds: list[int]) -> tuple[Any, Any]:
+        images = pipeline(
+            labels,
+            generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+            guidance_scale=args.guidance_scale,
+            num_inference_steps=args.num_inference_steps,
+            output_type="pt",
+        ).images
+        finite = images.isfinite().flatten(1).all(dim=1)
+        return (images.nan_to_num() * 255).round().to(torch.uint8).cpu().numpy(), finite.cpu().numpy()
+
+    return sample
+
+
+if __name__ == "__main__":
+    run(GenerateImagesArguments, main)

@@ -1,0 +1,210 @@
+"""A synthetic data set on disk: Parquet shards that are complete or absent, and what says how they were made.
+
+data/train-00000-of-00003.parquet   rows of image, label, seed
+contact_sheets/<label>.png          the first images of a class
+generation.json                     generator, settings, counts requested, produced and rejected
+README.md                           tells `load_dataset` where the shards are
+"""
+
+import hashlib
+import io
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+from datasets import ClassLabel, Dataset, Features, Value
+from datasets import Image as ImageFeature
+from PIL import Image
+from tqdm.auto import tqdm
+
+from clinsynth.pictures import contact_sheet
+from clinsynth.run_folder import atomic_write, describe_environment
+from clinsynth.seeds import derive_seed
+
+SHEET_COLUMNS, SHEET_ROWS = 8, 8
+
+README = """---
+configs:
+- config_name: default
+  data_files:
+  - split: train
+    path: data/*.parquet
+tags:
+- synthetic
+---
+
+Synthetic images: no row is a patient. `generation.json` says how they were made.
+
+```python
+from datasets import load_dataset
+
+load_dataset("path/of/this/folder", split="train")
+```
+"""
+
+
+@dataclass(frozen=True)
+class ShardPlan:
+    """Which row is in which shard: fixed by the labels and the shard size alone, not by processes or restarts."""
+
+    output_dir: Path
+    labels: list[int]
+    id2label: dict[int, str]
+    seed: int
+    shard_size: int
+    num_processes: int = 1
+
+    @property
+    def num_shards(self) -> int:
+        return -(-len(self.labels) // self.shard_size)
+
+    @property
+    def features(self) -> Features:
+        names = list(self.id2label.values())
+        return Features({"image": ImageFeature(), "label": ClassLabel(names=names), "seed": Value("int64")})
+
+    def path(self, shard: int) -> Path:
+        return self.output_dir / "data" / f"train-{shard:05d}-of-{self.num_shards:05d}.parquet"
+
+    def rows(self, shard: int) -> range:
+        first = shard * self.shard_size
+        return range(first, min(first + self.shard_size, len(self.labels)))
+
+    def check_same_generator(self, generator: dict[str, Any]) -> None:
+        """Refuse to add to a data set that other weights or settings began."""
+        path = self.output_dir / "generation.json"
+        if not path.exists():
+            return
+        before = json.loads(path.read_text())["generator"]
+        for name, value in generator.items():
+            if before.get(name) != value:
+                raise ValueError(
+                    f"--output_dir {self.output_dir} was begun with {name} {before.get(name)!r}, not {value!r}; "
+                    "give another --output_dir"
+                )
+
+    def begin(self, generator: dict[str, Any]) -> None:
+        """Write what identifies the data set before its first shard."""
+        (self.output_dir / "data").mkdir(exist_ok=True)
+        for leftover in (self.output_dir / "data").glob(".*.tmp"):
+            leftover.unlink()
+        if not (self.output_dir / "generation.json").exists():
+            self.describe(generator, complete=False)
+
+    def finish(self, generator: dict[str, Any]) -> None:
+        """Write contact sheets, README and the final `generation.json`."""
+        self.write_contact_sheets()
+        atomic_write(self.output_dir / "README.md", README)
+        self.describe(generator, complete=True)
+
+    def describe(self, generator: dict[str, Any], complete: bool) -> None:
+        """Write `generation.json` from the shards there are."""
+        produced = dict.fromkeys(self.id2label, 0)
+        for shard in range(self.num_shards if complete else 0):
+            for label in pq.read_table(self.path(shard), columns=["label"])["label"].to_pylist():
+                produced[label] += 1
+        requested = {label: self.labels.count(label) for label in self.id2label}
+        description = {
+            "complete": complete,
+            "generator": generator,
+            "requested": {self.id2label[label]: count for label, count in requested.items()},
+            "produced": {self.id2label[label]: count for label, count in produced.items()},
+            "rejected": {"not finite": len(self.labels) - sum(produced.values()) if complete else None},
+            "processes": self.num_processes,
+            "environment": describe_environment(),
+        }
+        atomic_write(self.output_dir / "generation.json", json.dumps(description, indent=2) + "\n")
+
+    def write_contact_sheets(self) -> None:
+        """One PNG a class with its first images."""
+        first: dict[int, list[np.ndarray]] = {label: [] for label in set(self.labels)}
+        for shard in range(self.num_shards):
+            if all(len(pictures) >= SHEET_COLUMNS * SHEET_ROWS for pictures in first.values()):
+                break
+            for row in pq.read_table(self.path(shard), columns=["image", "label"]).to_pylist():
+                pictures = first[row["label"]]
+                if len(pictures) < SHEET_COLUMNS * SHEET_ROWS:
+                    pictures.append(decode(row["image"]["bytes"]))
+        folder = self.output_dir / "contact_sheets"
+        folder.mkdir(exist_ok=True)
+        for label, pictures in first.items():
+            if pictures:
+                name = self.id2label[label].replace("/", "_")
+                contact_sheet(np.stack(pictures), SHEET_COLUMNS).save(folder / f"{name}.png")
+
+
+def write_shards(
+    plan: ShardPlan,
+    sample: Callable[[list[int], list[int]], tuple[np.ndarray, np.ndarray]],
+    batch_size: int,
+    process_index: int = 0,
+) -> None:
+    """Write this process's missing shards; at no time more than one shard is held in memory.
+
+    Args:
+        sample: from labels and seeds to images, uint8 (n, channels, size, size), and a bool mask of the usable ones.
+    """
+    mine = range(process_index, plan.num_shards, plan.num_processes)
+    done = sum(len(plan.rows(shard)) for shard in mine if plan.path(shard).exists())
+    total = sum(len(plan.rows(shard)) for shard in mine)
+    with tqdm(total=total, initial=done, desc="generate", unit="image", disable=process_index > 0) as progress:
+        for shard in mine:
+            if not plan.path(shard).exists():
+                write_shard(plan, shard, sample, batch_size, progress)
+
+
+def write_shard(plan: ShardPlan, shard: int, sample: Callable[..., Any], batch_size: int, progress: tqdm) -> None:
+    """Generate the rows of one shard and write them, aside first."""
+    columns: dict[str, list[Any]] = {"image": [], "label": [], "seed": []}
+    rows = plan.rows(shard)
+    for first in range(0, len(rows), batch_size):
+        batch = rows[first : first + batch_size]
+        labels = [plan.labels[i] for i in batch]
+        seeds = [derive_seed(plan.seed, i) for i in batch]
+        images, usable = sample(labels, seeds)
+        for image, label, seed, good in zip(images, labels, seeds, usable, strict=True):
+            if good:
+                columns["image"].append({"bytes": encode(image), "path": None})
+                columns["label"].append(label)
+                columns["seed"].append(seed)
+        progress.update(len(batch))
+    path = plan.path(shard)
+    aside = path.with_name(f".{path.name}.tmp")
+    try:
+        Dataset.from_dict(columns, features=plan.features).to_parquet(aside)
+        os.replace(aside, path)
+    except OSError as error:
+        aside.unlink(missing_ok=True)
+        raise ValueError(
+            f"--output_dir {plan.output_dir}: {path.name} could not be written ({error.strerror or error}); "
+            "the shards before it are kept: make room and start the same command again"
+        ) from error
+
+
+def encode(image: np.ndarray) -> bytes:
+    """uint8 (channels, height, width) to PNG, without metadata."""
+    buffer = io.BytesIO()
+    pixels = image.transpose(1, 2, 0)
+    Image.fromarray(pixels[:, :, 0] if len(image) == 1 else pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def decode(png: bytes) -> np.ndarray:
+    """PNG to uint8 (channels, height, width)."""
+    pixels = np.asarray(Image.open(io.BytesIO(png)))
+    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+
+
+def hash_weights(model: torch.nn.Module) -> str:
+    """SHA-256 over names and values of a network's weights: the generator's revision."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().float().numpy().tobytes())
+    return digest.hexdigest()

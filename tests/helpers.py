@@ -1,0 +1,79 @@
+"""Small real things that several tests use."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import DDPMScheduler, UNet2DModel
+
+from clinsynth.pipelines.class_conditioned_ddpm import ClassConditionedDDPMPipeline, ContextUnet
+
+REPOSITORY = Path(__file__).parent.parent
+LABELS = {0: "healthy", 1: "mild", 2: "severe"}
+
+
+def tiny_unet(backbone: str = "unet2d", channels: int = 1) -> torch.nn.Module:
+    """An untrained network for 28 px and three classes, whose prediction depends on the class."""
+    torch.manual_seed(0)
+    if backbone == "context_unet":
+        return ContextUnet(28, channels, channels, num_classes=3, n_feat=8).eval()
+    unet = UNet2DModel(
+        sample_size=28,
+        in_channels=channels,
+        out_channels=channels,
+        block_out_channels=(8, 8),
+        down_block_types=("DownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "UpBlock2D"),
+        layers_per_block=1,
+        norm_num_groups=4,
+        num_class_embeds=4,
+    )
+    return unet.eval()
+
+
+def tiny_pipeline(backbone: str = "unet2d", channels: int = 1, **scheduler: object) -> ClassConditionedDDPMPipeline:
+    """A pipeline around `tiny_unet`."""
+    pipeline = ClassConditionedDDPMPipeline(tiny_unet(backbone, channels), DDPMScheduler(**scheduler), LABELS)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def generators(*seeds: int) -> list[torch.Generator]:
+    """One generator a sample."""
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
+def write_npz(path: Path, per_class: int = 6, size: int = 28, classes: int = 3, channels: int = 1) -> Path:
+    """A MedMNIST-layout file of noise around a grey level that tells the class."""
+    rng = np.random.default_rng(0)
+    arrays = {}
+    for split, count in (("train", per_class), ("val", 2), ("test", 2)):
+        labels = np.repeat(np.arange(classes), count)
+        shape = (len(labels), size, size) if channels == 1 else (len(labels), size, size, channels)
+        level = (60 + 60 * labels).reshape(-1, *[1] * (len(shape) - 1))
+        arrays[f"{split}_images"] = np.clip(level + rng.normal(0, 20, shape), 0, 255).astype(np.uint8)
+        arrays[f"{split}_labels"] = labels[:, None]
+    np.savez(path, **arrays)
+    return path
+
+
+def clinsynth(*words: object, check: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the real command line in a process of its own, on one thread."""
+    return run_python("-m", "clinsynth", *words, check=check, **environment)
+
+
+def run_python(*words: object, check: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run Python in a process of its own, on one thread."""
+    command = [sys.executable, *map(str, words)]
+    result = subprocess.run(command, capture_output=True, text=True, env=one_thread(**environment), timeout=500)
+    if check and result.returncode:
+        raise AssertionError(f"{command} ended with {result.returncode}:\n{result.stdout}\n{result.stderr}")
+    return result
+
+
+def one_thread(**environment: str) -> dict[str, str]:
+    """The environment with one thread a process, so that sums are in the same order in every run."""
+    return os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""} | environment

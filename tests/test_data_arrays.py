@@ -1,0 +1,146 @@
+"""Pictures to arrays: sizes and modes are settled by a flag or refused, and every change is said."""
+
+import io
+import logging
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from datasets import ClassLabel, Dataset, Features
+from datasets import Image as ImageFeature
+from PIL import Image
+
+from clinsynth.data.arrays import to_arrays
+
+
+def gradient(width: int = 32, height: int = 32, mode: str = "L") -> Image.Image:
+    return Image.fromarray(np.linspace(0, 255, width * height).reshape(height, width).astype(np.uint8)).convert(mode)
+
+
+def encode(image: Image.Image, kind: str = "PNG", **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def dataset_of(*images: Image.Image | bytes) -> Dataset:
+    cells = [{"bytes": i if isinstance(i, bytes) else encode(i), "path": None} for i in images]
+    features = Features(image=ImageFeature(), label=ClassLabel(names=["a", "b"]))
+    return Dataset.from_dict({"image": cells, "label": [n % 2 for n in range(len(images))]}, features=features)
+
+
+def test_pixels_come_through_unchanged():
+    red = Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 30, 3), dtype=np.uint8))
+    arrays = to_arrays(dataset_of(red, red), None, None, None)
+    assert arrays.images.dtype == np.uint8 and arrays.images.shape == (2, 3, 30, 30)
+    assert (arrays.images[0].transpose(1, 2, 0) == np.asarray(red)).all()
+    assert arrays.labels.tolist() == [0, 1] and arrays.label_names == ["a", "b"]
+
+
+def test_nothing_is_said_when_nothing_changes(caplog):
+    with caplog.at_level(logging.INFO, "clinsynth"):
+        to_arrays(dataset_of(gradient(), gradient()), 32, 1, None)
+    assert not caplog.text
+
+
+def test_mixed_sizes_need_a_resolution(caplog):
+    mixed = dataset_of(gradient(), gradient(40, 40), gradient(64, 64))
+    with pytest.raises(ValueError, match="sizes 32x32, 40x40, 64x64; give --resolution"):
+        to_arrays(mixed, None, None, None)
+    with caplog.at_level(logging.INFO, "clinsynth"):
+        assert to_arrays(mixed, 32, None, None).images.shape == (3, 1, 32, 32)
+    assert "of 3 pictures: 2 resized from 40x40, 64x64 to 32x32, bicubic" in caplog.text
+
+
+def test_mixed_modes_need_channels(caplog):
+    mixed = dataset_of(gradient(), gradient(mode="RGB"), gradient(mode="RGBA"))
+    with pytest.raises(ValueError, match=r"1 L, 1 RGB, 1 RGBA.*give --channels"):
+        to_arrays(mixed, None, None, None)
+    with caplog.at_level(logging.INFO, "clinsynth"):
+        arrays = to_arrays(mixed, None, 3, None)
+    assert arrays.images.shape == (3, 3, 32, 32)
+    assert (arrays.images == arrays.images[0, 0]).all()
+    assert "1 converted from L to RGB; 1 converted from RGBA to RGB" in caplog.text
+
+
+def test_transparency_is_refused():
+    half = gradient(mode="RGBA")
+    half.putpixel((3, 3), (1, 2, 3, 100))
+    with pytest.raises(ValueError, match="row 1 has transparent pixels"):
+        to_arrays(dataset_of(gradient(mode="RGBA"), half), None, 3, None)
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I", "F"])
+def test_more_than_8_bits_is_refused(mode):
+    deep = Image.fromarray(np.zeros((32, 32), {"I;16": np.uint16, "I": np.int32, "F": np.float32}[mode]))
+    with pytest.raises(ValueError, match=r"row 0 is not an 8-bit grey or colour picture.*rescale"):
+        to_arrays(dataset_of(encode(deep, "TIFF")), None, None, None)
+
+
+def test_16_bit_colour_png_is_refused():
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    rows = b"".join(b"\0" + bytes(32 * 6) for _ in range(32))
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 32, 32, 16, 2, 0, 0, 0))  # 16 bits, colour
+    content = b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    assert Image.open(io.BytesIO(content)).mode == "RGB"  # what Pillow makes of it without a word
+    with pytest.raises(ValueError, match=r"row 0 is not an 8-bit grey or colour picture .16-bit PNG"):
+        to_arrays(dataset_of(content), None, None, None)
+
+
+def test_palette_pictures_become_colour():
+    arrays = to_arrays(dataset_of(gradient(mode="RGB").convert("P")), None, None, None)
+    assert arrays.images.shape == (1, 3, 32, 32)
+
+
+def test_oblong_pictures_need_a_fit():
+    stripes = Image.new("L", (60, 30))
+    stripes.paste(255, (15, 0, 45, 30))
+    oblong = dataset_of(stripes)
+    with pytest.raises(ValueError, match=r"not square \(60x30\); give --fit"):
+        to_arrays(oblong, 30, None, None)
+    squashed, cropped, padded = (to_arrays(oblong, 30, None, fit).images[0, 0] for fit in ("squash", "crop", "pad"))
+    assert cropped.min() == 255
+    assert squashed[:, :5].max() == 0 and squashed[:, 10:20].min() == 255
+    assert padded[:5].max() == 0 and padded[10:20, 10:20].min() == 255
+
+
+def test_upright_by_exif():
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    picture = gradient()
+    arrays = to_arrays(dataset_of(encode(picture, exif=turned)), None, None, None)
+    assert (arrays.images[0, 0] == np.rot90(np.asarray(picture), -1)).all()
+
+
+def test_several_frames_are_refused():
+    content = encode(gradient(), "TIFF", save_all=True, append_images=[gradient()])
+    with pytest.raises(ValueError, match="row 0 holds 2 frames"):
+        to_arrays(dataset_of(content), None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("resolution", "channels", "fit", "message"),
+    [
+        (27, None, None, "--resolution must be 28 to 256, got 27"),
+        (257, None, None, "--resolution must be 28 to 256, got 257"),
+        (0, None, None, "--resolution must be 28 to 256, got 0"),
+        (None, 2, None, r"--channels must be 1 \(grey\) or 3 \(colour\), got 2"),
+        (None, None, "stretch", "--fit must be one of squash, crop, pad, got stretch"),
+    ],
+)
+def test_flags_out_of_range(resolution, channels, fit, message):
+    with pytest.raises(ValueError, match=message):
+        to_arrays(dataset_of(gradient()), resolution, channels, fit)
+
+
+def test_own_size_out_of_range_is_refused():
+    with pytest.raises(ValueError, match="--resolution must be 28 to 256, got 20"):
+        to_arrays(dataset_of(gradient(20, 20)), None, None, None)
+
+
+def test_no_pictures_is_an_error():
+    with pytest.raises(ValueError, match="holds no pictures"):
+        to_arrays(dataset_of(gradient()).select([]), None, None, None)

@@ -1,0 +1,183 @@
+"""DICOM folders: pixels as the files mean them, nothing of the patients, and errors that name the file."""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pydicom = pytest.importorskip("pydicom", reason="needs the extra clinsynth[dicom]")
+
+from clinsynth.data.arguments import ImageDataArguments  # noqa: E402
+from clinsynth.data.arrays import load_image_arrays  # noqa: E402
+from clinsynth.data.dicom import apply_window, read_dicom  # noqa: E402
+from clinsynth.data.load import load_image_dataset  # noqa: E402
+
+RAMP = np.arange(1024, dtype=np.uint16).reshape(32, 32)
+
+
+def write_dicom(path: Path, pixels: np.ndarray = RAMP, name: str = "Confidential^Carla", **tags) -> Path:
+    meta = pydicom.dataset.FileMetaDataset()
+    meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    meta.MediaStorageSOPClassUID = pydicom.uid.SecondaryCaptureImageStorage
+    meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid()
+    dataset = pydicom.Dataset()
+    dataset.file_meta = meta
+    dataset.SOPClassUID, dataset.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
+    dataset.PatientName, dataset.PatientID, dataset.PatientBirthDate = name, f"MRN{path.stem}", "19700101"
+    dataset.InstitutionName, dataset.AccessionNumber = "Saint Secret", "ACC4711"
+    dataset.Rows, dataset.Columns = pixels.shape[:2]
+    dataset.SamplesPerPixel = 3 if pixels.ndim == 3 else 1
+    dataset.PhotometricInterpretation = "RGB" if pixels.ndim == 3 else "MONOCHROME2"
+    dataset.BitsAllocated = dataset.BitsStored = pixels.itemsize * 8
+    dataset.HighBit, dataset.PixelRepresentation = dataset.BitsStored - 1, 0
+    if pixels.ndim == 3:
+        dataset.PlanarConfiguration = 0
+    dataset.PixelData = pixels.tobytes()
+    for tag, value in tags.items():
+        if value is None:
+            delattr(dataset, tag)
+        else:
+            setattr(dataset, tag, value)
+    dataset.save_as(path, enforce_file_format=True)
+    return path
+
+
+def write_folder(folder: Path, extra: str = "sex,patient_name,operator", **tags) -> str:
+    folder.mkdir()
+    lines = [f"file,label,age,{extra}"]
+    for number in range(12):
+        write_dicom(folder / f"{number}.dcm", (RAMP + number).astype(np.uint16), **tags)
+        lines.append(f"{number}.dcm,{'ill' if number % 2 else 'healthy'},{30 + number},f,Carla Confidential,Olga")
+    (folder / "labels.csv").write_text("\n".join(lines))
+    return str(folder)
+
+
+def test_folder_gives_pixels_labels_and_declared_subgroups_only(tmp_path, caplog):
+    with caplog.at_level(logging.INFO, "clinsynth"):
+        splits = load_image_dataset(ImageDataArguments(write_folder(tmp_path / "set")))
+    assert splits["train"].column_names == ["image", "label", "age", "sex"]
+    assert splits["train"].features["label"].names == ["healthy", "ill"]
+    assert sum(len(split) for split in splits.values()) == 12
+    assert "column patient_name left out: may identify a person" in caplog.text
+    assert "column operator left out: only age, sex are taken" in caplog.text
+    assert "12 by the file's full range of values" in caplog.text
+
+
+def test_no_patient_string_reaches_the_data_set(tmp_path, caplog):
+    with caplog.at_level(logging.DEBUG, "clinsynth"):
+        splits = load_image_dataset(ImageDataArguments(write_folder(tmp_path / "set")))
+    splits.save_to_disk(tmp_path / "out")
+    written = b"".join(path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file())
+    assert b"PNG" in written
+    for secret in ("Confidential", "Carla", "MRN", "19700101", "Secret", "ACC4711", "Olga"):
+        assert secret.encode() not in written
+        assert secret not in caplog.text
+
+
+def test_one_patients_files_stay_together(tmp_path):
+    tmp_path.joinpath("set").mkdir()
+    lines = ["file,label"]
+    for patient in range(20):
+        for view in range(2):
+            pixels = np.full((32, 32), patient, np.uint8)
+            pixels[0, 0] = 255
+            write_dicom(
+                tmp_path / "set" / f"{patient}-{view}.dcm",
+                pixels,
+                PatientID=f"P{patient}",
+                WindowCenter=127.5 + 0.5,
+                WindowWidth=256,
+            )
+            lines.append(f"{patient}-{view}.dcm,{'ab'[patient % 2]}")
+    (tmp_path / "set" / "labels.csv").write_text("\n".join(lines))
+    splits = load_image_arrays(ImageDataArguments(str(tmp_path / "set")))
+    patients = [set(split.images[:, 0, 5, 5].tolist()) for split in splits.values()]
+    assert len(set.union(*patients)) == sum(map(len, patients)) == 20
+    assert len(splits["test"].labels) == 8 and len(splits["validation"].labels) == 4
+
+
+def test_window_from_the_spec(tmp_path):
+    spec = write_folder(tmp_path / "set")
+    arrays = load_image_arrays(ImageDataArguments(f"{spec}?window=512,100"))["train"]
+    assert arrays.images.shape[1:] == (1, 32, 32)
+    assert (arrays.images == 0).mean() > 0.4 and (arrays.images == 255).mean() > 0.4
+    for wrong in ("window=5", "window=5,0", "size=3", "window=a,b"):
+        with pytest.raises(ValueError, match=r"takes \?window=CENTRE,WIDTH"):
+            load_image_dataset(ImageDataArguments(f"{spec}?{wrong}"))
+
+
+def test_rescale_and_window_of_the_file(tmp_path):
+    tags = {"RescaleSlope": 2, "RescaleIntercept": -1024, "WindowCenter": 40, "WindowWidth": 400}
+    picture = read_dicom(write_dicom(tmp_path / "a.dcm", **tags))
+    values = 2.0 * RAMP - 1024
+    expected = np.clip((values - 39.5) / 399 + 0.5, 0, 1) * 255
+    assert np.abs(np.asarray(picture.image) - expected).max() <= 0.5
+    assert picture.windowing == "the file's window"
+
+
+def test_first_of_several_windows_is_taken(tmp_path):
+    several = read_dicom(write_dicom(tmp_path / "a.dcm", WindowCenter=[500, 40], WindowWidth=[300, 400]))
+    one = read_dicom(write_dicom(tmp_path / "b.dcm", WindowCenter=500, WindowWidth=300))
+    assert (np.asarray(several.image) == np.asarray(one.image)).all()
+
+
+def test_monochrome1_is_inverted(tmp_path):
+    bright = read_dicom(write_dicom(tmp_path / "a.dcm")).image
+    dark = read_dicom(write_dicom(tmp_path / "b.dcm", PhotometricInterpretation="MONOCHROME1")).image
+    assert np.asarray(bright)[0, 0] == 0
+    assert (np.asarray(dark) == 255 - np.asarray(bright)).all()
+
+
+def test_colour_is_taken_as_it_is(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    assert (np.asarray(read_dicom(write_dicom(tmp_path / "a.dcm", pixels)).image) == pixels).all()
+
+
+def test_window_functions_at_their_landmarks():
+    values = np.array([-1000.0, 40.0, 1000.0])
+    assert apply_window(values, (40, 400), "LINEAR_EXACT").tolist() == [0, 128, 255]
+    assert apply_window(values, (40, 400), "SIGMOID").tolist() == [0, 128, 255]
+    assert apply_window(np.array([3.0, 3.0]), None, "LINEAR").tolist() == [0, 0]
+    with pytest.raises(ValueError, match="window function CUBIC is not supported"):
+        apply_window(values, (40, 400), "CUBIC")
+    with pytest.raises(ValueError, match="window width 0"):
+        apply_window(values, (40, 0), "LINEAR")
+
+
+@pytest.mark.parametrize(
+    ("tags", "message"),
+    [
+        ({"PixelData": None}, r"a\.dcm has no pixel data"),
+        ({"NumberOfFrames": 4}, r"a\.dcm has 4 frames"),
+        ({"BurnedInAnnotation": "YES"}, r"a\.dcm says that text is burned into its picture"),
+        (
+            {"PhotometricInterpretation": "PALETTE COLOR"},
+            r"a\.dcm cannot be turned into a picture: colour of kind PALETTE",
+        ),
+        ({"PixelData": b"12"}, r"a\.dcm cannot be turned into a picture"),
+    ],
+)
+def test_unsuitable_files_are_refused_by_name(tmp_path, tags, message):
+    with pytest.raises(ValueError, match=message):
+        read_dicom(write_dicom(tmp_path / "a.dcm", **tags))
+
+
+def test_no_dicom_and_no_file_are_refused(tmp_path):
+    (tmp_path / "a.dcm").write_text("hello")
+    with pytest.raises(ValueError, match=r"a\.dcm is no DICOM file"):
+        read_dicom(tmp_path / "a.dcm")
+    with pytest.raises(ValueError, match=r"b\.dcm is named in labels\.csv but is not there"):
+        read_dicom(tmp_path / "b.dcm")
+
+
+def test_table_is_needed_with_its_columns(tmp_path):
+    write_dicom(tmp_path / "a.dcm")
+    with pytest.raises(ValueError, match=r"holds DICOM files but no labels\.csv"):
+        load_image_dataset(ImageDataArguments(str(tmp_path)))
+    (tmp_path / "labels.csv").write_text("file,grade\na.dcm,1\n")
+    with pytest.raises(ValueError, match="no column label; it has file, grade"):
+        load_image_dataset(ImageDataArguments(str(tmp_path)))
+    (tmp_path / "labels.csv").write_text("file,label,age\na.dcm,1,old\n")
+    with pytest.raises(ValueError, match="age must be a number of years, got 'old'"):
+        load_image_dataset(ImageDataArguments(str(tmp_path)))

@@ -1,0 +1,99 @@
+"""Measurements: label mixes are matched, halves are stratified, no number goes without its floor and n."""
+
+import numpy as np
+import pytest
+
+from clinsynth.metrics.frechet.frechet import frechet_distance
+from clinsynth.metrics.kid.kid import kernel_distance
+from clinsynth.metrics.measurement import (
+    Features,
+    MeasurementSettings,
+    comparisons,
+    match_labels,
+    measure,
+    split_halves,
+)
+
+SETTINGS = MeasurementSettings(extractor="numbers", replicates=20, seed=4)
+
+
+def features(*counts: int, d: int = 3, shift: float = 0.0) -> Features:
+    labels = np.repeat(np.arange(len(counts)), counts)
+    rows = np.random.default_rng(sum(counts)).normal(shift + labels[:, None], size=(len(labels), d))
+    return Features(rows, labels)
+
+
+def test_matched_labels_have_the_real_mix_over_shared_classes() -> None:
+    real = np.repeat([0, 1, 2, 3], [50, 20, 10, 0])
+    synthetic = np.repeat([0, 1, 2, 3], [0, 90, 30, 7])
+    matched = match_labels(real, synthetic, seed=0)
+    assert matched is not None
+    assert np.bincount(real[matched[0]], minlength=4).tolist() == [0, 20, 10, 0]
+    assert np.bincount(synthetic[matched[1]], minlength=4).tolist() == [0, 60, 30, 0]
+    again = match_labels(real, synthetic, seed=0)
+    assert again is not None and (matched[1] == again[1]).all()
+    other = match_labels(real, synthetic, seed=1)
+    assert other is not None and (matched[1] != other[1]).any()
+
+
+def test_sets_without_a_shared_class_do_not_match() -> None:
+    assert match_labels(np.array([0, 0]), np.array([1, 1]), seed=0) is None
+
+
+def test_halves_are_disjoint_stratified_and_seeded() -> None:
+    labels = np.repeat([0, 1, 2], [31, 8, 5])
+    first, second = split_halves(labels, seed=0)
+    assert sorted([*first, *second]) == list(range(44))
+    difference = np.bincount(labels[first]) - np.bincount(labels[second])
+    assert np.abs(difference).max() <= 1 and abs(difference.sum()) <= 1
+    assert not np.array_equal(split_halves(labels, seed=1)[0], first)
+
+
+def test_comparisons_are_overall_and_each_class() -> None:
+    sets = features(60, 5), features(30, 30), features(20, 20)
+    found = {label: sides for label, *sides in comparisons(*sets, ["healthy", "ill"], seed=0)}
+    assert list(found) == ["overall", "healthy", "ill"]
+    synthetic, real, other = found["overall"]
+    assert [np.bincount(side.labels).tolist() for side in (synthetic, real, other)] == [[5, 5], [30, 30], [20, 20]]
+    assert [len(side.rows) for side in found["ill"]] == [5, 30, 20]
+
+
+@pytest.mark.parametrize(("metric", "distance"), [("frechet", frechet_distance), ("kid", kernel_distance)])
+def test_a_record_holds_value_interval_floors_and_settings(metric, distance) -> None:
+    synthetic, real, other = features(40, shift=0.5), features(60), features(30)
+    record = measure(metric, "overall", "test", synthetic, real, other, SETTINGS)
+    assert record.value == pytest.approx(distance(real.rows, synthetic.rows))
+    assert record.interval is not None and record.value is not None
+    assert record.interval[0] < record.value < record.interval[1]
+    assert record.floor_held_out == pytest.approx(distance(real.rows, other.rows))
+    assert record.floor_range is not None and record.floor is not None
+    assert record.floor_range[0] < record.floor < record.floor_range[1]
+    assert (record.n_real, record.n_synthetic, record.floor_n) == (60, 40, 30)
+    assert (record.extractor, record.dimension, record.replicates, record.seed) == ("numbers", 3, 20, 4)
+
+
+@pytest.mark.parametrize(
+    ("metric", "rows", "biased"), [("frechet", 20, True), ("frechet", 24, False), ("kid", 20, False)]
+)
+def test_a_frechet_distance_from_few_rows_is_marked_biased(metric: str, rows: int, biased: bool) -> None:
+    record = measure(metric, "overall", "test", features(rows, d=12), features(100, d=12), None, SETTINGS)
+    assert record.biased is biased
+    assert record.floor_held_out is None
+
+
+def test_too_few_rows_give_a_note_and_no_number() -> None:
+    record = measure("frechet", "ill", "test", features(9), features(100), features(100), SETTINGS)
+    assert (record.value, record.interval, record.note) == (None, None, "not measured, n=9")
+
+
+def test_floor_of_halves_needs_ten_rows_a_half() -> None:
+    record = measure("kid", "ill", "test", features(30), features(19), None, SETTINGS)
+    assert record.value is not None
+    assert (record.floor, record.floor_n) == (None, None)
+
+
+def test_without_replicates_there_is_no_interval() -> None:
+    record = measure(
+        "kid", "x", "test", features(30), features(30), None, MeasurementSettings("numbers", replicates=0)
+    )
+    assert record.value is not None and record.interval is None

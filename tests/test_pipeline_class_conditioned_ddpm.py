@@ -1,0 +1,285 @@
+"""ClassConditionedDDPMPipeline: the call, guidance, schedulers, image-to-image, and the folder it saves."""
+
+import json
+import textwrap
+from pathlib import Path
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from helpers import LABELS, generators, run_python, tiny_pipeline, tiny_unet
+from PIL import Image
+
+from clinsynth.pipelines.class_conditioned_ddpm import ClassConditionedDDPMPipeline, ContextUnet
+
+BACKBONES = ["unet2d", "context_unet"]
+
+
+def test_context_unet_has_the_papers_number_of_parameters() -> None:
+    assert sum(p.numel() for p in ContextUnet(32, n_feat=128).parameters()) == 7_566_721
+
+
+@pytest.mark.parametrize("size", [28, 32, 64])
+def test_context_unet_keeps_the_size(size: int) -> None:
+    unet = ContextUnet(size, 3, 3, num_classes=3, n_feat=8)
+    sample = torch.randn(2, 3, size, size)
+    assert unet(sample, torch.tensor([3, 399]), torch.tensor([0, 3])).sample.shape == sample.shape
+
+
+def test_context_mask_removes_the_class() -> None:
+    unet = ContextUnet(28, num_classes=3, n_feat=8)
+    sample, null = torch.randn(3, 1, 28, 28), torch.full((3,), 3)
+    assert torch.equal(unet(sample, 5, null).sample, unet(sample, 5, None).sample)
+    by_class = unet(sample[:1].expand(3, 1, 28, 28), 5, torch.arange(3)).sample
+    assert not torch.allclose(by_class[0], by_class[1])
+
+
+def test_context_unet_refuses_other_sizes() -> None:
+    with pytest.raises(ValueError, match="28 to 64 px"):
+        ContextUnet(128)
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_call_returns_images_in_order(backbone: str, channels: int) -> None:
+    pipe = tiny_pipeline(backbone, channels)
+    images = pipe(
+        ["severe", 0], num_images_per_class=2, num_inference_steps=2, generator=generators(1, 2, 3, 4)
+    ).images
+    assert [image.size for image in images] == [(28, 28)] * 4
+    assert {image.mode for image in images} == {"L" if channels == 1 else "RGB"}
+
+
+def test_output_types_agree() -> None:
+    pipe = tiny_pipeline()
+    outputs = {
+        kind: pipe(1, num_inference_steps=2, generator=generators(7), output_type=kind).images
+        for kind in ("pil", "np", "pt")
+    }
+    array = outputs["np"]
+    assert array.shape == (1, 28, 28, 1) and 0 <= array.min() and array.max() <= 1
+    assert np.allclose(array[0, :, :, 0], outputs["pt"][0, 0].numpy())
+    assert np.array_equal(np.asarray(outputs["pil"][0]), (array[0, :, :, 0] * 255).round().astype(np.uint8))
+    assert isinstance(pipe(1, num_inference_steps=1, return_dict=False), tuple)
+
+
+@pytest.mark.parametrize("scheduler", ["DDPMScheduler", "DPMSolverMultistepScheduler"])
+def test_an_image_depends_on_its_generator_alone(scheduler: str) -> None:
+    pipe = tiny_pipeline(prediction_type="v_prediction")
+    pipe.scheduler = getattr(diffusers, scheduler).from_config(pipe.scheduler.config)
+    settings = {"num_inference_steps": 4, "guidance_scale": 2.0, "output_type": "pt"}
+    together = pipe([0, 1, 2, 2], generator=generators(5, 6, 7, 8), **settings).images
+    alone = torch.cat([pipe(label, generator=generators(seed), **settings).images for label, seed in [(0, 5), (2, 8)]])
+    assert (together[[0, 3]] - alone).abs().max() <= 1 / 255
+    assert (together[2] - together[3]).abs().max() > 1 / 255
+
+
+@pytest.mark.parametrize(
+    ("scale", "expected"), [(1.0, 3 * 2), (0.0, 3 * 2), (3.0, 3 * 4)], ids=["plain", "unconditional", "guided"]
+)
+def test_guidance_one_costs_one_evaluation(scale: float, expected: int) -> None:
+    pipe = tiny_pipeline()
+    rows = count_rows(pipe)
+    pipe([0, 1], guidance_scale=scale, num_inference_steps=3)
+    assert sum(rows) == expected
+
+
+def test_guidance_interval_limits_the_second_evaluation() -> None:
+    pipe = tiny_pipeline()
+    rows = count_rows(pipe)
+    pipe([0], guidance_scale=3.0, guidance_interval=(0.25, 0.75), num_inference_steps=8)
+    assert rows == [1, 1, 2, 2, 2, 2, 1, 1]
+
+
+def count_rows(pipe: ClassConditionedDDPMPipeline) -> list[int]:
+    """A list that gets the batch size of every evaluation of the network."""
+    rows: list[int] = []
+    pipe.unet.register_forward_pre_hook(lambda module, inputs: rows.append(len(inputs[0])))
+    return rows
+
+
+def test_guidance_follows_its_formula() -> None:
+    pipe = tiny_pipeline()
+    sample, classes = torch.randn(2, 1, 28, 28), torch.tensor([0, 2])
+    with torch.no_grad():
+        conditional = pipe.predict(sample, torch.tensor(10), classes, 1.0)
+        unconditional = pipe.predict(sample, torch.tensor(10), classes, 0.0)
+        guided = pipe.predict(sample, torch.tensor(10), classes, 3.0)
+    assert torch.allclose(guided, unconditional + 3.0 * (conditional - unconditional), atol=1e-5)
+    assert not torch.allclose(conditional, unconditional)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "DDPMScheduler",
+        "DDIMScheduler",
+        "DPMSolverMultistepScheduler",
+        "UniPCMultistepScheduler",
+        "EulerDiscreteScheduler",
+        "EulerAncestralDiscreteScheduler",
+    ],
+)
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+def test_schedulers_run(name: str, prediction_type: str) -> None:
+    pipe = tiny_pipeline(prediction_type=prediction_type)
+    pipe.scheduler = getattr(diffusers, name).from_config(pipe.scheduler.config)
+    images = pipe([0, 1], num_inference_steps=5, generator=generators(1, 2), output_type="pt").images
+    again = pipe([0, 1], num_inference_steps=5, generator=generators(1, 2), output_type="pt").images
+    assert images.isfinite().all() and torch.equal(images, again)
+
+
+def test_zero_terminal_snr_is_used_and_finite() -> None:
+    settings = {"rescale_betas_zero_snr": True, "prediction_type": "v_prediction", "timestep_spacing": "trailing"}
+    pipe = tiny_pipeline(**settings)
+    pipe.scheduler = diffusers.DDIMScheduler.from_config(pipe.scheduler.config)
+    assert pipe.scheduler.alphas_cumprod[-1] == 0
+    assert pipe([0], num_inference_steps=4, output_type="pt").images.isfinite().all()
+
+
+class KnowsTheAnswer(torch.nn.Module):
+    """Predicts the noise that turns `target` into the sample: what a perfect network says of a one-image class."""
+
+    def __init__(self, unet: torch.nn.Module, scheduler: diffusers.DDPMScheduler, target: torch.Tensor):
+        super().__init__()
+        self.config, self.dtype, self.scheduler, self.target = unet.config, unet.dtype, scheduler, target
+
+    def forward(self, sample: torch.Tensor, t: torch.Tensor, class_labels: torch.Tensor) -> object:
+        alpha = self.scheduler.alphas_cumprod[int(t)]
+        noise = (sample - alpha.sqrt() * self.target) / (1 - alpha).sqrt()
+        return diffusers.models.unets.unet_2d.UNet2DOutput(sample=noise)
+
+
+@pytest.mark.parametrize("name", ["DDPMScheduler", "DDIMScheduler", "DPMSolverMultistepScheduler"])
+def test_a_perfect_network_gives_back_the_image(name: str) -> None:
+    pipe = tiny_pipeline()
+    target = torch.rand(1, 1, 28, 28) * 2 - 1
+    pipe.unet.forward = KnowsTheAnswer(pipe.unet, pipe.scheduler, target).forward
+    pipe.scheduler = getattr(diffusers, name).from_config(pipe.scheduler.config, timestep_spacing="trailing")
+    image = pipe([0], num_inference_steps=20, output_type="pt", generator=generators(0)).images
+    assert (image - (target / 2 + 0.5)).abs().max() < 0.02
+
+
+@pytest.mark.parametrize("name", ["DDIMScheduler", "DPMSolverMultistepScheduler", "EulerDiscreteScheduler"])
+def test_image_to_image_stays_nearer_with_less_strength(name: str) -> None:
+    pipe = tiny_pipeline()
+    start = torch.rand(2, 1, 28, 28) * 2 - 1
+    pipe.unet.forward = lambda sample, t, class_labels: diffusers.models.unets.unet_2d.UNet2DOutput(sample=sample * 0)
+    pipe.scheduler = getattr(diffusers, name).from_config(pipe.scheduler.config)
+    distances = []
+    for strength in (0.1, 0.5, 0.9):
+        images = pipe(
+            [0, 1],
+            image=start,
+            strength=strength,
+            num_inference_steps=10,
+            output_type="pt",
+            generator=generators(1, 2),
+        ).images
+        distances.append(float((images - (start / 2 + 0.5)).abs().mean()))
+    assert distances == sorted(distances) and distances[0] < distances[-1] / 2
+
+
+def test_image_to_image_takes_pil_and_arrays_alike() -> None:
+    pipe = tiny_pipeline()
+    pixels = np.random.default_rng(0).integers(0, 256, (28, 28), dtype=np.uint8)
+    settings = {"strength": 0.5, "num_inference_steps": 4, "output_type": "pt"}
+    from_pil = pipe(1, image=Image.fromarray(pixels), generator=generators(3), **settings).images
+    from_array = pipe(1, image=pixels[None, :, :, None] / 255, generator=generators(3), **settings).images
+    assert torch.allclose(from_pil, from_array, atol=1e-5)
+
+
+def test_callback_sees_and_replaces_the_latents() -> None:
+    pipe = tiny_pipeline()
+    seen: list[int] = []
+
+    def blacken(pipe: object, step: int, t: object, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        seen.append(step)
+        return {"latents": torch.full_like(tensors["latents"], -1.0)}
+
+    images = pipe(0, num_inference_steps=3, callback_on_step_end=blacken, output_type="pt").images
+    assert seen == [0, 1, 2] and images.max() == 0
+
+
+def test_half_precision_runs_and_is_near() -> None:
+    pipe = tiny_pipeline()
+    exact = pipe(0, num_inference_steps=3, generator=generators(1), output_type="pt").images
+    half = pipe.to(torch.bfloat16)(0, num_inference_steps=3, generator=generators(1), output_type="pt").images
+    assert pipe.unet.dtype == torch.bfloat16 and half.dtype == torch.float32
+    assert (exact - half).abs().mean() < 0.02
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"class_labels": "grade 9"}, r"'grade 9' is unknown.*healthy"),
+        ({"class_labels": 3}, "3 is unknown.*0 to 2"),
+        ({"class_labels": [0, -1]}, "-1 is unknown"),
+        ({"class_labels": 0, "num_inference_steps": 0}, "num_inference_steps must be at least 1, got 0"),
+        ({"class_labels": 0, "guidance_scale": -1.0}, "guidance_scale must be >= 0, got -1.0"),
+        ({"class_labels": 0, "guidance_interval": (0.5, 0.2)}, r"guidance_interval must be .* got \(0.5, 0.2\)"),
+        ({"class_labels": 0, "num_images_per_class": 0}, "num_images_per_class must be at least 1, got 0"),
+        ({"class_labels": 0, "output_type": "jpg"}, "output_type must be .* got 'jpg'"),
+        ({"class_labels": [0, 1], "generator": [torch.Generator()]}, "list of 1, but 2 images"),
+        ({"class_labels": 0, "image": torch.zeros(1, 1, 28, 28), "strength": 0.0}, r"strength must be in \(0, 1\]"),
+        ({"class_labels": 0, "image": torch.zeros(1, 3, 28, 28)}, r"image has shape \(1, 3, 28, 28\)"),
+    ],
+)
+def test_bad_arguments_are_named(arguments: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        tiny_pipeline()(**arguments)
+
+
+def test_labels_must_match_the_network() -> None:
+    with pytest.raises(ValueError, match="trained on 3 classes"):
+        ClassConditionedDDPMPipeline(tiny_unet(), diffusers.DDPMScheduler(), {0: "a", 1: "b"})
+
+
+STOCK = textwrap.dedent("""
+    import sys
+
+    class NoClinsynth:
+        def find_spec(self, name, *rest):
+            if name.split(".")[0] == "clinsynth":
+                raise ImportError(name)
+
+    sys.meta_path.insert(0, NoClinsynth())
+    import torch
+    from diffusers import DiffusionPipeline
+
+    first, again, pixels = sys.argv[1:]
+    for source, target in ((first, again), (again, again + "2")):
+        pipe = DiffusionPipeline.from_pretrained(source, trust_remote_code=True)
+        pipe.save_pretrained(target)
+    images = pipe(["severe", 0], num_inference_steps=3, guidance_scale=2.0, output_type="pt",
+                  generator=[torch.Generator().manual_seed(s) for s in (1, 2)]).images
+    torch.save(images, pixels)
+""")
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_saved_folder_loads_without_clinsynth_and_saves_again(backbone: str, tmp_path: Path) -> None:
+    pipe = tiny_pipeline(backbone)
+    pipe.save_pretrained(tmp_path / "first")
+    run_python("-c", STOCK, tmp_path / "first", tmp_path / "again", tmp_path / "pixels.pt")
+    images = torch.load(tmp_path / "pixels.pt", weights_only=True)
+    settings = {"num_inference_steps": 3, "guidance_scale": 2.0, "output_type": "pt"}
+    assert torch.equal(images, pipe(["severe", 0], generator=generators(1, 2), **settings).images)
+    names = [
+        {
+            str(path.relative_to(folder))
+            for path in folder.rglob("*")
+            if path.is_file() and "__pycache__" not in str(path)
+        }
+        for folder in (tmp_path / "first", tmp_path / "again", tmp_path / "again2")
+    ]
+    assert names[0] == names[1] == names[2]
+    index = json.loads((tmp_path / "again2" / "model_index.json").read_text())
+    assert index["_class_name"] == ["pipeline_class_conditioned_ddpm", "ClassConditionedDDPMPipeline"]
+    assert list(index["id2label"].values()) == list(LABELS.values())
+
+
+def test_saved_folder_holds_no_pickle(tmp_path: Path) -> None:
+    tiny_pipeline("context_unet").save_pretrained(tmp_path)
+    assert {path.suffix for path in tmp_path.rglob("*") if path.is_file()} == {".json", ".py", ".safetensors"}

@@ -1,0 +1,279 @@
+"""The DDPM trainer: what it writes, and that stopping, splitting and cutting a run changes nothing."""
+
+import dataclasses
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from accelerate.state import AcceleratorState, GradientState
+from diffusers import DiffusionPipeline
+from helpers import REPOSITORY, clinsynth, one_thread, run_python, write_npz
+from safetensors.torch import load_file
+
+from clinsynth.run_folder import read_metrics
+from clinsynth.trainers import ddpm_step
+from clinsynth.trainers.diffusion_loss import TrainingStream
+from clinsynth.trainers.train_ddpm import DDPMArguments, main
+from clinsynth.trainers.training_state import checkpoints
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerator() -> Any:
+    """accelerate keeps its state for the process; every run here starts without one."""
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return write_npz(tmp_path / "data.npz")
+
+
+def arguments(data: Path, output_dir: Path, **changes: Any) -> DDPMArguments:
+    """A run of eight steps of a network of 8 channels."""
+    settings: dict[str, Any] = {
+        "dataset": str(data),
+        "output_dir": str(output_dir),
+        "width": 8,
+        "train_steps": 8,
+        "train_batch_size": 8,
+        "lr_warmup_steps": 2,
+        "log_steps": 1,
+        "checkpointing_steps": 4,
+        "validation_steps": 0,
+        "mixed_precision": "no",
+    }
+    return DDPMArguments(**settings | changes)
+
+
+def flags(args: DDPMArguments) -> list[str]:
+    """The same as command-line flags."""
+    return [f"--{k}={v}" for k, v in dataclasses.asdict(args).items() if v is not None]
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "unet" / "diffusion_pytorch_model.safetensors")
+
+
+def assert_same_weights(first: Path, second: Path) -> None:
+    left, right = weights(first), weights(second)
+    assert left.keys() == right.keys()
+    assert all(torch.equal(left[name], right[name]) for name in left)
+
+
+def losses(folder: Path) -> np.ndarray:
+    return np.array([record["loss"] for record in read_metrics(folder)])
+
+
+@pytest.mark.parametrize("backbone", ["unet2d", "context_unet"])
+def test_a_run_leaves_a_loadable_checkpoint_and_its_record(backbone: str, data: Path, tmp_path: Path) -> None:
+    main(arguments(data, tmp_path / "run", backbone=backbone))
+    pipe = DiffusionPipeline.from_pretrained(tmp_path / "run", trust_remote_code=True)
+    assert pipe(["0", 2], num_inference_steps=2, output_type="np").images.shape == (2, 28, 28, 1)
+    assert [path.name for path in checkpoints(tmp_path / "run")] == ["checkpoint-4", "checkpoint-8"]
+    assert [record["step"] for record in read_metrics(tmp_path / "run")] == list(range(1, 9))
+    environment = json.loads((tmp_path / "run" / "environment.json").read_text())
+    assert environment["packages"]["diffusers"] and "git_commit" in environment
+    assert not [path for path in (tmp_path / "run").rglob("*") if path.suffix in (".bin", ".pkl", ".pt")]
+    assert_same_weights(tmp_path / "run", tmp_path / "run" / "checkpoint-8")
+
+
+def test_training_lowers_the_loss(data: Path, tmp_path: Path) -> None:
+    main(arguments(data, tmp_path / "run", train_steps=80, learning_rate=3e-3, min_snr_gamma=None))
+    course = losses(tmp_path / "run")
+    assert course[-20:].mean() < 0.6 * course[:4].mean()
+
+
+def test_checkpoints_hold_averaged_weights(data: Path, tmp_path: Path) -> None:
+    main(arguments(data, tmp_path / "run"))
+    checkpoint = tmp_path / "run" / "checkpoint-8"
+    raw, averaged = load_file(checkpoint / "training_state" / "model.safetensors"), weights(checkpoint)
+    assert not torch.equal(raw["conv_in.weight"], averaged["conv_in.weight"])
+    assert torch.allclose(raw["conv_in.weight"], averaged["conv_in.weight"], atol=0.02)
+
+
+def test_a_killed_run_ends_with_the_weights_of_an_uninterrupted_one(data: Path, tmp_path: Path) -> None:
+    long = {"train_steps": 40, "class_balanced": True, "lr_scheduler": "cosine"}
+    killed, whole = (arguments(data, tmp_path / name, **long) for name in ("killed", "whole"))
+    command = [sys.executable, "-m", "clinsynth", "train", "ddpm", *flags(killed)]
+    process = subprocess.Popen(command, env=one_thread(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_for(tmp_path / "killed" / "checkpoint-8", process)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "killed" / "model_index.json").exists(), "the run ended before it was killed"
+
+    assert "resuming at step" in clinsynth("train", "ddpm", *flags(killed)).stdout
+    clinsynth("train", "ddpm", *flags(whole))
+    assert_same_weights(tmp_path / "killed", tmp_path / "whole")
+    assert np.array_equal(losses(tmp_path / "killed"), losses(tmp_path / "whole"))
+
+
+def wait_for(path: Path, process: subprocess.Popen[bytes]) -> None:
+    """Until `path` is there; fails when the process ends before."""
+    for _ in range(3000):
+        if path.exists():
+            return
+        assert process.poll() is None, f"the process ended with {process.returncode} before it wrote {path.name}"
+        time.sleep(0.05)
+    raise AssertionError(f"{path} did not come")
+
+
+def test_two_processes_on_half_batches_are_one(data: Path, tmp_path: Path) -> None:
+    one, two = arguments(data, tmp_path / "one"), arguments(data, tmp_path / "two", train_batch_size=4)
+    main(one)
+    script = REPOSITORY / "trainers" / "train_ddpm.py"
+    run_python("-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone", script, *flags(two))
+    assert np.allclose(losses(tmp_path / "one"), losses(tmp_path / "two"), rtol=1e-5)
+
+
+def test_accumulated_half_batches_are_one(data: Path, tmp_path: Path) -> None:
+    main(arguments(data, tmp_path / "one"))
+    main(arguments(data, tmp_path / "halves", train_batch_size=4, gradient_accumulation_steps=2))
+    assert np.allclose(losses(tmp_path / "one"), losses(tmp_path / "halves"), rtol=1e-5)
+
+
+def test_accelerate_launch_runs_the_module_with_a_config_file(data: Path, tmp_path: Path) -> None:
+    config = tmp_path / "recipe.yaml"
+    config.write_text(f"dataset: {data}\nwidth: 8\ntrain_steps: 2\ntrain_batch_size: 4\nvalidation_steps: 0\n")
+    launch = ("-m", "accelerate.commands.launch", "--cpu", "--num_processes=1", "-m")
+    run_python(
+        *launch, "clinsynth.trainers.train_ddpm", "--config", config, "--train_steps=3", f"--output_dir={tmp_path}/r"
+    )
+    assert (tmp_path / "r" / "checkpoint-3").is_dir()
+    assert "train_steps: 3\n" in (tmp_path / "r" / "config.yaml").read_text()
+
+
+def test_validation_keeps_the_best_and_draws_a_grid(data: Path, tmp_path: Path) -> None:
+    main(arguments(data, tmp_path / "run", validation_steps=4))
+    records = [record for record in read_metrics(tmp_path / "run") if "validation_kid" in record]
+    assert [record["step"] for record in records] == [4, 8]
+    assert sorted(path.name for path in (tmp_path / "run" / "samples").iterdir()) == [
+        "step-0000004.png",
+        "step-0000008.png",
+    ]
+    best = min(records, key=lambda record: record["validation_kid"])["step"]
+    assert_same_weights(tmp_path / "run", tmp_path / "run" / f"checkpoint-{best}")
+
+
+def test_a_finished_run_is_not_trained_again(data: Path, tmp_path: Path) -> None:
+    args = arguments(data, tmp_path / "run")
+    main(args)
+    before = (tmp_path / "run" / "unet" / "diffusion_pytorch_model.safetensors").read_bytes()
+    AcceleratorState._reset_state(reset_partial_state=True)
+    main(args)
+    assert (tmp_path / "run" / "unet" / "diffusion_pytorch_model.safetensors").read_bytes() == before
+    assert len(read_metrics(tmp_path / "run")) == 8
+
+
+def test_a_run_is_not_continued_with_other_settings(data: Path, tmp_path: Path) -> None:
+    main(arguments(data, tmp_path / "run", train_steps=2))
+    with pytest.raises(ValueError, match=r"--learning_rate is 0.1, but the run in .* was started with 0.001"):
+        main(arguments(data, tmp_path / "run", train_steps=2, learning_rate=0.1))
+
+
+def test_divergence_stops_and_keeps_the_last_good_checkpoint(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real_loss = ddpm_step.diffusion_loss
+
+    def diverges(unet: Any, scheduler: Any, batch: Any, gamma: Any) -> torch.Tensor:
+        poison = float("nan") if (tmp_path / "run" / "checkpoint-4").exists() else 1.0
+        return real_loss(unet, scheduler, batch, gamma) * poison
+
+    monkeypatch.setattr(ddpm_step, "diffusion_loss", diverges)
+    with pytest.raises(FloatingPointError, match=r"diverged at step 5: loss nan.*checkpoint-4"):
+        main(arguments(data, tmp_path / "run"))
+    good = weights(tmp_path / "run" / "checkpoint-4")
+    assert all(tensor.isfinite().all() for tensor in good.values())
+
+
+def test_an_unfinished_checkpoint_is_not_resumed_from(data: Path, tmp_path: Path) -> None:
+    main(arguments(data, tmp_path / "run", train_steps=4))
+    (tmp_path / "run" / "checkpoint-4").rename(tmp_path / "run" / ".checkpoint-4.tmp")
+    (tmp_path / "run" / "checkpoint-6").mkdir()
+    assert checkpoints(tmp_path / "run") == []
+
+
+def test_old_checkpoints_go(data: Path, tmp_path: Path) -> None:
+    main(arguments(data, tmp_path / "run", train_steps=6, checkpointing_steps=1, checkpoints_total_limit=3))
+    assert [path.name for path in checkpoints(tmp_path / "run")] == [f"checkpoint-{step}" for step in (4, 5, 6)]
+
+
+def test_tensorboard_gets_the_numbers(data: Path, tmp_path: Path) -> None:
+    main(arguments(data, tmp_path / "run", train_steps=2, report_to="tensorboard"))
+    assert list((tmp_path / "run").rglob("events.out.tfevents.*"))
+
+
+def test_dry_run_prints_and_writes_nothing(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(arguments(data, tmp_path / "run", dry_run=True))
+    printed = capsys.readouterr().out
+    assert "train_steps: 8" in printed and "18 images" in printed and "M parameters" in printed
+    assert "git_commit" in printed and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"train_steps": 0}, "--train_steps must be above 0, got 0"),
+        ({"class_dropout": 1.0}, r"--class_dropout must be in \[0, 1\), got 1.0"),
+        ({"beta_schedule": "zero_snr", "prediction_type": "epsilon"}, "use --prediction_type v_prediction"),
+        ({"width": 12}, "--width must be a multiple of 8, got 12"),
+        ({"resolution": 30}, "--resolution 30 cannot be halved 2 times"),
+        ({"resolution": 96, "backbone": "context_unet"}, "28 to 64 px"),
+    ],
+)
+def test_bad_settings_are_named(changes: dict[str, Any], message: str, data: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        main(arguments(data, tmp_path / "run", **changes))
+
+
+def test_an_unwritable_output_folder_is_named(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match=r"--output_dir .*file/run cannot be written to"):
+        main(arguments(data, tmp_path / "file" / "run"))
+
+
+def stream(**settings: Any) -> TrainingStream:
+    images = torch.arange(10, dtype=torch.uint8).reshape(10, 1, 1, 1).expand(10, 1, 4, 4).contiguous()
+    labels = torch.tensor([0] * 8 + [1] * 2)
+    return TrainingStream(images, labels, num_classes=2, num_train_timesteps=50, **settings)
+
+
+def test_stream_shows_every_image_once_an_epoch() -> None:
+    order = stream().indices(0, 30).reshape(3, 10)
+    assert all(sorted(epoch.tolist()) == list(range(10)) for epoch in order)
+    assert not torch.equal(order[0], order[1])
+    assert torch.equal(stream().indices(7, 9), order.flatten()[7:16])
+
+
+def test_stream_balances_classes() -> None:
+    balanced = stream(class_balanced=True)
+    drawn = balanced.labels[balanced.indices(0, 2000)]
+    assert 0.45 < drawn.float().mean() < 0.55
+
+
+def test_stream_drops_classes_and_cuts_into_parts() -> None:
+    whole, halves = stream(class_dropout=0.5).step(3, 512), stream(class_dropout=0.5).step(3, 512, parts=2)
+    assert 0.4 < (whole[0].labels == 2).float().mean() < 0.6
+    for name in ("images", "labels", "noise", "timesteps"):
+        assert torch.equal(getattr(whole[0], name), torch.cat([getattr(part, name) for part in halves]))
+
+
+def test_stream_flips_only_when_told() -> None:
+    picture = torch.arange(16, dtype=torch.uint8).reshape(1, 1, 4, 4)
+    settings = {"num_classes": 1, "num_train_timesteps": 5}
+    plain = TrainingStream(picture, torch.zeros(1, dtype=torch.long), **settings).step(0, 1)[0].images
+    flipped = TrainingStream(picture, torch.zeros(1, dtype=torch.long), **settings, horizontal_flip=True)
+    seen = [flipped.step(step, 1)[0].images for step in range(20)]
+    assert any(torch.equal(image, plain.flip(3)) for image in seen) and any(
+        torch.equal(image, plain) for image in seen
+    )
+    assert all(torch.equal(image, plain) or torch.equal(image, plain.flip(3)) for image in seen)
