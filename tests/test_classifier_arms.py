@@ -246,10 +246,10 @@ def test_a_killed_command_goes_on_to_the_same_result(tmp_path: Path, capsys):
 
 def test_two_processes_share_the_trainings_and_change_nothing(tmp_path: Path):
     flags = [*DATA, "--seeds=2", "--epochs=1"]
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0", str(TRAINER)]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(TRAINER)]
     environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
     command = [*launch, *flags, f"--output_dir={tmp_path / 'two'}"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=180)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("real       macro_f1") == 1
     main(parse(ImageClassifierArguments, [*flags, f"--output_dir={tmp_path / 'one'}"]))

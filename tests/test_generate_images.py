@@ -17,7 +17,6 @@ from test_train_ddpm import wait_for
 from clinsynth.scripts import synthetic_shards
 from clinsynth.scripts.generate_images import GenerateImagesArguments, main
 
-
 SCHEDULE = {"prediction_type": "v_prediction", "timestep_spacing": "trailing"}
 
 

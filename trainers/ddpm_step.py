@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import Accelerator
-from diffusers import DDPMScheduler, DiffusionPipeline
 from diffusers.optimization import get_scheduler
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from diffusers.training_utils import EMAModel
 
 from clinsynth.data.arrays import ImageArrays

@@ -7,7 +7,7 @@ run sees what an uninterrupted one sees, and two processes or accumulated half b
 from dataclasses import dataclass
 
 import torch
-from diffusers import DDPMScheduler
+from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from diffusers.training_utils import compute_snr
 from torch import nn
 
@@ -99,7 +99,7 @@ def diffusion_loss(
     """
     noisy = scheduler.add_noise(batch.images, batch.noise, batch.timesteps)  # type: ignore[arg-type]
     prediction = unet(noisy, batch.timesteps, class_labels=batch.labels).sample.float()
-    velocity = scheduler.config.prediction_type == "v_prediction"
+    velocity = scheduler.config["prediction_type"] == "v_prediction"
     target = (
         scheduler.get_velocity(batch.images, batch.noise, batch.timesteps) if velocity else batch.noise  # type: ignore[arg-type]
     )

@@ -6,7 +6,8 @@ import math
 from typing import TYPE_CHECKING
 
 import torch
-from diffusers import DDPMScheduler, UNet2DModel
+from diffusers.models.unets.unet_2d import UNet2DModel
+from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
 from clinsynth.pipelines.class_conditioned_ddpm import ContextUnet
 

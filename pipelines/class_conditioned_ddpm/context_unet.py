@@ -4,8 +4,8 @@ This file is copied into every checkpoint that uses it: it imports nothing from 
 """
 
 import torch
-from diffusers import ConfigMixin, ModelMixin
-from diffusers.configuration_utils import register_to_config
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
 from diffusers.models.unets.unet_2d import UNet2DOutput
 from torch import nn
 
@@ -50,7 +50,7 @@ class Up(nn.Module):
         return self.layers(torch.cat([x, skip], dim=1))
 
 
-class ContextUnet(ModelMixin, ConfigMixin):
+class ContextUnet(ModelMixin, ConfigMixin):  # type: ignore[misc]
     """U-Net whose decoder features are scaled by the class and shifted by the time.
 
     The class enters as one-hot c ⊙ M: the context mask M is zero for the null class (label `num_classes`), which is
@@ -80,6 +80,7 @@ class ContextUnet(ModelMixin, ConfigMixin):
         super().__init__()
         if not 28 <= sample_size <= 64 or sample_size % 4:
             raise ValueError(f"ContextUnet works at 28 to 64 px, in multiples of 4, got sample_size={sample_size}")
+        self.num_classes, self.num_train_timesteps = num_classes, num_train_timesteps
         bottom = sample_size // 4
         self.init_conv = ConvBlock(in_channels, n_feat, residual=True)
         self.down1 = nn.Sequential(ConvBlock(n_feat, n_feat), nn.MaxPool2d(2))
@@ -115,7 +116,7 @@ class ContextUnet(ModelMixin, ConfigMixin):
         """
         batch = sample.shape[0]
         time = torch.as_tensor(timestep, device=sample.device).to(sample.dtype).expand(batch)[:, None]
-        time = time / self.config.num_train_timesteps
+        time = time / self.num_train_timesteps
         context = self.masked_context(class_labels, sample)
 
         x = self.init_conv(sample)
@@ -129,7 +130,7 @@ class ContextUnet(ModelMixin, ConfigMixin):
 
     def masked_context(self, class_labels: torch.Tensor | None, sample: torch.Tensor) -> torch.Tensor:
         """c ⊙ M, (batch, num_classes): one-hot classes, all zeros for the null class."""
-        count = self.config.num_classes
+        count = self.num_classes
         if class_labels is None:
             return sample.new_zeros(sample.shape[0], count)
         return nn.functional.one_hot(class_labels, count + 1)[:, :count].to(sample.dtype)

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Dict
 
 import numpy as np
 import torch
-from diffusers import DiffusionPipeline, ImagePipelineOutput
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput
 from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 
@@ -30,7 +30,9 @@ class ClassConditionedDDPMPipeline(DiffusionPipeline):
         id2label: class number to name, e.g. `{0: "grade 0", …}`; default: the numbers as names.
     """
 
-    model_cpu_offload_seq = "unet"
+    unet: Any
+    scheduler: Any
+    model_cpu_offload_seq = "unet"  # type: ignore[assignment]
     _callback_tensor_inputs: ClassVar = ["latents"]
 
     def __init__(self, unet: Any, scheduler: Any, id2label: Dict[int, str] | Dict[str, str] | None = None):
@@ -59,9 +61,9 @@ class ClassConditionedDDPMPipeline(DiffusionPipeline):
             ValueError: a name or number that the model does not know.
         """
         ids = {name: i for i, name in self.id2label.items()}
-        one = isinstance(class_labels, (str, int, np.integer))
+        labels = [class_labels] if isinstance(class_labels, (str, int, np.integer)) else class_labels
         result = []
-        for label in [class_labels] if one else class_labels:
+        for label in labels:
             found = ids.get(label) if isinstance(label, str) else int(label)
             if found is None or not 0 <= found < self.num_classes:
                 raise ValueError(

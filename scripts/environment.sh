@@ -1,0 +1,35 @@
+# Sourced by quickstart.sh and test.sh: a virtual environment in .venv with the versions of constraints.txt.
+#
+#   source scripts/environment.sh EXTRAS      e.g. "" or "[dev,dicom]"
+#
+# Python: 3.11 to 3.13, the first of $PYTHON, python3.12, python3.11, python3.13, python3 that is one.
+
+find_python() {
+    local candidate
+    for candidate in ${PYTHON:-} python3.12 python3.11 python3.13 python3; do
+        if "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then
+            echo "$candidate"
+            return
+        fi
+    done
+    echo "clinsynth needs Python 3.11, 3.12 or 3.13; none was found. Name one: PYTHON=/path/to/python3.12 bash $0" >&2
+    return 1
+}
+
+install_environment() {
+    local extras=$1 wanted installed
+    [ -x .venv/bin/python ] || "$(find_python)" -m venv .venv
+    wanted=$(cat setup.cfg constraints.txt | sha256sum | cut -c1-16)
+    installed=.venv/installed-$wanted-$(echo "$extras" | tr -d '[]' | tr ',' '-')
+    if [ ! -e "$installed" ]; then
+        echo "installing clinsynth$extras and what it needs into .venv (once; several minutes)"
+        # torch by itself first: an open range elsewhere would take another build
+        .venv/bin/python -m pip install --progress-bar on -c constraints.txt torch
+        .venv/bin/python -m pip install --progress-bar on -c constraints.txt ".$extras"
+        .venv/bin/python -m pip uninstall --quiet --yes clinsynth
+        touch "$installed"
+    fi
+    .venv/bin/python -m pip install --quiet --no-deps --editable .
+}
+
+install_environment "$1"

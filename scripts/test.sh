@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# Everything that must hold: style, types of the installed package, all tests.
+#
+#   bash scripts/test.sh              all
+#   bash scripts/test.sh -k pipeline  arguments go to pytest
+set -euo pipefail
+cd "$(dirname "$0")/.."
+source scripts/environment.sh "[dev,dicom]"
+
+.venv/bin/ruff check .
+.venv/bin/ruff format --check .
+# the type checker cannot follow an editable install with this layout: it reads an installed copy
+rm -rf .venv/typecheck
+.venv/bin/python -m pip install --quiet --no-deps --target .venv/typecheck .
+(cd .venv/typecheck && ../bin/mypy --config-file ../../pyproject.toml -p clinsynth)
+OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q "$@"
