@@ -14,6 +14,9 @@ import jsonargparse
 
 T = TypeVar("T")
 
+# warnings and instantaneous bars of libraries; what is slow here has a bar of its own
+QUIET = {"TRANSFORMERS_VERBOSITY": "error", "DIFFUSERS_VERBOSITY": "error", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
+
 
 def build_parser(arguments_class: type, prog: str | None = None) -> jsonargparse.ArgumentParser:
     """A parser with one flag for each field of the dataclass `arguments_class`, and `--config`."""
@@ -64,6 +67,8 @@ def run(
 
     With the environment variable `CLINSYNTH_DEBUG` set the traceback is shown.
     """
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("clinsynth").setLevel(logging.INFO)
     try:

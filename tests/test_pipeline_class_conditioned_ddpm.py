@@ -1,7 +1,9 @@
 """ClassConditionedDDPMPipeline: the call, guidance, schedulers, image-to-image, and the folder it saves."""
 
+import http.server
 import json
 import textwrap
+import threading
 from pathlib import Path
 
 import diffusers
@@ -283,3 +285,43 @@ def test_saved_folder_loads_without_clinsynth_and_saves_again(backbone: str, tmp
 def test_saved_folder_holds_no_pickle(tmp_path: Path) -> None:
     tiny_pipeline("context_unet").save_pretrained(tmp_path)
     assert {path.suffix for path in tmp_path.rglob("*") if path.is_file()} == {".json", ".py", ".safetensors"}
+
+
+PUSH = textwrap.dedent("""
+    import sys
+    from diffusers import DiffusionPipeline
+
+    pipe = DiffusionPipeline.from_pretrained(sys.argv[1], trust_remote_code=True)
+    try:
+        pipe.push_to_hub("me/model", token="hf_secret") if sys.argv[2] == "push" else pipe.save_pretrained(
+            sys.argv[3], push_to_hub=True, repo_id="me/model", token="hf_secret")
+    except Exception as error:
+        print(type(error).__name__)
+""")
+
+
+@pytest.mark.parametrize("way", ["push", "save"])
+def test_a_push_asks_for_a_private_repository(way: str, tmp_path: Path) -> None:
+    asked: list[dict[str, object]] = []
+
+    class RefusesAll(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            asked.append({"path": self.path, **body})
+            self.send_response(403)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *rest: object) -> None:
+            pass
+
+    tiny_pipeline().save_pretrained(tmp_path / "model")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), RefusesAll) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        endpoint = f"http://127.0.0.1:{server.server_port}"
+        words = ("-c", PUSH, tmp_path / "model", way, tmp_path / "again")
+        result = run_python(*words, HF_ENDPOINT=endpoint, HF_HUB_OFFLINE="0")
+        server.shutdown()
+    assert asked and asked[0]["path"] == "/api/repos/create"
+    assert asked[0].get("visibility") == "private" or asked[0].get("private") is True
+    assert "hf_secret" not in result.stdout + result.stderr
