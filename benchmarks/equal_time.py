@@ -86,7 +86,16 @@ def main(args: EqualTimeArguments) -> None:
     torch.set_num_threads(args.threads)
     data = real_splits(args.dataset, args.resolution, args.channels)
     output_dir = create_run_folder(args.output_dir)
-    drawing = {"name", "guidance_scales", "scheduler", "n", "peer_etas", "num_inference_steps", "output_dir"}
+    drawing = {
+        "name",
+        "fractions",
+        "guidance_scales",
+        "scheduler",
+        "n",
+        "peer_etas",
+        "num_inference_steps",
+        "output_dir",
+    }
     check_same_run(output_dir, args, frozenset(drawing | {"save_every"}))
     write_run_config(output_dir, args)
     training = build_training(args, data, output_dir)

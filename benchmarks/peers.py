@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 PAPER_STEPS = 400
 PAPER_GUIDANCE = 2.0
-UNGUIDED = 1 + 1e-6  # denoising-diffusion-pytorch 2.3.4 fails at cond_scale 1: it unpacks one tensor as two
 MEND = "pip install --no-deps denoising-diffusion-pytorch==2.3.4 einops ema-pytorch"
 
 
@@ -159,7 +158,18 @@ def count_parameters(network: nn.Module) -> int:
 def peer_sampler(diffusion: Any, class_labels: Tensor, guidance_scale: float) -> Callable[[], Tensor]:
     """A call that draws one picture a label, float32 (n, channels, size, size) in [0, 1].
 
-    `guidance_scale` has diffusers' meaning, as the peer's `cond_scale` has: 1 is unguided.
+    `guidance_scale` has diffusers' meaning, as the peer's `cond_scale` has: 1 is unguided, with one evaluation a step.
     """
-    scale = UNGUIDED if guidance_scale == 1 else guidance_scale
-    return lambda: diffusion.sample(class_labels, cond_scale=scale)
+    if guidance_scale == 1:
+        diffusion.model.forward_with_cond_scale = unguided(diffusion.model)
+    return lambda: diffusion.sample(class_labels, cond_scale=guidance_scale)
+
+
+def unguided(model: Any) -> Callable[..., tuple[Tensor, Tensor]]:
+    """What the peer's network should answer at `cond_scale` 1, where version 2.3.4 returns one tensor for two."""
+
+    def forward(*args: Any, cond_scale: float, rescaled_phi: float, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        prediction = model.forward(*args, cond_drop_prob=0.0, **kwargs)
+        return prediction, prediction
+
+    return forward

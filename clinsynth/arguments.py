@@ -73,7 +73,7 @@ def run(
     logging.getLogger("clinsynth").setLevel(logging.INFO)
     try:
         main(parse(arguments_class, argv, prog))
-    except (ValueError, OSError, FloatingPointError) as error:
+    except (ValueError, OSError, FloatingPointError, ImportError) as error:  # ImportError: an extra is missing
         if os.environ.get("CLINSYNTH_DEBUG"):
             raise
         print(f"{prog or os.path.basename(sys.argv[0])}: error: {error}", file=sys.stderr)

@@ -22,6 +22,7 @@ from typing import Any
 
 import yaml
 
+NO_ROOM = ("No space left on device", "Disk quota exceeded", "File too large")
 PACKAGES = ["clinsynth", "torch", "diffusers", "transformers", "accelerate", "datasets", "huggingface_hub", "numpy"]
 
 
@@ -30,7 +31,7 @@ def atomic_write(path: str | Path, data: str | bytes) -> None:
     path = Path(path)
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(aside, "wb") as file:
+        with explained_where_full(path), open(aside, "wb") as file:
             file.write(data.encode() if isinstance(data, str) else data)
             file.flush()
             os.fsync(file.fileno())
@@ -40,14 +41,29 @@ def atomic_write(path: str | Path, data: str | bytes) -> None:
 
 
 @contextmanager
+def explained_where_full(path: Path) -> Iterator[None]:
+    """A full disk within the block becomes a ValueError that names `path` and the mend, whatever library met it."""
+    try:
+        yield
+    except Exception as error:  # safetensors and others have types of their own for it
+        if isinstance(error, ValueError) or not any(sign in str(error) for sign in NO_ROOM):
+            raise
+        raise ValueError(
+            f"{path} cannot be written ({error}); what was finished before is kept: make room and start the same "
+            "command again"
+        ) from error
+
+
+@contextmanager
 def complete_folder(path: str | Path) -> Iterator[Path]:
     """Yield a folder to write into, which becomes `path` (replacing it) when the block ends without an error."""
     path = Path(path)
     aside, old = path.with_name(f".{path.name}.tmp"), path.with_name(f".{path.name}.old")
     for leftover in (aside, old):
         shutil.rmtree(leftover, ignore_errors=True)
-    aside.mkdir(parents=True)
-    yield aside
+    with explained_where_full(path):
+        aside.mkdir(parents=True)
+        yield aside
     if path.exists():
         os.replace(path, old)
     os.replace(aside, path)
@@ -134,7 +150,8 @@ def check_same_run(output_dir: Path, arguments: Any, may_differ: frozenset[str])
 
 def append_metrics(output_dir: Path, record: dict[str, Any]) -> None:
     """Append `record` as one line of `metrics.jsonl`."""
-    with open(output_dir / "metrics.jsonl", "a") as file:
+    path = output_dir / "metrics.jsonl"
+    with explained_where_full(path), open(path, "a") as file:
         file.write(json.dumps(record) + "\n")
 
 

@@ -22,14 +22,18 @@ def read_generation(folder: Path) -> dict[str, Any] | None:
     """How the synthetic set was made: its generation.json, None where it has none.
 
     Raises:
-        ValueError: the generation was stopped and has not finished.
+        ValueError: the generation was stopped and has not finished, or the file is damaged.
     """
     path = folder / "generation.json"
     if not path.exists():
         return None
-    generation: dict[str, Any] = json.loads(path.read_text())
+    mend = "start its `clinsynth generate images` command again"
+    try:
+        generation: dict[str, Any] = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"--synthetic {folder}: generation.json is damaged ({error}); {mend}") from error
     if not generation.get("complete", True):
-        raise ValueError(f"--synthetic {folder} is not finished; start its `clinsynth generate images` command again")
+        raise ValueError(f"--synthetic {folder} is not finished; {mend}")
     return generation
 
 

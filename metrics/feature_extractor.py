@@ -196,9 +196,9 @@ def train_default_extractor(
 
     Kept in `output_dir` (safetensors); found there again where data, seed and epochs are the same, else trained anew.
     """
-    from transformers import ResNetForImageClassification
+    from safetensors.torch import load_model
 
-    from clinsynth.trainers.train_image_classifier import pooled_features
+    from clinsynth.trainers.train_image_classifier import build_small_resnet, pooled_features
 
     key = hash_arrays(train.images, train.labels, validation.images, validation.labels, f"{seed} {epochs}")
     facts_path = output_dir / "training.json"
@@ -208,7 +208,8 @@ def train_default_extractor(
             facts = {"key": key, "epochs": epochs, "seed": seed, "validation_macro_f1": score}
             atomic_write(folder / "training.json", json.dumps(facts, indent=2) + "\n")
     facts = json.loads(facts_path.read_text())
-    model: Any = ResNetForImageClassification.from_pretrained(output_dir)
+    model: Any = build_small_resnet(len(train.label_names), train.images.shape[1], seed=seed)
+    load_model(model, output_dir / "model.safetensors")
     model.to(best_device()).eval()
     note = f"{epochs} epochs, validation macro-F1 {facts['validation_macro_f1']:.3f}"
     name = f"small ResNet trained on the real train split (seed {seed})"
@@ -224,6 +225,8 @@ def _train(
     train: ImageArrays, validation: ImageArrays, folder: Path, seed: int, epochs: int, progress: str | None
 ) -> float:
     """Train and save the default extractor; returns its macro-F1 on validation."""
+    from safetensors.torch import save_model
+
     from clinsynth.trainers.train_image_classifier import build_small_resnet, fit_classifier
 
     model: Any = build_small_resnet(len(train.label_names), train.images.shape[1], seed=seed)
@@ -239,7 +242,8 @@ def _train(
         seed=seed,
         progress=progress,
     )
-    model.save_pretrained(folder)
+    model.config.save_pretrained(folder)
+    save_model(model, str(folder / "model.safetensors"), metadata={"format": "pt"})
     return result.best_macro_f1
 
 

@@ -107,10 +107,13 @@ def comparisons(
 def match_labels(real: np.ndarray, synthetic: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray] | None:
     """Row numbers (real, synthetic) that give both sides one label mix; None where they share no class.
 
-    Real rows: all of the classes that both have. Synthetic rows: the largest subset, drawn by `seed`, with the real
-    proportions of those classes (rounded, at least one row a class).
+    Real rows: all of the classes that both have; where some class has at least 10 synthetic rows, those with fewer
+    are left out, since one nearly empty class would leave next to nothing. Synthetic rows: the largest subset, drawn
+    by `seed`, with the real proportions of those classes (rounded, at least one row a class).
     """
     shared = np.intersect1d(real, synthetic)
+    enough = np.array([label for label in shared if (synthetic == label).sum() >= MIN_ROWS], dtype=shared.dtype)
+    shared = enough if len(enough) else shared
     if len(shared) == 0:
         return None
     real_index = np.flatnonzero(np.isin(real, shared))

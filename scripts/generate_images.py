@@ -71,7 +71,9 @@ class GenerateImagesArguments(ImageDataArguments):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"--{name} must be at least 1, got {value}")
-        if self.guidance_scale < 0:
+        if self.seed < 0:
+            raise ValueError(f"--seed must be at least 0, got {self.seed}")
+        if not self.guidance_scale >= 0:
             raise ValueError(f"--guidance_scale must be >= 0, got {self.guidance_scale}; 0 samples unconditionally")
 
 
@@ -124,8 +126,15 @@ def load_pipeline(args: GenerateImagesArguments) -> Any:
             f"--model {args.model} holds a network {name!r}, not one of {list(networks)}; "
             "give a checkpoint of `clinsynth train ddpm`"
         )
-    unet = networks[name].from_pretrained(args.model, subfolder="unet", torch_dtype=getattr(torch, args.dtype))
-    scheduler = DDPMScheduler.from_pretrained(args.model, subfolder="scheduler")
+    try:
+        unet = networks[name].from_pretrained(args.model, subfolder="unet", torch_dtype=getattr(torch, args.dtype))
+        scheduler = DDPMScheduler.from_pretrained(args.model, subfolder="scheduler")
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ValueError(
+            f"--model {args.model} cannot be loaded ({error}); copy it anew, or give another checkpoint of its run"
+        ) from error
+    if unet.config.get("num_classes", unet.config.get("num_class_embeds")) is None:
+        raise ValueError(f"--model {args.model} knows no classes; give a checkpoint of `clinsynth train ddpm`")
     return ClassConditionedDDPMPipeline(unet, scheduler, index.get("id2label"))
 
 
@@ -144,7 +153,10 @@ def read_index(model: str) -> dict[str, Any]:
             path = Path(hf_hub_download(model, "model_index.json"))
         except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
             raise ValueError(f"--model {model} is neither a folder nor a repository in reach: {error}") from error
-    index: dict[str, Any] = json.loads(path.read_text())
+    try:
+        index: dict[str, Any] = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"--model {model}: model_index.json is damaged ({error}); copy it anew") from error
     return index
 
 
@@ -162,7 +174,9 @@ def plan_labels(args: GenerateImagesArguments, pipeline: Any) -> list[int]:
         wanted = missing_counts(args, pipeline)
     labels = [label for label in sorted(wanted) for _ in range(wanted[label])]
     if not labels:
-        raise ValueError("there is nothing to generate: every class has the wanted number already; raise --balance_to")
+        enough = f"no class is below {args.balance_to} images"
+        why = f"--counts {args.counts} asks for none" if args.counts else enough
+        raise ValueError(f"there is nothing to generate: {why}; raise the number")
     return labels
 
 
@@ -172,10 +186,13 @@ def parse_counts(text: str, pipeline: Any) -> dict[int, int]:
     for entry in text.split(","):
         label, _, number = entry.rpartition("=")
         if not label or not number.strip().isdigit():
-            raise ValueError(f"--counts {text!r}: {entry!r} is not LABEL=N with a whole number N")
+            raise ValueError(f"--counts {text!r}: {entry!r} is not LABEL=N with a whole number N; write grade 4=100")
         name = label.strip()
         known = name in pipeline.id2label.values() or not name.isdigit()
-        counts[pipeline.label_ids(name if known else int(name))[0]] = int(number)
+        number_of_class = pipeline.label_ids(name if known else int(name))[0]
+        if number_of_class in counts:
+            raise ValueError(f"--counts {text!r} names the class {name!r} twice; give one number for it")
+        counts[number_of_class] = int(number)
     return counts
 
 

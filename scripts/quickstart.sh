@@ -10,13 +10,12 @@ source scripts/environment.sh ""
 
 step() { printf '\n== %s\n   %s\n' "$1" "$2"; }
 clinsynth() { .venv/bin/clinsynth "$@"; }
-data=(--dataset "phantom-fundus" --resolution 32 --channels 1)
 
 step "1/3 train a class-conditioned DDPM on 1,080 drawn eyes, five grades, imbalanced" "clinsynth train ddpm"
 clinsynth train ddpm --config recipes/quickstart.yaml --output_dir runs/quickstart
 
-step "2/3 generate what the rare grades lack" "clinsynth generate images"
-clinsynth generate images --model runs/quickstart "${data[@]}" --balance_to 200 --num_inference_steps 15 \
+step "2/3 generate 60 eyes of each grade" "clinsynth generate images"
+clinsynth generate images --model runs/quickstart --per_class 60 --num_inference_steps 15 \
     --output_dir runs/quickstart-synthetic
 
 step "3/3 compare with the real drawings and train classifiers with and without the synthetic ones" "clinsynth evaluate images"

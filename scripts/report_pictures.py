@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import base64
-import io
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from clinsynth.pictures import to_picture, to_png
 
 if TYPE_CHECKING:
     from clinsynth.data.arrays import ImageArrays
@@ -74,8 +75,4 @@ def encode(images: np.ndarray) -> list[str]:
 
 def encode_png(image: np.ndarray) -> str:
     """A uint8 picture (channels, r, r) as a data URI, pixel for pixel."""
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.fromarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0)).save(buffer, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return "data:image/png;base64," + base64.b64encode(to_png(to_picture(image))).decode()

@@ -7,7 +7,6 @@ README.md                           tells `load_dataset` where the shards are
 """
 
 import hashlib
-import io
 import json
 import os
 from collections.abc import Callable
@@ -20,10 +19,9 @@ import pyarrow.parquet as pq
 import torch
 from datasets import ClassLabel, Dataset, Features, Value
 from datasets import Image as ImageFeature
-from PIL import Image
 from tqdm.auto import tqdm
 
-from clinsynth.pictures import contact_sheet
+from clinsynth.pictures import contact_sheet, from_png, to_picture, to_png
 from clinsynth.run_folder import atomic_write, describe_environment
 from clinsynth.seeds import derive_seed
 
@@ -130,13 +128,14 @@ class ShardPlan:
             for row in pq.read_table(self.path(shard), columns=["image", "label"]).to_pylist():
                 pictures = first[row["label"]]
                 if len(pictures) < SHEET_COLUMNS * SHEET_ROWS:
-                    pictures.append(decode(row["image"]["bytes"]))
+                    pictures.append(from_png(row["image"]["bytes"]))
         folder = self.output_dir / "contact_sheets"
         folder.mkdir(exist_ok=True)
         for label, pictures in first.items():
             if pictures:
                 name = self.id2label[label].replace("/", "_")
-                contact_sheet(np.stack(pictures), SHEET_COLUMNS).save(folder / f"{name}.png")
+                sheet = contact_sheet(np.stack(pictures), SHEET_COLUMNS)
+                atomic_write(folder / f"{name}.png", to_png(sheet))
 
 
 def write_shards(
@@ -170,7 +169,7 @@ def write_shard(plan: ShardPlan, shard: int, sample: Callable[..., Any], batch_s
         images, usable = sample(labels, seeds)
         for image, label, seed, good in zip(images, labels, seeds, usable, strict=True):
             if good:
-                columns["image"].append({"bytes": encode(image), "path": None})
+                columns["image"].append({"bytes": to_png(to_picture(image)), "path": None})
                 columns["label"].append(label)
                 columns["seed"].append(seed)
         progress.update(len(batch))
@@ -185,20 +184,6 @@ def write_shard(plan: ShardPlan, shard: int, sample: Callable[..., Any], batch_s
             f"--output_dir {plan.output_dir}: {path.name} could not be written ({error.strerror or error}); "
             "the shards before it are kept: make room and start the same command again"
         ) from error
-
-
-def encode(image: np.ndarray) -> bytes:
-    """uint8 (channels, height, width) to PNG, without metadata."""
-    buffer = io.BytesIO()
-    pixels = image.transpose(1, 2, 0)
-    Image.fromarray(pixels[:, :, 0] if len(image) == 1 else pixels).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def decode(png: bytes) -> np.ndarray:
-    """PNG to uint8 (channels, height, width)."""
-    pixels = np.asarray(Image.open(io.BytesIO(png)))
-    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 
 
 def hash_weights(model: torch.nn.Module) -> str:

@@ -14,6 +14,7 @@ from datasets import load_dataset
 from helpers import REPOSITORY, clinsynth, one_thread, run_python, tiny_pipeline, write_npz
 from test_train_ddpm import wait_for
 
+from clinsynth.pictures import from_png
 from clinsynth.scripts import synthetic_shards
 from clinsynth.scripts.generate_images import GenerateImagesArguments, main
 
@@ -38,7 +39,7 @@ def read_rows(folder: Path) -> list[dict[str, Any]]:
 
 
 def pixels(folder: Path) -> np.ndarray:
-    return np.stack([synthetic_shards.decode(row["image"]["bytes"]) for row in read_rows(folder)]).astype(int)
+    return np.stack([from_png(row["image"]["bytes"]) for row in read_rows(folder)]).astype(int)
 
 
 def test_the_folder_is_a_data_set(model: Path, tmp_path: Path) -> None:

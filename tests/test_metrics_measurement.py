@@ -36,6 +36,14 @@ def test_matched_labels_have_the_real_mix_over_shared_classes() -> None:
     assert other is not None and (matched[1] != other[1]).any()
 
 
+def test_a_nearly_empty_class_does_not_shrink_the_rest() -> None:
+    real, synthetic = np.repeat([0, 1, 2], [30, 30, 30]), np.repeat([0, 1, 2], [40, 50, 3])
+    matched = match_labels(real, synthetic, seed=0)
+    assert matched is not None
+    assert np.bincount(real[matched[0]], minlength=3).tolist() == [30, 30, 0]
+    assert np.bincount(synthetic[matched[1]], minlength=3).tolist() == [40, 40, 0]
+
+
 def test_sets_without_a_shared_class_do_not_match() -> None:
     assert match_labels(np.array([0, 0]), np.array([1, 1]), seed=0) is None
 
@@ -50,12 +58,12 @@ def test_halves_are_disjoint_stratified_and_seeded() -> None:
 
 
 def test_comparisons_are_overall_and_each_class() -> None:
-    sets = features(60, 5), features(30, 30), features(20, 20)
+    sets = features(60, 15), features(30, 30), features(20, 20)
     found = {label: sides for label, *sides in comparisons(*sets, ["healthy", "ill"], seed=0)}
     assert list(found) == ["overall", "healthy", "ill"]
     synthetic, real, other = found["overall"]
-    assert [np.bincount(side.labels).tolist() for side in (synthetic, real, other)] == [[5, 5], [30, 30], [20, 20]]
-    assert [len(side.rows) for side in found["ill"]] == [5, 30, 20]
+    assert [np.bincount(side.labels).tolist() for side in (synthetic, real, other)] == [[15, 15], [30, 30], [20, 20]]
+    assert [len(side.rows) for side in found["ill"]] == [15, 30, 20]
 
 
 @pytest.mark.parametrize(("metric", "distance"), [("frechet", frechet_distance), ("kid", kernel_distance)])

@@ -225,6 +225,8 @@ def test_dry_run_prints_and_writes_nothing(data: Path, tmp_path: Path, capsys: p
         ({"train_steps": 0}, "--train_steps must be above 0, got 0"),
         ({"class_dropout": 1.0}, r"--class_dropout must be in \[0, 1\), got 1.0"),
         ({"beta_schedule": "zero_snr", "prediction_type": "epsilon"}, "use --prediction_type v_prediction"),
+        ({"ema_decay": 2.0}, r"--ema_decay must be in \[0, 1\), got 2.0"),
+        ({"validation_steps": -1}, "--validation_steps must be at least 0, got -1"),
         ({"width": 12}, "--width must be a multiple of 8, got 12"),
         ({"resolution": 30}, "--resolution 30 cannot be halved 2 times"),
         ({"resolution": 96, "backbone": "context_unet"}, "28 to 64 px"),
@@ -277,3 +279,18 @@ def test_stream_flips_only_when_told() -> None:
         torch.equal(image, plain) for image in seen
     )
     assert all(torch.equal(image, plain) or torch.equal(image, plain.flip(3)) for image in seen)
+
+
+def test_a_command_that_failed_at_once_does_not_bind_the_next(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="cannot be halved"):
+        main(arguments(data, tmp_path / "run", resolution=30))
+    main(arguments(data, tmp_path / "run", resolution=28, train_steps=1))
+    assert (tmp_path / "run" / "model_index.json").exists()
+
+
+def test_data_with_other_classes_does_not_continue_a_run(data: Path, tmp_path: Path) -> None:
+    main(arguments(data, tmp_path / "run", train_steps=2))
+    write_npz(data, classes=4)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    with pytest.raises(ValueError, match=r"checkpoint-2 does not fit the network.*other classes"):
+        main(arguments(data, tmp_path / "run", train_steps=2))

@@ -15,7 +15,7 @@ def check_data(real: dict[str, ImageArrays], synthetic: ImageArrays | None) -> N
     others = {**real, "synthetic": synthetic} if synthetic is not None else dict(real)
     for name, data in others.items():
         if len(data.labels) == 0:
-            raise ValueError(f"the {name} pictures are none; give at least one a class")
+            raise ValueError(f"the {name} set holds no picture; give at least one a class")
         if data.label_names != train.label_names:
             raise ValueError(
                 f"label names differ: train has {train.label_names}, {name} has {data.label_names}; "
@@ -29,7 +29,10 @@ def check_data(real: dict[str, ImageArrays], synthetic: ImageArrays | None) -> N
     counts = np.bincount(real["test"].labels, minlength=len(train.label_names))
     missing = [name for name, count in zip(train.label_names, counts, strict=True) if count == 0]
     if missing:
-        raise ValueError(f"the test split holds no picture of {', '.join(missing)}; move some there or drop the class")
+        raise ValueError(
+            f"the test split holds no picture of {', '.join(missing)}: no classifier can be judged on it; move some "
+            "there or leave the class out"
+        )
 
 
 def load_synthetic(spec: str, like: ImageArrays) -> ImageArrays:
@@ -39,16 +42,20 @@ def load_synthetic(spec: str, like: ImageArrays) -> ImageArrays:
         ValueError: not readable, or without the columns image and label (a `ClassLabel`).
     """
     from datasets import ClassLabel, concatenate_datasets, load_dataset
+    from datasets.exceptions import DatasetGenerationError
 
     try:
         splits = load_dataset(spec)
-    except (OSError, ValueError) as error:
+    except (DatasetGenerationError, OSError, ValueError) as error:
         raise ValueError(
             f"--synthetic {spec} cannot be read ({error}); give a folder that `clinsynth generate images` wrote"
         ) from error
     data = concatenate_datasets(list(splits.values()))
     if "image" not in data.features or not isinstance(data.features.get("label"), ClassLabel):
-        raise ValueError(f"--synthetic {spec} must have columns image and label (a ClassLabel), has {data.features}")
+        raise ValueError(
+            f"--synthetic {spec} must have columns image and label (with class names), has "
+            f"{', '.join(data.column_names)}; give a folder that `clinsynth generate images` wrote"
+        )
     channels, side = like.images.shape[1:3]
     return to_arrays(data, side, channels, None)
 

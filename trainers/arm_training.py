@@ -81,6 +81,40 @@ def build_classifier(name: str, train: ImageArrays, seed: int) -> PreTrainedMode
     return build_small_resnet(len(train.label_names), 3, input_size=side, seed=seed)
 
 
+def fit_best(
+    settings: ArmSettings,
+    arm: str,
+    seed: int,
+    real: dict[str, ImageArrays],
+    train: ImageArrays,
+    folder: Path,
+    progress: bool,
+) -> tuple[FitResult, PreTrainedModel, float]:
+    """Train at every learning rate, appending to `folder`'s metrics.jsonl; the best by validation, and its rate."""
+    # Never more batches than the real arm takes: a gain must come from the pictures, not from longer training.
+    batch_size = min(settings.batch_size, len(real["train"].labels))
+    best: list[tuple[FitResult, PreTrainedModel, float]] = []  # one at most: a model is large
+    for learning_rate in settings.learning_rates:
+        model = build_classifier(settings.model, train, seed).to(PartialState().device)
+        result = fit_classifier(
+            model,
+            train,
+            real["validation"],
+            epochs=settings.epochs,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            class_weights=settings.class_weights,
+            augment=settings.augment,
+            flips=settings.flips,
+            seed=seed,
+            progress=f"{arm}, seed {seed}, learning rate {learning_rate:g}" if progress else None,
+            steps_per_epoch=math.ceil(len(real["train"].labels) / batch_size),
+            on_epoch=lambda record: append_metrics(folder, {"arm": arm, "seed": seed, **record}),
+        )
+        best = [max([*best, (result, model, learning_rate)], key=lambda fit: fit[0].best_macro_f1)]
+    return best[0]
+
+
 def run_one(
     settings: ArmSettings,
     arm: str,
@@ -92,32 +126,8 @@ def run_one(
     progress: bool,
 ) -> None:
     """Train one arm with one seed at every learning rate, keep the best by validation, and write its folder."""
-    # Never more batches than the real arm takes: a gain must come from the pictures, not from longer training.
-    batch_size = min(settings.batch_size, len(real["train"].labels))
-    steps_per_epoch = math.ceil(len(real["train"].labels) / batch_size)
-    best: tuple[FitResult, PreTrainedModel, float] | None = None
     with complete_folder(folder) as aside:
-        for learning_rate in settings.learning_rates:
-            model = build_classifier(settings.model, train, seed).to(PartialState().device)
-            result = fit_classifier(
-                model,
-                train,
-                real["validation"],
-                epochs=settings.epochs,
-                batch_size=batch_size,
-                learning_rate=learning_rate,
-                class_weights=settings.class_weights,
-                augment=settings.augment,
-                flips=settings.flips,
-                seed=seed,
-                progress=f"{arm}, seed {seed}, learning rate {learning_rate:g}" if progress else None,
-                steps_per_epoch=steps_per_epoch,
-                on_epoch=lambda record: append_metrics(aside, {"arm": arm, "seed": seed, **record}),
-            )
-            if best is None or result.best_macro_f1 > best[0].best_macro_f1:
-                best = result, model, learning_rate
-        assert best is not None
-        result, model, learning_rate = best
+        result, model, learning_rate = fit_best(settings, arm, seed, real, train, aside, progress)
         save_classifier(model, train.label_names, aside / "model")
         probabilities = predict(model, real["test"].images)
         save_file({"probabilities": probabilities, "labels": real["test"].labels}, aside / "test.safetensors")

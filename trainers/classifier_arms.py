@@ -140,7 +140,8 @@ def run_and_report(args: ImageClassifierArguments) -> None:
     state = processes()
     if state.is_main_process:
         create_run_folder(output_dir)
-        check_same_run(output_dir, args, MAY_DIFFER)
+        if any(output_dir.glob("arms/*/result.json")):  # else nothing is there that other settings could spoil
+            check_same_run(output_dir, args, MAY_DIFFER)
         write_run_config(output_dir, args)
     state.wait_for_everyone()
     real = load_image_arrays(args, args.seed)

@@ -114,6 +114,11 @@ class DDPMArguments(ImageDataArguments):
         ).split():
             if not getattr(self, name) > 0:
                 raise ValueError(f"--{name} must be above 0, got {getattr(self, name)}")
+        for name in ("lr_warmup_steps", "validation_steps", "weight_decay"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"--{name} must be at least 0, got {getattr(self, name)}")
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"--ema_decay must be in [0, 1), got {self.ema_decay}; 0.999 is usual")
         if not 0 <= self.class_dropout < 1:
             raise ValueError(f"--class_dropout must be in [0, 1), got {self.class_dropout}; 0.1 is usual")
         if self.beta_schedule == "zero_snr" and self.prediction_type == "epsilon":
@@ -134,7 +139,8 @@ def main(args: DDPMArguments) -> None:
         print(describe(args, data))
         return
     output_dir = create_run_folder(args.output_dir)
-    check_same_run(output_dir, args, MAY_DIFFER)
+    if list(output_dir.glob("checkpoint-*")):  # a command that failed before its first checkpoint binds nobody
+        check_same_run(output_dir, args, MAY_DIFFER)
     train(args, data, output_dir)
 
 
@@ -161,9 +167,9 @@ def train(args: DDPMArguments, data: dict[str, Any], output_dir: Path) -> None:
     precision = resolve_precision(args.mixed_precision)
     on_cpu = not torch.accelerator.is_available()  # accelerate sees several CPU processes only when told
     accelerator = Accelerator(cpu=on_cpu, mixed_precision=precision, log_with=tracker, project_dir=output_dir)
+    state, pipeline = build_state(args, data["train"], accelerator)
     if accelerator.is_main_process:
         write_run_config(output_dir, args)
-    state, pipeline = build_state(args, data["train"], accelerator)
     saved = checkpoints(output_dir)
     if saved:
         state.load(saved[-1])

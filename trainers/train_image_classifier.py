@@ -22,6 +22,7 @@ from clinsynth.data.arguments import ImageDataArguments
 # Annotations that need these imports are strings: with `from __future__ import annotations` the parser of the command
 # line would look up the types of the arguments by running this block, and `--help` would take seconds.
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel, ResNetForImageClassification
 
     from clinsynth.data.arrays import ImageArrays
@@ -126,11 +127,10 @@ def fit_classifier(
         ValueError: a loss that is not finite (names the step), or a class without a train picture to weight.
     """
     import torch
-    import torch.nn.functional as F
     from tqdm.auto import tqdm
     from transformers import get_cosine_schedule_with_warmup
 
-    from clinsynth.trainers.classifier_inputs import balancing_weights, endless_batches, model_inputs, random_views
+    from clinsynth.trainers.classifier_inputs import balancing_weights, endless_batches
 
     started = time.perf_counter()
     batch_size = min(batch_size, len(train.labels))
@@ -148,12 +148,7 @@ def fit_classifier(
             model.train()
             losses = []
             for step in range((epoch - 1) * steps_per_epoch + 1, epoch * steps_per_epoch + 1):
-                rows = next(batches)
-                pixels = model_inputs(model, train.images[rows])
-                if augment:
-                    pixels = random_views(pixels, flips)
-                labels = torch.as_tensor(train.labels[rows], device=model.device)
-                loss = F.cross_entropy(model(pixels).logits, labels, weight=weight)
+                loss = batch_loss(model, train, next(batches), weight, augment, flips)
                 losses.append(loss.item())
                 bar.update()
                 if not math.isfinite(losses[-1]):
@@ -166,12 +161,7 @@ def fit_classifier(
                 torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
                 optimizer.step()
                 schedule.step()
-            record = {
-                "epoch": epoch,
-                "step": epoch * steps_per_epoch,
-                "loss": float(np.mean(losses)),
-                "learning_rate": learning_rate,
-            }
+            record = {"epoch": epoch, "step": step, "loss": float(np.mean(losses)), "learning_rate": learning_rate}
             if validation is not None:
                 score = validation_macro_f1(model, validation)
                 record["validation_macro_f1"] = score
@@ -186,6 +176,27 @@ def fit_classifier(
         model.load_state_dict(best_weights)
     model.eval()
     return FitResult(steps, time.perf_counter() - started, best_epoch, best_macro_f1, history)
+
+
+def batch_loss(
+    model: "PreTrainedModel",
+    data: "ImageArrays",
+    rows: np.ndarray,
+    weight: "torch.Tensor | None",
+    augment: bool,
+    flips: bool,
+) -> "torch.Tensor":
+    """Cross-entropy of the pictures at `rows`, classes weighted by `weight` (classes,), on random views of them."""
+    import torch
+    import torch.nn.functional as F
+
+    from clinsynth.trainers.classifier_inputs import model_inputs, random_views
+
+    pixels = model_inputs(model, data.images[rows])
+    if augment:
+        pixels = random_views(pixels, flips)
+    labels = torch.as_tensor(data.labels[rows], device=model.device)
+    return F.cross_entropy(model(pixels).logits, labels, weight=weight)
 
 
 def validation_macro_f1(model: "PreTrainedModel", validation: "ImageArrays") -> float:

@@ -17,7 +17,7 @@ import torch
 from diffusers.training_utils import EMAModel
 from safetensors.torch import load_file, save_file
 
-from clinsynth.run_folder import complete_folder
+from clinsynth.run_folder import complete_folder, explained_where_full
 
 STATE = "training_state"
 
@@ -71,9 +71,19 @@ class TrainingState:
         self.ema.restore(self.model.parameters())
 
     def load(self, checkpoint: Path) -> None:
-        """Take over everything from a folder that `save` wrote."""
+        """Take over everything from a folder that `save` wrote.
+
+        Raises:
+            ValueError: the checkpoint is of another network, as when the data set has got other classes since.
+        """
         folder = checkpoint / STATE
-        self.model.load_state_dict(load_file(folder / "model.safetensors"))
+        try:
+            self.model.load_state_dict(load_file(folder / "model.safetensors"))
+        except RuntimeError as error:
+            raise ValueError(
+                f"{checkpoint} does not fit the network that the flags and the data set ask for (other classes, size "
+                f"or channels?); use the data it was trained on, or another --output_dir: {error}"
+            ) from error
         averaged = load_file(checkpoint / "unet" / "diffusion_pytorch_model.safetensors")
         for shadow, (name, _) in zip(self.ema.shadow_params, self.model.named_parameters(), strict=True):
             shadow.copy_(averaged[name])
@@ -103,6 +113,12 @@ def drop_old_checkpoints(output_dir: Path, keep: int) -> None:
 
 def publish(pipeline_folder: Path, output_dir: Path) -> None:
     """Copy a pipeline folder into `output_dir` itself; its `model_index.json`, which makes it loadable, comes last."""
+    with explained_where_full(output_dir):
+        copy_pipeline(pipeline_folder, output_dir)
+
+
+def copy_pipeline(pipeline_folder: Path, output_dir: Path) -> None:
+    """The copying of `publish`."""
     (output_dir / "model_index.json").unlink(missing_ok=True)
     for source in pipeline_folder.iterdir():
         if source.is_dir() and source.name != STATE:

@@ -84,7 +84,7 @@ def survey(dataset: Dataset) -> Survey:
 def choose_target(found: Survey, resolution: int | None, channels: int | None, fit: str | None) -> Target:
     """Settle size and mode from what is there and what was asked; states in one line what will be changed."""
     if not found:
-        raise ValueError("the data set holds no pictures")
+        raise ValueError("the data set holds no pictures; give one that has some in every split")
     if channels not in (None, 1, 3):
         raise ValueError(f"--channels must be 1 (grey) or 3 (colour), got {channels}")
     if fit not in (None, *FITS):

@@ -23,10 +23,13 @@ def check_classes(counts: Sequence[int] | np.ndarray, names: Sequence[str], min_
     if min_class_size < 1:
         raise ValueError(f"--min_class_size must be at least 1, got {min_class_size}")
     if len(names) < 2:
-        raise ValueError(f"the data set has {len(names)} class; at least two are needed")
+        raise ValueError(f"the data set has {len(names)} class; at least two are needed: add pictures of another")
     for name, count in zip(names, counts, strict=True):
         if count == 0:
-            raise ValueError(f"class {name!r} has no train images; add some, or leave its name out of the classes")
+            raise ValueError(
+                f"class {name!r} has no train images; add some, or leave the class out: without its name in "
+                "--label_names, and with labels numbered from 0 without a gap"
+            )
         if count < min_class_size:
             raise ValueError(
                 f"class {name!r} has {count} train images, fewer than --min_class_size {min_class_size}; "

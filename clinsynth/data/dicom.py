@@ -82,7 +82,7 @@ def read_dicom_folder(path: Path, window: tuple[float, float] | None = None) -> 
         split = SPLIT_NAMES.get(row.get("split") or "train")
         if split is None:
             raise ValueError(f"{table}, row {number}: split is {row['split']!r}; it may be train, validation or test")
-        picture = read_dicom(path / row["file"], window)
+        picture = read_dicom(path / (row["file"] or ""), window)
         windowings[picture.windowing] += 1
         kept = {column: row[column] for column in columns}
         patient = patients.setdefault(picture.patient or row["file"], len(patients))
@@ -94,10 +94,10 @@ def read_dicom_folder(path: Path, window: tuple[float, float] | None = None) -> 
 def declared_columns(table: Path, rows: list[dict[str, Any]]) -> list[str]:
     """label and the subgroups that the table has; states what it leaves out and why."""
     if not rows:
-        raise ValueError(f"{table} has no rows")
+        raise ValueError(f"{table} has no rows; write one a DICOM file, with the columns file, label")
     for needed in ("file", "label"):
         if needed not in rows[0]:
-            raise ValueError(f"{table} has no column {needed}; it has {', '.join(map(str, rows[0]))}")
+            raise ValueError(f"{table} has no column {needed}; it has {', '.join(rows[0])}; add it")
     others = [column for column in rows[0] if column not in ("file", "label", "split", *SUBGROUPS)]
     for column in others:
         reason = "may identify a person" if sounds_identifying(column) else f"only {', '.join(SUBGROUPS)} are taken"
@@ -133,7 +133,7 @@ def read_dicom(path: Path, window: tuple[float, float] | None = None) -> DicomPi
     except ImportError as error:
         raise ImportError(f"DICOM needs pydicom ({error}); install clinsynth[dicom]") from error
     if not path.is_file():
-        raise ValueError(f"{path} is named in {TABLE} but is not there")
+        raise ValueError(f"{path} is named in {TABLE} but is not there; remove its row or correct the path")
     try:
         dataset = pydicom.dcmread(path)
     except (pydicom.errors.InvalidDicomError, EOFError, KeyError, ValueError) as error:

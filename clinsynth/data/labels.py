@@ -31,11 +31,12 @@ def with_class_labels(splits: dict[str, Dataset], column: str, names: list[str] 
     values = {split: read_labels(split, dataset, column) for split, dataset in splits.items()}
     own = {split: getattr(dataset.features[column], "names", None) for split, dataset in splits.items()}
     names = names or own["train"] or derive_names([value for column in values.values() for value in column])
-    if len(set(names)) < len(names):
-        raise ValueError(f"--label_names must differ from each other, got {', '.join(names)}")
+    if len(set(names)) < len(names) or "" in names:
+        raise ValueError(f"--label_names must differ from each other and not be empty, got {', '.join(names)}")
     if any(other is not None and len(other) != len(names) for other in own.values()):
         raise ValueError(
-            f"--label_names gives {len(names)} names, but the data set has {len(own['train'] or [])} classes"
+            f"--label_names gives {len(names)} names, but the data set has {len(own['train'] or [])} classes; "
+            "give each one name, in the order of their numbers"
         )
     result = {}
     for split, dataset in splits.items():
@@ -46,7 +47,7 @@ def with_class_labels(splits: dict[str, Dataset], column: str, names: list[str] 
 
 
 def read_labels(split: str, dataset: Dataset, column: str) -> list[Any]:
-    for needed, flag in (("image", ""), (column, "; give --label_column")):
+    for needed, flag in (("image", "; rename the one of the pictures"), (column, "; give --label_column")):
         if needed not in dataset.column_names:
             raise ValueError(f"{split} has no column {needed!r}{flag}; it has {', '.join(dataset.column_names)}")
     return dataset[column][:]
@@ -54,14 +55,16 @@ def read_labels(split: str, dataset: Dataset, column: str) -> list[Any]:
 
 def derive_names(values: list[Any]) -> list[str]:
     """Class names from labels: 0 to the highest number where all are whole numbers, else the sorted texts."""
-    if all(is_number(value) for value in values):
-        return [str(number) for number in range(max(map(int, values), default=-1) + 1)]
-    return sorted({value for value in values if isinstance(value, str) and value})
+    given = [value for value in values if value is not None and value != ""]
+    if all(is_number(value) for value in given):
+        # More classes than rows leave some empty anyway; the bound keeps a stray 999999999 from filling the memory.
+        return [str(number) for number in range(min(max(map(int, given), default=-1) + 1, len(given)))]
+    return sorted({value for value in given if isinstance(value, str)})
 
 
 def is_number(value: Any) -> bool:
     if isinstance(value, str):
-        return value.isdecimal()
+        return value.removeprefix("-").isdecimal()
     return isinstance(value, int)
 
 
@@ -71,9 +74,15 @@ def to_number(value: Any, names: list[str], where: str) -> int:
     if value is None or value == "":
         raise ValueError(f"{where} has no label; give it one or remove the row")
     if not is_number(value):
-        raise ValueError(f"{where}: label {value!r} is unknown; the classes are {', '.join(names)}")
+        raise ValueError(
+            f"{where}: label {value!r} is unknown; the classes are {', '.join(names) or 'none'}: "
+            "make it one of them or a whole number, or name them with --label_names"
+        )
     if not 0 <= int(value) < len(names):
-        raise ValueError(f"{where}: label {value} is out of range; {len(names)} classes are numbered from 0")
+        raise ValueError(
+            f"{where}: label {value} is out of range; {len(names)} classes are numbered 0 to {len(names) - 1}: "
+            "change it, or give all classes their --label_names"
+        )
     return int(value)
 
 

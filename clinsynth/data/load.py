@@ -59,13 +59,16 @@ def read_splits(args: ImageDataArguments) -> dict[str, Dataset]:
     if path.is_dir() and dicom.is_dicom_folder(path):
         return dicom.read_dicom_folder(path, dicom.parse_window(options))
     if options:
-        raise ValueError(f"--dataset {spec}: only {phantom_fundus.NAME} and DICOM folders take options after a ?")
+        raise ValueError(
+            f"--dataset {spec}: only {phantom_fundus.NAME} and DICOM folders take options after a ?; "
+            f"leave ?{options} out"
+        )
     if path.is_dir():
         return sources.read_folder(path)
     if path.suffix not in (".npz", ".csv", ".jsonl"):
         return sources.read_hub(spec)
     if not path.is_file():
-        raise ValueError(f"--dataset {spec}: there is no such file")
+        raise ValueError(f"--dataset {spec}: there is no such file; check the path")
     return sources.read_npz(path) if path.suffix == ".npz" else sources.read_table(path)
 
 
@@ -73,4 +76,5 @@ def label_names(args: ImageDataArguments) -> list[str] | None:
     path = Path(args.dataset)
     if args.label_names is None and path.suffix == ".npz":
         return published_names(path.stem)
-    return args.label_names.split(",") if isinstance(args.label_names, str) else args.label_names
+    assert not isinstance(args.label_names, str)  # its __post_init__ sees to that
+    return args.label_names

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 import logging
 import zipfile
-from collections.abc import Iterable
+import zlib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
+
+from clinsynth.pictures import to_png
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -31,6 +33,8 @@ SPLIT_NAMES = {
 }
 """What a split may be called, and what it is called here."""
 
+EXCESS = "(cells beyond the columns)"
+
 PICTURE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp"}
 
 
@@ -43,7 +47,7 @@ def read_npz(path: Path) -> dict[str, Dataset]:
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
-    except (ValueError, zipfile.BadZipFile, EOFError) as error:
+    except (EOFError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as error:  # TypeError: a .npy inside
         raise ValueError(
             f"{path} is damaged, no .npz, or holds pickled objects, which could run any code and are not opened "
             f"({error}); save plain uint8 images and integer labels with numpy.savez"
@@ -51,20 +55,24 @@ def read_npz(path: Path) -> dict[str, Dataset]:
     prefixes = {"train": "train", "validation": "val", "test": "test"}
     found = {split: prefix for split, prefix in prefixes.items() if f"{prefix}_images" in arrays}
     if "train" not in found:
-        raise ValueError(f"{path} has no array train_images; it has {', '.join(arrays) or 'none'}")
+        raise ValueError(
+            f"{path} has no array train_images; it has {', '.join(arrays) or 'none'}; save it in MedMNIST's layout"
+        )
     return {split: npz_split(path, arrays, prefix) for split, prefix in found.items()}
 
 
 def npz_split(path: Path, arrays: dict[str, np.ndarray], prefix: str) -> Dataset:
     images, labels = arrays[f"{prefix}_images"], arrays.get(f"{prefix}_labels")
     if labels is None:
-        raise ValueError(f"{path} has {prefix}_images but no {prefix}_labels")
+        raise ValueError(f"{path} has {prefix}_images but no {prefix}_labels; add them, one whole number a picture")
     if images.dtype != np.uint8:
         raise ValueError(
             f"{path}: {prefix}_images is {images.dtype}, not uint8; rescale its values to 0..255 yourself"
         )
     if images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[3] != 3):
-        raise ValueError(f"{path}: {prefix}_images has shape {images.shape}, not (n, height, width[, 3])")
+        raise ValueError(
+            f"{path}: {prefix}_images has shape {images.shape}; save it as (n, height, width) or (n, height, width, 3)"
+        )
     if labels.size != len(images) or not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(
             f"{path}: {prefix}_labels is {labels.dtype} of shape {labels.shape} for {len(images)} pictures; "
@@ -76,9 +84,7 @@ def npz_split(path: Path, arrays: dict[str, np.ndarray], prefix: str) -> Dataset
 
 def png_cell(image: Image.Image) -> dict[str, Any]:
     """A picture as a cell of an Image column, kept without loss."""
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG", compress_level=1)
-    return {"bytes": buffer.getvalue(), "path": None}
+    return {"bytes": to_png(image, compress_level=1), "path": None}
 
 
 def picture_dataset(cells: list[dict[str, Any]], columns: dict[str, list[Any]]) -> Dataset:
@@ -98,44 +104,62 @@ def read_table(path: Path) -> dict[str, Dataset]:
     """
     rows = list(read_rows(path))
     if not rows:
-        raise ValueError(f"{path} has no rows")
+        raise ValueError(f"{path} has no rows; write one a picture, below the names of the columns")
     if "image" not in rows[0]:
-        raise ValueError(f"{path} has no column image; it has {', '.join(rows[0])}")
+        raise ValueError(f"{path} has no column image; it has {', '.join(rows[0])}; call the column of paths so")
     by_split: dict[str, list[dict[str, Any]]] = {}
     for number, row in enumerate(rows, start=1):
         split = row.get("split") or "train"
         if split not in SPLIT_NAMES:
             raise ValueError(f"{path}, row {number}: split is {split!r}; it may be train, validation or test")
         by_split.setdefault(SPLIT_NAMES[split], []).append({**row, "image": picture_path(path, number, row)})
-    return {split: table_split(members) for split, members in by_split.items()}
+    return {split: table_split(path, members) for split, members in by_split.items()}
 
 
 def read_rows(path: Path) -> Iterable[dict[str, Any]]:
-    """Rows of a .csv or .jsonl; numbers in a .csv stay text."""
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        if path.suffix == ".csv":
-            yield from csv.DictReader(file, strict=True)
-            return
-        for number, line in enumerate(file, start=1):
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{path}, line {number} is not JSON ({error})") from error
-            if not isinstance(row, dict):
-                raise ValueError(f"{path}, line {number} is not a JSON object")
-            yield row
+    """Rows of a .csv or .jsonl; numbers in a .csv stay text.
+
+    Raises:
+        ValueError: no UTF-8 text, no such format, or a .csv row with more cells than the table has columns.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            yield from read_csv(path, file) if path.suffix == ".csv" else read_jsonl(path, file)
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} cannot be read ({error}); save it as {path.suffix} text in UTF-8") from error
+
+
+def read_csv(path: Path, lines: Iterable[str]) -> Iterator[dict[str, Any]]:
+    for number, row in enumerate(csv.DictReader(lines, restkey=EXCESS, strict=True), start=1):
+        if EXCESS in row:
+            raise ValueError(f"{path}, row {number} has more cells than there are columns; quote texts with commas")
+        yield row
+
+
+def read_jsonl(path: Path, lines: Iterable[str]) -> Iterator[dict[str, Any]]:
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path}, line {number} is not JSON ({error}); write one object a line") from error
+        if not isinstance(row, dict):
+            raise ValueError(f"{path}, line {number} is not a JSON object; write one a line")
+        yield row
 
 
 def picture_path(table: Path, number: int, row: dict[str, Any]) -> str:
-    path = table.parent / str(row["image"] or "")
+    path = table.parent / str(row.get("image") or "")
     if not path.is_file():
         raise ValueError(f"{table}, row {number}: there is no file {path}; paths are relative to the table")
     return str(path)
 
 
-def table_split(rows: list[dict[str, Any]]) -> Dataset:
+def table_split(table: Path, rows: list[dict[str, Any]]) -> Dataset:
     columns = {name: [row.get(name) for row in rows] for name in rows[0] if name not in ("image", "split")}
-    return picture_dataset([{"bytes": None, "path": row["image"]} for row in rows], columns)
+    try:
+        return picture_dataset([{"bytes": None, "path": row["image"]} for row in rows], columns)
+    except (TypeError, ValueError) as error:  # pyarrow's own are kinds of these
+        raise ValueError(f"{table}: a column mixes kinds of values ({error}); give each column one kind") from error
 
 
 def read_folder(path: Path) -> dict[str, Dataset]:
@@ -145,12 +169,20 @@ def read_folder(path: Path) -> dict[str, Dataset]:
         ValueError: neither is there, or pictures that lie in no class folder.
     """
     from datasets import load_dataset
+    from datasets.exceptions import DatasetGenerationError
 
     if next(path.rglob("*.parquet"), None):
-        return by_known_split(dict(load_dataset(str(path))), path)
+        try:
+            return by_known_split(dict(load_dataset(str(path))), path)
+        except (DatasetGenerationError, ValueError) as error:
+            cause = error.__cause__ or error
+            raise ValueError(f"{path} holds Parquet files that cannot be read ({cause}); replace them") from error
     pictures = [file for file in path.rglob("*") if file.suffix.lower() in PICTURE_SUFFIXES]
     if not pictures:
-        raise ValueError(f"{path} holds no Parquet files, no DICOM labels.csv and no pictures in class folders")
+        raise ValueError(
+            f"{path} holds no Parquet files, no DICOM labels.csv and no pictures in class folders; "
+            "put each picture into a folder named as its class"
+        )
     loose = [p for p in pictures if p.parent == path or (p.parent.parent == path and p.parent.name in SPLIT_NAMES)]
     if loose:
         raise ValueError(f"{loose[0]} lies in no class folder; move it to a folder named as its class, or use a .csv")
@@ -164,10 +196,11 @@ def read_hub(spec: str) -> dict[str, Dataset]:
         ValueError: no such file or folder here, and none such that could be reached on the Hub.
     """
     from datasets import load_dataset
+    from datasets.exceptions import DatasetGenerationError
 
     try:
         splits = dict(load_dataset(spec))
-    except (OSError, ValueError, RuntimeError) as error:
+    except (DatasetGenerationError, OSError, ValueError, RuntimeError) as error:
         raise ValueError(
             f"--dataset {spec} is no file or folder here, and could not be had from the Hub ({error}); "
             "check the path or the id, and for the Hub the connection and HF_HUB_OFFLINE"
@@ -181,5 +214,5 @@ def by_known_split(splits: dict[Any, Dataset], source: object) -> dict[str, Data
     if "train" in known and others:
         logger.info("%s: splits left aside: %s", source, ", ".join(others))
     if "train" not in known:
-        raise ValueError(f"{source} has no split train; it has {', '.join(map(str, splits))}")
+        raise ValueError(f"{source} has no split train; it has {', '.join(map(str, splits))}; name one of them train")
     return known

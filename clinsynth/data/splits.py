@@ -88,7 +88,7 @@ def choose_train(train: Dataset, args: ImageDataArguments, seed: int) -> Dataset
     Raises:
         ValueError: a number out of range, both flags at once, or a class with fewer images than `--few_shot`.
     """
-    check_choice(args)
+    check_choice(args, seed)
     labels = np.asarray(train["label"][:])
     names = train.features["label"].names
     check_classes(np.bincount(labels, minlength=len(names)), names, 1)
@@ -109,7 +109,9 @@ def choose_train(train: Dataset, args: ImageDataArguments, seed: int) -> Dataset
     return train.select(rows.tolist())
 
 
-def check_choice(args: ImageDataArguments) -> None:
+def check_choice(args: ImageDataArguments, seed: int) -> None:
+    if seed < 0:
+        raise ValueError(f"--seed must be at least 0, got {seed}")
     if not 0 < args.train_fraction <= 1:
         raise ValueError(f"--train_fraction must be above 0 and at most 1, got {args.train_fraction}")
     if args.few_shot is not None and args.few_shot < 1:
