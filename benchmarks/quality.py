@@ -7,6 +7,8 @@ that the same command goes on where it stopped. Seconds are those that each batc
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from benchmarks.features import cells, distances, named_extractor, real_splits
 from benchmarks.samples import draw_all, labels_like, our_draw, paper_draw
 
@@ -24,7 +26,7 @@ def measure_quality(args: "SamplingArguments", pipe: Any, scheduler: Any, output
     config = pipe.unet.config
     splits = real_splits(args.dataset, config.sample_size, config.in_channels)
     labels = labels_like(splits["train"].labels, args.n)
-    pipe.to(args.device)
+    pipe.to(args.device, getattr(torch, args.precision))
     ours = f"{type(pipe.scheduler).__name__}-{args.num_inference_steps}-guidance-{args.guidance_scale:g}"
     paper = f"paper-{args.paper_levels}-levels-guidance-{args.paper_guidance_scale:g}"
     draws = {
@@ -39,6 +41,7 @@ def measure_quality(args: "SamplingArguments", pipe: Any, scheduler: Any, output
         rows[name] = distances(real, extract(images), args.n_bootstrap) | {
             "cpu_seconds": seconds,
             "device": args.device,
+            "precision": args.precision,
         }
     rows["floor: real test"] = distances(real, extract(splits["test"].images), args.n_bootstrap)
     return {"extractor": extract.name, "dataset": args.dataset, "rows": rows}

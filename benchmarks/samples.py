@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from diffusers.models.unets.unet_2d import UNet2DOutput
 
 from benchmarks.peers import nearest_timesteps, paper_noise_levels, peer_sampler, sample_as_paper
 from benchmarks.timing import timed
@@ -108,9 +109,15 @@ def paper_draw(pipe: Any, scheduler: Any, guidance_scale: float, levels_of: str)
     """The paper's sampler with the pipeline's network; `guidance_scale` is w + 1."""
     settings = paper_settings(scheduler, levels_of)
 
+    def network(sample: torch.Tensor, timestep: torch.Tensor, class_labels: torch.Tensor) -> UNet2DOutput:
+        prediction = pipe.unet(sample.to(pipe.unet.dtype), timestep, class_labels=class_labels).sample
+        return UNet2DOutput(sample=prediction.float())
+
+    network.config = pipe.unet.config  # type: ignore[attr-defined]
+
     def draw(labels: np.ndarray, start: int) -> np.ndarray:
         sample = sample_as_paper(
-            pipe.unet,
+            network,
             torch.as_tensor(labels, device=pipe.device),
             pipe.num_classes,
             **settings,

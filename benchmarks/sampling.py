@@ -61,6 +61,8 @@ class SamplingArguments:
     """Feature extractor of the section quality: `default` (a CNN trained on the real train split) or a path or id."""
     n_bootstrap: int = 50
     """Bootstrap replicates of the intervals in the section quality; 0 for none."""
+    precision: str = "float32"
+    """Arithmetic of the network in the section quality, for both samplers: float32 or bfloat16."""
     device: str = "cpu"
     """Device on which the section quality draws; timings are always on the CPU."""
 
