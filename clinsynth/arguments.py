@@ -4,6 +4,7 @@ One dataclass a script; the string under a field is its help. `--config file.yam
 unknown key or a wrong type is an error that names it. Nothing heavy is imported here, so that `--help` is quick.
 """
 
+import inspect
 import logging
 import os
 import sys
@@ -43,9 +44,7 @@ class HelpFormatter(jsonargparse.DefaultHelpFormatter):
     """Keeps the line breaks of a script's description: the examples in it are to be copied."""
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
-        return "".join(
-            f"{indent}{line.strip() if not line.startswith('     ') else line}\n" for line in text.split("\n")
-        )
+        return f"{inspect.cleandoc(text)}\n"
 
 
 def parse(arguments_class: type[T], argv: Sequence[str] | None = None, prog: str | None = None) -> T:

@@ -47,8 +47,8 @@ class DDPMArguments(ImageDataArguments):
     """unet2d: diffusers' UNet2DModel; context_unet: the e-health paper's network, 28 to 64 px"""
     width: int = 32
     """channels at full resolution, a multiple of 8: the dial of the network's size (the paper's ContextUnet: 128)"""
-    train_steps: int = 10_000
-    """optimizer steps"""
+    train_steps: int = 5_000
+    """optimizer steps; at 32 pixels one takes about a second on one CPU core"""
     train_batch_size: int = 64
     """images a step and process; the global batch is this x processes x accumulation steps"""
     gradient_accumulation_steps: int = 1
@@ -74,8 +74,9 @@ class DDPMArguments(ImageDataArguments):
     noise (Lin et al. 2024), which needs v_prediction"""
     prediction_type: Literal["epsilon", "v_prediction"] = "v_prediction"
     """what the network predicts: the noise (the paper's) or the velocity (Salimans & Ho 2022)"""
-    min_snr_gamma: float | None = 5.0
-    """gamma of the min-SNR loss weights (Hang et al. 2023); null weights all noise levels alike, as the paper does"""
+    min_snr_gamma: float | None = None
+    """gamma of the min-SNR loss weights (Hang et al. 2023), usually 5; null weights all noise levels alike, as the
+    paper does: with v_prediction min-SNR nearly leaves out the noisiest levels, where a picture's brightness is made"""
     class_dropout: float = 0.1
     """share of labels replaced by the null class, which guidance needs"""
     class_balanced: bool = False
