@@ -76,7 +76,7 @@ class DDPMArguments(ImageDataArguments):
     """what the network predicts: the noise (the paper's) or the velocity (Salimans & Ho 2022)"""
     min_snr_gamma: float | None = None
     """gamma of the min-SNR loss weights (Hang et al. 2023), usually 5; null weights all noise levels alike, as the
-    paper does: with v_prediction min-SNR nearly leaves out the noisiest levels, where a picture's brightness is made"""
+    paper does: with v_prediction min-SNR nearly leaves out the noisiest levels, where brightness is decided"""
     class_dropout: float = 0.1
     """share of labels replaced by the null class, which guidance needs"""
     class_balanced: bool = False
