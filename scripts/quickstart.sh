@@ -12,7 +12,7 @@ step() { printf '\n== %s\n   %s\n' "$1" "$2"; }
 clinsynth() { .venv/bin/clinsynth "$@"; }
 
 step "1/3 train a class-conditioned DDPM on 1,080 drawn eyes, five grades, imbalanced" "clinsynth train ddpm"
-clinsynth train ddpm --config recipes/quickstart.yaml --output_dir runs/quickstart
+clinsynth train ddpm --config recipes/ddpm/quickstart.yaml --output_dir runs/quickstart
 
 step "2/3 generate 60 eyes of each grade" "clinsynth generate images"
 clinsynth generate images --model runs/quickstart --per_class 60 --num_inference_steps 15 \
