@@ -1,85 +1,39 @@
-"""Distances between real and synthetic features as records: no number without interval, n, floor and extractor."""
+"""Distances between real and synthetic features as records, and the sets that are compared: overall and by class.
+
+The records of a comparison that `comparisons` yields are `measure` for each of METRICS here, the list that
+`manifold_measurement.measure_manifold` returns, and, where `Features.rows` are uint8 pictures, the list of
+`picture_measurement.measure_pictures`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from clinsynth.metrics.frechet.frechet import frechet_distance, frechet_interval
-from clinsynth.metrics.kid.kid import count_blocks, kernel_distance, kernel_interval
+from clinsynth.metrics.frechet.frechet import frechet_distance, frechet_extrapolated, frechet_interval
+from clinsynth.metrics.kid.kid import count_blocks, kernel_distance, kernel_interval, kernel_spread
+from clinsynth.metrics.record import MIN_ROWS, Measurement, MeasurementSettings, empty_record
 
 METRICS = ("frechet", "kid")
-MIN_ROWS = 10
 FLOOR_SPLITS = 5
 OVERALL = "overall"
 
 
 @dataclass(frozen=True)
-class Measurement:
-    """One distance of a synthetic set from a real split.
-
-    Attributes:
-        metric: "frechet" or "kid".
-        label: a class name, or "overall" (label mix matched to the real split's).
-        reference: the real split, "train" or "test".
-        value: None where a side has fewer than 10 rows; `note` says so.
-        interval: 95 % bootstrap interval, None where value is.
-        n_real, n_synthetic: rows compared.
-        floor: mean distance between two stratified halves of the real rows over five splits, None below 20 rows.
-        floor_range: smallest and largest of the five.
-        floor_n: rows in the smaller half.
-        floor_held_out: distance of the real rows from those of the other real split, label mix matched.
-        extractor, dimension: name of the network and length of its features.
-        replicates, seed: of the bootstrap.
-        biased: a Fréchet distance from fewer rows than twice the dimension, which reads too high.
-        note: what a reader must know, may be empty.
-    """
-
-    metric: str
-    label: str
-    reference: str
-    value: float | None
-    interval: tuple[float, float] | None
-    n_real: int
-    n_synthetic: int
-    floor: float | None
-    floor_range: tuple[float, float] | None
-    floor_n: int | None
-    floor_held_out: float | None
-    extractor: str
-    dimension: int
-    replicates: int
-    seed: int
-    biased: bool
-    note: str = ""
-
-    def to_dict(self) -> dict[str, Any]:
-        """The record as it stands in evidence.json."""
-        return asdict(self)
-
-
-@dataclass(frozen=True)
 class Features:
-    """Feature vectors float64 (n, d) and labels int64 (n,) of one set of pictures."""
+    """Feature vectors float64 (n, d), or the uint8 pictures (n, channels, r, r) themselves, and labels int64 (n,)."""
 
     rows: np.ndarray
     labels: np.ndarray
 
+    def __len__(self) -> int:
+        return len(self.rows)
+
     def take(self, index: np.ndarray) -> Features:
         """The rows at `index` (numbers or a mask)."""
         return Features(self.rows[index], self.labels[index])
-
-
-@dataclass(frozen=True)
-class MeasurementSettings:
-    """What is the same for every measurement of a run."""
-
-    extractor: str
-    replicates: int = 200
-    seed: int = 0
 
 
 Distance = Callable[[np.ndarray, np.ndarray], float]
@@ -145,41 +99,36 @@ def measure(
     progress: bool = False,
 ) -> Measurement:
     """One record: distance, bootstrap interval and floors of `synthetic` from `real`, `other` a second real split."""
-    n_real, n_synthetic, dimension = len(real.rows), len(synthetic.rows), real.rows.shape[1]
-    record = Measurement(
-        metric=metric,
-        label=label,
-        reference=reference,
-        value=None,
-        interval=None,
-        n_real=n_real,
-        n_synthetic=n_synthetic,
-        floor=None,
-        floor_range=None,
-        floor_n=None,
-        floor_held_out=None,
-        extractor=settings.extractor,
-        dimension=dimension,
-        replicates=settings.replicates,
-        seed=settings.seed,
-        biased=metric == "frechet" and min(n_real, n_synthetic) < 2 * dimension,
-    )
-    if min(n_real, n_synthetic) < MIN_ROWS:
-        return replace(record, note=f"not measured, n={min(n_real, n_synthetic)}", biased=False)
+    sizes, dimension = (len(real.rows), len(synthetic.rows)), real.rows.shape[1]
+    record = empty_record(metric, label, reference, sizes, dimension, settings)
+    if record.note:
+        return record
     distance = DISTANCES[metric]
     record = replace(
         record,
         value=distance(real.rows, synthetic.rows),
         interval=bootstrap(metric, label, real.rows, synthetic.rows, settings, progress),
     )
+    if metric == "frechet" and min(sizes) < 2 * dimension:
+        extrapolated = frechet_extrapolated(real.rows, synthetic.rows, settings.seed)
+        record = replace(record, biased=True, extrapolated=extrapolated)
+    if metric == "kid":
+        _, spread, spread_n = kernel_spread(real.rows, synthetic.rows, seed=settings.seed)
+        record = replace(record, spread=spread, spread_n=spread_n)
     if other is not None and len(other.rows) >= MIN_ROWS:
         record = replace(record, floor_held_out=distance(real.rows, other.rows))
-    halves = [split_halves(real.labels, settings.seed + i) for i in range(FLOOR_SPLITS)]
-    floor_n = min(map(len, halves[0]))
-    if floor_n < MIN_ROWS:
+    halves = real_halves(real, settings.seed)
+    if not halves:
         return record
-    floors = [distance(real.rows[a], real.rows[b]) for a, b in halves]
-    return replace(record, floor=float(np.mean(floors)), floor_range=(min(floors), max(floors)), floor_n=floor_n)
+    return record.with_floors([distance(a.rows, b.rows) for a, b in halves], min(map(len, halves[0])))
+
+
+def real_halves(real: Features, seed: int) -> list[tuple[Features, Features]]:
+    """Five splits of the real rows into stratified halves; none where a half would have fewer than 10 rows."""
+    halves = [split_halves(real.labels, seed + i) for i in range(FLOOR_SPLITS)]
+    if min(map(len, halves[0])) < MIN_ROWS:
+        return []
+    return [(real.take(a), real.take(b)) for a, b in halves]
 
 
 def bootstrap(

@@ -9,7 +9,13 @@ import scipy.linalg
 import torch
 from torchmetrics.image.fid import _compute_fid
 
-from clinsynth.metrics.frechet.frechet import frechet_distance, frechet_interval
+from clinsynth.metrics.frechet.frechet import (
+    frechet_distance,
+    frechet_extrapolated,
+    frechet_interval,
+    statistics_distance,
+)
+from clinsynth.metrics.frechet.gaussian import BLOCK_ROWS, GaussianStatistics, covariance_factor
 
 FOLDER = Path(__file__).parent.parent / "metrics" / "frechet"
 
@@ -48,6 +54,82 @@ def test_is_symmetric_and_zero_between_a_set_and_itself() -> None:
     assert frechet_distance(real, real) == pytest.approx(0, abs=1e-9)
 
 
+def statistics_of(*batches: np.ndarray) -> GaussianStatistics:
+    statistics = GaussianStatistics()
+    for batch in batches:
+        statistics.update(batch)
+    return statistics
+
+
+def test_streaming_sums_are_mean_and_covariance_far_from_zero_too() -> None:
+    rows = two_sets(BLOCK_ROWS + 200, 2, 6)[0] + 1e6
+    statistics = statistics_of(rows[:3], rows[3:1100])
+    statistics.merge(statistics_of(rows[1100:]))
+    statistics.merge(GaussianStatistics())
+    mean, covariance = moments(rows - 1e6)
+    assert statistics.count == len(rows)
+    assert statistics.mean - 1e6 == pytest.approx(mean, rel=1e-7, abs=1e-8)
+    assert statistics.covariance() == pytest.approx(
+        covariance, rel=1e-7
+    )  # plain sums of squares have an error of 1e-4
+
+
+def test_distance_of_streaming_sums_is_that_of_the_rows() -> None:
+    real, synthetic = two_sets(300, 200, 16)
+    value = statistics_distance(statistics_of(real[:100], real[100:]), statistics_of(synthetic))
+    assert value == pytest.approx(frechet_distance(real, synthetic), rel=1e-10)
+    few = two_sets(30, 25, 48)
+    value = statistics_distance(statistics_of(few[0]), statistics_of(few[1]))
+    assert value == pytest.approx(frechet_distance(*few), rel=1e-6)
+
+
+def test_dead_and_repeated_features_change_nothing() -> None:
+    real, synthetic = two_sets(300, 200, 16)
+    value = frechet_distance(real, synthetic)
+    dead = [np.concatenate([x, np.zeros((len(x), 3)), np.full((len(x), 2), 7.0)], axis=1) for x in (real, synthetic)]
+    assert covariance_factor(moments(dead[0])[1]).shape == (16, 21)
+    assert frechet_distance(*dead) == pytest.approx(value, rel=1e-10)
+    repeated = [np.concatenate([x, x], axis=1) for x in (real, synthetic)]
+    assert frechet_distance(*repeated) == pytest.approx(2 * value, rel=1e-8)
+
+
+def test_nearly_singular_covariances_keep_the_digits() -> None:
+    generator = np.random.default_rng(3)
+    scales = 10.0 ** -np.linspace(0, 7, 20)  # eigenvalues of the covariances over 14 orders of magnitude
+    real, synthetic = (generator.normal(size=(400, 20)) * scale * scales for scale in (1.0, 1.2))
+    q, _ = np.linalg.qr(np.random.default_rng(4).normal(size=(20, 20)))
+    rows = [np.linalg.qr(x - x.mean(0), mode="r") / np.sqrt(399) for x in (real, synthetic)]  # no covariance formed
+    cross = np.linalg.svd(rows[0] @ rows[1].T, compute_uv=False).sum()
+    expected = ((real.mean(0) - synthetic.mean(0)) ** 2).sum() + sum((x**2).sum() for x in rows) - 2 * cross
+    assert frechet_distance(real @ q, synthetic @ q) == pytest.approx(expected, rel=1e-7)
+
+
+def test_streaming_sums_refuse_other_columns_and_too_few_rows() -> None:
+    statistics = statistics_of(np.zeros((1, 4)))
+    with pytest.raises(ValueError, match="matrix of 4 columns, got shape"):
+        statistics.update(np.zeros((5, 3)))
+    with pytest.raises(ValueError, match="two rows or more, got 1"):
+        statistics.covariance()
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        statistics.update(np.full((1, 4), np.inf))
+    with pytest.raises(ValueError, match="3 columns cannot be merged with 4"):
+        statistics.merge(statistics_of(np.zeros((5, 3))))
+
+
+def test_extrapolation_takes_most_of_the_bias_away() -> None:
+    generator = np.random.default_rng(2)
+    draws = [(generator.normal(size=(90, 40)), generator.normal(0.2, 1.2, size=(120, 40))) for _ in range(12)]
+    true = 40 * (0.2**2 + 0.2**2)
+    plain = np.mean([frechet_distance(*draw) for draw in draws])
+    extrapolated = np.mean([frechet_extrapolated(*draw, seed=i) for i, draw in enumerate(draws)])
+    assert plain > 3 * true
+    assert abs(extrapolated - true) < 0.1 * (plain - true)
+    assert frechet_extrapolated(*draws[0], seed=5) == frechet_extrapolated(*draws[0], seed=5)
+    calls: list[None] = []
+    frechet_extrapolated(*draws[0], n_points=3, on_point=lambda: calls.append(None))
+    assert len(calls) == 3
+
+
 def test_interval_is_seeded_and_spreads_like_fresh_samples() -> None:
     generator = np.random.default_rng(1)
     draws = [(generator.normal(size=(200, 8)), generator.normal(0.3, 1.2, size=(200, 8))) for _ in range(60)]
@@ -78,7 +160,8 @@ def test_loads_with_evaluate_from_its_folder() -> None:
     for start in (0, 20):
         metric.add_batch(features=real[start : start + 20], source=["real"] * 20)
     metric.add_batch(features=synthetic, source=["synthetic"] * 30)
-    result = metric.compute(n_bootstrap=10, seed=5)
+    result = metric.compute(n_bootstrap=10, seed=5, extrapolate=True)
+    assert result["extrapolated"] == frechet_extrapolated(real, synthetic, 5)
     assert result["frechet"] == pytest.approx(frechet_distance(real, synthetic), rel=1e-12)
     assert tuple(result["interval"]) == frechet_interval(real, synthetic, 10, 5)
     assert (result["n_real"], result["n_synthetic"]) == (40, 30)

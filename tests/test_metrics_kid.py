@@ -8,7 +8,7 @@ import pytest
 import torch
 from torchmetrics.image.kid import poly_mmd
 
-from clinsynth.metrics.kid.kid import BLOCK_ROWS, count_blocks, kernel_distance, kernel_interval
+from clinsynth.metrics.kid.kid import BLOCK_ROWS, count_blocks, kernel_distance, kernel_interval, kernel_spread
 
 FOLDER = Path(__file__).parent.parent / "metrics" / "kid"
 
@@ -73,6 +73,16 @@ def test_interval_lies_around_the_value_and_holds_zero_for_one_distribution() ->
     assert low < 0 < high
 
 
+def test_spread_is_that_of_the_values_of_subsets() -> None:
+    real, synthetic = two_sets(60, 50, 4)
+    mean, spread, size = kernel_spread(real, synthetic, n_subsets=6, max_size=20, seed=3)
+    generator = np.random.default_rng([3, 1])
+    chosen = [[generator.choice(len(x), 20, replace=False) for _ in range(6)] for x in (real, synthetic)]
+    values = [kernel_distance(real[i], synthetic[j]) for i, j in zip(*chosen, strict=True)]
+    assert (mean, spread, size) == (pytest.approx(np.mean(values)), pytest.approx(np.std(values, ddof=1)), 20)
+    assert kernel_spread(real, synthetic)[2] == 25
+
+
 def test_loads_with_evaluate_from_its_folder_overall_and_per_class() -> None:
     real, synthetic = two_sets(40, 30, 6)
     metric = evaluate.load(str(FOLDER), keep_in_memory=True)
@@ -80,6 +90,8 @@ def test_loads_with_evaluate_from_its_folder_overall_and_per_class() -> None:
     result = metric.compute(n_bootstrap=10, seed=5)
     assert result["kid"] == pytest.approx(kernel_distance(real, synthetic), rel=1e-12)
     assert tuple(result["interval"]) == pytest.approx(kernel_interval(real, synthetic, 10, 5), rel=1e-12)
+    assert result["spread"] == pytest.approx(kernel_spread(real, synthetic, seed=5)[1], rel=1e-12)
+    assert result["subset_size"] == 15
 
     metric = evaluate.load(str(FOLDER), "per_class", keep_in_memory=True)
     metric.add_batch(features=real, source=["real"] * 40, label=["a"] * 20 + ["b"] * 20)

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from clinsynth.metrics.frechet.frechet import frechet_distance
-from clinsynth.metrics.kid.kid import kernel_distance
+from clinsynth.metrics.frechet.frechet import frechet_distance, frechet_extrapolated
+from clinsynth.metrics.kid.kid import kernel_distance, kernel_spread
 from clinsynth.metrics.measurement import (
     Features,
     MeasurementSettings,
@@ -87,6 +87,17 @@ def test_a_frechet_distance_from_few_rows_is_marked_biased(metric: str, rows: in
     record = measure(metric, "overall", "test", features(rows, d=12), features(100, d=12), None, SETTINGS)
     assert record.biased is biased
     assert record.floor_held_out is None
+
+
+def test_a_biased_frechet_distance_carries_its_extrapolation_and_kid_its_spread() -> None:
+    synthetic, real = features(20, d=12), features(100, d=12)
+    record = measure("frechet", "overall", "test", synthetic, real, None, SETTINGS)
+    assert record.extrapolated == frechet_extrapolated(real.rows, synthetic.rows, seed=4)
+    assert record.value is not None and record.extrapolated < record.value
+    assert measure("frechet", "overall", "test", features(24, d=12), real, None, SETTINGS).extrapolated is None
+    record = measure("kid", "overall", "test", synthetic, real, None, SETTINGS)
+    assert (record.spread, record.spread_n) == (kernel_spread(real.rows, synthetic.rows, seed=4)[1], 10)
+    assert record.extrapolated is None
 
 
 def test_too_few_rows_give_a_note_and_no_number() -> None:

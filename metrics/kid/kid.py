@@ -21,9 +21,10 @@ Args:
     source: "real" or "synthetic" for each row.
     label: class of each row; only of the configuration "per_class".
     n_bootstrap: bootstrap replicates of the interval, 0 for none.
-    seed: of the bootstrap.
+    seed: of the bootstrap and of the subsets of the spread.
 Returns:
-    kid, interval (95 %, or None), n_real, n_synthetic; with "per_class" a dict of these by class.
+    kid, interval (95 %, or None), spread and subset_size (of Bińkowski's subsets), n_real, n_synthetic; with
+    "per_class" a dict of these by class.
 """
 
 BLOCK_ROWS = 1024
@@ -60,6 +61,28 @@ def kernel_interval(
     replicates = _weighted_distances(real, counts[0].astype(float), synthetic, counts[1].astype(float), on_block)
     low, high = np.quantile(replicates, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def kernel_spread(
+    real: np.ndarray, synthetic: np.ndarray, n_subsets: int = 100, max_size: int = 1000, seed: int = 0
+) -> tuple[float, float, int]:
+    """KID as Bińkowski et al. report it: (mean, standard deviation, size) over random subsets of both sides.
+
+    Subsets have `max_size` rows a side, or half of the smaller side where that is less (a subset of all rows would
+    not vary), and are drawn without replacement. All of them are weighted sums over one evaluation of the kernel. The
+    standard deviation is that of a subset's value, larger than the uncertainty of `kernel_distance` over all rows.
+    """
+    real, synthetic = check_features(real, synthetic)
+    size = max(2, min(max_size, min(len(real), len(synthetic)) // 2))
+    generator = np.random.default_rng([seed, 1])
+    members = []
+    for rows in (real, synthetic):
+        chosen = np.zeros((n_subsets, len(rows)))
+        for subset in chosen:
+            subset[generator.choice(len(rows), size, replace=False)] = 1
+        members.append(chosen)
+    values = _weighted_distances(real, members[0], synthetic, members[1])
+    return float(values.mean()), float(values.std(ddof=1)), size
 
 
 def count_blocks(n_real: int, n_synthetic: int) -> int:
@@ -155,9 +178,12 @@ class KID(evaluate.Metric):
     @staticmethod
     def _measure(rows: np.ndarray, sources: np.ndarray, n_bootstrap: int, seed: int) -> dict[str, Any]:
         real, synthetic = rows[sources == "real"], rows[sources == "synthetic"]
+        _, spread, subset_size = kernel_spread(real, synthetic, seed=seed)
         return {
             "kid": kernel_distance(real, synthetic),
             "interval": kernel_interval(real, synthetic, n_bootstrap, seed) if n_bootstrap else None,
+            "spread": spread,
+            "subset_size": subset_size,
             "n_real": len(real),
             "n_synthetic": len(synthetic),
         }

@@ -1,0 +1,110 @@
+"""Mode collapse, read from the records: does a generator repeat itself and leave out what is in the real data?
+
+The sign of a collapsed GAN is few pictures drawn again and again. Two things must come together: part of the real
+variety is missing (recall, coverage), and the outputs are alike (MS-SSIM within a class, near-duplicates). The first
+alone is also what noise or blur gives, the second alone what a faithful generator of a narrow class may give.
+
+Each reading is placed on the way from its real-vs-real floor (0) to total collapse (1: nothing covered, or all outputs
+the same), so that no class is blamed for being as uniform as its real pictures are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from clinsynth.metrics.measurement import OVERALL
+
+# metric: value at total collapse, share of the way there that makes a sign, words
+# A set of k pictures has a k-th of its pairs alike: a tenth of the way in MS-SSIM is ten pictures' worth of variety.
+READINGS = {
+    "recall": (0.0, 0.5, "recall"),
+    "coverage": (0.0, 0.5, "coverage"),
+    "ms_ssim_within": (1.0, 0.1, "likeness within the class (MS-SSIM)"),
+    "near_duplicates": (1.0, 0.25, "near-duplicates among the outputs"),
+}
+MISSING, ALIKE = {"recall", "coverage"}, {"ms_ssim_within", "near_duplicates"}
+
+
+def read_collapse(records: Iterable[dict[str, Any]], reference: str = "train") -> dict[str, Any]:
+    """Read mode collapse from records as `Measurement.to_dict` gives them; others than the four readings are skipped.
+
+    Args:
+        records: of any metrics, labels and references.
+        reference: the real split whose records are read.
+
+    Returns:
+        flag: whether the set as a whole or a class of it is collapsed.
+        labels: the classes (or "overall") that are.
+        sentence: the finding in plain words, with the numbers it rests on.
+        readings: label, metric, value, interval, floor (the more lenient of the two floors), severity (0 as the real
+            data, 1 total collapse), and sign (severity large enough, and the interval wholly beyond the floor).
+    """
+    readings = [
+        reading
+        for record in records
+        if record["reference"] == reference and record["metric"] in READINGS
+        if (reading := read_record(record)) is not None
+    ]
+    signs: dict[str, set[str]] = {reading["label"]: set() for reading in readings}
+    for reading in readings:
+        if reading["sign"]:
+            signs[reading["label"]].add(reading["metric"])
+    collapsed = [label for label, found in signs.items() if found & MISSING and found & ALIKE]
+    return {
+        "flag": bool(collapsed),
+        "labels": collapsed,
+        "sentence": describe(readings, signs, collapsed),
+        "reference": reference,
+        "readings": readings,
+    }
+
+
+def read_record(record: dict[str, Any]) -> dict[str, Any] | None:
+    """One reading; None where the record has no value or no floor, or the floor is total collapse itself."""
+    end, threshold, _ = READINGS[record["metric"]]
+    floors = [record[name] for name in ("floor", "floor_held_out") if record[name] is not None]
+    if record["value"] is None or not floors:
+        return None
+    floor = min(floors) if end == 0 else max(floors)
+    if floor == end:
+        return None
+    low, high = record["interval"] or (record["value"], record["value"])
+    severity = (record["value"] - floor) / (end - floor)
+    beyond = high < floor if end == 0 else low > floor
+    kept = {name: record[name] for name in ("label", "metric", "value", "interval")}
+    return {**kept, "floor": floor, "severity": severity, "sign": beyond and severity >= threshold}
+
+
+def describe(readings: list[dict[str, Any]], signs: dict[str, set[str]], collapsed: list[str]) -> str:
+    """The finding in one or two sentences."""
+    if not readings:
+        return "Mode collapse was not judged: too few real or synthetic pictures for a real-vs-real floor."
+    if collapsed:
+        shown = OVERALL if OVERALL in collapsed else collapsed[0]
+        where = ", ".join("the set as a whole" if label == OVERALL else f"class {label}" for label in collapsed)
+        return (
+            f"Mode collapse in {where}: the generator repeats itself and leaves out much of the real variety. "
+            f"{numbers(readings, shown, signs[shown])}"
+        )
+    for metrics, finding in (
+        (MISSING, "No mode collapse, but part of the real variety is missing, or drawn unlike it"),
+        (ALIKE, "No mode collapse, but the outputs are more alike than real pictures are"),
+    ):
+        labels = [label for label, found in signs.items() if found & metrics]
+        if labels:
+            return f"{finding} ({', '.join(labels)}). {numbers(readings, labels[0], signs[labels[0]])}"
+    shown = OVERALL if OVERALL in signs else next(iter(signs))
+    return f"No sign of mode collapse. {numbers(readings, shown, set(READINGS))}"
+
+
+def numbers(readings: list[dict[str, Any]], label: str, metrics: set[str]) -> str:
+    """The readings of one label as text: "Recall 0.08 (real pictures 0.71), …, in class x." """
+    shown = {reading["metric"]: reading for reading in readings if reading["label"] == label}
+    parts = [
+        f"{words} {shown[metric]['value']:.2f} (real pictures {shown[metric]['floor']:.2f})"
+        for metric, (_, _, words) in READINGS.items()
+        if metric in metrics and metric in shown
+    ]
+    text = ", ".join(parts)
+    return f"{text[:1].upper()}{text[1:]}, {'overall' if label == OVERALL else f'in class {label}'}."
