@@ -1,4 +1,4 @@
-"""The evidence on a synthetic image set: distances, nearest neighbours and classifier arms.
+"""The evidence on a synthetic image set: distances, variety, mode collapse, privacy and classifier arms.
 
 Finished parts are kept in the output folder under keys made of their inputs, so that the same command goes on where it
 was stopped and a changed input is measured anew.
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clinsynth.metrics import measurement as m
+from clinsynth.metrics.collapse import read_collapse
 from clinsynth.metrics.evidence_data import (
     describe_data,
     load_real,
@@ -28,7 +29,9 @@ from clinsynth.metrics.feature_extractor import (
     load_extractor,
     train_default_extractor,
 )
-from clinsynth.metrics.nearest import NearestNeighbours, find_suspicious
+from clinsynth.metrics.manifold_measurement import measure_manifold
+from clinsynth.metrics.picture_measurement import measure_pictures
+from clinsynth.metrics.privacy_evidence import privacy_evidence
 from clinsynth.run_folder import atomic_write, create_run_folder, describe_environment, write_run_config
 from clinsynth.trainers.classifier_arms import check_data, run_arms
 
@@ -39,24 +42,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Compared:
-    """What a report shows pictures of: real train split, synthetic set, and the pairs that are suspiciously near."""
+    """What a report shows pictures of: real train split, synthetic set, and the closest pairs of the two."""
 
     train: ImageArrays
     synthetic: ImageArrays
-    neighbours: NearestNeighbours | None
+    pairs: list[dict[str, Any]]
 
 
 class FinishedMeasurements:
-    """Measurements of a run that was stopped: a JSON file from key to record, rewritten whole after each."""
+    """Measurements of a run that was stopped: a JSON file from key to records, rewritten whole after each."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.records: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
 
-    def get(self, key: str, measure: Callable[[], m.Measurement]) -> dict[str, Any]:
-        """The record kept under `key`, else that of `measure()`, which is then kept."""
+    def get(self, key: str, measure: Callable[[], Any]) -> Any:
+        """What is kept under `key`, else the JSON-able value of `measure()`, which is then kept."""
         if key not in self.records:
-            self.records[key] = measure().to_dict()
+            self.records[key] = measure()
             atomic_write(self.path, json.dumps(self.records, indent=1) + "\n")
         return self.records[key]
 
@@ -77,18 +80,22 @@ def gather_evidence(args: EvaluateImagesArguments) -> tuple[dict[str, Any], Comp
     write_run_config(output_dir, args)
     extractor = choose_extractor(args, real, output_dir)
     features = extract_all(extractor, real, synthetic, output_dir / "features")
-    neighbours = find_suspicious(features["synthetic"].rows, features["train"].rows, features["test"].rows)
     finished = FinishedMeasurements(output_dir / "measurements.json")
+    measurements = measure_all(
+        args, extractor, features, pictures_of(real, synthetic), synthetic.label_names, finished
+    )
+    privacy = measure_privacy(args, extractor, real, synthetic, features, finished)
     evidence = {
         "data": describe_data(args, real, synthetic),
         "generation": generation,
         "extractor": {"name": extractor.name, "dimension": extractor.dimension, "note": extractor.note},
-        "measurements": measure_all(args, extractor, features, synthetic.label_names, finished),
-        "neighbours": neighbours.to_dict() if neighbours else None,
+        "measurements": measurements,
+        "collapse": read_collapse(measurements),
+        "privacy": privacy,
         "classifier": compare_classifiers(args, real, synthetic, output_dir),
         "environment": describe_environment(),
     }
-    return evidence, Compared(real["train"], synthetic, neighbours)
+    return evidence, Compared(real["train"], synthetic, privacy["pairs"])
 
 
 def extract_all(
@@ -111,26 +118,73 @@ def choose_extractor(args: EvaluateImagesArguments, real: dict[str, ImageArrays]
     )
 
 
+def pictures_of(real: dict[str, ImageArrays], synthetic: ImageArrays) -> dict[str, m.Features]:
+    """The pictures themselves, as the measures that need no extractor take them."""
+    sets = {"train": real["train"], "test": real["test"], "synthetic": synthetic}
+    return {name: m.Features(arrays.images, arrays.labels) for name, arrays in sets.items()}
+
+
 def measure_all(
     args: EvaluateImagesArguments,
     extractor: FeatureExtractor,
     features: dict[str, m.Features],
+    pictures: dict[str, m.Features],
     label_names: list[str],
     finished: FinishedMeasurements,
 ) -> list[dict[str, Any]]:
-    """Fréchet distance and KID of the synthetic set from the real train and test splits, overall and a class."""
+    """All records of the synthetic set beside the real train and test splits, overall and a class."""
     settings = m.MeasurementSettings(extractor.name, args.bootstrap, args.seed)
-    contents = [array for name in sorted(features) for array in (features[name].rows, features[name].labels)]
-    inputs = hash_arrays(*contents, f"{settings}{label_names}")[:16]
-    records = []
+    kinds = ((features, measure_features), (pictures, measure_pictures))
+    inputs = [hash_inputs(sides, settings, label_names) for sides, _ in kinds]
+    records: list[dict[str, Any]] = []
     for reference, other in (("test", "train"), ("train", "test")):
-        sides = (features["synthetic"], features[reference], features[other])
-        for label, synthetic, real, held_out in m.comparisons(*sides, label_names, args.seed):
-            for metric in m.METRICS:
-                key = f"{metric}, {reference}, {label}, {inputs}"
-                compared = (metric, label, reference, synthetic, real, held_out, settings, True)
-                records.append(finished.get(key, partial(m.measure, *compared)))
+        for (sides, measure), content in zip(kinds, inputs, strict=True):
+            compared = m.comparisons(
+                *(sides[name] for name in ("synthetic", reference, other)), label_names, args.seed
+            )
+            for label, *rows in compared:
+                key = f"{measure.__name__}, {reference}, {label}, {content}"
+                found = partial(measure, label, reference, *rows, settings)
+                records += finished.get(key, lambda found=found: [record.to_dict() for record in found()])
     return records
+
+
+def measure_features(
+    label: str,
+    reference: str,
+    synthetic: m.Features,
+    real: m.Features,
+    other: m.Features | None,
+    settings: m.MeasurementSettings,
+) -> list[m.Measurement]:
+    """The records of one comparison that are taken on features, with a progress bar for each."""
+    sides = (label, reference, synthetic, real, other, settings, True)
+    return [*(m.measure(metric, *sides) for metric in m.METRICS), *measure_manifold(*sides)]
+
+
+def measure_privacy(
+    args: EvaluateImagesArguments,
+    extractor: FeatureExtractor,
+    real: dict[str, ImageArrays],
+    synthetic: ImageArrays,
+    features: dict[str, m.Features],
+    finished: FinishedMeasurements,
+) -> dict[str, Any]:
+    """Copies, closeness to the train split, and the closest pairs."""
+    settings = m.MeasurementSettings(extractor.name, args.bootstrap, args.seed)
+    key = f"privacy, {hash_inputs(pictures_of(real, synthetic), settings, synthetic.label_names)}"
+    return finished.get(
+        key,
+        lambda: privacy_evidence(
+            synthetic, real, features, args.seed, extractor=extractor.name, replicates=args.bootstrap
+        ),
+    )
+
+
+def hash_inputs(sides: dict[str, m.Features], settings: m.MeasurementSettings, label_names: list[str]) -> str:
+    """Hash of all that a measurement depends on: 16 hexadecimal digits."""
+    contents = [array for name in sorted(sides) for array in (sides[name].rows, sides[name].labels)]
+    return hash_arrays(*contents, f"{settings}{label_names}")[:16]
 
 
 def compare_classifiers(

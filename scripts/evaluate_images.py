@@ -18,7 +18,7 @@ from clinsynth.arguments import run
 
 @dataclass
 class EvaluateImagesArguments:
-    """Compare a synthetic image set with the real one: distances, nearest neighbours, classifiers, a report."""
+    """Compare a synthetic image set with the real one: distances, variety, privacy, classifiers, a report."""
 
     real: str = "phantom-fundus"
     """the real data set that the generator was trained on: any spec that --dataset of `clinsynth train ddpm` takes"""
@@ -66,7 +66,7 @@ def main(args: EvaluateImagesArguments) -> None:
     from clinsynth.scripts.report_pictures import draw_pictures
 
     evidence, compared = gather_evidence(args)
-    pictures = draw_pictures(compared.train, compared.synthetic, compared.neighbours, args.seed)
+    pictures = draw_pictures(compared.train, compared.synthetic, compared.pairs, args.seed)
     output_dir = Path(args.output_dir)
     atomic_write(output_dir / "evidence.json", json.dumps(evidence, indent=1) + "\n")
     atomic_write(output_dir / "report.html", render_report(evidence, pictures))

@@ -2,15 +2,14 @@
 
     clinsynth generate images --model runs/phantom --per_class 50 --output_dir runs/phantom-synthetic
     clinsynth generate images --model runs/phantom --balance_to 486 --dataset phantom-fundus --output_dir runs/balanced
+    clinsynth generate images --model runs/phantom --per_class 50 --reject_copies true --dataset phantom-fundus
     accelerate launch scripts/generate_images.py --model runs/phantom --counts "grade 4=100" --output_dir runs/grade4
 
 The folder --output_dir then loads with `datasets.load_dataset(folder)`: rows of image, label and seed.
 A run that was stopped goes on when the same command is started again; finished shards are kept.
 """
 
-import json
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from clinsynth.arguments import run
@@ -31,7 +30,7 @@ class GenerateImagesArguments(ImageDataArguments):
     """
 
     dataset: str = ""
-    """real data set whose train split --balance_to fills up; not needed otherwise"""
+    """real data set whose train split --balance_to fills up and --reject_copies compares with; else not needed"""
     model: str = ""
     """folder or Hub id of a ClassConditionedDDPMPipeline (the --output_dir of a training run)"""
     output_dir: str = "runs/synthetic"
@@ -42,6 +41,8 @@ class GenerateImagesArguments(ImageDataArguments):
     """images of some classes, LABEL=N,LABEL=N (names or numbers)"""
     balance_to: int | None = None
     """of every class as many images as the real train split of --dataset lacks to this number"""
+    reject_copies: bool = False
+    """draw an image anew, up to ten times, while it is an exact or near copy of a train image of --dataset"""
     batch_size: int = 64
     """images computed at once; the images do not depend on it"""
     num_inference_steps: int = 25
@@ -67,6 +68,8 @@ class GenerateImagesArguments(ImageDataArguments):
             raise ValueError("give exactly one of --per_class N, --counts LABEL=N,… and --balance_to N")
         if self.balance_to is not None and not self.dataset:
             raise ValueError(f"--balance_to {self.balance_to} needs --dataset, whose classes it fills up")
+        if self.reject_copies and not self.dataset:
+            raise ValueError("--reject_copies needs --dataset, the data that --model was trained on; name it")
         for name in ("per_class", "balance_to", "batch_size", "num_inference_steps", "shard_size"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -82,10 +85,11 @@ def main(args: GenerateImagesArguments) -> None:
     import torch
     from accelerate import PartialState
 
+    from clinsynth.scripts.checkpoint import load_pipeline
     from clinsynth.scripts.synthetic_shards import ShardPlan, write_shards
 
     state = PartialState(cpu=not torch.accelerator.is_available())  # else several CPU processes go unseen
-    pipeline = load_pipeline(args)
+    pipeline = load_pipeline(args.model, args.dtype)
     labels = plan_labels(args, pipeline)
     if args.dry_run:
         print(describe_counts(labels, pipeline.id2label))
@@ -93,6 +97,9 @@ def main(args: GenerateImagesArguments) -> None:
     output_dir = create_run_folder(args.output_dir)
     check_same_run(output_dir, args, MAY_DIFFER)
     generator = describe_generator(args, pipeline)
+    detector = fit_detector(args, pipeline) if args.reject_copies else None
+    if detector:
+        generator["reject_copies"] = detector.describe()
     plan = ShardPlan(output_dir, labels, pipeline.id2label, args.seed, args.shard_size, state.num_processes)
     if state.is_main_process:
         plan.check_same_generator(generator)
@@ -100,64 +107,34 @@ def main(args: GenerateImagesArguments) -> None:
         print(f"generating {describe_counts(labels, pipeline.id2label)}")
         plan.begin(generator)
     state.wait_for_everyone()
-    write_shards(plan, sampler(args, pipeline, state.device), args.batch_size, state.process_index)
+    reject = detector.reasons if detector else None
+    write_shards(plan, sampler(args, pipeline, state.device), args.batch_size, state.process_index, reject)
     state.wait_for_everyone()
     if state.is_main_process:
         plan.finish(generator)
         print(f"synthetic data set: {output_dir}")
 
 
-def load_pipeline(args: GenerateImagesArguments) -> Any:
-    """The pipeline of `args.model`, from clinsynth's own classes: no code of the checkpoint is run.
+def fit_detector(args: GenerateImagesArguments, pipeline: Any) -> Any:
+    """The detector of copies of the real train split, brought to the size and channels that the model draws.
 
     Raises:
-        ValueError: there is no finished checkpoint.
+        ValueError: --resolution or --channels ask for others, or there are too few pictures.
     """
-    import torch
-    from diffusers import DDPMScheduler, UNet2DModel
+    from clinsynth.data.arrays import to_arrays
+    from clinsynth.data.load import load_image_dataset
+    from clinsynth.scripts.copy_detector import CopyDetector
 
-    from clinsynth.pipelines.class_conditioned_ddpm import ClassConditionedDDPMPipeline, ContextUnet
-
-    index = read_index(args.model)
-    networks: dict[str, Any] = {"UNet2DModel": UNet2DModel, "ContextUnet": ContextUnet}
-    name = index.get("unet", ["", None])[1]
-    if name not in networks:
-        raise ValueError(
-            f"--model {args.model} holds a network {name!r}, not one of {list(networks)}; "
-            "give a checkpoint of `clinsynth train ddpm`"
-        )
-    try:
-        unet = networks[name].from_pretrained(args.model, subfolder="unet", torch_dtype=getattr(torch, args.dtype))
-        scheduler = DDPMScheduler.from_pretrained(args.model, subfolder="scheduler")
-    except (OSError, RuntimeError, ValueError) as error:
-        raise ValueError(
-            f"--model {args.model} cannot be loaded ({error}); copy it anew, or give another checkpoint of its run"
-        ) from error
-    if unet.config.get("num_classes", unet.config.get("num_class_embeds")) is None:
-        raise ValueError(f"--model {args.model} knows no classes; give a checkpoint of `clinsynth train ddpm`")
-    return ClassConditionedDDPMPipeline(unet, scheduler, index.get("id2label"))
-
-
-def read_index(model: str) -> dict[str, Any]:
-    """`model_index.json` of a folder or a Hub repository."""
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    path = Path(model) / "model_index.json"
-    if Path(model).is_dir() and not path.exists():
-        saved = sorted(checkpoint.name for checkpoint in Path(model).glob("checkpoint-*"))
-        mend = f"use {model}/{saved[-1]} or finish the training run" if saved else "train one there first"
-        raise ValueError(f"--model {model} holds no finished checkpoint (no model_index.json); {mend}")
-    if not path.exists():
-        try:
-            path = Path(hf_hub_download(model, "model_index.json"))
-        except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
-            raise ValueError(f"--model {model} is neither a folder nor a repository in reach: {error}") from error
-    try:
-        index: dict[str, Any] = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"--model {model}: model_index.json is damaged ({error}); copy it anew") from error
-    return index
+    config = (pipeline.unet if "unet" in pipeline.components else pipeline.generator).config
+    drawn = {"resolution": config.sample_size, "channels": config.out_channels}
+    for name, value in drawn.items():
+        if getattr(args, name) not in (None, value):
+            raise ValueError(
+                f"--{name} is {getattr(args, name)}, but --model {args.model} draws {name} {value}, at which "
+                "--reject_copies compares; leave the flag out"
+            )
+    train = load_image_dataset(replace(args, **drawn), args.seed)["train"]
+    return CopyDetector.of(to_arrays(train, drawn["resolution"], drawn["channels"], args.fit).images)
 
 
 def plan_labels(args: GenerateImagesArguments, pipeline: Any) -> list[int]:
@@ -220,16 +197,27 @@ def describe_counts(labels: list[int], id2label: dict[int, str]) -> str:
 
 
 def describe_generator(args: GenerateImagesArguments, pipeline: Any) -> dict[str, Any]:
-    """What `generation.json` says of the generator: name, weights' hash, and how it was sampled."""
+    """What `generation.json` says of the generator: name, weights' hash, and how it is sampled.
+
+    Raises:
+        ValueError: guidance is asked of a GAN.
+    """
     from clinsynth.scripts.synthetic_shards import hash_weights
 
+    diffusion = "unet" in pipeline.components
+    if not diffusion and args.guidance_scale != 1:
+        raise ValueError(
+            f"--guidance_scale is {args.guidance_scale}, but --model {args.model} is a GAN, which knows no guidance; "
+            "leave the flag out"
+        )
+    network = pipeline.unet if diffusion else pipeline.generator
     return {
         "model": args.model,
-        "weights_sha256": hash_weights(pipeline.unet),
-        "network": type(pipeline.unet).__name__,
-        "prediction_type": pipeline.scheduler.config.prediction_type,
-        "scheduler": args.scheduler,
-        "num_inference_steps": args.num_inference_steps,
+        "weights_sha256": hash_weights(network),
+        "network": type(network).__name__,
+        "prediction_type": pipeline.scheduler.config.prediction_type if diffusion else None,
+        "scheduler": args.scheduler if diffusion else None,
+        "num_inference_steps": args.num_inference_steps if diffusion else 1,
         "guidance_scale": args.guidance_scale,
         "dtype": args.dtype,
         "seed": args.seed,
@@ -238,9 +226,31 @@ def describe_generator(args: GenerateImagesArguments, pipeline: Any) -> dict[str
 
 def sampler(args: GenerateImagesArguments, pipeline: Any, device: Any) -> Any:
     """A function from labels and seeds to images, uint8 (n, channels, size, size), and a mask of the finite ones."""
-    import diffusers
     import torch
 
+    settings = sampling_settings(args, pipeline)
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.to(device)
+
+    def sample(labels: list[int], seeds: list[int]) -> tuple[Any, Any]:
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        images = pipeline(labels, generator=generators, output_type="pt", **settings).images
+        finite = images.isfinite().flatten(1).all(dim=1)
+        return (images.nan_to_num() * 255).round().to(torch.uint8).cpu().numpy(), finite.cpu().numpy()
+
+    return sample
+
+
+def sampling_settings(args: GenerateImagesArguments, pipeline: Any) -> dict[str, Any]:
+    """Give a DDPM the asked scheduler; returns the arguments of the pipeline's call, none for a GAN."""
+    import diffusers
+    from accelerate.logging import get_logger
+
+    if "unet" not in pipeline.components:
+        get_logger("clinsynth").info(
+            "%s is a GAN, which draws in one pass: --scheduler and --num_inference_steps are not used", args.model
+        )
+        return {}
     classes = {
         "dpmsolver++": diffusers.DPMSolverMultistepScheduler,
         "unipc": diffusers.UniPCMultistepScheduler,
@@ -249,21 +259,7 @@ def sampler(args: GenerateImagesArguments, pipeline: Any, device: Any) -> Any:
         "ddpm": diffusers.DDPMScheduler,
     }
     pipeline.scheduler = classes[args.scheduler].from_config(pipeline.scheduler.config)
-    pipeline.set_progress_bar_config(disable=True)
-    pipeline.to(device)
-
-    def sample(labels: list[int], seeds: list[int]) -> tuple[Any, Any]:
-        images = pipeline(
-            labels,
-            generator=[torch.Generator().manual_seed(seed) for seed in seeds],
-            guidance_scale=args.guidance_scale,
-            num_inference_steps=args.num_inference_steps,
-            output_type="pt",
-        ).images
-        finite = images.isfinite().flatten(1).all(dim=1)
-        return (images.nan_to_num() * 255).round().to(torch.uint8).cpu().numpy(), finite.cpu().numpy()
-
-    return sample
+    return {"guidance_scale": args.guidance_scale, "num_inference_steps": args.num_inference_steps}
 
 
 if __name__ == "__main__":

@@ -9,17 +9,47 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import jinja2
+
 from clinsynth.scripts.report_pictures import Pictures
 
 WHISKER_WIDTH = 200
 METRIC_NAMES = {"frechet": "Fréchet distance", "kid": "KID"}
 SPLIT_NAMES = {"test": "held-out (test)", "train": "train"}
+VARIETY_NAMES = {
+    "precision": "precision",
+    "recall": "recall",
+    "density": "density",
+    "coverage": "coverage",
+    "near_duplicates": "near-duplicates",
+    "ms_ssim_within": "MS-SSIM within the class",
+    "ssim_nearest": "SSIM to the nearest",
+}
 
 
 def render_report(evidence: dict[str, Any], pictures: Pictures) -> str:
     """The page as HTML text; `evidence` is what evidence.json holds."""
-    import jinja2
+    return (
+        template_environment()
+        .get_template("report_images.html.jinja")
+        .render(
+            evidence=evidence,
+            pictures=pictures,
+            tables=list(distance_tables(evidence["measurements"])),
+            variety=variety_table(evidence["measurements"], evidence["data"]["label_names"]),
+            variety_names=VARIETY_NAMES,
+            privacy_rows=list(privacy_rows(evidence["privacy"])),
+            arms=arm_table(evidence["classifier"]),
+            findings=list(findings(evidence)),
+            limits=list(limits(evidence)),
+            settings=list(flatten(evidence["generation"])) if evidence["generation"] else [],
+            split_names=SPLIT_NAMES,
+        )
+    )
 
+
+def template_environment() -> jinja2.Environment:
+    """Where the pages' templates are found, with the filters that write numbers."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -30,16 +60,7 @@ def render_report(evidence: dict[str, Any], pictures: Pictures) -> str:
     environment.filters["number"] = format_number
     environment.filters["signed"] = format_signed
     environment.filters["interval"] = format_interval
-    return environment.get_template("report_images.html.jinja").render(
-        evidence=evidence,
-        pictures=pictures,
-        tables=list(distance_tables(evidence["measurements"])),
-        arms=arm_table(evidence["classifier"]),
-        findings=list(findings(evidence)),
-        limits=list(limits(evidence)),
-        settings=list(flatten(evidence["generation"])) if evidence["generation"] else [],
-        split_names=SPLIT_NAMES,
-    )
+    return environment
 
 
 def format_number(value: float | None) -> str:
@@ -71,6 +92,34 @@ def distance_tables(measurements: list[dict[str, Any]]) -> Iterator[dict[str, An
             "rows": [{**row, "whisker": whisker(row, low, high)} for row in rows],
             "other": SPLIT_NAMES["train" if reference == "test" else "test"],
         }
+
+
+def variety_table(measurements: list[dict[str, Any]], label_names: list[str]) -> dict[str, list[dict[str, Any]]]:
+    """For "overall" and each class the records of VARIETY_NAMES beside the held-out split, in that order."""
+    found = {(row["label"], row["metric"]): row for row in measurements if row["reference"] == "test"}
+    labels = [label for label in ("overall", *label_names) if (label, "precision") in found]
+    return {label: [found[label, metric] for metric in VARIETY_NAMES] for label in labels}
+
+
+def privacy_rows(privacy: dict[str, Any]) -> Iterator[dict[str, str]]:
+    """One row a reading of the whole set: what was read, value, interval, and what it is held against."""
+    for record in privacy["copies"]:
+        expected = record["expected_false_alarms"]
+        yield {
+            "reading": f"{record['metric'].replace('_', ' ')}, {record['detector']}",
+            "value": f"{record['count']} of {record['n_synthetic']}",
+            "interval": "–",
+            "against": "0" if expected is None else f"{format_number(expected)} false alarms expected",
+        }
+    names = {"dcr_share": "nearer to train than to held-out", "nndr_median": "NNDR, median", "nndr_fifth": "NNDR, 5 %"}
+    for record in privacy["records"]:
+        if record["label"] == "overall":
+            yield {
+                "reading": f"{names[record['metric']]}, {record['extractor']}",
+                "value": format_number(record["value"]),
+                "interval": format_interval(record["interval"]),
+                "against": f"held-out pictures: {format_number(record['floor'])}",
+            }
 
 
 def whisker(row: dict[str, Any], low: float, high: float) -> dict[str, float] | None:
@@ -107,7 +156,7 @@ def arm_table(classifier: dict[str, Any] | None) -> list[dict[str, Any]]:
 def findings(evidence: dict[str, Any]) -> Iterator[dict[str, str]]:
     """The few numbers at the head of the page, each with a sentence that says what it is held against."""
     for row in evidence["measurements"]:
-        if row["reference"] == "test" and row["label"] == "overall":
+        if row["reference"] == "test" and row["label"] == "overall" and row["metric"] in METRIC_NAMES:
             yield {"title": f"{METRIC_NAMES[row['metric']]}, overall", **describe_distance(row)}
     for record in evidence["classifier"]["comparisons"][:1] if evidence["classifier"] else []:
         low, high = map(format_signed, record["interval"])
@@ -116,13 +165,10 @@ def findings(evidence: dict[str, Any]) -> Iterator[dict[str, str]]:
             "value": record["verdict"],
             "text": f"macro-F1 {format_signed(record['difference'])} against real alone, 95 % {low} to {high}",
         }
-    if near := evidence["neighbours"]:
-        yield {
-            "title": "Nearest to a train picture",
-            "value": f"{near['pairs'][0]['ratio']:.2f}",
-            "text": f"of the typical real-to-real distance; the nearest held-out picture: "
-            f"{near['held_out_smallest']:.2f}",
-        }
+    privacy = evidence["privacy"]
+    yield {"title": "Privacy", "value": privacy["verdict"], "text": "see the readings and the closest pairs below"}
+    collapsed = "found" if evidence["collapse"]["flag"] else "not found"
+    yield {"title": "Mode collapse", "value": collapsed, "text": evidence["collapse"]["sentence"]}
 
 
 def describe_distance(row: dict[str, Any]) -> dict[str, str]:
@@ -182,10 +228,7 @@ def limits(evidence: dict[str, Any]) -> Iterator[str]:
     unmeasured = {row["label"] for row in rows if row["value"] is None} - set(missing)
     if unmeasured:
         yield f"Too few pictures to measure: {', '.join(sorted(unmeasured))}."
-    yield (
-        "Nearest neighbours can point at copies that the extractor sees as near. That none is near does not prove "
-        "that the synthetic set is private."
-    )
+    yield "Privacy readings find what they look for. That none found a copy does not prove that the set is private."
     if evidence["classifier"]:
         yield (
             "“No evidence” means that the interval holds zero: the synthetic pictures may help or hurt by less than "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,7 +12,6 @@ from clinsynth.pictures import to_picture, to_png
 
 if TYPE_CHECKING:
     from clinsynth.data.arrays import ImageArrays
-    from clinsynth.metrics.nearest import NearestNeighbours
 
 PICTURES_PER_CLASS = 8
 
@@ -28,13 +27,14 @@ class ClassPictures:
 
 @dataclass(frozen=True)
 class PicturePair:
-    """A suspicious synthetic picture and its nearest real train picture as data URIs."""
+    """A synthetic picture and the real train picture nearest to it as data URIs, and what was made of them."""
 
     synthetic: str
     real: str
     synthetic_label: str
     real_label: str
-    ratio: float
+    detector: str
+    verdict: str
 
 
 @dataclass(frozen=True)
@@ -45,10 +45,8 @@ class Pictures:
     pairs: list[PicturePair]
 
 
-def draw_pictures(
-    real: ImageArrays, synthetic: ImageArrays, neighbours: NearestNeighbours | None, seed: int
-) -> Pictures:
-    """Choose pictures by `seed`, at most eight a class and side, and encode them and the suspicious pairs."""
+def draw_pictures(real: ImageArrays, synthetic: ImageArrays, closest: list[dict[str, Any]], seed: int) -> Pictures:
+    """Choose pictures by `seed`, at most eight a class and side, and encode them and the closest pairs."""
     generator = np.random.default_rng([seed, 2])
     classes = []
     for number, name in enumerate(real.label_names):
@@ -58,13 +56,14 @@ def draw_pictures(
         classes.append(ClassPictures(name, encode(real.images[chosen[0]]), encode(synthetic.images[chosen[1]])))
     pairs = [
         PicturePair(
-            synthetic=encode_png(synthetic.images[pair.synthetic_row]),
-            real=encode_png(real.images[pair.train_row]),
-            synthetic_label=real.label_names[synthetic.labels[pair.synthetic_row]],
-            real_label=real.label_names[real.labels[pair.train_row]],
-            ratio=pair.ratio,
+            synthetic=encode_png(synthetic.images[pair["synthetic_row"]]),
+            real=encode_png(real.images[pair["train_row"]]),
+            synthetic_label=real.label_names[synthetic.labels[pair["synthetic_row"]]],
+            real_label=real.label_names[real.labels[pair["train_row"]]],
+            detector=pair["detector"],
+            verdict=pair["verdict"],
         )
-        for pair in (neighbours.pairs if neighbours else [])
+        for pair in closest
     ]
     return Pictures(classes, pairs)
 

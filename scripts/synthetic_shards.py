@@ -9,6 +9,7 @@ README.md                           tells `load_dataset` where the shards are
 import hashlib
 import json
 import os
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,13 @@ from clinsynth.run_folder import atomic_write, describe_environment
 from clinsynth.seeds import derive_seed
 
 SHEET_COLUMNS, SHEET_ROWS = 8, 8
+MOST_DRAWS = 10
+NOT_FINITE, GIVEN_UP = "not finite", "given up"
+
+Sample = Callable[[list[int], list[int]], tuple[np.ndarray, np.ndarray]]
+"""From labels and seeds to images, uint8 (n, channels, size, size), and a bool mask of the usable ones."""
+Reject = Callable[[np.ndarray], list[str | None]]
+"""From images to the reason why each is rejected, None where it is not."""
 
 README = """---
 configs:
@@ -104,19 +112,26 @@ class ShardPlan:
     def describe(self, generator: dict[str, Any], complete: bool) -> None:
         """Write `generation.json` from the shards there are."""
         produced = dict.fromkeys(self.id2label, 0)
+        rejected: Counter[str] = Counter()
         for shard in range(self.num_shards if complete else 0):
-            for label in pq.read_table(self.path(shard), columns=["label"])["label"].to_pylist():
+            table = pq.read_table(self.path(shard), columns=["label"])
+            rejected.update(json.loads((table.schema.metadata or {}).get(b"rejected", b"{}")))
+            for label in table["label"].to_pylist():
                 produced[label] += 1
+        given_up = rejected.pop(GIVEN_UP, 0)
+        rejected[NOT_FINITE] = len(self.labels) - sum(produced.values()) - given_up
         requested = {label: self.labels.count(label) for label in self.id2label}
         description = {
             "complete": complete,
             "generator": generator,
             "requested": {self.id2label[label]: count for label, count in requested.items()},
             "produced": {self.id2label[label]: count for label, count in produced.items()},
-            "rejected": {"not finite": len(self.labels) - sum(produced.values()) if complete else None},
+            "rejected": dict(sorted(rejected.items())) if complete else {NOT_FINITE: None},
             "processes": self.num_processes,
             "environment": describe_environment(),
         }
+        if "reject_copies" in generator:
+            description["given_up"] = {"rows": given_up if complete else None, "after_draws": MOST_DRAWS}
         atomic_write(self.output_dir / "generation.json", json.dumps(description, indent=2) + "\n")
 
     def write_contact_sheets(self) -> None:
@@ -139,15 +154,12 @@ class ShardPlan:
 
 
 def write_shards(
-    plan: ShardPlan,
-    sample: Callable[[list[int], list[int]], tuple[np.ndarray, np.ndarray]],
-    batch_size: int,
-    process_index: int = 0,
+    plan: ShardPlan, sample: Sample, batch_size: int, process_index: int = 0, reject: Reject | None = None
 ) -> None:
     """Write this process's missing shards; at no time more than one shard is held in memory.
 
-    Args:
-        sample: from labels and seeds to images, uint8 (n, channels, size, size), and a bool mask of the usable ones.
+    An image that `reject` gives a reason for is drawn anew, with a seed of its row and the number of the draw; after
+    ten draws its row is given up. Both are counted in the shard.
     """
     mine = range(process_index, plan.num_shards, plan.num_processes)
     done = sum(len(plan.rows(shard)) for shard in mine if plan.path(shard).exists())
@@ -155,28 +167,54 @@ def write_shards(
     with tqdm(total=total, initial=done, desc="generate", unit="image", disable=process_index > 0) as progress:
         for shard in mine:
             if not plan.path(shard).exists():
-                write_shard(plan, shard, sample, batch_size, progress)
+                kept, rejected = draw_rows(plan, plan.rows(shard), sample, reject, batch_size, progress)
+                write_shard(plan, shard, kept, rejected)
 
 
-def write_shard(plan: ShardPlan, shard: int, sample: Callable[..., Any], batch_size: int, progress: tqdm) -> None:
-    """Generate the rows of one shard and write them, aside first."""
-    columns: dict[str, list[Any]] = {"image": [], "label": [], "seed": []}
-    rows = plan.rows(shard)
-    for first in range(0, len(rows), batch_size):
-        batch = rows[first : first + batch_size]
-        labels = [plan.labels[i] for i in batch]
-        seeds = [derive_seed(plan.seed, i) for i in batch]
-        images, usable = sample(labels, seeds)
-        for image, label, seed, good in zip(images, labels, seeds, usable, strict=True):
-            if good:
-                columns["image"].append({"bytes": to_png(to_picture(image)), "path": None})
-                columns["label"].append(label)
-                columns["seed"].append(seed)
-        progress.update(len(batch))
+def draw_rows(
+    plan: ShardPlan, rows: range, sample: Sample, reject: Reject | None, batch_size: int, progress: tqdm
+) -> tuple[list[dict[str, Any]], Counter[str]]:
+    """The rows that were drawn, in order, and how many draws were rejected, by reason, and rows given up.
+
+    Rejected rows queue behind those not yet drawn, so that batches stay full; what is drawn depends on neither.
+    """
+    kept: dict[int, dict[str, Any]] = {}
+    rejected: Counter[str] = Counter()
+    queue = deque((row, 0) for row in rows)
+    while queue:
+        batch = [queue.popleft() for _ in range(min(batch_size, len(queue)))]
+        waiting = len(queue)
+        seeds = [seed_of(plan.seed, row, draw) for row, draw in batch]
+        images, usable = sample([plan.labels[row] for row, _ in batch], seeds)
+        reasons = reject(images) if reject else [None] * len(batch)
+        for (row, draw), image, seed, good, reason in zip(batch, images, seeds, usable, reasons, strict=True):
+            if good and reason is None:
+                picture = {"bytes": to_png(to_picture(image)), "path": None}
+                kept[row] = {"image": picture, "label": plan.labels[row], "seed": seed}
+                continue
+            rejected[reason if good and reason else NOT_FINITE] += 1
+            if good and draw + 1 < MOST_DRAWS:
+                queue.append((row, draw + 1))
+            elif good:
+                rejected[GIVEN_UP] += 1
+        progress.update(len(batch) - (len(queue) - waiting))
+    return [kept[row] for row in rows if row in kept], rejected
+
+
+def seed_of(seed: int, row: int, draw: int) -> int:
+    """The seed of a row's picture: the first draw's is that of a run without rejections."""
+    return derive_seed(seed, row, draw) if draw else derive_seed(seed, row)
+
+
+def write_shard(plan: ShardPlan, shard: int, rows: list[dict[str, Any]], rejected: Counter[str]) -> None:
+    """Write the rows of one shard, aside first, and what was rejected into the file's metadata."""
     path = plan.path(shard)
     aside = path.with_name(f".{path.name}.tmp")
+    columns = {name: [row[name] for row in rows] for name in plan.features}
+    table = Dataset.from_dict(columns, features=plan.features).data.table
+    table = table.replace_schema_metadata({**table.schema.metadata, b"rejected": json.dumps(rejected).encode()})
     try:
-        Dataset.from_dict(columns, features=plan.features).to_parquet(aside)
+        pq.write_table(table, aside)
         os.replace(aside, path)
     except OSError as error:
         aside.unlink(missing_ok=True)

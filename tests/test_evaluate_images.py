@@ -84,7 +84,7 @@ def test_writes_evidence_and_a_report(tmp_path: Path, real: Path, synthetic: Pat
     main(arguments(real, synthetic, tmp_path / "evidence"))
     evidence = json.loads((tmp_path / "evidence" / "evidence.json").read_text())
     records = {(r["reference"], r["metric"], r["label"]): r for r in evidence["measurements"]}
-    assert len(records) == 2 * 2 * (1 + len(NAMES))
+    assert len(records) == 2 * 9 * (1 + len(NAMES))
     overall = records["test", "kid", "overall"]
     assert overall["interval"][0] < overall["value"] < overall["interval"][1]
     assert (overall["n_real"], overall["n_synthetic"]) == (31, 46)  # 21 + 10 real; 40 and 15 cut to 31 and 15
@@ -92,7 +92,10 @@ def test_writes_evidence_and_a_report(tmp_path: Path, real: Path, synthetic: Pat
     assert "small ResNet trained on the real train split" in overall["extractor"]
     assert records["test", "frechet", "clear"]["note"] == "not measured, n=0"
     assert records["train", "frechet", "spotted"]["biased"]
-    assert evidence["neighbours"]["pairs"][0] == {"synthetic_row": 0, "train_row": 30, "ratio": 0.0}
+    assert evidence["privacy"]["verdict"] == "copies found"
+    first = evidence["privacy"]["pairs"][0]
+    assert (first["synthetic_row"], first["train_row"], first["verdict"]) == (0, 30, "exact copy")
+    assert evidence["collapse"]["sentence"] and 0 <= records["test", "recall", "spotted"]["value"] <= 1
     assert evidence["data"]["counts"]["synthetic"] == {"clear": 0, "spotted": 40, "bright": 15}
     comparison = evidence["classifier"]["comparisons"][0]
     assert comparison["verdict"] in ("helps", "no evidence", "hurts") and comparison["seeds"] == 2
@@ -117,13 +120,13 @@ def test_a_stopped_run_goes_on_with_what_is_finished(
         main(args)
     assert not (tmp_path / "stopped" / "evidence.json").exists()
     main(args)
-    assert len(calls) == 16 + 1
+    assert len(calls) == 16 + 2  # the third comparison is begun anew
     stopped = json.loads((tmp_path / "stopped" / "evidence.json").read_text())
     monkeypatch.setattr(measurement, "measure", measure)
     main(arguments(real, synthetic, tmp_path / "whole", classifier="none"))
     whole = json.loads((tmp_path / "whole" / "evidence.json").read_text())
     assert stopped["measurements"] == whole["measurements"]
-    assert stopped["neighbours"] == whole["neighbours"]
+    assert stopped["privacy"] == whole["privacy"]
     assert "--classifier none" in (tmp_path / "whole" / "report.html").read_text()
 
 

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from clinsynth.data.arrays import ImageArrays
-from clinsynth.metrics.nearest import NearestNeighbours, SuspiciousPair
 from clinsynth.scripts.report import (
     distance_tables,
     format_interval,
@@ -18,8 +17,10 @@ from clinsynth.scripts.report import (
 from clinsynth.scripts.report_pictures import draw_pictures, encode_png
 
 NAMES = ["healthy", "<ill> & rare"]
-PAIRS = [SuspiciousPair(3, 1, 0.0), SuspiciousPair(0, 2, 0.7)]
-NEIGHBOURS = NearestNeighbours(1.5, PAIRS, 0.4, 0.6, 1, 0.25, 20, 8, 9)
+PAIRS = [
+    {"synthetic_row": 3, "train_row": 1, "detector": "pixels", "verdict": "exact copy"},
+    {"synthetic_row": 0, "train_row": 2, "detector": "thumbnails", "verdict": "as near as held-out pictures come"},
+]
 
 
 def arrays(counts: tuple[int, int], channels: int = 1) -> ImageArrays:
@@ -47,8 +48,26 @@ def record(**changes: Any) -> dict[str, Any]:
         "seed": 0,
         "biased": True,
         "note": "",
+        "extrapolated": 2.25,
     }
     return base | changes
+
+
+def variety() -> list[dict[str, Any]]:
+    names = "precision recall density coverage near_duplicates ms_ssim_within ssim_nearest".split()
+    return [record(metric=name, value=0.625, biased=False) for name in names]
+
+
+def privacy() -> dict[str, Any]:
+    copies = {"metric": "near copy", "detector": "thumbnails", "count": 3, "n_synthetic": 9}
+    share = {"metric": "dcr_share", "label": "overall", "extractor": "thumbnails", "value": 0.75}
+    return {
+        "verdict": "copies found",
+        "text": "3 of 9 are near copies by thumbnails.",
+        "copies": [{**copies, "expected_false_alarms": 0.5}],
+        "records": [{**share, "interval": [0.6, 0.9], "floor": 0.5}],
+        "pairs": PAIRS,
+    }
 
 
 def unmeasured(**changes: Any) -> dict[str, Any]:
@@ -84,8 +103,15 @@ def evidence(**changes: Any) -> dict[str, Any]:
         },
         "generation": {"generator": {"guidance_scale": 1.5}, "requested": {"healthy": 5}},
         "extractor": {"name": record()["extractor"], "dimension": 128, "note": "validation macro-F1 0.700"},
-        "measurements": [record(), record(metric="kid", biased=False), unmeasured(), record(reference="train")],
-        "neighbours": NEIGHBOURS.to_dict(),
+        "measurements": [
+            record(),
+            record(metric="kid", biased=False),
+            unmeasured(),
+            record(reference="train"),
+            *variety(),
+        ],
+        "collapse": {"flag": False, "sentence": "No sign of mode collapse."},
+        "privacy": privacy(),
         "classifier": classifier(),
         "environment": {"command": ["clinsynth", "evaluate"], "python": "3.12", "packages": {}, "git_commit": None},
     }
@@ -93,7 +119,7 @@ def evidence(**changes: Any) -> dict[str, Any]:
 
 
 def render(**changes: Any) -> str:
-    return render_report(evidence(**changes), draw_pictures(arrays((12, 8)), arrays((5, 4)), NEIGHBOURS, seed=0))
+    return render_report(evidence(**changes), draw_pictures(arrays((12, 8)), arrays((5, 4)), PAIRS, seed=0))
 
 
 class Reader(HTMLParser):
@@ -125,7 +151,7 @@ def test_the_page_is_one_file_with_the_same_number_of_pictures_a_side() -> None:
     reader.feed(page)
     assert reader.open == []
     assert all(address.startswith("data:image/png;base64,") for address in reader.addresses)
-    assert reader.images == 2 * (5 + 4) + 2 * len(NEIGHBOURS.pairs)
+    assert reader.images == 2 * (5 + 4) + 2 * len(PAIRS)
     for source in ("real", "synthetic"):
         assert page.count(f'<p class="soft">{source}</p>') == 2
     assert not re.search(r"https?://|url\(|@import", page)
@@ -136,7 +162,8 @@ def test_the_page_holds_every_number_with_interval_floor_and_n() -> None:
     assert "2.00 to 4.50" in text and "8 / 9" in text and "not measured, n=3" in text
     assert "biased" in text and "extractor was trained on the real train split" in text
     assert "no evidence" in text and "+0.015" in text and "every training took 30 optimizer steps" in text
-    assert "25.0 %" in text and "<b>1</b>" in render() and "guidance_scale" in text
+    assert "2.25 at n → ∞" in text and "0.625" in text and "No sign of mode collapse." in text
+    assert "3 of 9" in text and "0.600 to 0.900" in text and "exact copy" in text and "guidance_scale" in text
     assert "&lt;ill&gt; &amp; rare" in render() and "<ill>" not in render()
 
 
@@ -151,9 +178,8 @@ def test_the_page_says_what_it_cannot_say() -> None:
 
 
 def test_the_page_stands_without_optional_parts() -> None:
-    page = render(generation=None, neighbours=None, classifier=None, measurements=[unmeasured(label="overall")])
+    page = render(generation=None, classifier=None, measurements=[unmeasured(label="overall")])
     assert "no generation.json" in page and "<code>--classifier none</code>" in page
-    assert "have no typical distance" in page
 
 
 def test_whiskers_of_a_table_share_a_scale() -> None:
@@ -181,7 +207,7 @@ def test_pictures_are_kept_pixel_for_pixel() -> None:
 
 def test_pictures_are_chosen_by_seed() -> None:
     def draw(seed: int) -> list[str]:
-        return draw_pictures(arrays((30, 30)), arrays((30, 30)), None, seed).classes[0].synthetic
+        return draw_pictures(arrays((30, 30)), arrays((30, 30)), [], seed).classes[0].synthetic
 
     assert draw(0) == draw(0) != draw(1)
     assert len(draw(0)) == 8
