@@ -25,6 +25,8 @@ class Validation:
     ranking checkpoints of one run; the distances are not comparable with published ones.
     """
 
+    num_inference_steps = STEPS
+
     def __init__(self, data: dict[str, ImageArrays], output_dir: Path, seed: int):
         self.labels, self.output_dir, self.seed = data["validation"].labels, output_dir, seed
         self.num_classes = len(data["validation"].label_names)
@@ -33,7 +35,7 @@ class Validation:
 
     def __call__(self, pipeline: Any, step: int) -> dict[str, float]:
         """Write `samples/step-<step>.png` (a row a class) and return `validation_frechet` and `validation_kid`."""
-        fast = type(pipeline)(pipeline.unet, to_fast(pipeline.scheduler), pipeline.id2label)
+        fast = self.fast(pipeline)
         fast.set_progress_bar_config(desc=f"validation at step {step}", leave=False)
         grid = np.repeat(np.arange(self.num_classes), GRID_COLUMNS)
         path = self.output_dir / "samples" / f"step-{step:07d}.png"
@@ -45,6 +47,10 @@ class Validation:
             "validation_kid": kernel_distance(self.real, features),
         }
 
+    def fast(self, pipeline: Any) -> Any:
+        """`pipeline` with a sampler that needs few steps."""
+        return type(pipeline)(pipeline.unet, to_fast(pipeline.scheduler), pipeline.id2label)
+
     def sample(self, pipeline: Any, labels: np.ndarray, batch_size: int = 64) -> np.ndarray:
         """One image for each label, uint8 (n, channels, size, size)."""
         parts = []
@@ -52,7 +58,8 @@ class Validation:
             part = labels[first : first + batch_size].tolist()
             seeds = [derive_seed(self.seed, 3, first + i) for i in range(len(part))]
             generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-            images = pipeline(part, generator=generators, num_inference_steps=STEPS, output_type="pt").images
+            settings = {"num_inference_steps": self.num_inference_steps, "output_type": "pt"}
+            images = pipeline(part, generator=generators, **settings).images
             parts.append((images * 255).round().to(torch.uint8).cpu().numpy())
         return np.concatenate(parts)
 

@@ -1,7 +1,8 @@
 """The state of a training run and its checkpoints: complete or absent, safetensors and JSON only.
 
 checkpoint-500/                  a pipeline folder (averaged weights) that `DiffusionPipeline.from_pretrained` loads
-checkpoint-500/training_state/   model.safetensors, optimizer.safetensors, state.json: what resuming needs besides
+checkpoint-500/training_state/   model.safetensors, optimizer.safetensors, state.json: what resuming needs besides;
+                                 of a GAN also the discriminator's
 """
 
 import json
@@ -33,6 +34,7 @@ class TrainingState:
     scaler: Any = None
     step: int = 0
     best_kid: float = math.inf
+    component: str = "unet"  # what the pipeline calls the model
 
     def advance(self) -> None:
         """After an optimizer step: learning rate, averaged weights, count."""
@@ -47,18 +49,22 @@ class TrainingState:
             with self.averaged_weights():
                 pipeline.save_pretrained(folder)
             (folder / STATE).mkdir()
-            weights = {name: tensor.contiguous() for name, tensor in self.model.state_dict().items()}
-            save_file(weights, folder / STATE / "model.safetensors")
-            save_file(flatten_moments(self.optimizer), folder / STATE / "optimizer.safetensors")
-            rest = {
-                "step": self.step,
-                "best_kid": None if math.isinf(self.best_kid) else self.best_kid,
-                "ema_step": self.ema.optimization_step,
-                "lr_scheduler": self.lr_scheduler.state_dict(),
-                "scaler": None if self.scaler is None else self.scaler.state_dict(),
-            }
-            (folder / STATE / "state.json").write_text(json.dumps(rest, indent=2) + "\n")
+            self.write(folder / STATE)
         return path
+
+    def write(self, folder: Path) -> None:
+        """Write all but the averaged weights into `folder`."""
+        weights = {name: tensor.contiguous() for name, tensor in self.model.state_dict().items()}
+        save_file(weights, folder / "model.safetensors")
+        save_file(flatten_moments(self.optimizer), folder / "optimizer.safetensors")
+        rest = {
+            "step": self.step,
+            "best_kid": None if math.isinf(self.best_kid) else self.best_kid,
+            "ema_step": self.ema.optimization_step,
+            "lr_scheduler": self.lr_scheduler.state_dict(),
+            "scaler": None if self.scaler is None else self.scaler.state_dict(),
+        }
+        (folder / "state.json").write_text(json.dumps(rest, indent=2) + "\n")
 
     @contextmanager
     def averaged_weights(self) -> Iterator[None]:
@@ -76,17 +82,20 @@ class TrainingState:
         Raises:
             ValueError: the checkpoint is of another network, as when the data set has got other classes since.
         """
-        folder = checkpoint / STATE
         try:
-            self.model.load_state_dict(load_file(folder / "model.safetensors"))
+            self.read(checkpoint / STATE)
         except RuntimeError as error:
             raise ValueError(
                 f"{checkpoint} does not fit the network that the flags and the data set ask for (other classes, size "
                 f"or channels?); use the data it was trained on, or another --output_dir: {error}"
             ) from error
-        averaged = load_file(checkpoint / "unet" / "diffusion_pytorch_model.safetensors")
+        averaged = load_file(checkpoint / self.component / "diffusion_pytorch_model.safetensors")
         for shadow, (name, _) in zip(self.ema.shadow_params, self.model.named_parameters(), strict=True):
             shadow.copy_(averaged[name])
+
+    def read(self, folder: Path) -> None:
+        """The inverse of `write`."""
+        self.model.load_state_dict(load_file(folder / "model.safetensors"))
         load_moments(self.optimizer, load_file(folder / "optimizer.safetensors"))
         rest = json.loads((folder / "state.json").read_text())
         self.step = rest["step"]
