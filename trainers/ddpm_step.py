@@ -75,8 +75,10 @@ def step_parts(args: DDPMArguments, stream: TrainingStream, accelerator: Acceler
     return stream.step(step, args.train_batch_size * parts, parts)[accelerator.process_index :: processes]
 
 
-def build_stream(args: DDPMArguments, train: ImageArrays, accelerator: Accelerator) -> TrainingStream:
-    """The training images on the training device, with the arguments' randomness."""
+def build_stream(
+    args: DDPMArguments, train: ImageArrays, accelerator: Accelerator, seed: int | None = None
+) -> TrainingStream:
+    """The training images on the training device, with the arguments' randomness, drawn from `seed` or theirs."""
     return TrainingStream(
         torch.from_numpy(train.images).to(accelerator.device),
         torch.from_numpy(train.labels).to(accelerator.device),
@@ -86,7 +88,7 @@ def build_stream(args: DDPMArguments, train: ImageArrays, accelerator: Accelerat
         args.class_balanced,
         args.horizontal_flip,
         args.vertical_flip,
-        args.seed,
+        args.seed if seed is None else seed,
     )
 
 

@@ -75,8 +75,23 @@ class TrainingStream:
 
     def step(self, step: int, batch_size: int, parts: int = 1) -> list[StepInputs]:
         """The global batch of step `step`, cut into `parts` of equal size (batch_size is a multiple of it)."""
-        device = self.images.device
-        index = self.indices(step * batch_size, batch_size).to(device)
+        return self.inputs(step, self.indices(step * batch_size, batch_size), parts)
+
+    def poisson_indices(self, step: int, sample_rate: float) -> torch.Tensor:
+        """Image numbers of step `step`, each drawn with probability `sample_rate` on its own; may be none."""
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, 4, step))
+        draws = torch.rand(len(self.labels), generator=generator, dtype=torch.float64)
+        return torch.nonzero(draws < sample_rate).flatten()
+
+    def poisson_step(self, step: int, sample_rate: float, largest: int) -> list[StepInputs]:
+        """A Poisson batch, cut into parts of at most `largest` images; where none was drawn, one empty part."""
+        index = self.poisson_indices(step, sample_rate)
+        return self.inputs(step, index, max(1, -(-len(index) // largest)))
+
+    def inputs(self, step: int, index: torch.Tensor, parts: int) -> list[StepInputs]:
+        """The images number `index` (b,) with everything random about them in step `step`, cut into `parts`."""
+        device, batch_size = self.images.device, len(index)
+        index = index.to(device)
         generator = torch.Generator(device).manual_seed(derive_seed(self.seed, 1, step))
         images = self.images[index].float() / 127.5 - 1
         noise = torch.randn(images.shape, generator=generator, device=device)
@@ -97,14 +112,20 @@ def diffusion_loss(
 
     The weight is min(SNR, γ)/SNR for epsilon and min(SNR, γ)/(SNR + 1) for v-prediction; None weights all alike.
     """
-    noisy = scheduler.add_noise(batch.images, batch.noise, batch.timesteps)  # type: ignore[arg-type]
-    prediction = unet(noisy, batch.timesteps, class_labels=batch.labels).sample.float()
-    velocity = scheduler.config["prediction_type"] == "v_prediction"
-    target = (
-        scheduler.get_velocity(batch.images, batch.noise, batch.timesteps) if velocity else batch.noise  # type: ignore[arg-type]
-    )
-    losses = (prediction - target).square().mean(dim=(1, 2, 3))
+    losses = image_losses(unet, scheduler, batch)
     if min_snr_gamma is not None:
         snr = compute_snr(scheduler, batch.timesteps)
+        velocity = scheduler.config["prediction_type"] == "v_prediction"
         losses = losses * snr.clamp(max=min_snr_gamma) / (snr + 1 if velocity else snr)
     return losses.mean()
+
+
+def image_losses(unet: nn.Module, scheduler: DDPMScheduler, batch: StepInputs) -> torch.Tensor:
+    """Mean squared error of the noise (or velocity) of each image, (b,)."""
+    noisy = scheduler.add_noise(batch.images, batch.noise, batch.timesteps)  # type: ignore[arg-type]
+    prediction = unet(noisy, batch.timesteps, class_labels=batch.labels).sample.float()
+    if scheduler.config["prediction_type"] == "v_prediction":
+        target = scheduler.get_velocity(batch.images, batch.noise, batch.timesteps)  # type: ignore[arg-type]
+    else:
+        target = batch.noise
+    return (prediction - target).square().mean(dim=(1, 2, 3))

@@ -1,7 +1,7 @@
 """Train a class-conditioned DDPM on labelled images.
 
     clinsynth train ddpm --dataset phantom-fundus --resolution 32 --channels 1 --output_dir runs/phantom
-    accelerate launch trainers/train_ddpm.py --config recipes/phantom.yaml --output_dir runs/phantom
+    accelerate launch trainers/train_ddpm.py --config recipes/ddpm/quickstart.yaml --output_dir runs/phantom
     accelerate launch -m clinsynth.trainers.train_ddpm --dataset retinamnist.npz --output_dir runs/retina
     torchrun --nproc_per_node 2 trainers/train_ddpm.py --dataset retinamnist.npz --output_dir runs/retina
 
@@ -25,6 +25,7 @@ from clinsynth.run_folder import (
     drop_metrics_after,
     write_run_config,
 )
+from clinsynth.trainers.privacy_plan import check_private_flags, plan_privacy, write_privacy
 
 MAY_DIFFER = frozenset(
     "output_dir dry_run log_steps report_to checkpointing_steps checkpoints_total_limit "
@@ -62,9 +63,9 @@ class DDPMArguments(ImageDataArguments):
     weight_decay: float = 0.0
     """AdamW weight decay"""
     max_grad_norm: float = 1.0
-    """gradients are clipped to this norm"""
+    """gradients are clipped to this norm; with --dp_epsilon --dp_max_grad_norm takes its place"""
     mixed_precision: Literal["auto", "no", "fp16", "bf16"] = "auto"
-    """auto: bf16 where the device computes in it natively, else no"""
+    """auto: bf16 where the device computes in it natively, else no; with --dp_epsilon no"""
     compile: bool = False
     """torch.compile the network: slow to start, then faster on a GPU"""
     num_train_timesteps: int = 1000
@@ -87,8 +88,16 @@ class DDPMArguments(ImageDataArguments):
     """mirror top to bottom at random"""
     ema_decay: float = 0.999
     """largest decay of the average of the weights that is saved; it warms up with the steps"""
+    dp_epsilon: float | None = None
+    """train with differential privacy (DP-SGD; needs clinsynth[privacy]) within this epsilon, 8 is usual and 1 strict;
+    the spent epsilon and what it covers go to privacy.json. It costs quality: use large batches and many images"""
+    dp_delta: float | None = None
+    """delta of the guarantee, at most 1/n for n training images; default: n^-1.1"""
+    dp_max_grad_norm: float = 1.0
+    """with --dp_epsilon, each image's gradient is clipped to this norm"""
     seed: int = 0
-    """of the weights' start, the order of images and all noise"""
+    """of the weights' start, the order of images and all noise (with --dp_epsilon of the start alone: the rest must
+    not be known, so a resumed run is valid but not the same to the last bit)"""
     log_steps: int = 50
     """steps between two lines of metrics.jsonl"""
     report_to: Literal["none", "tensorboard", "trackio", "wandb"] = "none"
@@ -111,7 +120,7 @@ class DDPMArguments(ImageDataArguments):
         super().__post_init__()
         for name in (
             "width train_steps train_batch_size gradient_accumulation_steps learning_rate max_grad_norm "
-            "num_train_timesteps log_steps checkpointing_steps checkpoints_total_limit"
+            "num_train_timesteps log_steps checkpointing_steps checkpoints_total_limit dp_max_grad_norm"
         ).split():
             if not getattr(self, name) > 0:
                 raise ValueError(f"--{name} must be above 0, got {getattr(self, name)}")
@@ -129,6 +138,7 @@ class DDPMArguments(ImageDataArguments):
             )
         if self.width % 8:
             raise ValueError(f"--width must be a multiple of 8, got {self.width}")
+        check_private_flags(self)
 
 
 def main(args: DDPMArguments) -> None:
@@ -162,10 +172,13 @@ def train(args: DDPMArguments, data: dict[str, Any], output_dir: Path) -> None:
         train_step,
     )
     from clinsynth.trainers.diffusion_model import resolve_precision
+    from clinsynth.trainers.dp_training import build_private_training
     from clinsynth.trainers.training_state import checkpoints, drop_old_checkpoints, publish
 
     tracker = None if args.report_to == "none" else args.report_to
-    precision = resolve_precision(args.mixed_precision)
+    images = len(data["train"].labels)
+    plan = None if args.dp_epsilon is None else plan_privacy(args, images)
+    precision = "no" if plan else resolve_precision(args.mixed_precision)
     on_cpu = not torch.accelerator.is_available()  # accelerate sees several CPU processes only when told
     accelerator = Accelerator(cpu=on_cpu, mixed_precision=precision, log_with=tracker, project_dir=output_dir)
     state, pipeline = build_state(args, data["train"], accelerator)
@@ -178,15 +191,22 @@ def train(args: DDPMArguments, data: dict[str, Any], output_dir: Path) -> None:
     if accelerator.is_main_process:
         drop_metrics_after(output_dir, state.step)
 
-    unet, optimizer = accelerator.prepare(torch.compile(state.model) if args.compile else state.model, state.optimizer)
+    private = build_private_training(state, plan, images, accelerator, output_dir) if plan else None
+    if not private:
+        compiled = torch.compile(state.model) if args.compile else state.model
+        unet, optimizer = accelerator.prepare(compiled, state.optimizer)
     accelerator.init_trackers("clinsynth", {k: str(v) for k, v in dataclasses.asdict(args).items()})
-    stream = build_stream(args, data["train"], accelerator)
+    stream = build_stream(args, data["train"], accelerator, private.secret if private else args.seed)
     validate = build_validation(args, data, output_dir) if accelerator.is_main_process else None
     progress = tqdm(total=args.train_steps, initial=state.step, desc="train", disable=not accelerator.is_main_process)
 
     while state.step < args.train_steps:
-        parts = step_parts(args, stream, accelerator, state.step)
-        loss, norm = train_step(accelerator, unet, pipeline.scheduler, optimizer, parts, args)
+        if private:
+            parts = stream.poisson_step(state.step, private.plan.sample_rate, args.train_batch_size)
+            loss, norm = private.train_step(parts, pipeline.scheduler, state.step, args.min_snr_gamma)
+        else:
+            parts = step_parts(args, stream, accelerator, state.step)
+            loss, norm = train_step(accelerator, unet, pipeline.scheduler, optimizer, parts, args)
         check_finite(loss, norm, state, output_dir)
         state.advance()
         progress.update()
@@ -199,14 +219,19 @@ def train(args: DDPMArguments, data: dict[str, Any], output_dir: Path) -> None:
             "learning_rate": state.lr_scheduler.get_last_lr()[0],
         }
         last = state.step == args.train_steps
+        saves = last or state.step % args.checkpointing_steps == 0
+        if private:
+            del record["loss"]  # computed without noise: what is logged may travel
+            if saves:
+                record["epsilon"] = write_privacy(output_dir, private.plan, state.step)
         if accelerator.is_main_process:
             validated = validate is not None and (last or state.step % args.validation_steps == 0)
             if validate is not None and validated:
                 record |= keep_best(state, pipeline, validate, output_dir)
-            if validated or last or state.step % args.log_steps == 0:
+            if validated or last or state.step % args.log_steps == 0 or "epsilon" in record:
                 append_metrics(output_dir, record)
                 accelerator.log(record, step=state.step)
-            if last or state.step % args.checkpointing_steps == 0:
+            if saves:
                 state.save(output_dir, pipeline)
                 drop_old_checkpoints(output_dir, args.checkpoints_total_limit)
         accelerator.wait_for_everyone()
@@ -230,6 +255,8 @@ def describe(args: DDPMArguments, data: dict[str, Any]) -> str:
     counts = np.bincount(train.labels, minlength=len(train.label_names))
     model = build_unet(args, train.images.shape[-1], train.images.shape[1], len(train.label_names))
     size = sum(parameter.numel() for parameter in model.parameters())
+    plan = None if args.dp_epsilon is None else plan_privacy(args, len(train.labels))
+    privacy = "" if plan is None else f"privacy: {json.dumps(plan.record(args.train_steps), indent=2)}\n"
     epochs = args.train_steps * args.train_batch_size * args.gradient_accumulation_steps / len(train.labels)
     return (
         f"{config_yaml(args)}\n{json.dumps(describe_environment(), indent=2)}\n\n"
@@ -237,6 +264,7 @@ def describe(args: DDPMArguments, data: dict[str, Any]) -> str:
         + ", ".join(f"{name} {count}" for name, count in zip(train.label_names, counts, strict=True))
         + f"\nnetwork: {args.backbone}, {size / 1e6:.2f} M parameters\n"
         + f"{args.train_steps} steps are {epochs:.1f} epochs on one process\n"
+        + privacy
     )
 
 

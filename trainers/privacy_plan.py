@@ -1,0 +1,212 @@
+"""The privacy budget of a DP-SGD run: the noise that a target epsilon needs, what is spent so far, the record of it.
+
+What is guaranteed: (epsilon, delta)-differential privacy (Dwork et al. 2006) of the published weights, by DP-SGD
+(Abadi et al. 2016). Whoever has every checkpoint, knows the code and the flags, and has all training images but one,
+cannot tell much better than by chance whether that one was there.
+
+- Unit: one image with its label, added or removed. A patient with k images has k times the epsilon (and a larger
+  delta): give one image a patient where patients are to be protected.
+- The data set is the train split as it was trained on, after --few_shot and --train_fraction.
+- Counted: every optimizer step up to the checkpoint, also across restarts. A step that a killed run took after its
+  last checkpoint leaves nothing behind, and its repetition draws anew.
+- Taken as public, not counted: the number of images, the class names, and counts of the classes where something is
+  generated to match them. The choice of flags, where it was made by looking at results of other runs on the same
+  data. Whatever looks at real images later, such as an evidence report.
+- Free, as post-processing: the average of the weights (EMA), AdamW's moments, generating any number of images.
+- Images drawn and noise must be unknown to the adversary: they come from the system's entropy, see `dp_training`.
+- Floating-point noise from an ordinary generator: safe from statistics, not from an attack on its last bits (Mironov
+  2012) nor from one who breaks the generator.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clinsynth.run_folder import atomic_write, package_version
+
+if TYPE_CHECKING:
+    from clinsynth.trainers.train_ddpm import DDPMArguments
+
+ACCOUNTANT = "prv"
+LARGEST_EPSILON = 100.0
+FILE = "privacy.json"
+
+
+@dataclass(frozen=True)
+class PrivacyPlan:
+    """What is fixed before the first step.
+
+    Attributes:
+        target_epsilon, delta: what the whole run may spend.
+        noise_multiplier: standard deviation of the noise on a summed gradient, over `max_grad_norm`.
+        max_grad_norm: the norm that each image's gradient is clipped to.
+        sample_rate: probability of each image to be in a step's batch, independent of all others (Poisson sampling).
+        steps: optimizer steps of the whole run.
+    """
+
+    target_epsilon: float
+    delta: float
+    noise_multiplier: float
+    max_grad_norm: float
+    sample_rate: float
+    steps: int
+
+    def spent(self, steps: int) -> float:
+        """Epsilon after `steps` steps: the accountant's upper bound by numerical composition (Gopi et al. 2021)."""
+        from opacus.accountants import create_accountant
+
+        if steps == 0:
+            return 0.0
+        accountant = create_accountant(ACCOUNTANT)
+        accountant.history = [(self.noise_multiplier, self.sample_rate, steps)]
+        with quiet_accountant():
+            return float(accountant.get_epsilon(self.delta))
+
+    def record(self, steps: int) -> dict[str, Any]:
+        """What a card needs to state the guarantee of the checkpoint after `steps` steps."""
+        return {
+            "epsilon": self.spent(steps),
+            "target_epsilon": self.target_epsilon,
+            "delta": self.delta,
+            "noise_multiplier": self.noise_multiplier,
+            "max_grad_norm": self.max_grad_norm,
+            "sample_rate": self.sample_rate,
+            "steps": steps,
+            "planned_steps": self.steps,
+            "accountant": ACCOUNTANT,
+            "opacus_version": package_version("opacus"),
+            "unit": "one training image with its label, added or removed; k images of a patient: k times epsilon",
+            "sampling": "Poisson",
+            "not_counted": "number of images, class names, choice of flags, anything computed from real images later",
+        }
+
+
+def check_private_flags(args: DDPMArguments) -> None:
+    """Refuse flags that --dp_epsilon cannot be honoured with.
+
+    Raises:
+        ValueError: names the flag, its value and the mend.
+    """
+    if args.dp_epsilon is None:
+        if args.dp_delta is not None:
+            raise ValueError(f"--dp_delta {args.dp_delta} needs --dp_epsilon; 8 is usual, 1 is strict")
+        return
+    if not 0 < args.dp_epsilon <= LARGEST_EPSILON:
+        raise ValueError(
+            f"--dp_epsilon must be in (0, {LARGEST_EPSILON:g}], got {args.dp_epsilon}; 8 is usual, 1 is strict, more "
+            "than that guarantees next to nothing"
+        )
+    if args.dp_delta is not None and not 0 < args.dp_delta < 1:
+        raise ValueError(f"--dp_delta must be in (0, 1), got {args.dp_delta}; below 1/n for n training images")
+    if args.mixed_precision not in ("auto", "no"):
+        raise ValueError(
+            f"--mixed_precision must be no with --dp_epsilon, got {args.mixed_precision}: gradients are clipped image "
+            "by image in float32"
+        )
+    if args.compile:
+        raise ValueError("--compile cannot be used with --dp_epsilon, whose gradients of each image it loses; drop it")
+    if args.class_balanced:
+        raise ValueError(
+            "--class_balanced cannot be used with --dp_epsilon: images of rare classes would be drawn more often than "
+            "the accountant counts; drop it"
+        )
+    if args.validation_steps:
+        raise ValueError(
+            f"--validation_steps must be 0 with --dp_epsilon, got {args.validation_steps}: validation compares by a "
+            "network trained on the train split without noise, so its choice of the best step would leak; the last "
+            "step is the result"
+        )
+
+
+def plan_privacy(args: DDPMArguments, images: int) -> PrivacyPlan:
+    """The least noise with which `args.train_steps` steps on `images` images stay within `args.dp_epsilon`.
+
+    delta is `args.dp_delta`, else images^-1.1 (Ponomareva et al. 2023, "How to DP-fy ML").
+
+    Raises:
+        ValueError: a batch larger than the data set, or a delta above 1/images.
+        ImportError: opacus is missing.
+    """
+    require_opacus()
+    from opacus.accountants.utils import get_noise_multiplier
+
+    assert args.dp_epsilon is not None
+    batch = args.train_batch_size * args.gradient_accumulation_steps
+    if batch > images:
+        raise ValueError(
+            f"--train_batch_size x --gradient_accumulation_steps must be at most the {images} training images with "
+            f"--dp_epsilon, got {batch}; lower them"
+        )
+    delta = images**-1.1 if args.dp_delta is None else args.dp_delta
+    if delta > 1 / images:
+        raise ValueError(
+            f"--dp_delta must be at most 1/n = {1 / images:.2g} for n = {images} training images, got {delta}: above "
+            f"it, publishing some image whole would be allowed; leave it out for {images**-1.1:.2g}"
+        )
+    with quiet_accountant():
+        noise_multiplier = get_noise_multiplier(
+            target_epsilon=args.dp_epsilon,
+            target_delta=delta,
+            sample_rate=batch / images,
+            steps=args.train_steps,
+            accountant=ACCOUNTANT,
+        )
+    return PrivacyPlan(
+        args.dp_epsilon, delta, noise_multiplier, args.dp_max_grad_norm, batch / images, args.train_steps
+    )
+
+
+@contextmanager
+def quiet_accountant() -> Iterator[None]:
+    """Within the block no warning of log(0) for full batches, nor of the orders of a bound that is not used."""
+    import numpy as np
+
+    with np.errstate(divide="ignore"), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Optimal order is the")
+        yield
+
+
+def require_opacus() -> None:
+    """Raise an ImportError that says what to install, where opacus is missing."""
+    try:
+        import opacus  # noqa: F401
+    except ImportError as error:
+        raise ImportError(
+            f"--dp_epsilon needs opacus ({error}); install it with: pip install 'clinsynth[privacy]'"
+        ) from error
+
+
+def write_privacy(output_dir: Path, plan: PrivacyPlan, steps: int) -> float:
+    """Write `privacy.json`: the epsilon spent after `steps` steps, which is returned, and how it was counted."""
+    record = plan.record(steps)
+    atomic_write(output_dir / FILE, json.dumps(record, indent=2) + "\n")
+    return float(record["epsilon"])
+
+
+def check_same_plan(output_dir: Path, plan: PrivacyPlan) -> None:
+    """Refuse to resume with other noise or sampling than before, as when the data set has grown.
+
+    Raises:
+        ValueError: names what differs and both values; or there is no `privacy.json` to compare with.
+    """
+    path = output_dir / FILE
+    if not path.exists():
+        raise ValueError(
+            f"{path} is missing: the run has trained without --dp_epsilon, or what it spent is unknown; start anew in "
+            "another --output_dir"
+        )
+    before = json.loads(path.read_text())
+    for name in ("delta", "noise_multiplier", "max_grad_norm", "sample_rate"):
+        value = getattr(plan, name)
+        if not math.isclose(before[name], value, rel_tol=1e-9):
+            raise ValueError(
+                f"the run in {output_dir} was started with {name} {before[name]:g}, now it would be {value:g} (has "
+                "the data set or opacus changed?); restore it, or start anew in another --output_dir"
+            )
