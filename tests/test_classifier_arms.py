@@ -1,4 +1,4 @@
-"""Arms, their resumption, and the statistics of their difference."""
+"""Arms: which there are, their pictures, their trainings and resumption, the command."""
 
 import json
 import os
@@ -15,16 +15,15 @@ import torch
 from datasets import ClassLabel, Dataset, Features
 from datasets import Image as ImageFeature
 from PIL import Image
-from sklearn.metrics import balanced_accuracy_score, f1_score
 
 from clinsynth.arguments import parse
 from clinsynth.data.arrays import ImageArrays
 from clinsynth.data.phantom_fundus import GRADES
-from clinsynth.trainers import arm_statistics
-from clinsynth.trainers.arm_data import arm_rows, load_synthetic
-from clinsynth.trainers.arm_statistics import Interval, bootstrap, comparison_records, interval, scores, verdict
-from clinsynth.trainers.classifier_arms import run_arms
-from clinsynth.trainers.train_image_classifier import ImageClassifierArguments, main
+from clinsynth.trainers.arm_data import ArmRefusedError, arm_rows, load_synthetic, parse_sets
+from clinsynth.trainers.arm_names import ARMS, Arm, augmentation, control_of, resolve_arms
+from clinsynth.trainers.classifier_arms import describe, run_arms
+from clinsynth.trainers.classifier_inputs import load_pretrained_classifier
+from clinsynth.trainers.train_image_classifier import ImageClassifierArguments, main, validation_macro_f1
 
 NAMES = ["dark", "medium", "bright"]
 TRAINER = Path(__file__).parent.parent / "trainers" / "train_image_classifier.py"
@@ -45,87 +44,44 @@ def real() -> dict[str, ImageArrays]:
     return {name: brightness_data(n, i) for i, (name, n) in enumerate(dict(train=12, validation=6, test=15).items())}
 
 
-def guesses(labels: np.ndarray, accuracy: float, seeds: int, rng: np.random.Generator) -> np.ndarray:
-    right = rng.random((seeds, len(labels))) < accuracy
-    return np.where(right, labels, (labels + rng.integers(1, 3, right.shape)) % 3)
+def written(folder: Path) -> dict[str, int]:
+    """When each training's record was written."""
+    return {path.parent.name: path.stat().st_mtime_ns for path in folder.glob("arms/*/result.json")}
 
 
-def difference(labels: np.ndarray, arm: np.ndarray, control: np.ndarray, seed: int = 0) -> Interval:
-    resampled = bootstrap(labels, {"composite": arm, "real": control}, 3, seed)
-    return interval(resampled["composite"][:, 0] - resampled["real"][:, 0])
+def only(folder: Path, arm: str, seed: int) -> Path:
+    """The one folder of this training."""
+    (found,) = folder.glob(f"arms/{arm}-seed{seed}-*")
+    return found
 
 
-def test_scores_are_those_of_scikit_learn():
-    rng = np.random.default_rng(0)
-    labels, predicted = rng.integers(0, 3, 50), rng.integers(0, 3, 50)
-    weights = rng.integers(1, 4, 50)
-    repeated, guessed = labels.repeat(weights), predicted.repeat(weights)
-    found = scores(labels, predicted, weights[None].astype(float), 3)[0]
-    per_class = f1_score(repeated, guessed, average=None)
-    assert np.allclose(found, [per_class.mean(), balanced_accuracy_score(repeated, guessed), *per_class])
-
-
-def test_identical_arms_show_no_difference():
-    labels = np.arange(120) % 3
-    arm = guesses(labels, 0.6, 3, np.random.default_rng(0))
-    found = difference(labels, arm, arm)
-    assert (found.value, found.low, found.high) == (0, 0, 0)
-    assert verdict(found, seeds=3) == "no evidence"
-
-
-def test_a_clearly_better_arm_helps_and_a_worse_one_hurts():
-    labels, rng = np.arange(300) % 3, np.random.default_rng(0)
-    good, bad = guesses(labels, 0.8, 3, rng), guesses(labels, 0.5, 3, rng)
-    better, worse = difference(labels, good, bad), difference(labels, bad, good)
-    assert better.low > 0.1 and verdict(better, seeds=3) == "helps"
-    assert worse.high < -0.1 and verdict(worse, seeds=3) == "hurts"
-    assert verdict(better, seeds=1) == "no evidence"
-
-
-def test_pairing_narrows_the_interval():
-    labels, rng = np.arange(300) % 3, np.random.default_rng(0)
-    control = guesses(labels, 0.6, 3, rng)
-    arm = np.where(rng.random(control.shape) < 0.05, labels, control)  # the same answers, a few put right
-    paired = difference(labels, arm, control)
-    shuffled = rng.permutation(300)
-    unpaired = difference(labels, arm, guesses(labels, 0.6, 3, rng)[:, shuffled])
-    assert paired.low > 0 and paired.high - paired.low < 0.5 * (unpaired.high - unpaired.low)
-
-
-def test_intervals_cover_the_true_difference_about_as_often_as_they_say(monkeypatch):
-    """Simulated arms whose trainings differ by chance as well: of 95 % intervals not much fewer may miss."""
-    monkeypatch.setattr(arm_statistics, "RESAMPLES", 200)
-    rng, covered = np.random.default_rng(0), 0
-    for trial in range(120):
-        labels = np.arange(150) % 3
-        arms = [
-            np.concatenate([guesses(labels, 0.6 + rng.normal(0, 0.03), 1, rng) for _ in range(3)]) for _ in range(2)
-        ]
-        found = difference(labels, *arms, seed=trial)
-        covered += found.low <= 0 <= found.high
-    assert 0.90 <= covered / 120
-
-
-def test_a_class_without_a_test_row_cannot_be_scored():
-    with pytest.raises(ValueError, match=r"classes \[2\] have no test row"):
-        bootstrap(np.array([0, 1, 1]), {"real": np.zeros((1, 3), int)}, 3)
-
-
-def test_only_the_two_main_metrics_carry_a_verdict(real):
-    arm = np.tile(real["test"].labels, (2, 1))
-    records = comparison_records(bootstrap(real["test"].labels, {"composite": arm, "real": arm}, 3), real["test"], 2)
-    assert [r["metric"] for r in records if "verdict" in r] == ["macro_f1", "balanced_accuracy"]
-    assert [r["metric"] for r in records][2:] == ["f1 dark", "f1 medium", "f1 bright"]
-    assert "+0.000 (95% interval +0.000 to +0.000; 15 test pictures, 2 seeds): no evidence" in records[0]["sentence"]
+def test_every_arm_has_its_control_and_its_augmentation():
+    arms = resolve_arms(["smote_features", "composite", "smote"], "real_strong", ["ddpm", "gan"])
+    assert [arm.name for arm in arms] == [
+        "real_strong",
+        "real_features",
+        "smote_features",
+        "composite-ddpm",
+        "composite-gan",
+        "smote",
+    ]
+    controls = {arm.name: control_of(arm, "real_strong") for arm in arms}
+    assert controls["smote_features"] == "real_features" and controls["real_features"] == "real_strong"
+    assert {augmentation(arm, "real_strong", True) for arm in arms if not arm.in_features} == {"strong"}
+    assert augmentation(Arm("real"), "real_strong", True) == "light"
+    assert augmentation(Arm("composite"), "real", True) == "light"
+    assert augmentation(Arm("smote_features"), "real_strong", True) == "none"
+    with pytest.raises(ValueError, match="--control must be one of real, real_strong, got smote"):
+        resolve_arms(["real"], "smote", [])
 
 
 def test_arms_run_resume_and_take_equally_many_steps(real, tmp_path: Path):
     synthetic = brightness_data(30, 9)
     first = run_arms(real, synthetic, tmp_path, **{**FAST, "seeds": 1})
     assert len(first["runs"]) == 2
-    kept = (tmp_path / "arms/real-seed0/result.json").stat().st_mtime_ns
+    kept = written(tmp_path)
     results = run_arms(real, synthetic, tmp_path, **FAST)
-    assert (tmp_path / "arms/real-seed0/result.json").stat().st_mtime_ns == kept
+    assert kept.items() <= written(tmp_path).items() and len(written(tmp_path)) == 4
     assert {(r["arm"], r["seed"]) for r in results["runs"]} == {(a, s) for a in ("real", "composite") for s in (0, 1)}
     assert {r["steps"] for r in results["runs"]} == {4}
     assert {r["synthetic_rows"] for r in results["runs"] if r["arm"] == "composite"} == {30}
@@ -141,15 +97,15 @@ def test_the_test_split_changes_no_weight(real, tmp_path: Path):
     """Validation alone chooses: with other test pictures the same model comes out."""
     run_arms(real, None, tmp_path / "a", arms=("real",), **FAST)
     run_arms({**real, "test": brightness_data(9, 77)}, None, tmp_path / "b", arms=("real",), **FAST)
-    model = "arms/real-seed0/model/model.safetensors"
-    assert (tmp_path / "a" / model).read_bytes() == (tmp_path / "b" / model).read_bytes()
+    first, second = (only(tmp_path / name, "real", 0) / "model/model.safetensors" for name in ("a", "b"))
+    assert first.read_bytes() == second.read_bytes()
 
 
 def test_the_learning_rate_is_the_best_on_validation(real, tmp_path: Path):
     settings = {**FAST, "seeds": 1, "arms": ("real",), "epochs": 8}
     results = run_arms(real, None, tmp_path, learning_rates=[1e-7, 5e-3], **settings)
     assert results["runs"][0]["learning_rate"] == 5e-3
-    lines = (tmp_path / "arms/real-seed0/metrics.jsonl").read_text().splitlines()
+    lines = (only(tmp_path, "real", 0) / "metrics.jsonl").read_text().splitlines()
     by_rate = {1e-7: 0.0, 5e-3: 0.0}
     for record in map(json.loads, lines):
         rate = record["learning_rate"]
@@ -157,20 +113,120 @@ def test_the_learning_rate_is_the_best_on_validation(real, tmp_path: Path):
     assert len(lines) == 16 and results["runs"][0]["validation_macro_f1"] == by_rate[5e-3] > by_rate[1e-7]
 
 
+def rows_of(real: ImageArrays, synthetic: ImageArrays, kind: str, seed: int = 0, **changes) -> ImageArrays:
+    return arm_rows(real, synthetic, Arm(kind), **{"ratio": None, "balance_to": None, "seed": seed, **changes})
+
+
 def test_synthetic_ratio_caps_the_composite_arm(real):
     synthetic = brightness_data(30, 9)
-    rows = arm_rows(real["train"], synthetic, "composite", 0.5, seed=0)
+    rows = rows_of(real["train"], synthetic, "composite", ratio=0.5)
     assert len(rows.labels) == 12 + 6 and (rows.images[:12] == real["train"].images).all()
-    assert not np.array_equal(rows.images, arm_rows(real["train"], synthetic, "composite", 0.5, seed=1).images)
-    assert len(arm_rows(real["train"], synthetic, "composite", 9, seed=0).labels) == 42
-    assert arm_rows(real["train"], synthetic, "real", 0.5, seed=0) is real["train"]
+    other = rows_of(real["train"], synthetic, "composite", ratio=0.5, seed=1)
+    assert not np.array_equal(rows.images, other.images)
+    assert len(rows_of(real["train"], synthetic, "composite", ratio=9).labels) == 42
+    assert rows_of(real["train"], synthetic, "synthetic", ratio=0.5) is synthetic
+
+
+def test_the_balanced_arm_fills_up_short_classes_alone(real):
+    train, synthetic = real["train"].take(np.array([0, 3, 6, 9, 1, 4, 2])), brightness_data(30, 9)
+    rows = rows_of(train, synthetic, "balanced")
+    assert np.bincount(rows.labels).tolist() == [4, 4, 4] and (rows.images[:7] == train.images).all()
+    assert np.bincount(rows_of(train, synthetic, "balanced", balance_to=9).labels).tolist() == [9, 9, 9]
+    scarce = rows_of(train, synthetic.take(np.array([1, 2, 5, 8])), "balanced")
+    assert np.bincount(scarce.labels).tolist() == [4, 3, 4]
+    with pytest.raises(ArmRefusedError, match="no synthetic picture to add"):
+        rows_of(real["train"], synthetic, "balanced")
+    with pytest.raises(ArmRefusedError, match="holds no picture of bright"):
+        rows_of(train, synthetic.take(np.array([0, 1])), "synthetic")
+
+
+def test_every_arm_runs_with_equally_many_steps_and_a_refused_one_says_why(tmp_path: Path):
+    """Dark has 12 pictures, bright 3: too few for the usual five neighbours."""
+    everything = brightness_data(36, 0)
+    order = np.concatenate([np.flatnonzero(everything.labels == c)[:n] for c, n in ((0, 12), (1, 8), (2, 3))])
+    real = {"train": everything.take(order), "validation": brightness_data(6, 1), "test": brightness_data(30, 2)}
+    sexes = np.where(np.arange(30) < 24, "f", "m")
+    real["test"] = replace(real["test"], groups={"sex": sexes})
+    settings = {**FAST, "arms": ARMS, "control": "real_strong"}
+    results = run_arms(real, brightness_data(30, 9), tmp_path, **settings)
+    refused = {record["arm"]: record["reason"] for record in results["refused"]}
+    kept = [arm for arm in ARMS if arm not in refused]
+    assert set(refused) <= {"adasyn", "adasyn_features", "borderline_smote", "borderline_smote_features"}
+    assert {run["steps"] for run in results["runs"]} == {2 * 3}
+    rows = {run["arm"]: (run["train_rows"], run["synthetic_rows"]) for run in results["runs"]}
+    assert rows["real_strong"] == (23, 0) and rows["synthetic"] == (30, 30) and rows["composite"] == (53, 30)
+    assert rows["balanced"] == rows["smote"] == rows["random_oversampling_features"] == (36, 13)
+    assert rows["pretrain_finetune"] == (53, 30) and rows["real_features"] == (23, 0)
+    assert any("smote: bright has 3 rows, so 2 neighbours, not 5" in note for note in results["notes"])
+    pairs = {record["arm"]: record["arms"][1] for record in results["comparisons"]}
+    assert set(pairs) == set(kept) - {"real_strong"} and pairs["smote"] == "real_strong"
+    assert pairs["smote_features"] == "real_features"
+    for record in results["comparisons"]:
+        assert ("verdict" in record) == (record["metric"] in ("macro_f1", "balanced_accuracy"))
+        assert "p_holm" not in record or record["p_holm"] >= record["p"]
+    assert all(np.sum(results["confusion"][arm]) == pytest.approx(30) for arm in kept)
+    history = next(run["history"] for run in results["runs"] if run["arm"] == "pretrain_finetune")
+    assert [record["step"] for record in history] == [3, 6] and [record["epoch"] for record in history] == [1, 2]
+    groups = {(r["arm"], r["group"]): r for r in results["subgroups"]}
+    assert groups["smote", "f"]["n"] == 24 and groups["smote", "m"]["value"] is None
+    assert "too small" in groups["smote", "m"]["note"]
+    assert json.loads(json.dumps(results)) == results
+    before = written(tmp_path)
+    again = run_arms(real, brightness_data(30, 9), tmp_path, **{**settings, "arms": ("real", "smote")})
+    assert written(tmp_path) == before and {r["arm"] for r in again["runs"]} == {"real_strong", "real", "smote"}
+
+
+def test_a_new_last_layer_gives_what_it_was_trained_to_give(real, tmp_path: Path):
+    """The head on scaled features, put into the classifier, scores on validation pictures as it did in training."""
+    settings = {**FAST, "seeds": 1, "epochs": 6, "arms": ("real_features",)}
+    run = run_arms(real, None, tmp_path, **settings)["runs"][1]
+    model = load_pretrained_classifier(str(tmp_path / run["folder"] / "model"), NAMES, 0)
+    assert validation_macro_f1(model, real["validation"]) == pytest.approx(run["validation_macro_f1"])
+    control = load_pretrained_classifier(str(only(tmp_path, "real", 0) / "model"), NAMES, 0)
+    body, same = (dict(m.base_model.state_dict()) for m in (model, control))
+    assert all(torch.equal(body[name], same[name]) for name in body)
+    assert not torch.equal(model.classifier[1].weight, control.classifier[1].weight)
+
+
+def test_mixed_up_labels_hurt_and_are_flagged(tmp_path: Path):
+    """A generator that mixes classes up: its pictures are as good as real ones, their labels are not theirs."""
+    real = {name: brightness_data(n, i) for i, (name, n) in enumerate(dict(train=60, validation=30, test=90).items())}
+    good, rng = brightness_data(90, 9), np.random.default_rng(0)
+    sets = {
+        "good": good,
+        "shuffled": replace(good, labels=rng.permutation(good.labels)),
+        "swapped": replace(good, labels=(good.labels + 1) % 3),
+    }
+    settings = {**FAST, "seeds": 3, "epochs": 10, "batch_size": 16, "learning_rates": [3e-3]}
+    results = run_arms(real, sets, tmp_path, **settings, arms=("real", "synthetic"))
+    found = {r["arm"]: r for r in results["comparisons"] if r["metric"] == "macro_f1"}
+    assert found["synthetic-swapped"]["verdict"] == "hurts" and found["synthetic-swapped"]["p_holm"] < 0.05
+    assert found["synthetic-shuffled"]["difference"] < -0.1
+    assert found["synthetic-good"]["difference"] > -0.1
+    flags = {(r["source"], r["label"]): r["flag"] for r in results["label_agreement"]}
+    for source in ("shuffled", "swapped"):
+        assert {flags[source, label] for label in ("overall", *NAMES)} == {"mixed up"}
+    assert "mixed up" not in {flags["good", label] for label in ("overall", *NAMES)}
+    assert "labels of the synthetic set shuffled: overall agrees with the control in" in describe(results)
+
+
+def test_only_agreeing_pictures_are_kept_when_asked(real, tmp_path: Path):
+    synthetic = brightness_data(30, 9)
+    wrong = replace(synthetic, labels=(synthetic.labels + (np.arange(30) < 15)) % 3)
+    real["test"] = brightness_data(45, 7)  # labels are held against ten test pictures a class or more
+    settings = {**FAST, "seeds": 1, "epochs": 15, "learning_rates": [5e-3], "keep_agreeing": True}
+    results = run_arms(real, wrong, tmp_path, **settings)
+    (composite,) = (run for run in results["runs"] if run["arm"] == "composite")
+    agreed = sum(r["n"] * r["value"] for r in results["label_agreement"] if r["label"] != "overall")
+    assert composite["synthetic_rows"] == round(agreed) and 10 <= composite["synthetic_rows"] <= 20
+    assert f"{round(agreed)} of 30 synthetic pictures kept" in composite["notes"][0]
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"arms": ("real", "fake")}, "arms must be among real, composite, got fake"),
-        ({"synthetic": None}, "composite needs synthetic pictures; give --synthetic"),
+        ({"arms": ("real", "fake")}, "--arms must be among real, real_strong, .*, got fake"),
+        ({"synthetic": None}, "--arms composite need synthetic pictures; give --synthetic"),
         ({"synthetic_names": ["a", "b", "c"]}, r"label names differ: train has \['dark', .* synthetic has \['a'"),
         ({"synthetic_side": 16}, "pictures differ: .* synthetic has .*--resolution"),
         ({"test_rows": [0, 1, 3, 4]}, "test split holds no picture of bright"),
@@ -178,6 +234,10 @@ def test_synthetic_ratio_caps_the_composite_arm(real):
         ({"epochs": 0}, "--epochs must be at least 1, got 0"),
         ({"learning_rates": [-1.0]}, "--learning_rates must be"),
         ({"synthetic_ratio": -1.0}, "--synthetic_ratio must be above 0, got -1.0"),
+        ({"balance_to": 0}, "--balance_to must be at least 1, got 0"),
+        ({"from_scratch": True}, "--from_scratch needs a --model other than small-resnet"),
+        ({"features_from": "somewhere"}, "--features_from must be control or model, got somewhere"),
+        ({"epochs": 1, "arms": ["pretrain_finetune"]}, "--epochs must be at least 2 for pretrain_finetune, got 1"),
     ],
 )
 def test_bad_input_is_named(real, tmp_path: Path, change: dict, message: str):
@@ -197,11 +257,23 @@ def test_bad_input_is_named(real, tmp_path: Path, change: dict, message: str):
         run_arms(real, synthetic, tmp_path, **{**FAST, **change})
 
 
-def test_other_data_in_the_same_folder_is_refused(real, tmp_path: Path):
+def test_other_data_in_the_same_folder_repeats_what_depends_on_it(real, tmp_path: Path):
     settings = {**FAST, "seeds": 1, "epochs": 1}
-    run_arms(real, brightness_data(6, 9), tmp_path, **settings)
-    with pytest.raises(ValueError, match=r"composite-seed0 was trained with data .* another --output_dir"):
-        run_arms(real, brightness_data(6, 10), tmp_path, **settings)
+    first = run_arms(real, brightness_data(6, 9), tmp_path, **settings)
+    before = written(tmp_path)
+    second = run_arms(real, brightness_data(6, 10), tmp_path, **settings)
+    assert before.items() < written(tmp_path).items()
+    folders = [{run["arm"]: run["folder"] for run in results["runs"]} for results in (first, second)]
+    assert folders[0]["real"] == folders[1]["real"] and folders[0]["composite"] != folders[1]["composite"]
+
+
+def test_several_sets_are_named(tmp_path: Path):
+    assert parse_sets("ddpm=runs/a,gan=runs/b") == {"ddpm": "runs/a", "gan": "runs/b"}
+    assert parse_sets("someone/set") == {"": "someone/set"}
+    (tmp_path / "lr=1").mkdir()
+    assert parse_sets(str(tmp_path / "lr=1")) == {"": str(tmp_path / "lr=1")}
+    with pytest.raises(ValueError, match="gives a name twice, got a, a"):
+        parse_sets("a=x,a=y")
 
 
 def write_synthetic(folder: Path, names: list[str], rows: int) -> None:
@@ -223,29 +295,29 @@ def test_synthetic_folders_are_read_at_the_real_size(tmp_path: Path):
 
 def test_a_killed_command_goes_on_to_the_same_result(tmp_path: Path, capsys):
     write_synthetic(tmp_path / "set", GRADES, 10)
-    flags = [*DATA, "--seeds=2", "--epochs=2", f"--synthetic={tmp_path / 'set'}"]
+    flags = [*DATA, "--seeds=2", "--epochs=2", f"--synthetic={tmp_path / 'set'}", "--arms=real,composite"]
+    flags.append("--control=real")
     command = [sys.executable, str(TRAINER), *flags, f"--output_dir={tmp_path / 'killed'}"]
     killed = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    done = tmp_path / "killed" / "arms" / "real-seed0" / "result.json"
     deadline = time.monotonic() + 120
-    while not done.exists() and killed.poll() is None and time.monotonic() < deadline:
+    while not written(tmp_path / "killed") and killed.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
     killed.send_signal(signal.SIGKILL)
     killed.wait()
-    kept = done.stat().st_mtime_ns
+    kept = written(tmp_path / "killed")
     printed = []
     for name in ("killed", "straight"):
         main(parse(ImageClassifierArguments, [*flags, f"--output_dir={tmp_path / name}"]))
         printed.append(capsys.readouterr().out)
     assert printed[0] == printed[1] and "composite - real, macro_f1" in printed[0]
-    assert done.stat().st_mtime_ns == kept
+    assert kept and kept.items() <= written(tmp_path / "killed").items()
     for arm in ("real", "composite"):
         model = Path(f"best-{arm}", "model.safetensors")
         assert (tmp_path / "killed" / model).read_bytes() == (tmp_path / "straight" / model).read_bytes()
 
 
 def test_two_processes_share_the_trainings_and_change_nothing(tmp_path: Path):
-    flags = [*DATA, "--seeds=2", "--epochs=1"]
+    flags = [*DATA, "--seeds=2", "--epochs=1", "--arms=real_features", "--control=real"]
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(TRAINER)]
     environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
     command = [*launch, *flags, f"--output_dir={tmp_path / 'two'}"]
@@ -253,6 +325,6 @@ def test_two_processes_share_the_trainings_and_change_nothing(tmp_path: Path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("real       macro_f1") == 1
     main(parse(ImageClassifierArguments, [*flags, f"--output_dir={tmp_path / 'one'}"]))
-    for seed in (0, 1):
-        model = f"arms/real-seed{seed}/model/model.safetensors"
-        assert (tmp_path / "one" / model).read_bytes() == (tmp_path / "two" / model).read_bytes()
+    for arm, seed in (("real", 0), ("real", 1), ("real_features", 0), ("real_features", 1)):
+        one, two = (only(tmp_path / name, arm, seed) / "model/model.safetensors" for name in ("one", "two"))
+        assert one.read_bytes() == two.read_bytes()

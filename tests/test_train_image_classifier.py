@@ -20,12 +20,13 @@ from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPi
 
 from clinsynth.arguments import parse
 from clinsynth.data.arrays import ImageArrays
+from clinsynth.trainers.arm_features import head_inputs, last_layer
+from clinsynth.trainers.classifier_augmentation import mixup_loss, random_views, strong_views
 from clinsynth.trainers.classifier_inputs import (
     balancing_weights,
     endless_batches,
     load_pretrained_classifier,
     model_inputs,
-    random_views,
     save_classifier,
 )
 from clinsynth.trainers.train_image_classifier import (
@@ -149,6 +150,32 @@ def test_random_views_move_little_and_mirror_only_when_asked():
     assert 10 < (mirrored > 16).sum() < 54
 
 
+def test_strong_views_move_more_erase_and_stay_pictures():
+    torch.manual_seed(0)
+    pictures = torch.ones(64, 3, 32, 32)
+    strong = strong_views(pictures, flips=False)
+    assert strong.shape == pictures.shape and torch.isfinite(strong).all()
+    erased = (strong == 0).flatten(1).sum(1)
+    assert set(erased.tolist()) == {0, 3 * 8 * 8} and 16 < (erased > 0).sum() < 48
+    light = random_views(pictures, flips=False)
+    assert (strong[erased == 0] - 1).abs().mean() > 1.5 * (light - 1).abs().mean()
+    torch.manual_seed(0)
+    assert torch.equal(strong, strong_views(pictures, flips=False))
+
+
+def test_mixup_of_equal_labels_is_cross_entropy():
+    model, pixels = small_model().eval(), torch.zeros(8, 1, 24, 24)  # equal pictures: a blend is the same again
+    labels, weight = torch.full((8,), 2), torch.tensor([1.0, 2.0, 3.0])
+    plain = torch.nn.functional.cross_entropy(model(pixels).logits, labels, weight=weight)
+    assert torch.allclose(mixup_loss(model, pixels, labels, weight), plain)
+
+
+def test_strong_training_learns():
+    model, validation = small_model(), brightness_data(30, 1)
+    result = fit(model, brightness_data(60, 0), validation, epochs=15, strong=True)
+    assert result.best_macro_f1 > 0.7
+
+
 def test_probabilities_and_features_do_not_depend_on_the_batch():
     model, images = small_model(channels=3), brightness_data(7, 0).images
     assert np.allclose(predict(model, images), predict(model, images, batch_size=3), atol=1e-6)
@@ -185,6 +212,40 @@ def test_a_pretrained_classifier_gets_a_new_head_and_its_own_inputs(tmp_path: Pa
     assert torch.equal(model.classifier.weight, other.classifier.weight)
 
 
+def test_an_architecture_is_trained_from_scratch(tmp_path: Path):
+    """The weights on disk are not used, nor is an image processor needed."""
+    config = MobileNetV2Config(image_size=32, depth_multiplier=0.35, num_labels=5)
+    pretrained = MobileNetV2ForImageClassification(config)
+    pretrained.save_pretrained(tmp_path)
+    models = [load_pretrained_classifier(str(tmp_path), NAMES, seed, from_scratch=True) for seed in (3, 3, 4)]
+    stems = [model.base_model.conv_stem.first_conv.convolution.weight for model in models]
+    assert torch.equal(stems[0], stems[1]) and not torch.equal(stems[0], stems[2])
+    assert not torch.equal(stems[0], pretrained.base_model.conv_stem.first_conv.convolution.weight)
+    pixels = model_inputs(models[0], np.full((1, 1, 12, 12), 255, np.uint8))
+    assert pixels.shape == (1, 3, 32, 32) and (pixels == 1).all()
+    assert predict(models[0], brightness_data(2, 0).images).shape == (2, 3)
+
+
+def test_the_last_layer_is_found_with_what_goes_into_it():
+    config = MobileNetV2Config(image_size=32, depth_multiplier=0.35, num_labels=3)
+    config.update({"input_size": 32, "image_mean": [0.5] * 3, "image_std": [0.5] * 3})
+    for model in (MobileNetV2ForImageClassification(config), small_model(channels=3)):
+        images = brightness_data(5, 0).images
+        features = head_inputs(model, images, batch_size=2)
+        logits = torch.from_numpy(features) @ last_layer(model).weight.T + last_layer(model).bias
+        assert np.allclose(logits.softmax(1).detach(), predict(model, images), atol=1e-6)
+
+
+def test_a_real_pretrained_classifier_is_loaded(shared_data: Path):
+    """ImageNet's MobileNetV2 with a new last layer of three classes."""
+    folder = shared_data.parent / "models" / "mobilenet_v2_imagenet"
+    if not folder.is_dir():
+        pytest.skip("needs the weights in ../shared/models, which are not here")
+    model = load_pretrained_classifier(str(folder), NAMES, seed=0)
+    assert last_layer(model).weight.shape == (3, 1280) and model.config.input_size == 224
+    assert head_inputs(model, brightness_data(2, 0, channels=3).images).shape == (2, 1280)
+
+
 def test_a_model_that_is_not_there_is_named(tmp_path: Path):
     with pytest.raises(ValueError, match=r"--model .*nowhere cannot be loaded"):
         load_pretrained_classifier(str(tmp_path / "nowhere"), NAMES, seed=0)
@@ -195,15 +256,19 @@ def test_the_command_trains_and_resumes(tmp_path: Path, capsys):
     arguments = parse(ImageClassifierArguments, [*flags, f"--output_dir={tmp_path / 'run'}", "--min_class_size=1"])
     main(arguments)
     results = json.loads((tmp_path / "run" / "results.json").read_text())
-    assert {r["seed"] for r in results["runs"]} == {0, 1} and results["comparisons"] == []
-    assert (tmp_path / "run" / "best-real" / "model.safetensors").exists()
+    assert {(r["arm"], r["seed"]) for r in results["runs"]} == {
+        (a, s) for a in ("real", "real_strong") for s in (0, 1)
+    }
+    assert {tuple(r["arms"]) for r in results["comparisons"]} == {("real", "real_strong")}
+    assert (tmp_path / "run" / "best-real_strong" / "model.safetensors").exists()
     assert "macro_f1" in capsys.readouterr().out
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "run" / "arms").rglob("*.*")}
     main(arguments)
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "run" / "arms").rglob("*.*")} == before
-    arguments.epochs = 2
-    with pytest.raises(ValueError, match=r"--epochs is 2, but the run .* was started with 1"):
-        main(arguments)
+    arguments.epochs = 2  # other trainings, beside those that are there
+    main(arguments)
+    after = {p: p.stat().st_mtime_ns for p in (tmp_path / "run" / "arms").rglob("*.*")}
+    assert before.items() < after.items() and len(after) == 2 * len(before)
 
 
 def test_the_file_runs_alone_and_a_dry_run_prints_the_settings():

@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import replace
+import re
+from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 
 from clinsynth.data.arrays import ImageArrays, to_arrays
+from clinsynth.data.subgroups import UNKNOWN
+from clinsynth.trainers.arm_names import Arm
 
 
-def check_data(real: dict[str, ImageArrays], synthetic: ImageArrays | None) -> None:
+class ArmRefusedError(ValueError):
+    """An arm that this data does not allow; a study goes on without it and says why."""
+
+
+def check_data(real: dict[str, ImageArrays], synthetic: ImageArrays | Mapping[str, ImageArrays] | None) -> None:
+    """Make sure that all sets have pictures, the same classes and the same size, and the test split every class.
+
+    Raises:
+        ValueError: which set does not, with the mend.
+    """
     train = real["train"]
-    others = {**real, "synthetic": synthetic} if synthetic is not None else dict(real)
+    sets = as_sets(synthetic)
+    others = {**real, **{f"synthetic {name}".strip(): data for name, data in sets.items()}}
     for name, data in others.items():
         if len(data.labels) == 0:
             raise ValueError(f"the {name} set holds no picture; give at least one a class")
@@ -33,6 +47,28 @@ def check_data(real: dict[str, ImageArrays], synthetic: ImageArrays | None) -> N
             f"the test split holds no picture of {', '.join(missing)}: no classifier can be judged on it; move some "
             "there or leave the class out"
         )
+
+
+def as_sets(synthetic: ImageArrays | Mapping[str, ImageArrays] | None) -> dict[str, ImageArrays]:
+    """Synthetic sets by name; a single one has the empty name."""
+    if synthetic is None:
+        return {}
+    return {"": synthetic} if isinstance(synthetic, ImageArrays) else dict(synthetic)
+
+
+def parse_sets(spec: str) -> dict[str, str]:
+    """`--synthetic`: a folder or Hub id, or several as name=folder,name=folder.
+
+    Raises:
+        ValueError: a name twice.
+    """
+    parts = spec.split(",")
+    if Path(spec).exists() or not all(re.match(r"\w+=.", part) for part in parts):
+        return {"": spec}
+    named = [part.split("=", 1) for part in parts]
+    if len({name for name, _ in named}) < len(named):
+        raise ValueError(f"--synthetic gives a name twice, got {', '.join(name for name, _ in named)}")
+    return {name: folder for name, folder in named}
 
 
 def load_synthetic(spec: str, like: ImageArrays) -> ImageArrays:
@@ -57,28 +93,56 @@ def load_synthetic(spec: str, like: ImageArrays) -> ImageArrays:
             f"{', '.join(data.column_names)}; give a folder that `clinsynth generate images` wrote"
         )
     channels, side = like.images.shape[1:3]
-    return to_arrays(data, side, channels, None)
+    return to_arrays(data.select_columns(["image", "label"]), side, channels, None)
 
 
 def arm_rows(
-    real: ImageArrays, synthetic: ImageArrays | None, arm: str, ratio: float | None, seed: int
+    real: ImageArrays, synthetic: ImageArrays, arm: Arm, *, ratio: float | None, balance_to: int | None, seed: int
 ) -> ImageArrays:
-    """The train pictures of an arm: the real ones, and in `composite` the synthetic ones after them, of which at most
-    `ratio` per real picture, drawn by `seed` without replacement."""
-    if arm == "real" or synthetic is None:
-        return real
-    rows = np.arange(len(synthetic.labels))
-    if ratio is not None:
-        rows = np.random.default_rng(seed).permutation(rows)[: round(ratio * len(real.labels))]
-    return replace(
-        real,
-        images=np.concatenate([real.images, synthetic.images[rows]]),
-        labels=np.concatenate([real.labels, synthetic.labels[rows]]),
+    """The train pictures of an arm of synthetic pictures (of pretrain_finetune: those of its first half), real ones
+    first; drawn by `seed` without replacement where not all synthetic ones are taken.
+
+    Raises:
+        ArmRefusedError: no synthetic picture to add, or one class without any where there are no real ones.
+    """
+    rows = np.random.default_rng(seed).permutation(len(synthetic.labels))
+    classes = len(real.label_names)
+    if arm.kind in ("synthetic", "pretrain_finetune"):
+        counts = np.bincount(synthetic.labels, minlength=classes)
+        if not counts.all():
+            missing = ", ".join(np.array(real.label_names)[counts == 0])
+            raise ArmRefusedError(f"the synthetic set holds no picture of {missing}")
+        return synthetic
+    if arm.kind == "composite":
+        rows = np.sort(rows) if ratio is None else rows[: round(ratio * len(real.labels))]
+    else:
+        short = shortage(real.labels, classes, balance_to)
+        rows = np.concatenate([rows[synthetic.labels[rows] == c][: short[c]] for c in range(classes)])
+    if len(rows) == 0:
+        raise ArmRefusedError("there is no synthetic picture to add")
+    return join(real, synthetic.images[rows], synthetic.labels[rows])
+
+
+def shortage(labels: np.ndarray, classes: int, balance_to: int | None) -> np.ndarray:
+    """How many rows each class lacks of `balance_to`, or of the largest class: ints (classes,), 0 or more."""
+    counts = np.bincount(labels, minlength=classes)
+    return np.maximum(0, (balance_to or counts.max()) - counts)
+
+
+def join(real: ImageArrays, images: np.ndarray, labels: np.ndarray) -> ImageArrays:
+    """`real` and after it pictures without subgroups."""
+    unknown = np.full(len(labels), UNKNOWN)
+    return ImageArrays(
+        np.concatenate([real.images, images]),
+        np.concatenate([real.labels, labels]),
+        real.label_names,
+        {column: np.concatenate([values, unknown]) for column, values in real.groups.items()},
     )
 
 
-def fingerprint(real: dict[str, ImageArrays], train: ImageArrays) -> str:
-    digest = hashlib.sha256("\n".join(train.label_names).encode())
-    for data in (train, real["validation"], real["test"]):
+def fingerprint(*sets: ImageArrays) -> str:
+    """Hash of label names, pictures and labels: 16 hexadecimal digits."""
+    digest = hashlib.sha256("\n".join(sets[0].label_names).encode())
+    for data in sets:
         digest.update(repr(data.images.shape).encode() + data.images.tobytes() + data.labels.tobytes())
     return digest.hexdigest()[:16]

@@ -1,16 +1,21 @@
-"""What goes into an image classifier and comes out: pretrained and saved models, inputs, random views, batches."""
+"""What goes into an image classifier and comes out: loaded and saved models, inputs, batches, class weights."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_model
-from transformers import AutoImageProcessor, AutoModelForImageClassification, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModelForImageClassification,
+    PreTrainedModel,
+)
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 from clinsynth.data.arrays import ImageArrays
@@ -18,25 +23,45 @@ from clinsynth.data.arrays import ImageArrays
 BILINEAR = 2  # PIL's number for it
 
 
-def load_pretrained_classifier(name_or_path: str, label_names: list[str], seed: int) -> PreTrainedModel:
+def load_pretrained_classifier(
+    name_or_path: str, label_names: list[str], seed: int, from_scratch: bool = False, side: int = 64
+) -> PreTrainedModel:
     """Any `AutoModelForImageClassification` by path or Hub id, with a new last layer (drawn from `seed`) where its own
-    has another number of classes. The side, mean and standard deviation that its image processor asks for are noted in
-    `model.config` for `model_inputs`; a processor that crops is followed in its crop's size, without the crop."""
+    has another number of classes; with `from_scratch` only its architecture, all weights drawn from `seed`.
+
+    The side, mean and standard deviation that its image processor asks for are noted in `model.config` for
+    `model_inputs`; a processor that crops is followed in its crop's size, without the crop. From scratch, pictures are
+    taken in [-1, 1] at the configuration's `image_size`, or at `side` where the architecture takes any."""
+    names = {"id2label": dict(enumerate(label_names)), "label2id": {name: i for i, name in enumerate(label_names)}}
     try:
-        processor = AutoImageProcessor.from_pretrained(name_or_path)
         with torch.random.fork_rng():
             torch.manual_seed(seed)
+            if from_scratch:
+                config = AutoConfig.from_pretrained(name_or_path, **names)
+                return with_plain_inputs(AutoModelForImageClassification.from_config(config), side)
+            processor = AutoImageProcessor.from_pretrained(name_or_path)
             model = AutoModelForImageClassification.from_pretrained(
-                name_or_path,
-                id2label=dict(enumerate(label_names)),
-                label2id={name: i for i, name in enumerate(label_names)},
-                ignore_mismatched_sizes=True,
+                name_or_path, **names, ignore_mismatched_sizes=True
             )
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise ValueError(
-            f"--model {name_or_path} cannot be loaded ({error}); give small-resnet, "
-            "or the folder or Hub id of an image classifier with its preprocessor_config.json"
+            f"--model {name_or_path} cannot be loaded ({error}); give small-resnet, or the folder or Hub id of an "
+            f"image classifier with its {'config.json' if from_scratch else 'preprocessor_config.json'}"
         ) from error
+    return with_inputs_of(model, processor)
+
+
+def with_plain_inputs(model: PreTrainedModel, side: int) -> PreTrainedModel:
+    """`model` with inputs in [-1, 1], of its configuration's image size or, where it has none, of `side`."""
+    channels = getattr(model.config, "num_channels", 3)
+    model.config.num_channels = channels
+    model.config.input_size = getattr(model.config, "image_size", side)
+    model.config.image_mean = model.config.image_std = [0.5] * channels
+    return model
+
+
+def with_inputs_of(model: PreTrainedModel, processor: Any) -> PreTrainedModel:
+    """`model` with inputs as its image processor makes them."""
     size = processor.crop_size if getattr(processor, "do_center_crop", False) else processor.size
     scale = 255 * processor.rescale_factor
     channels = getattr(model.config, "num_channels", 3)
@@ -83,25 +108,6 @@ def model_inputs(model: PreTrainedModel, images: np.ndarray) -> torch.Tensor:
         pixels = F.interpolate(pixels, (side, side), mode="bilinear", antialias=pixels.shape[-1] > side)
     mean, std = (pixels.new_tensor(v).view(1, -1, 1, 1) for v in (config.image_mean, config.image_std))
     return (pixels - mean) / std
-
-
-def random_views(pixels: torch.Tensor, flips: bool) -> torch.Tensor:
-    """Each picture of (n, c, s, s) turned by up to 10 degrees, scaled and shifted by up to 6 %, its contrast and
-    brightness changed by up to 15 %; with `flips` mirrored left-right and up-down with probability 1/2 each.
-
-    Drawn from torch's global generator on the CPU, so that one seed gives the same views on every device."""
-    n = len(pixels)
-    angle, scale, right, down = torch.rand(4, n) * 2 - 1
-    angle, scale = angle * math.pi / 18, 1 + 0.06 * scale
-    cos, sin = scale * angle.cos(), scale * angle.sin()
-    # Shifts are in half sides: affine_grid's coordinates run from -1 to 1.
-    affine = torch.stack([cos, -sin, 0.12 * right, sin, cos, 0.12 * down], dim=1).view(n, 2, 3)
-    if flips:
-        affine[:, :, :2] *= torch.randint(0, 2, (n, 1, 2)) * 2 - 1
-    grid = F.affine_grid(affine.to(pixels.device), list(pixels.shape), align_corners=False)
-    views = F.grid_sample(pixels, grid, padding_mode="border", align_corners=False)
-    gain, offset = (0.15 * (torch.rand(2, n, 1, 1, 1) * 2 - 1)).to(pixels.device)
-    return views * (1 + gain) + offset
 
 
 def endless_batches(n: int, batch_size: int) -> Iterator[np.ndarray]:

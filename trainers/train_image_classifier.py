@@ -1,15 +1,14 @@
-"""Train image classifiers on real, and on real plus synthetic, pictures, and compare them on real test pictures.
+"""Train image classifiers in the arms of a study, real and synthetic, and compare them on real test pictures.
 
     clinsynth train image-classifier --dataset phantom-fundus --resolution 32 --output_dir runs/control
     clinsynth train image-classifier --dataset phantom-fundus --resolution 32 --synthetic runs/phantom-synthetic \
-        --output_dir runs/arms
-    accelerate launch trainers/train_image_classifier.py --config recipes/phantom_classifier.yaml
+        --arms real_strong,composite,balanced,smote --few_shot 20 --output_dir runs/arms
+    accelerate launch trainers/train_image_classifier.py --config recipes/classifier/phantom.yaml
 
-Several processes share the runs (one an arm and seed) between them. The same command again goes on where it stopped.
+Several processes share the runs (one an arm and seed) between them. The same command again goes on where it stopped;
+after a change of flags or data only the trainings that it concerns are repeated. trainers/arm_names.py lists the arms.
 """
 
-import math
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -18,6 +17,7 @@ import numpy as np
 
 from clinsynth.arguments import run
 from clinsynth.data.arguments import ImageDataArguments
+from clinsynth.trainers.arm_names import resolve_arms
 
 # Annotations that need these imports are strings: with `from __future__ import annotations` the parser of the command
 # line would look up the types of the arguments by running this block, and `--help` would take seconds.
@@ -30,14 +30,31 @@ if TYPE_CHECKING:
 
 @dataclass
 class ImageClassifierArguments(ImageDataArguments):
-    """Train image classifiers, on real pictures or (with --synthetic) on real and on real plus synthetic pictures."""
+    """Train image classifiers in several arms, real and synthetic, and compare each arm with a real-only control."""
 
     synthetic: str | None = None
-    """synthetic pictures of `clinsynth generate images`: a folder or Hub id with columns image and label"""
+    """synthetic pictures of `clinsynth generate images`: a folder or Hub id with columns image and label; several as
+    name=folder,name=folder, which gives each arm of synthetic pictures once for each"""
+    arms: list[str] | str | None = None
+    """arms, as a,b,…: real, real_strong, synthetic, composite, balanced, pretrain_finetune, random_oversampling,
+    smote, borderline_smote, adasyn, real_features, and the four over-samplings with _features (last layer only);
+    default: real,real_strong, with --synthetic also synthetic,composite"""
+    control: str = "real_strong"
+    """real_strong (strong augmentation, mixup, class weights) or real; every other arm is compared with it and, but
+    for real, augmented and weighted alike"""
     synthetic_ratio: float | None = None
-    """use at most so many synthetic pictures per real one, drawn at random; default: all of them"""
+    """composite: at most so many synthetic pictures per real one, drawn at random; default: all of them"""
+    balance_to: int | None = None
+    """balanced and over-sampling: pictures to bring each class to that has fewer; default: those of the largest"""
+    keep_agreeing: bool = False
+    """use only synthetic pictures whose label the control's classifier of the same seed gives them too"""
+    features_from: str = "control"
+    """body of the arms in feature space: control (the control's classifier of the same seed), or model (--model as it
+    is, not fine-tuned)"""
     model: str = "small-resnet"
     """small-resnet (from scratch), or the folder or Hub id of a transformers image classifier"""
+    from_scratch: bool = False
+    """take only the architecture of --model, with random weights"""
     seeds: int = 3
     """trainings an arm, with the seeds --seed, --seed + 1, …"""
     epochs: int = 20
@@ -48,15 +65,16 @@ class ImageClassifierArguments(ImageDataArguments):
     """peak learning rate, or several to try in every training, as a,b,…; in every arm the one with the best validation
     macro-F1 is kept"""
     class_weights: bool = True
-    """weight the loss by inverse class frequency"""
+    """weight the loss by inverse class frequency; real_strong and the arms compared with it always do"""
     augment: bool = True
-    """small random turns, shifts, changes of scale, brightness and contrast"""
+    """light augmentation (small random turns, shifts, changes of scale, brightness and contrast) of real and, with
+    --control real, of the arms compared with it"""
     flips: bool = False
     """mirror pictures at random as well; only where a mirrored picture keeps its label and its meaning"""
     seed: int = 0
     """seed of the data's splits and of the first training"""
     output_dir: str = "runs/image-classifier"
-    """run folder: results.json, best-real/ and best-composite/ (models), arms/ (one folder a training)"""
+    """run folder: results.json, best-ARM/ (models), arms/ (one folder a training)"""
     dry_run: bool = False
     """print the resolved settings and stop"""
 
@@ -67,6 +85,11 @@ class ImageClassifierArguments(ImageDataArguments):
             self.learning_rates = [float(rate) for rate in given]
         except ValueError as error:
             raise ValueError(f"--learning_rates must be numbers, as 0.001,0.003, got {self.learning_rates}") from error
+        if self.arms is None:
+            self.arms = ["real", "real_strong", *(["synthetic", "composite"] if self.synthetic else [])]
+        elif isinstance(self.arms, str):
+            self.arms = [arm.strip() for arm in self.arms.split(",")]
+        resolve_arms(self.arms, self.control, [self.synthetic] if self.synthetic else [])  # refuses what it must
 
 
 @dataclass
@@ -116,66 +139,35 @@ def fit_classifier(
     flips: bool = False,
     steps_per_epoch: int | None = None,
     on_epoch: Callable[[dict[str, float]], None] | None = None,
+    strong: bool = False,
 ) -> FitResult:
     """Train `model` in place with AdamW, 10 % warm-up and cosine decay; it ends with the weights of the epoch whose
     macro-F1 on `validation` is best (the last epoch's without one).
 
     An epoch is `steps_per_epoch` batches (None: one pass over `train`). The result depends on `seed` and not on the
-    global random generators, which are left as they were. `progress` names the bar; None shows none.
+    global random generators, which are left as they were. `progress` names the bar; None shows none. `strong` takes
+    strong augmentation and mixup in place of `augment`.
 
     Raises:
         ValueError: a loss that is not finite (names the step), or a class without a train picture to weight.
     """
-    import torch
-    from tqdm.auto import tqdm
-    from transformers import get_cosine_schedule_with_warmup
+    from clinsynth.trainers.classifier_fit import fit
+    from clinsynth.trainers.classifier_inputs import balancing_weights
 
-    from clinsynth.trainers.classifier_inputs import balancing_weights, endless_batches
-
-    started = time.perf_counter()
-    batch_size = min(batch_size, len(train.labels))
-    steps_per_epoch = steps_per_epoch or math.ceil(len(train.labels) / batch_size)
-    steps = epochs * steps_per_epoch
     weight = balancing_weights(train).to(model.device) if class_weights else None
-    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.05)
-    schedule = get_cosine_schedule_with_warmup(optimizer, steps // 10, steps)
-    history: list[dict[str, float]] = []
-    best_epoch, best_macro_f1, best_weights = epochs, math.nan, None
-    with torch.random.fork_rng(), tqdm(total=steps, desc=progress, disable=progress is None) as bar:
-        torch.manual_seed(seed)
-        batches = endless_batches(len(train.labels), batch_size)
-        for epoch in range(1, epochs + 1):
-            model.train()
-            losses = []
-            for step in range((epoch - 1) * steps_per_epoch + 1, epoch * steps_per_epoch + 1):
-                loss = batch_loss(model, train, next(batches), weight, augment, flips)
-                losses.append(loss.item())
-                bar.update()
-                if not math.isfinite(losses[-1]):
-                    raise ValueError(
-                        f"the training loss of {progress or 'the classifier'} is {losses[-1]} at step {step}; "
-                        "give smaller --learning_rates"
-                    )
-                optimizer.zero_grad()
-                loss.backward()
-                torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-                optimizer.step()
-                schedule.step()
-            record = {"epoch": epoch, "step": step, "loss": float(np.mean(losses)), "learning_rate": learning_rate}
-            if validation is not None:
-                score = validation_macro_f1(model, validation)
-                record["validation_macro_f1"] = score
-                if best_weights is None or score > best_macro_f1:
-                    best_epoch, best_macro_f1 = epoch, score
-                    best_weights = {name: value.detach().clone() for name, value in model.state_dict().items()}
-            history.append(record)
-            bar.set_postfix({k: f"{record[k]:.3f}" for k in ("loss", "validation_macro_f1") if k in record})
-            if on_epoch:
-                on_epoch(record)
-    if best_weights is not None:
-        model.load_state_dict(best_weights)
-    model.eval()
-    return FitResult(steps, time.perf_counter() - started, best_epoch, best_macro_f1, history)
+    return fit(
+        model,
+        lambda rows: batch_loss(model, train, rows, weight, augment, flips, strong),
+        None if validation is None else lambda: validation_macro_f1(model, validation),
+        rows=len(train.labels),
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        seed=seed,
+        steps_per_epoch=steps_per_epoch,
+        progress=progress,
+        on_epoch=on_epoch,
+    )
 
 
 def batch_loss(
@@ -185,27 +177,35 @@ def batch_loss(
     weight: "torch.Tensor | None",
     augment: bool,
     flips: bool,
+    strong: bool = False,
 ) -> "torch.Tensor":
-    """Cross-entropy of the pictures at `rows`, classes weighted by `weight` (classes,), on random views of them."""
+    """Cross-entropy of the pictures at `rows`, classes weighted by `weight` (classes,), on random views of them;
+    `strong`: on strong ones, mixed up."""
     import torch
     import torch.nn.functional as F
 
-    from clinsynth.trainers.classifier_inputs import model_inputs, random_views
+    from clinsynth.trainers.classifier_augmentation import mixup_loss, random_views, strong_views
+    from clinsynth.trainers.classifier_inputs import model_inputs
 
     pixels = model_inputs(model, data.images[rows])
+    labels = torch.as_tensor(data.labels[rows], device=model.device)
+    if strong:
+        return mixup_loss(model, strong_views(pixels, flips), labels, weight)
     if augment:
         pixels = random_views(pixels, flips)
-    labels = torch.as_tensor(data.labels[rows], device=model.device)
     return F.cross_entropy(model(pixels).logits, labels, weight=weight)
 
 
 def validation_macro_f1(model: "PreTrainedModel", validation: "ImageArrays") -> float:
     """Mean of the classes' F1 on `validation`; a class neither there nor predicted counts 0."""
+    return macro_f1(validation.labels, predict(model, validation.images).argmax(1), len(validation.label_names))
+
+
+def macro_f1(labels: np.ndarray, predicted: np.ndarray, classes: int) -> float:
+    """Mean of the classes' F1, labels and predictions ints (n,); a class in neither counts 0."""
     from sklearn.metrics import f1_score
 
-    predicted = predict(model, validation.images).argmax(1)
-    classes = np.arange(len(validation.label_names))
-    return float(f1_score(validation.labels, predicted, labels=classes, average="macro", zero_division=0))
+    return float(f1_score(labels, predicted, labels=np.arange(classes), average="macro", zero_division=0))
 
 
 def predict(model: "PreTrainedModel", images: np.ndarray, batch_size: int = 256) -> np.ndarray:

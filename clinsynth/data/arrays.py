@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -35,11 +35,18 @@ class ImageArrays:
         images: uint8, (n, channels, resolution, resolution).
         labels: int64, (n,), each in 0 .. len(label_names) - 1.
         label_names: class names in the order of their numbers.
+        groups: subgroup column to its texts (n,), "unknown" where a row has none; see `clinsynth.data.subgroups`.
     """
 
     images: np.ndarray
     labels: np.ndarray
     label_names: list[str]
+    groups: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def take(self, rows: np.ndarray) -> ImageArrays:
+        """The rows at `rows` (numbers or a mask)."""
+        groups = {column: values[rows] for column, values in self.groups.items()}
+        return ImageArrays(self.images[rows], self.labels[rows], self.label_names, groups)
 
 
 @dataclass(frozen=True)
@@ -157,13 +164,15 @@ def state_changes(found: Survey, target: Target) -> None:
 
 
 def render(dataset: Dataset, target: Target) -> ImageArrays:
+    from clinsynth.data.subgroups import subgroups  # which needs this module
+
     side, channels = target.resolution, target.channels
     images = np.empty((len(dataset), channels, side, side), dtype=np.uint8)
     for row, (name, image) in enumerate(open_images(dataset)):
         pixels = np.asarray(bring_to(name, image, target))
         images[row] = pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
     labels = np.asarray(dataset["label"][:], dtype=np.int64)
-    return ImageArrays(images, labels, list(dataset.features["label"].names))
+    return ImageArrays(images, labels, list(dataset.features["label"].names), subgroups(dataset))
 
 
 def bring_to(name: str, image: Image.Image, target: Target) -> Image.Image:
