@@ -9,6 +9,7 @@ from clinsynth.arguments import run
 
 COMMANDS = {
     "train ddpm": ("clinsynth.trainers.train_ddpm", "DDPMArguments", "train a class-conditioned DDPM on images"),
+    "train gan": ("clinsynth.trainers.train_gan", "GANArguments", "train a class-conditioned GAN, the baseline"),
     "train image-classifier": (
         "clinsynth.trainers.train_image_classifier",
         "ImageClassifierArguments",
@@ -24,6 +25,12 @@ COMMANDS = {
         "EvaluateImagesArguments",
         "compare synthetic with real images and write a report",
     ),
+    "audit membership": (
+        "clinsynth.scripts.attack_membership",
+        "AttackMembershipArguments",
+        "attack a checkpoint: can its training images be told from others",
+    ),
+    "study": ("clinsynth.scripts.study", "StudyArguments", "run a recipe: generators, evidence, classifiers, report"),
     "summarize": (
         "clinsynth.scripts.summarize_data",
         "SummarizeArguments",
@@ -43,7 +50,9 @@ def usage() -> str:
         "--output_dir runs/phantom\n"
         "  clinsynth generate images --model runs/phantom --per_class 50 --output_dir runs/phantom-synthetic\n"
         "  clinsynth evaluate images --real phantom-fundus --synthetic runs/phantom-synthetic "
-        "--output_dir runs/phantom-evidence\n"
+        "--output_dir runs/phantom-evidence\n\n"
+        "The same with baselines, classifiers in every arm and one report:\n\n"
+        "  clinsynth study recipes/phantom.yaml --output_dir runs/phantom-study\n"
     )
 
 
@@ -76,4 +85,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(2)
     module_name, arguments_name, _ = COMMANDS[name]
     module = importlib.import_module(module_name)
-    run(getattr(module, arguments_name), module.main, words[len(name.split()) :], prog=f"clinsynth {name}")
+    flags = words[len(name.split()) :]
+    if name == "study":
+        flags = module.recipe_first(flags)
+    run(getattr(module, arguments_name), module.main, flags, prog=f"clinsynth {name}")

@@ -139,14 +139,17 @@ def measure_all(
     records: list[dict[str, Any]] = []
     for reference, other in (("test", "train"), ("train", "test")):
         for (sides, measure), content in zip(kinds, inputs, strict=True):
-            compared = m.comparisons(
-                *(sides[name] for name in ("synthetic", reference, other)), label_names, args.seed
-            )
-            for label, *rows in compared:
+            compared = m.comparisons(sides["synthetic"], sides[reference], sides[other], label_names, args.seed)
+            for label, synthetic, real, held_out in compared:
                 key = f"{measure.__name__}, {reference}, {label}, {content}"
-                found = partial(measure, label, reference, *rows, settings)
-                records += finished.get(key, lambda found=found: [record.to_dict() for record in found()])
+                compared_sides = (label, reference, synthetic, real, held_out, settings)
+                records += finished.get(key, partial(as_records, measure, *compared_sides))
     return records
+
+
+def as_records(measure: Callable[..., list[m.Measurement]], *sides: Any) -> list[dict[str, Any]]:
+    """What `measure` finds, as it stands in evidence.json."""
+    return [record.to_dict() for record in measure(*sides)]
 
 
 def measure_features(

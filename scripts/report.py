@@ -15,6 +15,12 @@ from clinsynth.scripts.report_pictures import Pictures
 
 WHISKER_WIDTH = 200
 METRIC_NAMES = {"frechet": "Fréchet distance", "kid": "KID"}
+METRIC_TITLES = {
+    "macro_f1": "macro-F1",
+    "balanced_accuracy": "balanced accuracy",
+    "auroc": "AUROC",
+    "ece": "calibration error (lower is better)",
+}
 SPLIT_NAMES = {"test": "held-out (test)", "train": "train"}
 VARIETY_NAMES = {
     "precision": "precision",
@@ -143,7 +149,7 @@ def arm_table(classifier: dict[str, Any] | None) -> list[dict[str, Any]]:
     by_arm = {(record["arm"], record["metric"]): record for record in classifier["arms"]}
     return [
         {
-            "metric": comparison["metric"].replace("macro_f1", "macro-F1").replace("f1 ", "F1 ").replace("_", " "),
+            "metric": METRIC_TITLES.get(comparison["metric"], comparison["metric"].replace("f1 ", "F1 ")),
             "real": by_arm["real", comparison["metric"]],
             "composite": by_arm["composite", comparison["metric"]],
             "difference": comparison,

@@ -1,0 +1,156 @@
+"""Run a whole study from one recipe: train, generate, measure, train classifiers in every arm and seed, report.
+
+    clinsynth study recipes/phantom.yaml --output_dir runs/phantom-study
+    python scripts/study.py recipes/retina.yaml --dataset retinamnist.npz --output_dir runs/retina-study
+
+A recipe is a YAML file of this command's flags; flags on the command line win. Every step is a command of clinsynth in
+a folder of its own below --output_dir. Start the same command again to go on: finished steps are kept, and after a
+change of the recipe only the steps that depend on the changed line are repeated.
+"""
+
+import json
+import resource
+import shlex
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clinsynth.arguments import run
+from clinsynth.data.arguments import ImageDataArguments
+
+if TYPE_CHECKING:
+    from clinsynth.scripts.study_plan import Plan, Step
+
+TRAINERS = ("ddpm", "gan")
+GENERATOR_KEYS = {"trainer", "train", "generate"}
+
+
+@dataclass
+class StudyArguments(ImageDataArguments):
+    """Run a whole study from one recipe: generators, synthetic sets, evidence, classifiers in every arm, a report.
+
+    Start the same command again to go on; a changed line of the recipe repeats only what depends on it. Example:
+
+      clinsynth study recipes/phantom.yaml --output_dir runs/phantom-study
+    """
+
+    title: str = ""
+    """heading of the report; default: the data set"""
+    generators: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """name: {trainer: ddpm or gan, train: {flags of `clinsynth train …`}, generate: {flags of `generate images`}}"""
+    generate: dict[str, Any] = field(default_factory=dict)
+    """flags of `clinsynth generate images` for all generators, e.g. {balance_to: 486}"""
+    evaluate: dict[str, Any] = field(default_factory=dict)
+    """flags of `clinsynth evaluate images`, e.g. {bootstrap: 200, extractor: default}"""
+    audit: dict[str, Any] = field(default_factory=dict)
+    """flags of `clinsynth audit membership`, e.g. {max_rows: 500}"""
+    classifiers: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """name: {flags of `clinsynth train image-classifier`}, e.g. small: {model: small-resnet, seeds: 5}"""
+    seed: int = 0
+    """of the choice of few-shot images and, where their flags do not say otherwise, of all steps"""
+    output_dir: str = "runs/study"
+    """folder of the study: report.html, report.json, and a folder for each step"""
+    dry_run: bool = False
+    """print the commands that would run and which are already done, and stop"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, recipe in self.generators.items():
+            unknown = sorted(set(recipe) - GENERATOR_KEYS)
+            if unknown:
+                raise ValueError(
+                    f"generators: {name} has the unknown key {unknown[0]!r}; it takes trainer, train and generate"
+                )
+            if recipe.get("trainer") not in TRAINERS:
+                raise ValueError(
+                    f"generators: {name} needs trainer: one of {', '.join(TRAINERS)}, got {recipe.get('trainer')!r}"
+                )
+            if not name.replace("_", "").isalnum():
+                raise ValueError(f"generators: the name {name!r} must be letters, digits and _ alone")
+        if not self.generators and not self.classifiers:
+            raise ValueError("the recipe names neither generators nor classifiers; see recipes/phantom.yaml")
+
+
+def main(args: StudyArguments) -> None:
+    """Run the steps that are not done, then write report.json and report.html."""
+    from clinsynth.scripts.study_plan import plan_study
+
+    plan = plan_study(args)
+    if args.dry_run:
+        print("\n".join(f"{'done' if step.finished else 'to do'}: {command_of(step)}" for step in plan.steps))
+        return
+    from clinsynth.run_folder import create_run_folder, write_run_config
+
+    output_dir = create_run_folder(args.output_dir)
+    write_run_config(output_dir, args)
+    run_steps(plan)
+    if report_is_current(output_dir, plan):
+        print(f"nothing has changed; report: {output_dir / 'report.html'}")
+        return
+    from clinsynth.scripts.study_report import write_study_report
+
+    write_study_report(args, plan, output_dir)
+
+
+def run_steps(plan: "Plan") -> None:
+    """Run the unfinished steps one after the other, each in a process of its own.
+
+    Raises:
+        ValueError: a step failed; the finished ones are kept.
+    """
+    for number, step in enumerate(plan.steps, start=1):
+        heading = f"[{number}/{len(plan.steps)}] {step.name}"
+        if step.finished:
+            print(f"{heading}: done before", flush=True)
+            continue
+        print(f"{heading}: {command_of(step)}", flush=True)
+        run_step(step)
+
+
+def run_step(step: "Step") -> None:
+    """Run one step's command and mark its folder as finished."""
+    from clinsynth.run_folder import atomic_write
+    from clinsynth.scripts.study_plan import MARK
+
+    resumed = step.output_dir.exists()
+    started, before = time.time(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    status = subprocess.run([sys.executable, "-m", "clinsynth", *step.words]).returncode
+    if status:
+        raise ValueError(
+            f"the step {step.name!r} ended with status {status}, its message is above; finished steps are kept: mend "
+            "the recipe or the data and start the same command again"
+        )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    record = {
+        "name": step.name,
+        "command": command_of(step),
+        "key": step.key,
+        "seconds": round(time.time() - started, 1),
+        "cpu_seconds": round(cpu, 1),
+        "resumed": resumed,
+    }
+    atomic_write(step.output_dir / MARK, json.dumps(record, indent=2) + "\n")
+
+
+def command_of(step: "Step") -> str:
+    """The step as a user would type it."""
+    return shlex.join(["clinsynth", *step.words])
+
+
+def report_is_current(output_dir: Path, plan: "Plan") -> bool:
+    """Whether report.json was made from just these steps."""
+    path = output_dir / "report.json"
+    return path.exists() and json.loads(path.read_text())["steps"] == {step.name: step.key for step in plan.steps}
+
+
+def recipe_first(words: list[str]) -> list[str]:
+    """`RECIPE --flag …` as `--config RECIPE --flag …`."""
+    return ["--config", *words] if words and not words[0].startswith("-") else words
+
+
+if __name__ == "__main__":
+    run(StudyArguments, main, recipe_first(sys.argv[1:]))

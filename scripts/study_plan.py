@@ -1,0 +1,200 @@
+"""The steps of a study: each one command of clinsynth with one folder, and a key hashed from all that goes into it.
+
+A step whose folder is marked with its key is not run again. A changed line of the recipe changes the keys of the steps
+that depend on it, and of no other: only those are repeated. What an interrupted step had done is found again by its
+own command, which resumes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jsonargparse
+
+from clinsynth import __version__
+from clinsynth.arguments import build_parser
+from clinsynth.cli import COMMANDS, find_command
+from clinsynth.data.arguments import ImageDataArguments
+
+if TYPE_CHECKING:
+    from clinsynth.scripts.study import StudyArguments
+
+EVALUATE_DATA_FLAGS = ("fit", "label_column", "label_names", "train_fraction", "few_shot", "min_class_size")
+HAVE_A_LOSS = ("ddpm",)  # trainers whose checkpoints a loss-based attack can be made on
+MARK = "step.json"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One command of a study.
+
+    Attributes:
+        name: what it is called in the report, e.g. "train ddpm".
+        command: words of the clinsynth command, e.g. ("train", "ddpm").
+        flags: its flags but --output_dir.
+        key: hash of command, flags, version and inputs: 8 hexadecimal digits.
+        output_dir: its folder. The name of a trainer's and of a generator's ends in the key; evaluations and
+            classifiers have one folder each, in which their commands keep what is still valid.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    flags: dict[str, Any]
+    key: str
+    output_dir: Path
+
+    @property
+    def words(self) -> list[str]:
+        """The command line after `clinsynth`."""
+        flags = [word for name, value in self.flags.items() for word in (f"--{name}", as_word(value))]
+        return [*self.command, *flags, "--output_dir", str(self.output_dir)]
+
+    @property
+    def finished(self) -> bool:
+        mark = self.output_dir / MARK
+        return mark.exists() and json.loads(mark.read_text())["key"] == self.key
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All steps in the order in which they run, and whose output is whose."""
+
+    steps: list[Step]
+    trained: dict[str, Step]
+    generated: dict[str, Step]
+    evaluated: dict[str, Step]
+    audited: dict[str, Step]
+    classified: dict[str, Step]
+
+
+def as_word(value: Any) -> str:
+    """A flag's value as the command line takes it."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def plan_study(args: StudyArguments) -> Plan:
+    """Turn a recipe into steps, and check every step's flags before the first one runs.
+
+    Raises:
+        ValueError: a step's flags that its command refuses; names the step, the flag and the mend.
+    """
+    data_key, data = fingerprint_data(args.dataset), changed_data_flags(args)
+    trained, generated, evaluated, audited = {}, {}, {}, {}
+    for name, recipe in args.generators.items():
+        flags = {**data, "seed": args.seed, **recipe.get("train", {})}
+        trained[name] = make_step(args, f"train {name}", ("train", recipe["trainer"]), flags, [data_key])
+        flags = generate_flags(args, recipe, trained[name], data)
+        inputs = [data_key, trained[name].key]
+        generated[name] = make_step(args, f"generate {name}", ("generate", "images"), flags, inputs)
+        flags = evaluate_flags(args, trained[name], generated[name], data)
+        inputs = [data_key, generated[name].key]
+        evaluated[name] = make_step(args, f"evaluate {name}", ("evaluate", "images"), flags, inputs)
+        if recipe["trainer"] in HAVE_A_LOSS:
+            flags = {"model": str(trained[name].output_dir), **data, "seed": args.seed, **args.audit}
+            inputs = [data_key, trained[name].key]
+            audited[name] = make_step(args, f"audit {name}", ("audit", "membership"), flags, inputs)
+    inputs = [data_key, *(step.key for step in generated.values())]
+    synthetic = ",".join(f"{name}={step.output_dir}" for name, step in generated.items())
+    sets = {"synthetic": synthetic} if synthetic else {}
+    classified = {
+        name: make_step(
+            args,
+            f"classify {name}",
+            ("train", "image-classifier"),
+            {**data, **sets, "seed": args.seed, **flags},
+            inputs,
+        )
+        for name, flags in args.classifiers.items()
+    }
+    of_generator = (trained, generated, evaluated, audited)
+    steps = [steps[name] for name in trained for steps in of_generator if name in steps]
+    steps += classified.values()
+    for step in steps:
+        check_flags(step)
+    return Plan(steps, trained, generated, evaluated, audited, classified)
+
+
+def generate_flags(
+    args: StudyArguments, recipe: dict[str, Any], trained: Step, data: dict[str, Any]
+) -> dict[str, Any]:
+    """Flags of the step that draws a generator's synthetic set."""
+    flags = {**args.generate, **recipe.get("generate", {})}
+    needs_data = flags.keys() & {"balance_to", "reject_copies"}
+    return {"model": str(trained.output_dir), **(data if needs_data else {}), "seed": args.seed, **flags}
+
+
+def evaluate_flags(args: StudyArguments, trained: Step, generated: Step, data: dict[str, Any]) -> dict[str, Any]:
+    """Flags of the step that holds a synthetic set against the real one; classifiers have steps of their own."""
+    return {
+        "real": args.dataset,
+        "synthetic": str(generated.output_dir),
+        **{flag: data[flag] for flag in EVALUATE_DATA_FLAGS if flag in data},
+        "classifier": "none",
+        "seed": args.seed,
+        **args.evaluate,
+    }
+
+
+def make_step(
+    args: StudyArguments, name: str, command: tuple[str, ...], flags: dict[str, Any], inputs: list[str]
+) -> Step:
+    """A step with the hash of its command, flags and inputs."""
+    # Folders of earlier steps stand in the flags; their keys stand for them, so that a study may be moved.
+    prefix = str(Path(args.output_dir))
+    described = json.dumps([command, flags, __version__], sort_keys=True).replace(prefix, "")
+    key = hashlib.sha256("\n".join([described, *inputs]).encode()).hexdigest()[:8]
+    folder = name.replace(" ", "-")
+    if name.startswith(("train ", "generate ")):  # their commands refuse a folder begun with other settings
+        folder = f"{folder}-{key}"
+    return Step(name, command, flags, key, Path(args.output_dir) / folder)
+
+
+def changed_data_flags(args: StudyArguments) -> dict[str, Any]:
+    """The data flags of the recipe that are not at their defaults, and --dataset always."""
+    fields = dataclasses.fields(ImageDataArguments)
+    changed = {field.name: getattr(args, field.name) for field in fields if getattr(args, field.name) != field.default}
+    return {"dataset": args.dataset, **changed}
+
+
+def fingerprint_data(spec: str) -> str:
+    """Hash of a data set's spec and, where it is a file or a folder, of the names, sizes and times of its files."""
+    path = Path(spec)
+    lines = [spec]
+    for file in sorted(files_of(path)):
+        status = file.stat()
+        lines.append(f"{file.relative_to(path) if path.is_dir() else file.name} {status.st_size} {status.st_mtime_ns}")
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def files_of(path: Path) -> Iterator[Path]:
+    """`path` itself, or all files below it; nothing where there is none (a name on the Hub, a built-in set)."""
+    if path.is_file():
+        yield path
+    elif path.is_dir():
+        yield from (file for file in path.rglob("*") if file.is_file())
+
+
+def check_flags(step: Step) -> None:
+    """Let the step's own parser and dataclass judge its flags.
+
+    Raises:
+        ValueError: what they refuse.
+    """
+    module_name, arguments_name, _ = COMMANDS[find_command(step.command)]
+    arguments_class = getattr(importlib.import_module(module_name), arguments_name)
+    parser = build_parser(arguments_class)
+    parser.exit_on_error = False
+    try:
+        values = parser.parse_args(step.words[len(step.command) :]).as_dict()
+        values.pop("config")
+        arguments_class(**values)
+    except (jsonargparse.ArgumentError, ValueError) as error:
+        hint = f"`clinsynth {' '.join(step.command)} --help` explains its flags"
+        raise ValueError(f"the recipe's step {step.name!r}: {error}; {hint}") from error

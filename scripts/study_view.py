@@ -1,0 +1,179 @@
+"""The page of a study: from report.json to tables, whiskers, bars and curves of one self-contained HTML file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from clinsynth.scripts.report import template_environment
+from clinsynth.scripts.report_drawings import interval_marks, polyline, scale_for
+from clinsynth.trainers.arm_names import CONTROLS
+
+WHISKER = 200.0
+CURVE = (220.0, 90.0)
+ARM_METRICS = {
+    "macro_f1": "macro-F1",
+    "balanced_accuracy": "balanced accuracy",
+    "auroc": "AUROC",
+    "ece": "calibration error (ECE)",
+}
+FIDELITY = {
+    "frechet": ("Fréchet distance", "lower"),
+    "kid": ("KID", "lower"),
+    "precision": ("precision", "higher"),
+    "recall": ("recall", "higher"),
+    "density": ("density", "higher"),
+    "coverage": ("coverage", "higher"),
+    "ms_ssim_within": ("MS-SSIM within a class", "near the floor"),
+    "ssim_nearest": ("SSIM to the nearest train picture", "near the floor"),
+}
+
+
+def render_study(report: dict[str, Any], pictures: list[dict[str, Any]]) -> str:
+    """The page as HTML text; `report` is what report.json holds, `pictures` a row of data URIs a class and set."""
+    return (
+        template_environment()
+        .get_template("report_study.html.jinja")
+        .render(
+            report=report,
+            pictures=pictures,
+            fidelity=list(fidelity_rows(report["generators"])),
+            per_class=list(class_bars(report["generators"])),
+            classifiers=[classifier_view(name, results) for name, results in report["classifiers"].items()],
+            tiles=list(tiles(report)),
+            limits=list(limits(report)),
+        )
+    )
+
+
+def fidelity_rows(generators: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """A row a metric (overall, against held-out pictures): the floor and every generator's record."""
+    for metric, (title, better) in FIDELITY.items():
+        records = {name: find(entry, metric, "overall") for name, entry in generators.items()}
+        known = [record for record in records.values() if record is not None and record["value"] is not None]
+        if not known:
+            continue
+        floor = known[0]["floor_held_out"]
+        ends = [end for record in known for end in (record["interval"] or [record["value"]])]
+        scale = scale_for([floor, *ends], WHISKER)
+        yield {
+            "title": title,
+            "better": better,
+            "floor": floor,
+            "floor_place": None if floor is None else scale(floor),
+            "cells": {
+                name: record
+                and record["value"] is not None
+                and {"record": record, "marks": interval_marks(record["value"], record["interval"], scale)}
+                for name, record in records.items()
+            },
+        }
+
+
+def find(entry: dict[str, Any], metric: str, label: str, reference: str = "test") -> dict[str, Any] | None:
+    """The measurement of a generator with this metric, class and real split."""
+    for record in entry["evidence"]["measurements"]:
+        if (record["metric"], record["label"], record["reference"]) == (metric, label, reference):
+            return record
+    return None
+
+
+def class_bars(generators: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """For each class a bar a generator: KID against held-out pictures of the class, with interval and floor."""
+    if not generators:
+        return
+    labels = next(iter(generators.values()))["evidence"]["data"]["label_names"]
+    records = {(label, name): find(entry, "kid", label) for label in labels for name, entry in generators.items()}
+    measured = [record for record in records.values() if record and record["value"] is not None]
+    ends = [end for record in measured for end in [record["value"], record["floor"], *(record["interval"] or [])]]
+    scale = scale_for(ends, 2 * WHISKER)
+    for label in labels:
+        bars = []
+        for name in generators:
+            record = records[label, name]
+            if record and record["value"] is not None:
+                floor = None if record["floor"] is None else scale(record["floor"])
+                marks = interval_marks(record["value"], record["interval"], scale)
+                bars.append({"name": name, "record": record, "marks": marks, "floor": floor})
+        yield {"label": label, "bars": bars}
+
+
+def classifier_view(name: str, results: dict[str, Any]) -> dict[str, Any]:
+    """Tables and drawings of one classifier: arms, classes, confusion, learning curves, subgroups."""
+    values = {(record["arm"], record["metric"]): record for record in results["arms"]}
+    against = {record["arm"]: record for record in results["comparisons"] if record["metric"] == "macro_f1"}
+    arms = list(dict.fromkeys(record["arm"] for record in results["arms"]))
+    scale = scale_for([end for record in against.values() for end in record["interval"]], WHISKER)
+    rows = [
+        {
+            "arm": arm,
+            "scores": [values.get((arm, metric)) for metric in ARM_METRICS],
+            "comparison": against.get(arm),
+            "marks": against.get(arm) and interval_marks(against[arm]["difference"], against[arm]["interval"], scale),
+        }
+        for arm in arms
+    ]
+    return {
+        "name": name,
+        "results": results,
+        "rows": rows,
+        "metric_titles": list(ARM_METRICS.values()),
+        "classes": [label for label in results["label_names"]],
+        "recalls": {arm: [values[arm, f"recall {label}"] for label in results["label_names"]] for arm in arms},
+        "confusions": [confusion_view(arm, matrix) for arm, matrix in results["confusion"].items()],
+        "curves": curve_views(results),
+        "agreement": results["label_agreement"],
+        "subgroups": results["subgroups"],
+    }
+
+
+def confusion_view(arm: str, matrix: list[list[float]]) -> dict[str, Any]:
+    """A confusion matrix with each row as shares of its true class, in percent."""
+    shares = [[100 * cell / max(sum(row), 1e-12) for cell in row] for row in matrix]
+    return {"arm": arm, "shares": shares}
+
+
+def curve_views(results: dict[str, Any]) -> list[dict[str, Any]]:
+    """Validation macro-F1 over the epochs: one drawing an arm, one line a seed, all on one scale."""
+    lines: dict[str, list[list[float]]] = {}
+    for run in results["runs"]:
+        lines.setdefault(run["arm"], []).append([record["validation_macro_f1"] for record in run["history"]])
+    every = [value for seeds in lines.values() for line in seeds for value in line]
+    low, high = min(every, default=0.0), max(every, default=1.0)
+    return [
+        {"arm": arm, "low": low, "high": high, "lines": [polyline(line, low, high, *CURVE) for line in seeds]}
+        for arm, seeds in lines.items()
+    ]
+
+
+def tiles(report: dict[str, Any]) -> Iterator[dict[str, str]]:
+    """The few numbers at the head of the page."""
+    for name, results in report["classifiers"].items():
+        compared = [r for r in results["comparisons"] if r["metric"] == "macro_f1" and r["arm"] not in CONTROLS]
+        if compared:
+            best = max(compared, key=lambda record: record["difference"])
+            yield {"title": f"Best arm for {name}", "value": best["verdict"], "text": best["sentence"]}
+    for name, entry in report["generators"].items():
+        privacy = entry["evidence"].get("privacy")
+        if privacy:
+            yield {"title": f"Privacy of {name}", "value": privacy["verdict"], "text": privacy["text"]}
+
+
+def limits(report: dict[str, Any]) -> Iterator[str]:
+    """What the numbers do not say, in plain words."""
+    if report["dataset"].startswith("phantom"):
+        yield "The phantom data set is drawn by a program: nothing here says anything about patients."
+    yield (
+        "No clinician has judged these pictures. Distances compare a network's features; they do not say that a "
+        "picture is anatomically or clinically right."
+    )
+    yield (
+        "Each generator was trained once. What another training seed would change is not in the intervals of fidelity "
+        "and privacy; those of the classifiers hold test pictures and classifier seeds."
+    )
+    yield (
+        "“No evidence” means that the interval, corrected for the number of arms (Holm), holds zero: a smaller effect "
+        "than these test pictures and seeds can show is possible."
+    )
+    yield "Privacy tests find what they look for. Finding nothing is no proof that nothing leaks."
+    yield "Energy was not measured."

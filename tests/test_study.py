@@ -1,0 +1,177 @@
+"""A study: steps in order, cached by their inputs, resumed after a kill, and a report of what they measured."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from helpers import REPOSITORY, clinsynth, one_thread, write_npz
+
+from clinsynth.arguments import parse
+from clinsynth.scripts.study import StudyArguments, recipe_first
+from clinsynth.scripts.study_plan import plan_study
+
+RECIPE: dict[str, Any] = {
+    "generators": {
+        "ddpm": {
+            "trainer": "ddpm",
+            "train": {"width": 8, "train_steps": 3, "train_batch_size": 4, "validation_steps": 0},
+        },
+        "gan": {
+            "trainer": "gan",
+            "train": {"width": 8, "train_steps": 3, "train_batch_size": 4, "validation_steps": 0},
+        },
+    },
+    "generate": {"per_class": 4, "num_inference_steps": 2},
+    "evaluate": {"bootstrap": 4},
+    "classifiers": {
+        "small": {
+            "arms": "real,real_strong,composite",
+            "seeds": 2,
+            "epochs": 1,
+            "batch_size": 8,
+            "learning_rates": 0.01,
+        }
+    },
+}
+
+
+def write_recipe(folder: Path, **changes: Any) -> Path:
+    """The recipe above with `changes`, beside its data set."""
+    data = folder / "data.npz"
+    if not data.exists():
+        write_npz(data, per_class=12)
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump({**RECIPE, "dataset": str(data), "label_names": "a,b,c", **changes}))
+    return path
+
+
+def plan(folder: Path, **changes: Any) -> dict[str, str]:
+    """Name and key of each step of the recipe."""
+    words = recipe_first([str(write_recipe(folder, **changes)), "--output_dir", str(folder / "study")])
+    return {step.name: step.key for step in plan_study(parse(StudyArguments, words)).steps}
+
+
+def changed(before: dict[str, str], after: dict[str, str]) -> set[str]:
+    return {name for name in after if after[name] != before.get(name)}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study that has run to its end."""
+    folder = tmp_path_factory.mktemp("study")
+    clinsynth("study", write_recipe(folder), "--output_dir", folder / "study")
+    return folder
+
+
+def test_report_holds_every_arm_generator_and_command(finished: Path) -> None:
+    report = json.loads((finished / "study" / "report.json").read_text())
+    assert set(report["generators"]) == {"ddpm", "gan"}
+    arms = {record["arm"] for record in report["classifiers"]["small"]["arms"]}
+    assert arms == {"real", "real_strong", "composite-ddpm", "composite-gan"}
+    compared = {r["arm"] for r in report["classifiers"]["small"]["comparisons"] if r["metric"] == "macro_f1"}
+    assert compared == arms - {"real_strong"}
+    assert [command["name"] for command in report["commands"]][:3] == ["train ddpm", "generate ddpm", "evaluate ddpm"]
+    for entry in report["generators"].values():
+        assert {"privacy", "collapse", "measurements"} <= set(entry["evidence"])
+    page = (finished / "study" / "report.html").read_text()
+    assert "composite-gan" in page and "No clinician" in page and "http" not in page.replace("http://www.w3.org", "")
+
+
+@pytest.mark.parametrize("width", [1280, 500])
+def test_the_page_fits_its_window(finished: Path, tmp_path: Path, width: int) -> None:
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("needs a Chromium to open the page in, which is not here")
+    page = tmp_path / "page.html"
+    measure = "<script>document.title = document.documentElement.scrollWidth + ' of ' + innerWidth</script></body>"
+    text = (finished / "study" / "report.html").read_text().replace("<details>", "<details open>")
+    page.write_text(text.replace("</body>", measure))
+    words = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    words += [f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width},2000", "--dump-dom", page.as_uri()]
+    dom = subprocess.run(words, capture_output=True, text=True, timeout=120).stdout
+    needed, there = map(int, re.search(r"<title>(\d+) of (\d+)</title>", dom).groups())  # type: ignore[union-attr]
+    assert needed <= there
+
+
+def test_second_run_does_nothing(finished: Path) -> None:
+    marks = {path: path.stat().st_mtime_ns for path in (finished / "study").rglob("step.json")}
+    output = clinsynth("study", finished / "recipe.yaml", "--output_dir", finished / "study").stdout
+    assert "nothing has changed" in output and output.count("done before") == 8
+    assert marks == {path: path.stat().st_mtime_ns for path in (finished / "study").rglob("step.json")}
+
+
+def test_more_seeds_train_only_the_missing_classifiers(finished: Path) -> None:
+    arms = finished / "study" / "classify-small" / "arms"
+    before = {path: path.stat().st_mtime_ns for path in arms.glob("*/result.json")}
+    classifiers = {"small": {**RECIPE["classifiers"]["small"], "seeds": 3}}
+    clinsynth("study", write_recipe(finished, classifiers=classifiers), "--output_dir", finished / "study")
+    after = {path: path.stat().st_mtime_ns for path in arms.glob("*/result.json")}
+    assert before.items() <= after.items() and len(after) == len(before) + 4
+
+
+def test_changed_line_changes_only_what_depends_on_it(tmp_path: Path) -> None:
+    before = plan(tmp_path)
+    generators = json.loads(json.dumps(RECIPE["generators"]))
+    generators["gan"]["train"]["train_steps"] = 4
+    assert changed(before, plan(tmp_path, generators=generators)) == {
+        "train gan",
+        "generate gan",
+        "evaluate gan",
+        "classify small",
+    }
+    assert changed(before, plan(tmp_path, evaluate={"bootstrap": 5})) == {"evaluate ddpm", "evaluate gan"}
+    assert changed(before, plan(tmp_path, title="another")) == set()
+    write_npz(tmp_path / "data.npz", per_class=13)
+    assert changed(before, plan(tmp_path)) == set(before)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"generators": {"a": {"trainer": "vae"}}}, "needs trainer: one of ddpm, gan, got 'vae'"),
+        ({"generators": {"a": {"trainer": "ddpm", "trian": {}}}}, "unknown key 'trian'"),
+        (
+            {"generators": {"a": {"trainer": "ddpm", "train": {"width": 9}}}},
+            "'train a': --width must be a multiple of 8",
+        ),
+        ({"generators": {"a": {"trainer": "ddpm", "train": {"widht": 8}}}}, "widht"),
+        ({"generators": {}, "classifiers": {}}, "neither generators nor classifiers"),
+        ({"classifiers": {"small": {"arms": "real,synthetik"}}}, "synthetik"),
+    ],
+)
+def test_recipe_errors_name_step_value_and_mend(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message.replace("(", r"\(")):
+        plan(tmp_path, **changes)
+
+
+def test_killed_study_goes_on(tmp_path: Path) -> None:
+    generators = {"ddpm": {"trainer": "ddpm", "train": {**RECIPE["generators"]["ddpm"]["train"], "train_steps": 400}}}
+    generators["ddpm"]["train"] |= {"checkpointing_steps": 5}
+    recipe = write_recipe(tmp_path, generators=generators, classifiers={})
+    words = [sys.executable, "-m", "clinsynth", "study", str(recipe), "--output_dir", str(tmp_path / "study")]
+    study = subprocess.Popen(words, env=one_thread(), start_new_session=True, stdout=subprocess.DEVNULL)
+    while not list(tmp_path.glob("study/train-ddpm-*/checkpoint-*")):
+        assert study.poll() is None
+        time.sleep(0.1)
+    os.killpg(study.pid, signal.SIGKILL)
+    study.wait()
+    assert not list(tmp_path.glob("study/train-ddpm-*/step.json"))
+    output = clinsynth(*words[3:]).stdout
+    assert "resuming at step" in output
+    mark = json.loads(next(tmp_path.glob("study/train-ddpm-*/step.json")).read_text())
+    assert mark["resumed"] and (tmp_path / "study" / "report.html").exists()
+
+
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "recipes").glob("*.yaml")), ids=lambda path: path.name)
+def test_recipes_are_studies_whose_flags_exist(path: Path) -> None:
+    words = [str(path), "--dataset", "phantom-fundus", "--output_dir", "runs/never"]
+    assert plan_study(parse(StudyArguments, recipe_first(words))).steps
