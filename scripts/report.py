@@ -28,8 +28,8 @@ VARIETY_NAMES = {
     "density": "density",
     "coverage": "coverage",
     "near_duplicates": "near-duplicates",
-    "ms_ssim_within": "MS-SSIM within the class",
-    "ssim_nearest": "SSIM to the nearest",
+    "ms_ssim_within": "MS-SSIM in class",
+    "ssim_nearest": "SSIM to nearest",
 }
 
 

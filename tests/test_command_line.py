@@ -4,7 +4,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import yaml
 from helpers import REPOSITORY, clinsynth, run_python, write_npz
 
 from clinsynth.arguments import parse
@@ -84,11 +83,16 @@ def test_scripts_run_by_their_path(tmp_path: Path) -> None:
     assert "18 images" in printed
 
 
-@pytest.mark.parametrize("path", sorted((REPOSITORY / "recipes").glob("*.yaml")), ids=lambda path: path.name)
-def test_recipes_are_valid(path: Path) -> None:
-    assert yaml.safe_load(path.read_text()), path
-    name = "train image-classifier" if "classifier" in path.name else "train ddpm"
-    module, arguments, _ = COMMANDS[name]
+@pytest.mark.parametrize(
+    ("command", "path"),
+    [
+        (command, path)
+        for command, folder in (("train ddpm", "ddpm"), ("train image-classifier", "classifier"))
+        for path in sorted((REPOSITORY / "recipes" / folder).glob("*.yaml"))
+    ],
+    ids=str,
+)
+def test_settings_of_one_trainer_are_valid(command: str, path: Path) -> None:
+    module, arguments, _ = COMMANDS[command]
     __import__(module)
-    args = parse(getattr(sys.modules[module], arguments), ["--config", str(path)])
-    assert args.dataset
+    assert parse(getattr(sys.modules[module], arguments), ["--config", str(path)]).dataset
