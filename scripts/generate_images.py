@@ -108,6 +108,7 @@ def main(args: GenerateImagesArguments) -> None:
         plan.begin(generator)
     state.wait_for_everyone()
     reject = detector.reasons if detector else None
+    keep_memory_flat()
     write_shards(plan, sampler(args, pipeline, state.device), args.batch_size, state.process_index, reject)
     state.wait_for_everyone()
     if state.is_main_process:
@@ -135,6 +136,20 @@ def fit_detector(args: GenerateImagesArguments, pipeline: Any) -> Any:
             )
     train = load_image_dataset(replace(args, **drawn), args.seed)["train"]
     return CopyDetector.of(to_arrays(train, drawn["resolution"], drawn["channels"], args.fit).images)
+
+
+def keep_memory_flat() -> None:
+    """Have glibc return every buffer of 1 MB or more when it is freed; elsewhere nothing is done.
+
+    Left to itself it soon serves such buffers from its heap, which the tensors of each batch then fragment: over
+    100,000 images of 32 px the peak grew by 81 MB.
+    """
+    import ctypes
+    import platform
+
+    if platform.libc_ver()[0] == "glibc":
+        m_mmap_threshold = -3  # malloc.h
+        ctypes.CDLL(None).mallopt(m_mmap_threshold, 1 << 20)
 
 
 def plan_labels(args: GenerateImagesArguments, pipeline: Any) -> list[int]:
