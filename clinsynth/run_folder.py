@@ -79,8 +79,9 @@ def create_run_folder(path: str | Path) -> Path:
     path = Path(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
-        atomic_write(path / ".writable", "")
-        (path / ".writable").unlink()
+        probe = path / f".writable.{os.getpid()}"  # every process of a run looks for itself
+        atomic_write(probe, "")
+        probe.unlink()
     except OSError as error:
         raise ValueError(
             f"--output_dir {path} cannot be written to ({error.strerror}); name another folder or make room there"
