@@ -40,15 +40,20 @@ class StudyArguments(ImageDataArguments):
     title: str = ""
     """heading of the report; default: the data set"""
     generators: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """name: {trainer: ddpm or gan, train: {flags of `clinsynth train …`}, generate: {flags of `generate images`}}"""
+    """name: {trainer: ddpm or gan, train: {flags of `clinsynth train …`}, generate: {flags of `generate images`}};
+    data flags in train, e.g. channels: 1, hold for all steps of the generator"""
     generate: dict[str, Any] = field(default_factory=dict)
     """flags of `clinsynth generate images` for all generators, e.g. {balance_to: 486}"""
+    draws: int = 1
+    """synthetic sets of every generator, with the seeds --seed, --seed + 1, …: each is evaluated and the worst one's
+    privacy reported; classifiers take the first"""
     evaluate: dict[str, Any] = field(default_factory=dict)
     """flags of `clinsynth evaluate images`, e.g. {bootstrap: 200, extractor: default}"""
     audit: dict[str, Any] = field(default_factory=dict)
     """flags of `clinsynth audit membership`, e.g. {max_rows: 500}"""
     classifiers: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """name: {flags of `clinsynth train image-classifier`}, e.g. small: {model: small-resnet, seeds: 5}"""
+    """name: {flags of `clinsynth train image-classifier`}, e.g. small: {model: small-resnet, seeds: 5}; generators:
+    [names] takes the pictures of these generators alone"""
     seed: int = 0
     """of the choice of few-shot images and, where their flags do not say otherwise, of all steps"""
     output_dir: str = "runs/study"
@@ -70,6 +75,15 @@ class StudyArguments(ImageDataArguments):
                 )
             if not name.replace("_", "").isalnum():
                 raise ValueError(f"generators: the name {name!r} must be letters, digits and _ alone")
+        for name, flags in self.classifiers.items():
+            unknown = sorted(set(flags.get("generators", ())) - set(self.generators))
+            if unknown:
+                raise ValueError(
+                    f"classifiers: {name} names the generator {unknown[0]!r}, which the recipe does not have; it has "
+                    f"{', '.join(self.generators) or 'none'}"
+                )
+        if self.draws < 1:
+            raise ValueError(f"draws must be at least 1, got {self.draws}")
         if not self.generators and not self.classifiers:
             raise ValueError("the recipe names neither generators nor classifiers; see recipes/phantom.yaml")
 

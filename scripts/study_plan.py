@@ -26,6 +26,7 @@ from clinsynth.data.arguments import ImageDataArguments
 if TYPE_CHECKING:
     from clinsynth.scripts.study import StudyArguments
 
+DATA_FLAGS = {field.name for field in dataclasses.fields(ImageDataArguments)} - {"dataset"}
 EVALUATE_DATA_FLAGS = ("fit", "label_column", "label_names", "train_fraction", "few_shot", "min_class_size")
 HAVE_A_LOSS = ("ddpm",)  # trainers whose checkpoints a loss-based attack can be made on
 MARK = "step.json"
@@ -64,12 +65,12 @@ class Step:
 
 @dataclass(frozen=True)
 class Plan:
-    """All steps in the order in which they run, and whose output is whose."""
+    """All steps in the order in which they run, and whose output is whose; a generator has a synthetic set a draw."""
 
     steps: list[Step]
     trained: dict[str, Step]
-    generated: dict[str, Step]
-    evaluated: dict[str, Step]
+    generated: dict[str, list[Step]]
+    evaluated: dict[str, list[Step]]
     audited: dict[str, Step]
     classified: dict[str, Step]
 
@@ -85,52 +86,65 @@ def plan_study(args: StudyArguments) -> Plan:
     Raises:
         ValueError: a step's flags that its command refuses; names the step, the flag and the mend.
     """
-    data_key, data = fingerprint_data(args.dataset), changed_data_flags(args)
-    trained, generated, evaluated, audited = {}, {}, {}, {}
-    for name, recipe in args.generators.items():
-        flags = {**data, "seed": args.seed, **recipe.get("train", {})}
-        trained[name] = make_step(args, f"train {name}", ("train", recipe["trainer"]), flags, [data_key])
-        flags = generate_flags(args, recipe, trained[name], data)
-        inputs = [data_key, trained[name].key]
-        generated[name] = make_step(args, f"generate {name}", ("generate", "images"), flags, inputs)
-        flags = evaluate_flags(args, trained[name], generated[name], data)
-        inputs = [data_key, generated[name].key]
-        evaluated[name] = make_step(args, f"evaluate {name}", ("evaluate", "images"), flags, inputs)
-        if recipe["trainer"] in HAVE_A_LOSS:
-            flags = {"model": str(trained[name].output_dir), **data, "seed": args.seed, **args.audit}
-            inputs = [data_key, trained[name].key]
-            audited[name] = make_step(args, f"audit {name}", ("audit", "membership"), flags, inputs)
-    inputs = [data_key, *(step.key for step in generated.values())]
-    synthetic = ",".join(f"{name}={step.output_dir}" for name, step in generated.items())
-    sets = {"synthetic": synthetic} if synthetic else {}
-    classified = {
-        name: make_step(
-            args,
-            f"classify {name}",
-            ("train", "image-classifier"),
-            {**data, **sets, "seed": args.seed, **flags},
-            inputs,
-        )
-        for name, flags in args.classifiers.items()
-    }
-    of_generator = (trained, generated, evaluated, audited)
-    steps = [steps[name] for name in trained for steps in of_generator if name in steps]
-    steps += classified.values()
-    for step in steps:
+    plan = Plan([], {}, {}, {}, {}, {})
+    data_key = fingerprint_data(args.dataset)
+    for name in args.generators:
+        plan.steps.extend(plan_generator(args, name, plan, data_key))
+    for name in args.classifiers:
+        plan.classified[name] = plan_classifier(args, name, plan, data_key)
+    plan.steps.extend(plan.classified.values())
+    for step in plan.steps:
         check_flags(step)
-    return Plan(steps, trained, generated, evaluated, audited, classified)
+    return plan
+
+
+def plan_generator(args: StudyArguments, name: str, plan: Plan, data_key: str) -> Iterator[Step]:
+    """The steps of one generator in their order: training, each draw and its evaluation, the attack on its loss."""
+    recipe = args.generators[name]
+    train = recipe.get("train", {})
+    data = {**changed_data_flags(args), **{flag: train[flag] for flag in train if flag in DATA_FLAGS}}
+    flags = {**data, "seed": args.seed, **train}
+    trained = make_step(args, f"train {name}", ("train", recipe["trainer"]), flags, [data_key])
+    plan.trained[name] = trained
+    yield trained
+    plan.generated[name], plan.evaluated[name] = [], []
+    for draw in range(args.draws):
+        numbered = f"{name} draw {draw + 1}" if draw else name
+        flags = generate_flags(args, recipe, trained, data, draw)
+        generated = make_step(args, f"generate {numbered}", ("generate", "images"), flags, [data_key, trained.key])
+        flags = evaluate_flags(args, generated, data)
+        evaluated = make_step(args, f"evaluate {numbered}", ("evaluate", "images"), flags, [data_key, generated.key])
+        plan.generated[name].append(generated)
+        plan.evaluated[name].append(evaluated)
+        yield from (generated, evaluated)
+    if recipe["trainer"] in HAVE_A_LOSS:
+        flags = {"model": str(trained.output_dir), **data, "seed": args.seed, **args.audit}
+        plan.audited[name] = make_step(args, f"audit {name}", ("audit", "membership"), flags, [data_key, trained.key])
+        yield plan.audited[name]
+
+
+def plan_classifier(args: StudyArguments, name: str, plan: Plan, data_key: str) -> Step:
+    """The step that trains one classifier in its arms, on the first draw of its generators."""
+    flags = dict(args.classifiers[name])
+    sources = {generator: plan.generated[generator][0] for generator in flags.pop("generators", plan.generated)}
+    synthetic = ",".join(f"{generator}={step.output_dir}" for generator, step in sources.items())
+    sets = {"synthetic": synthetic} if synthetic else {}
+    inputs = [data_key, *(step.key for step in sources.values())]
+    flags = {**changed_data_flags(args), **sets, "seed": args.seed, **flags}
+    return make_step(args, f"classify {name}", ("train", "image-classifier"), flags, inputs)
 
 
 def generate_flags(
-    args: StudyArguments, recipe: dict[str, Any], trained: Step, data: dict[str, Any]
+    args: StudyArguments, recipe: dict[str, Any], trained: Step, data: dict[str, Any], draw: int
 ) -> dict[str, Any]:
-    """Flags of the step that draws a generator's synthetic set."""
-    flags = {**args.generate, **recipe.get("generate", {})}
+    """Flags of the step that draws a generator's synthetic set; each draw, counted from 0, has the next seed."""
+    flags = {"seed": args.seed, **args.generate, **recipe.get("generate", {})}
+    flags["seed"] += draw
     needs_data = flags.keys() & {"balance_to", "reject_copies"}
-    return {"model": str(trained.output_dir), **(data if needs_data else {}), "seed": args.seed, **flags}
+    return {"model": str(trained.output_dir), **(data if needs_data else {}), **flags}
 
 
-def evaluate_flags(args: StudyArguments, trained: Step, generated: Step, data: dict[str, Any]) -> dict[str, Any]:
+def evaluate_flags(args: StudyArguments, generated: Step, data: dict[str, Any]) -> dict[str, Any]:
     """Flags of the step that holds a synthetic set against the real one; classifiers have steps of their own."""
     return {
         "real": args.dataset,

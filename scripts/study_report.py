@@ -10,6 +10,7 @@ import numpy as np
 
 from clinsynth.data.arrays import ImageArrays, load_image_arrays
 from clinsynth.metrics.evidence_data import load_synthetic, with_labels_of
+from clinsynth.metrics.privacy_verdict import worst_over_runs
 from clinsynth.run_folder import atomic_write, describe_environment
 from clinsynth.scripts.report_pictures import encode
 from clinsynth.scripts.study_plan import MARK
@@ -33,17 +34,7 @@ def write_study_report(args: StudyArguments, plan: Plan, output_dir: Path) -> No
 
 def gather_report(args: StudyArguments, plan: Plan) -> dict[str, Any]:
     """Everything that the steps measured, as report.json holds it."""
-    generators = {}
-    for name, evaluated in plan.evaluated.items():
-        evidence = json.loads((evaluated.output_dir / "evidence.json").read_text())
-        evidence.pop("environment")
-        generators[name] = {
-            "trainer": args.generators[name]["trainer"],
-            "training": read_mark(plan.trained[name].output_dir),
-            "evidence": evidence,
-            "membership": read_membership(plan, name),
-            "page": str((evaluated.output_dir / "report.html").relative_to(args.output_dir)),
-        }
+    generators = {name: gather_generator(args, plan, name) for name in plan.trained}
     return {
         "title": args.title or args.dataset,
         "dataset": args.dataset,
@@ -54,6 +45,23 @@ def gather_report(args: StudyArguments, plan: Plan) -> dict[str, Any]:
         "commands": [read_mark(step.output_dir) for step in plan.steps],
         "environment": describe_environment(),
         "steps": {step.name: step.key for step in plan.steps},
+    }
+
+
+def gather_generator(args: StudyArguments, plan: Plan, name: str) -> dict[str, Any]:
+    """What was measured of one generator: the whole evidence on its first draw, and the worst privacy of all draws."""
+    draws = {
+        f"seed {step.flags['seed']}": json.loads((evaluated.output_dir / "evidence.json").read_text())
+        for step, evaluated in zip(plan.generated[name], plan.evaluated[name], strict=True)
+    }
+    first = next(iter(draws.values()))
+    return {
+        "trainer": args.generators[name]["trainer"],
+        "training": read_mark(plan.trained[name].output_dir),
+        "evidence": {part: first[part] for part in first if part != "environment"},
+        "privacy": worst_over_runs({draw: evidence["privacy"] for draw, evidence in draws.items()}),
+        "membership": read_membership(plan, name),
+        "page": str((plan.evaluated[name][0].output_dir / "report.html").relative_to(args.output_dir)),
     }
 
 
@@ -74,8 +82,8 @@ def read_mark(folder: Path) -> dict[str, Any]:
 def draw_rows(args: StudyArguments, plan: Plan) -> list[dict[str, Any]]:
     """For each class a row of real pictures and one of each generator's, as data URIs, chosen by the study's seed."""
     sets: dict[str, ImageArrays] = {"real": load_image_arrays(args, args.seed)["train"]}
-    for name, step in plan.generated.items():
-        sets[name] = with_labels_of(sets["real"], load_synthetic(step.output_dir))
+    for name, draws in plan.generated.items():
+        sets[name] = with_labels_of(sets["real"], load_synthetic(draws[0].output_dir))
     random = np.random.default_rng([args.seed, 4])
     return [
         {"label": name, "sets": {source: choose(arrays, label, random) for source, arrays in sets.items()}}

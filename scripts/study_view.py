@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from clinsynth.scripts.report import template_environment
+from clinsynth.scripts.report import privacy_rows, template_environment
 from clinsynth.scripts.report_drawings import interval_marks, polyline, scale_for
 from clinsynth.trainers.arm_names import CONTROLS
 
@@ -39,7 +39,8 @@ def render_study(report: dict[str, Any], pictures: list[dict[str, Any]]) -> str:
             pictures=pictures,
             fidelity=list(fidelity_rows(report["generators"])),
             per_class=list(class_bars(report["generators"])),
-            classifiers=[classifier_view(name, results) for name, results in report["classifiers"].items()],
+            privacy=privacy_table(report["generators"]),
+            classifiers=[classifier_view(name, results, report) for name, results in report["classifiers"].items()],
             tiles=list(tiles(report)),
             limits=list(limits(report)),
         )
@@ -98,7 +99,16 @@ def class_bars(generators: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield {"label": label, "bars": bars}
 
 
-def classifier_view(name: str, results: dict[str, Any]) -> dict[str, Any]:
+def privacy_table(generators: dict[str, Any]) -> dict[str, dict[str, dict[str, str]]]:
+    """Reading by reading, then generator by generator, the worst of the draws."""
+    table: dict[str, dict[str, dict[str, str]]] = {}
+    for name, entry in generators.items():
+        for row in privacy_rows(entry["privacy"]):
+            table.setdefault(row["reading"], {})[name] = row
+    return table
+
+
+def classifier_view(name: str, results: dict[str, Any], report: dict[str, Any]) -> dict[str, Any]:
     """Tables and drawings of one classifier: arms, classes, confusion, learning curves, subgroups."""
     values = {(record["arm"], record["metric"]): record for record in results["arms"]}
     against = {record["arm"]: record for record in results["comparisons"] if record["metric"] == "macro_f1"}
@@ -107,6 +117,7 @@ def classifier_view(name: str, results: dict[str, Any]) -> dict[str, Any]:
     rows = [
         {
             "arm": arm,
+            "pictures": pictures_of(results, arm),
             "scores": [values.get((arm, metric)) for metric in ARM_METRICS],
             "comparison": against.get(arm),
             "marks": against.get(arm) and interval_marks(against[arm]["difference"], against[arm]["interval"], scale),
@@ -116,6 +127,7 @@ def classifier_view(name: str, results: dict[str, Any]) -> dict[str, Any]:
     return {
         "name": name,
         "results": results,
+        "advantage": advantage(results, report["generators"]),
         "rows": rows,
         "metric_titles": list(ARM_METRICS.values()),
         "classes": [label for label in results["label_names"]],
@@ -125,6 +137,28 @@ def classifier_view(name: str, results: dict[str, Any]) -> dict[str, Any]:
         "agreement": results["label_agreement"],
         "subgroups": results["subgroups"],
     }
+
+
+def pictures_of(results: dict[str, Any], arm: str) -> str:
+    """How many pictures an arm's first training saw: "100 real, 500 made"."""
+    run = next(run for run in results["runs"] if run["arm"] == arm)
+    real, made = run["train_rows"] - run["synthetic_rows"], run["synthetic_rows"]
+    return ", ".join(f"{count} {kind}" for count, kind in ((real, "real"), (made, "made")) if count)
+
+
+def advantage(results: dict[str, Any], generators: dict[str, Any]) -> str:
+    """A sentence where a generator saw more real pictures than this classifier's real arms hold; else empty."""
+    real = next(run["train_rows"] for run in results["runs"] if run["arm"] == results["control"])
+    seen = {name: sum(entry["evidence"]["data"]["counts"]["train"].values()) for name, entry in generators.items()}
+    used = {record["arm"].rpartition("-")[2] for record in results["arms"]} & set(seen)
+    more = {name: count for name, count in seen.items() if name in used and count > real}
+    if not more:
+        return ""
+    counts = ", ".join(f"{name} {count:,}" for name, count in more.items())
+    return (
+        f"Generators were trained on more real pictures ({counts}) than the {real:,} that the real arms hold: this is "
+        "the case of a site with few pictures that is given a synthetic set by one with many, not a gain from nothing."
+    )
 
 
 def confusion_view(arm: str, matrix: list[list[float]]) -> dict[str, Any]:
@@ -154,9 +188,8 @@ def tiles(report: dict[str, Any]) -> Iterator[dict[str, str]]:
             best = max(compared, key=lambda record: record["difference"])
             yield {"title": f"Best arm for {name}", "value": best["verdict"], "text": best["sentence"]}
     for name, entry in report["generators"].items():
-        privacy = entry["evidence"].get("privacy")
-        if privacy:
-            yield {"title": f"Privacy of {name}", "value": privacy["verdict"], "text": privacy["text"]}
+        privacy = entry["privacy"]
+        yield {"title": f"Privacy of {name}", "value": privacy["verdict"], "text": privacy["text"]}
 
 
 def limits(report: dict[str, Any]) -> Iterator[str]:

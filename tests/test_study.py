@@ -18,6 +18,7 @@ from helpers import REPOSITORY, clinsynth, one_thread, write_npz
 from clinsynth.arguments import parse
 from clinsynth.scripts.study import StudyArguments, recipe_first
 from clinsynth.scripts.study_plan import plan_study
+from clinsynth.scripts.study_view import advantage, pictures_of
 
 RECIPE: dict[str, Any] = {
     "generators": {
@@ -31,6 +32,7 @@ RECIPE: dict[str, Any] = {
         },
     },
     "generate": {"per_class": 4, "num_inference_steps": 2},
+    "draws": 2,
     "evaluate": {"bootstrap": 4},
     "classifiers": {
         "small": {
@@ -82,8 +84,29 @@ def test_report_holds_every_arm_generator_and_command(finished: Path) -> None:
     assert [command["name"] for command in report["commands"]][:3] == ["train ddpm", "generate ddpm", "evaluate ddpm"]
     for entry in report["generators"].values():
         assert {"privacy", "collapse", "measurements"} <= set(entry["evidence"])
+        assert entry["privacy"]["runs"] == 2 and entry["privacy"]["run"] in ("seed 0", "seed 1")
     page = (finished / "study" / "report.html").read_text()
+    assert "CPU minutes of training" in page and "nearer to train than to held-out" in page
     assert "composite-gan" in page and "No clinician" in page and "http" not in page.replace("http://www.w3.org", "")
+
+
+def test_a_generator_that_saw_more_than_the_classifier_is_named() -> None:
+    results: dict[str, Any] = {
+        "control": "real_strong",
+        "arms": [{"arm": "real_strong"}, {"arm": "composite-ddpm"}],
+        "runs": [
+            {"arm": "real_strong", "train_rows": 20, "synthetic_rows": 0},
+            {"arm": "composite-ddpm", "train_rows": 70, "synthetic_rows": 50},
+        ],
+    }
+    generators = {
+        name: {"evidence": {"data": {"counts": {"train": {"a": 900, "b": 180}}}}} for name in ("ddpm", "gan")
+    }
+    sentence = advantage(results, generators)
+    assert "(ddpm 1,080) than the 20" in sentence  # the GAN's pictures are in no arm
+    assert pictures_of(results, "composite-ddpm") == "20 real, 50 made"
+    generators["ddpm"]["evidence"]["data"]["counts"]["train"] = {"a": 10, "b": 10}
+    assert advantage(results, generators) == ""
 
 
 @pytest.mark.parametrize("width", [1280, 500])
@@ -105,8 +128,36 @@ def test_the_page_fits_its_window(finished: Path, tmp_path: Path, width: int) ->
 def test_second_run_does_nothing(finished: Path) -> None:
     marks = {path: path.stat().st_mtime_ns for path in (finished / "study").rglob("step.json")}
     output = clinsynth("study", finished / "recipe.yaml", "--output_dir", finished / "study").stdout
-    assert "nothing has changed" in output and output.count("done before") == 8
+    assert "nothing has changed" in output and output.count("done before") == 12
     assert marks == {path: path.stat().st_mtime_ns for path in (finished / "study").rglob("step.json")}
+
+
+def test_generators_of_a_classifier_and_data_flags_of_a_generator(tmp_path: Path) -> None:
+    generators = json.loads(json.dumps(RECIPE["generators"]))
+    generators["gan"]["train"]["channels"] = 1
+    small = RECIPE["classifiers"]["small"]
+    classifiers = {
+        "colour": {**small, "generators": ["ddpm"]},
+        "grey": {**small, "generators": ["gan"], "channels": 1},
+    }
+    recipe = write_recipe(tmp_path, generators=generators, classifiers=classifiers, draws=2)
+    args = parse(StudyArguments, recipe_first([str(recipe), "--output_dir", str(tmp_path / "study")]))
+    study = plan_study(args)
+    assert [step.flags["synthetic"].partition("=")[0] for step in study.classified.values()] == ["ddpm", "gan"]
+    assert [step.flags.get("channels") for step in study.trained.values()] == [None, 1]
+    assert [step.flags["seed"] for step in study.generated["gan"]] == [0, 1]
+    names = [step.name for step in study.steps]
+    assert names[:6] == [
+        "train ddpm",
+        "generate ddpm",
+        "evaluate ddpm",
+        "generate ddpm draw 2",
+        "evaluate ddpm draw 2",
+        "audit ddpm",
+    ]
+    wider = {**classifiers, "grey": {**classifiers["grey"], "generators": ["ddpm", "gan"]}}
+    keys = plan(tmp_path, generators=generators, classifiers=classifiers, draws=2)
+    assert changed(keys, plan(tmp_path, generators=generators, classifiers=wider, draws=2)) == {"classify grey"}
 
 
 def test_more_seeds_train_only_the_missing_classifiers(finished: Path) -> None:
@@ -126,9 +177,13 @@ def test_changed_line_changes_only_what_depends_on_it(tmp_path: Path) -> None:
         "train gan",
         "generate gan",
         "evaluate gan",
+        "generate gan draw 2",
+        "evaluate gan draw 2",
         "classify small",
     }
-    assert changed(before, plan(tmp_path, evaluate={"bootstrap": 5})) == {"evaluate ddpm", "evaluate gan"}
+    assert changed(before, plan(tmp_path, evaluate={"bootstrap": 5})) == {
+        name for name in before if name.startswith("evaluate")
+    }
     assert changed(before, plan(tmp_path, title="another")) == set()
     write_npz(tmp_path / "data.npz", per_class=13)
     assert changed(before, plan(tmp_path)) == set(before)
@@ -146,6 +201,8 @@ def test_changed_line_changes_only_what_depends_on_it(tmp_path: Path) -> None:
         ({"generators": {"a": {"trainer": "ddpm", "train": {"widht": 8}}}}, "widht"),
         ({"generators": {}, "classifiers": {}}, "neither generators nor classifiers"),
         ({"classifiers": {"small": {"arms": "real,synthetik"}}}, "synthetik"),
+        ({"classifiers": {"small": {"generators": ["vae"]}}}, "names the generator 'vae'.*it has ddpm, gan"),
+        ({"draws": 0}, "draws must be at least 1, got 0"),
     ],
 )
 def test_recipe_errors_name_step_value_and_mend(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
@@ -153,7 +210,38 @@ def test_recipe_errors_name_step_value_and_mend(tmp_path: Path, changes: dict[st
         plan(tmp_path, **changes)
 
 
-def test_killed_study_goes_on(tmp_path: Path) -> None:
+def start_and_kill(words: list[str], step: str, folder: Path) -> None:
+    """Run a study until `step` has begun to write its folder, and kill it and all its children."""
+    study = subprocess.Popen(words, env=one_thread(), start_new_session=True, stdout=subprocess.PIPE, text=True)
+    assert study.stdout is not None
+    assert any(f"] {step}: clinsynth" in line for line in study.stdout), "the step was never begun"
+    while not list(folder.glob(f"{step.replace(' ', '-')}*/*")):
+        assert study.poll() is None
+        time.sleep(0.02)
+    os.killpg(study.pid, signal.SIGKILL)
+    study.wait()
+
+
+def test_a_study_killed_in_each_of_its_steps_ends_as_one_that_was_not(finished: Path, tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path, generators={"ddpm": RECIPE["generators"]["ddpm"]}, draws=1)
+    shutil.copy2(finished / "data.npz", tmp_path / "data.npz")
+    study = tmp_path / "study"
+    steps = plan_study(parse(StudyArguments, recipe_first([str(recipe), "--output_dir", str(study)]))).steps
+    words = [sys.executable, "-m", "clinsynth", "study", str(recipe), "--output_dir", str(study)]
+    marks: dict[Path, int] = {}
+    for step in steps:
+        start_and_kill(words, step.name, study)
+        assert not step.finished
+        kept = {path: path.stat().st_mtime_ns for path in study.glob("*/step.json")}
+        assert marks.items() <= kept.items() and len(kept) == steps.index(step)
+        marks = kept
+    clinsynth(*words[3:])
+    reports = [json.loads((folder / "study" / "report.json").read_text()) for folder in (tmp_path, finished)]
+    killed, whole = (report["generators"]["ddpm"]["evidence"]["measurements"] for report in reports)
+    assert killed == whole
+
+
+def test_killed_training_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     generators = {"ddpm": {"trainer": "ddpm", "train": {**RECIPE["generators"]["ddpm"]["train"], "train_steps": 400}}}
     generators["ddpm"]["train"] |= {"checkpointing_steps": 5}
     recipe = write_recipe(tmp_path, generators=generators, classifiers={})
