@@ -1,11 +1,12 @@
-"""Mode collapse, read from the records: does a generator repeat itself and leave out what is in the real data?
+"""Mode collapse, read from the records: does a generator repeat itself, and does it leave out what the real data hold?
 
-The sign of a collapsed GAN is few pictures drawn again and again. Two things must come together: part of the real
-variety is missing (recall, coverage), and the outputs are alike (MS-SSIM within a class, near-duplicates). The first
-alone is also what noise or blur gives, the second alone what a faithful generator of a narrow class may give.
+The sign of a collapsed generator is few pictures drawn again and again: near-duplicates among the outputs, in the
+whole set, in a class, or in a part of either. Nothing else is a sign: recall and coverage fall for noise and blur too,
+and MS-SSIM of different pictures rises with blur, while ten pictures drawn by turns barely raise it. Recall and
+coverage tell what is missing besides.
 
-Each reading is placed on the way from its real-vs-real floor (0) to total collapse (1: nothing covered, or all outputs
-the same), so that no class is blamed for being as uniform as its real pictures are.
+Each reading is placed on the way from its real-vs-real floor (0) to total collapse (1: nothing covered, or every
+output repeated), so that no class is blamed for being as uniform as its real pictures are.
 """
 
 from __future__ import annotations
@@ -16,18 +17,16 @@ from typing import Any
 from clinsynth.metrics.measurement import OVERALL
 
 # metric: value at total collapse, share of the way there that makes a sign, words
-# A set of k pictures has a k-th of its pairs alike: a tenth of the way in MS-SSIM is ten pictures' worth of variety.
 READINGS = {
     "recall": (0.0, 0.5, "recall"),
     "coverage": (0.0, 0.5, "coverage"),
-    "ms_ssim_within": (1.0, 0.1, "likeness within the class (MS-SSIM)"),
-    "near_duplicates": (1.0, 0.25, "near-duplicates among the outputs"),
+    "near_duplicates": (1.0, 0.1, "near-duplicates among the outputs"),
 }
-MISSING, ALIKE = {"recall", "coverage"}, {"ms_ssim_within", "near_duplicates"}
+MISSING, REPEATED = {"recall", "coverage"}, "near_duplicates"
 
 
 def read_collapse(records: Iterable[dict[str, Any]], reference: str = "train") -> dict[str, Any]:
-    """Read mode collapse from records as `Measurement.to_dict` gives them; others than the four readings are skipped.
+    """Read mode collapse from records as `Measurement.to_dict` gives them; others than the three readings are skipped.
 
     Args:
         records: of any metrics, labels and references.
@@ -50,7 +49,7 @@ def read_collapse(records: Iterable[dict[str, Any]], reference: str = "train") -
     for reading in readings:
         if reading["sign"]:
             signs[reading["label"]].add(reading["metric"])
-    collapsed = [label for label, found in signs.items() if found & MISSING and found & ALIKE]
+    collapsed = [label for label, found in signs.items() if REPEATED in found]
     return {
         "flag": bool(collapsed),
         "labels": collapsed,
@@ -83,17 +82,15 @@ def describe(readings: list[dict[str, Any]], signs: dict[str, set[str]], collaps
     if collapsed:
         shown = OVERALL if OVERALL in collapsed else collapsed[0]
         where = ", ".join("the set as a whole" if label == OVERALL else f"class {label}" for label in collapsed)
+        missing = " and leaves out much of the real variety" if signs[shown] & MISSING else ""
+        found = numbers(readings, shown, signs[shown])
+        return f"Mode collapse in {where}: the generator repeats itself{missing}. {found}"
+    labels = [label for label, found in signs.items() if found & MISSING]
+    if labels:
         return (
-            f"Mode collapse in {where}: the generator repeats itself and leaves out much of the real variety. "
-            f"{numbers(readings, shown, signs[shown])}"
+            "No mode collapse, but part of the real variety is missing, or drawn unlike it "
+            f"({', '.join(labels)}). {numbers(readings, labels[0], signs[labels[0]])}"
         )
-    for metrics, finding in (
-        (MISSING, "No mode collapse, but part of the real variety is missing, or drawn unlike it"),
-        (ALIKE, "No mode collapse, but the outputs are more alike than real pictures are"),
-    ):
-        labels = [label for label, found in signs.items() if found & metrics]
-        if labels:
-            return f"{finding} ({', '.join(labels)}). {numbers(readings, labels[0], signs[labels[0]])}"
     shown = OVERALL if OVERALL in signs else next(iter(signs))
     return f"No sign of mode collapse. {numbers(readings, shown, set(READINGS))}"
 

@@ -168,11 +168,11 @@ def _multiscale(x: np.ndarray, y: np.ndarray, data_range: float) -> np.ndarray:
         last = i == len(weights) - 1
         term = similarity.mean((1, 2, 3)) if last else contrast[:, :, inside, inside].mean((1, 2, 3))
         product *= np.maximum(term, 0) ** weight
-        x, y = _halve(x), _halve(y)
+        x, y = halve(x), halve(y)
     return product
 
 
-def _halve(x: np.ndarray) -> np.ndarray:
+def halve(x: np.ndarray) -> np.ndarray:
     """Means of 2 x 2 pixels; an odd last row or column is left out."""
     n, channels, height, width = x.shape
     cut = x[:, :, : height // 2 * 2, : width // 2 * 2].astype(np.float64)
