@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from clinsynth.data.arrays import ImageArrays
 
 BATCH_SIZE = 64
+# glibc asks the system for each buffer above 32 MB anew and has it filled with zeros: at 224 px that took longer than
+# the arithmetic. A MobileNetV2's largest buffer of four such pictures is 19 MB.
+CPU_BATCH_SIZE = 4
 DEFAULT_EPOCHS = 20
 
 
@@ -162,8 +165,12 @@ def load_transformers(name_or_path: str) -> FeatureExtractor:
     if [key for key in loading["missing_keys"] if "pooler" not in key]:
         raise ValueError(f"--extractor {name_or_path} lacks weights of its network; give a complete checkpoint")
     model = getattr(model, "vision_model", model).to(best_device()).eval()  # the half of CLIP that takes pictures
+    size = CPU_BATCH_SIZE if model.device.type == "cpu" else BATCH_SIZE
 
     def embed(images: np.ndarray) -> np.ndarray:
+        return np.concatenate([embed_few(images[i : i + size]) for i in range(0, len(images), size)])
+
+    def embed_few(images: np.ndarray) -> np.ndarray:
         pictures = list(three_channels(images).transpose(0, 2, 3, 1))
         inputs = processor(images=pictures, input_data_format="channels_last", return_tensors="pt")
         with torch.no_grad():
@@ -194,22 +201,22 @@ def train_default_extractor(
 ) -> FeatureExtractor:
     """A small ResNet trained from scratch to tell the classes of the real train split apart; its pooled features.
 
-    Kept in `output_dir` (safetensors); found there again where data, seed and epochs are the same, else trained anew.
+    Kept in a folder of `output_dir` that is named by data, seed and epochs (safetensors), and found there again.
     """
     from safetensors.torch import load_model
 
     from clinsynth.trainers.train_image_classifier import build_small_resnet, pooled_features
 
     key = hash_arrays(train.images, train.labels, validation.images, validation.labels, f"{seed} {epochs}")
-    facts_path = output_dir / "training.json"
-    if not facts_path.exists() or json.loads(facts_path.read_text())["key"] != key:
-        with complete_folder(output_dir) as folder:
+    kept = output_dir / key[:16]
+    if not kept.exists():
+        with complete_folder(kept) as folder:
             score = _train(train, validation, folder, seed, epochs, progress)
-            facts = {"key": key, "epochs": epochs, "seed": seed, "validation_macro_f1": score}
+            facts = {"epochs": epochs, "seed": seed, "validation_macro_f1": score}
             atomic_write(folder / "training.json", json.dumps(facts, indent=2) + "\n")
-    facts = json.loads(facts_path.read_text())
+    facts = json.loads((kept / "training.json").read_text())
     model: Any = build_small_resnet(len(train.label_names), train.images.shape[1], seed=seed)
-    load_model(model, output_dir / "model.safetensors")
+    load_model(model, kept / "model.safetensors")
     model.to(best_device()).eval()
     note = f"{epochs} epochs, validation macro-F1 {facts['validation_macro_f1']:.3f}"
     name = f"small ResNet trained on the real train split (seed {seed})"

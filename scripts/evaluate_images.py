@@ -26,6 +26,9 @@ class EvaluateImagesArguments:
     """folder that `clinsynth generate images` wrote; real pictures are brought to its resolution and channels"""
     output_dir: str = "runs/evidence"
     """where evidence.json and report.html go; finished parts found there are kept"""
+    cache_dir: str | None = None
+    """where features and the default extractor are kept, each under a hash of what it was made from, so that several
+    evaluations share those of the real pictures; default: --output_dir"""
     extractor: str = "default"
     """default (a small ResNet trained on the real train split), the folder or Hub id of a transformers vision model,
     or a TorchScript file, as path or owner/repo:file"""

@@ -152,6 +152,7 @@ def evaluate_flags(args: StudyArguments, generated: Step, data: dict[str, Any]) 
         **{flag: data[flag] for flag in EVALUATE_DATA_FLAGS if flag in data},
         "classifier": "none",
         "seed": args.seed,
+        "cache_dir": str(Path(args.output_dir) / "evaluate-cache"),
         **args.evaluate,
     }
 

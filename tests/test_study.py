@@ -85,6 +85,9 @@ def test_report_holds_every_arm_generator_and_command(finished: Path) -> None:
     for entry in report["generators"].values():
         assert {"privacy", "collapse", "measurements"} <= set(entry["evidence"])
         assert entry["privacy"]["runs"] == 2 and entry["privacy"]["run"] in ("seed 0", "seed 1")
+    # The real pictures' features are extracted once for all evaluations: train, test and four synthetic sets.
+    assert len(list((finished / "study" / "evaluate-cache" / "features").iterdir())) == 6
+    assert len(list((finished / "study" / "evaluate-cache" / "extractor").iterdir())) == 1
     page = (finished / "study" / "report.html").read_text()
     assert "CPU minutes of training" in page and "nearer to train than to held-out" in page
     assert "composite-gan" in page and "No clinician" in page and "http" not in page.replace("http://www.w3.org", "")
