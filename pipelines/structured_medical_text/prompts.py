@@ -1,0 +1,199 @@
+"""Prompts of a task: what is asked of the language model for one row.
+
+A prompt depends on the task, the label, the examples and the row's seed alone. The seed draws a persona, two
+situations, a style and a length, so that two rows do not share a prompt. This file is copied into every checkpoint and
+imports nothing from clinsynth.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any, TypeVar
+
+from jinja2 import StrictUndefined, TemplateError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+T = TypeVar("T")
+
+CHARACTERS_A_WORD = 6.5
+WORDS_WITHOUT_BOUNDS = (20, 150)
+CONTROL = re.compile(r"<|\[(?=/?[gs]?[A-Z][A-Z_]+\])")
+"""What chat templates begin their control tokens with: `<s>`, `<|im_end|>`, `[INST]`, `[gMASK]`."""
+BIDI_OR_CONTROL = re.compile("[\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+"""Invisible signs that reorder text on a screen, and control characters that JSON leaves as they are."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One kind of text to generate.
+
+    Attributes:
+        name: as in `recipes/tasks/<name>.yaml`.
+        schema: JSON schema of a row, an object.
+        system, user: Jinja2 templates of the two messages. They see `label`, `meaning`, `persona`, `situation`,
+            `background`, `style`, `words` (a length to aim at) and `examples` (each with `id` and `text`), the filter
+            `quote` and nothing else.
+        labels: label to its meaning.
+        personas, situations, styles: what a row's seed draws from; two situations a row.
+    """
+
+    name: str
+    schema: dict[str, Any]
+    system: str
+    user: str
+    labels: dict[str, str]
+    personas: list[str]
+    situations: list[str]
+    styles: list[str]
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Task":
+        """A checked task.
+
+        Raises:
+            ValueError: a field is missing, unknown, empty or of another type, or a template is not valid; names it.
+        """
+        name = values.get("name", "(without a name)")
+        known = {field.name for field in fields(cls)}
+        if known != set(values):
+            raise ValueError(
+                f"task {name}: fields must be {', '.join(sorted(known))}; "
+                f"missing: {listed(known - set(values))}, unknown: {listed(set(values) - known)}"
+            )
+        task = cls(**values)
+        task.check()
+        return task
+
+    def to_dict(self) -> dict[str, Any]:
+        """The task as `from_dict` takes it, of JSON's types only."""
+        return asdict(self)
+
+    def check(self) -> None:
+        """Raise a `ValueError` that names the field and what it must be."""
+        for field in ("name", "system", "user"):
+            if not is_text(getattr(self, field)):
+                raise ValueError(f"task {self.name}: {field} must be a text that is not empty")
+        schema = self.schema if isinstance(self.schema, dict) else {}
+        if schema.get("type") != "object" or not schema.get("properties"):
+            raise ValueError(f"task {self.name}: schema must be a JSON schema of type object, with properties")
+        if not isinstance(self.labels, dict) or not self.labels:
+            raise ValueError(f"task {self.name}: labels must name at least one label with its meaning")
+        for label, meaning in self.labels.items():
+            if not is_text(label) or not is_text(meaning):
+                raise ValueError(
+                    f"task {self.name}: label {label!r} and its meaning must be texts; put them in quotes"
+                )
+        for field in ("personas", "situations", "styles"):
+            check_choices(self.name, field, getattr(self, field), least=2 if field == "situations" else 1)
+        render_messages(self, label=next(iter(self.labels)), k_shot=[{"id": "0", "text": "text"}], seed=0)
+
+
+def is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
+def listed(names: set[str]) -> str:
+    return ", ".join(sorted(map(str, names))) or "none"
+
+
+def check_choices(name: str, field: str, choices: Any, least: int) -> None:
+    if not isinstance(choices, list) or len(choices) < least or not all(is_text(choice) for choice in choices):
+        raise ValueError(f"task {name}: {field} must be a list of {least} or more texts")
+    twice = [choice for number, choice in enumerate(choices) if choice in choices[:number]]
+    if twice:
+        raise ValueError(f"task {name}: {field} holds {twice[0]!r} twice; remove one")
+
+
+def render_messages(task: Task, *, label: str, k_shot: list[dict[str, Any]], seed: int) -> list[dict[str, str]]:
+    """The messages (`role`, `content`) that ask for one row; the same for the same arguments, always.
+
+    Args:
+        label: one of the task's.
+        k_shot: examples with `id` and `text`. A template sees them as values: what they hold is never run as a
+            template, and `quote` keeps it from ending its quotation or opening a turn of the conversation.
+        seed: of the row; draws persona, situation, background, style and words.
+
+    Raises:
+        ValueError: an unknown label, or a template that fails; names it and the reason.
+    """
+    if label not in task.labels:
+        raise ValueError(f"label {label!r} is unknown to task {task.name}; its labels are {', '.join(task.labels)}")
+    situation, background = draw(task.situations, 2, seed, "situation")
+    values = {
+        "label": label,
+        "meaning": task.labels[label],
+        "persona": draw(task.personas, 1, seed, "persona")[0],
+        "situation": situation,
+        "background": background,
+        "style": draw(task.styles, 1, seed, "style")[0],
+        "words": draw(word_range(task.schema), 1, seed, "words")[0],
+        "examples": k_shot,
+    }
+    templates = {"system": task.system, "user": task.user}
+    return [{"role": role, "content": render(task, role, text, values)} for role, text in templates.items()]
+
+
+def render(task: Task, role: str, template: str, values: dict[str, Any]) -> str:
+    environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.globals.clear()
+    environment.filters["quote"] = quote
+    try:
+        return environment.from_string(template).render(values).strip()
+    except (TemplateError, TypeError, ArithmeticError) as error:
+        raise ValueError(
+            f"task {task.name}: the template {role} fails: {error}; mend it in the task's file"
+        ) from error
+
+
+def quote(text: str) -> str:
+    """`text` as a JSON string that holds no line break, no sign of direction and no control token of a chat template.
+
+    Reading it as JSON gives the text back, letter by letter.
+    """
+    escaped = CONTROL.sub(escape, json.dumps(text, ensure_ascii=False))
+    return BIDI_OR_CONTROL.sub(escape, escaped).replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+
+
+def escape(match: re.Match[str]) -> str:
+    return f"\\u{ord(match.group()):04x}"
+
+
+def draw_k_shot(examples: list[dict[str, Any]], k: int, seed: int) -> list[dict[str, Any]]:
+    """`k` different of `examples`, chosen and ordered by `seed`, so that rows rotate through all of them.
+
+    Raises:
+        ValueError: k is negative or above the number of examples.
+    """
+    if not 0 <= k <= len(examples):
+        raise ValueError(f"k_shot must be 0 to {len(examples)}, the examples there are, got {k}")
+    return draw(examples, k, seed, "k_shot")
+
+
+def draw(items: Sequence[T], count: int, seed: int, purpose: str) -> list[T]:
+    """`count` different items by SHA-256 of purpose and seed: the same on every machine and Python version."""
+    chosen: dict[int, T] = {}
+    for number in numbers(seed, purpose):
+        if len(chosen) == count:
+            break
+        chosen.setdefault(number % len(items), items[number % len(items)])
+    return list(chosen.values())
+
+
+def numbers(seed: int, purpose: str) -> Iterator[int]:
+    """Endless whole numbers in [0, 2**64)."""
+    step = 0
+    while True:
+        yield int.from_bytes(hashlib.sha256(f"{purpose} {seed} {step}".encode()).digest()[:8], "big")
+        step += 1
+
+
+def word_range(schema: dict[str, Any]) -> range:
+    """How many words a row may have, all its texts together, from their bounds in characters."""
+    texts = [field for field in schema.get("properties", {}).values() if field.get("type") == "string"]
+    if not texts or not all("maxLength" in field for field in texts):
+        return range(*WORDS_WITHOUT_BOUNDS)
+    least = sum(field.get("minLength", 0) for field in texts) / CHARACTERS_A_WORD
+    most = sum(field["maxLength"] for field in texts) / CHARACTERS_A_WORD
+    return range(max(1, round(least)), max(2, round(0.9 * most)))
