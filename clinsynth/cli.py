@@ -20,6 +20,11 @@ COMMANDS = {
         "GenerateImagesArguments",
         "turn a checkpoint into a synthetic data set",
     ),
+    "generate text": (
+        "clinsynth.scripts.generate_text",
+        "GenerateTextArguments",
+        "turn a language model into a synthetic data set of texts",
+    ),
     "evaluate images": (
         "clinsynth.scripts.evaluate_images",
         "EvaluateImagesArguments",

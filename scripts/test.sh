@@ -5,7 +5,7 @@
 #   bash scripts/test.sh -k pipeline  arguments go to pytest
 set -euo pipefail
 cd "$(dirname "$0")/.."
-source scripts/environment.sh "[dev,dicom,privacy]"
+source scripts/environment.sh "[dev,dicom,privacy,text]"
 
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .

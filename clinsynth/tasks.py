@@ -1,0 +1,77 @@
+"""Tasks: what kind of text to generate, read from recipes/tasks/<name>.yaml or from a file of the user's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+if TYPE_CHECKING:
+    from clinsynth.pipelines.structured_medical_text.prompts import Task
+
+HERE = Path(__file__).parent
+FOLDERS = (HERE / "recipes" / "tasks", HERE.parent / "recipes" / "tasks")
+"""Where the tasks lie: in the installed package, and in a checkout."""
+ICD10 = "icd10"
+DEFAULT_CODES = "F"
+OWN_COLUMNS = {"id", "label", "seed", "example_ids", "attempts"}
+"""Columns of a synthetic data set beside the schema's fields."""
+
+
+def task_names() -> list[str]:
+    """The tasks that come with clinsynth."""
+    return sorted(path.stem for folder in FOLDERS for path in folder.glob("*.yaml"))
+
+
+def load_task(name: str, codes: str | None = None) -> Task:
+    """The task called `name`, or in the .yaml file `name`.
+
+    Args:
+        codes: for a task whose file says `labels: icd10`, its codes of ICD-10-CM, as `clinsynth.data.icd10.read_codes`
+            takes them; default: all of the letter F.
+
+    Raises:
+        ValueError: no such task, a file that is no task, or codes that are unknown or that the task does not take.
+    """
+    from clinsynth.pipelines.structured_medical_text.prompts import Task
+
+    path = find_task(name)
+    values = read_task(path)
+    if values.get("labels") == ICD10:
+        values["labels"] = code_meanings(codes or DEFAULT_CODES)
+    elif codes is not None:
+        raise ValueError(f"--codes {codes}: task {name} has labels of its own; leave --codes out")
+    task = Task.from_dict(values)
+    taken = sorted(OWN_COLUMNS & set(task.schema["properties"]))
+    if taken:
+        raise ValueError(f"--task {name}: a field of the schema may not be called {taken[0]}; rename it")
+    return task
+
+
+def find_task(name: str) -> Path:
+    if name.endswith((".yaml", ".yml")):
+        if not Path(name).is_file():
+            raise ValueError(f"--task {name}: there is no such file; check the path")
+        return Path(name)
+    for folder in FOLDERS:
+        if name in task_names() and (folder / f"{name}.yaml").is_file():
+            return folder / f"{name}.yaml"
+    raise ValueError(f"--task {name!r} is unknown; give {', '.join(task_names())} or the path of a .yaml file")
+
+
+def read_task(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"--task {path} is not YAML in UTF-8 ({error})") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"--task {path} holds no fields; write name, schema, labels, … as in the others")
+    return values
+
+
+def code_meanings(codes: str) -> dict[str, str]:
+    """Code to title and inclusion terms."""
+    from clinsynth.data.icd10 import read_codes
+
+    return {name: code.meaning for name, code in read_codes(codes).items()}

@@ -1,0 +1,99 @@
+"""The language model as a function from messages and seeds to rows, and what identifies it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from clinsynth.pipelines.structured_medical_text.prompts import Task
+    from clinsynth.scripts.generate_text import GenerateTextArguments
+
+
+def load_pipeline(args: GenerateTextArguments, task: Task, device: Any) -> Any:
+    """The pipeline around the model and the tokenizer of --model.
+
+    Raises:
+        ValueError: they cannot be had; names the cause.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from clinsynth.pipelines.structured_medical_text import StructuredMedicalTextPipeline
+
+    path = Path(args.model)
+    gguf = path.suffix == ".gguf"
+    source, options = (str(path.parent), {"gguf_file": path.name}) if gguf else (args.model, {})
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, **options)
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=args.dtype, **options)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"--model {args.model} cannot be loaded as a causal language model ({error}); check the path or id, and "
+            "for the Hub the connection and HF_HUB_OFFLINE"
+        ) from error
+    return StructuredMedicalTextPipeline(
+        model=model.eval(), tokenizer=tokenizer, task=task.to_dict(), schema=task.schema, device=device
+    )
+
+
+def asker(args: GenerateTextArguments, task: Task, names: list[str], examples: dict[str, list[dict[str, Any]]]) -> Any:
+    """A function from a label's number and a seed to the messages and the ids of the examples in them."""
+    from clinsynth.pipelines.structured_medical_text.prompts import draw_k_shot, render_messages
+
+    def ask(label: int, seed: int) -> tuple[list[dict[str, str]], list[str]]:
+        shots = draw_k_shot(examples[names[label]], args.k_shot, seed)
+        messages = render_messages(task, label=names[label], k_shot=shots, seed=seed)
+        return messages, [shot["id"] for shot in shots]
+
+    return ask
+
+
+def writer(args: GenerateTextArguments, pipeline: Any) -> Any:
+    """A function from messages and seeds to the results of the pipeline."""
+    from clinsynth.pipelines.structured_medical_text import RowRequest
+
+    def write(requests: list[tuple[list[dict[str, str]], int]]) -> Any:
+        rows = [RowRequest(messages=messages, seed=seed) for messages, seed in requests]
+        return pipeline.generate_rows(
+            rows,
+            batch_size=args.batch_size,
+            temperature=args.temperature,
+            top_p=args.top_p,
+            max_attempts=args.max_attempts,
+            max_new_tokens=args.max_new_tokens,
+        )
+
+    return write
+
+
+def describe_generator(args: GenerateTextArguments, task: Task, examples: Any, pipeline: Any) -> dict[str, Any]:
+    """What `generation.json` says of the generator; a resumed run must agree with all of it.
+
+    Task and examples are named by digests: the one lies in `task.json`, the others are real texts.
+    """
+    from clinsynth.scripts.synthetic_shards import hash_weights
+
+    return {
+        "model": args.model,
+        "weights_sha256": hash_weights(pipeline.model),
+        "network": type(pipeline.model).__name__,
+        "task": task.name,
+        "task_sha256": digest(task.to_dict()),
+        "examples_sha256": digest(examples) if args.k_shot else None,
+        "k_shot": args.k_shot,
+        "temperature": args.temperature,
+        "top_p": args.top_p,
+        "max_attempts": args.max_attempts,
+        "max_new_tokens": args.max_new_tokens,
+        "near_duplicate": args.near_duplicate,
+        "reject_copies": args.reject_copies,
+        "dtype": args.dtype,
+        "seed": args.seed,
+    }
+
+
+def digest(values: Any) -> str:
+    """SHA-256 of values of JSON's types."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
