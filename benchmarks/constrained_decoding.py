@@ -58,6 +58,8 @@ class DecodingArguments:
                 raise ValueError(f"--sections must be of {', '.join(SECTIONS)}, got {section!r}")
         if self.schema not in ("Icd10Report", "GeneratedSamples"):
             raise ValueError(f"--schema must be Icd10Report or GeneratedSamples, got {self.schema!r}")
+        if self.clock not in ("cpu", "wall"):
+            raise ValueError(f"--clock must be cpu or wall, got {self.clock!r}")
         for name in ("batch_size", "steps", "repeats", "samples", "threads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name} must be 1 or more, got {getattr(self, name)}")

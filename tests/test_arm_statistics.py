@@ -46,15 +46,12 @@ def judge(resampled: np.ndarray, seeds: int = 3) -> str:
     return verdict(resampled[0], p_value(resampled), seeds)
 
 
-def test_set_of(labels: np.ndarray, **groups: np.ndarray) -> ImageArrays:
+def held_out_set(labels: np.ndarray, **groups: np.ndarray) -> ImageArrays:
     return ImageArrays(np.zeros((len(labels), 1, 2, 2), np.uint8), labels, NAMES, groups)
 
 
-test_set_of.__test__ = False  # a helper
-
-
 def records_of(labels: np.ndarray, arms: dict[str, np.ndarray], pairs: list[tuple[str, str]]) -> list[dict]:
-    test = test_set_of(labels)
+    test = held_out_set(labels)
     resampled = bootstrap(labels, arms, 3)
     return comparison_records(resampled, pairs, arm_records(resampled, test, arms), NAMES)
 
@@ -178,7 +175,7 @@ def test_subgroups_name_the_worst_and_those_too_small():
     labels, rng = np.arange(120) % 3, np.random.default_rng(0)
     groups = np.array(["old"] * 50 + ["young"] * 50 + ["unknown"] * 15 + ["infant"] * 5)
     predicted = np.where(groups == "old", guesses(labels, 0.5, 2, rng), guesses(labels, 0.9, 2, rng))
-    records = {r["group"]: r for r in subgroup_records(test_set_of(labels, age=groups), {"real": sure(predicted)})}
+    records = {r["group"]: r for r in subgroup_records(held_out_set(labels, age=groups), {"real": sure(predicted)})}
     old = [f1_score(labels[:50], run[:50], average="macro") for run in predicted]
     assert records["old"]["value"] == pytest.approx(np.mean(old)) and records["old"]["worst"]
     assert records["old"]["interval"][0] < records["old"]["value"] < records["old"]["interval"][1]
@@ -216,6 +213,6 @@ def test_weak_classifiers_and_few_pictures_cannot_tell():
 
 
 def test_subgroups_stay_with_their_rows():
-    data = test_set_of(np.arange(6) % 3, sex=np.array(list("fmfmfm")))
+    data = held_out_set(np.arange(6) % 3, sex=np.array(list("fmfmfm")))
     assert data.take(np.array([4, 1])).groups["sex"].tolist() == ["f", "m"]
     assert replace(data, groups={}).take(np.array([True] + [False] * 5)).labels.tolist() == [0]
