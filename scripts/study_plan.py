@@ -179,12 +179,16 @@ def changed_data_flags(args: StudyArguments) -> dict[str, Any]:
 
 
 def fingerprint_data(spec: str) -> str:
-    """Hash of a data set's spec and, where it is a file or a folder, of the names, sizes and times of its files."""
+    """Hash of a data set's spec and, where it is a file or a folder, of the names and contents of its files.
+
+    Times are left out: a data set that was copied or checked out anew is still the same.
+    """
     path = Path(spec)
     lines = [spec]
     for file in sorted(files_of(path)):
-        status = file.stat()
-        lines.append(f"{file.relative_to(path) if path.is_dir() else file.name} {status.st_size} {status.st_mtime_ns}")
+        with file.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        lines.append(f"{file.relative_to(path) if path.is_dir() else file.name} {digest}")
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
