@@ -16,9 +16,9 @@ from clinsynth.data.phantom_fundus import (
     draw_split,
     grade_of,
     parse_spec,
-    share_out,
 )
 from clinsynth.data.phantom_lesions import LESIONS, draw_eye
+from clinsynth.data.phantom_options import share_out
 
 SMALL = "phantom-fundus?size=28&train=60&validation=10&test=15"
 

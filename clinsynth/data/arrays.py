@@ -6,7 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -36,7 +36,14 @@ class ImageArrays:
         labels: int64, (n,), each in 0 .. len(label_names) - 1.
         label_names: class names in the order of their numbers.
         groups: subgroup column to its texts (n,), "unknown" where a row has none; see `clinsynth.data.subgroups`.
+        noun: what a row is called in messages.
+        column: of a data set that holds it.
+        made_by: the command that writes synthetic ones.
     """
+
+    noun: ClassVar[str] = "picture"
+    column: ClassVar[str] = "image"
+    made_by: ClassVar[str] = "clinsynth generate images"
 
     images: np.ndarray
     labels: np.ndarray
@@ -47,6 +54,34 @@ class ImageArrays:
         """The rows at `rows` (numbers or a mask)."""
         groups = {column: values[rows] for column, values in self.groups.items()}
         return ImageArrays(self.images[rows], self.labels[rows], self.label_names, groups)
+
+    def followed_by(self, more: ImageArrays) -> ImageArrays:
+        """These rows and after them those of `more`, whose subgroups count as unknown."""
+        from clinsynth.data.subgroups import followed_by_unknown  # which needs this module
+
+        return ImageArrays(
+            np.concatenate([self.images, more.images]),
+            np.concatenate([self.labels, more.labels]),
+            self.label_names,
+            followed_by_unknown(self.groups, len(more.labels)),
+        )
+
+    def content(self) -> bytes:
+        """The pictures as bytes, other ones for other pictures."""
+        return repr(self.images.shape).encode() + self.images.tobytes()
+
+    def read_like(self, dataset: Dataset) -> ImageArrays:
+        """The columns image and label of a data set, pictures in the size and mode of these."""
+        channels, side = self.images.shape[1:3]
+        return to_arrays(dataset.select_columns(["image", "label"]), side, channels, None)
+
+    def check_like(self, other: ImageArrays, name: str) -> None:
+        """Raise a `ValueError` where the pictures of `other`, the set called `name`, have another form than these."""
+        if other.images.shape[1:] != self.images.shape[1:]:
+            raise ValueError(
+                f"pictures differ: train has (channels, height, width) {self.images.shape[1:]}, "
+                f"{name} has {other.images.shape[1:]}; load both with the same --resolution and --channels"
+            )
 
 
 @dataclass(frozen=True)

@@ -21,13 +21,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
-from urllib.parse import parse_qsl
 
 import numpy as np
 from PIL import Image
 
 from clinsynth.data.phantom_anatomy import sample_eye
 from clinsynth.data.phantom_lesions import LESIONS, draw_eye
+from clinsynth.data.phantom_options import parse_options, share_out
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -63,18 +63,10 @@ def parse_spec(spec: str, resolution: int | None) -> PhantomOptions:
     Raises:
         ValueError: an unknown option or a number out of range (size 28 to 256, seed from 0, at least 5 pictures).
     """
-    _, _, query = spec.partition("?")
     size = 64 if resolution is None else min(max(resolution, 28), 256)  # a --resolution out of range is refused later
-    options = {"size": size, "seed": 0, **{name: sum(counts) for name, counts in SPLIT_COUNTS.items()}}
+    defaults = {"size": size, "seed": 0, **{name: sum(counts) for name, counts in SPLIT_COUNTS.items()}}
     lowest = {"size": 28, "seed": 0, **dict.fromkeys(SPLIT_COUNTS, len(GRADES))}
-    for key, value in parse_qsl(query, keep_blank_values=True):
-        if key not in options:
-            raise ValueError(f"{NAME} has no option {key!r}; it takes {', '.join(options)}")
-        if not value.isdecimal() or int(value) < lowest[key] or (key == "size" and int(value) > 256):
-            raise ValueError(
-                f"{NAME}: {key} must be a whole number from {lowest[key]}, got {value!r}; sizes end at 256"
-            )
-        options[key] = int(value)
+    options = parse_options(spec, NAME, defaults, lowest, {"size": 256})
     return PhantomOptions(options["size"], options["seed"], {name: options[name] for name in SPLIT_COUNTS})
 
 
@@ -104,17 +96,6 @@ def draw_split(split: str, options: PhantomOptions):
         generator = np.random.default_rng([options.seed, number, index])
         image, truth = draw_fundus(int(grade), options.size, generator)
         yield {"image": png_cell(image), "label": int(grade), **truth}
-
-
-def share_out(total: int, proportions: tuple[int, ...]) -> list[int]:
-    """Whole numbers that add up to `total`, none zero, as close to the proportions as these allow."""
-    exact = np.array(proportions) * total / sum(proportions)
-    shares = np.maximum(np.floor(exact), 1).astype(int)
-    while shares.sum() != total:
-        step = 1 if shares.sum() < total else -1
-        error = step * (exact - shares) - 1e9 * (shares + step < 1)
-        shares[int(np.argmax(error))] += step
-    return shares.tolist()
 
 
 def draw_fundus(grade: int, size: int, generator: np.random.Generator) -> tuple[Image.Image, dict[str, int | str]]:

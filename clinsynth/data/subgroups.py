@@ -43,6 +43,12 @@ def subgroups(dataset: Dataset) -> dict[str, np.ndarray]:
     return found
 
 
+def followed_by_unknown(groups: dict[str, np.ndarray], count: int) -> dict[str, np.ndarray]:
+    """Subgroups with `count` more rows of which none is known."""
+    unknown = np.full(count, UNKNOWN)
+    return {column: np.concatenate([values, unknown]) for column, values in groups.items()}
+
+
 def as_texts(values: Sequence[Any]) -> list[str]:
     return [UNKNOWN if value is None or str(value).strip() == "" else str(value) for value in values]
 

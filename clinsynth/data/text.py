@@ -2,6 +2,7 @@
 
 | spec | what it is |
 |---|---|
+| `phantom-posts` | built in: made-up posts of four severities, no patients |
 | `file.csv`, `file.jsonl` | columns text, label[, split, subgroups], in UTF-8 |
 | folder of train.csv[, validation.csv, test.csv] | the same, a file a split; .jsonl also |
 | folder of Parquet | what `clinsynth generate text` writes |

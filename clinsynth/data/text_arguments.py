@@ -8,8 +8,9 @@ class TextDataArguments:
     """Which labelled texts to take, and how many."""
 
     dataset: str = ""
-    """data set: a .csv/.jsonl of text, label[, split], a folder of train.csv[, validation.csv, test.csv] or Parquet,
-    the folders of MTS-Dialog and CounselChat as they are published, or a Hub id"""
+    """data set: phantom-posts[?seed=0] (built in, made up, no patients), a .csv/.jsonl of text, label[, split], a
+    folder of train.csv[, validation.csv, test.csv] or Parquet, the folders of MTS-Dialog and CounselChat as they are
+    published, or a Hub id"""
     text_column: str = "text"
     """column that holds the text"""
     label_column: str = "label"

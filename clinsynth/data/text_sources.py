@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from clinsynth.data import phantom_posts
 from clinsynth.data.sources import SPLIT_NAMES, read_folder, read_hub, read_rows
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ def read_text_splits(args: TextDataArguments) -> dict[str, Dataset]:
     path = Path(args.dataset)
     if not args.dataset:
         raise ValueError("--dataset is missing; give a .csv or .jsonl of text and label, a folder or a Hub id")
+    if args.dataset.partition("?")[0] == phantom_posts.NAME:
+        return phantom_posts.build_splits(args.dataset)
     if path.is_dir():
         return read_text_folder(path, args)
     if path.suffix not in SUFFIXES:
