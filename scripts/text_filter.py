@@ -1,10 +1,14 @@
-"""Which texts are drawn anew: near-duplicates of a kept one, and near copies of real ones."""
+"""Which texts are drawn anew: near-duplicates of a kept one, near copies of real ones, and those of another label."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 from clinsynth.data.text_duplicates import NearDuplicates
+from clinsynth.scripts.text_similar import Embed, SimilarTexts
 
 NEAR_DUPLICATE, TRAIN_COPY = "near duplicate", "near copy of a train text"
+NOT_CONFIRMED = "label not confirmed"
 
 
 class SeenTexts:
@@ -13,26 +17,43 @@ class SeenTexts:
     Args:
         threshold: least likeness of a near-duplicate, 0 for no filter.
         train: real texts whose near copies are rejected.
+        embed: embeddings by which texts may be near-duplicates, too.
+        cosine: their least cosine similarity.
+        read_label: a classifier's label of a text, which must be the one asked for.
     """
 
-    def __init__(self, threshold: float, train: Sequence[str] = ()):
-        self.threshold = threshold
+    def __init__(
+        self,
+        threshold: float,
+        train: Sequence[str] = (),
+        embed: Embed | None = None,
+        cosine: float = 1.0,
+        read_label: Callable[[str], str] | None = None,
+    ):
+        self.makers: list[Callable[[], Any]] = [partial(NearDuplicates, threshold)] if threshold else []
+        if embed is not None:
+            self.makers.append(partial(SimilarTexts, embed, cosine))
+        self.read_label = read_label
         self.clear()
-        self.real = NearDuplicates(threshold) if train else None
-        for text in train:
-            self.real.add(text)  # type: ignore[union-attr]
+        self.real = [make() for make in self.makers if train]
+        for known in self.real:
+            for text in train:
+                known.add(text)
 
     def clear(self) -> None:
         """Forget the kept texts, but not the real ones."""
-        self.kept = NearDuplicates(self.threshold) if self.threshold else None
+        self.kept = [make() for make in self.makers]
 
     def add(self, text: str) -> None:
         """Keep `text`."""
-        if self.kept is not None:
-            self.kept.add(text)
+        for known in self.kept:
+            known.add(text)
 
-    def reason(self, text: str) -> str | None:
-        """Why `text` is rejected, None where it is not."""
-        if self.real is not None and text in self.real:
+    def reason(self, text: str, label: str | None = None) -> str | None:
+        """Why `text` is rejected, None where it is not; with `label`, also whether a classifier confirms it."""
+        if any(text in known for known in self.real):
             return TRAIN_COPY
-        return NEAR_DUPLICATE if self.kept is not None and text in self.kept else None
+        if any(text in known for known in self.kept):
+            return NEAR_DUPLICATE
+        unconfirmed = label is not None and self.read_label is not None and self.read_label(text) != label
+        return NOT_CONFIRMED if unconfirmed else None

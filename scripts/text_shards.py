@@ -144,7 +144,7 @@ def draw_rows(
             rejected.update(result.rejections)
             if result.data is None:
                 rejected[GIVEN_UP] += 1
-            elif (reason := seen.reason(as_text(result.data))) is not None:
+            elif (reason := seen.reason(as_text(result.data), plan.id2label[plan.labels[row]])) is not None:
                 rejected[reason] += 1
                 again.append(row)
             else:
@@ -183,7 +183,7 @@ def settle_shards(plan: TextShardPlan, ask: Ask, write: Write, seen: SeenTexts) 
     Each shard is replaced at once, and a settled one does not change again: this too goes on where it was killed.
     """
     seen.clear()
-    for shard in range(plan.num_shards if seen.kept is not None else 0):
+    for shard in range(plan.num_shards if seen.kept else 0):
         rows, rejected = read_shard(plan, shard)
         fresh, twice = [], {}
         for row in rows:

@@ -1,4 +1,4 @@
-"""The language model as a function from messages and seeds to rows, and what identifies it."""
+"""The language model as a function from messages and seeds to rows, wherever it runs, and what identifies it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,27 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from clinsynth.pipelines.structured_medical_text.prompts import Task
     from clinsynth.scripts.generate_text import GenerateTextArguments
+
+
+def load_writer(args: GenerateTextArguments, task: Task, device: Any) -> tuple[Any, dict[str, Any]]:
+    """A function from messages and seeds to results, in their order, and what identifies the model behind it.
+
+    Raises:
+        ValueError, ImportError: the model or the server cannot be had; names the cause.
+    """
+    if args.endpoint:
+        from clinsynth.scripts.text_endpoint import open_endpoint
+
+        return open_endpoint(args.endpoint, args, task)
+    if args.backend == "vllm":
+        from clinsynth.scripts.text_vllm import open_vllm
+
+        return open_vllm(args, task)
+    from clinsynth.scripts.synthetic_shards import hash_weights
+
+    pipeline = load_pipeline(args, task, device)
+    facts = {"weights_sha256": hash_weights(pipeline.model), "network": type(pipeline.model).__name__}
+    return writer(args, pipeline), {**facts, "dtype": args.dtype}
 
 
 def load_pipeline(args: GenerateTextArguments, task: Task, device: Any) -> Any:
@@ -68,17 +89,22 @@ def writer(args: GenerateTextArguments, pipeline: Any) -> Any:
     return write
 
 
-def describe_generator(args: GenerateTextArguments, task: Task, examples: Any, pipeline: Any) -> dict[str, Any]:
+def describe_generator(
+    args: GenerateTextArguments, task: Task, examples: Any, identity: dict[str, Any], check: Any = None
+) -> dict[str, Any]:
     """What `generation.json` says of the generator; a resumed run must agree with all of it.
 
     Task and examples are named by digests: the one lies in `task.json`, the others are real texts.
+
+    Args:
+        identity: what identifies the model.
+        check: the `LabelCheck` of --verify_labels.
     """
     from clinsynth.scripts.synthetic_shards import hash_weights
 
     return {
         "model": args.model,
-        "weights_sha256": hash_weights(pipeline.model),
-        "network": type(pipeline.model).__name__,
+        **identity,
         "task": task.name,
         "task_sha256": digest(task.to_dict()),
         "examples_sha256": digest(examples) if args.k_shot else None,
@@ -88,8 +114,10 @@ def describe_generator(args: GenerateTextArguments, task: Task, examples: Any, p
         "max_attempts": args.max_attempts,
         "max_new_tokens": args.max_new_tokens,
         "near_duplicate": args.near_duplicate,
+        "near_duplicate_encoder": args.near_duplicate_encoder,
+        "near_duplicate_cosine": args.near_duplicate_cosine if args.near_duplicate_encoder else None,
         "reject_copies": args.reject_copies,
-        "dtype": args.dtype,
+        "verify_labels_sha256": hash_weights(check.model) if check is not None else None,
         "seed": args.seed,
     }
 
