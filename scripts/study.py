@@ -2,8 +2,10 @@
 
     clinsynth study recipes/phantom.yaml --output_dir runs/phantom-study
     python scripts/study.py recipes/retina.yaml --dataset retinamnist.npz --output_dir runs/retina-study
+    clinsynth study recipes/notes.yaml --dataset mts_dialog --output_dir runs/notes-study
 
-A recipe is a YAML file of this command's flags; flags on the command line win. Every step is a command of clinsynth in
+A recipe is a YAML file of this command's flags; flags on the command line win. One that names a task is a study of
+texts. Every step is a command of clinsynth in
 a folder of its own below --output_dir. Start the same command again to go on: finished steps are kept, and after a
 change of the recipe only the steps that depend on the changed line are repeated.
 """
@@ -14,17 +16,17 @@ import shlex
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clinsynth.arguments import run
 from clinsynth.data.arguments import ImageDataArguments
+from clinsynth.scripts.study_kinds import IMAGES, TEXTS, Kind
 
 if TYPE_CHECKING:
     from clinsynth.scripts.study_plan import Plan, Step
 
-TRAINERS = ("ddpm", "gan")
 GENERATOR_KEYS = {"trainer", "train", "generate"}
 
 
@@ -39,23 +41,33 @@ class StudyArguments(ImageDataArguments):
 
     title: str = ""
     """heading of the report; default: the data set"""
+    task: str | None = None
+    """makes it a study of texts: severity-posts, icd10-report, note-sections, … or the path of a .yaml file"""
+    codes: str | None = None
+    """texts: labels of the task icd10-report, as F32.1,F41.1,…"""
+    model: str | None = None
+    """texts: the language model that is prompted and fine-tuned: folder, Hub id or .gguf file"""
+    text_column: str = "text"
+    """texts: column that holds the text"""
+    drop_small_classes: bool = False
+    """texts: leave classes below --min_class_size out instead of an error"""
     generators: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """name: {trainer: ddpm or gan, train: {flags of `clinsynth train …`}, generate: {flags of `generate images`}};
-    data flags in train, e.g. channels: 1, hold for all steps of the generator"""
+    """name: {trainer: ddpm or gan (texts: prompt or text-lora), train: {flags of `clinsynth train …`}, generate:
+    {flags of `generate …`}}; data flags in train, e.g. channels: 1, hold for all steps of the generator"""
     generate: dict[str, Any] = field(default_factory=dict)
-    """flags of `clinsynth generate images` for all generators, e.g. {balance_to: 486}"""
+    """flags of `clinsynth generate images` (or `text`) for all generators, e.g. {balance_to: 486}"""
     draws: int = 1
     """synthetic sets of every generator, with the seeds --seed, --seed + 1, …: each is evaluated and the worst one's
     privacy reported; classifiers take the first"""
     evaluate: dict[str, Any] = field(default_factory=dict)
-    """flags of `clinsynth evaluate images`, e.g. {bootstrap: 200, extractor: default}"""
+    """flags of `clinsynth evaluate images` (or `text`), e.g. {bootstrap: 200, extractor: default}"""
     audit: dict[str, Any] = field(default_factory=dict)
     """flags of `clinsynth audit membership`, e.g. {max_rows: 500}"""
     classifiers: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """name: {flags of `clinsynth train image-classifier`}, e.g. small: {model: small-resnet, seeds: 5}; generators:
-    [names] takes the pictures of these generators alone"""
+    """name: {flags of `clinsynth train image-classifier` (or `text-classifier`)}, e.g. small: {model: small-resnet,
+    seeds: 5}; generators: [names] takes the synthetic sets of these generators alone"""
     seed: int = 0
-    """of the choice of few-shot images and, where their flags do not say otherwise, of all steps"""
+    """of the choice of few-shot samples and, where their flags do not say otherwise, of all steps"""
     output_dir: str = "runs/study"
     """folder of the study: report.html, report.json, and a folder for each step"""
     dry_run: bool = False
@@ -63,16 +75,20 @@ class StudyArguments(ImageDataArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.check_kind()
         for name, recipe in self.generators.items():
             unknown = sorted(set(recipe) - GENERATOR_KEYS)
             if unknown:
                 raise ValueError(
                     f"generators: {name} has the unknown key {unknown[0]!r}; it takes trainer, train and generate"
                 )
-            if recipe.get("trainer") not in TRAINERS:
+            trainers = self.kind.trainers
+            if recipe.get("trainer") not in trainers:
                 raise ValueError(
-                    f"generators: {name} needs trainer: one of {', '.join(TRAINERS)}, got {recipe.get('trainer')!r}"
+                    f"generators: {name} needs trainer: one of {', '.join(trainers)}, got {recipe.get('trainer')!r}"
                 )
+            if recipe.get("train") and trainers[recipe["trainer"]] is None:
+                raise ValueError(f"generators: {name}: trainer {recipe['trainer']} trains nothing; leave train out")
             if not name.replace("_", "").isalnum():
                 raise ValueError(f"generators: the name {name!r} must be letters, digits and _ alone")
         for name, flags in self.classifiers.items():
@@ -86,6 +102,25 @@ class StudyArguments(ImageDataArguments):
             raise ValueError(f"draws must be at least 1, got {self.draws}")
         if not self.generators and not self.classifiers:
             raise ValueError("the recipe names neither generators nor classifiers; see recipes/phantom.yaml")
+
+    @property
+    def kind(self) -> Kind:
+        """Of texts where a task is named, else of pictures."""
+        return TEXTS if self.task else IMAGES
+
+    def check_kind(self) -> None:
+        """Raise a `ValueError` for a flag of the other kind of study."""
+        if self.task and self.dataset == ImageDataArguments.dataset:
+            raise ValueError("--dataset is missing; name the real texts, e.g. the folder of MTS-Dialog")
+        other = IMAGES if self.task else TEXTS
+        wrong = {*other.data_flags, *other.shared} - {*self.kind.data_flags, *self.kind.shared}
+        defaults = {each.name: each.default for each in fields(self)}
+        for name in sorted(wrong):
+            if getattr(self, name) != defaults[name]:
+                given = f"--{name} {getattr(self, name)} is for studies of"
+                if self.task:
+                    raise ValueError(f"{given} pictures, and --task {self.task} makes this one of texts; leave it out")
+                raise ValueError(f"{given} texts; name their --task, e.g. note-sections, or leave it out")
 
 
 def main(args: StudyArguments) -> None:

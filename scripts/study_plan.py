@@ -7,7 +7,6 @@ own command, which resumes.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import importlib
 import json
@@ -21,14 +20,11 @@ import jsonargparse
 from clinsynth import __version__
 from clinsynth.arguments import build_parser
 from clinsynth.cli import COMMANDS, find_command
-from clinsynth.data.arguments import ImageDataArguments
+from clinsynth.scripts.study_kinds import TEXTS
 
 if TYPE_CHECKING:
     from clinsynth.scripts.study import StudyArguments
 
-DATA_FLAGS = {field.name for field in dataclasses.fields(ImageDataArguments)} - {"dataset"}
-EVALUATE_DATA_FLAGS = ("fit", "label_column", "label_names", "train_fraction", "few_shot", "min_class_size")
-HAVE_A_LOSS = ("ddpm",)  # trainers whose checkpoints a loss-based attack can be made on
 MARK = "step.json"
 
 
@@ -68,7 +64,7 @@ class Plan:
     """All steps in the order in which they run, and whose output is whose; a generator has a synthetic set a draw."""
 
     steps: list[Step]
-    trained: dict[str, Step]
+    trained: dict[str, Step]  # but for generators that are prompted as they are
     generated: dict[str, list[Step]]
     evaluated: dict[str, list[Step]]
     audited: dict[str, Step]
@@ -102,25 +98,36 @@ def plan_generator(args: StudyArguments, name: str, plan: Plan, data_key: str) -
     """The steps of one generator in their order: training, each draw and its evaluation, the attack on its loss."""
     recipe = args.generators[name]
     train = recipe.get("train", {})
-    data = {**changed_data_flags(args), **{flag: train[flag] for flag in train if flag in DATA_FLAGS}}
-    flags = {**data, "seed": args.seed, **train}
-    trained = make_step(args, f"train {name}", ("train", recipe["trainer"]), flags, [data_key])
-    plan.trained[name] = trained
-    yield trained
+    data = {**changed_data_flags(args), **{flag: train[flag] for flag in train if flag in args.kind.data_flags}}
+    trained = plan_training(args, name, data, data_key)
+    if trained is not None:
+        plan.trained[name] = trained
+        yield trained
     plan.generated[name], plan.evaluated[name] = [], []
     for draw in range(args.draws):
         numbered = f"{name} draw {draw + 1}" if draw else name
         flags = generate_flags(args, recipe, trained, data, draw)
-        generated = make_step(args, f"generate {numbered}", ("generate", "images"), flags, [data_key, trained.key])
+        inputs = [data_key, *([trained.key] if trained else [])]
+        generated = make_step(args, f"generate {numbered}", args.kind.generate, flags, inputs)
         flags = evaluate_flags(args, generated, data)
-        evaluated = make_step(args, f"evaluate {numbered}", ("evaluate", "images"), flags, [data_key, generated.key])
+        evaluated = make_step(args, f"evaluate {numbered}", args.kind.evaluate, flags, [data_key, generated.key])
         plan.generated[name].append(generated)
         plan.evaluated[name].append(evaluated)
         yield from (generated, evaluated)
-    if recipe["trainer"] in HAVE_A_LOSS:
+    if trained is not None and recipe["trainer"] in args.kind.audited:
         flags = {"model": str(trained.output_dir), **data, "seed": args.seed, **args.audit}
         plan.audited[name] = make_step(args, f"audit {name}", ("audit", "membership"), flags, [data_key, trained.key])
         yield plan.audited[name]
+
+
+def plan_training(args: StudyArguments, name: str, data: dict[str, Any], data_key: str) -> Step | None:
+    """The step that trains a generator, None where it is taken as it is."""
+    recipe = args.generators[name]
+    command = args.kind.trainers[recipe["trainer"]]
+    if command is None:
+        return None
+    flags = {**data, "seed": args.seed, **shared_flags(args), **recipe.get("train", {})}
+    return make_step(args, f"train {name}", command, flags, [data_key])
 
 
 def plan_classifier(args: StudyArguments, name: str, plan: Plan, data_key: str) -> Step:
@@ -131,26 +138,33 @@ def plan_classifier(args: StudyArguments, name: str, plan: Plan, data_key: str) 
     sets = {"synthetic": synthetic} if synthetic else {}
     inputs = [data_key, *(step.key for step in sources.values())]
     flags = {**changed_data_flags(args), **sets, "seed": args.seed, **flags}
-    return make_step(args, f"classify {name}", ("train", "image-classifier"), flags, inputs)
+    return make_step(args, f"classify {name}", args.kind.classify, flags, inputs)
+
+
+def shared_flags(args: StudyArguments) -> dict[str, Any]:
+    """Flags of the study that trainers and `generate` share, where they are given."""
+    return {name: getattr(args, name) for name in args.kind.shared if getattr(args, name) is not None}
 
 
 def generate_flags(
-    args: StudyArguments, recipe: dict[str, Any], trained: Step, data: dict[str, Any], draw: int
+    args: StudyArguments, recipe: dict[str, Any], trained: Step | None, data: dict[str, Any], draw: int
 ) -> dict[str, Any]:
     """Flags of the step that draws a generator's synthetic set; each draw, counted from 0, has the next seed."""
     flags = {"seed": args.seed, **args.generate, **recipe.get("generate", {})}
     flags["seed"] += draw
-    needs_data = flags.keys() & {"balance_to", "reject_copies"}
-    return {"model": str(trained.output_dir), **(data if needs_data else {}), **flags}
+    needs_data = args.kind is TEXTS or flags.keys() & {"balance_to", "reject_copies"}  # texts take its labels
+    model = {"model": str(trained.output_dir)} if trained else {}
+    return {**shared_flags(args), **model, **(data if needs_data else {}), **flags}
 
 
 def evaluate_flags(args: StudyArguments, generated: Step, data: dict[str, Any]) -> dict[str, Any]:
     """Flags of the step that holds a synthetic set against the real one; classifiers have steps of their own."""
+    names = args.kind.data_flags.keys() - args.kind.left_out
     return {
         "real": args.dataset,
         "synthetic": str(generated.output_dir),
-        **{flag: data[flag] for flag in EVALUATE_DATA_FLAGS if flag in data},
-        "classifier": "none",
+        **{flag: data[flag] for flag in sorted(names & data.keys())},
+        **({} if args.kind is TEXTS else {"classifier": "none"}),
         "seed": args.seed,
         "cache_dir": str(Path(args.output_dir) / "evaluate-cache"),
         **args.evaluate,
@@ -173,8 +187,8 @@ def make_step(
 
 def changed_data_flags(args: StudyArguments) -> dict[str, Any]:
     """The data flags of the recipe that are not at their defaults, and --dataset always."""
-    fields = dataclasses.fields(ImageDataArguments)
-    changed = {field.name: getattr(args, field.name) for field in fields if getattr(args, field.name) != field.default}
+    flags = args.kind.data_flags
+    changed = {name: getattr(args, name) for name, default in flags.items() if getattr(args, name) != default}
     return {"dataset": args.dataset, **changed}
 
 

@@ -26,18 +26,20 @@ PICTURES = 6
 def write_study_report(args: StudyArguments, plan: Plan, output_dir: Path) -> None:
     """Write report.json and report.html, and print where they are."""
     report = gather_report(args, plan)
-    pictures = draw_rows(args, plan)
+    pictures = [] if args.task else draw_rows(args, plan)
     atomic_write(output_dir / "report.html", render_study(report, pictures))
     atomic_write(output_dir / "report.json", json.dumps(report, indent=1) + "\n")
-    print(f"report (shows real pictures, keep it private): {output_dir / 'report.html'}")
+    private = "keep it private" if args.task else "shows real pictures, keep it private"
+    print(f"report ({private}): {output_dir / 'report.html'}")
 
 
 def gather_report(args: StudyArguments, plan: Plan) -> dict[str, Any]:
     """Everything that the steps measured, as report.json holds it."""
-    generators = {name: gather_generator(args, plan, name) for name in plan.trained}
+    generators = {name: gather_generator(args, plan, name) for name in plan.generated}
     return {
         "title": args.title or args.dataset,
         "dataset": args.dataset,
+        "task": args.task,
         "generators": generators,
         "classifiers": {
             name: json.loads((step.output_dir / "results.json").read_text()) for name, step in plan.classified.items()
@@ -54,15 +56,27 @@ def gather_generator(args: StudyArguments, plan: Plan, name: str) -> dict[str, A
         f"seed {step.flags['seed']}": json.loads((evaluated.output_dir / "evidence.json").read_text())
         for step, evaluated in zip(plan.generated[name], plan.evaluated[name], strict=True)
     }
-    first = next(iter(draws.values()))
-    return {
+    trained = plan.trained.get(name)
+    entry = {
         "trainer": args.generators[name]["trainer"],
-        "training": read_mark(plan.trained[name].output_dir),
+        "training": read_mark(trained.output_dir) if trained else None,
+        "page": str((plan.evaluated[name][0].output_dir / "report.html").relative_to(args.output_dir)),
+    }
+    first = next(iter(draws.values()))
+    if args.task:
+        return {**entry, "evidence": text_evidence_of(first)}
+    return {
+        **entry,
         "evidence": {part: first[part] for part in first if part != "environment"},
         "privacy": worst_over_runs({draw: evidence["privacy"] for draw, evidence in draws.items()}),
         "membership": read_membership(plan, name),
-        "page": str((plan.evaluated[name][0].output_dir / "report.html").relative_to(args.output_dir)),
     }
+
+
+def text_evidence_of(evidence: dict[str, Any]) -> dict[str, Any]:
+    """The parts of a text set's evidence that the study's page shows, its measurements in one list."""
+    parts = {part: evidence[part] for part in ("data", "encoder", "language_model", "findings")}
+    return {**parts, "measurements": [*evidence["fidelity"], *evidence["diversity"], *evidence["privacy"]]}
 
 
 def read_membership(plan: Plan, name: str) -> dict[str, Any] | None:

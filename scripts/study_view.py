@@ -7,6 +7,8 @@ from typing import Any
 
 from clinsynth.scripts.report import privacy_rows, template_environment
 from clinsynth.scripts.report_drawings import interval_marks, polyline, scale_for
+from clinsynth.scripts.study_kinds import IMAGES, TEXTS, Kind
+from clinsynth.scripts.study_measures import Table, bar_of, tables_of
 from clinsynth.trainers.arm_names import CONTROLS
 
 WHISKER = 200.0
@@ -17,29 +19,23 @@ ARM_METRICS = {
     "auroc": "AUROC",
     "ece": "calibration error (ECE)",
 }
-FIDELITY = {
-    "frechet": ("Fréchet distance", "lower"),
-    "kid": ("KID", "lower"),
-    "precision": ("precision", "higher"),
-    "recall": ("recall", "higher"),
-    "density": ("density", "higher"),
-    "coverage": ("coverage", "higher"),
-    "ms_ssim_within": ("MS-SSIM within a class", "near the floor"),
-    "ssim_nearest": ("SSIM to the nearest train picture", "near the floor"),
-}
 
 
 def render_study(report: dict[str, Any], pictures: list[dict[str, Any]]) -> str:
     """The page as HTML text; `report` is what report.json holds, `pictures` a row of data URIs a class and set."""
+    kind = kind_of(report)
+    generators = report["generators"]
     return (
         template_environment()
         .get_template("report_study.html.jinja")
         .render(
             report=report,
+            things="pictures" if kind is IMAGES else "texts",
             pictures=pictures,
-            fidelity=list(fidelity_rows(report["generators"])),
-            per_class=list(class_bars(report["generators"])),
-            privacy=privacy_table(report["generators"]),
+            tables=[{"table": table, "rows": list(measure_rows(generators, table))} for table in tables_of(kind)],
+            bar_title=bar_of(kind)[1],
+            per_class=list(class_bars(generators, bar_of(kind)[0])),
+            privacy=privacy_table(generators) if kind is IMAGES else {},
             classifiers=[classifier_view(name, results, report) for name, results in report["classifiers"].items()],
             tiles=list(tiles(report)),
             limits=list(limits(report)),
@@ -47,10 +43,15 @@ def render_study(report: dict[str, Any], pictures: list[dict[str, Any]]) -> str:
     )
 
 
-def fidelity_rows(generators: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """A row a metric (overall, against held-out pictures): the floor and every generator's record."""
-    for metric, (title, better) in FIDELITY.items():
-        records = {name: find(entry, metric, "overall") for name, entry in generators.items()}
+def kind_of(report: dict[str, Any]) -> Kind:
+    """What kind of study a report is of."""
+    return TEXTS if report["task"] else IMAGES
+
+
+def measure_rows(generators: dict[str, Any], table: Table) -> Iterator[dict[str, Any]]:
+    """A row a metric of the table that was measured: the floor and every generator's record, overall."""
+    for metric, (title, better) in table.measures.items():
+        records = {name: find(entry, metric, "overall", table.reference) for name, entry in generators.items()}
         known = [record for record in records.values() if record is not None and record["value"] is not None]
         if not known:
             continue
@@ -79,12 +80,12 @@ def find(entry: dict[str, Any], metric: str, label: str, reference: str = "test"
     return None
 
 
-def class_bars(generators: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """For each class a bar a generator: KID against held-out pictures of the class, with interval and floor."""
+def class_bars(generators: dict[str, Any], metric: str) -> Iterator[dict[str, Any]]:
+    """For each class a bar a generator: `metric` against held-out rows of the class, with interval and floor."""
     if not generators:
         return
     labels = next(iter(generators.values()))["evidence"]["data"]["label_names"]
-    records = {(label, name): find(entry, "kid", label) for label in labels for name, entry in generators.items()}
+    records = {(label, name): find(entry, metric, label) for label in labels for name, entry in generators.items()}
     measured = [record for record in records.values() if record and record["value"] is not None]
     ends = [end for record in measured for end in [record["value"], record["floor"], *(record["interval"] or [])]]
     scale = scale_for(ends, 2 * WHISKER)
@@ -140,7 +141,7 @@ def classifier_view(name: str, results: dict[str, Any], report: dict[str, Any]) 
 
 
 def pictures_of(results: dict[str, Any], arm: str) -> str:
-    """How many pictures an arm's first training saw: "100 real, 500 made"."""
+    """How many samples an arm's first training saw: "100 real, 500 made"."""
     run = next(run for run in results["runs"] if run["arm"] == arm)
     real, made = run["train_rows"] - run["synthetic_rows"], run["synthetic_rows"]
     return ", ".join(f"{count} {kind}" for count, kind in ((real, "real"), (made, "made")) if count)
@@ -156,8 +157,8 @@ def advantage(results: dict[str, Any], generators: dict[str, Any]) -> str:
         return ""
     counts = ", ".join(f"{name} {count:,}" for name, count in more.items())
     return (
-        f"Generators were trained on more real pictures ({counts}) than the {real:,} that the real arms hold: this is "
-        "the case of a site with few pictures that is given a synthetic set by one with many, not a gain from nothing."
+        f"Generators were trained on more real samples ({counts}) than the {real:,} that the real arms hold: this is "
+        "the case of a site with few samples that is given a synthetic set by one with many, not a gain from nothing."
     )
 
 
@@ -188,25 +189,37 @@ def tiles(report: dict[str, Any]) -> Iterator[dict[str, str]]:
             best = max(compared, key=lambda record: record["difference"])
             yield {"title": f"Best arm for {name}", "value": best["verdict"], "text": best["sentence"]}
     for name, entry in report["generators"].items():
-        privacy = entry["privacy"]
-        yield {"title": f"Privacy of {name}", "value": privacy["verdict"], "text": privacy["text"]}
+        if kind_of(report) is IMAGES:
+            privacy = entry["privacy"]
+            yield {"title": f"Privacy of {name}", "value": privacy["verdict"], "text": privacy["text"]}
+        else:
+            found = [finding for finding in entry["evidence"]["findings"].values() if finding["flag"]]
+            what = " ".join(finding["sentence"] for finding in found)
+            text = what or "No sign of copies, leaks, repetition or a softened tone."
+            yield {"title": f"Findings on {name}", "value": f"{len(found) or 'no'} of 4", "text": text}
 
 
 def limits(report: dict[str, Any]) -> Iterator[str]:
     """What the numbers do not say, in plain words."""
     if report["dataset"].startswith("phantom"):
-        yield "The phantom data set is drawn by a program: nothing here says anything about patients."
-    yield (
-        "No clinician has judged these pictures. Distances compare a network's features; they do not say that a "
-        "picture is anatomically or clinically right."
-    )
+        yield "The phantom data sets are made by a program: nothing here says anything about patients."
+    if kind_of(report) is IMAGES:
+        yield (
+            "No clinician has judged these pictures. Distances compare a network's features; they do not say that a "
+            "picture is anatomically or clinically right."
+        )
+    else:
+        yield (
+            "No clinician has read these texts. Distances compare a network's embeddings and counts of words; they do "
+            "not say that a text is medically right, or that somebody with the condition would write it."
+        )
     yield (
         "Each generator was trained once. What another training seed would change is not in the intervals of fidelity "
-        "and privacy; those of the classifiers hold test pictures and classifier seeds."
+        "and privacy; those of the classifiers hold test samples and classifier seeds."
     )
     yield (
         "“No evidence” means that the interval, corrected for the number of arms (Holm), holds zero: a smaller effect "
-        "than these test pictures and seeds can show is possible."
+        "than these test samples and seeds can show is possible."
     )
     yield "Privacy tests find what they look for. Finding nothing is no proof that nothing leaks."
     yield "Energy was not measured."

@@ -1,0 +1,102 @@
+"""Which measures a study's page shows of its generators, in which order, and which way is better."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from clinsynth.scripts.study_kinds import IMAGES, Kind
+
+LOWER, HIGHER, NEAR = "lower", "higher", "near the floor"
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table of measures.
+
+    Attributes:
+        title, text: heading and what is compared.
+        reference: the real split that stands beside the synthetic set.
+        measures: metric to its name on the page and the better direction.
+    """
+
+    title: str
+    text: str
+    reference: str
+    measures: dict[str, tuple[str, str]]
+
+
+HELD_OUT = (
+    "Synthetic against real held-out (test) {things} on matched label mixes. The floor is the same measure between "
+    "real train and real held-out {things}: what a perfect generator would reach."
+)
+IMAGE_TABLES = [
+    Table(
+        "Fidelity and diversity",
+        HELD_OUT.format(things="pictures"),
+        "test",
+        {
+            "frechet": ("Fréchet distance", LOWER),
+            "kid": ("KID", LOWER),
+            "precision": ("precision", HIGHER),
+            "recall": ("recall", HIGHER),
+            "density": ("density", HIGHER),
+            "coverage": ("coverage", HIGHER),
+            "ms_ssim_within": ("MS-SSIM within a class", NEAR),
+            "ssim_nearest": ("SSIM to the nearest train picture", NEAR),
+        },
+    )
+]
+TEXT_TABLES = [
+    Table(
+        "Fidelity",
+        HELD_OUT.format(things="texts"),
+        "test",
+        {
+            "mmd": ("MMD² of embeddings", LOWER),
+            "frechet": ("Fréchet distance of embeddings", LOWER),
+            "mauve": ("MAUVE", HIGHER),
+            "bertscore_f1": ("BERTScore F1 to the nearest", HIGHER),
+            "perplexity_gap": ("perplexity gap (log)", NEAR),
+            "tone_distance": ("distance of the tone", LOWER),
+            "negative_affect": ("words of negative affect, per hundred", NEAR),
+        },
+    ),
+    Table(
+        "Diversity",
+        "Held-out texts beside: a generator should vary as much as they do.",
+        "test",
+        {
+            "self_bleu": ("Self-BLEU", NEAR),
+            "distinct_2": ("distinct-2", NEAR),
+            "mattr": ("MATTR", NEAR),
+            "mtld": ("MTLD", NEAR),
+            "vocabulary_coverage": ("vocabulary coverage", HIGHER),
+            "near_duplicates": ("near-duplicates", LOWER),
+        },
+    ),
+    Table(
+        "Privacy",
+        "Synthetic against real train texts; the floor is what held-out texts share with train texts.",
+        "train",
+        {
+            "nearest_distance": ("cosine distance to the nearest", NEAR),
+            "plagiarism_share": ("plagiarism share", LOWER),
+            "exact_copies": ("exact copies", LOWER),
+            "ngram8_share": ("texts that share eight words in a row", LOWER),
+            "longest_shared_ngram": ("longest shared run, words", LOWER),
+            "leaked_names": ("texts with a name of a train text", LOWER),
+            "leaked_dates": ("texts with a date of a train text", LOWER),
+            "leaked_phones": ("texts with a telephone number of a train text", LOWER),
+        },
+    ),
+]
+
+
+def tables_of(kind: Kind) -> list[Table]:
+    """The tables of a study of pictures, or of texts."""
+    return IMAGE_TABLES if kind is IMAGES else TEXT_TABLES
+
+
+def bar_of(kind: Kind) -> tuple[str, str]:
+    """The metric that is drawn class by class, and its name."""
+    return ("kid", "KID") if kind is IMAGES else ("mmd", "MMD² of embeddings")
