@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+from loopback_hub.fixture import loopback_hub  # noqa: F401 (a fixture)
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
