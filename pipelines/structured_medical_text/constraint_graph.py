@@ -97,14 +97,20 @@ class Graph:
         return Node(cursor, lengths=cursor.lengths)
 
     def need(self, node: Node | None) -> int:
-        """Tokens from a node to the text's end by the shortest way out."""
-        path: list[tuple[Node, int]] = []
+        """Tokens from a node to the text's end by the shortest way out.
+
+        Raises:
+            ValueError: the way leads back to where it was.
+        """
+        path: dict[Node, int] = {}
         while node is not None and node.need < 0:
+            if node in path:
+                raise ValueError("the schema cannot be met: no way leads to a text's end; simplify its patterns")
             cost, following = self.way_on(node)
-            path.append((node, cost))
+            path[node] = cost
             node = following
         total = node.need if node is not None else 0
-        for passed, cost in reversed(path):
+        for passed, cost in reversed(path.items()):
             total += cost
             passed.need = total
         return total

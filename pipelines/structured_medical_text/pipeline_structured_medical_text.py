@@ -17,10 +17,11 @@ import torch
 from transformers import LogitsProcessorList, Pipeline
 from transformers.dynamic_module_utils import custom_object_save
 
+from .back_ends import constraint_class
 from .model_files import read_json, write_json
 from .prompt_tokens import encode_messages, pad_left
 from .prompts import Task, render_messages
-from .schema_logits import SchemaConstraint, SchemaLogits
+from .schema_logits import SchemaConstraint
 from .schemas import Schema, check_text, json_schema
 from .seeded_sampling import SeededSampling, check_sampling
 from .text_rows import RowRequest, RowResult, derive_seed, plain_generation
@@ -40,13 +41,15 @@ class StructuredMedicalTextPipeline(Pipeline):
         tokenizer: the model's, byte-level BPE or SentencePiece, with an end token.
         task: fields of a `prompts.Task`, by which `__call__` writes prompts; default: the model folder's task.json.
         schema: a pydantic model or a JSON schema; default: the model folder's schema.json, else the task's schema.
+        backend: what decides which tokens may follow, "lm-format-enforcer" or "xgrammar", which must be installed.
         kwargs: transformers' own, such as `device`.
 
     Attributes:
         rejections: reason to count, of the last call.
 
     Raises:
-        ValueError: there is no schema, or it or the task is not valid.
+        ValueError: there is no schema, or it or the task is not valid, or the back end is unknown.
+        ImportError: the back end is not installed.
     """
 
     _load_processor = False  # type: ignore[assignment]
@@ -60,6 +63,7 @@ class StructuredMedicalTextPipeline(Pipeline):
         tokenizer: Any,
         task: dict[str, Any] | str | None = None,
         schema: Schema | None = None,
+        backend: str = "lm-format-enforcer",
         **kwargs: Any,
     ):
         super().__init__(model=model, tokenizer=tokenizer, task=TASK, **kwargs)
@@ -74,6 +78,7 @@ class StructuredMedicalTextPipeline(Pipeline):
             )
         self.schema: Schema = found if found is not None else self.medical_task.schema  # type: ignore[union-attr]
         self.rejections: Counter[str] = Counter()
+        self._constraint_class = constraint_class(backend)
         self._constraints: dict[str, SchemaConstraint] = {}
         self.constraint_of(self.schema)
 
@@ -195,7 +200,7 @@ class StructuredMedicalTextPipeline(Pipeline):
         self.check_context(max(map(len, prompts)), max(budgets), max(c.least_tokens for c in constraints))
         ids, attention = pad_left(prompts, constraints[0].end_token)
         length, device = ids.shape[1], self.model.device
-        constrain = SchemaLogits(constraints, length, budgets)
+        constrain = constraints[0].logits(constraints, length, budgets)
         sampling = SeededSampling(seeds, temperature, top_p, length, max(budgets), constrain)
         generate: Any = self.model.generate
         output = generate(
@@ -215,7 +220,7 @@ class StructuredMedicalTextPipeline(Pipeline):
         form = json_schema(schema)
         key = json.dumps(form)
         if key not in self._constraints:
-            self._constraints[key] = SchemaConstraint(self.tokenizer, form)
+            self._constraints[key] = self._constraint_class(self.tokenizer, form)
         return self._constraints[key]
 
     def check_context(self, prompt: int, budget: int, least: int) -> None:

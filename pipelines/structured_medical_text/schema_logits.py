@@ -59,10 +59,11 @@ class SchemaConstraint:
         return self.tables.spell(text)
 
     def decode(self, tokens: list[int]) -> tuple[str, bool]:
-        """The text of generated tokens up to the end token, and whether there is one."""
+        """The text of generated tokens up to the end token, and whether there is one. Bytes that are not UTF-8 become
+        half surrogates, which `check_text` refuses."""
         finished = self.end_token in tokens
         written = tokens[: tokens.index(self.end_token)] if finished else tokens
-        return b"".join(self.tables.tokens[token] for token in written).decode(errors="replace"), finished
+        return b"".join(self.tables.tokens[token] for token in written).decode(errors="surrogateescape"), finished
 
     def processor(self, prompt_length: int, batch_size: int, max_tokens: int | None = None) -> "SchemaLogits":
         """A processor for one call of `generate` with prompts padded on the left to `prompt_length`.
@@ -70,7 +71,15 @@ class SchemaConstraint:
         Args:
             max_tokens: the call's `max_new_tokens`, from `least_tokens` on; default: `self.max_tokens`.
         """
-        return SchemaLogits([self] * batch_size, prompt_length, [max_tokens or self.max_tokens] * batch_size)
+        return self.logits([self] * batch_size, prompt_length, [max_tokens or self.max_tokens] * batch_size)
+
+    def logits(self, constraints: list[Any], prompt_length: int, budgets: list[int]) -> "SchemaLogits":
+        """A processor for rows under constraints of this class, on one tokenizer."""
+        return SchemaLogits(constraints, prompt_length, budgets)
+
+    def row(self, budget: int) -> "Row":
+        """The state of a text of at most `budget` tokens before its first."""
+        return Row(self, budget)
 
     def text_mask(self, row: "Row", thrifty: bool) -> int:
         """The number of the mask for a row within a free text."""
@@ -194,12 +203,15 @@ class SchemaLogits(LogitsProcessor):
 
     Attributes:
         forced: after a call, the token of each row about which the schema leaves no choice, or -1.
+        rows: the state of each text, None behind its end.
     """
 
     def __init__(self, constraints: list[SchemaConstraint], prompt_length: int, budgets: list[int]):
         self.prompt_length, self.end_tokens = prompt_length, [constraint.end_token for constraint in constraints]
         self.pool = constraints[0].pool
-        self.rows: list[Row | None] = list(map(Row, constraints, budgets))
+        self.rows: list[Any] = [
+            constraint.row(budget) for constraint, budget in zip(constraints, budgets, strict=True)
+        ]
         self.forced: list[int] = []
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:

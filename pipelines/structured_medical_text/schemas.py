@@ -53,7 +53,8 @@ def json_schema(schema: Schema) -> dict[str, Any]:
 def check_text(text: str, schema: Schema) -> tuple[dict[str, Any] | None, str | None]:
     """The object that `text` holds, and None; or None, and the reason why it is refused, without any of the text."""
     try:
-        data = json.loads(text, parse_constant=float)
+        data = json.loads(text)
+        json.dumps(data, ensure_ascii=False, allow_nan=False).encode()  # refuses infinity and halves of a character
     except (ValueError, RecursionError):
         return None, "not JSON"
     if isinstance(schema, dict):
