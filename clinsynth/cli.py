@@ -15,6 +15,16 @@ COMMANDS = {
         "ImageClassifierArguments",
         "train classifiers on real, or real and synthetic, images",
     ),
+    "train text-lora": (
+        "clinsynth.trainers.train_text_lora",
+        "TextLoraArguments",
+        "fine-tune a language model to write texts of each label",
+    ),
+    "train text-classifier": (
+        "clinsynth.trainers.train_text_classifier",
+        "TextClassifierArguments",
+        "train classifiers on real, or real and synthetic, texts",
+    ),
     "generate images": (
         "clinsynth.scripts.generate_images",
         "GenerateImagesArguments",
@@ -30,6 +40,11 @@ COMMANDS = {
         "EvaluateImagesArguments",
         "compare synthetic with real images and write a report",
     ),
+    "evaluate text": (
+        "clinsynth.scripts.evaluate_text",
+        "EvaluateTextArguments",
+        "compare synthetic with real texts and write a report",
+    ),
     "audit membership": (
         "clinsynth.scripts.attack_membership",
         "AttackMembershipArguments",
@@ -41,7 +56,22 @@ COMMANDS = {
         "SummarizeArguments",
         "count classes, subgroups and duplicates of a data set",
     ),
+    "push model": ("clinsynth.scripts.push_model", "PushModelArguments", "publish a checkpoint on the Hub"),
+    "push dataset": (
+        "clinsynth.scripts.push_dataset",
+        "PushDatasetArguments",
+        "publish a synthetic data set on the Hub, with its evidence",
+    ),
+    "push metric": ("clinsynth.scripts.push_metric", "PushMetricArguments", "publish a metric on the Hub"),
+    "push space": ("clinsynth.scripts.push_space", "PushSpaceArguments", "publish a Space on the Hub"),
+    "inspect": (
+        "clinsynth.scripts.inspect_sample",
+        "InspectArguments",
+        "read where a PNG or Parquet file says it comes from",
+    ),
 }
+FIRST_WORDS = {"inspect": "file", **dict.fromkeys((name for name in COMMANDS if name.startswith("push ")), "folder")}
+"""The flag that the words right after a command are short for."""
 
 
 def usage() -> str:
@@ -74,6 +104,12 @@ def find_command(words: Sequence[str]) -> str:
     raise ValueError(f"unknown command {given!r}; the commands are: {', '.join(COMMANDS)}")
 
 
+def first_words_as(flag: str, words: list[str]) -> list[str]:
+    """`A B --flag …` as `--folder A,B --flag …`."""
+    count = next((i for i, word in enumerate(words) if word.startswith("-")), len(words))
+    return [f"--{flag}", ",".join(words[:count]), *words[count:]] if count else words
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of the command `clinsynth`."""
     words = list(sys.argv[1:] if argv is None else argv)
@@ -93,4 +129,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     flags = words[len(name.split()) :]
     if name == "study":
         flags = module.recipe_first(flags)
+    if name in FIRST_WORDS:
+        flags = first_words_as(FIRST_WORDS[name], flags)
     run(getattr(module, arguments_name), module.main, flags, prog=f"clinsynth {name}")

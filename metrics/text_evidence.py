@@ -7,22 +7,24 @@ was stopped and a changed input is measured anew.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from clinsynth.metrics.feature_extractor import hash_arrays
 from clinsynth.metrics.image_evidence import FinishedMeasurements
-from clinsynth.metrics.measurement import MIN_ROWS, Features, Measurement, MeasurementSettings, comparisons
+from clinsynth.metrics.measurement import Features, Measurement, MeasurementSettings, comparisons
 from clinsynth.metrics.memorisation import MemorisationRecord
+from clinsynth.metrics.text_bertscore import measure_bertscore
 from clinsynth.metrics.text_canaries import Canaries, measure_exposure
+from clinsynth.metrics.text_closest import closest_pairs, describe_distributions
 from clinsynth.metrics.text_diversity import measure_streams
-from clinsynth.metrics.text_embedding import TextEncoder, embed_texts, pack_texts
+from clinsynth.metrics.text_embedding import TextEncoder, TextModel, pack_texts
 from clinsynth.metrics.text_fidelity import measure_embeddings, measure_label_recovery, measure_tone
 from clinsynth.metrics.text_findings import read_texts
+from clinsynth.metrics.text_mauve import measure_mauve
+from clinsynth.metrics.text_perplexity import measure_perplexity
 from clinsynth.metrics.text_privacy import (
     measure_closeness,
     measure_entities,
@@ -30,28 +32,16 @@ from clinsynth.metrics.text_privacy import (
     measure_overlap,
     measure_prompt_overlap,
 )
-from clinsynth.metrics.text_records import Sides
 from clinsynth.metrics.text_repetition import measure_repetition
-from clinsynth.metrics.text_words import TextSet, as_rows, word_rows
+from clinsynth.metrics.text_views import Views, check_sets, describe_sets, view, view_losses
+from clinsynth.metrics.text_words import TextSet
 from clinsynth.run_folder import create_run_folder, describe_environment
 
 SPLITS = ("synthetic", "train", "test")
+REFERENCES = (("test", "train"), ("train", "test"))
+"""A real split that is compared with, and the one that makes its held-out floor."""
 Records = list[Measurement] | list[MemorisationRecord]
 Measure = Callable[..., list[Measurement]]
-
-
-@dataclass(frozen=True)
-class Views:
-    """Features of "synthetic", "train" and "test" as the measures take them: embeddings, lists of words, texts."""
-
-    embeddings: dict[str, Features]
-    words: dict[str, Features]
-    texts: dict[str, Features]
-
-    def sides(self, name: str, label_names: list[str]) -> Sides:
-        """One view of the synthetic texts beside train, the test split held out."""
-        view: dict[str, Features] = getattr(self, name)
-        return Sides(view["synthetic"], view["train"], view["test"], label_names)
 
 
 def text_evidence(
@@ -65,6 +55,7 @@ def text_evidence(
     replicates: int = 200,
     seed: int = 0,
     canaries: Canaries | None = None,
+    language_model: TextModel | None = None,
 ) -> dict[str, Any]:
     """All parts of the evidence as JSON-able records.
 
@@ -76,10 +67,12 @@ def text_evidence(
         output_dir: keeps measurements.json, and the embeddings where there is no `cache_dir`.
         replicates: of the bootstraps; 0 gives no intervals.
         canaries: sentences planted in the train texts, and others of their kind.
+        language_model: measures the perplexity gap; without it that is left out.
 
     Returns:
-        "data" (counts), "encoder", "fidelity", "diversity" and "privacy" (`Measurement`s beside "test", "train" or
-        "prompt"), "memorisation" (`MemorisationRecord`s), "findings" (`text_findings.read_texts`), "environment".
+        "data" (counts), "encoder", "language_model" (or None), "fidelity", "diversity" and "privacy" (`Measurement`s
+        beside "test", "train" or "prompt"), "memorisation" (`MemorisationRecord`s), "closest" and "distributions"
+        (`text_closest`), "findings" (`text_findings.read_texts`), "environment". None of it holds a text.
 
     Raises:
         ValueError: a set has fewer than ten texts, a text without words, or an example that is no train text.
@@ -88,9 +81,12 @@ def text_evidence(
     check_sets(sets)
     output_dir = create_run_folder(output_dir)
     settings = MeasurementSettings(encoder.name, replicates, seed)
-    views = view(sets, encoder, Path(cache_dir or output_dir) / "features")
+    folder = Path(cache_dir or output_dir) / "features"
+    views = view(sets, encoder, folder)
+    losses = None if language_model is None else view_losses(sets, language_model, folder, seed)
     parts = {
-        "fidelity": fidelity_parts(views, label_names, settings),
+        "fidelity": fidelity_parts(views, label_names, encoder, settings),
+        "perplexity": perplexity_parts(losses, label_names, language_model, settings),
         "diversity": diversity_parts(views, label_names, settings),
         "privacy": privacy_parts(views, sets, label_names, settings, canaries),
         "memorisation": memorisation_parts(views, label_names, settings),
@@ -105,12 +101,17 @@ def text_evidence(
         ]
         for name, part in parts.items()
     }
+    records["fidelity"] += records.pop("perplexity")
     measured = [record for name in ("fidelity", "diversity", "privacy") for record in records[name]]
     data = describe_sets(sets, label_names, encoder)
+    rows = {name: side.rows for name, side in views.embeddings.items()}
     return {
         "data": data,
-        "encoder": {"name": encoder.name, "dimension": encoder.dimension, "note": encoder.note},
+        "encoder": describe_model(encoder),
+        "language_model": None if language_model is None else describe_model(language_model),
         **records,
+        "closest": closest_pairs(synthetic, sets["train"], rows["synthetic"], rows["train"]),
+        "distributions": describe_distributions(sets, rows),
         "findings": read_texts(measured, records["memorisation"], data["counts"]),
         "environment": describe_environment(),
     }
@@ -120,11 +121,26 @@ Part = Iterator[tuple[str, Callable[[], Records]]]
 """Names of measurements, and the functions that take them."""
 
 
-def fidelity_parts(views: Views, label_names: list[str], settings: MeasurementSettings) -> Part:
+def fidelity_parts(views: Views, label_names: list[str], encoder: TextEncoder, settings: MeasurementSettings) -> Part:
     yield from compared(measure_embeddings, views.embeddings, label_names, settings)
+    yield from compared(measure_mauve, views.embeddings, label_names, settings)
+    tokens = {name: views.tokens(name, encoder) for name in SPLITS}
+    yield "bertscore", partial(measure_bertscore, tokens, REFERENCES, label_names, settings)
     yield from compared(measure_tone, views.words, label_names, settings)
-    sides = views.sides("words", label_names)
-    yield "label recovery", partial(measure_label_recovery, sides, "train", settings)
+    words = views.sides("words", label_names)
+    yield "label recovery", partial(measure_label_recovery, words, "train", settings)
+
+
+def perplexity_parts(
+    losses: dict[str, Features] | None,
+    label_names: list[str],
+    model: TextModel | None,
+    settings: MeasurementSettings,
+) -> Part:
+    if losses is not None and model is not None:
+        settings = replace(settings, extractor=model.name)
+        for key, measure in compared(measure_perplexity, losses, label_names, settings):
+            yield f"{key}, {hash_arrays(model.fingerprint)[:8]}", measure
 
 
 def diversity_parts(views: Views, label_names: list[str], settings: MeasurementSettings) -> Part:
@@ -157,7 +173,7 @@ def compared(
     measure: Measure, sides: dict[str, Features], label_names: list[str], settings: MeasurementSettings
 ) -> Part:
     """A measurement beside test and beside train, overall on matched label mixes and a class."""
-    for reference, other in (("test", "train"), ("train", "test")):
+    for reference, other in REFERENCES:
         rows = comparisons(sides["synthetic"], sides[reference], sides[other], label_names, settings.seed)
         for label, synthetic, real, held_out in rows:
             taken = partial(measure, label, reference, synthetic, real, held_out, settings)
@@ -169,25 +185,8 @@ def as_dicts(measure: Callable[[], Records]) -> list[dict[str, Any]]:
     return [record.to_dict() for record in measure()]
 
 
-def check_sets(sets: dict[str, TextSet]) -> None:
-    """Raise a `ValueError` that names the set in which nothing can be measured."""
-    for name, side in sets.items():
-        if len(side) < MIN_ROWS:
-            raise ValueError(f"the {name} set must hold {MIN_ROWS} texts or more, got {len(side)}; add texts")
-        empty = next((row for row, words in enumerate(word_rows(side.texts)) if not words), None)
-        if empty is not None:
-            raise ValueError(f"text {side.ids[empty]} of the {name} set (row {empty}) holds no word; leave it out")
-
-
-def view(sets: dict[str, TextSet], encoder: TextEncoder, folder: Path) -> Views:
-    """All views of the three sets; embeddings are kept in `folder`."""
-    views = Views({}, {}, {})
-    for name, side in sets.items():
-        rows = embed_texts(encoder, side.texts, folder, f"embeddings, {name}")
-        views.embeddings[name] = Features(rows, side.labels)
-        views.words[name] = Features(word_rows(side.texts), side.labels)
-        views.texts[name] = Features(as_rows(side.texts), side.labels)
-    return views
+def describe_model(model: TextModel) -> dict[str, Any]:
+    return {"name": model.name, "dimension": model.dimension, "note": model.note}
 
 
 def hash_evidence(
@@ -205,14 +204,3 @@ def hash_evidence(
     ]
     planted = None if canaries is None else asdict(canaries)
     return hash_arrays(*contents, encoder.fingerprint, f"{settings}{label_names}{planted}")[:16]
-
-
-def describe_sets(sets: dict[str, TextSet], label_names: list[str], encoder: TextEncoder) -> dict[str, Any]:
-    """Texts a class and set, mean words a text, and the share of texts that the encoder cuts."""
-    counts = {
-        name: dict(zip(label_names, np.bincount(side.labels, minlength=len(label_names)).tolist(), strict=True))
-        for name, side in sets.items()
-    }
-    words = {name: float(np.mean([len(words) for words in word_rows(side.texts)])) for name, side in sets.items()}
-    cut = {name: float((encoder.count_tokens(side.texts) > encoder.most_tokens).mean()) for name, side in sets.items()}
-    return {"label_names": label_names, "counts": counts, "words_a_text": words, "cut_by_encoder": cut}
