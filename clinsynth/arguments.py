@@ -15,8 +15,13 @@ import jsonargparse
 
 T = TypeVar("T")
 
-# warnings and instantaneous bars of libraries; what is slow here has a bar of its own
-QUIET = {"TRANSFORMERS_VERBOSITY": "error", "DIFFUSERS_VERBOSITY": "error", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
+# warnings and instantaneous bars of libraries, since what is slow here has a bar of its own; and their telemetry
+QUIET = {
+    "TRANSFORMERS_VERBOSITY": "error",
+    "DIFFUSERS_VERBOSITY": "error",
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+}
 
 
 def build_parser(arguments_class: type, prog: str | None = None) -> jsonargparse.ArgumentParser:
