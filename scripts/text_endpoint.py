@@ -135,15 +135,16 @@ class Endpoint:
 
     def ask(self, messages: Messages, seed: int, form: dict[str, Any]) -> Any:
         """One request: an answer with at least one choice."""
-        answer = self.client.chat_completion(
-            messages,  # type: ignore[arg-type]
-            model=self.model,
-            response_format=form,  # type: ignore[arg-type]
-            seed=seed,
-            max_tokens=self.max_tokens,
-            temperature=self.temperature,
-            top_p=self.top_p,
-        )
+        request: dict[str, Any] = {
+            "messages": messages,
+            "model": self.model,
+            "response_format": form,
+            "seed": seed,
+            "max_tokens": self.max_tokens,
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+        }
+        answer = self.client.chat_completion(**request)
         if not isinstance(answer.choices, list) or not answer.choices:
             raise ValueError("no chat completion")
         return answer

@@ -19,8 +19,9 @@ From 64 pixels on every single lesion can be told apart; at 28 to 32 pixels neig
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -85,7 +86,7 @@ def build_splits(options: PhantomOptions) -> dict[str, Dataset]:
     return splits
 
 
-def draw_split(split: str, options: PhantomOptions):
+def draw_split(split: str, options: PhantomOptions) -> Iterator[dict[str, Any]]:
     """Yield the rows of a split, pictures as PNG bytes."""
     from clinsynth.data.sources import png_cell
 
