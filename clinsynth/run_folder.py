@@ -23,7 +23,7 @@ from typing import Any
 import yaml
 
 NO_ROOM = ("No space left on device", "Disk quota exceeded", "File too large")
-PACKAGES = ["clinsynth", "torch", "diffusers", "transformers", "accelerate", "datasets", "huggingface_hub", "numpy"]
+PACKAGES = "clinsynth torch diffusers transformers trl peft accelerate datasets huggingface_hub numpy".split()
 
 
 def atomic_write(path: str | Path, data: str | bytes) -> None:
@@ -103,12 +103,18 @@ def config_yaml(arguments: Any) -> str:
 def describe_environment() -> dict[str, Any]:
     """Command, Python and package versions, git commit of the code (None outside a checkout) and machine."""
     return {
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "command": [program_name(), *sys.argv[1:]],
         "python": platform.python_version(),
         "packages": {name: package_version(name) for name in PACKAGES},
         "git_commit": git_commit(),
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores",
     }
+
+
+def program_name() -> str:
+    """What a user would type to start this program."""
+    name = Path(sys.argv[0]).name
+    return "clinsynth" if name == "__main__.py" else name  # `python -m clinsynth`
 
 
 def package_version(name: str) -> str | None:

@@ -93,6 +93,8 @@ class GenerateTextArguments(TextDataArguments):
     """text i has its own seed derived from this one and i, kept in its row"""
     shard_size: int = 100
     """rows of a Parquet file: what a killed run loses at most, in each process"""
+    decoding: Literal["lm-format-enforcer", "xgrammar"] = "lm-format-enforcer"
+    """what holds a model here to the schema; xgrammar needs the extra fast, and leaves out quotes and line breaks"""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """arithmetic of the network here; a server has its own"""
     dry_run: bool = False
@@ -118,7 +120,7 @@ class GenerateTextArguments(TextDataArguments):
         from clinsynth.scripts.text_endpoint_address import check_real_texts, split_address
 
         split_address(endpoint)
-        for name, usual in (("backend", "transformers"), ("dtype", "float32")):
+        for name, usual in (("backend", "transformers"), ("decoding", "lm-format-enforcer"), ("dtype", "float32")):
             if getattr(self, name) != usual:
                 raise ValueError(
                     f"--{name} {getattr(self, name)} is for a model here, and --endpoint's server runs its own; "

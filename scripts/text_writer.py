@@ -30,7 +30,7 @@ def load_writer(args: GenerateTextArguments, task: Task, device: Any) -> tuple[A
 
     pipeline = load_pipeline(args, task, device)
     facts = {"weights_sha256": hash_weights(pipeline.model), "network": type(pipeline.model).__name__}
-    return writer(args, pipeline), {**facts, "dtype": args.dtype}
+    return writer(args, pipeline), {**facts, "decoding": args.decoding, "dtype": args.dtype}
 
 
 def load_pipeline(args: GenerateTextArguments, task: Task, device: Any) -> Any:
@@ -55,7 +55,12 @@ def load_pipeline(args: GenerateTextArguments, task: Task, device: Any) -> Any:
             "for the Hub the connection and HF_HUB_OFFLINE"
         ) from error
     return StructuredMedicalTextPipeline(
-        model=model.eval(), tokenizer=tokenizer, task=task.to_dict(), schema=task.schema, device=device
+        model=model.eval(),
+        tokenizer=tokenizer,
+        task=task.to_dict(),
+        schema=task.schema,
+        device=device,
+        backend=args.decoding,
     )
 
 

@@ -25,7 +25,6 @@ from clinsynth.run_folder import (
     atomic_write,
     check_same_run,
     drop_metrics_after,
-    package_version,
     read_metrics,
     write_run_config,
 )
@@ -176,8 +175,7 @@ def begin(args: TextLoraArguments, examples: Examples, output_dir: Path, start: 
         shutil.rmtree(output_dir / ADAPTER, ignore_errors=True)
     if examples.canaries is not None:
         atomic_write(output_dir / "canaries.json", json.dumps(asdict(examples.canaries), indent=2) + "\n")
-    packages = {name: package_version(name) for name in ("trl", "peft")}
-    atomic_write(output_dir / FACTS, json.dumps({**examples.facts, "packages": packages}, indent=2) + "\n")
+    atomic_write(output_dir / FACTS, json.dumps(examples.facts, indent=2) + "\n")
 
 
 def finish(task: Task, examples: Examples, trainer: SFTTrainer, tokenizer: Any, output_dir: Path) -> None:
