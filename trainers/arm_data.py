@@ -1,4 +1,4 @@
-"""The pictures of a comparison's arms: checked against each other, read, put together and told apart."""
+"""The samples of a study's arms, pictures or texts: checked against each other, read, put together, told apart."""
 
 from __future__ import annotations
 
@@ -6,54 +6,52 @@ import hashlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
-from clinsynth.data.arrays import ImageArrays, to_arrays
-from clinsynth.data.subgroups import UNKNOWN
+from clinsynth.trainers.arm_medium import Samples
 from clinsynth.trainers.arm_names import Arm
+
+S = TypeVar("S", bound=Samples)
 
 
 class ArmRefusedError(ValueError):
     """An arm that this data does not allow; a study goes on without it and says why."""
 
 
-def check_data(real: dict[str, ImageArrays], synthetic: ImageArrays | Mapping[str, ImageArrays] | None) -> None:
-    """Make sure that all sets have pictures, the same classes and the same size, and the test split every class.
+def check_data(real: Mapping[str, S], synthetic: S | Mapping[str, S] | None) -> None:
+    """Make sure that all sets have samples, of the same classes and form, and the test split every class.
 
     Raises:
         ValueError: which set does not, with the mend.
     """
     train = real["train"]
-    sets = as_sets(synthetic)
+    sets: dict[str, S] = as_sets(synthetic)
     others = {**real, **{f"synthetic {name}".strip(): data for name, data in sets.items()}}
     for name, data in others.items():
         if len(data.labels) == 0:
-            raise ValueError(f"the {name} set holds no picture; give at least one a class")
+            raise ValueError(f"the {name} set holds no {train.noun}; give at least one a class")
         if data.label_names != train.label_names:
             raise ValueError(
                 f"label names differ: train has {train.label_names}, {name} has {data.label_names}; "
                 "make names and order the same in both"
             )
-        if data.images.shape[1:] != train.images.shape[1:]:
-            raise ValueError(
-                f"pictures differ: train has (channels, height, width) {train.images.shape[1:]}, "
-                f"{name} has {data.images.shape[1:]}; load both with the same --resolution and --channels"
-            )
+        train.check_like(data, name)
     counts = np.bincount(real["test"].labels, minlength=len(train.label_names))
     missing = [name for name, count in zip(train.label_names, counts, strict=True) if count == 0]
     if missing:
         raise ValueError(
-            f"the test split holds no picture of {', '.join(missing)}: no classifier can be judged on it; move some "
-            "there or leave the class out"
+            f"the test split holds no {train.noun} of {', '.join(missing)}: no classifier can be judged on it; move "
+            "some there or leave the class out"
         )
 
 
-def as_sets(synthetic: ImageArrays | Mapping[str, ImageArrays] | None) -> dict[str, ImageArrays]:
+def as_sets(synthetic: S | Mapping[str, S] | None) -> dict[str, S]:
     """Synthetic sets by name; a single one has the empty name."""
     if synthetic is None:
         return {}
-    return {"": synthetic} if isinstance(synthetic, ImageArrays) else dict(synthetic)
+    return dict(synthetic) if isinstance(synthetic, Mapping) else {"": synthetic}
 
 
 def parse_sets(spec: str) -> dict[str, str]:
@@ -71,11 +69,11 @@ def parse_sets(spec: str) -> dict[str, str]:
     return {name: folder for name, folder in named}
 
 
-def load_synthetic(spec: str, like: ImageArrays) -> ImageArrays:
-    """The synthetic pictures of a folder or Hub id (all splits), at the size and mode of `like`.
+def load_synthetic(spec: str, like: S) -> S:
+    """The synthetic samples of a folder or Hub id (all splits), in the form of `like`.
 
     Raises:
-        ValueError: not readable, or without the columns image and label (a `ClassLabel`).
+        ValueError: not readable, or without the columns image (or text) and label (a `ClassLabel`).
     """
     from datasets import ClassLabel, concatenate_datasets, load_dataset
     from datasets.exceptions import DatasetGenerationError
@@ -83,27 +81,26 @@ def load_synthetic(spec: str, like: ImageArrays) -> ImageArrays:
     try:
         splits = load_dataset(spec)
     except (DatasetGenerationError, OSError, ValueError) as error:
+        if "corresponds to no data" in str(error):
+            raise ValueError(f"--synthetic {spec} holds no {like.noun}; give at least one a class") from error
         raise ValueError(
-            f"--synthetic {spec} cannot be read ({error}); give a folder that `clinsynth generate images` wrote"
+            f"--synthetic {spec} cannot be read ({error}); give a folder that `{like.made_by}` wrote"
         ) from error
     data = concatenate_datasets(list(splits.values()))
-    if "image" not in data.features or not isinstance(data.features.get("label"), ClassLabel):
+    if like.column not in data.features or not isinstance(data.features.get("label"), ClassLabel):
         raise ValueError(
-            f"--synthetic {spec} must have columns image and label (with class names), has "
-            f"{', '.join(data.column_names)}; give a folder that `clinsynth generate images` wrote"
+            f"--synthetic {spec} must have columns {like.column} and label (with class names), has "
+            f"{', '.join(data.column_names)}; give a folder that `{like.made_by}` wrote"
         )
-    channels, side = like.images.shape[1:3]
-    return to_arrays(data.select_columns(["image", "label"]), side, channels, None)
+    return like.read_like(data)
 
 
-def arm_rows(
-    real: ImageArrays, synthetic: ImageArrays, arm: Arm, *, ratio: float | None, balance_to: int | None, seed: int
-) -> ImageArrays:
-    """The train pictures of an arm of synthetic pictures (of pretrain_finetune: those of its first half), real ones
+def arm_rows(real: S, synthetic: S, arm: Arm, *, ratio: float | None, balance_to: int | None, seed: int) -> S:
+    """The train samples of an arm of synthetic ones (of pretrain_finetune: those of its first half), real ones
     first; drawn by `seed` without replacement where not all synthetic ones are taken.
 
     Raises:
-        ArmRefusedError: no synthetic picture to add, or one class without any where there are no real ones.
+        ArmRefusedError: no synthetic sample to add, or one class without any where there are no real ones.
     """
     rows = np.random.default_rng(seed).permutation(len(synthetic.labels))
     classes = len(real.label_names)
@@ -111,7 +108,7 @@ def arm_rows(
         counts = np.bincount(synthetic.labels, minlength=classes)
         if not counts.all():
             missing = ", ".join(np.array(real.label_names)[counts == 0])
-            raise ArmRefusedError(f"the synthetic set holds no picture of {missing}")
+            raise ArmRefusedError(f"the synthetic set holds no {real.noun} of {missing}")
         return synthetic
     if arm.kind == "composite":
         rows = np.sort(rows) if ratio is None else rows[: round(ratio * len(real.labels))]
@@ -119,8 +116,8 @@ def arm_rows(
         short = shortage(real.labels, classes, balance_to)
         rows = np.concatenate([rows[synthetic.labels[rows] == c][: short[c]] for c in range(classes)])
     if len(rows) == 0:
-        raise ArmRefusedError("there is no synthetic picture to add")
-    return join(real, synthetic.images[rows], synthetic.labels[rows])
+        raise ArmRefusedError(f"there is no synthetic {real.noun} to add")
+    return real.followed_by(synthetic.take(rows))
 
 
 def shortage(labels: np.ndarray, classes: int, balance_to: int | None) -> np.ndarray:
@@ -129,20 +126,9 @@ def shortage(labels: np.ndarray, classes: int, balance_to: int | None) -> np.nda
     return np.maximum(0, (balance_to or counts.max()) - counts)
 
 
-def join(real: ImageArrays, images: np.ndarray, labels: np.ndarray) -> ImageArrays:
-    """`real` and after it pictures without subgroups."""
-    unknown = np.full(len(labels), UNKNOWN)
-    return ImageArrays(
-        np.concatenate([real.images, images]),
-        np.concatenate([real.labels, labels]),
-        real.label_names,
-        {column: np.concatenate([values, unknown]) for column, values in real.groups.items()},
-    )
-
-
-def fingerprint(*sets: ImageArrays) -> str:
-    """Hash of label names, pictures and labels: 16 hexadecimal digits."""
+def fingerprint(*sets: Samples) -> str:
+    """Hash of label names, samples and labels: 16 hexadecimal digits."""
     digest = hashlib.sha256("\n".join(sets[0].label_names).encode())
     for data in sets:
-        digest.update(repr(data.images.shape).encode() + data.images.tobytes() + data.labels.tobytes())
+        digest.update(data.content() + data.labels.tobytes())
     return digest.hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""Arms in feature space: a new last layer on features of the train pictures, the rest of the classifier left alone.
+"""Arms in feature space: a new last layer on features of the train samples, the rest of the classifier left alone.
 
 With resampled features this is classifier re-training (Kang et al. 2020).
 """
@@ -6,16 +6,32 @@ With resampled features this is classifier re-training (Kang et al. 2020).
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from transformers import PreTrainedModel
 
-from clinsynth.data.arrays import ImageArrays
-from clinsynth.trainers.classifier_fit import fit
-from clinsynth.trainers.classifier_inputs import balancing_weights
-from clinsynth.trainers.train_image_classifier import FitResult, in_batches, macro_f1
+from clinsynth.trainers.arm_medium import Medium, Samples
+from clinsynth.trainers.classifier_fit import balancing_weights, fit
+from clinsynth.trainers.classifier_result import FitResult, macro_f1
+from clinsynth.trainers.train_image_classifier import in_batches
+
+Read = Callable[[torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Features:
+    """What the last layer sees of samples: `values` float32 (n, d), with their `labels` (n,) and the class names."""
+
+    noun: ClassVar[str] = "row"
+
+    values: np.ndarray
+    labels: np.ndarray
+    label_names: list[str]
 
 
 def last_layer(model: PreTrainedModel) -> torch.nn.Linear:
@@ -34,25 +50,31 @@ def last_layer(model: PreTrainedModel) -> torch.nn.Linear:
 
 def head_inputs(model: PreTrainedModel, images: np.ndarray, batch_size: int = 256) -> np.ndarray:
     """What the last layer sees, float32 (n, d), of uint8 pictures (n, channels, r, r)."""
+    return seen_by_last_layer(
+        model, lambda read: in_batches(model, images, batch_size, lambda pixels: read(model(pixels).logits))
+    )
+
+
+def features_of(medium: Medium[Any], model: PreTrainedModel, data: Samples) -> Features:
+    """The features of `data` in the body of `model`."""
+    values = seen_by_last_layer(model, partial(medium.outputs, model, data))
+    return Features(values, data.labels, data.label_names)
+
+
+def seen_by_last_layer(model: PreTrainedModel, outputs: Callable[[Read], np.ndarray]) -> np.ndarray:
+    """What the last layer sees while `outputs` runs the model and has the logits of each batch read."""
     seen: list[torch.Tensor] = []
     hook = last_layer(model).register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-
-    def compute(pixels: torch.Tensor) -> torch.Tensor:
-        seen.clear()
-        model(pixels)
-        return seen[0]
-
     try:
-        return in_batches(model, images, batch_size, compute)
+        return outputs(lambda logits: seen.pop())
     finally:
         hook.remove()
 
 
 def fit_head(
     model: PreTrainedModel,
-    features: np.ndarray,
-    labels: np.ndarray,
-    real: dict[str, ImageArrays],
+    train: Features,
+    validation: Features,
     *,
     epochs: int,
     batch_size: int,
@@ -63,32 +85,30 @@ def fit_head(
     progress: str | None,
     on_epoch: Callable[[dict[str, float]], None],
 ) -> FitResult:
-    """Train `model`'s last layer anew on `features` (n, d) of the train pictures, real ones and those made of them,
-    and put it into `model`; the epoch is chosen on features of the real validation pictures."""
-    mean, spread = features.mean(0), features.std(0) + 1e-6
+    """Train `model`'s last layer anew on features of the train samples, real ones and those made of them, and put it
+    into `model`; the epoch is chosen on features of the real validation samples."""
+    mean, spread = train.values.mean(0), train.values.std(0) + 1e-6
 
     def scaled(rows: np.ndarray) -> torch.Tensor:
         return torch.from_numpy((rows - mean) / spread).to(model.device, torch.float32)
 
-    train, targets = scaled(features), torch.as_tensor(labels, device=model.device)
-    validation = scaled(head_inputs(model, real["validation"].images))
-    classes = len(real["train"].label_names)
+    inputs, targets = scaled(train.values), torch.as_tensor(train.labels, device=model.device)
+    held_out, classes = scaled(validation.values), len(train.label_names)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        head = torch.nn.Linear(features.shape[1], classes).to(model.device)
-    rows_as_data = ImageArrays(features, labels, real["train"].label_names)
-    weight = balancing_weights(rows_as_data).to(model.device) if class_weights else None
+        head = torch.nn.Linear(inputs.shape[1], classes).to(model.device)
+    weight = balancing_weights(train).to(model.device) if class_weights else None
 
     def score() -> float:
         with torch.inference_mode():
-            predicted = head(validation).argmax(1).cpu().numpy()
-        return macro_f1(real["validation"].labels, predicted, classes)
+            predicted = head(held_out).argmax(1).cpu().numpy()
+        return macro_f1(validation.labels, predicted, classes)
 
     result = fit(
         head,
-        lambda rows: F.cross_entropy(head(train[rows]), targets[rows], weight=weight),
+        lambda rows: F.cross_entropy(head(inputs[rows]), targets[rows], weight=weight),
         score,
-        rows=len(labels),
+        rows=len(targets),
         epochs=epochs,
         batch_size=batch_size,
         learning_rate=learning_rate,

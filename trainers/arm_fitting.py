@@ -15,15 +15,14 @@ import numpy as np
 from accelerate import PartialState
 from safetensors.numpy import save_file
 
-from clinsynth.data.arrays import ImageArrays
 from clinsynth.run_folder import append_metrics, atomic_write, complete_folder
 from clinsynth.trainers.arm_data import ArmRefusedError, arm_rows
-from clinsynth.trainers.arm_features import fit_head, head_inputs
-from clinsynth.trainers.arm_names import Arm, augmentation, weighted
-from clinsynth.trainers.arm_oversampling import oversample, oversample_pictures
-from clinsynth.trainers.arm_training import SMALL, ArmSettings, Trainings
-from clinsynth.trainers.classifier_inputs import load_pretrained_classifier, save_classifier
-from clinsynth.trainers.train_image_classifier import FitResult, build_small_resnet, fit_classifier, predict
+from clinsynth.trainers.arm_features import Features, features_of, fit_head
+from clinsynth.trainers.arm_medium import Samples
+from clinsynth.trainers.arm_names import Arm, weighted
+from clinsynth.trainers.arm_oversampling import oversample
+from clinsynth.trainers.arm_training import Trainings
+from clinsynth.trainers.classifier_result import FitResult
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -38,14 +37,14 @@ class TrainRows:
     """What a training sees.
 
     Attributes:
-        data: its pictures; of `pretrain_finetune` those of its first half, the synthetic ones; of an arm in feature
-            space features, float (n, d), in the pictures' place.
-        real: how many real pictures it is trained on.
+        data: its samples; of `pretrain_finetune` those of its first half, the synthetic ones; of an arm in feature
+            space features in the samples' place.
+        real: how many real samples it is trained on.
         made: how many others, synthetic or over-sampled.
         notes: what a reader must know of them.
     """
 
-    data: ImageArrays
+    data: Samples | Features
     real: int
     made: int
     notes: list[str]
@@ -67,17 +66,17 @@ def run_one(trainings: Trainings, arm: Arm, seed: int) -> None:
 
 
 def train(trainings: Trainings, arm: Arm, seed: int, folder: Path) -> dict[str, Any]:
-    """Write the best model and its probabilities of the test pictures into `folder`; returns what there is to record.
+    """Write the best model and its probabilities of the test samples into `folder`; returns what there is to record.
 
     Raises:
         ArmRefusedError: the data does not allow the arm.
     """
-    real = trainings.real
+    real, medium = trainings.real, trainings.medium
     model = body_of(trainings, seed) if arm.in_features else None
-    rows = feature_rows(trainings, arm, seed, model) if model else picture_rows(trainings, arm, seed)
+    rows = feature_rows(trainings, arm, seed, model) if model else sample_rows(trainings, arm, seed)
     result, model, learning_rate = fit_best(trainings, arm, seed, rows, model, folder)
-    save_classifier(model, real["train"].label_names, folder / "model")
-    probabilities = predict(model, real["test"].images)
+    medium.save(model, real["train"].label_names, folder / "model")
+    probabilities = medium.predict(model, real["test"])
     save_file({"probabilities": probabilities, "labels": real["test"].labels}, folder / "test.safetensors")
     return {
         "train_rows": rows.real + rows.made,
@@ -92,8 +91,8 @@ def train(trainings: Trainings, arm: Arm, seed: int, folder: Path) -> dict[str, 
     }
 
 
-def picture_rows(trainings: Trainings, arm: Arm, seed: int) -> TrainRows:
-    """The pictures of an arm, drawn by `seed`."""
+def sample_rows(trainings: Trainings, arm: Arm, seed: int) -> TrainRows:
+    """The samples of an arm, drawn by `seed`."""
     real, settings = trainings.real["train"], trainings.settings
     notes: list[str] = []
     if arm.synthetic:
@@ -101,14 +100,14 @@ def picture_rows(trainings: Trainings, arm: Arm, seed: int) -> TrainRows:
         if settings.keep_agreeing:
             agrees = trainings.synthetic_probabilities(arm.source, seed).argmax(1) == synthetic.labels
             notes = [
-                f"{agrees.sum()} of {len(agrees)} synthetic pictures kept, whose label the control gives them too"
+                f"{agrees.sum()} of {len(agrees)} synthetic {real.noun}s kept, whose label the control gives them too"
             ]
             synthetic = synthetic.take(agrees)
         data = arm_rows(
             real, synthetic, arm, ratio=settings.synthetic_ratio, balance_to=settings.balance_to, seed=seed
         )
     elif arm.method:
-        data, notes = oversample_pictures(real, arm.method, settings.balance_to, seed)
+        data, notes = trainings.medium.oversample(real, arm.method, settings.balance_to, seed)
     else:
         data = real
     if arm.kind == "synthetic":
@@ -118,34 +117,27 @@ def picture_rows(trainings: Trainings, arm: Arm, seed: int) -> TrainRows:
 
 
 def feature_rows(trainings: Trainings, arm: Arm, seed: int, model: PreTrainedModel) -> TrainRows:
-    """Features of the real train pictures, and those that over-sampling makes of them."""
-    real = trainings.real["train"]
-    features, labels = head_inputs(model, real.images), real.labels
-    notes: list[str] = []
-    if arm.method:
-        made, made_labels, notes = oversample(
-            features, labels, real.label_names, arm.method, trainings.settings.balance_to, seed
-        )
-        features, labels = np.concatenate([features, made]), np.concatenate([labels, made_labels])
-    data = ImageArrays(features, labels, real.label_names)
-    return TrainRows(data, len(real.labels), len(labels) - len(real.labels), notes)
+    """Features of the real train samples, and those that over-sampling makes of them."""
+    real = features_of(trainings.medium, model, trainings.real["train"])
+    if not arm.method:
+        return TrainRows(real, len(real.labels), 0, [])
+    made, labels, notes = oversample(
+        real.values, real.labels, real.label_names, arm.method, trainings.settings.balance_to, seed
+    )
+    data = Features(np.concatenate([real.values, made]), np.concatenate([real.labels, labels]), real.label_names)
+    return TrainRows(data, len(real.labels), len(labels), notes)
 
 
 def body_of(trainings: Trainings, seed: int) -> PreTrainedModel:
     """The classifier whose last layer an arm in feature space trains anew."""
     if trainings.settings.features_from == "control":
         return trainings.control_model(seed)
-    return build_classifier(trainings.settings, trainings.real["train"], seed)
+    return new_classifier(trainings, seed)
 
 
-def build_classifier(settings: ArmSettings, train: ImageArrays, seed: int) -> PreTrainedModel:
-    """The small ResNet, in colour because transformers' pipelines hand every picture over so, or one of transformers'
-    architectures, pretrained or not; on this process's device."""
-    side = max(64, train.images.shape[-1])
-    if settings.model == SMALL:
-        model: PreTrainedModel = build_small_resnet(len(train.label_names), 3, input_size=side, seed=seed)
-    else:
-        model = load_pretrained_classifier(settings.model, train.label_names, seed, settings.from_scratch, side)
+def new_classifier(trainings: Trainings, seed: int) -> PreTrainedModel:
+    """A classifier to train, on this process's device."""
+    model = trainings.medium.build(trainings.settings, trainings.real["train"], seed)
     return model.to(PartialState().device)
 
 
@@ -165,20 +157,21 @@ def fit_best(
             "progress": label,
             "on_epoch": partial(append_epoch, folder, arm.name, seed),
         }
-        if body is not None:
-            model = body_of(trainings, seed) if best else body  # fit_head changes it
-            result = fit_head(model, rows.data.images, rows.data.labels, trainings.real, **common)
+        if isinstance(rows.data, Features):
+            model = body if body is not None and not best else body_of(trainings, seed)  # fit_head changes it
+            validation = features_of(trainings.medium, model, trainings.real["validation"])
+            result = fit_head(model, rows.data, validation, **common)
         else:
-            model = build_classifier(settings, trainings.real["train"], seed)
-            result = fit_pictures(trainings, arm, rows.data, model, common)
+            model = new_classifier(trainings, seed)
+            result = fit_whole(trainings, arm, rows.data, model, common)
         best = [max([*best, (result, model, learning_rate)], key=lambda fit: fit[0].best_macro_f1)]
     return best[0]
 
 
 def budget(trainings: Trainings) -> dict[str, int]:
-    """Epochs, batch size and steps an epoch, the same for every arm: those of the real train pictures.
+    """Epochs, batch size and steps an epoch, the same for every arm: those of the real train samples.
 
-    A gain must come from the pictures, not from longer training."""
+    A gain must come from the samples, not from longer training."""
     rows, settings = len(trainings.real["train"].labels), trainings.settings
     batch_size = min(settings.batch_size, rows)
     return {"epochs": settings.epochs, "batch_size": batch_size, "steps_per_epoch": math.ceil(rows / batch_size)}
@@ -188,21 +181,25 @@ def append_epoch(folder: Path, arm: str, seed: int, record: dict[str, float]) ->
     append_metrics(folder, {"arm": arm, "seed": seed, **record})
 
 
-def fit_pictures(
-    trainings: Trainings, arm: Arm, data: ImageArrays, model: PreTrainedModel, common: dict[str, Any]
+def fit_whole(
+    trainings: Trainings, arm: Arm, data: Samples, model: PreTrainedModel, common: dict[str, Any]
 ) -> FitResult:
-    """Train the whole of `model` on the pictures of an arm."""
-    settings, real = trainings.settings, trainings.real
-    views = augmentation(arm, settings.control, settings.augment)
-    common = common | {"augment": views == "light", "strong": views == "strong", "flips": settings.flips}
+    """Train the whole of `model` on the samples of an arm."""
+    real, epochs = trainings.real, trainings.settings.epochs
+
+    def fit(samples: Samples, **keywords: Any) -> FitResult:
+        control = trainings.settings.control
+        return trainings.medium.fit(model, samples, real["validation"], arm, control, common | keywords)
+
     if arm.kind != "pretrain_finetune":
-        return fit_classifier(model, data, real["validation"], **common)
-    # As many steps as in any arm. The weights are those of an epoch of the second half, on real pictures.
-    first = common | {"epochs": settings.epochs // 2}
-    pretrained = fit_classifier(model, data, real["validation"], **first)
-    second = common | {"epochs": settings.epochs - first["epochs"]}
-    second["on_epoch"] = lambda record: common["on_epoch"](later(record, pretrained))
-    finetuned = fit_classifier(model, real["train"], real["validation"], **second)
+        return fit(data)
+    # As many steps as in any arm. The weights are those of an epoch of the second half, on real samples.
+    pretrained = fit(data, epochs=epochs // 2)
+    finetuned = fit(
+        real["train"],
+        epochs=epochs - epochs // 2,
+        on_epoch=lambda record: common["on_epoch"](later(record, pretrained)),
+    )
     return replace(
         finetuned,
         steps=pretrained.steps + finetuned.steps,

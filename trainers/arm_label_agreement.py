@@ -1,4 +1,4 @@
-"""Whether synthetic pictures show the class that their label says: how often a classifier of real pictures agrees.
+"""Whether synthetic samples show the class that their label says: how often a classifier of real samples agrees.
 
 A generator that mixes classes up can have a perfect Fréchet distance. Its labels then agree with the classifier no
 more often than shuffled ones would (chance), while those of real held-out pictures do (floor).
@@ -24,22 +24,24 @@ def label_agreement(
     test_labels: np.ndarray,
     test_predicted: np.ndarray,
     label_names: list[str],
+    noun: str = "picture",
 ) -> list[dict[str, Any]]:
     """One record a class and one of the mean of the measured classes ("overall").
 
-    `synthetic_predicted` and `test_predicted` are ints (seeds, n): what classifiers that were trained on real pictures
-    alone say of the synthetic set named `source` and of the real test split, one row a seed.
+    `synthetic_predicted` and `test_predicted` are ints (seeds, n): what classifiers that were trained on real samples
+    alone say of the synthetic set named `source` and of the real test split, one row a seed. `noun` is what the notes
+    call a sample.
 
     Returns:
-        Records: `value`, the share of the class's synthetic pictures that the classifiers give its label; `floor`,
-        that of the real test pictures; `chance`, that of all synthetic pictures, whatever their label; `interval`, and
-        `difference` and `difference_interval` of value - floor (bootstrap over pictures and seeds); `n`, `n_real`,
+        Records: `value`, the share of the class's synthetic samples that the classifiers give its label; `floor`,
+        that of the real test samples; `chance`, that of all synthetic samples, whatever their label; `interval`, and
+        `difference` and `difference_interval` of value - floor (bootstrap over samples and seeds); `n`, `n_real`,
         `seeds`; `flag`:
 
         - "mixed up": the interval lies below the middle between chance and floor;
         - "below real": the difference's interval lies below zero;
         - "agrees": neither;
-        - "cannot tell": the classifiers know the real class no better than chance, or fewer than 10 pictures.
+        - "cannot tell": the classifiers know the real class no better than chance, or fewer than 10 samples.
     """
     rng = np.random.default_rng(0)
     seeds = len(synthetic_predicted)
@@ -52,13 +54,13 @@ def label_agreement(
         chance = float((synthetic_predicted == number).mean())
         record = {"source": source, "label": name, "n": int(mine.sum()), "n_real": int(real.sum()), "seeds": seeds}
         if min(mine.sum(), real.sum()) < MIN_ROWS:
-            records.append({**record, **unmeasured(f"fewer than {MIN_ROWS} pictures")})
+            records.append({**record, **unmeasured(f"fewer than {MIN_ROWS} {noun}s")})
             continue
         found = resampled_share((synthetic_predicted == number)[:, mine], shares, rng)
         floor = resampled_share((test_predicted == number)[:, real], shares, rng)
         parts.append((found, floor))
         chances.append(chance)
-        records.append({**record, **judge(found, floor, chance)})
+        records.append({**record, **judge(found, floor, chance, noun)})
     whole = {
         "source": source,
         "label": OVERALL,
@@ -69,11 +71,11 @@ def label_agreement(
     if not parts:
         return [*records, {**whole, **unmeasured("no class could be measured")}]
     found, floor = np.mean(parts, axis=0)
-    return [{**whole, **judge(found, floor, float(np.mean(chances)))}, *records]
+    return [{**whole, **judge(found, floor, float(np.mean(chances)), noun)}, *records]
 
 
 def resampled_share(agrees: np.ndarray, shares: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Share of True in (seeds, n), mean of the seeds, for resampled pictures and seeds: (1 + RESAMPLES,), first the
+    """Share of True in (seeds, n), mean of the seeds, for resampled samples and seeds: (1 + RESAMPLES,), first the
     share itself; `shares` are the weights of the seeds, (1 + RESAMPLES, seeds)."""
     n = agrees.shape[1]
     drawn = rng.multinomial(n, np.full(n, 1 / n), size=RESAMPLES)
@@ -81,15 +83,15 @@ def resampled_share(agrees: np.ndarray, shares: np.ndarray, rng: np.random.Gener
     return (shares * (weights @ agrees.T)).sum(1)
 
 
-def judge(found: np.ndarray, floor: np.ndarray, chance: float) -> dict[str, Any]:
+def judge(found: np.ndarray, floor: np.ndarray, chance: float, noun: str) -> dict[str, Any]:
     """Value, floor, chance, difference and flag from resampled agreements (1 + RESAMPLES,)."""
     value, real, gap = interval(found), interval(floor), interval(found - floor)
     if real.low <= chance:
-        flag, note = "cannot tell", "the classifiers know this class of real pictures no better than chance"
+        flag, note = "cannot tell", f"the classifiers know this class of real {noun}s no better than chance"
     elif value.high < (chance + real.value) / 2:
-        flag, note = "mixed up", "nearer to shuffled labels than to real pictures"
+        flag, note = "mixed up", f"nearer to shuffled labels than to real {noun}s"
     elif gap.high < 0:
-        flag, note = "below real", "clearly less often than with real pictures"
+        flag, note = "below real", f"clearly less often than with real {noun}s"
     else:
         flag, note = "agrees", ""
     return {

@@ -13,7 +13,10 @@
 | smote_features, … | the same with short classes filled up in feature space; compared with real_features |
 
 Every arm but `real` and `real_strong` is augmented and weighted as the control is, so that a difference comes from
-its pictures.
+its pictures. Texts have the same arms, except that there
+
+- `real` is trained without class weights, and `real_weighted` (with them) is the control of every claim;
+- `random_oversampling` repeats texts, and the other over-samplings exist in feature space only.
 """
 
 from __future__ import annotations
@@ -21,13 +24,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-CONTROLS = ("real", "real_strong")
+PICTURE_CONTROLS = ("real", "real_strong")
+TEXT_CONTROLS = ("real", "real_weighted")
+TUNED = ("real_strong", "real_weighted")
+CONTROLS = ("real", *TUNED)
 SYNTHETIC = ("synthetic", "composite", "balanced", "pretrain_finetune")
 OVERSAMPLING = ("random_oversampling", "smote", "borderline_smote", "adasyn")
 IN_FEATURES = "_features"
 REAL_FEATURES = f"real{IN_FEATURES}"
 FEATURES = (REAL_FEATURES, *(f"{method}{IN_FEATURES}" for method in OVERSAMPLING))
-ARMS = (*CONTROLS, *SYNTHETIC, *OVERSAMPLING, *FEATURES)
+ARMS = (*PICTURE_CONTROLS, *SYNTHETIC, *OVERSAMPLING, *FEATURES)
+TEXT_ARMS = (*TEXT_CONTROLS, *SYNTHETIC, "random_oversampling", *FEATURES)
 
 
 @dataclass(frozen=True)
@@ -35,8 +42,8 @@ class Arm:
     """One arm.
 
     Attributes:
-        kind: one of ARMS.
-        source: name of the synthetic set that it takes its pictures from; empty where there is but one, unnamed.
+        kind: one of ARMS or of TEXT_ARMS.
+        source: name of the synthetic set that it takes its samples from; empty where there is but one, unnamed.
     """
 
     kind: str
@@ -62,24 +69,52 @@ class Arm:
         return method if method in OVERSAMPLING else None
 
 
-def resolve_arms(kinds: Iterable[str], control: str, sources: Iterable[str]) -> list[Arm]:
-    """The arms to train, each once, the control first; those of synthetic pictures once for each synthetic set.
+def parse_arms(given: list[str] | str | None, synthetic: bool, tuned: str) -> list[str]:
+    """`--arms`: names, or a,b,…; without them `real` and `tuned` and, with synthetic samples, two arms of these."""
+    if given is None:
+        return ["real", tuned, *(["synthetic", "composite"] if synthetic else [])]
+    return [arm.strip() for arm in given.split(",")] if isinstance(given, str) else given
 
-    The control and, with an arm in feature space, `real_features` are added where they are missing: without them
-    there is nothing to compare with.
+
+def parse_rates(given: list[float] | float | str) -> list[float]:
+    """`--learning_rates`: numbers, one, or a,b,….
 
     Raises:
-        ValueError: an unknown arm or control, or an arm of synthetic pictures without any.
+        ValueError: what is given is no number.
+    """
+    try:
+        return [float(rate) for rate in (given if isinstance(given, list) else str(given).split(","))]
+    except ValueError as error:
+        raise ValueError(f"--learning_rates must be numbers, as 0.001,0.003, got {given}") from error
+
+
+def resolve_arms(
+    kinds: Iterable[str],
+    control: str,
+    sources: Iterable[str],
+    known: tuple[str, ...] = ARMS,
+    noun: str = "picture",
+) -> list[Arm]:
+    """The arms to train, each once, the control first; those of synthetic samples once for each synthetic set.
+
+    The control and, with an arm in feature space, `real_features` are added where they are missing: without them
+    there is nothing to compare with. `known` are the kinds to choose from, `noun` is what a sample is called.
+
+    Raises:
+        ValueError: an unknown arm or control, or an arm of synthetic samples without any.
     """
     kinds, sources = list(kinds), list(sources)
-    unknown = [kind for kind in kinds if kind not in ARMS]
+    unknown = [kind for kind in kinds if kind not in known]
     if unknown or not kinds:
-        raise ValueError(f"--arms must be among {', '.join(ARMS)}, got {', '.join(unknown) or 'none'}")
-    if control not in CONTROLS:
-        raise ValueError(f"--control must be one of {', '.join(CONTROLS)}, got {control}")
+        meant = [f"{kind}{IN_FEATURES}" for kind in unknown if f"{kind}{IN_FEATURES}" in known]
+        mend = f"; {noun}s are over-sampled in feature space: give {', '.join(meant)}" if meant else ""
+        raise ValueError(f"--arms must be among {', '.join(known)}, got {', '.join(unknown) or 'none'}{mend}")
+    controls = [kind for kind in known if kind in CONTROLS]
+    if control not in controls:
+        raise ValueError(f"--control must be one of {', '.join(controls)}, got {control}")
     needy = [kind for kind in kinds if kind in SYNTHETIC]
     if needy and not sources:
-        raise ValueError(f"--arms {','.join(needy)} need synthetic pictures; give --synthetic, or leave them out")
+        raise ValueError(f"--arms {','.join(needy)} need synthetic {noun}s; give --synthetic, or leave them out")
     if any(kind in FEATURES for kind in kinds):
         kinds = [REAL_FEATURES, *kinds]
     return list(dict.fromkeys(expand([control, *kinds], sources)))
@@ -100,14 +135,14 @@ def augmentation(arm: Arm, control: str, light: bool) -> str:
     """How the pictures of an arm are varied in training: "none", "light" or "strong"."""
     if arm.in_features:
         return "none"  # the features are computed once
-    return "strong" if is_strong(arm, control) else "light" if light else "none"
+    return "strong" if is_tuned(arm, control) else "light" if light else "none"
 
 
 def weighted(arm: Arm, control: str, class_weights: bool) -> bool:
     """Whether the classes' shares in the loss of an arm are made equal."""
-    return class_weights or is_strong(arm, control)
+    return class_weights or is_tuned(arm, control)
 
 
-def is_strong(arm: Arm, control: str) -> bool:
-    """Whether an arm is trained as `real_strong` is."""
-    return arm.kind == "real_strong" or (arm.kind != "real" and control == "real_strong")
+def is_tuned(arm: Arm, control: str) -> bool:
+    """Whether an arm is trained as `real_strong`, with texts `real_weighted`, is."""
+    return arm.kind in TUNED or (arm.kind != "real" and control in TUNED)

@@ -9,7 +9,7 @@ import numpy as np
 
 from clinsynth.data.arrays import ImageArrays
 from clinsynth.seeds import derive_seed
-from clinsynth.trainers.arm_data import ArmRefusedError, join, shortage
+from clinsynth.trainers.arm_data import ArmRefusedError, S, shortage
 
 if TYPE_CHECKING:
     from imblearn.over_sampling.base import BaseOverSampler
@@ -29,7 +29,18 @@ def oversample_pictures(
     pixels = train.images.reshape(len(train.labels), -1).astype(np.float32)
     rows, labels, notes = oversample(pixels, train.labels, train.label_names, method, balance_to, seed)
     images = rows.round().clip(0, 255).astype(np.uint8).reshape(-1, *train.images.shape[1:])
-    return join(train, images, labels), notes
+    return train.followed_by(ImageArrays(images, labels, train.label_names)), notes
+
+
+def repeat_samples(train: S, balance_to: int | None, seed: int) -> tuple[S, list[str]]:
+    """`train` and after it samples of its short classes again, drawn at random; and `oversample`'s notes.
+
+    Raises:
+        ArmRefusedError: as `oversample` does.
+    """
+    numbers = np.arange(len(train.labels))[:, None]
+    rows, _, notes = oversample(numbers, train.labels, train.label_names, "random_oversampling", balance_to, seed)
+    return train.followed_by(train.take(rows[:, 0])), notes
 
 
 def oversample(
@@ -47,7 +58,7 @@ def oversample(
     made, made_labels = [rows[:0]], [labels[:0]]
     short = shortage(labels, len(names), balance_to)
     if not short.any():
-        raise ArmRefusedError("no class is short of pictures, so there is nothing to over-sample")
+        raise ArmRefusedError("no class is short of rows, so there is nothing to over-sample")
     for number in np.flatnonzero(short):
         size = int((labels == number).sum())
         neighbours = min(NEIGHBOURS, size - 1)

@@ -2,27 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 BINS = 15
 MAIN = ("macro_f1", "balanced_accuracy", "auroc", "ece")
+MINORITY = "minority_recall"
 
 
-def metric_names(label_names: list[str]) -> list[str]:
+def minority_classes(train_labels: np.ndarray, classes: int) -> tuple[int, ...]:
+    """The classes with fewer train rows than the average one."""
+    counts = np.bincount(train_labels, minlength=classes)
+    return tuple(np.flatnonzero(counts < counts.mean()).tolist())
+
+
+def metric_names(label_names: list[str], minority: Sequence[int] = ()) -> list[str]:
     """The columns of `scores`, in order."""
-    return [*MAIN, *(f"f1 {name}" for name in label_names), *(f"recall {name}" for name in label_names)]
+    own = [*MAIN, *(f"f1 {name}" for name in label_names), *(f"recall {name}" for name in label_names)]
+    return [*own, MINORITY] if minority else own
 
 
-def scores(labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray, classes: int) -> np.ndarray:
+def scores(
+    labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray, classes: int, minority: Sequence[int] = ()
+) -> np.ndarray:
     """Macro-F1, balanced accuracy, AUROC (one class against the rest, mean of the classes), calibration error, each
-    class's F1 and each class's recall: float64 (b, 4 + 2 * classes).
+    class's F1 and each class's recall: float64 (b, 4 + 2 * classes); with classes named in `minority` one column more,
+    the mean of their recalls.
 
     `labels` are ints (n,), `probabilities` (n, classes); `weights` (b, n) says how often each row counts in each of b
     resamples. Every class must have weight in every resample."""
     f1, recall = class_scores(labels, probabilities.argmax(1), weights, classes)
     auroc = np.mean([ranking(labels == c, probabilities[:, c], weights) for c in range(classes)], axis=0)
     error = calibration_error(labels, probabilities, weights)
-    return np.column_stack([f1.mean(1), recall.mean(1), auroc, error, f1, recall])
+    last = [recall[:, list(minority)].mean(1)] if minority else []
+    return np.column_stack([f1.mean(1), recall.mean(1), auroc, error, f1, recall, *last])
 
 
 def class_scores(

@@ -8,14 +8,14 @@ corrected together by Holm's method (1979), each metric for itself.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
 import numpy as np
 
-from clinsynth.data.arrays import ImageArrays
+from clinsynth.trainers.arm_medium import Samples
 from clinsynth.trainers.arm_scores import calibration_floor, metric_names, scores
 
 CONFIDENCE = 0.95
@@ -52,7 +52,11 @@ def resampled_seeds(seeds: int, count: int, rng: np.random.Generator) -> np.ndar
 
 
 def bootstrap(
-    labels: np.ndarray, probabilities: Mapping[str, np.ndarray], classes: int, seed: int = 0
+    labels: np.ndarray,
+    probabilities: Mapping[str, np.ndarray],
+    classes: int,
+    seed: int = 0,
+    minority: Sequence[int] = (),
 ) -> dict[str, np.ndarray]:
     """Resampled scores of every arm, float64 (1 + RESAMPLES, columns of `scores`); row 0 holds the scores themselves.
 
@@ -76,7 +80,7 @@ def bootstrap(
         share = shares[start : start + len(weights)]
         start += len(weights)
         for arm, runs in probabilities.items():
-            by_seed = np.stack([scores(labels, run, weights, classes) for run in runs], axis=1)
+            by_seed = np.stack([scores(labels, run, weights, classes, minority) for run in runs], axis=1)
             parts[arm].append(np.einsum("bs,bsm->bm", share, by_seed))
     return {arm: np.concatenate(chunks) for arm, chunks in parts.items()}
 
@@ -114,15 +118,19 @@ def verdict(difference: float, p: float, seeds: int) -> str:
 
 
 def arm_records(
-    resampled: Mapping[str, np.ndarray], test: ImageArrays, probabilities: Mapping[str, np.ndarray]
+    resampled: Mapping[str, np.ndarray],
+    test: Samples,
+    probabilities: Mapping[str, np.ndarray],
+    minority: Sequence[int] = (),
 ) -> list[dict[str, Any]]:
-    """One record for each arm and metric: value (mean of the seeds), interval, n test pictures, seeds, per_seed; of
-    the calibration error also the floor, what a perfectly calibrated classifier would read on these pictures."""
+    """One record for each arm and metric: value (mean of the seeds), interval, n test rows, seeds, per_seed; of the
+    calibration error also the floor, what a perfectly calibrated classifier would read on these rows. `minority` is
+    what `bootstrap` was given."""
     classes, records = len(test.label_names), []
     once = np.ones((1, len(test.labels)))
     for arm, values in resampled.items():
-        per_seed = np.concatenate([scores(test.labels, run, once, classes) for run in probabilities[arm]])
-        for column, metric in enumerate(metric_names(test.label_names)):
+        per_seed = np.concatenate([scores(test.labels, run, once, classes, minority) for run in probabilities[arm]])
+        for column, metric in enumerate(metric_names(test.label_names, minority)):
             # A resample's calibration error reads too high, like any of few rows: its interval is moved to the value.
             shift = values[0, column] - values[1:, column].mean() if metric == "ece" else 0.0
             found = interval(np.append(values[0, column], values[1:, column] + shift))
@@ -148,8 +156,11 @@ def comparison_records(
     pairs: list[tuple[str, str]],
     arms: list[dict[str, Any]],
     label_names: list[str],
+    minority: Sequence[int] = (),
+    noun: str = "picture",
 ) -> list[dict[str, Any]]:
-    """arm - control for each of `pairs`, one record a metric, pair after pair; `arms` are those of `arm_records`.
+    """arm - control for each of `pairs`, one record a metric, pair after pair; `arms` are those of `arm_records`,
+    `minority` is what `bootstrap` was given, and `noun` is what the sentences call a test row.
 
     Macro-F1 and balanced accuracy carry p, p_holm (corrected over the pairs), effect size and a verdict; the others
     do not: among many intervals some exclude zero by chance. Recalls are left out, whose mean is the balanced
@@ -157,7 +168,7 @@ def comparison_records(
     single = {(record["arm"], record["metric"]): record for record in arms}
     records = []
     for pair in pairs:
-        for column, metric in enumerate(metric_names(label_names)):
+        for column, metric in enumerate(metric_names(label_names, minority)):
             if not metric.startswith("recall "):
                 gap = resampled[pair[0]][:, column] - resampled[pair[1]][:, column]
                 records.append(describe_gap(gap, pair, single[pair[0], metric], single[pair[1], metric]))
@@ -166,7 +177,7 @@ def comparison_records(
         for record, corrected in zip(judged, holm([record["p"] for record in judged]), strict=True):
             record["p_holm"] = corrected
             record["verdict"] = verdict(record["difference"], corrected, record["seeds"])
-            record["sentence"] = sentence(record, len(judged))
+            record["sentence"] = sentence(record, len(judged), noun)
     return records
 
 
@@ -203,7 +214,7 @@ def effect(differences: np.ndarray) -> dict[str, Any]:
     }
 
 
-def sentence(record: dict[str, Any], pairs: int) -> str:
+def sentence(record: dict[str, Any], pairs: int, noun: str) -> str:
     """The difference in words."""
     low, high = record["interval"]
     seeds = record["seeds"]
@@ -211,6 +222,6 @@ def sentence(record: dict[str, Any], pairs: int) -> str:
     gain = "" if record["relative_gain"] is None else f"; {record['relative_gain']:+.1f} % of the control"
     return (
         f"{' - '.join(record['arms'])}, {record['metric']}: {record['difference']:+.3f} ({CONFIDENCE:.0%} interval "
-        f"{low:+.3f} to {high:+.3f}; p {record['p']:.3f}{corrected}; {record['n']} test pictures, "
+        f"{low:+.3f} to {high:+.3f}; p {record['p']:.3f}{corrected}; {record['n']} test {noun}s, "
         f"{seeds} seed{'s' * (seeds > 1)}{gain}): {record['verdict']}"
     )

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from clinsynth.data.arrays import ImageArrays
 from clinsynth.data.subgroups import UNKNOWN
+from clinsynth.trainers.arm_medium import Samples
 from clinsynth.trainers.arm_scores import class_scores
 from clinsynth.trainers.arm_statistics import CONFIDENCE, interval, resampled_rows, resampled_seeds
 
@@ -16,11 +16,11 @@ MIN_ROWS = 20
 RESAMPLES = 500
 
 
-def subgroup_records(test: ImageArrays, probabilities: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
+def subgroup_records(test: Samples, probabilities: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
     """One record for each arm, subgroup column and group; `probabilities` maps an arm to (seeds, n, classes).
 
-    `value` is the macro-F1 over the classes that the group has test pictures of (`classes`), None with fewer than 20
-    pictures or one class, which `note` says; `worst` marks the lowest value of its column and arm, rows of unknown
+    `value` is the macro-F1 over the classes that the group has test rows of (`classes`), None with fewer than 20 rows
+    or one class, which `note` says; `worst` marks the lowest value of its column and arm, rows of unknown
     group aside. Groups differ in their classes and so in how hard they are: compare arms within one group.
     """
     records = []
@@ -33,7 +33,7 @@ def subgroup_records(test: ImageArrays, probabilities: Mapping[str, np.ndarray])
     return records
 
 
-def column_records(test: ImageArrays, column: str, predicted: np.ndarray) -> Iterator[dict[str, Any]]:
+def column_records(test: Samples, column: str, predicted: np.ndarray) -> Iterator[dict[str, Any]]:
     """Yield the record of each group of `column`, as yet without arm and worst; `predicted` are ints (seeds, n)."""
     for group in np.unique(test.groups[column]):
         inside = test.groups[column] == group
@@ -41,7 +41,7 @@ def column_records(test: ImageArrays, column: str, predicted: np.ndarray) -> Ite
         present = np.unique(labels)
         record = {"column": column, "group": str(group), "n": len(labels), "classes": len(present)}
         if len(labels) < MIN_ROWS or len(present) < 2:
-            why = f"{len(labels)} test pictures" if len(labels) < MIN_ROWS else "one class"
+            why = f"{len(labels)} test {test.noun}s" if len(labels) < MIN_ROWS else "one class"
             yield {**record, "value": None, "interval": None, "note": f"too small to measure: {why}"}
             continue
         found = interval(resampled_macro_f1(labels, predicted[:, inside], len(test.label_names)))

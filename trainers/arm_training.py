@@ -13,17 +13,13 @@ import numpy as np
 from accelerate import PartialState
 from safetensors.numpy import load_file, save
 
-from clinsynth.data.arrays import ImageArrays
 from clinsynth.run_folder import atomic_write
 from clinsynth.trainers.arm_data import fingerprint
-from clinsynth.trainers.arm_names import Arm, augmentation, weighted
-from clinsynth.trainers.classifier_inputs import load_pretrained_classifier
-from clinsynth.trainers.train_image_classifier import predict
+from clinsynth.trainers.arm_medium import Medium, Samples
+from clinsynth.trainers.arm_names import Arm, weighted
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-SMALL = "small-resnet"
 
 
 @dataclass(frozen=True)
@@ -35,8 +31,6 @@ class ArmSettings:
     batch_size: int
     learning_rates: tuple[float, ...]
     class_weights: bool = True
-    augment: bool = True
-    flips: bool = False
     synthetic_ratio: float | None = None
     balance_to: int | None = None
     control: str = "real"
@@ -54,20 +48,16 @@ class ArmSettings:
             raise ValueError(f"--synthetic_ratio must be above 0, got {self.synthetic_ratio}; leave it out to use all")
         if self.features_from not in ("control", "model"):
             raise ValueError(f"--features_from must be control or model, got {self.features_from}")
-        if self.model == SMALL and (self.from_scratch or self.features_from == "model"):
-            flag = "from_scratch" if self.from_scratch else "features_from model"
-            raise ValueError(
-                f"--{flag} needs a --model other than {SMALL}, which has no trained weights to start from"
-            )
 
 
 @dataclass(frozen=True)
 class Trainings:
     """The trainings of a study, and where each is kept."""
 
+    medium: Medium[Any]
     settings: ArmSettings
-    real: dict[str, ImageArrays]
-    synthetic: dict[str, ImageArrays]
+    real: dict[str, Samples]
+    synthetic: dict[str, Samples]
     output_dir: Path
     progress: bool
 
@@ -81,9 +71,9 @@ class Trainings:
         """Everything but the seed that a training's result depends on."""
         s = self.settings
         values = asdict(s)
-        for name in ("augment", "control", "keep_agreeing", "features_from", "synthetic_ratio", "balance_to"):
+        for name in ("control", "keep_agreeing", "features_from", "synthetic_ratio", "balance_to"):
             del values[name]
-        values |= {"arm": arm.kind, "augmentation": augmentation(arm, s.control, s.augment)}
+        values |= {"arm": arm.kind, **self.medium.identity(arm, s.control)}
         values |= {"class_weights": weighted(arm, s.control, s.class_weights)}
         values |= {"data": self.fingerprints["real splits"]}
         if arm.kind == "composite":
@@ -113,17 +103,17 @@ class Trainings:
         return json.loads((self.folder(arm, seed) / "result.json").read_text())
 
     def test_probabilities(self, arm: Arm, seed: int) -> np.ndarray:
-        """Probabilities (n, classes) of the real test pictures."""
+        """Probabilities (n, classes) of the real test samples."""
         return load_file(self.folder(arm, seed) / "test.safetensors")["probabilities"]
 
     def control_model(self, seed: int) -> PreTrainedModel:
         folder = self.folder(Arm(self.settings.control), seed) / "model"
-        return load_pretrained_classifier(str(folder), self.real["train"].label_names, seed).to(PartialState().device)
+        return self.medium.load(folder, self.real["train"].label_names).to(PartialState().device)
 
     def synthetic_probabilities(self, source: str, seed: int) -> np.ndarray:
         """What the control's classifier of this seed says of a synthetic set: (n, classes), kept beside it."""
         path = self.folder(Arm(self.settings.control), seed) / f"synthetic-{self.fingerprints[source]}.safetensors"
         if not path.exists():
-            probabilities = predict(self.control_model(seed), self.synthetic[source].images)
+            probabilities = self.medium.predict(self.control_model(seed), self.synthetic[source])
             atomic_write(path, save({"probabilities": probabilities}))
         return load_file(path)["probabilities"]

@@ -1,42 +1,21 @@
-"""A classifier study: the same classifier trained in several arms, each compared with a control on real test pictures.
-
-Every (arm, seed) is one folder named by its inputs, complete or absent, so that a killed study goes on with those that
-are missing and a changed one repeats those that the change concerns. Validation and test are real pictures only; the
-test split is read once for each (arm, seed).
-"""
+"""The arms of a study on image classifiers; `clinsynth.trainers.arm_study` says how a study goes."""
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
-from accelerate import PartialState
-from transformers.utils.logging import disable_progress_bar
-
 from clinsynth.data.arrays import ImageArrays, load_image_arrays
-from clinsynth.run_folder import atomic_write, complete_folder, create_run_folder, write_run_config
-from clinsynth.trainers.arm_data import as_sets, check_data, load_synthetic, parse_sets
-from clinsynth.trainers.arm_fitting import run_one
-from clinsynth.trainers.arm_label_agreement import label_agreement
-from clinsynth.trainers.arm_names import Arm, control_of, resolve_arms
-from clinsynth.trainers.arm_statistics import arm_records, bootstrap, comparison_records
-from clinsynth.trainers.arm_subgroups import subgroup_records
-from clinsynth.trainers.arm_training import ArmSettings, Trainings
+from clinsynth.trainers.arm_data import check_data, load_synthetic, parse_sets
+from clinsynth.trainers.arm_pictures import Pictures
+from clinsynth.trainers.arm_study import begin, describe, run_study, write_results
+from clinsynth.trainers.arm_training import ArmSettings
 
 if TYPE_CHECKING:
     from clinsynth.trainers.train_image_classifier import ImageClassifierArguments
 
 __all__ = ["check_data", "describe", "run_and_report", "run_arms"]
-
-LONGEST_WAIT = timedelta(days=7)  # for the slowest process; torch's own limit is half an hour
-
-Job = tuple[Arm, int]
 
 
 def run_arms(
@@ -70,12 +49,7 @@ def run_arms(
     processes share the others.
 
     Returns:
-        `arms`: a record for each arm and metric; `comparisons`: one for each arm, its control and metric;
-        `subgroups`: one for each arm, subgroup column and group; `label_agreement`: one for each synthetic set and
-        class; `confusion`: for each arm the test pictures by true (rows) and predicted class, mean of the seeds;
-        `runs`: one for each training, its epochs in `history`; `refused`: arms that the data does not allow, and why;
-        `control`; `label_names`; `best_model`: folder of each arm's best model by validation; `notes`.
-        The functions that make the records say what is in them.
+        What `run_study` returns.
 
     Raises:
         ValueError: a bad setting, or sets that do not fit each other, by name.
@@ -86,8 +60,6 @@ def run_arms(
         batch_size=batch_size,
         learning_rates=tuple(learning_rates),
         class_weights=class_weights,
-        augment=augment,
-        flips=flips,
         synthetic_ratio=synthetic_ratio,
         balance_to=balance_to,
         control=control,
@@ -95,116 +67,24 @@ def run_arms(
         features_from=features_from,
         from_scratch=from_scratch,
     )
-    sets = as_sets(synthetic)
-    chosen = resolve_arms(arms, control, sets)
-    if seeds < 1:
-        raise ValueError(f"--seeds must be at least 1, got {seeds}")
-    if epochs < 2 and any(arm.kind == "pretrain_finetune" for arm in chosen):
-        raise ValueError(f"--epochs must be at least 2 for pretrain_finetune, got {epochs}")
-    check_data(real, sets)
-    trainings = Trainings(settings, real, sets, Path(output_dir), progress)
-    numbers = range(first_seed, first_seed + seeds)
-    run_shared(trainings, [(arm, seed) for seed in numbers for arm in chosen])
-    return summarize(trainings, chosen, list(numbers))
-
-
-def processes() -> PartialState:
-    """This process's number among those that `accelerate launch` or `torchrun` started, and its device."""
-    # Without an accelerator accelerate must be told so, or each of torchrun's processes takes itself for the only one.
-    return PartialState(cpu=not torch.accelerator.is_available(), timeout=LONGEST_WAIT)
-
-
-def run_shared(trainings: Trainings, jobs: list[Job]) -> None:
-    """Run the trainings, shared among the processes: first those of the control, which others may need."""
-    state = processes()
-    controls = [job for job in jobs if job[0].kind == trainings.settings.control]
-    for part in (controls, [job for job in jobs if job not in controls]):
-        for arm, seed in part[state.process_index :: state.num_processes]:
-            run_one(trainings, arm, seed)
-        state.wait_for_everyone()
-    labelled = [(source, seed) for source in trainings.synthetic for _, seed in controls]
-    for source, seed in labelled[state.process_index :: state.num_processes]:
-        trainings.synthetic_probabilities(source, seed)
-    state.wait_for_everyone()
-
-
-def summarize(trainings: Trainings, arms: list[Arm], seeds: list[int]) -> dict[str, Any]:
-    """Read the trainings back and state each arm's scores and their differences on the real test pictures."""
-    control, test = trainings.settings.control, trainings.real["test"]
-    runs = {(arm, seed): trainings.result(arm, seed) for seed in seeds for arm in arms}
-    refused = {job[0]: run["refused"] for job, run in runs.items() if "refused" in run}
-    runs = {job: run for job, run in runs.items() if job[0] not in refused}
-    kept = [arm for arm in arms if arm not in refused]
-    probabilities = {arm.name: np.stack([trainings.test_probabilities(arm, seed) for seed in seeds]) for arm in kept}
-    resampled = bootstrap(test.labels, probabilities, len(test.label_names))
-    pairs = [(arm.name, control_of(arm, control)) for arm in kept if arm.name != control]
-    scored = arm_records(resampled, test, probabilities)
-    by_validation = sorted(runs, key=lambda job: runs[job]["validation_macro_f1"])
-    return {
-        "arms": scored,
-        "comparisons": comparison_records(resampled, pairs, scored, test.label_names),
-        "subgroups": subgroup_records(test, probabilities),
-        "label_agreement": agreement_records(trainings, probabilities[control], seeds),
-        "confusion": {arm: confusion(test.labels, found) for arm, found in probabilities.items()},
-        "runs": [run | {"folder": relative(trainings, job)} for job, run in runs.items()],
-        "refused": [{"arm": arm.name, "reason": reason} for arm, reason in refused.items()],
-        "control": control,
-        "label_names": test.label_names,
-        "best_model": {job[0].name: f"{relative(trainings, job)}/model" for job in by_validation},
-        "notes": list(describe_study(trainings, kept, runs)),
-    }
-
-
-def agreement_records(trainings: Trainings, on_test: np.ndarray, seeds: list[int]) -> list[dict[str, Any]]:
-    """`label_agreement` of every synthetic set; `on_test` are the control's probabilities (seeds, n, classes)."""
-    test, records = trainings.real["test"], []
-    for source, data in trainings.synthetic.items():
-        predicted = np.stack([trainings.synthetic_probabilities(source, seed).argmax(1) for seed in seeds])
-        records += label_agreement(source, data.labels, predicted, test.labels, on_test.argmax(2), test.label_names)
-    return records
-
-
-def confusion(labels: np.ndarray, probabilities: np.ndarray) -> list[list[float]]:
-    """Test pictures by true class (rows) and predicted class, mean of the seeds; from (seeds, n, classes)."""
-    eye = np.eye(probabilities.shape[2])
-    return np.mean([eye[labels].T @ eye[run.argmax(1)] for run in probabilities], axis=0).tolist()
-
-
-def relative(trainings: Trainings, job: Job) -> str:
-    """The folder of a training, seen from the output folder."""
-    return trainings.folder(*job).relative_to(trainings.output_dir).as_posix()
-
-
-def describe_study(trainings: Trainings, arms: list[Arm], runs: dict[Job, dict[str, Any]]) -> list[str]:
-    """What a reader of the scores must know."""
-    settings, steps = trainings.settings, next(iter(runs.values()))["steps"]
-    notes = [
-        f"optimizer steps a training: {steps}, the same in all arms; learning rates tried in each: "
-        f"{', '.join(f'{rate:g}' for rate in settings.learning_rates)}",
-        "weights and learning rate: best macro-F1 on real validation pictures; scores: real test pictures",
-        "intervals: 95 %, bootstrap over test pictures (within classes) and seeds, paired between arms; verdicts: "
-        "p below 0.05 after Holm's correction over the arms",
-    ]
-    if any(arm.in_features for arm in arms):
-        body = "the control's classifier of the same seed" if settings.features_from == "control" else settings.model
-        notes.append(
-            f"arms in feature space: only the last layer is trained, on features of {body}, without augmentation; "
-            "they are compared with real_features, which differs in its rows alone"
-        )
-    made = {f"{job[0].name}: {note}": None for job, run in runs.items() for note in run["notes"]}
-    return [*notes, *made]
+    return run_study(
+        Pictures(augment, flips),
+        settings,
+        real,
+        synthetic,
+        output_dir,
+        arms=arms,
+        seeds=seeds,
+        first_seed=first_seed,
+        progress=progress,
+    )
 
 
 def run_and_report(args: ImageClassifierArguments) -> None:
     """What the command does: load, run the arms, write results.json and the best models, print scores and verdict."""
     assert isinstance(args.learning_rates, list) and isinstance(args.arms, list)  # its __post_init__ sees to that
     output_dir = Path(args.output_dir)
-    disable_progress_bar()  # of transformers, for every small classifier that is read back
-    state = processes()
-    if state.is_main_process:
-        create_run_folder(output_dir)
-        write_run_config(output_dir, args)
-    state.wait_for_everyone()
+    state = begin(output_dir, args)
     real = load_image_arrays(args, args.seed)
     specs = parse_sets(args.synthetic) if args.synthetic else {}
     results = run_arms(
@@ -229,27 +109,4 @@ def run_and_report(args: ImageClassifierArguments) -> None:
         features_from=args.features_from,
     )
     if state.is_main_process:
-        atomic_write(output_dir / "results.json", json.dumps(results, indent=2) + "\n")
-        for arm, model in results["best_model"].items():
-            with complete_folder(output_dir / f"best-{arm}") as aside:
-                shutil.copytree(output_dir / model, aside, dirs_exist_ok=True)
-        print(describe(results))
-
-
-def describe(results: dict[str, Any]) -> str:
-    """The scores, a line an arm and metric, what was refused, the verdicts and the flags on labels."""
-    lines = [
-        f"{r['arm']:10} {r['metric']:24} {r['value']:.3f}  [{r['interval'][0]:.3f}, {r['interval'][1]:.3f}]"
-        for r in results["arms"]
-        if not r["metric"].startswith("recall ")
-    ]
-    refused = [f"{r['arm']} was left out: {r['reason']}" for r in results["refused"]]
-    sentences = [r["sentence"] for r in results["comparisons"] if "sentence" in r]
-    mixed = [
-        f"labels of the synthetic set {r['source']}: {r['label']} agrees with the control in {r['value']:.0%} of its "
-        f"pictures, real test pictures in {r['floor']:.0%}, shuffled labels in {r['chance']:.0%}: {r['flag']}"
-        for r in results["label_agreement"]
-        if r["label"] == "overall" or r["flag"] == "mixed up"
-        if r["value"] is not None
-    ]
-    return "\n".join([*lines, *refused, *sentences, *mixed, *results["notes"]])
+        write_results(output_dir, results, real["train"].noun)

@@ -1,18 +1,18 @@
-"""The training loop that whole classifiers and single last layers share."""
+"""The training loop that whole classifiers and single last layers share, its batches and class weights."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import ClassVar, Protocol
 
 import numpy as np
 import torch
 from tqdm.auto import tqdm
 from transformers import get_cosine_schedule_with_warmup
 
-from clinsynth.trainers.classifier_inputs import endless_batches
-from clinsynth.trainers.train_image_classifier import FitResult
+from clinsynth.trainers.classifier_result import FitResult
 
 LossOf = Callable[[np.ndarray], torch.Tensor]
 
@@ -76,3 +76,36 @@ def fit(
         module.load_state_dict(best_weights)
     module.eval()
     return FitResult(steps, time.perf_counter() - started, best_epoch, best_score, history)
+
+
+def endless_batches(n: int, batch_size: int) -> Iterator[np.ndarray]:
+    """Row numbers in batches of equal size, for ever: one shuffle of all n rows after another."""
+    rows = torch.empty(0, dtype=torch.long)
+    while True:
+        while len(rows) < batch_size:
+            rows = torch.cat([rows, torch.randperm(n)])
+        yield rows[:batch_size].numpy()
+        rows = rows[batch_size:]
+
+
+class Labelled(Protocol):
+    """Rows of which the labels are looked at."""
+
+    noun: ClassVar[str]
+
+    @property
+    def labels(self) -> np.ndarray: ...
+
+    @property
+    def label_names(self) -> list[str]: ...
+
+
+def balancing_weights(data: Labelled) -> torch.Tensor:
+    """One loss weight a class, n / (classes * rows of the class), float32; a class without a row is an error."""
+    counts = np.bincount(data.labels, minlength=len(data.label_names))
+    if (counts == 0).any():
+        missing = ", ".join(data.label_names[i] for i in np.flatnonzero(counts == 0))
+        raise ValueError(
+            f"the training rows hold no {data.noun} of {missing}; add some, or leave the class out of the data"
+        )
+    return torch.tensor(counts.sum() / (len(counts) * counts), dtype=torch.float32)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_model
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
@@ -18,7 +16,16 @@ from transformers import (
 )
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
-from clinsynth.data.arrays import ImageArrays
+from clinsynth.trainers.classifier_files import label_config, save_network
+from clinsynth.trainers.classifier_fit import balancing_weights, endless_batches
+
+__all__ = [
+    "balancing_weights",
+    "endless_batches",
+    "load_pretrained_classifier",
+    "model_inputs",
+    "save_classifier",
+]
 
 BILINEAR = 2  # PIL's number for it
 
@@ -32,7 +39,7 @@ def load_pretrained_classifier(
     The side, mean and standard deviation that its image processor asks for are noted in `model.config` for
     `model_inputs`; a processor that crops is followed in its crop's size, without the crop. From scratch, pictures are
     taken in [-1, 1] at the configuration's `image_size`, or at `side` where the architecture takes any."""
-    names = {"id2label": dict(enumerate(label_names)), "label2id": {name: i for i, name in enumerate(label_names)}}
+    names = label_config(label_names)
     try:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
@@ -75,14 +82,8 @@ def with_inputs_of(model: PreTrainedModel, processor: Any) -> PreTrainedModel:
 
 def save_classifier(model: PreTrainedModel, label_names: list[str], folder: Path) -> None:
     """Write model and image processor, so that `transformers.pipeline("image-classification", folder)` takes them."""
-    model.config.id2label = dict(enumerate(label_names))
-    model.config.label2id = {name: i for i, name in enumerate(label_names)}
-    model.config.architectures = [type(model).__name__]
+    save_network(model, label_names, folder)
     side = model.config.input_size
-    # Not model.save_pretrained: among several processes it writes the weights of the first one only, and here every
-    # process has a model of its own.
-    model.config.save_pretrained(folder)
-    save_model(model, str(folder / "model.safetensors"), metadata={"format": "pt"})
     ViTImageProcessorPil(
         size={"height": side, "width": side},
         resample=BILINEAR,
@@ -108,24 +109,3 @@ def model_inputs(model: PreTrainedModel, images: np.ndarray) -> torch.Tensor:
         pixels = F.interpolate(pixels, (side, side), mode="bilinear", antialias=pixels.shape[-1] > side)
     mean, std = (pixels.new_tensor(v).view(1, -1, 1, 1) for v in (config.image_mean, config.image_std))
     return (pixels - mean) / std
-
-
-def endless_batches(n: int, batch_size: int) -> Iterator[np.ndarray]:
-    """Row numbers in batches of equal size, for ever: one shuffle of all n rows after another."""
-    rows = torch.empty(0, dtype=torch.long)
-    while True:
-        while len(rows) < batch_size:
-            rows = torch.cat([rows, torch.randperm(n)])
-        yield rows[:batch_size].numpy()
-        rows = rows[batch_size:]
-
-
-def balancing_weights(data: ImageArrays) -> torch.Tensor:
-    """One loss weight a class, n / (classes * rows of the class), float32; a class without a row is an error."""
-    counts = np.bincount(data.labels, minlength=len(data.label_names))
-    if (counts == 0).any():
-        missing = ", ".join(data.label_names[i] for i in np.flatnonzero(counts == 0))
-        raise ValueError(
-            f"the training rows hold no picture of {missing}; add some, or leave the class out of the data"
-        )
-    return torch.tensor(counts.sum() / (len(counts) * counts), dtype=torch.float32)

@@ -17,7 +17,8 @@ import numpy as np
 
 from clinsynth.arguments import run
 from clinsynth.data.arguments import ImageDataArguments
-from clinsynth.trainers.arm_names import resolve_arms
+from clinsynth.trainers.arm_names import parse_arms, parse_rates, resolve_arms
+from clinsynth.trainers.classifier_result import FitResult, macro_f1
 
 # Annotations that need these imports are strings: with `from __future__ import annotations` the parser of the command
 # line would look up the types of the arguments by running this block, and `--help` would take seconds.
@@ -80,28 +81,9 @@ class ImageClassifierArguments(ImageDataArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        given = self.learning_rates if isinstance(self.learning_rates, list) else str(self.learning_rates).split(",")
-        try:
-            self.learning_rates = [float(rate) for rate in given]
-        except ValueError as error:
-            raise ValueError(f"--learning_rates must be numbers, as 0.001,0.003, got {self.learning_rates}") from error
-        if self.arms is None:
-            self.arms = ["real", "real_strong", *(["synthetic", "composite"] if self.synthetic else [])]
-        elif isinstance(self.arms, str):
-            self.arms = [arm.strip() for arm in self.arms.split(",")]
+        self.learning_rates = parse_rates(self.learning_rates)
+        self.arms = parse_arms(self.arms, bool(self.synthetic), "real_strong")
         resolve_arms(self.arms, self.control, [self.synthetic] if self.synthetic else [])  # refuses what it must
-
-
-@dataclass
-class FitResult:
-    """What one training did: `steps` optimizer steps in `seconds`; the epoch (from 1) whose weights the model holds
-    and its macro-F1 on validation (nan without a validation split); `history` has one record an epoch."""
-
-    steps: int
-    seconds: float
-    best_epoch: int
-    best_macro_f1: float
-    history: list[dict[str, float]]
 
 
 def build_small_resnet(
@@ -151,8 +133,7 @@ def fit_classifier(
     Raises:
         ValueError: a loss that is not finite (names the step), or a class without a train picture to weight.
     """
-    from clinsynth.trainers.classifier_fit import fit
-    from clinsynth.trainers.classifier_inputs import balancing_weights
+    from clinsynth.trainers.classifier_fit import balancing_weights, fit
 
     weight = balancing_weights(train).to(model.device) if class_weights else None
     return fit(
@@ -199,13 +180,6 @@ def batch_loss(
 def validation_macro_f1(model: "PreTrainedModel", validation: "ImageArrays") -> float:
     """Mean of the classes' F1 on `validation`; a class neither there nor predicted counts 0."""
     return macro_f1(validation.labels, predict(model, validation.images).argmax(1), len(validation.label_names))
-
-
-def macro_f1(labels: np.ndarray, predicted: np.ndarray, classes: int) -> float:
-    """Mean of the classes' F1, labels and predictions ints (n,); a class in neither counts 0."""
-    from sklearn.metrics import f1_score
-
-    return float(f1_score(labels, predicted, labels=np.arange(classes), average="macro", zero_division=0))
 
 
 def predict(model: "PreTrainedModel", images: np.ndarray, batch_size: int = 256) -> np.ndarray:
