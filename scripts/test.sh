@@ -5,7 +5,7 @@
 #   bash scripts/test.sh -k pipeline  arguments go to pytest
 set -euo pipefail
 cd "$(dirname "$0")/.."
-source scripts/environment.sh "[dev,dicom,privacy,text]"
+source scripts/environment.sh "[dev,dicom,privacy,space,text]"
 
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
@@ -13,4 +13,4 @@ source scripts/environment.sh "[dev,dicom,privacy,text]"
 rm -rf .venv/typecheck
 .venv/bin/python -m pip install --quiet --no-deps --target .venv/typecheck .
 (cd .venv/typecheck && ../bin/mypy --config-file ../../pyproject.toml -p clinsynth)
-OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q "$@"
+OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n 2 --dist loadfile "$@"
