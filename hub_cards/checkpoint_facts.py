@@ -1,0 +1,112 @@
+"""What a checkpoint's own files say of the model: kind, classes, size, the hash of its weights."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from clinsynth.hub_cards.run_files import read_json
+
+DIFFUSION, GAN, TEXT = "diffusion", "GAN", "text"
+TIED = "tie_word_embeddings"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A trained generator.
+
+    Attributes:
+        kind: DIFFUSION, GAN or TEXT.
+        labels: the class names, in order.
+        network: name of the network's class.
+        config: the network's own.
+        weights: the folder of its .safetensors.
+    """
+
+    kind: str
+    labels: list[str]
+    network: str
+    config: dict[str, Any]
+    weights: Path
+
+    @property
+    def size(self) -> int:
+        """Height and width of its pictures in pixels."""
+        return int(self.config["sample_size"])
+
+    @property
+    def colour(self) -> str:
+        return "grey" if self.config["out_channels"] == 1 else "colour"
+
+
+def read_checkpoint(folder: Path) -> Checkpoint:
+    """What the checkpoint in `folder` is.
+
+    Raises:
+        ValueError: there is no finished checkpoint of clinsynth.
+    """
+    index = read_json(folder / "model_index.json")
+    component = "unet" if "unet" in index else "generator"
+    if component in index:
+        config = read_json(folder / component / "config.json")
+        labels = [label for _, label in sorted(index.get("id2label", {}).items(), key=lambda item: int(item[0]))]
+        kind = DIFFUSION if component == "unet" else GAN
+        return Checkpoint(kind, labels, index[component][1], config, folder / component)
+    config, task = read_json(folder / "config.json"), read_json(folder / "task.json")
+    if config and task:
+        return Checkpoint(TEXT, list(task["labels"]), (config.get("architectures") or [""])[0], config, folder)
+    raise ValueError(
+        f"{folder} holds no finished checkpoint (model_index.json, or config.json and task.json); give the "
+        "--output_dir of a training run that has ended"
+    )
+
+
+def count_parameters(checkpoint: Checkpoint) -> int:
+    """Numbers in the checkpoint's weights."""
+    from math import prod
+
+    from safetensors import safe_open
+
+    total = 0
+    for path in sorted(checkpoint.weights.glob("*.safetensors")):
+        with safe_open(path, "pt") as file:
+            total += sum(prod(file.get_slice(name).get_shape()) for name in file.keys())
+    return total
+
+
+def check_weights(checkpoint: Checkpoint, generator: dict[str, Any], where: Path) -> None:
+    """Raise a ValueError where the samples that were measured come from other weights than the checkpoint's.
+
+    Args:
+        generator: part of generation.json; without a hash of weights nothing can be told.
+        where: the evidence, for the message.
+    """
+    if not may_have_made(checkpoint, generator):
+        raise ValueError(
+            f"evidence {where} is about other weights ({generator['weights_sha256'][:12]}…) than the checkpoint's; "
+            "give the evidence on samples of this checkpoint, or leave it out"
+        )
+
+
+def may_have_made(checkpoint: Checkpoint, generator: dict[str, Any]) -> bool:
+    """Whether the weights are those that `generator` of generation.json names, or that cannot be told."""
+    expected = generator.get("weights_sha256")
+    if expected is None or checkpoint.config.get(TIED):  # a tied head is hashed, but not in the file
+        return True
+    return bool(hash_weights(checkpoint, generator.get("dtype", "float32")) == expected)
+
+
+def hash_weights(checkpoint: Checkpoint, dtype: str) -> str:
+    """SHA-256 as `synthetic_shards.hash_weights` takes it of the network once it is loaded in `dtype`."""
+    import torch
+    from safetensors import safe_open
+
+    files = [safe_open(path, "pt") for path in checkpoint.weights.glob("*.safetensors")]
+    places = {name: file for file in files for name in file.keys()}
+    digest = hashlib.sha256()
+    for name, file in sorted(places.items(), key=lambda item: item[0]):
+        digest.update(name.encode())
+        digest.update(file.get_tensor(name).to(getattr(torch, dtype)).float().numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,129 @@
+"""What a synthetic data set's own files say of it: columns, rows, sizes, who made it and how."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clinsynth.hub_cards.checkpoint_facts import may_have_made, read_checkpoint
+from clinsynth.hub_cards.private_words import HIDDEN, hub_id, without_paths
+from clinsynth.hub_cards.run_files import RunFiles, read_json, read_run
+from clinsynth.hub_cards.sample_grid import SHARDS
+
+if TYPE_CHECKING:
+    from datasets import Features
+
+NOT_SHOWN = {"model", "endpoint", "task_sha256", "examples_sha256", "verify_labels_sha256", "seed"}
+SPLIT = "train"
+SIZES = {"n<1K": 10**3, "1K<n<10K": 10**4, "10K<n<100K": 10**5, "100K<n<1M": 10**6, "1M<n<10M": 10**7}
+LARGEST_SIZE = "10M<n<100M"
+COLUMN_WORDS = {
+    "image": "the synthetic picture",
+    "text": "the synthetic text",
+    "label": "the class that was asked for",
+    "seed": "of the row's own random generator: it makes the row again",
+    "id": "number of the row",
+    "example_ids": "real texts that were shown in the row's prompt, by id",
+    "attempts": "how often the row was drawn until it was valid",
+}
+
+
+@dataclass(frozen=True)
+class SyntheticSet:
+    """A synthetic data set on disk.
+
+    Attributes:
+        run: its run folder's files.
+        generation: generation.json.
+        features: columns and their types, as the shards say.
+        num_rows, num_bytes, download_size: of all shards; bytes once decompressed, and as files.
+        trained: the generator's run folder, where it lies here and its weights are those that made the set.
+    """
+
+    run: RunFiles
+    generation: dict[str, Any]
+    features: Features
+    num_rows: int
+    num_bytes: int
+    download_size: int
+    trained: RunFiles | None
+
+    @property
+    def of_texts(self) -> bool:
+        return "image" not in self.features
+
+    @property
+    def things(self) -> str:
+        return "texts" if self.of_texts else "pictures"
+
+    @property
+    def labels(self) -> list[str]:
+        return list(self.features["label"].names)
+
+    @property
+    def model_id(self) -> str | None:
+        """The generator's id on the Hub."""
+        return hub_id(self.generation["generator"].get("model"), self.run.folder)
+
+    @property
+    def size_category(self) -> str:
+        return next((name for name, end in SIZES.items() if self.num_rows < end), LARGEST_SIZE)
+
+    def settings(self) -> dict[str, str]:
+        """How the generator was sampled, as text."""
+        known = {name: value for name, value in self.generation["generator"].items() if name not in NOT_SHOWN}
+        shown = {name: str(value) for name, value in without_paths(known).items() if value is not None}
+        return {name: value for name, value in shown.items() if value and HIDDEN not in value}
+
+
+def read_set(folder: Path) -> SyntheticSet:
+    """The synthetic data set in `folder`.
+
+    Raises:
+        ValueError: there is none, or it is not finished.
+    """
+    import pyarrow.parquet as pq
+    from datasets import Features
+
+    generation = read_json(folder / "generation.json")
+    files = [pq.ParquetFile(path) for path in sorted(folder.glob(SHARDS))]
+    if not generation or not files:
+        raise ValueError(
+            f"{folder} holds no synthetic data set (generation.json and {SHARDS}); give the --output_dir of "
+            "`clinsynth generate images` or `clinsynth generate text`"
+        )
+    if not generation.get("complete", True):
+        raise ValueError(f"{folder} is not finished; start its `clinsynth generate` command again")
+    groups = [file.metadata.row_group(i) for file in files for i in range(file.metadata.num_row_groups)]
+    return SyntheticSet(
+        read_run(folder),
+        generation,
+        Features.from_arrow_schema(files[0].schema_arrow),
+        sum(file.metadata.num_rows for file in files),
+        sum(group.total_byte_size for group in groups),
+        sum(path.stat().st_size for path in folder.glob(SHARDS)),
+        find_training(generation["generator"], folder),
+    )
+
+
+def find_training(generator: dict[str, Any], folder: Path) -> RunFiles | None:
+    """The run folder of the generator, looked for from here and beside the set; None where it is not there."""
+    model = generator.get("model")
+    if not model:
+        return None
+    for place in (Path(), *folder.resolve().parents):
+        found = place / model
+        if (found / "config.yaml").exists():
+            return read_run(found) if may_have_made(read_checkpoint(found), generator) else None
+    return None
+
+
+def describe_columns(features: Features) -> list[list[str]]:
+    """Name, type and meaning of each column."""
+    kinds = {"Image": "picture", "ClassLabel": "class label", "Value": "", "Sequence": "list", "List": "list"}
+    rows = []
+    for name, feature in features.items():
+        kind = kinds.get(type(feature).__name__, "") or getattr(feature, "dtype", "")
+        rows.append([name, str(kind) or "–", COLUMN_WORDS.get(name, "–")])
+    return rows
