@@ -110,8 +110,8 @@ def find_source(spec: str | None, folder: Path, labels: Collection[str] = ()) ->
 
 def find_sources(specs: Collection[tuple[str | None, Path]], folder: Path, labels: Collection[str]) -> list[Source]:
     """The sources of those of `specs` (with the folders of the runs that used them) that are given, at least one."""
-    given = [(spec, near) for spec, near in specs if spec] or [(None, folder)]
-    return [find_source(spec, near, labels) for spec, near in given]
+    given = [find_source(spec, near, labels) for spec, near in specs if spec]
+    return given or [find_source(None, folder, labels)]
 
 
 def named_source(name: str) -> Source | None:
