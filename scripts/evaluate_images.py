@@ -63,12 +63,14 @@ class EvaluateImagesArguments:
 
 def main(args: EvaluateImagesArguments) -> None:
     """Compare, write evidence.json and report.html, print where they are."""
+    from clinsynth.hub_shards import hash_shards
     from clinsynth.metrics.image_evidence import gather_evidence
     from clinsynth.run_folder import atomic_write
     from clinsynth.scripts.report import render_report
     from clinsynth.scripts.report_pictures import draw_pictures
 
     evidence, compared = gather_evidence(args)
+    evidence["data"]["shards_sha256"] = hash_shards(args.synthetic)  # `push dataset` takes it for just these
     pictures = draw_pictures(compared.train, compared.synthetic, compared.pairs, args.seed)
     output_dir = Path(args.output_dir)
     atomic_write(output_dir / "evidence.json", json.dumps(evidence, indent=1) + "\n")

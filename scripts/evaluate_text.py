@@ -64,6 +64,7 @@ class EvaluateTextArguments:
 
 def main(args: EvaluateTextArguments) -> None:
     """Compare, write evidence.json and report.html, print where they are."""
+    from clinsynth.hub_shards import hash_shards
     from clinsynth.metrics.text_embedding import embed_all, load_text_encoder
     from clinsynth.metrics.text_evidence import text_evidence
     from clinsynth.metrics.text_evidence_data import load_real_texts, load_synthetic_texts, read_text_generation
@@ -91,6 +92,7 @@ def main(args: EvaluateTextArguments) -> None:
         language_model=load_language_model(args.language_model) if args.language_model else None,
     )
     evidence["data"] |= {"real": args.real, "synthetic": args.synthetic}
+    evidence["data"]["shards_sha256"] = hash_shards(args.synthetic)  # `push dataset` takes it for just these
     evidence |= {"generation": generation, "seed": args.seed}
     pairs = evidence["closest"] if args.show_texts else []
     sets = {"synthetic": synthetic, **real}

@@ -7,6 +7,9 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/environment.sh "[dev,dicom,privacy,space,text]"
 
+# the other back end of constrained decoding, without what it pulls in for GPUs
+.venv/bin/python -m pip install --quiet --no-deps xgrammar==0.2.8 apache-tvm-ffi==0.1.15.post2
+
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
 # the type checker cannot follow an editable install with this layout: it reads an installed copy

@@ -1,0 +1,129 @@
+"""Which files of a folder are published: those known to belong to a checkpoint, a metric or a Space, and no others.
+
+A list of what may leave is safe where a list of what must stay is not: a run folder also holds optimizer states, the
+pictures of validation, and whatever somebody has put there.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+WEIGHTS = r"(?:model|diffusion_pytorch_model)(?:-\d{5}-of-\d{5})?\.safetensors(?:\.index\.json)?"
+COMPONENT = re.compile(rf"config\.json|scheduler_config\.json|{WEIGHTS}")
+LANGUAGE_MODEL = re.compile(
+    rf"config\.json|generation_config\.json|task\.json|{WEIGHTS}|tokenizer\.json|tokenizer\.model|tokenizer_config\.json"
+    r"|special_tokens_map\.json|added_tokens\.json|vocab\.json|vocab\.txt|merges\.txt|chat_template\.jinja"
+)
+METRIC = re.compile(r"[a-z]\w*\.py|requirements\.txt")
+SPACE = re.compile(
+    r"(?:\w+/)*\w+\.(?:py|css|js|svg|jinja)|(?:requirements|packages|pre-requirements)\.txt"
+    r"|checklists/[\w-]+\.yaml"
+)
+NOT_SPACE = re.compile(r"(?:^|/)(?:tests?/|test_|__pycache__/)")
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+def model_files(folder: Path) -> list[str]:
+    """Paths of a checkpoint's files: what its pipeline's index or its configuration names.
+
+    Raises:
+        ValueError: there is no finished checkpoint, or it lacks its weights or its code.
+    """
+    index, config = (read_object(folder / name) for name in ("model_index.json", "config.json"))
+    if index:
+        found = ["model_index.json", *pipeline_files(folder, index)]
+    elif config:
+        names = sorted(path.name for path in folder.iterdir() if LANGUAGE_MODEL.fullmatch(path.name))
+        found = [*names, *with_imports(folder, named_modules(config))]
+    else:
+        raise ValueError(
+            f"{folder} holds no finished checkpoint (model_index.json, or config.json); give the --output_dir of a "
+            "training run that has ended"
+        )
+    if not any(path.endswith(".safetensors") for path in found):
+        raise ValueError(f"{folder} holds no weights (.safetensors); copy it anew, or finish its training run")
+    return found
+
+
+def pipeline_files(folder: Path, index: dict[str, Any]) -> Iterator[str]:
+    """Files that a diffusers `model_index.json` names: the code, and in each component's folder its own."""
+    if isinstance(index["_class_name"], list):
+        yield from with_imports(folder, [index["_class_name"][0]])
+    for name, value in sorted(index.items()):
+        part = folder / name
+        if name.startswith("_") or not isinstance(value, list) or not part.is_dir():
+            continue
+        yield from (f"{name}/{path.name}" for path in sorted(part.iterdir()) if COMPONENT.fullmatch(path.name))
+        if (part / f"{value[0]}.py").exists():
+            yield from (f"{name}/{path}" for path in with_imports(part, [value[0]]))
+
+
+def named_modules(config: dict[str, Any]) -> list[str]:
+    """Modules of a transformers `config.json` whose code lies beside it."""
+    pipelines = [task["impl"] for task in (config.get("custom_pipelines") or {}).values()]
+    classes = [name for name in (config.get("auto_map") or {}).values() if isinstance(name, str)]
+    return [name.partition(".")[0] for name in (*pipelines, *classes) if "--" not in name]
+
+
+def with_imports(folder: Path, modules: Iterable[str]) -> list[str]:
+    """The files of modules in `folder`, and of what they import from beside them.
+
+    Raises:
+        ValueError: one of them is missing.
+    """
+    waiting, found = list(modules), dict[str, None]()
+    while waiting:
+        name = f"{waiting.pop()}.py"
+        if name in found:
+            continue
+        path = folder / name
+        if not path.exists():
+            raise ValueError(f"{folder} lacks {name}, without which nobody can load it; copy it anew")
+        found[name] = None
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.level == 1:
+                waiting += [node.module] if node.module else [alias.name for alias in node.names]
+    return sorted(found)
+
+
+def metric_files(folder: Path) -> list[str]:
+    """The code of a metric, without its tests."""
+    names = sorted(path.name for path in folder.iterdir() if METRIC.fullmatch(path.name))
+    return [name for name in names if not name.startswith("test_")]
+
+
+def space_files(folder: Path) -> list[str]:
+    """The code of a Space and what its app shows; hidden folders, caches and tests are not among it."""
+    paths = (path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file())
+    return [path for path in paths if SPACE.fullmatch(path) and not NOT_SPACE.search(path)]
+
+
+def content_of(path: Path) -> bytes | Path:
+    """What is sent of a file: itself, but a configuration without the folder that it was loaded from."""
+    if path.name not in ("config.json", "model_index.json"):
+        return path
+    values = read_object(path)
+    if HUB_ID.fullmatch(str(values.get("_name_or_path") or "a/b")):
+        return path
+    del values["_name_or_path"]
+    return f"{json.dumps(values, indent=2)}\n".encode()
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON object, empty where there is no such file.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    if not path.exists():
+        return {}
+    try:
+        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}); copy it anew") from error
+    return values

@@ -1,0 +1,60 @@
+"""Publish a checkpoint on the Hub: weights, configuration, the pipeline's own code, and a card.
+
+    clinsynth push model runs/retina --repo_id me/retina-ddpm
+    clinsynth push model runs/retina --repo_id me/retina-ddpm --evidence runs/retina-evidence --gated manual --verify
+
+Others load it with `DiffusionPipeline.from_pretrained` or `transformers.pipeline`. Checkpoints on the way, optimizer
+states, validation, training data and logs stay here. The same command again goes on where it stopped.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from clinsynth.arguments import run
+from clinsynth.hub_arguments import PushArguments, TermsArguments
+
+REPLACED = r"samples\.png|(?:[\w-]+/)?(?:[\w.-]+\.safetensors(?:\.index\.json)?|[\w]+\.py)"
+
+
+@dataclass
+class PushModelArguments(PushArguments, TermsArguments):
+    """Publish a checkpoint on the Hub: weights, configuration, the pipeline's own code, and a card.
+
+    Example:
+
+      clinsynth push model runs/retina --repo_id me/retina-ddpm
+    """
+
+    evidence: str | None = None
+    """folder of `clinsynth evaluate` on samples of this checkpoint, for the card"""
+    gated: Literal["auto", "manual"] | None = None
+    """who wants to read must ask; auto lets everybody in who does, manual waits for your yes"""
+
+
+def main(args: PushModelArguments) -> None:
+    """Publish, read back."""
+    from clinsynth.hub_repository import Target
+    from clinsynth.scripts.push_run import finish
+
+    finish(args, Target.of(args, "model", gated=args.gated), files_to_push(args), REPLACED)
+
+
+def files_to_push(args: PushModelArguments) -> Iterator[tuple[str, bytes | Path]]:
+    """Path in the repository and content of each file."""
+    from clinsynth.hub_cards import PICTURE, model_card, sample_grid
+    from clinsynth.hub_files import content_of, model_files
+
+    folder = Path(args.folder)
+    paths = model_files(folder)
+    card = model_card(folder, repo_id=args.repo_id, evidence=args.evidence, **args.terms())
+    picture = sample_grid(folder, args.evidence)
+    yield "README.md", card.encode()
+    if picture is not None:
+        yield PICTURE, picture
+    yield from ((path, content_of(folder / path)) for path in paths)
+
+
+if __name__ == "__main__":
+    run(PushModelArguments, main)

@@ -1,0 +1,132 @@
+"""What the tests of pushing share: a checkpoint, a synthetic set with its evidence, and commands on a loopback Hub."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from helpers import one_thread, run_python, tiny_pipeline
+from loopback_hub.hub import LoopbackHub
+
+from clinsynth.hub_shards import hash_shards
+
+MAKE = """
+import sys
+from clinsynth.cli import main
+folder = sys.argv[1]
+for words in (
+    f"generate images --model {folder}/retina --per_class 8 --num_inference_steps 2 --shard_size 10 "
+    f"--output_dir {folder}/set",
+    f"evaluate images --real {folder}/patients.npz --label_names healthy,mild,severe --synthetic {folder}/set "
+    f"--bootstrap 4 --classifier none --output_dir {folder}/evidence",
+):
+    sys.argv = ["clinsynth", *words.split()]
+    main(sys.argv[1:])
+"""
+CLIENT = """
+import contextlib, io, json, os, sys, traceback
+from clinsynth.cli import main
+for line in sys.stdin:
+    words, token = json.loads(line)
+    os.environ["HF_TOKEN"] = token
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        try:
+            main(words)
+            code = 0
+        except SystemExit as end:
+            code = end.code
+        except Exception:
+            code = "no error of a user"
+            traceback.print_exc()
+    print(json.dumps([code, said.getvalue()]), flush=True)
+"""
+
+
+def make_pictures(per_class: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Noise around a grey level that tells the class: uint8 (n, 28, 28) and labels (n,)."""
+    labels = np.repeat([0, 1, 2], per_class)
+    noise = np.random.default_rng(seed).integers(0, 90, size=(len(labels), 28, 28))
+    return (noise + 60 * labels[:, None, None]).astype(np.uint8), labels
+
+
+def make_runs(folder: Path) -> Path:
+    """`retina` (an untrained checkpoint), `set` (24 pictures in 3 shards) and `evidence` on it, by the commands."""
+    arrays = {}
+    for seed, (split, count) in enumerate((("train", 16), ("val", 8), ("test", 15))):
+        images, labels = make_pictures(count, seed)
+        arrays |= {f"{split}_images": images, f"{split}_labels": labels[:, None]}
+    np.savez(folder / "patients.npz", **arrays)
+    tiny_pipeline("context_unet").save_pretrained(folder / "retina")
+    run_python("-c", MAKE, folder)
+    stamp(folder / "evidence", folder / "set")
+    return folder
+
+
+def stamp(evidence: Path, made: Path, **privacy: Any) -> None:
+    """Let the evidence be about exactly the shards of a set, with other readings where some are given."""
+    path = evidence / "evidence.json"
+    content = json.loads(path.read_text())
+    content["data"]["shards_sha256"] = hash_shards(made)
+    content["privacy"] |= privacy
+    path.write_text(json.dumps(content))
+
+
+class Client:
+    """`clinsynth push` commands against a loopback Hub, one after the other in one process of their own.
+
+    Args:
+        folder: the working directory.
+        xet: whether the client would use Xet.
+    """
+
+    def __init__(self, hub: LoopbackHub, folder: Path, xet: bool = True) -> None:
+        self.hub, self.folder, self.xet = hub, folder, xet
+        self.process = self.start()
+
+    def start(self) -> "subprocess.Popen[str]":
+        environment = self.hub.environment(xet=self.xet)
+        environment |= {"OMP_NUM_THREADS": one_thread()["OMP_NUM_THREADS"], "CUDA_VISIBLE_DEVICES": ""}
+        pipe = subprocess.PIPE
+        return subprocess.Popen(
+            [sys.executable, "-c", CLIENT], cwd=self.folder, env=environment, stdin=pipe, stdout=pipe, text=True
+        )
+
+    def begin(self, command: str, token: str | None = None) -> None:
+        """Start a command, as "push model retina --repo_id tester/retina"; ~ stands for a space within a word."""
+        assert self.process.stdin is not None
+        words = [word.replace("~", " ") for word in command.split()]
+        self.process.stdin.write(json.dumps([words, self.hub.token if token is None else token]) + "\n")
+        self.process.stdin.flush()
+
+    def end(self) -> tuple[int, str]:
+        """Exit code and output of the command that was begun; neither holds the token."""
+        assert self.process.stdout is not None
+        code, said = json.loads(self.process.stdout.readline())
+        assert self.hub.token not in said
+        return code, said
+
+    def run(self, command: str, token: str | None = None) -> tuple[int, str]:
+        self.begin(command, token)
+        return self.end()
+
+    def done(self, command: str) -> str:
+        """What a command prints that must succeed."""
+        code, said = self.run(command)
+        assert code == 0, said
+        return said
+
+    def refused(self, command: str, token: str | None = None) -> str:
+        """The message of a command that must end with an error."""
+        code, said = self.run(command, token)
+        assert code == 2, said
+        return said[said.index("error: ") :]
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        for stream in (self.process.stdin, self.process.stdout):
+            if stream is not None:
+                stream.close()

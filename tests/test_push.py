@@ -1,0 +1,291 @@
+"""`clinsynth push` against the loopback Hub: what leaves and what does not, where it lies, and what a fault leaves."""
+
+import io
+import json
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+pytest.importorskip("fastapi", reason="needs FastAPI, which `pip install clinsynth[space]` brings")
+
+from loopback_hub.hub import LoopbackHub, running_hub
+from pushing import Client, make_runs, stamp
+
+from clinsynth.hub_provenance import SOURCE_TYPE, read_picture
+
+MODEL_FILES = (
+    "README.md model_index.json pipeline_class_conditioned_ddpm.py scheduler/scheduler_config.json unet/config.json "
+    "unet/context_unet.py unet/diffusion_pytorch_model.safetensors"
+).split()
+SET_FILES = [
+    "README.md",
+    *(f"data/train-0000{i}-of-00003.parquet" for i in range(3)),
+    "evidence.json",
+    "generation.json",
+    "samples.png",
+]
+MODEL, SET = "push model retina --repo_id tester/", "push dataset set --evidence evidence --repo_id tester/"
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    folder = tmp_path_factory.mktemp("push")
+    with running_hub(folder) as hub:
+        client = Client(hub, make_runs(folder))
+        yield client
+        client.close()
+
+
+@pytest.fixture
+def hub(client: Client) -> LoopbackHub:
+    client.hub.clear_faults()
+    return client.hub
+
+
+def files_of(hub: LoopbackHub, kind: str, name: str, revision: str = "main") -> list[str]:
+    found = hub.repo(kind, f"tester/{name}").files(revision)
+    return sorted(path for path in found if path != ".gitattributes")
+
+
+def test_a_model_leaves_without_what_is_private_and_loads(client: Client, hub: LoopbackHub) -> None:
+    """Around the checkpoint lies what runs leave and people drop there."""
+    planted = (
+        "checkpoint-5/unet/diffusion_pytorch_model.safetensors training_state/optimizer.safetensors optimizer.pt "
+        "validation/real.png unet/real.png samples/real-eyes.png metrics.jsonl prompts.json examples.jsonl "
+        "canaries.json unet/training_captions.txt config.yaml environment.json model.safetensors notes.py .env "
+        "data/train.parquet"
+    ).split()
+    folder = client.folder / "crowded"
+    shutil.copytree(client.folder / "retina", folder)
+    for path in planted:
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text("{}\n" if path.endswith(("json", "jsonl", "yaml")) else "# a patient's name\n")
+    listed = client.done("push model crowded --repo_id tester/crowded --dry_run")
+    calls = len(hub.requests)
+    said = client.done("push model crowded --repo_id tester/crowded --verify")
+    assert calls == 0 and "ClassConditionedDDPMPipeline" in said
+    assert said.count("has no Xet storage") == 1 and "(private)" in said
+    assert files_of(hub, "model", "crowded") == MODEL_FILES
+    shown = [line.split()[1] for line in listed.splitlines() if line.startswith("  ")]
+    assert sorted(shown) == MODEL_FILES
+    assert hub.repo("model", "tester/crowded").settings["private"]
+    assert [commit.title for commit in hub.repo("model", "tester/crowded").commits()] == [
+        "clinsynth push model",
+        "initial commit",
+    ]
+
+
+def test_a_data_set_is_private_whole_and_says_what_it_is(client: Client, hub: LoopbackHub, tmp_path: Path) -> None:
+    said = client.done(f"{SET}set --verify")
+    assert "streamed default with columns image, label, seed, synthetic, generator, revision" in said
+    repo = hub.repo("dataset", "tester/set")
+    assert files_of(hub, "dataset", "set") == SET_FILES and repo.settings["private"] and len(repo.commits()) == 2
+    generation = json.loads((client.folder / "set" / "generation.json").read_text())
+    weights = generation["generator"]["weights_sha256"]
+    rows = pq.read_table(io.BytesIO(repo.read(SET_FILES[1]))).to_pylist()
+    for row in rows:
+        assert (row["synthetic"], row["generator"], row["revision"]) == (True, "retina", weights)
+        says = {"synthetic": True, "generator": "retina", "revision": weights, "seed": row["seed"]}
+        assert read_picture(row["image"]["bytes"]) == {**says, "digital_source_type": SOURCE_TYPE}
+    texts = [repo.read(path).decode() for path in ("README.md", "generation.json", "evidence.json")]
+    assert not any(str(client.folder) in text or "/tmp" in text for text in texts)
+    assert '"pairs"' not in texts[2] and '"train_row"' not in texts[2]
+    assert "| exact copies | 0 of 24 pictures | 0.00% | passed |" in texts[0] and "| synthetic | bool |" in texts[0]
+    (tmp_path / "eye.png").write_bytes(rows[0]["image"]["bytes"])
+    (tmp_path / "eyes.parquet").write_bytes(repo.read(SET_FILES[1]))
+    assert json.loads(client.done(f"inspect {tmp_path}/eye.png"))["seed"] == rows[0]["seed"]
+    says = json.loads(client.done(f"inspect {tmp_path}/eyes.parquet"))
+    assert says["generator"] == {"retina": 10} and says["pictures"] == {"marked": 10, "agree with their row": 10}
+    raw = client.folder / "set" / "data" / "train-00000-of-00003.parquet"
+    assert "does not say where it comes from" in client.refused(f"inspect {raw}")
+
+
+def test_pushing_again_changes_what_changed_and_nothing_else(client: Client, hub: LoopbackHub) -> None:
+    client.done(f"{SET}again")
+    repo, puts = hub.repo("dataset", "tester/again"), len(hub.calls("PUT */tester/again/*"))
+    client.done(f"{SET}again")
+    assert len(repo.commits()) == 2 and len(hub.calls("PUT */tester/again/*")) == puts
+    merge_shards(client.folder / "set", client.folder / "merged")
+    shutil.copytree(client.folder / "evidence", client.folder / "merged-evidence")
+    stamp(client.folder / "merged-evidence", client.folder / "merged")
+    client.done("push dataset merged --evidence merged-evidence --repo_id tester/again")
+    assert len(repo.commits()) == 3
+    assert [path for path in files_of(hub, "dataset", "again") if "data/" in path] == [
+        "data/train-00000-of-00001.parquet"
+    ]
+
+
+def merge_shards(folder: Path, other: Path) -> None:
+    """The same rows in one shard."""
+    shutil.copytree(folder, other, ignore=shutil.ignore_patterns("*.parquet"))
+    tables = [pq.read_table(path) for path in sorted(folder.glob("data/*.parquet"))]
+    pq.write_table(pa.concat_tables(tables), other / "data" / "train-00000-of-00001.parquet")
+
+
+def test_several_generators_are_several_configurations(client: Client, hub: LoopbackHub) -> None:
+    code, said = client.run(
+        "push dataset a=set b=set --evidence evidence,evidence --repo_id tester/both --gated manual --verify"
+    )
+    assert code == 0 and "streamed a with columns" in said and "; b with columns" in said
+    assert files_of(hub, "dataset", "both") == sorted(
+        ["README.md", *(f"{a}/{path}" for a in "ab" for path in SET_FILES)]
+    )
+    assert hub.repo("dataset", "tester/both").settings["gated"] == "manual"
+    assert (
+        'load_dataset("tester/both", "b", split="train")'
+        in hub.repo("dataset", "tester/both").read("b/README.md").decode()
+    )
+    assert "--evidence must name one folder for each of the 2 sets" in client.refused(
+        "push dataset a=set b=set --evidence evidence --repo_id tester/both"
+    )
+
+
+def test_only_measured_sets_that_pass_are_pushed(client: Client, hub: LoopbackHub) -> None:
+    assert "--evidence is missing" in client.refused("push dataset set --repo_id tester/gate")
+    merge_shards(client.folder / "set", client.folder / "other")
+    assert "is about other shards" in client.refused("push dataset other --evidence evidence --repo_id tester/gate")
+    shutil.copytree(client.folder / "evidence", client.folder / "copied")
+    privacy = json.loads((client.folder / "evidence" / "evidence.json").read_text())["privacy"]
+    exact = {**privacy["copies"][0], "count": 1, "value": 1 / 24}
+    stamp(client.folder / "copied", client.folder / "set", copies=[exact, *privacy["copies"][1:]])
+    command = "push dataset set --evidence copied --repo_id tester/gate"
+    assert "the gate refuses set: exact copies: 1 of 24 pictures (limit: 0.00%)" in client.refused(command)
+    assert ("dataset", "tester/gate") not in hub.store.repositories
+    client.done(f"{command} --max_exact_copies 0.05 --dry_run")
+    client.done(f"{command} --accept_risk these~eyes~are~drawn")
+    card = hub.repo("dataset", "tester/gate").read("README.md").decode()
+    assert "**Published with an accepted risk.** The publisher's reason: these eyes are drawn" in card
+    assert "| exact copies | 1 of 24 pictures | 0.00% | **not passed** |" in card
+
+
+def test_what_is_no_shard_stops_a_set_and_odd_columns_stay(client: Client, hub: LoopbackHub) -> None:
+    folder = client.folder / "odd"
+    merge_shards(client.folder / "set", folder)
+    path = folder / "data" / "train-00000-of-00001.parquet"
+    table = pq.read_table(path)
+    pq.write_table(table.append_column("patient", pa.array(["Doe"] * table.num_rows)), path)
+    for name in ("real.png", "prompts.json", "metrics.jsonl"):
+        (folder / name).write_text("{}")
+    shutil.copytree(client.folder / "evidence", client.folder / "odd-evidence")
+    stamp(client.folder / "odd-evidence", folder)
+    command = "push dataset odd --evidence odd-evidence --repo_id tester/odd"
+    assert "columns that are not published: patient" in client.done(command)
+    assert set(files_of(hub, "dataset", "odd")) == {*SET_FILES[:1], f"data/{path.name}", *SET_FILES[4:]}
+    assert b"Doe" not in b"".join(map(hub.repo("dataset", "tester/odd").read, files_of(hub, "dataset", "odd")))
+    shutil.copy(path, folder / "data" / "real.parquet")
+    assert "got real.parquet among 2 files" in client.refused(command)
+
+
+def test_branches_pull_requests_collections_and_visibility(client: Client, hub: LoopbackHub) -> None:
+    client.done(f"{MODEL}places --public --revision v2")
+    repo = hub.repo("model", "tester/places")
+    assert not repo.settings["private"] and files_of(hub, "model", "places") == []
+    assert files_of(hub, "model", "places", "v2") == MODEL_FILES
+    assert "tester/places is public; give --public" in client.refused(f"{MODEL}places")
+    said = client.done(f"{MODEL}places --public --create_pr --collection Retina --gated auto")
+    assert "discussions/1" in said and "collection: " in said and repo.settings["gated"] == "auto"
+    assert files_of(hub, "model", "places", "refs/pr/1") == MODEL_FILES and files_of(hub, "model", "places") == []
+    client.done(f"{MODEL}hidden")
+    assert "tester/hidden is private" in client.refused(f"{MODEL}hidden --public")
+
+
+def test_metrics_and_spaces_are_pushed_as_they_run(client: Client, hub: LoopbackHub) -> None:
+    metric = Path(__file__).parent.parent / "metrics" / "kid"
+    said = client.done(f"push metric {metric} --repo_id tester/kid --verify")
+    assert "with inputs features, source" in said and files_of(hub, "space", "kid") == ["README.md", "kid.py"]
+    space = client.folder / "studio"
+    (space / "checklists").mkdir(parents=True)
+    (space / "app.py").write_text("print('hello')\n")
+    (space / "requirements.txt").write_text("gradio==6.31.0\n")
+    (space / "checklists" / "eye.yaml").write_text("items: []\n")
+    for name in ("scores.csv", "real.png", "report.html", "test_app.py", "reviews.json"):
+        (space / name).write_text("a patient")
+    client.done("push space studio --repo_id tester/studio --models tester/retina --verify")
+    assert files_of(hub, "space", "studio") == ["README.md", "app.py", "checklists/eye.yaml", "requirements.txt"]
+    assert "- tester/retina" in hub.repo("space", "tester/studio").read("README.md").decode()
+
+
+FAULTS = {
+    "GET */whoami-v2": ("logging in", None),
+    "POST */repos/create": ("creating", None),
+    "GET */datasets/tester/FAULTY": ("looking at", None),
+    "POST */FAULTY/preupload/*": ("uploading", 501),
+    "POST */FAULTY.git/info/lfs/objects/batch": ("uploading", 501),
+    "GET */FAULTY/tree/main*": ("looking at", 501),
+    "POST */FAULTY/commit/*": ("committing", None),
+}
+"""Calls, the step that they belong to, and the status of the answer: None closes the connection. Where huggingface_hub
+tries for 23 seconds to connect again, a status that it does not wait for takes its place."""
+
+
+@pytest.mark.parametrize("pattern", FAULTS)
+def test_a_server_that_goes_down_leaves_nothing_half(client: Client, hub: LoopbackHub, pattern: str) -> None:
+    name, (step, status) = f"down{list(FAULTS).index(pattern)}", FAULTS[pattern]
+    calls = pattern.replace("FAULTY", name)
+    fault = hub.fail(calls, status=status, times=None) if status else hub.drop(calls, times=None)
+    message = client.refused(SET + name)
+    assert step in message and "start the same command again" in message and fault.happened
+    if ("dataset", f"tester/{name}") in hub.store.repositories:
+        assert files_of(hub, "dataset", name) == []
+    hub.clear_faults()
+    client.done(SET + name)
+    assert files_of(hub, "dataset", name) == SET_FILES and len(hub.repo("dataset", f"tester/{name}").commits()) == 2
+
+
+def test_a_busy_server_is_waited_for(client: Client, hub: LoopbackHub) -> None:
+    patterns = ["POST */repos/create", "POST */busy/preupload/*", "PUT */tester/busy/*", "POST */busy/commit/*"]
+    faults = [hub.fail(pattern, status=429, retry_after=0) for pattern in patterns]
+    assert "the Hub is busy (429)" in client.done(f"{SET}busy")
+    assert [fault.happened for fault in faults] == [1] * 4 and files_of(hub, "dataset", "busy") == SET_FILES
+
+
+def test_broken_uploads_are_taken_up_again(client: Client, hub: LoopbackHub) -> None:
+    fault = hub.drop("PUT */tester/dropped/*", after_bytes=4000)
+    client.done(f"{SET}dropped")
+    assert fault.happened == 1 and files_of(hub, "dataset", "dropped") == SET_FILES
+    hub.fill_disk("PUT */tester/full/*", nth=2, times=None)
+    assert "the server has no room" in client.refused(f"{SET}full") and files_of(hub, "dataset", "full") == []
+    hub.clear_faults()
+    before = len(hub.calls("PUT */tester/full/*"))
+    client.done(f"{SET}full")
+    again = len(hub.calls("PUT */tester/full/*")) - before
+    assert files_of(hub, "dataset", "full") == SET_FILES and again == 3  # of three shards and a picture one is there
+
+
+def test_a_commit_whose_answer_is_lost_stands(client: Client, hub: LoopbackHub) -> None:
+    fault = hub.lose_answer("POST */tester/lost/commit/*")
+    client.done(f"{SET}lost")
+    assert fault.happened == 1 and files_of(hub, "dataset", "lost") == SET_FILES
+    assert len(hub.repo("dataset", "tester/lost").commits()) == 2
+
+
+def test_wrong_tokens_are_named_and_not_shown(client: Client, hub: LoopbackHub) -> None:
+    message = client.refused(f"{MODEL}token", token="hf_nobodysnobodysnobody")
+    assert "does not take the token" in message and "hf auth login" in message and "hf_nobody" not in message
+    hub.add_user("reader", "hf_readersreadersreaders", role="read", organizations=())
+    message = client.refused("push model retina --repo_id reader/token", token="hf_readersreadersreaders")
+    assert "the token may not" in message and "hf_readers" not in message
+    assert ("model", "tester/token") not in hub.store.repositories
+
+
+def test_a_killed_client_leaves_nothing_and_goes_on(client: Client, hub: LoopbackHub) -> None:
+    hub.slow("POST */tester/killed/commit/*", seconds=30)
+    client.begin(f"{SET}killed")
+    end = time.monotonic() + 120
+    while not hub.calls("POST */tester/killed/commit/*"):
+        assert time.monotonic() < end, "the commit never came"
+        time.sleep(0.02)
+    client.process.send_signal(signal.SIGKILL)
+    client.close()
+    hub.clear_faults()
+    assert files_of(hub, "dataset", "killed") == []
+    puts = len(hub.calls("PUT */tester/killed/*"))
+    client.process = client.start()
+    client.done(f"{SET}killed")
+    assert files_of(hub, "dataset", "killed") == SET_FILES and len(hub.calls("PUT */tester/killed/*")) == puts

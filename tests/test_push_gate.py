@@ -1,0 +1,115 @@
+"""The gate, on evidence that the real measures give: a planted copy, a planted telephone number, and limits."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pushing import make_pictures
+from text_posts import LABELS, save_tiny_encoder, write_posts
+
+from clinsynth.data.arrays import ImageArrays
+from clinsynth.metrics.copies import ThumbnailSpace
+from clinsynth.metrics.privacy_evidence import privacy_evidence, thumbnail_features
+from clinsynth.scripts.push_card import describe_gate, joint_license
+from clinsynth.scripts.push_gate import Reading, Thresholds, read_gate, refuse
+
+CLASSES = ["healthy", "mild", "severe"]
+NUMBER = "call 555 0142 7788 at night."
+
+
+def picture_evidence(copies: int = 0, noise: int = 0) -> dict[str, Any]:
+    """Evidence on 30 new pictures, of which `copies` are train pictures with `noise` grey levels added."""
+    sides = []
+    for count, seed in ((16, 1), (40, 2), (10, 3)):
+        images, labels = make_pictures(count, seed)
+        sides.append(ImageArrays(images[:, None], labels, CLASSES))
+    train, test, made = sides
+    images = made.images.copy()
+    altered = train.images[:copies].astype(int) + np.random.default_rng(4).integers(
+        -noise, noise + 1, (copies, 1, 28, 28)
+    )
+    images[:copies] = np.clip(altered, 0, 255)
+    made = replace(made, images=images)
+    features = thumbnail_features(ThumbnailSpace.of(train.images), made, test, train)
+    privacy = privacy_evidence(made, {"train": train, "test": test}, features, 0, extractor="thumbs", replicates=20)
+    return {"privacy": json.loads(json.dumps(privacy))}
+
+
+def failing(evidence: dict[str, Any], **limits: float) -> list[Reading]:
+    return [reading for reading in read_gate(evidence, Thresholds(**limits)) if not reading.passed]
+
+
+def test_new_pictures_pass_and_one_copy_does_not() -> None:
+    assert failing(picture_evidence()) == []
+    (exact,) = failing(picture_evidence(copies=1))
+    assert str(exact) == "exact copies: 1 of 30 pictures (limit: 0.00%)"
+    assert "the gate refuses runs/set: exact copies: 1 of 30" in refuse([exact], "runs/set")
+    assert failing(picture_evidence(copies=1), max_exact_copies=0.04) == []
+    assert refuse([replace(exact, passed=True)], "runs/set") == ""
+
+
+def test_near_copies_beyond_false_alarms_do_not_pass() -> None:
+    evidence = picture_evidence(copies=6, noise=2)
+    names = {reading.name.partition(" by ")[0] for reading in failing(evidence)}
+    assert "near copies" in names and "exact copies" not in names
+    near = [reading for reading in failing(evidence, max_near_copies=1.0) if reading.name.startswith("near")]
+    assert near == []
+
+
+def test_what_was_not_measured_does_not_pass() -> None:
+    evidence = picture_evidence()
+    for record in evidence["privacy"]["copies"]:
+        record["p_value"] = None
+    evidence["privacy"]["records"] = []
+    assert [reading.value for reading in failing(evidence)] == ["not measured"] * 3
+
+
+def test_a_share_closer_to_train_than_chance_does_not_pass() -> None:
+    evidence = picture_evidence()
+    for record in evidence["privacy"]["records"]:
+        if (record["metric"], record["label"]) == ("dcr_share", "overall"):
+            record |= {"value": 0.9, "interval": [0.85, 0.95], "chance_range": [0.4, 0.6], "floor": 0.5}
+    found = failing(evidence)
+    assert len(found) == 2 and all("90.0% are closer to train" in reading.value for reading in found)
+    assert failing(evidence, max_dcr_share=0.92) == []
+
+
+def test_one_planted_telephone_number_in_texts_does_not_pass(tmp_path: Path) -> None:
+    pytest.importorskip("datasketch")
+    from clinsynth.metrics.text_embedding import load_text_encoder
+    from clinsynth.metrics.text_evidence import text_evidence
+
+    real = {"train": write_posts(60, 1, "a"), "test": write_posts(60, 2, "b")}
+    real["train"].texts[7] += f" {NUMBER}"
+    made = write_posts(60, 3, "c")
+    encoder = load_text_encoder(str(save_tiny_encoder(tmp_path / "encoder", real["train"].texts)))
+
+    def measure(name: str) -> dict[str, Any]:
+        evidence = text_evidence(made, real, LABELS, encoder, tmp_path / name, replicates=10)
+        return json.loads(json.dumps(evidence))
+
+    assert not any("train texts" in reading.name for reading in failing(measure("clean")))
+    made.texts[5] += f" {NUMBER}"
+    planted = measure("planted")
+    (leaked,) = [reading for reading in failing(planted) if "train texts" in reading.name]
+    assert leaked.name == "telephone numbers of train texts" and leaked.value == "1.67% of 60 texts"
+    assert leaked.limit == "0.00% beyond 0.00% of real texts"
+    names = [reading.name for reading in failing(planted, max_entity_leakage=0.02)]
+    assert leaked.name not in names and NUMBER not in json.dumps(planted)
+
+
+def test_limits_are_shares() -> None:
+    with pytest.raises(ValueError, match=r"--max_near_copies must be in \[0, 1\], got 3"):
+        Thresholds(max_near_copies=3).check()
+    with pytest.raises(ValueError, match="--max_dcr_share must be"):
+        Thresholds(max_dcr_share=55).check()
+
+
+def test_the_card_shows_each_reading_and_the_strictest_licence() -> None:
+    shown = describe_gate([Reading("exact copies", "1 of 30", "0 %", False)], "drawn | by hand")
+    assert "| exact copies | 1 of 30 | 0 % | **not passed** |" in shown and r"drawn \| by hand" in shown
+    assert joint_license(["mit", "mit"]) == "mit" and joint_license(["mit", "cc-by-nc-4.0"]) == "cc-by-nc-4.0"
+    assert joint_license(["mit", None]) == "other"
