@@ -35,7 +35,7 @@ def explained(step: str, state: str = AGAIN) -> Iterator[None]:
         yield
     except LocalTokenNotFoundError as error:
         raise ValueError(f"{step}: no token of the Hub is at hand; {TOKEN}") from error
-    except (*http_errors(), ConnectionError, RuntimeError) as error:
+    except http_errors() + (RuntimeError,) as error:
         raise ValueError(f"{step} failed: {reason(error)}. {state[0].upper()}{state[1:]}") from error
 
 
@@ -43,7 +43,7 @@ def http_errors() -> tuple[type[Exception], ...]:
     """What huggingface_hub raises of its answers, and the library below it, whichever that is, where none came."""
     from huggingface_hub.errors import HfHubHTTPError
 
-    return HfHubHTTPError, HfHubHTTPError.__bases__[0]
+    return HfHubHTTPError, HfHubHTTPError.__bases__[0], ConnectionError
 
 
 def reason(error: Exception) -> str:

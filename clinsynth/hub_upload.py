@@ -177,7 +177,7 @@ def find_commit(target: Target, sent: dict[str, Sent], stale: set[str], api: Any
     try:
         head = str(api.repo_info(**target.names, revision=target.revision).sha)
         listed = list_files(target, head, api)
-    except (*http_errors(), ConnectionError):
+    except http_errors():
         return None
     return None if find_wrong(listed, sent) or stale & set(listed) else head
 

@@ -43,7 +43,7 @@ def finish_card(card: str, shards: PublishedShards, readings: list[Reading], acc
 
     from clinsynth.hub_cards.private_words import refuse_private
 
-    parsed = DatasetCard(card)
+    parsed: Any = DatasetCard(card)
     parsed.data.dataset_info = describe_info(shards)
     body = replace_columns(parsed.text.strip(), shards.features)
     ends = [describe_gate(readings, accepted_risk), describe_provenance(shards)]
@@ -101,7 +101,7 @@ def several_cards(cards: dict[str, str], rows: dict[str, int], repo_id: str, thi
 
     from clinsynth.hub_cards.private_words import refuse_private
 
-    own = {name: DatasetCard(card).data for name, card in cards.items()}
+    own: dict[str, Any] = {name: DatasetCard(card).data for name, card in cards.items()}
     first = next(iter(own.values())).to_dict()
     first["license"] = joint_license([data.license for data in own.values()])
     first["pretty_name"] = repo_id.partition("/")[2]

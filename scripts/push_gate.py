@@ -150,19 +150,25 @@ def read_texts(evidence: dict[str, Any], limits: Thresholds) -> Iterator[Reading
             if (record["metric"], record["label"], record["reference"]) == (metric, OVERALL, "train")
         ]
         yield read_text_share(found[0], limit, counts) if found else unknown(TITLES[metric])
+    for record in evidence["privacy"]:  # train texts repeat one another; the examples of one prompt are few
+        if (record["metric"], record["label"], record["reference"]) == ("exact_copies", OVERALL, "prompt"):
+            yield read_text_share(record, limits.max_exact_copies, counts, " of the prompt's own examples")
     yield from read_shares(evidence["memorisation"], limits)
 
 
-def read_text_share(record: dict[str, Any], limit: float, counts: dict[str, dict[str, int]]) -> Reading:
+def read_text_share(
+    record: dict[str, Any], limit: float, counts: dict[str, dict[str, int]], of_what: str = ""
+) -> Reading:
     """A share of texts: where real texts show none, every case counts; else what lies beyond theirs by chance."""
     from clinsynth.metrics.text_findings import all_floors, beyond
 
+    name = f"{TITLES[record['metric']]}{of_what}"
     if record["value"] is None:
-        return unknown(TITLES[record["metric"]])
+        return unknown(name)
     floor = max(all_floors(record), default=0.0)
     found = record["value"] - floor > limit and (floor == 0 or beyond(record, floor, counts))
     value = f"{record['value']:.2%} of {record['n_synthetic']} texts"
-    return Reading(TITLES[record["metric"]], value, f"{limit:.2%} beyond {floor:.2%} of real texts", not found)
+    return Reading(name, value, f"{limit:.2%} beyond {floor:.2%} of real texts", not found)
 
 
 def unknown(name: str) -> Reading:

@@ -101,6 +101,21 @@ def test_one_planted_telephone_number_in_texts_does_not_pass(tmp_path: Path) -> 
     assert leaked.name not in names and NUMBER not in json.dumps(planted)
 
 
+def test_a_text_that_repeats_its_own_prompt_does_not_pass(tmp_path: Path) -> None:
+    pytest.importorskip("datasketch")
+    from clinsynth.metrics.text_embedding import load_text_encoder
+    from clinsynth.metrics.text_evidence import text_evidence
+
+    real = {"train": write_posts(60, 1, "a"), "test": write_posts(60, 2, "b")}
+    real["test"].texts[:20] = real["train"].texts[:20]  # a data set whose splits share texts hides a copy of train
+    made = replace(write_posts(60, 3, "c"), example_ids=[[real["train"].ids[row]] for row in range(60)])
+    made.texts[30] = real["train"].texts[30]
+    encoder = load_text_encoder(str(save_tiny_encoder(tmp_path / "encoder", real["train"].texts)))
+    evidence = json.loads(json.dumps(text_evidence(made, real, LABELS, encoder, tmp_path, replicates=10)))
+    found = {reading.name: reading.value for reading in failing(evidence)}
+    assert found["exact copies of the prompt's own examples"] == "1.67% of 60 texts" and "exact copies" not in found
+
+
 def test_limits_are_shares() -> None:
     with pytest.raises(ValueError, match=r"--max_near_copies must be in \[0, 1\], got 3"):
         Thresholds(max_near_copies=3).check()
