@@ -31,11 +31,12 @@ def explained(step: str, state: str = AGAIN) -> Iterator[None]:
     """
     from huggingface_hub.errors import LocalTokenNotFoundError
 
+    failures: tuple[type[Exception], ...] = (*http_errors(), RuntimeError)
     try:
         yield
     except LocalTokenNotFoundError as error:
         raise ValueError(f"{step}: no token of the Hub is at hand; {TOKEN}") from error
-    except http_errors() + (RuntimeError,) as error:
+    except failures as error:
         raise ValueError(f"{step} failed: {reason(error)}. {state[0].upper()}{state[1:]}") from error
 
 
