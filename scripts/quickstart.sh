@@ -23,9 +23,9 @@ step "3/5 compare with the real drawings and train classifiers with and without 
 clinsynth evaluate images --real phantom-fundus --synthetic runs/quickstart-synthetic \
     --classifier_seeds 2 --classifier_epochs 6 --bootstrap 100 --output_dir runs/quickstart-evidence
 
-step "4/5 let a small language model write 12 posts of four severities, with made-up posts in its prompts" "clinsynth generate text"
-clinsynth generate text --model "$SMOLLM2" --task severity-posts --dataset phantom-posts --k_shot 1 --per_class 3 \
-    --max_new_tokens 100 --output_dir runs/quickstart-posts
+step "4/5 let a small language model write 16 posts of four severities, with made-up posts in its prompts" "clinsynth generate text"
+clinsynth generate text --model "$SMOLLM2" --task severity-posts --dataset phantom-posts --k_shot 1 \
+    --counts "non-depressed=8,mild=4,moderate=2,severe=2" --max_new_tokens 100 --output_dir runs/quickstart-posts
 
 step "5/5 compare them with the made-up posts" "clinsynth evaluate text"
 clinsynth evaluate text --real phantom-posts --synthetic runs/quickstart-posts --encoder "$MINILM" --bootstrap 50 \
