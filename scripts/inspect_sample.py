@@ -46,10 +46,12 @@ def inspect_file(path: Path) -> dict[str, Any] | None:
     """What a file says of its provenance; None where it says nothing.
 
     Raises:
-        ValueError: it is neither PNG nor Parquet.
+        ValueError: there is no such file, or it is neither PNG nor Parquet.
     """
     from clinsynth.hub_provenance import SIGNATURE, read_picture
 
+    if not path.is_file():
+        raise ValueError(f"{path} is no file; give a picture (.png) or a shard (.parquet) of a synthetic set")
     with open(path, "rb") as file:
         start = file.read(len(SIGNATURE))
     if start == SIGNATURE:
