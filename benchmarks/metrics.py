@@ -21,6 +21,7 @@ from benchmarks.metric_peers import (
     distance_by_square_root,
     distance_by_torchmetrics,
     from_features,
+    least_work,
     moments,
     moments_by_torchmetrics,
     prdc_by_package,
@@ -145,7 +146,23 @@ def compare_frechet(args: MetricsArguments) -> "list[Comparison]":
         a, b = ("scipy.linalg.sqrtm", theirs["sqrtm"]), ("torchmetrics", theirs["torchmetrics"])
         comparisons.append(compare(what, a, ("clinsynth", ours), repeats=args.repeats, goal=(">=", 5.0)))
         comparisons.append(compare(what, ("clinsynth", ours), b, repeats=args.repeats, goal=("<=", 1.0)))
-    return comparisons
+    return comparisons + compare_with_least_work(args, sides)
+
+
+def compare_with_least_work(args: MetricsArguments, sides: "tuple[np.ndarray, np.ndarray]") -> "list[Comparison]":
+    """The physical limit from features: ours over it, and how far it is itself from five times the form with sqrtm."""
+    from functools import partial
+
+    from benchmarks.timing import compare
+    from clinsynth.metrics.frechet.frechet import frechet_distance
+
+    what = f"Fréchet distance, {args.n} x {args.dimension} features, beside bare BLAS and LAPACK"
+    bare = ("least work", partial(least_work, *sides))
+    square_root = ("scipy.linalg.sqrtm", partial(from_features, moments, distance_by_square_root, sides))
+    return [
+        compare(what, ("clinsynth", partial(frechet_distance, *sides)), bare, repeats=args.repeats, goal=("<=", 1.25)),
+        compare(what, square_root, bare, repeats=args.repeats, goal=(">=", 5.0)),
+    ]
 
 
 def prdc_values(real: np.ndarray, synthetic: np.ndarray) -> dict[str, str]:

@@ -74,7 +74,7 @@ class TextLoraArguments(TextDataArguments):
     canaries: int = 0
     """made-up sentences to append to as many train texts; canaries.json then lists them, to measure whether they come
     back in the synthetic texts"""
-    checkpointing_steps: int = 50
+    checkpointing_steps: int = 10
     """steps between two checkpoints: what a killed run loses at most"""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """arithmetic of the network, and how its weights are saved; the adapters themselves are trained in float32"""

@@ -59,7 +59,7 @@ def frechet_distance(real: np.ndarray, synthetic: np.ndarray) -> float:
         ValueError: fewer than two rows on a side, different dimensions, or a value that is not finite.
     """
     real, synthetic = check_features(real, synthetic)
-    return _weighted_distance(real, np.ones(len(real)), synthetic, np.ones(len(synthetic)))
+    return _weighted_distance(real, None, synthetic, None)
 
 
 def frechet_interval(
@@ -139,9 +139,9 @@ Side = tuple[np.ndarray, np.ndarray, float]  # mean, factor and trace of the cov
 
 
 def _weighted_distance(
-    real: np.ndarray, real_counts: np.ndarray, synthetic: np.ndarray, synthetic_counts: np.ndarray
+    real: np.ndarray, real_counts: np.ndarray | None, synthetic: np.ndarray, synthetic_counts: np.ndarray | None
 ) -> float:
-    """The distance where row i counts `counts[i]` times; a row that does not count costs nothing."""
+    """The distance where row i counts `counts[i]` times, or once; a row that does not count costs nothing."""
     return _distance(_fit(real, real_counts), _fit(synthetic, synthetic_counts))
 
 
@@ -158,14 +158,14 @@ def _distance(real: Side, synthetic: Side) -> float:
     return max(0.0, float(rest - 2 * np.linalg.svd(product, compute_uv=False).sum()))
 
 
-def _fit(rows: np.ndarray, counts: np.ndarray) -> Side:
+def _fit(rows: np.ndarray, counts: np.ndarray | None) -> Side:
     """Mean, factor F of the covariance (F'F = C) with at most min(n, d) rows, and trace."""
-    used = counts > 0
-    if used.sum() > rows.shape[1]:
+    if (len(rows) if counts is None else np.count_nonzero(counts)) > rows.shape[1]:
         statistics = GaussianStatistics()
         statistics.update(rows, counts)
         return _describe(statistics)
-    rows, counts = rows[used], counts[used]
+    counts = np.ones(len(rows)) if counts is None else counts
+    rows, counts = rows[counts > 0], counts[counts > 0]
     mean = counts @ rows / counts.sum()
     factor = np.sqrt(counts / (counts.sum() - 1))[:, None] * (rows - mean)
     return mean, factor, float((factor**2).sum())

@@ -1,9 +1,9 @@
 """Gaussians fitted to rows of features: streaming sums, and a factor of the covariance."""
 
 import numpy as np
-from scipy.linalg import blas, lapack
+from scipy.linalg import lapack
 
-BLOCK_ROWS = 1024
+BLOCK_ROWS = 2048
 
 
 class GaussianStatistics:
@@ -16,13 +16,13 @@ class GaussianStatistics:
     Attributes:
         count: rows seen.
         mean: float64 (d,), empty before the first batch.
-        squares: float64 (d, d), upper triangle of the sum over rows of (x - mean)(x - mean)'.
+        squares: float64 (d, d), the sum over rows of (x - mean)(x - mean)'.
     """
 
     def __init__(self) -> None:
         self.count = 0.0
         self.mean = np.zeros(0)
-        self.squares = np.zeros((0, 0), order="F")
+        self.squares = np.zeros((0, 0))
 
     def update(self, batch: np.ndarray, counts: np.ndarray | None = None) -> None:
         """Add the rows of `batch` (n, d), row i `counts[i]` times (once, if not given).
@@ -37,9 +37,11 @@ class GaussianStatistics:
             raise ValueError("features hold NaN or infinity; look at the extractor and its input")
         for start in range(0, len(batch), BLOCK_ROWS):
             rows = batch[start : start + BLOCK_ROWS]
-            weights = np.ones(len(rows)) if counts is None else counts[start : start + BLOCK_ROWS]
-            if weights.sum() > 0:
-                self._add_rows(rows[weights > 0], weights[weights > 0])
+            weights = None if counts is None else counts[start : start + BLOCK_ROWS]
+            if weights is not None and not weights.all():
+                rows, weights = rows[weights > 0], weights[weights > 0]
+            if len(rows):
+                self._add_rows(rows, weights)
 
     def merge(self, other: "GaussianStatistics") -> None:
         """Add the rows that `other` has seen."""
@@ -47,7 +49,7 @@ class GaussianStatistics:
             raise ValueError(f"{len(other.mean)} columns cannot be merged with {len(self.mean)}; use one extractor")
         if other.count:
             between = self._move_mean(other.count, other.mean)
-            self.squares += other.squares + np.triu(np.outer(between, between))
+            self.squares += other.squares + np.outer(between, between)
 
     def covariance(self) -> np.ndarray:
         """Float64 (d, d), with 1/(n - 1).
@@ -57,24 +59,23 @@ class GaussianStatistics:
         """
         if self.count < 2:
             raise ValueError(f"a covariance needs two rows or more, got {self.count:g}")
-        upper = self.squares / (self.count - 1)
-        return upper + np.triu(upper, 1).T
+        return self.squares / (self.count - 1)
 
-    def _add_rows(self, rows: np.ndarray, weights: np.ndarray) -> None:
-        total = float(weights.sum())
-        mean = weights @ rows / total
+    def _add_rows(self, rows: np.ndarray, weights: np.ndarray | None) -> None:
+        total = float(len(rows) if weights is None else weights.sum())
+        mean = rows.sum(axis=0) / total if weights is None else weights @ rows / total
         centred = np.empty((len(rows) + 1, len(mean)))
         np.subtract(rows, mean, out=centred[:-1])
-        if (weights != 1).any():
+        if weights is not None:
             centred[:-1] *= np.sqrt(weights)[:, None]
         centred[-1] = self._move_mean(total, mean)
-        self.squares = blas.dsyrk(1.0, centred.T, beta=1.0, c=self.squares, overwrite_c=True)
+        self.squares += centred.T @ centred  # numpy knows this product as a rank-k update: half the work
 
     def _move_mean(self, count: float, mean: np.ndarray) -> np.ndarray:
         """Join `count` rows to the mean; v such that vv' is what the distance of the two means adds to the squares."""
         if self.count == 0:
             self.mean = np.zeros(len(mean))
-            self.squares = np.zeros((len(mean), len(mean)), order="F")
+            self.squares = np.zeros((len(mean), len(mean)))
         difference, total = mean - self.mean, self.count + count
         between = difference * np.sqrt(self.count * count / total)
         self.mean = self.mean + difference * (count / total)
