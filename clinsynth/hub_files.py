@@ -13,6 +13,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from clinsynth.run_folder import read_json
+
 WEIGHTS = r"(?:model|diffusion_pytorch_model)(?:-\d{5}-of-\d{5})?\.safetensors(?:\.index\.json)?"
 COMPONENT = re.compile(rf"config\.json|scheduler_config\.json|{WEIGHTS}")
 LANGUAGE_MODEL = re.compile(
@@ -34,7 +36,7 @@ def model_files(folder: Path) -> list[str]:
     Raises:
         ValueError: there is no finished checkpoint, or it lacks its weights or its code.
     """
-    index, config = (read_object(folder / name) for name in ("model_index.json", "config.json"))
+    index, config = (read_json(folder / name) for name in ("model_index.json", "config.json"))
     if index:
         found = ["model_index.json", *pipeline_files(folder, index)]
     elif config:
@@ -107,23 +109,8 @@ def content_of(path: Path) -> bytes | Path:
     """What is sent of a file: itself, but a configuration without the folder that it was loaded from."""
     if path.name not in ("config.json", "model_index.json"):
         return path
-    values = read_object(path)
+    values = read_json(path)
     if HUB_ID.fullmatch(str(values.get("_name_or_path") or "a/b")):
         return path
     del values["_name_or_path"]
     return f"{json.dumps(values, indent=2)}\n".encode()
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    """A JSON object, empty where there is no such file.
-
-    Raises:
-        ValueError: it is damaged.
-    """
-    if not path.exists():
-        return {}
-    try:
-        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}); copy it anew") from error
-    return values

@@ -17,6 +17,9 @@ from typing import Any
 
 SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
+HEAD = SIGNATURE + b"\x00\x00\x00\x0dIHDR"
+BODY = 33  # bytes up to the end of IHDR, which comes first
+END = b"\x00\x00\x00\x00IEND\xaeB`\x82"
 KEYWORD = b"clinsynth\x00"
 KEPT = {b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"gAMA", b"cHRM", b"sRGB", b"sBIT"}
 """What the pixels are read by; nothing of it can hold words."""
@@ -60,9 +63,22 @@ def mark_picture(picture: bytes, says: dict[str, Any]) -> bytes:
     """
     if not picture.startswith(SIGNATURE):
         picture = to_plain_png(picture)
+    words = make_chunk(b"tEXt", KEYWORD + json.dumps(says).encode())
+    if holds_pixels_alone(picture):
+        return b"".join([picture[:BODY], words, picture[BODY:]])
     kept = [chunk for kind, chunk in read_chunks(picture) if kind in KEPT]
-    words = KEYWORD + json.dumps(says).encode()
-    return b"".join([SIGNATURE, kept[0], make_chunk(b"tEXt", words), *kept[1:]])
+    return b"".join([SIGNATURE, kept[0], words, *kept[1:]])
+
+
+def holds_pixels_alone(png: bytes) -> bool:
+    """Whether a PNG file is IHDR, one IDAT and IEND, as small pictures are: their chunks need not be gone through."""
+    size = int.from_bytes(png[BODY : BODY + 4], "big")
+    return (
+        png.startswith(HEAD)
+        and png[BODY + 4 : BODY + 8] == b"IDAT"
+        and len(png) == BODY + 12 + size + len(END)
+        and png.endswith(END)
+    )
 
 
 def to_plain_png(picture: bytes) -> bytes:

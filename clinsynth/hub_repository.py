@@ -106,7 +106,7 @@ def use_xet_where_there_is_some(target: Target, api: Any) -> None:
 def collect(target: Target, title: str, api: Any) -> str:
     """Put the repository into the collection of that title, and return the collection's address."""
     owner = target.repo_id.partition("/")[0]
-    state = f"{target.repo_id} itself is published: start the same command again to add it to the collection"
+    state = f"the {target.kind} itself is published: start the same command again to add it to the collection"
     with explained(f"adding {target.repo_id} to the collection {title!r}", state):
         found = patiently(
             lambda: api.create_collection(title, namespace=owner, private=not target.public, exists_ok=True)

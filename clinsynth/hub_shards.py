@@ -117,7 +117,7 @@ class PublishedShards:
         """The column of pictures, each marked with its row's provenance; no file name is kept."""
         import pyarrow as pa
 
-        pictures = [picture["bytes"] for picture in table["image"].to_pylist()]
+        pictures = table["image"].combine_chunks().field("bytes").to_pylist()
         seeds = table["seed"].to_pylist() if "seed" in table.column_names else [None] * len(pictures)
         says = [self.provenance.of_row(seed) for seed in seeds]
         marked = [mark_picture(picture, words) for picture, words in zip(pictures, says, strict=True)]
@@ -141,7 +141,7 @@ def read_table(path: Path) -> pa.Table:
     import pyarrow.parquet as pq
 
     try:
-        return pq.read_table(path)
+        return pq.ParquetFile(path).read()
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read as Parquet ({error}); remove it and generate it again") from error
 
@@ -152,7 +152,8 @@ def write_table(table: pa.Table) -> bytes:
 
     buffer = io.BytesIO()
     group = PICTURES_A_GROUP if "image" in table.column_names else None
-    pq.write_table(table, buffer, row_group_size=group, write_page_index=True)
+    few = [name for name in ("label", "generator", "revision") if name in table.column_names]
+    pq.write_table(table, buffer, row_group_size=group, write_page_index=True, use_dictionary=few)
     return buffer.getvalue()
 
 

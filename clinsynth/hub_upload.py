@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ from clinsynth.hub_repository import Target, prepare
 
 WHOLE = "it is published whole or not at all: start the same command again, which looks first and goes on"
 UNKNOWN = "whether the pull request was opened is not known: look at the repository before you start again"
-BATCH = 64 << 20  # bytes held in memory and sent at once, in parallel
+BATCH = 32 << 20  # bytes sent at once, in parallel, while as many are made
+FIRST_BATCH = 4 << 20  # so that sending starts soon; each batch is twice the one before
 Files = Iterable[tuple[str, bytes | Path]]
 """Path in the repository, and content or the file that holds it."""
 
@@ -61,14 +63,8 @@ def publish(target: Target, files: Files, message: str, replaced: str, api: Any)
         ValueError: something failed; the message says at which step, and the mend.
     """
     prepare(target, api)
-    sent: dict[str, Sent] = {}
-    operations = []
-    for batch in in_batches(files):
-        additions = [to_addition(path, content) for path, content in batch]
-        with explained(f"uploading to {target.repo_id}"):
-            upload(target, additions, api)
-        sent |= {addition.path_in_repo: describe(addition) for addition in additions}
-        operations += additions
+    operations = send_all(target, files, api)
+    sent = {addition.path_in_repo: describe(addition) for addition in operations}
     commit, pull_request = make_commit(target, operations, sent, message, replaced, api)
     with explained(f"reading back {target.repo_id}", "start the same command again to look once more"):
         wrong = find_wrong(list_files(target, commit, api), sent)
@@ -77,19 +73,35 @@ def publish(target: Target, files: Files, message: str, replaced: str, api: Any)
     return Published(commit, pull_request, len(sent), sum(file.size for file in sent.values()))
 
 
+def send_all(target: Target, files: Files, api: Any) -> list[Any]:
+    """Upload the files, a batch in a thread of its own while the next is made; returns what is to be committed."""
+    operations = []
+    with ThreadPoolExecutor(max_workers=1) as sender:
+        sending: Future[None] | None = None
+        for batch in in_batches(files):
+            additions = [to_addition(path, content) for path, content in batch]
+            if sending is not None:
+                sending.result()
+            sending = sender.submit(upload, target, additions, api)
+            operations += additions
+        if sending is not None:
+            sending.result()
+    return operations
+
+
 def in_batches(files: Files) -> Iterator[list[tuple[str, bytes | Path]]]:
-    """The files in groups of at most 64 MB each, or one larger file, under a bar of what is done."""
+    """The files in groups of at most 4, 8, 16 and then 32 MB, or one larger file, under a bar of what is done."""
     from tqdm.auto import tqdm
 
     batch: list[tuple[str, bytes | Path]] = []
-    weight = 0
+    weight, limit = 0, FIRST_BATCH
     with tqdm(desc="upload", unit="B", unit_scale=True) as progress:
         for path, content in files:
             size = size_of(content)
-            if batch and weight + size > BATCH:
+            if batch and weight + size > limit:
                 yield batch
                 progress.update(weight)
-                batch, weight = [], 0
+                batch, weight, limit = [], 0, min(2 * limit, BATCH)
             batch.append((path, content))
             weight += size
         if batch:
@@ -108,21 +120,26 @@ def to_addition(path: str, content: bytes | Path) -> Any:
 
 
 def upload(target: Target, additions: list[Any], api: Any) -> None:
-    """Send the large ones among the files, and keep only the hash of these in memory."""
+    """Send the large ones among the files, and keep only the hash of these in memory.
+
+    Raises:
+        ValueError: that failed, and the server is not just busy.
+    """
     from huggingface_hub.utils import disable_progress_bars, enable_progress_bars
 
     if sum(addition.upload_info.size for addition in additions) <= BATCH:
         disable_progress_bars()  # else a bar a file beside that of all
     try:
-        patiently(
-            lambda: api.preupload_lfs_files(
-                target.repo_id,
-                additions,
-                repo_type=target.kind,
-                revision=None if target.create_pr else target.revision,
-                create_pr=target.create_pr,
+        with explained(f"uploading to {target.repo_id}"):
+            patiently(
+                lambda: api.preupload_lfs_files(
+                    target.repo_id,
+                    additions,
+                    repo_type=target.kind,
+                    revision=None if target.create_pr else target.revision,
+                    create_pr=target.create_pr,
+                )
             )
-        )
     finally:
         enable_progress_bars()
 

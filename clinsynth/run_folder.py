@@ -155,6 +155,21 @@ def check_same_run(output_dir: Path, arguments: Any, may_differ: frozenset[str])
             )
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object, empty where there is no such file.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    if not path.exists():
+        return {}
+    try:
+        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}); copy it anew, or start its command again") from error
+    return values
+
+
 def append_metrics(output_dir: Path, record: dict[str, Any]) -> None:
     """Append `record` as one line of `metrics.jsonl`."""
     path = output_dir / "metrics.jsonl"

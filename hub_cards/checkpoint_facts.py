@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clinsynth.hub_cards.run_files import read_json
+from clinsynth.run_folder import read_json
 
 DIFFUSION, GAN, TEXT = "diffusion", "GAN", "text"
 TIED = "tie_word_embeddings"

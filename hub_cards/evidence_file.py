@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from clinsynth.hub_cards.private_words import describe_command, without_paths
-from clinsynth.hub_cards.run_files import read_json
+from clinsynth.run_folder import read_json
 
 FILE = "evidence.json"
 SAME_DATA_FLAGS = ("few_shot", "train_fraction", "min_class_size")

@@ -12,8 +12,9 @@ from clinsynth.hub_cards.data_sources import Source, find_sources
 from clinsynth.hub_cards.evidence_file import Evidence, same_train_data
 from clinsynth.hub_cards.private_words import hub_id
 from clinsynth.hub_cards.render import listed
-from clinsynth.hub_cards.run_files import RunFiles, describe_making, read_json, read_run
+from clinsynth.hub_cards.run_files import RunFiles, describe_making, read_run
 from clinsynth.hub_cards.tables import Table
+from clinsynth.run_folder import read_json
 
 SMALL_PICTURE = 128
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import yaml
 
 from clinsynth.hub_cards.private_words import describe_command, without_paths
-from clinsynth.run_folder import read_metrics
+from clinsynth.run_folder import read_json, read_metrics
 
 NOT_SHOWN = set(
     "dataset model output_dir label_column text_column label_names push_to_hub hub_model_id dry_run log_steps "
@@ -64,21 +63,6 @@ def read_run(folder: Path) -> RunFiles:
         read_json(folder / "step.json"),
         read_metrics(folder),
     )
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object, empty where there is no such file.
-
-    Raises:
-        ValueError: it is damaged.
-    """
-    if not path.exists():
-        return {}
-    try:
-        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}); copy it anew, or start its command again") from error
-    return values
 
 
 def describe_making(environment: dict[str, Any], step: dict[str, Any]) -> dict[str, str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -53,30 +52,43 @@ def closest_rows(evidence: Evidence | None) -> set[int]:
 
 def set_grid(folder: Path, left_out: set[int]) -> bytes | None:
     """The first pictures of each class, a row a class, without the rows `left_out`; None of a set without pictures."""
-    chosen: dict[int, list[np.ndarray]] = {}
-    labels = 0
-    for number, (row, labels) in enumerate(read_rows(folder)):
-        pictures = chosen.setdefault(row["label"], [])
-        if number not in left_out and len(pictures) < COLUMNS:
-            pictures.append(from_png(row["image"]["bytes"]))
-        if len(chosen) == labels and all(len(pictures) == COLUMNS for pictures in chosen.values()):
-            break
-    if not chosen or not any(chosen.values()):
+    labels = read_labels(folder)
+    if labels is None:
         return None
-    blank = np.full_like(next(pictures[0] for pictures in chosen.values() if pictures), 255)
-    rows = [(chosen[label] + [blank] * COLUMNS)[:COLUMNS] for label in sorted(chosen)]
+    kept = np.setdiff1d(np.arange(len(labels)), sorted(left_out))
+    chosen = [kept[labels[kept] == label][:COLUMNS] for label in np.unique(labels)]
+    pictures = dict(read_pictures(folder, {int(row) for rows in chosen for row in rows}))
+    if not pictures:
+        return None
+    blank = np.full_like(next(iter(pictures.values())), 255)
+    rows = [([pictures[row] for row in rows.tolist()] + [blank] * COLUMNS)[:COLUMNS] for rows in chosen]
     return to_png(contact_sheet(np.stack([picture for row in rows for picture in row]), COLUMNS))
 
 
-def read_rows(folder: Path) -> Iterator[tuple[dict[str, Any], int]]:
-    """Rows of image and label in the shards' order, a batch in memory, each with the number of classes."""
+def read_labels(folder: Path) -> np.ndarray | None:
+    """The class numbers of all rows, in the shards' order; None of a set without pictures."""
     import pyarrow.parquet as pq
-    from datasets import Features
 
+    found = []
     for path in sorted(folder.glob(SHARDS)):
         file = pq.ParquetFile(path)
         if "image" not in file.schema_arrow.names:
-            return
-        count = Features.from_arrow_schema(file.schema_arrow)["label"].num_classes
-        for batch in file.iter_batches(batch_size=64, columns=["image", "label"]):
-            yield from ((row, count) for row in batch.to_pylist())
+            return None
+        found.append(file.read(columns=["label"])["label"].to_numpy())
+    return np.concatenate(found) if found else None
+
+
+def read_pictures(folder: Path, rows: set[int]) -> Iterator[tuple[int, np.ndarray]]:
+    """Row number and picture of the named rows; a shard without one of them is not opened for its pictures."""
+    import pyarrow.parquet as pq
+
+    first = 0
+    for path in sorted(folder.glob(SHARDS)):
+        file = pq.ParquetFile(path)
+        last = first + file.metadata.num_rows
+        inside = sorted(row for row in rows if first <= row < last)
+        if inside:
+            images = file.read(columns=["image"])["image"].take([row - first for row in inside])
+            pictures = (from_png(image["bytes"]) for image in images.to_pylist())
+            yield from zip(inside, pictures, strict=True)
+        first = last

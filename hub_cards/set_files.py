@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from clinsynth.hub_cards.checkpoint_facts import may_have_made, read_checkpoint
 from clinsynth.hub_cards.private_words import HIDDEN, hub_id, without_paths
-from clinsynth.hub_cards.run_files import RunFiles, read_json, read_run
+from clinsynth.hub_cards.run_files import RunFiles, read_run
 from clinsynth.hub_cards.sample_grid import SHARDS
+from clinsynth.run_folder import read_json
 
 if TYPE_CHECKING:
     from datasets import Features

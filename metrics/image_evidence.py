@@ -6,7 +6,6 @@ was stopped and a changed input is measured anew.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -29,10 +28,11 @@ from clinsynth.metrics.feature_extractor import (
     load_extractor,
     train_default_extractor,
 )
+from clinsynth.metrics.finished import FinishedMeasurements
 from clinsynth.metrics.manifold_measurement import measure_manifold
 from clinsynth.metrics.picture_measurement import measure_pictures
 from clinsynth.metrics.privacy_evidence import privacy_evidence
-from clinsynth.run_folder import atomic_write, create_run_folder, describe_environment, write_run_config
+from clinsynth.run_folder import create_run_folder, describe_environment, write_run_config
 from clinsynth.trainers.classifier_arms import check_data, run_arms
 
 if TYPE_CHECKING:
@@ -47,21 +47,6 @@ class Compared:
     train: ImageArrays
     synthetic: ImageArrays
     pairs: list[dict[str, Any]]
-
-
-class FinishedMeasurements:
-    """Measurements of a run that was stopped: a JSON file from key to records, rewritten whole after each."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.records: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-
-    def get(self, key: str, measure: Callable[[], Any]) -> Any:
-        """What is kept under `key`, else the JSON-able value of `measure()`, which is then kept."""
-        if key not in self.records:
-            self.records[key] = measure()
-            atomic_write(self.path, json.dumps(self.records, indent=1) + "\n")
-        return self.records[key]
 
 
 def gather_evidence(args: EvaluateImagesArguments) -> tuple[dict[str, Any], Compared]:

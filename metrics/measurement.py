@@ -12,8 +12,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from clinsynth.metrics.frechet.frechet import frechet_distance, frechet_extrapolated, frechet_interval
-from clinsynth.metrics.kid.kid import count_blocks, kernel_distance, kernel_interval, kernel_spread
 from clinsynth.metrics.record import MIN_ROWS, Measurement, MeasurementSettings, empty_record
 
 METRICS = ("frechet", "kid")
@@ -37,7 +35,6 @@ class Features:
 
 
 Distance = Callable[[np.ndarray, np.ndarray], float]
-DISTANCES: dict[str, Distance] = {"frechet": frechet_distance, "kid": kernel_distance}
 
 
 def comparisons(
@@ -103,16 +100,20 @@ def measure(
     record = empty_record(metric, label, reference, sizes, dimension, settings)
     if record.note:
         return record
-    distance = DISTANCES[metric]
+    distance = find_distance(metric)
     record = replace(
         record,
         value=distance(real.rows, synthetic.rows),
         interval=bootstrap(metric, label, real.rows, synthetic.rows, settings, progress),
     )
     if metric == "frechet" and min(sizes) < 2 * dimension:
+        from clinsynth.metrics.frechet.frechet import frechet_extrapolated
+
         extrapolated = frechet_extrapolated(real.rows, synthetic.rows, settings.seed)
         record = replace(record, biased=True, extrapolated=extrapolated)
     if metric == "kid":
+        from clinsynth.metrics.kid.kid import kernel_spread
+
         _, spread, spread_n = kernel_spread(real.rows, synthetic.rows, seed=settings.seed)
         record = replace(record, spread=spread, spread_n=spread_n)
     if other is not None and len(other.rows) >= MIN_ROWS:
@@ -121,6 +122,14 @@ def measure(
     if not halves:
         return record
     return record.with_floors([distance(a.rows, b.rows) for a, b in halves], min(map(len, halves[0])))
+
+
+def find_distance(metric: str) -> Distance:
+    """The function of one of METRICS; imported here, as a metric's file brings `evaluate` and with it transformers."""
+    from clinsynth.metrics.frechet.frechet import frechet_distance
+    from clinsynth.metrics.kid.kid import kernel_distance
+
+    return frechet_distance if metric == "frechet" else kernel_distance
 
 
 def real_halves(real: Features, seed: int) -> list[tuple[Features, Features]]:
@@ -136,6 +145,9 @@ def bootstrap(
 ) -> tuple[float, float] | None:
     """The metric's 95 % interval with a progress bar; None where no replicate is asked for."""
     from tqdm.auto import tqdm
+
+    from clinsynth.metrics.frechet.frechet import frechet_interval
+    from clinsynth.metrics.kid.kid import count_blocks, kernel_interval
 
     if settings.replicates == 0:
         return None

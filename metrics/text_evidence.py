@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from clinsynth.metrics.feature_extractor import hash_arrays
-from clinsynth.metrics.image_evidence import FinishedMeasurements
+from clinsynth.metrics.finished import FinishedMeasurements
 from clinsynth.metrics.measurement import Features, Measurement, MeasurementSettings, comparisons
 from clinsynth.metrics.memorisation import MemorisationRecord
 from clinsynth.metrics.text_bertscore import measure_bertscore

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from clinsynth.metrics.text_canaries import Canaries
 from clinsynth.metrics.text_words import TextSet
 
 if TYPE_CHECKING:
@@ -34,7 +35,10 @@ def load_real_texts(args: EvaluateTextArguments) -> tuple[dict[str, TextSet], li
     from clinsynth.data.text import TextDataArguments, load_text_dataset
 
     flags = {name: getattr(args, name) for name in DATA_FLAGS}
-    splits = load_text_dataset(TextDataArguments(dataset=args.real, **flags), args.seed)
+    try:
+        splits = load_text_dataset(TextDataArguments(dataset=args.real, **flags), args.seed)
+    except ValueError as error:
+        raise ValueError(str(error).replace("--dataset", "--real")) from error
     return {name: TextSet.of(splits[name]) for name in SPLITS}, list(splits["train"].features["label"].names)
 
 
@@ -55,6 +59,27 @@ def read_text_generation(folder: Path) -> dict[str, Any] | None:
     if not generation.get("complete", True):
         raise ValueError(f"--synthetic {folder} is not finished; {mend}")
     return generation
+
+
+def load_canaries(path: str | None, generation: dict[str, Any] | None) -> Canaries | None:
+    """The sentences in the file `path`; where none is given, those that the generator was fine-tuned with, if any.
+
+    Raises:
+        ValueError: no such file, or not what `clinsynth train text-lora --canaries` writes.
+    """
+    if path is None:
+        generator = (generation or {}).get("generator") or {}
+        own = Path(str(generator.get("model", ""))) / "canaries.json"
+        if not own.is_file():
+            return None
+        path = str(own)
+    mend = "give the canaries.json of a folder that `clinsynth train text-lora --canaries` wrote"
+    try:
+        return Canaries(**json.loads(Path(path).read_text()))
+    except FileNotFoundError as error:
+        raise ValueError(f"--canaries {path}: there is no such file; {mend}") from error
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"--canaries {path} is not a list of canaries ({error}); {mend}") from error
 
 
 def load_synthetic_texts(folder: Path, label_names: list[str]) -> TextSet:

@@ -17,15 +17,12 @@ from clinsynth.metrics.manifold_measurement import measure_manifold
 from clinsynth.metrics.measurement import Features, measure, real_halves
 from clinsynth.metrics.mmd.mmd import count_blocks, median_bandwidth, mmd_interval, mmd_squared
 from clinsynth.metrics.record import MIN_ROWS, Measurement, MeasurementSettings, empty_record
-from clinsynth.metrics.text_lexicon import HARSH_WORDS, HOPEFUL_WORDS, NEGATIVE_WORDS
+from clinsynth.metrics.text_lexicon import NEGATIVE_SHARE, TONE_DISTANCE, WORD_LISTS
 from clinsynth.metrics.text_records import Sides, Values, describe_means, measure_texts
 
 LEXICON = "word lists"
 CLASSIFIER = "logistic regression on TF-IDF of words and pairs"
 MMD, RECOVERY = "mmd_squared", "label_recovery"
-NEGATIVE_AFFECT, HARSH_AFFECT, HOPEFUL_AFFECT = "negative_affect", "harsh_affect", "hopeful_affect"
-NEGATIVE_SHARE, TONE_DISTANCE = "negative_share", "tone_distance"
-WORD_LISTS = {NEGATIVE_AFFECT: NEGATIVE_WORDS, HARSH_AFFECT: HARSH_WORDS, HOPEFUL_AFFECT: HOPEFUL_WORDS}
 
 Distance = Callable[[np.ndarray, np.ndarray], float]
 

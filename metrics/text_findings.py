@@ -15,7 +15,7 @@ from clinsynth.metrics.measurement import OVERALL
 from clinsynth.metrics.memorisation import DCR_SHARE, MemorisationRecord
 from clinsynth.metrics.privacy_verdict import exceeds_chance, shifted
 from clinsynth.metrics.text_canaries import EXPOSURE
-from clinsynth.metrics.text_fidelity import HARSH_AFFECT, NEGATIVE_AFFECT, NEGATIVE_SHARE, TONE_DISTANCE
+from clinsynth.metrics.text_lexicon import HARSH_AFFECT, NEGATIVE_AFFECT, NEGATIVE_SHARE, TONE_DISTANCE
 from clinsynth.metrics.text_privacy import PROMPT
 
 COPIES, LEAKS, REPEATS, SOFTENED = "copies", "leaks", "repeats itself", "softened tone"

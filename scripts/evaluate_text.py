@@ -32,6 +32,9 @@ class EvaluateTextArguments:
     """folder or Hub id of a transformers encoder; where the Hub is out of reach, a folder"""
     language_model: str | None = None
     """folder, Hub id or .gguf file of a causal language model, which measures the perplexity gap; default: left out"""
+    canaries: str | None = None
+    """canaries.json of the fine-tuned generator, to measure whether sentences planted in its train texts come back;
+    default: that of the generator that --synthetic names, if it was trained with some"""
     bootstrap: int = 200
     """bootstrap replicates of each 95 % interval; 0 leaves the intervals out"""
     show_texts: bool = False
@@ -67,7 +70,12 @@ def main(args: EvaluateTextArguments) -> None:
     from clinsynth.hub_shards import hash_shards
     from clinsynth.metrics.text_embedding import embed_all, load_text_encoder
     from clinsynth.metrics.text_evidence import text_evidence
-    from clinsynth.metrics.text_evidence_data import load_real_texts, load_synthetic_texts, read_text_generation
+    from clinsynth.metrics.text_evidence_data import (
+        load_canaries,
+        load_real_texts,
+        load_synthetic_texts,
+        read_text_generation,
+    )
     from clinsynth.metrics.text_language_model import load_language_model
     from clinsynth.run_folder import atomic_write, create_run_folder, write_run_config
     from clinsynth.scripts.report_text_samples import draw_text_samples
@@ -75,6 +83,7 @@ def main(args: EvaluateTextArguments) -> None:
 
     check_extra()
     generation = read_text_generation(Path(args.synthetic))
+    canaries = load_canaries(args.canaries, generation)
     real, label_names = load_real_texts(args)
     synthetic = load_synthetic_texts(Path(args.synthetic), label_names)
     encoder = load_text_encoder(args.encoder)
@@ -89,6 +98,7 @@ def main(args: EvaluateTextArguments) -> None:
         cache_dir=args.cache_dir,
         replicates=args.bootstrap,
         seed=args.seed,
+        canaries=canaries,
         language_model=load_language_model(args.language_model) if args.language_model else None,
     )
     evidence["data"] |= {"real": args.real, "synthetic": args.synthetic}

@@ -1,17 +1,26 @@
 """What the tests of pushing share: a checkpoint, a synthetic set with its evidence, and commands on a loopback Hub."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from helpers import one_thread, run_python, tiny_pipeline
 from loopback_hub.hub import LoopbackHub
 
 from clinsynth.hub_shards import hash_shards
 
+SET_FILES = [
+    "README.md",
+    *(f"data/train-0000{i}-of-00003.parquet" for i in range(3)),
+    "evidence.json",
+    "generation.json",
+    "samples.png",
+]
 MAKE = """
 import sys
 from clinsynth.cli import main
@@ -63,6 +72,20 @@ def make_runs(folder: Path) -> Path:
     run_python("-c", MAKE, folder)
     stamp(folder / "evidence", folder / "set")
     return folder
+
+
+def copy_runs(factory: pytest.TempPathFactory) -> Path:
+    """A new folder with the files of `make_runs`, which are made once for all modules of a session."""
+    made = factory.getbasetemp() / "runs-to-push"
+    if not made.exists():
+        made.mkdir()
+        make_runs(made)
+    return Path(shutil.copytree(made, factory.mktemp("push"), dirs_exist_ok=True))
+
+
+def files_of(hub: LoopbackHub, kind: str, name: str, revision: str = "main") -> list[str]:
+    found = hub.repo(kind, f"tester/{name}").files(revision)
+    return sorted(path for path in found if path != ".gitattributes")
 
 
 def stamp(evidence: Path, made: Path, **privacy: Any) -> None:

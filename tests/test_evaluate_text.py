@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import asdict
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from datasets import Sequence as SequenceFeature
 from transformers import BertModel
 
 from clinsynth import cli
+from clinsynth.metrics.text_canaries import make_canaries
 from clinsynth.metrics.text_closest import closest_pairs, histogram, may_be_shown
 from clinsynth.metrics.text_words import TextSet, words_of
 from clinsynth.scripts.evaluate_text import EvaluateTextArguments, main
@@ -236,6 +238,26 @@ def named_interrupt(name: str) -> Any:
     return stop
 
 
+def test_canaries_that_come_back_are_found(folder: Path, tmp_path: Path) -> None:
+    canaries = make_canaries(planted=4, references=50, seed=1)
+    made = write_posts(30, 5, "made")
+    for row, canary in enumerate(canaries.planted[:3]):
+        made.texts[row] += f" {canary}"
+    write_synthetic(tmp_path / "leaking", made)
+    (tmp_path / "tuned").mkdir()
+    (tmp_path / "tuned" / "canaries.json").write_text(json.dumps(asdict(canaries)))
+    generation = {"complete": True, "generator": {"model": str(tmp_path / "tuned")}}
+    (tmp_path / "leaking" / "generation.json").write_text(json.dumps(generation))
+    main(arguments(folder, tmp_path / "out", synthetic=str(tmp_path / "leaking"), bootstrap=0))
+    privacy = json.loads((tmp_path / "out" / "evidence.json").read_text())["privacy"]
+    found = {record["metric"]: record for record in privacy if "canar" in record["metric"]}
+    assert found["canaries_emitted"]["value"] == 0.75 and found["canaries_emitted"]["floor"] == 0
+    assert found["canary_exposure"]["value"] > found["canary_exposure"]["floor"] + 2
+    for name, message in (("absent", "there is no such file"), ("leaking/generation", "is not a list of canaries")):
+        with pytest.raises(ValueError, match=rf"--canaries .*{name}.json.* {message}.*train text-lora --canaries"):
+            main(arguments(folder, tmp_path / "bad", canaries=str(tmp_path / f"{name}.json")))
+
+
 def test_label_names_that_differ_are_named(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     made = write_posts(30, 6, "other")
     write_synthetic(tmp_path / "other", made, names=["mild", "grave"])
@@ -287,7 +309,7 @@ def test_folders_without_texts_are_named(folder: Path, tmp_path: Path) -> None:
 
 def test_one_class_is_refused(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "one.csv").write_text("text,label\n" + "".join(f"post {row} of rain,mild\n" for row in range(40)))
-    with pytest.raises(ValueError, match=r"has 1 class \(mild\); two or more are needed"):
+    with pytest.raises(ValueError, match=r"^--real .*has 1 class \(mild\); two or more are needed"):
         main(arguments(folder, tmp_path / "out", real=str(tmp_path / "one.csv")))
 
 

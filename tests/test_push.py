@@ -1,10 +1,8 @@
-"""`clinsynth push` against the loopback Hub: what leaves and what does not, where it lies, and what a fault leaves."""
+"""`clinsynth push` against the loopback Hub: what leaves and what does not, and where it lies."""
 
 import io
 import json
 import shutil
-import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +13,7 @@ import pytest
 pytest.importorskip("fastapi", reason="needs FastAPI, which `pip install clinsynth[space]` brings")
 
 from loopback_hub.hub import LoopbackHub, running_hub
-from pushing import Client, make_runs, stamp
+from pushing import SET_FILES, Client, copy_runs, files_of, stamp
 
 from clinsynth.hub_provenance import SOURCE_TYPE, read_picture
 
@@ -23,21 +21,14 @@ MODEL_FILES = (
     "README.md model_index.json pipeline_class_conditioned_ddpm.py scheduler/scheduler_config.json unet/config.json "
     "unet/context_unet.py unet/diffusion_pytorch_model.safetensors"
 ).split()
-SET_FILES = [
-    "README.md",
-    *(f"data/train-0000{i}-of-00003.parquet" for i in range(3)),
-    "evidence.json",
-    "generation.json",
-    "samples.png",
-]
 MODEL, SET = "push model retina --repo_id tester/", "push dataset set --evidence evidence --repo_id tester/"
 
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
-    folder = tmp_path_factory.mktemp("push")
+    folder = copy_runs(tmp_path_factory)
     with running_hub(folder) as hub:
-        client = Client(hub, make_runs(folder))
+        client = Client(hub, folder)
         yield client
         client.close()
 
@@ -46,11 +37,6 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
 def hub(client: Client) -> LoopbackHub:
     client.hub.clear_faults()
     return client.hub
-
-
-def files_of(hub: LoopbackHub, kind: str, name: str, revision: str = "main") -> list[str]:
-    found = hub.repo(kind, f"tester/{name}").files(revision)
-    return sorted(path for path in found if path != ".gitattributes")
 
 
 def test_a_model_leaves_without_what_is_private_and_loads(client: Client, hub: LoopbackHub) -> None:
@@ -189,6 +175,11 @@ def test_branches_pull_requests_collections_and_visibility(client: Client, hub: 
     assert files_of(hub, "model", "places", "v2") == MODEL_FILES
     assert "tester/places is public; give --public" in client.refused(f"{MODEL}places")
     said = client.done(f"{MODEL}places --public --create_pr --collection Retina --gated auto")
+    client.done(f"{SET}eyes --collection Retina")
+    client.done(f"{SET}eyes --collection Retina")
+    (collection,) = hub.store.collections.values()
+    listed = [(item["type"], item["id"]) for item in collection["items"]]
+    assert listed == [("model", "tester/places"), ("dataset", "tester/eyes")]
     assert "discussions/1" in said and "collection: " in said and repo.settings["gated"] == "auto"
     assert files_of(hub, "model", "places", "refs/pr/1") == MODEL_FILES and files_of(hub, "model", "places") == []
     client.done(f"{MODEL}hidden")
@@ -209,83 +200,3 @@ def test_metrics_and_spaces_are_pushed_as_they_run(client: Client, hub: Loopback
     client.done("push space studio --repo_id tester/studio --models tester/retina --verify")
     assert files_of(hub, "space", "studio") == ["README.md", "app.py", "checklists/eye.yaml", "requirements.txt"]
     assert "- tester/retina" in hub.repo("space", "tester/studio").read("README.md").decode()
-
-
-FAULTS = {
-    "GET */whoami-v2": ("logging in", None),
-    "POST */repos/create": ("creating", None),
-    "GET */datasets/tester/FAULTY": ("looking at", None),
-    "POST */FAULTY/preupload/*": ("uploading", 501),
-    "POST */FAULTY.git/info/lfs/objects/batch": ("uploading", 501),
-    "GET */FAULTY/tree/main*": ("looking at", 501),
-    "POST */FAULTY/commit/*": ("committing", None),
-}
-"""Calls, the step that they belong to, and the status of the answer: None closes the connection. Where huggingface_hub
-tries for 23 seconds to connect again, a status that it does not wait for takes its place."""
-
-
-@pytest.mark.parametrize("pattern", FAULTS)
-def test_a_server_that_goes_down_leaves_nothing_half(client: Client, hub: LoopbackHub, pattern: str) -> None:
-    name, (step, status) = f"down{list(FAULTS).index(pattern)}", FAULTS[pattern]
-    calls = pattern.replace("FAULTY", name)
-    fault = hub.fail(calls, status=status, times=None) if status else hub.drop(calls, times=None)
-    message = client.refused(SET + name)
-    assert step in message and "start the same command again" in message and fault.happened
-    if ("dataset", f"tester/{name}") in hub.store.repositories:
-        assert files_of(hub, "dataset", name) == []
-    hub.clear_faults()
-    client.done(SET + name)
-    assert files_of(hub, "dataset", name) == SET_FILES and len(hub.repo("dataset", f"tester/{name}").commits()) == 2
-
-
-def test_a_busy_server_is_waited_for(client: Client, hub: LoopbackHub) -> None:
-    patterns = ["POST */repos/create", "POST */busy/preupload/*", "PUT */tester/busy/*", "POST */busy/commit/*"]
-    faults = [hub.fail(pattern, status=429, retry_after=0) for pattern in patterns]
-    assert "the Hub is busy (429)" in client.done(f"{SET}busy")
-    assert [fault.happened for fault in faults] == [1] * 4 and files_of(hub, "dataset", "busy") == SET_FILES
-
-
-def test_broken_uploads_are_taken_up_again(client: Client, hub: LoopbackHub) -> None:
-    fault = hub.drop("PUT */tester/dropped/*", after_bytes=4000)
-    client.done(f"{SET}dropped")
-    assert fault.happened == 1 and files_of(hub, "dataset", "dropped") == SET_FILES
-    hub.fill_disk("PUT */tester/full/*", nth=2, times=None)
-    assert "the server has no room" in client.refused(f"{SET}full") and files_of(hub, "dataset", "full") == []
-    hub.clear_faults()
-    before = len(hub.calls("PUT */tester/full/*"))
-    client.done(f"{SET}full")
-    again = len(hub.calls("PUT */tester/full/*")) - before
-    assert files_of(hub, "dataset", "full") == SET_FILES and again == 3  # of three shards and a picture one is there
-
-
-def test_a_commit_whose_answer_is_lost_stands(client: Client, hub: LoopbackHub) -> None:
-    fault = hub.lose_answer("POST */tester/lost/commit/*")
-    client.done(f"{SET}lost")
-    assert fault.happened == 1 and files_of(hub, "dataset", "lost") == SET_FILES
-    assert len(hub.repo("dataset", "tester/lost").commits()) == 2
-
-
-def test_wrong_tokens_are_named_and_not_shown(client: Client, hub: LoopbackHub) -> None:
-    message = client.refused(f"{MODEL}token", token="hf_nobodysnobodysnobody")
-    assert "does not take the token" in message and "hf auth login" in message and "hf_nobody" not in message
-    hub.add_user("reader", "hf_readersreadersreaders", role="read", organizations=())
-    message = client.refused("push model retina --repo_id reader/token", token="hf_readersreadersreaders")
-    assert "the token may not" in message and "hf_readers" not in message
-    assert ("model", "tester/token") not in hub.store.repositories
-
-
-def test_a_killed_client_leaves_nothing_and_goes_on(client: Client, hub: LoopbackHub) -> None:
-    hub.slow("POST */tester/killed/commit/*", seconds=30)
-    client.begin(f"{SET}killed")
-    end = time.monotonic() + 120
-    while not hub.calls("POST */tester/killed/commit/*"):
-        assert time.monotonic() < end, "the commit never came"
-        time.sleep(0.02)
-    client.process.send_signal(signal.SIGKILL)
-    client.close()
-    hub.clear_faults()
-    assert files_of(hub, "dataset", "killed") == []
-    puts = len(hub.calls("PUT */tester/killed/*"))
-    client.process = client.start()
-    client.done(f"{SET}killed")
-    assert files_of(hub, "dataset", "killed") == SET_FILES and len(hub.calls("PUT */tester/killed/*")) == puts

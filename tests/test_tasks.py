@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from clinsynth.data.icd10 import find_code, read_codes
-from clinsynth.pipelines.structured_medical_text.prompts import Task, draw_k_shot, quote, render_messages
+from clinsynth.pipelines.structured_medical_text.prompts import Task, draw_k_shot, quote, render_messages, word_range
 from clinsynth.tasks import load_task, task_names
 
 CODES = "F32.1,F41.1"
@@ -52,6 +52,12 @@ def test_the_tasks_that_come_along() -> None:
         assert all(0 < field["minLength"] < field["maxLength"] for field in fields.values())
     assert list(load("severity-posts").labels) == ["non-depressed", "mild", "moderate", "severe"]
     assert len(load("note-sections").labels) == 20 and len(load("counselling-questions").labels) == 31
+
+
+def test_words_are_drawn_where_the_bounds_leave_hardly_any() -> None:
+    bounds = {"type": "string", "minLength": 100, "maxLength": 101}
+    drawn = word_range({"type": "object", "properties": {"text": bounds}})
+    assert len(drawn) == 1 and 10 < drawn[0] < 25
 
 
 def test_the_report_is_the_pipelines_own() -> None:

@@ -4,6 +4,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from . import routes_collections, routes_commits, routes_files, routes_repositories, routes_spaces, routes_uploads
 from .errors import HubError, MalformedCallError
@@ -27,6 +28,7 @@ def build_app(store: Store) -> FastAPI:
     app.add_exception_handler(HubError, answer_hub_error)
     app.add_exception_handler(RequestValidationError, answer_malformed)
     app.add_exception_handler(HTTPException, answer_unknown)
+    app.add_exception_handler(ClientDisconnect, answer_nobody)
     app.add_exception_handler(Exception, answer_failure)
     return app
 
@@ -57,6 +59,11 @@ def answer_malformed(request: Request, error: Exception) -> JSONResponse:
 def answer_unknown(request: Request, error: Exception) -> JSONResponse:
     """A path or method that the loopback Hub does not know."""
     return answer_hub_error(request, MalformedCallError("unknown call", status=501))
+
+
+def answer_nobody(request: Request, error: Exception) -> JSONResponse:
+    """The client went away, killed perhaps, in the middle of its call: no fault of either side."""
+    return JSONResponse({"error": "the client went away"}, status_code=499)
 
 
 def answer_failure(request: Request, error: Exception) -> JSONResponse:
