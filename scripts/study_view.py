@@ -196,7 +196,7 @@ def tiles(report: dict[str, Any]) -> Iterator[dict[str, str]]:
             found = [finding for finding in entry["evidence"]["findings"].values() if finding["flag"]]
             what = " ".join(finding["sentence"] for finding in found)
             text = what or "No sign of copies, leaks, repetition or a softened tone."
-            yield {"title": f"Findings on {name}", "value": f"{len(found) or 'no'} of 4", "text": text}
+            yield {"title": f"Findings on {name}", "value": f"{len(found) or 'none'} of 4", "text": text}
 
 
 def limits(report: dict[str, Any]) -> Iterator[str]:
