@@ -1,12 +1,14 @@
-"""Which texts are drawn anew: near-duplicates of a kept one, near copies of real ones, and those of another label."""
+"""Which texts are drawn anew: wordless ones, near-duplicates of a kept one, near copies of real ones, other labels."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 from clinsynth.data.text_duplicates import NearDuplicates
+from clinsynth.metrics.text_words import words_of
 from clinsynth.scripts.text_similar import Embed, SimilarTexts
 
+NO_WORD = "no word"
 NEAR_DUPLICATE, TRAIN_COPY = "near duplicate", "near copy of a train text"
 NOT_CONFIRMED = "label not confirmed"
 
@@ -51,6 +53,8 @@ class SeenTexts:
 
     def reason(self, text: str, label: str | None = None) -> str | None:
         """Why `text` is rejected, None where it is not; with `label`, also whether a classifier confirms it."""
+        if not words_of(text):
+            return NO_WORD
         if any(text in known for known in self.real):
             return TRAIN_COPY
         if any(text in known for known in self.kept):

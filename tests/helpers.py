@@ -1,8 +1,10 @@
 """Small real things that several tests use."""
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -77,3 +79,15 @@ def run_python(*words: object, check: bool = True, **environment: str) -> subpro
 def one_thread(**environment: str) -> dict[str, str]:
     """The environment with one thread a process, so that sums are in the same order in every run."""
     return os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""} | environment
+
+
+def start_study_and_kill(words: list[str], step: str, folder: Path) -> None:
+    """Run a study until `step` has begun to write its folder, and kill it and all its children."""
+    study = subprocess.Popen(words, env=one_thread(), start_new_session=True, stdout=subprocess.PIPE, text=True)
+    assert study.stdout is not None
+    assert any(f"] {step}: clinsynth" in line for line in study.stdout), "the step was never begun"
+    while not list(folder.glob(f"{step.replace(' ', '-')}*/*")):
+        assert study.poll() is None
+        time.sleep(0.02)
+    os.killpg(study.pid, signal.SIGKILL)
+    study.wait()

@@ -19,7 +19,7 @@ from transformers import AutoTokenizer, BertConfig, BertForSequenceClassificatio
 from clinsynth.pipelines.structured_medical_text.text_rows import derive_seed
 from clinsynth.scripts.generate_text import GenerateTextArguments
 from clinsynth.scripts.generate_text import main as generate
-from clinsynth.scripts.text_filter import NEAR_DUPLICATE, NOT_CONFIRMED, SeenTexts
+from clinsynth.scripts.text_filter import NEAR_DUPLICATE, NO_WORD, NOT_CONFIRMED, SeenTexts
 from clinsynth.scripts.text_shards import settle_shards, write_text_shards
 from clinsynth.scripts.text_similar import SimilarTexts, load_embed
 from clinsynth.scripts.text_verify import LabelCheck
@@ -47,6 +47,12 @@ def save_classifier(folder: Path, names: list[str], steps: int = 0) -> Path:
         optimizer.zero_grad()
     model.save_pretrained(folder)
     return folder
+
+
+def test_a_text_without_a_word_is_drawn_anew() -> None:
+    seen = SeenTexts(0.0)
+    assert [seen.reason(text) for text in ("\U0001f389\U0001f381" * 20, "... !?", " - ")] == [NO_WORD] * 3
+    assert seen.reason("\U0001f389 ok") is None and seen.reason("悲しい") is None
 
 
 @pytest.fixture(scope="module")

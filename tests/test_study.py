@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 import yaml
-from helpers import REPOSITORY, clinsynth, one_thread, write_npz
+from helpers import REPOSITORY, clinsynth, one_thread, start_study_and_kill, write_npz
 
 from clinsynth.arguments import parse
 from clinsynth.scripts.study import StudyArguments, recipe_first
-from clinsynth.scripts.study_plan import Plan, plan_study
+from clinsynth.scripts.study_plan import plan_study
 from clinsynth.scripts.study_view import advantage, pictures_of
 
 RECIPE: dict[str, Any] = {
@@ -215,18 +215,6 @@ def test_recipe_errors_name_step_value_and_mend(tmp_path: Path, changes: dict[st
         plan(tmp_path, **changes)
 
 
-def start_and_kill(words: list[str], step: str, folder: Path) -> None:
-    """Run a study until `step` has begun to write its folder, and kill it and all its children."""
-    study = subprocess.Popen(words, env=one_thread(), start_new_session=True, stdout=subprocess.PIPE, text=True)
-    assert study.stdout is not None
-    assert any(f"] {step}: clinsynth" in line for line in study.stdout), "the step was never begun"
-    while not list(folder.glob(f"{step.replace(' ', '-')}*/*")):
-        assert study.poll() is None
-        time.sleep(0.02)
-    os.killpg(study.pid, signal.SIGKILL)
-    study.wait()
-
-
 def test_a_study_killed_in_each_of_its_steps_ends_as_one_that_was_not(finished: Path, tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path, generators={"ddpm": RECIPE["generators"]["ddpm"]}, draws=1)
     shutil.copy2(finished / "data.npz", tmp_path / "data.npz")
@@ -235,7 +223,7 @@ def test_a_study_killed_in_each_of_its_steps_ends_as_one_that_was_not(finished: 
     words = [sys.executable, "-m", "clinsynth", "study", str(recipe), "--output_dir", str(study)]
     marks: dict[Path, int] = {}
     for step in steps:
-        start_and_kill(words, step.name, study)
+        start_study_and_kill(words, step.name, study)
         assert not step.finished
         kept = {path: path.stat().st_mtime_ns for path in study.glob("*/step.json")}
         assert marks.items() <= kept.items() and len(kept) == steps.index(step)
@@ -262,66 +250,6 @@ def test_killed_training_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     assert "resuming at step" in output
     mark = json.loads(next(tmp_path.glob("study/train-ddpm-*/step.json")).read_text())
     assert mark["resumed"] and (tmp_path / "study" / "report.html").exists()
-
-
-TEXT_RECIPE: dict[str, Any] = {
-    "task": "severity-posts",
-    "dataset": "phantom-posts?train=40&validation=8&test=20",
-    "model": "tiny",
-    "generators": {
-        "prompted": {"trainer": "prompt", "generate": {"k_shot": 2}},
-        "tuned": {"trainer": "text-lora", "train": {"epochs": 1}},
-    },
-    "generate": {"per_class": 3},
-    "evaluate": {"bootstrap": 4, "encoder": "minilm"},
-    "classifiers": {"small": {"generators": ["tuned"], "seeds": 2}},
-}
-
-
-def text_plan(folder: Path, **changes: Any) -> Plan:
-    path = folder / "texts.yaml"
-    path.write_text(yaml.safe_dump({**TEXT_RECIPE, **changes}))
-    return plan_study(parse(StudyArguments, recipe_first([str(path), "--output_dir", str(folder / "study")])))
-
-
-def test_a_task_makes_it_a_study_of_texts(tmp_path: Path) -> None:
-    plan = text_plan(tmp_path)
-    assert [step.name for step in plan.steps] == [
-        "generate prompted",
-        "evaluate prompted",
-        "train tuned",
-        "generate tuned",
-        "evaluate tuned",
-        "classify small",
-    ]
-    prompted, tuned = (plan.generated[name][0].flags for name in ("prompted", "tuned"))
-    assert (prompted["model"], prompted["k_shot"]) == ("tiny", 2)
-    assert tuned["model"] == str(plan.trained["tuned"].output_dir) and "k_shot" not in tuned
-    assert plan.trained["tuned"].flags["model"] == "tiny" and not plan.audited
-    assert all(step.flags["task"] == "severity-posts" for step in plan.steps if step.command[0] == "generate")
-    assert plan.classified["small"].flags["synthetic"] == f"tuned={tuned_folder(plan)}"
-
-
-def tuned_folder(plan: Plan) -> Path:
-    return plan.generated["tuned"][0].output_dir
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"resolution": 32}, "--resolution 32 is for studies of pictures, and --task severity-posts makes this one"),
-        ({"task": None}, "--model tiny is for studies of texts; name their --task"),
-        ({"dataset": "phantom-fundus"}, "--dataset is missing; name the real texts"),
-        ({"generators": {"a": {"trainer": "ddpm"}}}, "needs trainer: one of prompt, text-lora, got 'ddpm'"),
-        (
-            {"generators": {"a": {"trainer": "prompt", "train": {"epochs": 1}}}},
-            "prompt trains nothing; leave train out",
-        ),
-    ],
-)
-def test_flags_of_the_other_kind_of_study_are_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        text_plan(tmp_path, **changes)
 
 
 @pytest.mark.parametrize("path", sorted((REPOSITORY / "recipes").glob("*.yaml")), ids=lambda path: path.name)

@@ -1,0 +1,220 @@
+"""Checklists: what a picture or text of a condition must show, as yes/no items that an expert or a judge answers.
+
+A checklist is recipes/checklists/<name>.yaml, or a file of the user's:
+
+    name: retinopathy
+    version: 1
+    title: Diabetic retinopathy, five grades
+    modality: colour fundus photograph
+    source: where the criteria come from
+    signed: [{name: Jane Doe, date: 2026-01-31, version: 1}]
+    conditions:
+      grade 0:
+        - {id: no_dots, aspect: lesion_type, question: Is …?, criterion: in plain words}
+
+An item may have a `source` of its own, and `skin_types`: skin type to the criterion that holds for it instead.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+HERE = Path(__file__).parent
+FOLDERS = (HERE / "recipes" / "checklists", HERE.parent / "recipes" / "checklists")
+"""Where the checklists lie: in the installed package, and in a checkout."""
+NEGATIONS = {"no", "not", "never", "without", "any", "a", "an"}
+"""Words that two questions may differ by and still be about the same thing; articles come and go with them."""
+MENDS = {
+    "extra_forbidden": "is not a key of a checklist; remove it or correct its spelling",
+    "missing": "is missing; add it",
+    "too_short": "is empty; write at least one item or character",
+    "string_too_short": "is empty; write it in plain words",
+}
+
+Aspect = Literal["location", "lesion_type", "shape_size", "colour", "texture", "other"]
+
+
+class Part(BaseModel):
+    """What a checklist consists of: frozen, and with no key that is not known."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True)
+
+
+class Item(Part):
+    """One yes/no question; `skin_types` maps a skin type to the criterion that holds for it instead."""
+
+    id: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
+    aspect: Aspect
+    question: str = Field(pattern=r"\?$")
+    criterion: str = Field(min_length=1)
+    source: str | None = None
+    skin_types: dict[str, str] = {}
+
+
+class Signature(Part):
+    """An expert who stands for a version of the checklist."""
+
+    name: str = Field(min_length=1)
+    date: datetime.date
+    version: int = Field(ge=1)
+
+
+class Checklist(Part):
+    """The items of every condition; `name` and `version` stand beside every score that was given with it."""
+
+    name: str = Field(pattern=r"^[\w-]+$")
+    version: int = Field(ge=1)
+    title: str = Field(min_length=1)
+    modality: str = Field(min_length=1)
+    source: str = Field(min_length=1)
+    signed: tuple[Signature, ...] = ()
+    conditions: dict[str, tuple[Item, ...]] = Field(min_length=1)
+
+    def items(self, condition: str) -> tuple[Item, ...]:
+        """The items of a condition, in the order of the file.
+
+        Raises:
+            ValueError: there is no such condition.
+        """
+        if condition not in self.conditions:
+            raise ValueError(
+                f"checklist {self.name} has no condition {condition!r}; it has {', '.join(self.conditions)}: "
+                "take one of these, or add it to the file"
+            )
+        return self.conditions[condition]
+
+    def is_signed(self) -> bool:
+        """Whether somebody signed just this version."""
+        return any(signature.version == self.version for signature in self.signed)
+
+
+class StrictLoader(yaml.SafeLoader):
+    """A safe loader that refuses a key given twice, of which YAML would silently keep the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Raises a `yaml.YAMLError` that names the doubled key and its line."""
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            if isinstance(key, str) and key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"{key!r} is given twice", key_node.start_mark)
+            seen.add(key if isinstance(key, str) else repr(key))
+        return super().construct_mapping(node, deep)
+
+
+def checklist_names() -> list[str]:
+    """The checklists that come with clinsynth."""
+    return sorted({path.stem for folder in FOLDERS for path in folder.glob("*.yaml")})
+
+
+def load_checklist(path: str | Path) -> Checklist:
+    """The checklist called `path`, or in the .yaml file `path`.
+
+    Raises:
+        ValueError: no such checklist, or a file that is none; names file, condition, item, what is wrong and the mend.
+    """
+    path = find_checklist(str(path))
+    values = read_yaml(path)
+    try:
+        checklist = Checklist.model_validate(values)
+    except ValidationError as error:
+        raise ValueError(f"{path}: {explain(values, error)}") from error
+    for condition, items in checklist.conditions.items():
+        check_items(path, condition, items)
+    return checklist
+
+
+def find_checklist(name: str) -> Path:
+    """The file of a checklist that comes with clinsynth, or the .yaml file `name` itself."""
+    if name.endswith((".yaml", ".yml")):
+        if not Path(name).is_file():
+            raise ValueError(f"--checklist {name}: there is no such file; check the path")
+        return Path(name)
+    for folder in FOLDERS:
+        if name in checklist_names() and (folder / f"{name}.yaml").is_file():
+            return folder / f"{name}.yaml"
+    raise ValueError(
+        f"--checklist {name!r} is unknown; give {', '.join(checklist_names())} or the path of a .yaml file"
+    )
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The keys and values of the file, unchecked."""
+    try:
+        # StrictLoader is a SafeLoader: it builds plain values only
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader=StrictLoader)
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} cannot be read as YAML in UTF-8 ({error}); correct it there") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} holds no checklist; write name, version, conditions, … as the others have them")
+    return values
+
+
+def explain(values: dict[str, Any], error: ValidationError) -> str:
+    """The first thing that is wrong, with its condition, item, key and mend."""
+    first = error.errors()[0]
+    place = [str(part) for part in first["loc"]]
+    if place[0] == "conditions" and len(place) > 1:
+        where = [f"condition {place[1]!r}"]
+        if len(place) > 2:
+            where.append(f"item {name_item(values['conditions'][first['loc'][1]], int(place[2]))}")
+        where += place[3:]
+    else:
+        where = place
+    mend = MENDS.get(first["type"]) or f"is {first.get('input')!r}: {first['msg']}; correct it"
+    return f"{', '.join(where)} {mend}"
+
+
+def name_item(items: Any, number: int) -> str:
+    """An item's id where it has one, else its number from 1."""
+    item = items[number]
+    return str(item["id"]) if isinstance(item, dict) and "id" in item else f"number {number + 1}"
+
+
+def check_items(path: Path, condition: str, items: tuple[Item, ...]) -> None:
+    """Raise a `ValueError` for no items, a doubled id, or two items that ask the same or contradict each other."""
+    where = f"{path}: condition {condition!r}"
+    if not items:
+        raise ValueError(f"{where} has no items; write at least one, or remove the condition")
+    by_id: dict[str, Item] = {}
+    by_matter: dict[str, Item] = {}
+    for item in items:
+        if item.id in by_id:
+            raise ValueError(f"{where}, item {item.id} is there twice; give one of them another id")
+        by_id[item.id] = item
+        other = by_matter.setdefault(matter_of(item.question), item)
+        if other is not item:
+            same = words_of(other.question) == words_of(item.question)
+            verb = "ask the same" if same else "contradict each other"
+            raise ValueError(f"{where}, items {other.id} and {item.id} {verb} ({item.question!r}); remove one of them")
+
+
+def words_of(question: str) -> list[str]:
+    return re.findall(r"\w+", question.casefold())
+
+
+def matter_of(question: str) -> str:
+    """What a question is about: its words without those that turn a yes into a no."""
+    return " ".join(word for word in words_of(question) if word not in NEGATIONS)
+
+
+def sample_id(content: Image.Image | str) -> str:
+    """What a score calls the picture or text that it is about: 16 hexadecimal digits of a SHA-256.
+
+    Of a picture: of its mode, size and pixels, grey ones as L and all others as RGB, so that the file's format, name
+    and metadata do not matter. Of a text: of its UTF-8 bytes.
+    """
+    if isinstance(content, str):
+        return hashlib.sha256(content.encode()).hexdigest()[:16]
+    picture = content if content.mode == "L" else content.convert("RGB")
+    digest = hashlib.sha256(f"{picture.mode} {picture.width} {picture.height} ".encode())
+    digest.update(picture.tobytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,135 @@
+"""The tab Evidence: a synthetic set of pictures against a real one, measured by the package's own report."""
+
+from __future__ import annotations
+
+import html
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from evidence_run import MAX_SECONDS, MIN_REAL, MIN_SYNTHETIC, evaluate, prepare
+from limits import MOST_SEED, whole_number
+from sample_sets import MAX_ROWS, read_set, set_names
+from uploads import downloadable, error_as_message, removed_afterwards
+
+INTRODUCTION = (
+    "Measures how far a synthetic set of pictures lies from a real one, beside the floor that two parts of the real "
+    f"set reach. Give {MIN_REAL} to {MAX_ROWS} real and {MIN_SYNTHETIC} to {MAX_ROWS} synthetic pictures in class "
+    f"folders (.zip) or as .parquet with columns image and label. It takes minutes, {MAX_SECONDS // 60} at most. A "
+    "fifth of the real set is held out. Uploads are removed afterwards; the report shows real pictures, so keep it as "
+    "private as they are."
+)
+OWN_SIZE = "as they are"
+RESOLUTIONS = [OWN_SIZE, "28", "32", "64", "128"]
+COLUMNS = ["metric", "value", "95 % interval", "floor", "floor, held out", "real", "synthetic"]
+FLOORS = (
+    "*Floor*: the same number between two halves of the held-out real pictures. *Floor, held out*: between real train "
+    "and real held-out pictures. No synthetic set can be expected to do better. The report has the plots, every class "
+    "and the privacy readings."
+)
+
+
+def build() -> None:
+    """The components of the tab, inside the `gr.Blocks` that is open."""
+    gr.Markdown(INTRODUCTION)
+    kinds = [".zip", ".parquet"]
+    with gr.Row():
+        real = gr.Dropdown(set_names(), value="drawn eyes, seed 0", label="Real set", min_width=280)
+        real_file = gr.File(
+            label="Or upload it (.zip of class folders, .parquet)", file_types=kinds, height=160, min_width=280
+        )
+    with gr.Row():
+        synthetic = gr.Dropdown(set_names(), value="drawn eyes, seed 1", label="Synthetic set", min_width=280)
+        synthetic_file = gr.File(
+            label="Or upload it (.zip of class folders, .parquet)", file_types=kinds, height=160, min_width=280
+        )
+    with gr.Row():
+        resolution = gr.Dropdown(RESOLUTIONS, value=OWN_SIZE, label="Resolution in pixels")
+        seed = gr.Number(0, precision=0, minimum=0, label="Seed of extractor and intervals")
+    compare_button = gr.Button("Compare", variant="primary")
+    findings = gr.Markdown()
+    summary = gr.JSON(visible=False)
+    metrics = gr.Dataframe(headers=COLUMNS, label="Against held-out real pictures", interactive=False, wrap=True)
+    gr.Markdown(FLOORS)
+    files = gr.File(label="report.html and evidence.json", file_count="multiple", interactive=False, height=140)
+    page = gr.HTML()
+    compared = compare_button.click(
+        compare,
+        [real, real_file, synthetic, synthetic_file, resolution, seed],
+        [summary, files],
+        api_name="evidence",
+        concurrency_limit=1,
+        concurrency_id="evidence",
+        show_progress_on=[metrics],
+    )
+    shown = [findings, metrics, page, real_file, synthetic_file]
+    compared.success(show, [summary, files], shown, api_visibility="private", show_progress="hidden")
+
+
+@error_as_message
+def compare(
+    real: str | None,
+    real_file: str | None,
+    synthetic: str | None,
+    synthetic_file: str | None,
+    resolution: str,
+    seed: float,
+    progress: gr.Progress = gr.Progress(),  # noqa: B008  (gradio looks for just this)
+) -> tuple[dict[str, Any], list[str]]:
+    """Measure a synthetic set beside a real one.
+
+    Returns:
+        What stands at the head of the report ("findings") and the overall numbers beside held-out real pictures
+        ("measurements"); and the files report.html and evidence.json.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        with removed_afterwards(real_file, synthetic_file):
+            progress(0, desc="reading")
+            chosen = (
+                read_set(real, real_file, "the real set"),
+                read_set(synthetic, synthetic_file, "the synthetic set"),
+            )
+            side = None if resolution == OWN_SIZE else int(resolution)
+            prepare(folder, *chosen, side, whole_number("the seed", seed, 0, MOST_SEED))
+        progress(0, desc="starting the comparison")
+        result = evaluate(folder, lambda share, stage: progress(share, desc=stage))
+        evidence = json.loads((result / "evidence.json").read_text(encoding="utf-8"))
+        return summarise(evidence), [downloadable(result / name) for name in ("report.html", "evidence.json")]
+
+
+def summarise(evidence: dict[str, Any]) -> dict[str, Any]:
+    """The findings of the report, and every overall number beside the held-out split."""
+    from clinsynth.scripts.report import findings
+
+    rows = [row for row in evidence["measurements"] if (row["reference"], row["label"]) == ("test", "overall")]
+    return {
+        "findings": list(findings(evidence)),
+        "measurements": rows,
+        "extractor": evidence["extractor"]["name"],
+        "resolution": evidence["data"]["resolution"],
+    }
+
+
+def show(summary: dict[str, Any], files: list[str]) -> list[Any]:
+    """Findings, table, report in the page, and both upload fields empty."""
+    tiles = "\n".join(f"- **{tile['title']}: {tile['value']}** ({tile['text']})" for tile in summary["findings"])
+    extractor = f"Extractor: {summary['extractor']}, pictures at {summary['resolution']} pixels."
+    report = Path(files[0]).read_text(encoding="utf-8")
+    frame = (
+        f'<iframe title="Report" sandbox style="width: 100%; height: 80vh; border: 0" srcdoc="{html.escape(report)}">'
+        "</iframe>"
+    )
+    return [f"{tiles}\n\n{extractor}", [table_row(row) for row in summary["measurements"]], frame, None, None]
+
+
+def table_row(row: dict[str, Any]) -> list[str]:
+    """Cells in the order of COLUMNS."""
+    from clinsynth.scripts.report import METRIC_NAMES, VARIETY_NAMES, format_interval, format_number
+
+    name = {**METRIC_NAMES, **VARIETY_NAMES}.get(row["metric"], row["metric"])
+    numbers = [format_number(row[key]) for key in ("floor", "floor_held_out")]
+    counts = [str(row["n_real"]), str(row["n_synthetic"])]
+    return [name, format_number(row["value"]), format_interval(row["interval"]), *numbers, *counts]

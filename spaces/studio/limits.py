@@ -1,0 +1,83 @@
+"""What one visitor may ask for, in one place: counts, sizes, seconds, and how many may wait.
+
+They are for a machine of two cores that serves one request of each tab at a time (the Hub's CPU basic).
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import gradio as gr
+
+MOST_WAITING = 24
+"""Requests that wait in the queue; the next one is told that it is full."""
+MOST_PICTURES = 16
+MOST_STEPS = 250
+MOST_GUIDANCE = 10.0
+MOST_PIXEL_STEPS = 16 * 100 * 32 * 32
+"""Pixels of one picture x evaluations of the network x pictures: 16 pictures of 32 px in 100 steps."""
+PICTURE_SECONDS = 120
+MOST_TEXTS = 8
+MOST_TEMPERATURE = 2.0
+TEXT_SECONDS = 300
+MOST_SEED = 2**31 - 1
+ASIDE: dict[str, Any] = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
+"""Of events that cost nothing: they take no place in the queue, and only the page itself may call them."""
+UPLOAD_SIZE = "20mb"
+FILES = (600, 3600)
+"""Every ten minutes files of results older than an hour are deleted."""
+
+
+def whole_number(name: str, value: Any, least: int, most: int) -> int:
+    """`value` as a whole number from `least` to `most`.
+
+    Raises:
+        ValueError: it is none; names it, the value and the range.
+    """
+    number = finite_number(name, value, least, most)
+    if number != int(number):
+        raise ValueError(f"{name} must be a whole number from {least} to {most}, got {value}")
+    return int(number)
+
+
+def finite_number(name: str, value: Any, least: float, most: float) -> float:
+    """`value` as a number from `least` to `most`; errors as of `whole_number`."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
+        raise ValueError(f"{name} must be a number from {least:g} to {most:g}, got {value!r}")
+    return float(value)
+
+
+class Deadline:
+    """The seconds that a request may take."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.started = time.monotonic()
+
+    @property
+    def spent(self) -> float:
+        """Seconds since the start."""
+        return time.monotonic() - self.started
+
+    @property
+    def is_over(self) -> bool:
+        return self.spent > self.seconds
+
+
+def errors_as_messages(function: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
+    """A streaming event whose errors of the user are shown as messages; they hold no path of this machine."""
+    from clinsynth.hub_cards.private_words import shorten
+
+    @functools.wraps(function)
+    def wrapped(*args: Any, **kwargs: Any) -> Iterator[Any]:
+        try:
+            yield from function(*args, **kwargs)
+        except (ValueError, OSError, ImportError) as error:
+            raise gr.Error(shorten(str(error)), print_exception=False) from error
+
+    wrapped.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]  # gradio fills in the progress
+    return wrapped

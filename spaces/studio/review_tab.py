@@ -1,0 +1,214 @@
+"""The tab Review: score pictures or texts against a checklist, blinded, one at a time, by mouse or keyboard."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from review_desk import NO_REAL, ReviewDesk
+from review_scores import scores_folder
+from review_session import MAX_SAMPLES, shown_picture
+from sample_sets import set_names
+from uploads import error_as_message
+
+from clinsynth.checklists import checklist_names
+
+INTRODUCTION = (
+    "Experts score samples against a checklist without being told which are real. Scores are kept for each rater: "
+    "start again with the same name, sets, number and seed to go on. Uploads are removed once they are read."
+)
+KEYS = (
+    "Keys: **1** to **9** tick an item (yes), **y** / **n** answer “Does it look real?”, **Enter** or **→** save and "
+    "go on, **←** goes back."
+)
+ONE_BELOW_ANOTHER = "<style>#review-items .wrap {flex-direction: column; align-items: stretch;}</style>"
+YES, NO = "Yes (y)", "No (n)"
+AGREEMENT = ["item", "value", "statistic", "agreement", "samples", "note"]
+DISCRIMINATION = ["rater", "what", "right", "n", "rate", "low", "high"]
+ON_LOAD = (Path(__file__).parent / "review_keys.js").read_text(encoding="utf-8")
+
+
+def build() -> None:
+    """The components of the tab, inside the `gr.Blocks` that is open."""
+    desk = ReviewDesk(scores_folder())
+    gr.Markdown(INTRODUCTION)
+    with gr.Accordion("What to review", open=True) as setup:
+        inputs = build_setup()
+        start = gr.Button("Start or resume", variant="primary")
+    plan = gr.JSON(visible=False)
+    position = gr.State(0)
+    with gr.Column(visible=False, elem_id="review-panel") as panel:
+        view, moves = build_panel()
+    with gr.Accordion("Results", open=False):
+        build_results(desk, plan)
+    outputs = [position, panel, *view]
+    started = start.click(desk.start, inputs, plan, api_name="review_start", concurrency_limit=2)
+    shown = started.success(
+        error_as_message(lambda values: show(desk, values, first_open(values))),
+        plan,
+        outputs,
+        api_visibility="private",
+    )
+    uploads = [field for field in inputs if isinstance(field, gr.File)]
+    closed = [setup, *uploads]  # what was uploaded is removed by now
+    shown.success(lambda: [gr.Accordion(open=False), None, None, None], None, closed, api_visibility="private")
+    bind_moves(desk, plan, position, view, moves, outputs)
+    gr.api(desk.score, api_name="review_score")
+
+
+def build_setup() -> list[gr.components.Component]:
+    """Rater, checklist, sets, number and seed, in the order of `ReviewDesk.start`."""
+    with gr.Row():
+        rater = gr.Textbox(label="Rater", placeholder="your name or initials", max_length=40)
+        checklist = gr.Dropdown(checklist_names(), value="phantom-fundus", label="Checklist")
+        checklist_file = gr.File(
+            label="Or a checklist of your own (.yaml)", file_types=[".yaml"], height=160, min_width=280
+        )
+    kinds = [".zip", ".parquet"]
+    with gr.Row():
+        synthetic = gr.Dropdown(set_names(), value="drawn eyes, seed 1", label="Synthetic set")
+        synthetic_file = gr.File(
+            label="Or upload it (.zip of class folders, .parquet)", file_types=kinds, height=160, min_width=280
+        )
+    with gr.Row():
+        real = gr.Dropdown([NO_REAL, *set_names()], value="drawn eyes, seed 0", label="Real set")
+        real_file = gr.File(
+            label="Or upload it (.zip of class folders, .parquet)", file_types=kinds, height=160, min_width=280
+        )
+    with gr.Row():
+        number = gr.Slider(2, MAX_SAMPLES, value=20, step=1, label="Samples")
+        seed = gr.Number(0, precision=0, label="Seed", minimum=0)
+    return [rater, checklist, checklist_file, synthetic, synthetic_file, real, real_file, number, seed]
+
+
+def build_panel() -> tuple[list[gr.components.Component], list[gr.Button]]:
+    """What shows a sample and takes its score, and the buttons back and next."""
+    progress = gr.Markdown(elem_id="review-progress")
+    with gr.Row():
+        with gr.Column(min_width=280):
+            picture = gr.Image(label="Sample", format="png", type="pil", interactive=False, buttons=[], visible=False)
+            text = gr.Textbox(label="Sample", lines=6, interactive=False, visible=False)
+        with gr.Column(min_width=280):
+            items = gr.CheckboxGroup([], label="What is so?", elem_id="review-items")
+            criteria = gr.Markdown(elem_id="review-criteria")
+            real = gr.Radio([YES, NO], label="Does it look real?", elem_id="review-real")
+            with gr.Row():
+                back = gr.Button("← Back", elem_id="review-back", min_width=80)
+                following = gr.Button("Save and next →", variant="primary", elem_id="review-next", min_width=120)
+    gr.Markdown(KEYS)
+    gr.HTML(ONE_BELOW_ANOTHER, js_on_load=ON_LOAD)
+    return [progress, picture, text, items, criteria, real], [back, following]
+
+
+def bind_moves(
+    desk: ReviewDesk,
+    plan: gr.JSON,
+    position: gr.State,
+    view: list[gr.components.Component],
+    moves: list[gr.Button],
+    outputs: list[Any],
+) -> None:
+    """Back shows the sample before; next saves and shows the one after."""
+    back, following = moves
+    _, _, _, items, _, real = view
+
+    @error_as_message
+    def go_back(values: dict[str, Any], at: int) -> list[Any]:
+        return show(desk, values, max(0, at - 1))
+
+    @error_as_message
+    def save_and_go_on(values: dict[str, Any], at: int, ticked: list[str], looks_real: str | None) -> list[Any]:
+        save(desk, values, at, ticked, looks_real)
+        return show(desk, values, min(at + 1, len(values["samples"]) - 1))
+
+    settings: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+    back.click(go_back, [plan, position], outputs, **settings)
+    following.click(save_and_go_on, [plan, position, items, real], outputs, **settings)
+
+
+def first_open(plan: dict[str, Any]) -> int:
+    """Position of the first sample without a score, else of the last one."""
+    scored = set(plan["scored"])
+    samples = plan["samples"]
+    return next((i for i, sample in enumerate(samples) if sample["id"] not in scored), len(samples) - 1)
+
+
+def save(desk: ReviewDesk, plan: dict[str, Any], at: int, ticked: list[str], looks_real: str | None) -> None:
+    """Keep the answers on the sample at position `at`."""
+    if looks_real is None:
+        raise ValueError("“Does it look real?” has no answer yet; press y or n")
+    sample = plan["samples"][at]
+    scores = {item["id"]: int(item["id"] in ticked) for item in plan["items"][sample["condition"]]}
+    desk.score(plan["session"], plan["rater"], sample["id"], scores, looks_real == YES)
+
+
+def show(desk: ReviewDesk, plan: dict[str, Any], at: int) -> list[Any]:
+    """Values of position, panel and view for the sample at position `at`."""
+    place = plan["samples"][at]
+    sample = desk.sample(plan["session"], place["id"])
+    given = desk.given(plan["session"], plan["rater"])
+    before = given.get(sample.id)
+    items = plan["items"][sample.condition]
+    choices = [(f"{number}. {item['question']}", item["id"]) for number, item in enumerate(items, start=1)]
+    ticked = [item for item, score in before["scores"].items() if score] if before else []
+    criteria = "\n".join(f"{number}. {escape(item['criterion'])}" for number, item in enumerate(items, start=1))
+    content = sample.content
+    is_text = isinstance(content, str)
+    return [
+        at,
+        gr.Column(visible=True),
+        describe_progress(plan, at, len(given), before is not None),
+        gr.Image(visible=False) if is_text else gr.Image(shown_picture(content), visible=True, alt_text="the sample"),
+        gr.Textbox(content, visible=True) if is_text else gr.Textbox(visible=False),
+        gr.CheckboxGroup(choices, value=ticked),
+        f"**Yes means**\n\n{criteria}",
+        None if before is None or before["looks_real"] is None else YES if before["looks_real"] else NO,
+    ]
+
+
+def describe_progress(plan: dict[str, Any], at: int, scored: int, has_score: bool) -> str:
+    total = len(plan["samples"])
+    parts = [f"**Sample {at + 1} of {total}** · should show **{escape(plan['samples'][at]['condition'])}**"]
+    parts.append(f"{scored} scored" if scored < total else f"all {total} scored: see the results below")
+    parts += ["this one has a score"] if has_score and scored < total else []
+    return "\n\n".join([" · ".join(parts), *(escape(note) for note in plan["notes"])])
+
+
+def escape(text: str) -> str:
+    """Text of a checklist or a set as plain words within Markdown."""
+    return "".join(f"\\{sign}" if sign in "\\`*_[]<>#|$" else sign for sign in text)
+
+
+def build_results(desk: ReviewDesk, plan: gr.JSON) -> None:
+    """Agreement, discrimination and the export of the session under way, or of one given by its id."""
+    session = gr.Textbox(label="Review", info="filled in by “Start or resume”", max_length=16)
+    plan.change(lambda values: values["session"] if values else "", plan, session, api_visibility="private")
+    with gr.Row():
+        measure = gr.Button("Agreement and discrimination")
+        export = gr.Button("Export the scores")
+    raw = gr.JSON(visible=False)
+    agreement = gr.Dataframe(headers=AGREEMENT, label="Agreement of the raters", interactive=False, wrap=True)
+    discrimination = gr.Dataframe(
+        headers=DISCRIMINATION, label="Real told from synthetic (95 % Wilson interval)", interactive=False, wrap=True
+    )
+    files = gr.File(label="scores.parquet and scores.csv", file_count="multiple", interactive=False, height=140)
+    measured = measure.click(desk.agreement, session, raw, api_name="review_agreement")
+    measured.success(
+        lambda values: (table(values["agreement"], AGREEMENT), table(values["discrimination"], DISCRIMINATION)),
+        raw,
+        [agreement, discrimination],
+        api_visibility="private",
+    )
+    export.click(desk.export, session, files, api_name="review_export")
+
+
+def table(rows: list[dict[str, Any]], columns: list[str]) -> list[list[Any]]:
+    """Cells in the order of the columns, numbers with three decimals, a dash where there is none."""
+    return [[cell(row.get(column)) for column in columns] for row in rows]
+
+
+def cell(value: Any) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.3f}" if isinstance(value, float) else str(value)

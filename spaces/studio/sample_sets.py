@@ -1,0 +1,240 @@
+"""Sets of labelled pictures or texts: uploaded as .zip or .parquet, lying in a folder, or drawn by a program.
+
+Nothing that was uploaded is unpacked to disk, no path inside an upload is followed, and all that is read is bounded.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import os
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+MAX_ROWS = 2000
+MAX_BYTES = 200 << 20
+MAX_PIXELS = 1024 * 1024
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
+DRAWN = {"drawn eyes, seed 0": 0, "drawn eyes, seed 1": 1}
+"""Built-in sets, and the seeds that they are drawn with."""
+DRAWN_ROWS = 200
+DRAWN_SIZE = 64
+FOLDERS_VARIABLE = "STUDIO_SETS"
+
+
+@dataclass(frozen=True)
+class LabelledSet:
+    """A set in memory: image files as bytes, or texts, each with the name of its class."""
+
+    name: str
+    contents: list[bytes] | list[str]
+    labels: list[str]
+
+    @property
+    def kind(self) -> str:
+        """picture or text."""
+        return "text" if isinstance(self.contents[0], str) else "picture"
+
+
+def set_names() -> list[str]:
+    """What can be picked: the drawn sets, and the folders that the environment variable STUDIO_SETS lists."""
+    return [*DRAWN, *given_folders()]
+
+
+def given_folders() -> dict[str, Path]:
+    """Folders of STUDIO_SETS (separated as in PATH) by their last part."""
+    paths = [Path(text) for text in os.environ.get(FOLDERS_VARIABLE, "").split(os.pathsep) if text]
+    return {path.name: path for path in paths}
+
+
+def read_set(picked: str | None, uploaded: str | None, called: str) -> LabelledSet:
+    """The uploaded set where there is one, else the one that was picked.
+
+    Args:
+        called: how messages call it, such as "the real set".
+
+    Raises:
+        ValueError: neither is given, or it cannot be taken; names the set, what is wrong and the mend.
+    """
+    if uploaded:
+        return read_upload(Path(uploaded), called)
+    if picked in DRAWN:
+        return draw_set(picked, DRAWN[picked])
+    folders = given_folders()
+    if picked in folders:
+        return read_folder(folders[picked], called)
+    if picked:
+        raise ValueError(
+            f"{called} {picked!r} is unknown; pick one of {', '.join(set_names())}, or upload a .zip or .parquet"
+        )
+    raise ValueError(f"{called} is missing; pick one, or upload a file")
+
+
+@functools.lru_cache(maxsize=len(DRAWN))
+def draw_set(name: str, seed: int) -> LabelledSet:
+    """The test split of the drawn eyes of `seed`; no patient stands behind them."""
+    from clinsynth.data.phantom_fundus import GRADES, PhantomOptions, draw_split
+
+    options = PhantomOptions(size=DRAWN_SIZE, seed=seed, totals={"test": DRAWN_ROWS})
+    rows = list(draw_split("test", options))
+    return LabelledSet(name, [row["image"]["bytes"] for row in rows], [GRADES[row["label"]] for row in rows])
+
+
+def read_upload(path: Path, called: str) -> LabelledSet:
+    """A .zip of pictures in class folders, or a .parquet with columns image or text, and label."""
+    if not path.is_file():
+        raise ValueError(f"{called}: the upload is no longer here (uploads are removed after use); upload it again")
+    if path.suffix.lower() == ".parquet":
+        return read_parquet([path], called)
+    if path.suffix.lower() == ".zip":
+        return read_zip(path, called)
+    raise ValueError(f"{called}: {path.name} is neither .zip nor .parquet; pack pictures in class folders as a .zip")
+
+
+def read_zip(path: Path, called: str) -> LabelledSet:
+    """Pictures of a .zip, read in memory; a picture's class is the folder that it lies in.
+
+    Raises:
+        ValueError: damaged, encrypted, too many or too large entries, or an entry that is no picture of a class.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = [entry for entry in archive.infolist() if not entry.is_dir() and not is_litter(entry.filename)]
+            check_bounds(called, len(entries), sum(entry.file_size for entry in entries))
+            labels = [class_of(PurePosixPath(entry.filename), called) for entry in entries]
+            pictures = list(read_entries(archive, entries, called))
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+        raise ValueError(f"{called}: {path.name} is a damaged .zip ({error}); pack it again") from error
+    return LabelledSet(called, pictures, labels)
+
+
+def is_litter(name: str) -> bool:
+    """What file managers put into archives."""
+    return name.startswith("__MACOSX/") or PurePosixPath(name).name.startswith(".")
+
+
+def class_of(path: PurePosixPath, called: str) -> str:
+    if path.is_absolute() or ".." in path.parts or "\\" in str(path):
+        raise ValueError(f"{called}: the path {str(path)!r} leaves the archive; pack it again with relative paths")
+    if path.suffix.lower() not in SUFFIXES:
+        raise ValueError(f"{called}: {str(path)!r} is no picture ({', '.join(sorted(SUFFIXES))}); take it out")
+    if len(path.parts) < 2:
+        raise ValueError(f"{called}: {str(path)!r} lies in no class folder; put it into a folder named as its class")
+    return path.parts[-2]
+
+
+def read_entries(archive: zipfile.ZipFile, entries: list[zipfile.ZipInfo], called: str) -> Iterator[bytes]:
+    """Contents of the entries; what the archive's own table says of their sizes is not believed."""
+    left = MAX_BYTES
+    for entry in entries:
+        if entry.flag_bits & 1:
+            raise ValueError(f"{called}: {entry.filename!r} is encrypted; pack it again without a password")
+        with archive.open(entry) as file:
+            content = file.read(left + 1)
+        left -= len(content)
+        check_bounds(called, len(entries), MAX_BYTES - left)
+        check_picture(content, f"{called}: {entry.filename!r}")
+        yield content
+
+
+def check_bounds(called: str, rows: int, size: int) -> None:
+    if rows == 0:
+        raise ValueError(f"{called} is empty; give one with pictures or texts in it")
+    if rows > MAX_ROWS:
+        raise ValueError(f"{called} has {rows} samples, more than {MAX_ROWS}; draw a smaller part at random")
+    if size > MAX_BYTES:
+        raise ValueError(f"{called} is larger than {MAX_BYTES >> 20} MB when unpacked; give fewer or smaller pictures")
+
+
+def check_picture(content: bytes, called: str) -> None:
+    """Raise a `ValueError` for what is no picture or has too many pixels; reads its header only."""
+    try:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as picture:
+            width, height = picture.size
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{called} cannot be read as a picture; save it as PNG again") from error
+    if width * height > MAX_PIXELS:
+        raise ValueError(f"{called} is {width}x{height} pixels, more than 1024x1024; make it smaller")
+
+
+def open_picture(content: bytes, called: str) -> Image.Image:
+    """The decoded picture as L or RGB, without metadata.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    try:
+        picture = Image.open(io.BytesIO(content), formats=FORMATS)
+        return picture.convert("L" if picture.mode in ("1", "L", "LA") else "RGB")
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ValueError(f"{called} holds a damaged picture ({error}); save it as PNG again") from error
+
+
+def read_folder(path: Path, called: str) -> LabelledSet:
+    """Parquet shards as `clinsynth generate` writes them, or pictures in class folders."""
+    shards = sorted(path.glob("data/*.parquet")) or sorted(path.glob("*.parquet"))
+    if shards:
+        return read_parquet(shards, called)
+    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
+    check_bounds(called, len(files), sum(file.stat().st_size for file in files))
+    labels = [class_of(PurePosixPath(file.relative_to(path).as_posix()), called) for file in files]
+    contents = [file.read_bytes() for file in files]
+    for file, content in zip(files, contents, strict=True):
+        check_picture(content, f"{called}: {file.name!r}")
+    return LabelledSet(called, contents, labels)
+
+
+def read_parquet(paths: list[Path], called: str) -> LabelledSet:
+    """Columns image (pictures inside the file; no path is followed) or text, and label.
+
+    Raises:
+        ValueError: damaged, too large, without these columns, or with an empty cell.
+    """
+    try:
+        tables = [pq.ParquetFile(path) for path in paths]
+        rows = sum(table.metadata.num_rows for table in tables)
+        sizes = [table.metadata.row_group(i).total_byte_size for table in tables for i in range(table.num_row_groups)]
+        check_bounds(called, rows, sum(sizes))
+        names = tables[0].schema_arrow.names
+        column = next((name for name in ("image", "text") if name in names), None)
+        if column is None or "label" not in names:
+            raise ValueError(f"needs columns image or text, and label; it has {', '.join(names)}")
+        table = pa.concat_tables([table.read([column, "label"]) for table in tables])
+        contents = cells(table, column)
+        labels = class_names(table)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise ValueError(f"{called} cannot be taken as Parquet: {error}; write it again") from error
+    if column == "image":
+        for number, content in enumerate(contents, start=1):
+            check_picture(content, f"{called}: the picture of row {number}")
+    return LabelledSet(called, contents, labels)
+
+
+def cells(table: pa.Table, column: str) -> list[bytes] | list[str]:
+    values = table[column].to_pylist()
+    if column == "image":
+        values = [value.get("bytes") if isinstance(value, dict) else value for value in values]
+    wanted = bytes if column == "image" else str
+    for number, value in enumerate(values, start=1):
+        if not isinstance(value, wanted) or not value:
+            raise ValueError(f"row {number} has no {column} inside the file")
+    return values
+
+
+def class_names(table: pa.Table) -> list[str]:
+    """The label of each row as text; numbers by the names that `datasets` keeps in the schema, where it does."""
+    from datasets import ClassLabel, Features
+
+    feature = Features.from_arrow_schema(table.schema).get("label")
+    values = table["label"].to_pylist()
+    if None in values:
+        raise ValueError(f"row {values.index(None) + 1} has no label")
+    return [feature.int2str(value) if isinstance(feature, ClassLabel) else str(value) for value in values]

@@ -1,0 +1,135 @@
+"""The tab Images of the Space, asked by `gradio_client`: pictures, seeds, distances, provenance, messages, crowds."""
+
+import io
+import json
+import zipfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers import LABELS
+from PIL import Image
+
+pytest.importorskip("gradio", reason="needs gradio; install it with `pip install clinsynth[space]`")
+
+from gradio_client.exceptions import AppError
+from space_server import Studio, tiny_studio
+
+from clinsynth.hub_provenance import SOURCE_TYPE, read_picture
+
+QUICK = {"steps": 2, "count": 2}
+
+
+@pytest.fixture(scope="module")
+def studio() -> Iterator[Studio]:
+    return tiny_studio()
+
+
+@pytest.fixture(scope="module")
+def client(studio: Studio) -> Any:
+    return studio.client()
+
+
+def ask(client: Any, **settings: Any) -> Any:
+    asked = {"model": "eyes", "label": "mild", **QUICK, **settings}
+    return client.predict(**asked, api_name="/images")
+
+
+def pixels(answer: Any) -> list[np.ndarray]:
+    return [np.asarray(Image.open(item["image"])) for item in answer[0]]
+
+
+def message(client: Any, **settings: Any) -> str:
+    with pytest.raises(AppError) as error:
+        ask(client, **settings)
+    return str(error.value)
+
+
+def test_pictures_are_drawn_again_by_their_seeds(client: Any) -> None:
+    first = ask(client, count=3, seed=5)
+    assert [item["caption"].rpartition(",")[0] for item in first[0]] == [f"mild, seed {seed}" for seed in (5, 6, 7)]
+    alone = ask(client, count=1, seed=6)
+    difference = pixels(first)[1].astype(int) - pixels(alone)[0]
+    assert abs(difference).max() <= 1 and pixels(first)[1].shape == (28, 28)
+    other = ask(client, count=1, seed=6, scheduler="euler")
+    again = ask(client, count=1, seed=6)
+    assert np.array_equal(pixels(again)[0], pixels(alone)[0]) and not np.array_equal(
+        pixels(other)[0], pixels(alone)[0]
+    )
+
+
+def test_the_download_holds_every_picture_with_its_provenance(client: Any) -> None:
+    pictures, file, _ = ask(client, label="every class", count=4, seed=9)
+    with zipfile.ZipFile(file) as archive:
+        settings = json.loads(archive.read("settings.json"))
+        files = [archive.read(row["file"]) for row in settings["pictures"]]
+        assert len(archive.namelist()) == 5
+    assert [row["label"] for row in settings["pictures"]] == [LABELS[0], LABELS[1], LABELS[2], LABELS[0]]
+    assert settings["synthetic"] is True and settings["num_inference_steps"] == 2 and len(settings["revision"]) == 64
+    for seed, content, item in zip(range(9, 13), files, pictures, strict=True):
+        says = read_picture(content)
+        assert says == read_picture(Path(item["image"]).read_bytes())
+        assert says is not None and says["seed"] == seed and says["generator"] == "eyes"
+        assert says["digital_source_type"] == SOURCE_TYPE
+        assert Image.open(io.BytesIO(content)).size == (28, 28)
+
+
+def test_distances_where_the_training_pictures_are_known(client: Any) -> None:
+    pictures, file, note = ask(client)
+    rows = json.loads(zipfile.ZipFile(file).read("settings.json"))["pictures"]
+    for row, item in zip(rows, pictures, strict=True):
+        assert 0 < row["nearest_training_distance"] < 2
+        assert item["caption"].endswith(f"distance {row['nearest_training_distance']:.2f}")
+    assert "nearest training picture" in note
+    pictures, _, note = ask(client, model="skin")
+    assert "are not here" in note and "distance" not in pictures[0]["caption"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"count": 17}, "Number of pictures must be a number from 1 to 16, got 17"),
+        ({"count": 1.5}, "Number of pictures must be a whole number from 1 to 16, got 1.5"),
+        ({"steps": "many"}, "Steps must be a number from 1 to 250, got 'many'"),
+        ({"guidance": -1}, "Guidance must be a number from 0 to 10, got -1"),
+        ({"seed": None}, "Seed must be a number from 0 to"),
+        ({"label": "grade 9"}, "Class 'grade 9' is unknown to eyes; give every class or one of healthy, mild, severe"),
+        ({"scheduler": "dpm"}, "Scheduler must be one of dpmsolver++, unipc, euler, ddim, ddpm, got 'dpm'"),
+        ({"model": "../../etc"}, "Model 'etc' is not one of this Space's: eyes, skin"),
+        ({"count": 16, "steps": 250, "guidance": 3}, "3.8 times what one request may cost here; ask for fewer"),
+    ],
+)
+def test_a_value_out_of_range_is_named_with_its_mend(client: Any, settings: dict[str, Any], said: str) -> None:
+    assert said in message(client, **settings)
+
+
+def test_ten_clients_at_once_are_all_answered_and_memory_stays(studio: Studio) -> None:
+    clients = [studio.client() for _ in range(10)]
+
+    def draw(number: int) -> int:
+        return len(ask(clients[number % 10], seed=number, count=1 + number % 3)[0])
+
+    with ThreadPoolExecutor(10) as pool:
+        assert list(pool.map(draw, range(10))) == [1 + number % 3 for number in range(10)]
+        before = studio.memory()
+        for _ in range(3):
+            assert list(pool.map(draw, range(10))) == [1 + number % 3 for number in range(10)]
+        after = studio.memory()
+    print(f"server: {before:.0f} MB after 10 requests, {after:.0f} MB after 40")
+    assert after < before + 40
+
+
+def test_who_does_not_fit_into_the_queue_is_told_so(client: Any) -> None:
+    asked = {"model": "eyes", "label": "mild", "count": 4, "steps": 25}
+    jobs = [client.submit(**asked, api_name="/images") for _ in range(40)]
+    answered, told = 0, []
+    for job in jobs:
+        try:
+            answered += len(job.result(timeout=300)[0]) == 4
+        except Exception as error:  # of several types
+            told.append(str(error))
+    assert answered >= 20 and answered + len(told) == 40
+    assert all(told) and sum("Queue is full" in words for words in told) > len(told) / 2, told

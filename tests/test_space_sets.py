@@ -1,0 +1,123 @@
+"""Sets that the Space takes: what may be uploaded or lie in a folder, and what is refused, within bounds."""
+
+import zipfile
+from pathlib import Path
+
+import pytest
+from datasets import ClassLabel, Dataset, Features
+from datasets import Image as ImageFeature
+from PIL import Image
+from studio_sets import GRADES, LabelledSet, noise, pictures, png, sample_sets, write_zip
+
+
+def read(path: Path) -> LabelledSet:
+    return sample_sets.read_set(None, str(path), "the set")
+
+
+def test_a_zip_of_class_folders(tmp_path: Path) -> None:
+    chosen = pictures(1)
+    path = write_zip(tmp_path / "a.zip", chosen, "some/where/")
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("__MACOSX/._x.png", b"")
+        archive.writestr("some/.DS_Store", b"")
+    found = read(path)
+    assert (found.contents, found.labels, found.kind) == (chosen.contents, chosen.labels, "picture")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("../out/a.png", b"", "leaves the archive"),
+        ("/etc/a/b.png", b"", "leaves the archive"),
+        ("a/run.sh", b"", "is no picture"),
+        ("a.png", b"", "lies in no class folder"),
+        ("a/b.png", b"not a picture", "cannot be read as a picture"),
+        ("a/b.png", png(Image.new("L", (2000, 2000))), "is 2000x2000 pixels"),
+    ],
+)
+def test_what_a_zip_may_not_hold(tmp_path: Path, name: str, content: bytes, told: str) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr(name, content)
+    with pytest.raises(ValueError, match=told):
+        read(tmp_path / "a.zip")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.zip"]
+
+
+def test_a_zip_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_zip(tmp_path / "a.zip", pictures(1))
+    monkeypatch.setattr(sample_sets, "MAX_ROWS", 5)
+    with pytest.raises(ValueError, match="has 12 samples, more than 5"):
+        read(path)
+    monkeypatch.setattr(sample_sets, "MAX_ROWS", 50)
+    monkeypatch.setattr(sample_sets, "MAX_BYTES", 4000)
+    with pytest.raises(ValueError, match="is larger than"):
+        read(path)
+
+
+def test_a_zip_that_lies_about_its_sizes_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = png(Image.new("L", (1000, 1000))) + bytes(100_000)
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a/b.png", content)
+    packed = (tmp_path / "a.zip").read_bytes().replace(len(content).to_bytes(4, "little"), (10).to_bytes(4, "little"))
+    (tmp_path / "a.zip").write_bytes(packed)
+    monkeypatch.setattr(sample_sets, "MAX_BYTES", 50_000)
+    with pytest.raises(ValueError, match=r"is larger than|damaged|cannot be read"):
+        read(tmp_path / "a.zip")
+
+
+def test_damaged_encrypted_and_other_uploads(tmp_path: Path) -> None:
+    path = write_zip(tmp_path / "a.zip", pictures(1, per_class=1))
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=r"damaged \.zip .*pack it again"):
+        read(path)
+    locked = bytearray(whole)
+    for sign in (b"PK\x03\x04", b"PK\x01\x02"):
+        at = locked.index(sign) + (6 if sign.endswith(b"\x04") else 8)
+        locked[at] |= 1
+    path.write_bytes(locked)
+    with pytest.raises(ValueError, match="is encrypted"):
+        read(path)
+    (tmp_path / "a.tar").write_bytes(b"x")
+    with pytest.raises(ValueError, match=r"neither \.zip nor \.parquet"):
+        read(tmp_path / "a.tar")
+    with pytest.raises(ValueError, match="upload it again"):
+        read(tmp_path / "gone.zip")
+    with pytest.raises(ValueError, match="the set is missing; pick one"):
+        sample_sets.read_set(None, None, "the set")
+
+
+def test_parquet_of_pictures_and_of_texts(tmp_path: Path) -> None:
+    chosen = pictures(2)
+    features = Features(image=ImageFeature(), label=ClassLabel(names=list(GRADES)))
+    cells = [{"bytes": content, "path": None} for content in chosen.contents]
+    labels = [GRADES.index(label) for label in chosen.labels]
+    Dataset.from_dict({"image": cells, "label": labels}, features=features).to_parquet(tmp_path / "a.parquet")
+    assert read(tmp_path / "a.parquet") == LabelledSet("the set", chosen.contents, chosen.labels)
+    Dataset.from_dict({"text": ["one", "two"], "label": ["a", "b"]}).to_parquet(tmp_path / "b.parquet")
+    assert read(tmp_path / "b.parquet").kind == "text"
+    Dataset.from_dict({"picture": ["one"]}).to_parquet(tmp_path / "c.parquet")
+    with pytest.raises(ValueError, match="needs columns image or text, and label; it has picture"):
+        read(tmp_path / "c.parquet")
+    (tmp_path / "d.parquet").write_bytes(b"PAR1 no")
+    with pytest.raises(ValueError, match="cannot be taken as Parquet"):
+        read(tmp_path / "d.parquet")
+
+
+def test_a_path_inside_parquet_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "secret.png").write_bytes(png(noise(1)))
+    rows = {"image": [{"bytes": None, "path": str(tmp_path / "secret.png")}], "label": ["grade 0"]}
+    Dataset.from_dict(rows).to_parquet(tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match="row 1 has no image inside the file"):
+        read(tmp_path / "a.parquet")
+
+
+def test_folders_that_the_app_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "mine" / "grade 1"
+    folder.mkdir(parents=True)
+    (folder / "x.png").write_bytes(png(noise(1)))
+    monkeypatch.setenv("STUDIO_SETS", str(tmp_path / "mine"))
+    assert "mine" in sample_sets.set_names()
+    assert sample_sets.read_set("mine", None, "the set").labels == ["grade 1"]
+    with pytest.raises(ValueError, match="'yours' is unknown; pick one of drawn eyes"):
+        sample_sets.read_set("yours", None, "the set")

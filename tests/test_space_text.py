@@ -1,0 +1,74 @@
+"""The tab Text of the Space, asked by `gradio_client`: texts as they are written, validity, codes, messages."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+pytest.importorskip("gradio", reason="needs gradio; install it with `pip install clinsynth[space]`")
+pytest.importorskip("simple_icd_10_cm", reason="needs ICD-10 codes; install them with `pip install clinsynth[text]`")
+
+from gradio_client.exceptions import AppError
+from space_server import SPACE, tiny_studio
+
+from clinsynth.tasks import load_task
+
+
+@pytest.fixture(scope="module")
+def client() -> Any:
+    return tiny_studio().client()
+
+
+def submit(client: Any, **settings: Any) -> Any:
+    asked = {"model": "words", "task": "severity-posts", "label": "mild", **settings}
+    return client.submit(**asked, api_name="/text")
+
+
+def test_texts_come_one_by_one_and_are_valid(client: Any) -> None:
+    job = submit(client, count=2, seed=3)
+    page, rows, file, note = job.result(timeout=500)
+    assert [len(output[1]) for output in job.outputs()][:2] == [1, 2]
+    assert "**2 of 2 valid**" in note and page.count("<article>") == 2
+    assert [row["seed"] for row in rows] == [3, 4] and {row["label"] for row in rows} == {"mild"}
+    schema = load_task("severity-posts").schema
+    for row in rows:
+        jsonschema.validate({"text": row["text"]}, schema)
+        assert row["synthetic"] is True and row["generator"] == "words"
+    assert [json.loads(line) for line in Path(file).read_text().splitlines()] == rows
+    again = submit(client, count=1, seed=4).result(timeout=500)[1]
+    assert again[0]["text"] == rows[1]["text"]
+
+
+def test_a_code_of_any_chapter_is_found_and_what_a_model_writes_is_but_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(SPACE))
+    from writing import Writing, readable, search_codes, validity
+
+    from clinsynth.pipelines.structured_medical_text.text_rows import RowResult
+
+    task = Writing("words", "icd10-report", "i10", 1, 1.0, 0).load_task()
+    assert list(task.labels) == ["I10"] and "hypertension" in task.labels["I10"]
+    assert search_codes("F41 panic")[0][1] == "F41.0" and "I10" in [code for _, code in search_codes("i10")]
+    assert search_codes("no such illness") == []
+    results = [RowResult({"risk": "<script>x</script>"}, 7, 2, ["not JSON"]), RowResult(None, 8, 3, ["not JSON"] * 3)]
+    assert "&lt;script&gt;" in readable(results, "I10") and "<script>" not in readable(results, "I10")
+    assert "**1 of 2 valid**" in validity(results, 2, 1.0, True) and "4 not JSON" in validity(results, 2, 1.0, True)
+    assert "2 to come" in validity(results, 4, 1.0, False) and "Stopped after" in validity(results, 4, 1.0, True)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"count": 9}, "Number of texts must be a number from 1 to 8, got 9"),
+        ({"temperature": 3}, "Temperature must be a number from 0 to 2, got 3"),
+        ({"label": "sad"}, "Label 'sad' is unknown to severity-posts; give one of non-depressed, mild"),
+        ({"task": "icd10-report", "label": "F321x"}, "ICD-10-CM code 'F321x' is unknown; the nearest are F32.1"),
+        ({"task": "/etc/hostname.yaml"}, "Task must be one of counselling-questions, icd10-report"),
+        ({"model": "gpt"}, "Language model 'gpt' is not one of this Space's: words"),
+    ],
+)
+def test_a_value_out_of_range_is_named_with_its_mend(client: Any, settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(AppError) as error:
+        submit(client, **settings).result(timeout=500)
+    assert said in str(error.value)
