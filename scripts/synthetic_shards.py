@@ -36,11 +36,6 @@ Reject = Callable[[np.ndarray], list[str | None]]
 """From images to the reason why each is rejected, None where it is not."""
 
 README = """---
-configs:
-- config_name: default
-  data_files:
-  - split: train
-    path: data/*.parquet
 tags:
 - synthetic
 ---

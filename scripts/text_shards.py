@@ -36,11 +36,6 @@ Write = Callable[[list[tuple[list[dict[str, str]], int]]], Iterator[Result]]
 """From messages and seeds to their results, in that order."""
 
 README = """---
-configs:
-- config_name: default
-  data_files:
-  - split: train
-    path: data/*.parquet
 tags:
 - synthetic
 ---

@@ -293,6 +293,21 @@ def test_synthetic_folders_are_read_at_the_real_size(tmp_path: Path):
         load_synthetic(str(tmp_path / "nowhere"), like)
 
 
+def test_a_folder_is_read_as_it_is_now_whatever_datasets_has_kept_of_one_of_its_name(tmp_path: Path):
+    like = ImageArrays(np.zeros((1, 1, 28, 28), np.uint8), np.zeros(1, np.int64), NAMES)
+    rows = {"a/synthetic": 3, "b/synthetic": 6}
+    for name, count in rows.items():
+        write_synthetic(tmp_path / name, NAMES, count)
+        (tmp_path / name / "README.md").write_text(
+            "---\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n    path: data/*.parquet\n---\n"
+        )
+    assert {name: len(load_synthetic(str(tmp_path / name), like).labels) for name in rows} == rows
+    (tmp_path / "a/synthetic/data/train-00000-of-00001.parquet").unlink()
+    (tmp_path / "a/synthetic/data").rmdir()
+    write_synthetic(tmp_path / "a/synthetic", NAMES, 9)
+    assert len(load_synthetic(str(tmp_path / "a/synthetic"), like).labels) == 9
+
+
 def test_a_killed_command_goes_on_to_the_same_result(tmp_path: Path, capsys):
     write_synthetic(tmp_path / "set", GRADES, 10)
     flags = [*DATA, "--seeds=2", "--epochs=2", f"--synthetic={tmp_path / 'set'}", "--arms=real,composite"]

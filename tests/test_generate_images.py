@@ -57,6 +57,13 @@ def test_the_folder_is_a_data_set(model: Path, tmp_path: Path) -> None:
     assert sorted(p.name for p in (tmp_path / "out" / "contact_sheets").iterdir()) == ["healthy.png", "severe.png"]
 
 
+def test_two_folders_of_one_name_are_two_data_sets(model: Path, tmp_path: Path) -> None:
+    for name, per_class in (("a/out", 1), ("b/out", 2)):
+        main(arguments(model, tmp_path / name, per_class=per_class))
+        data = load_dataset(str(tmp_path / name), split="train", cache_dir=str(tmp_path / "cache"))
+        assert len(data) == 3 * per_class
+
+
 def test_a_row_is_made_again_from_its_seed(model: Path, tmp_path: Path) -> None:
     import torch
     from diffusers import DPMSolverMultistepScheduler

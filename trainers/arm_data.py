@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from clinsynth.data.sources import load_folder
 from clinsynth.trainers.arm_medium import Samples
 from clinsynth.trainers.arm_names import Arm
 
@@ -79,7 +80,7 @@ def load_synthetic(spec: str, like: S) -> S:
     from datasets.exceptions import DatasetGenerationError
 
     try:
-        splits = load_dataset(spec)
+        splits = load_folder(Path(spec)) if Path(spec).is_dir() else load_dataset(spec)
     except (DatasetGenerationError, OSError, ValueError) as error:
         if "corresponds to no data" in str(error):
             raise ValueError(f"--synthetic {spec} holds no {like.noun}; give at least one a class") from error

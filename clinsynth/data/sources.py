@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import logging
 import zipfile
@@ -17,7 +18,7 @@ from PIL import Image
 from clinsynth.pictures import to_png
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    from datasets import Dataset, DatasetDict
 
 logger = logging.getLogger("clinsynth")
 
@@ -173,7 +174,7 @@ def read_folder(path: Path) -> dict[str, Dataset]:
 
     if next(path.rglob("*.parquet"), None):
         try:
-            return by_known_split(dict(load_dataset(str(path))), path)
+            return by_known_split(dict(load_folder(path)), path)
         except (DatasetGenerationError, ValueError) as error:
             cause = error.__cause__ or error
             raise ValueError(f"{path} holds Parquet files that cannot be read ({cause}); replace them") from error
@@ -187,6 +188,21 @@ def read_folder(path: Path) -> dict[str, Dataset]:
     if loose:
         raise ValueError(f"{loose[0]} lies in no class folder; move it to a folder named as its class, or use a .csv")
     return by_known_split(dict(load_dataset("imagefolder", data_dir=str(path), drop_labels=False)), path)
+
+
+def load_folder(path: Path) -> DatasetDict:
+    """`load_dataset` of a folder as it is now.
+
+    Where a folder's README lists `configs`, as of any data set of the Hub, datasets keeps what it has read under the
+    folder's name and that README alone: of two folders `synthetic` with one README the second is never read. The cache
+    of this one goes by path, sizes and times of its files.
+    """
+    from datasets import config, load_dataset
+
+    found = [(str(file), file.stat()) for file in sorted(path.resolve().rglob("*")) if file.is_file()]
+    state = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in found]
+    key = hashlib.sha256(json.dumps(state).encode()).hexdigest()[:16]
+    return load_dataset(str(path), cache_dir=str(Path(config.HF_DATASETS_CACHE) / "clinsynth" / key))
 
 
 def read_hub(spec: str) -> dict[str, Dataset]:
