@@ -27,9 +27,8 @@ import yaml
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-HERE = Path(__file__).parent
-FOLDERS = (HERE / "recipes" / "checklists", HERE.parent / "recipes" / "checklists")
-"""Where the checklists lie: in the installed package, and in a checkout."""
+from clinsynth.recipe_files import find_recipe, recipe_names
+
 NEGATIONS = {"no", "not", "never", "without", "any", "a", "an"}
 """Words that two questions may differ by and still be about the same thing; articles come and go with them."""
 MENDS = {
@@ -112,7 +111,7 @@ class StrictLoader(yaml.SafeLoader):
 
 def checklist_names() -> list[str]:
     """The checklists that come with clinsynth."""
-    return sorted({path.stem for folder in FOLDERS for path in folder.glob("*.yaml")})
+    return recipe_names("checklists")
 
 
 def load_checklist(path: str | Path) -> Checklist:
@@ -121,7 +120,7 @@ def load_checklist(path: str | Path) -> Checklist:
     Raises:
         ValueError: no such checklist, or a file that is none; names file, condition, item, what is wrong and the mend.
     """
-    path = find_checklist(str(path))
+    path = find_recipe("checklists", "--checklist", str(path))
     values = read_yaml(path)
     try:
         checklist = Checklist.model_validate(values)
@@ -130,20 +129,6 @@ def load_checklist(path: str | Path) -> Checklist:
     for condition, items in checklist.conditions.items():
         check_items(path, condition, items)
     return checklist
-
-
-def find_checklist(name: str) -> Path:
-    """The file of a checklist that comes with clinsynth, or the .yaml file `name` itself."""
-    if name.endswith((".yaml", ".yml")):
-        if not Path(name).is_file():
-            raise ValueError(f"--checklist {name}: there is no such file; check the path")
-        return Path(name)
-    for folder in FOLDERS:
-        if name in checklist_names() and (folder / f"{name}.yaml").is_file():
-            return folder / f"{name}.yaml"
-    raise ValueError(
-        f"--checklist {name!r} is unknown; give {', '.join(checklist_names())} or the path of a .yaml file"
-    )
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from clinsynth.recipe_files import find_recipe, recipe_names
+
 if TYPE_CHECKING:
     from clinsynth.pipelines.structured_medical_text.prompts import Task
 
-HERE = Path(__file__).parent
-FOLDERS = (HERE / "recipes" / "tasks", HERE.parent / "recipes" / "tasks")
-"""Where the tasks lie: in the installed package, and in a checkout."""
 ICD10 = "icd10"
 DEFAULT_CODES = "F"
 OWN_COLUMNS = {"id", "label", "seed", "example_ids", "attempts"}
@@ -21,7 +20,7 @@ OWN_COLUMNS = {"id", "label", "seed", "example_ids", "attempts"}
 
 def task_names() -> list[str]:
     """The tasks that come with clinsynth."""
-    return sorted(path.stem for folder in FOLDERS for path in folder.glob("*.yaml"))
+    return recipe_names("tasks")
 
 
 def load_task(name: str, codes: str | None = None) -> Task:
@@ -50,14 +49,8 @@ def load_task(name: str, codes: str | None = None) -> Task:
 
 
 def find_task(name: str) -> Path:
-    if name.endswith((".yaml", ".yml")):
-        if not Path(name).is_file():
-            raise ValueError(f"--task {name}: there is no such file; check the path")
-        return Path(name)
-    for folder in FOLDERS:
-        if name in task_names() and (folder / f"{name}.yaml").is_file():
-            return folder / f"{name}.yaml"
-    raise ValueError(f"--task {name!r} is unknown; give {', '.join(task_names())} or the path of a .yaml file")
+    """The file of the task called `name`, or the .yaml file `name` itself; errors as of `find_recipe`."""
+    return find_recipe("tasks", "--task", name)
 
 
 def read_task(path: Path) -> dict[str, Any]:

@@ -4,16 +4,19 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from helpers import one_thread, run_python, tiny_pipeline
-from loopback_hub.hub import LoopbackHub
+from loopback_hub.hub import LoopbackHub, running_hub
 
 from clinsynth.hub_shards import hash_shards
 
+MODEL, SET = "push model retina --repo_id tester/", "push dataset set --evidence evidence --repo_id tester/"
 SET_FILES = [
     "README.md",
     *(f"data/train-0000{i}-of-00003.parquet" for i in range(3)),
@@ -81,6 +84,16 @@ def copy_runs(factory: pytest.TempPathFactory) -> Path:
         made.mkdir()
         make_runs(made)
     return Path(shutil.copytree(made, factory.mktemp("push"), dirs_exist_ok=True))
+
+
+@contextmanager
+def pushing_client(factory: pytest.TempPathFactory) -> "Iterator[Client]":
+    """A client in a folder of those files, and a Hub of its own."""
+    folder = copy_runs(factory)
+    with running_hub(folder) as hub:
+        client = Client(hub, folder)
+        yield client
+        client.close()
 
 
 def files_of(hub: LoopbackHub, kind: str, name: str, revision: str = "main") -> list[str]:

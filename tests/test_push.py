@@ -12,8 +12,8 @@ import pytest
 
 pytest.importorskip("fastapi", reason="needs FastAPI, which `pip install clinsynth[space]` brings")
 
-from loopback_hub.hub import LoopbackHub, running_hub
-from pushing import SET_FILES, Client, copy_runs, files_of, stamp
+from loopback_hub.hub import LoopbackHub
+from pushing import MODEL, SET, SET_FILES, Client, files_of, pushing_client, stamp
 
 from clinsynth.hub_provenance import SOURCE_TYPE, read_picture
 
@@ -21,16 +21,12 @@ MODEL_FILES = (
     "README.md model_index.json pipeline_class_conditioned_ddpm.py scheduler/scheduler_config.json unet/config.json "
     "unet/context_unet.py unet/diffusion_pytorch_model.safetensors"
 ).split()
-MODEL, SET = "push model retina --repo_id tester/", "push dataset set --evidence evidence --repo_id tester/"
 
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
-    folder = copy_runs(tmp_path_factory)
-    with running_hub(folder) as hub:
-        client = Client(hub, folder)
+    with pushing_client(tmp_path_factory) as client:
         yield client
-        client.close()
 
 
 @pytest.fixture

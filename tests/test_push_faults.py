@@ -10,10 +10,9 @@ import pytest
 
 pytest.importorskip("fastapi", reason="needs FastAPI, which `pip install clinsynth[space]` brings")
 
-from loopback_hub.hub import LoopbackHub, running_hub
-from pushing import SET_FILES, Client, copy_runs, files_of
+from loopback_hub.hub import LoopbackHub
+from pushing import MODEL, SET, SET_FILES, Client, files_of, pushing_client
 
-MODEL, SET = "push model retina --repo_id tester/", "push dataset set --evidence evidence --repo_id tester/"
 COMMITS = "[0-9a-f]" * 8
 FAULTS = {
     "GET */whoami-v2": ("logging in", None),
@@ -39,11 +38,8 @@ KILLS = {
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
-    folder = copy_runs(tmp_path_factory)
-    with running_hub(folder) as hub:
-        client = Client(hub, folder)
+    with pushing_client(tmp_path_factory) as client:
         yield client
-        client.close()
 
 
 @pytest.fixture

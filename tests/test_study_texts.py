@@ -1,10 +1,16 @@
 """A study of texts: its steps and flags, a kill in each of them, and its report."""
 
+import csv
+import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from helpers import clinsynth, start_study_and_kill
+from text_models import WORDS, save_small_task, save_tiny_model
+from text_posts import save_tiny_encoder
 
 from clinsynth.arguments import parse
 from clinsynth.scripts.study import StudyArguments, recipe_first
@@ -68,3 +74,53 @@ def tuned_folder(plan: Plan) -> Path:
 def test_flags_of_the_other_kind_of_study_are_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         text_plan(tmp_path, **changes)
+
+
+def write_small_study(folder: Path) -> Path:
+    """A recipe of a few seconds with a tiny language model, encoder and task beside it: prompting and fine-tuning."""
+    rows = [
+        (f"{WORDS[row % 3]} {'lamps' if row % 2 else 'house'} {WORDS[6 + row % 5]} {row}", ("mild", "severe")[row % 2])
+        for row in range(120)
+    ]
+    with (folder / "posts.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("text", "label"), *rows])
+    recipe = {
+        "task": str(save_small_task(folder / "small.yaml")),
+        "dataset": str(folder / "posts.csv"),
+        "model": str(save_tiny_model(folder / "model")),
+        "generators": {
+            "prompted": {"trainer": "prompt", "generate": {"k_shot": 2}},
+            "tuned": {"trainer": "text-lora", "train": {"train_steps": 4, "checkpointing_steps": 1}},
+        },
+        "generate": {"per_class": 8, "near_duplicate": 1.0},
+        "evaluate": {"bootstrap": 4, "encoder": str(save_tiny_encoder(folder / "encoder", [row[0] for row in rows]))},
+        "classifiers": {
+            "small": {"arms": "real,real_weighted,composite", "seeds": 2, "epochs": 1, "learning_rates": 0.01}
+        },
+    }
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    return path
+
+
+def test_a_study_killed_in_each_of_its_steps_ends_as_one_that_was_not(tmp_path: Path) -> None:
+    recipe = write_small_study(tmp_path)
+    words = ["-m", "clinsynth", "study", str(recipe), "--output_dir"]
+    study = tmp_path / "killed"
+    steps = plan_study(parse(StudyArguments, recipe_first([str(recipe), "--output_dir", str(study)]))).steps
+    marks: dict[Path, int] = {}
+    for step in steps:
+        start_study_and_kill([sys.executable, *words, str(study)], step.name, study)
+        assert not step.finished
+        kept = {path: path.stat().st_mtime_ns for path in study.glob("*/step.json")}
+        assert marks.items() <= kept.items() and len(kept) == steps.index(step)
+        marks = kept
+    clinsynth(*words[2:], study)
+    clinsynth(*words[2:], tmp_path / "whole")
+    killed, whole = (json.loads((tmp_path / name / "report.json").read_text()) for name in ("killed", "whole"))
+    for name in ("prompted", "tuned"):
+        measured = [report["generators"][name]["evidence"]["measurements"] for report in (killed, whole)]
+        assert measured[0] == measured[1]
+    assert killed["classifiers"]["small"]["arms"] == whole["classifiers"]["small"]["arms"]
+    page = (study / "report.html").read_text()
+    assert all(word in page for word in ("prompted", "tuned", "composite"))

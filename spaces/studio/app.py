@@ -19,6 +19,7 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
 for name in ("HF_HUB_DISABLE_TELEMETRY", "DISABLE_TELEMETRY", "HF_DATASETS_DISABLE_PROGRESS_BARS"):
     os.environ.setdefault(name, "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # a downloaded Space is links to files elsewhere
 
 
 def read_arguments(words: list[str] | None = None) -> argparse.Namespace:
