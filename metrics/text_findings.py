@@ -175,11 +175,21 @@ def describe(name: str, readings: list[dict[str, Any]]) -> dict[str, Any]:
     labels = {reading["label"]: None for reading in signs if deciding is None or reading["metric"] in deciding}
     shown = [reading for reading in signs if reading["label"] == next(iter(labels), None)]
     sentence = NO_SIGN[name] if readings else f"Not judged ({name}): nothing could be measured beside a floor."
+    doubts = [reading for reading in readings if in_doubt(reading)] if name in (COPIES, LEAKS) else []
+    if not labels and doubts:
+        worst = max(doubts, key=lambda reading: reading["severity"])
+        sentence = f"{NO_SIGN[name]} But look: {in_words(worst)}; with more real texts this may become one."
     if labels:
         shown = list({(reading["metric"], source(reading)): reading for reading in reversed(shown)}.values())[::-1]
         where = ", ".join("the set as a whole" if label == OVERALL else f"class {label}" for label in labels)
         sentence = f"{name.capitalize()} in {where}: {'; '.join(map(in_words, shown))}."
     return {"flag": bool(labels), "labels": list(labels), "sentence": sentence, "readings": readings}
+
+
+def in_doubt(reading: dict[str, Any]) -> bool:
+    """Whether a reading is as severe as a sign and its interval lies above its floor, without being a sign."""
+    severe = reading["severity"] >= SIGNS[reading["metric"]].least
+    return bool(severe and not reading["sign"] and reading["interval"] and reading["interval"][0] > reading["floor"])
 
 
 def in_words(reading: dict[str, Any]) -> str:

@@ -92,7 +92,7 @@ class GenerateTextArguments(TextDataArguments):
     seed: int = 0
     """text i has its own seed derived from this one and i, kept in its row"""
     shard_size: int = 100
-    """rows of a Parquet file: what a killed run loses at most, in each process"""
+    """rows of a Parquet file; a killed run loses the batches at hand, not the file"""
     decoding: Literal["lm-format-enforcer", "xgrammar"] = "lm-format-enforcer"
     """what holds a model here to the schema; xgrammar needs the extra fast, and leaves out quotes and line breaks"""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"

@@ -8,9 +8,9 @@ README.md                           tells `load_dataset` where the shards are
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import pyarrow.parquet as pq
 from datasets import ClassLabel, Features, Value
@@ -20,20 +20,11 @@ from tqdm.auto import tqdm
 from clinsynth.run_folder import atomic_write, describe_environment
 from clinsynth.scripts.synthetic_shards import GIVEN_UP, MOST_DRAWS, ShardPlan, seed_of, write_shard
 from clinsynth.scripts.text_filter import NEAR_DUPLICATE, SeenTexts
-
-
-class Result(Protocol):
-    """What came of one request: validated data or None, and the reasons of the attempts that failed."""
-
-    data: dict[str, Any] | None
-    attempts: int
-    rejections: list[str]
-
+from clinsynth.scripts.text_journal import with_journal
+from clinsynth.scripts.text_writer import Write
 
 Ask = Callable[[int, int], tuple[list[dict[str, str]], list[str]]]
 """From a label's number and a seed to the messages and the ids of the examples in them."""
-Write = Callable[[list[tuple[list[dict[str, str]], int]]], Iterator[Result]]
-"""From messages and seeds to their results, in that order."""
 
 README = """---
 tags:
@@ -66,7 +57,9 @@ class TextShardPlan(ShardPlan):
         )
 
     def finish(self, generator: dict[str, Any]) -> None:
-        """Write README and the final `generation.json`."""
+        """Write README and the final `generation.json`; journals of whole shards go."""
+        for journal in self.output_dir.glob("drawn-*.jsonl"):
+            journal.unlink()
         atomic_write(self.output_dir / "README.md", README)
         self.describe(generator, complete=True)
 
@@ -96,7 +89,8 @@ class TextShardPlan(ShardPlan):
 def write_text_shards(plan: TextShardPlan, ask: Ask, write: Write, seen: SeenTexts, process_index: int = 0) -> None:
     """Write this process's missing shards; at no time more than one shard is held in memory.
 
-    A shard does not depend on the others: near-duplicates across shards are `settle_shards`' matter.
+    A shard does not depend on the others: near-duplicates across shards are `settle_shards`' matter. What is drawn for
+    the shard at hand stands in a journal beside README.md until the shard is whole.
     """
     mine = range(process_index, plan.num_shards, plan.num_processes)
     done = sum(len(plan.rows(shard)) for shard in mine if plan.path(shard).exists())
@@ -105,8 +99,11 @@ def write_text_shards(plan: TextShardPlan, ask: Ask, write: Write, seen: SeenTex
         for shard in mine:
             if not plan.path(shard).exists():
                 seen.clear()
-                rows, rejected = draw_rows(plan, {row: 0 for row in plan.rows(shard)}, ask, write, seen, progress)
+                journal = plan.output_dir / f"drawn-{shard:05d}.jsonl"
+                kept = with_journal(write, journal)
+                rows, rejected = draw_rows(plan, {row: 0 for row in plan.rows(shard)}, ask, kept, seen, progress)
                 write_shard(plan, shard, rows, rejected)
+                journal.unlink(missing_ok=True)
 
 
 def draw_rows(

@@ -4,8 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
+
+Request = tuple[list[dict[str, str]], int]
+"""Messages and a seed."""
+
+
+class Result(Protocol):
+    """What came of one request: validated data or None, and the reasons of the attempts that failed."""
+
+    data: dict[str, Any] | None
+    attempts: int
+    rejections: list[str]
+
+
+Write = Callable[[list[Request]], Iterator[Result]]
+"""From requests to their results, in that order."""
 
 if TYPE_CHECKING:
     from clinsynth.pipelines.structured_medical_text.prompts import Task
@@ -80,18 +96,45 @@ def writer(args: GenerateTextArguments, pipeline: Any) -> Any:
     """A function from messages and seeds to the results of the pipeline."""
     from clinsynth.pipelines.structured_medical_text import RowRequest
 
-    def write(requests: list[tuple[list[dict[str, str]], int]]) -> Any:
+    def write(requests: list[Request]) -> Iterator[Result]:
         rows = [RowRequest(messages=messages, seed=seed) for messages, seed in requests]
-        return pipeline.generate_rows(
-            rows,
-            batch_size=args.batch_size,
-            temperature=args.temperature,
-            top_p=args.top_p,
-            max_attempts=args.max_attempts,
-            max_new_tokens=args.max_new_tokens,
-        )
+        with token_bar() as bar:
+            yield from pipeline.generate_rows(
+                rows,
+                batch_size=args.batch_size,
+                temperature=args.temperature,
+                top_p=args.top_p,
+                max_attempts=args.max_attempts,
+                max_new_tokens=args.max_new_tokens,
+                streamer=TokenCount(bar),
+            )
 
     return write
+
+
+def token_bar() -> Any:
+    """A second bar, of tokens, on a terminal: a batch of long texts takes minutes."""
+    from accelerate import PartialState
+    from tqdm.auto import tqdm
+
+    return tqdm(desc="tokens", unit="token", leave=False, disable=None if PartialState().is_main_process else True)
+
+
+class TokenCount:
+    """A streamer, as transformers' `generate` takes it, that counts the tokens drawn on a bar."""
+
+    def __init__(self, bar: Any):
+        self.bar, self.is_prompt = bar, True
+
+    def put(self, tokens: Any) -> None:
+        """Take a batch's prompts, or the tokens that follow, one a row."""
+        if not self.is_prompt:
+            self.bar.update(len(tokens))
+        self.is_prompt = False
+
+    def end(self) -> None:
+        """The next tokens are prompts."""
+        self.is_prompt = True
 
 
 def describe_generator(

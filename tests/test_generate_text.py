@@ -3,7 +3,7 @@
 import csv
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -127,6 +127,37 @@ def test_the_folder_is_a_data_set(tmp_path: Path) -> None:
     assert report(tmp_path / "out")["produced"] == report(tmp_path / "out")["requested"]
     again = load_text_dataset(TextDataArguments(dataset=str(tmp_path / "out")))
     assert sum(map(len, again.values())) == 40 and again["train"].column_names == ["id", "text", "label"]
+
+
+def test_a_run_that_dies_within_a_shard_draws_none_of_its_texts_again(tmp_path: Path) -> None:
+    """Also where the line that was being written is cut short; the set ends as one that was never stopped."""
+    drawn: list[int] = []
+
+    def dying_after(most: int) -> Callable[[Any], Iterator[Row]]:
+        write, so_far = ChainWriter(), len(drawn)
+
+        def write_on(requests: Any) -> Iterator[Row]:
+            for request, row in zip(requests, write(requests), strict=True):
+                if len(drawn) - so_far == most:
+                    raise ConnectionError("the server is gone")
+                drawn.append(request[1])
+                yield row
+
+        return write_on
+
+    plan = plan_of(tmp_path / "dying")
+    for most in (5, 6, 9):
+        with pytest.raises(ConnectionError):
+            write_all(plan, dying_after(most))
+        (journal,) = plan.output_dir.glob("drawn-*.jsonl")
+        with journal.open("a") as file:
+            file.write('{"data": {"text": "half a')
+    write_all(plan, dying_after(1000))
+    whole = plan_of(tmp_path / "whole")
+    write_all(whole, ChainWriter())
+    assert read_rows(plan.output_dir) == read_rows(whole.output_dir)
+    assert report(plan.output_dir) == report(whole.output_dir)
+    assert len(drawn) == len(set(drawn)) and not list(plan.output_dir.glob("drawn-*"))
 
 
 def test_fields_of_a_report_become_columns(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import torch
 from clinsynth.metrics.text_canaries import make_canaries
 from clinsynth.metrics.text_embedding import TextEncoder, default_source, embed_texts, load_text_encoder, pack_texts
 from clinsynth.metrics.text_evidence import text_evidence
-from clinsynth.metrics.text_findings import COPIES, LEAKS, REPEATS, SOFTENED
+from clinsynth.metrics.text_findings import COPIES, LEAKS, REPEATS, SOFTENED, read_texts
 from clinsynth.metrics.text_words import TextSet
 from tests.text_posts import LABELS, save_tiny_encoder, write_posts
 
@@ -241,3 +241,26 @@ def test_minilm_from_its_package_knows_meaning() -> None:
     rows = encoder(pack_texts(texts))
     assert np.linalg.norm(rows, axis=1) == pytest.approx(1, abs=1e-6)
     assert rows[0] @ rows[1] > 0.7 > 0.3 > rows[0] @ rows[2]
+
+
+def test_what_is_too_few_to_prove_a_copy_is_said_beside_no_sign() -> None:
+    shared: dict[str, Any] = {
+        "metric": "ngram8_share",
+        "label": "overall",
+        "reference": "prompt",
+        "value": 0.083,
+        "interval": [0.038, 0.159],
+        "n_real": 143,
+        "n_synthetic": 84,
+        "floor_range": None,
+        "floor_held_out": 0.0,
+    }
+
+    def copies(test_texts: int, **changes: Any) -> dict[str, Any]:
+        counts = {"train": {"a": 143}, "test": {"a": test_texts}}
+        return read_texts([{**shared, **changes}], [], counts)[COPIES]
+
+    few, many = copies(28), copies(2000, interval=[0.05, 0.12])
+    assert not few["flag"] and few["sentence"].startswith("No sign of copying. But look: 8.3% of the texts")
+    assert many["flag"] and many["labels"] == ["overall"]
+    assert copies(28, interval=[0.0, 0.17])["sentence"] == copies(28, value=0.04)["sentence"] == "No sign of copying."

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from clinsynth.pipelines.structured_medical_text import (
     StructuredMedicalTextPipeline,
 )
 from clinsynth.pipelines.structured_medical_text.prompt_tokens import encode_messages
+from clinsynth.scripts.text_writer import TokenCount
 from clinsynth.tasks import load_task
 
 TEXT = {"type": "string", "minLength": 4, "maxLength": 24}
@@ -163,6 +165,17 @@ def test_refused_texts_are_counted_and_tried_again_with_new_seeds(caplog):
     )
     assert [row.seed for row in many] == list(range(6))
     assert all((row.data is None) == bool(row.rejections) and row.attempts == 1 for row in many)
+
+
+def test_a_bar_counts_the_tokens_of_every_batch_and_no_prompt():
+    pipe, counts = build(), []
+    bar = SimpleNamespace(update=counts.append)
+    requests = [RowRequest(ASK["messages"], seed=seed) for seed in range(3)]
+    results = list(pipe.generate_rows(requests, batch_size=2, streamer=TokenCount(bar)))
+    assert results == list(pipe.generate_rows(requests))
+    lengths = [len(pipe.tokenizer(json.dumps(result.data, ensure_ascii=False))["input_ids"]) for result in results]
+    assert counts == sorted(counts, reverse=True) and set(counts) == {2, 1}
+    assert counts.count(2) >= max(lengths[:2]) and 0 <= counts.count(1) - lengths[2] <= 2  # and its end
 
 
 def test_a_budget_that_is_short_ends_texts_and_cuts_none():

@@ -156,8 +156,11 @@ class StructuredMedicalTextPipeline(Pipeline):
         top_p: float = 0.95,
         max_attempts: int = 3,
         max_new_tokens: int | None = None,
+        streamer: Any = None,
     ) -> Iterator[RowResult]:
         """A result a request, in their order; arguments and errors as of `__call__`.
+
+        `streamer`, a transformers `BaseStreamer`, is told of every batch's prompts and then of its tokens, one a row.
 
         An attempt that fails is made again, with a seed derived from the row's, in the next batch.
         """
@@ -170,7 +173,7 @@ class StructuredMedicalTextPipeline(Pipeline):
             batch = [waiting.popleft() for _ in range(min(batch_size, len(waiting)))]
             rows = [request for _, request in batch]
             seeds = [derive_seed(request.seed, len(failed[n])) if failed[n] else request.seed for n, request in batch]
-            outcomes = self.write(rows, seeds, temperature, top_p, max_new_tokens)
+            outcomes = self.write(rows, seeds, temperature, top_p, max_new_tokens, streamer)
             for (number, request), (data, reason) in reversed(list(zip(batch, outcomes, strict=True))):
                 if reason is not None:
                     failed[number].append(reason)
@@ -191,6 +194,7 @@ class StructuredMedicalTextPipeline(Pipeline):
         temperature: float,
         top_p: float,
         max_new_tokens: int | None,
+        streamer: Any = None,
     ) -> list[tuple[dict[str, Any] | None, str | None]]:
         """One attempt at each request, in one batch: its data and None, or None and why it failed."""
         schemas = [request.schema or self.schema for request in requests]
@@ -208,6 +212,7 @@ class StructuredMedicalTextPipeline(Pipeline):
             attention_mask=attention.to(device),
             generation_config=plain_generation(max(budgets), constraints[0].end_token),
             logits_processor=LogitsProcessorList([constrain, sampling]),
+            streamer=streamer,
         )
         results = []
         for constraint, schema, tokens in zip(constraints, schemas, output[:, length:].tolist(), strict=True):
