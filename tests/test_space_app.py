@@ -40,7 +40,7 @@ def test_help_teaches_and_is_quick() -> None:
 
 def test_a_wrong_model_is_named_before_anything_starts(tmp_path: Path) -> None:
     answer = run_python(SPACE / "app.py", "--models", tmp_path, check=False)
-    assert answer.returncode != 0 and "holds no finished checkpoint" in answer.stderr
+    assert answer.returncode != 0 and f"--models {tmp_path} holds no finished checkpoint" in answer.stderr
     assert "Traceback" not in answer.stderr
     for name in ("a/eyes", "b/eyes"):
         tiny_pipeline().save_pretrained(tmp_path / name)

@@ -1,5 +1,6 @@
 """The Evidence tab: which sets are compared, what becomes of the others, and the tab behind a real server."""
 
+import csv
 import io
 import json
 import sys
@@ -24,6 +25,7 @@ from gradio.utils import get_upload_folder  # noqa: E402
 from gradio_client import Client, handle_file  # noqa: E402
 from gradio_client.exceptions import AppError  # noqa: E402
 from sample_sets import LabelledSet  # noqa: E402
+from text_posts import LABELS, save_tiny_encoder, write_posts  # noqa: E402
 
 
 def picture(seed: int, level: int, width: int = 28, height: int | None = None) -> bytes:
@@ -73,7 +75,6 @@ REAL, MADE = a_set("the real set", 1, 40, 20), a_set("the synthetic set", 2, 10,
         ),
         (REAL, with_last(MADE, picture(1, 1, 28, 40)), "picture 20 is 28x40 pixels, which is not square; crop"),
         (REAL, with_last(MADE, picture(1, 1)[:-300]), "picture 20, holds a damaged picture"),
-        (LabelledSet("the real set", ["a"] * 60, ["x"] * 60), MADE, "the real set holds texts"),
     ],
 )
 def test_sets_that_cannot_be_compared(tmp_path: Path, real: LabelledSet, made: LabelledSet, told: str) -> None:
@@ -125,6 +126,69 @@ def write_parquet(path: Path, chosen: LabelledSet) -> Path:
     labels = [features["label"].str2int(label) for label in chosen.labels]
     Dataset.from_dict({"image": cells, "label": labels}, features=features).to_parquet(path)
     return path
+
+
+def texts(name: str, count: int, seed: int) -> LabelledSet:
+    made = write_posts(count, seed, "x")
+    return LabelledSet(name, made.texts, [LABELS[label] for label in made.labels])
+
+
+TEXTS, MADE_TEXTS = texts("the real set", 90, 1), texts("the synthetic set", 30, 2)
+
+
+def relabelled(chosen: LabelledSet, **labels: str) -> LabelledSet:
+    return LabelledSet(chosen.name, chosen.contents, [labels.get(label, label) for label in chosen.labels])
+
+
+@pytest.mark.parametrize(
+    ("real", "made", "told"),
+    [
+        (texts("the real set", 79, 1), MADE_TEXTS, "the real set has 79 texts, fewer than 80; give more"),
+        (TEXTS, texts("the synthetic set", 19, 1), "the synthetic set has 19 texts, fewer than 20; give more"),
+        (
+            relabelled(TEXTS, severe="mild"),
+            MADE_TEXTS,
+            "the real set has one class, 'mild'; give texts of at",
+        ),
+        (TEXTS, relabelled(MADE_TEXTS, mild="well"), r"classes that the real set has not: well \(real: mild, severe"),
+        (
+            TEXTS,
+            LabelledSet("made", ["a" * 20_001, *MADE_TEXTS.contents[1:]], MADE_TEXTS.labels),
+            "made: the text of row 1 has 20001 characters, more than 20000; cut it",
+        ),
+        (TEXTS, MADE, "the real set holds texts and the synthetic set pictures; give two of a kind"),
+    ],
+)
+def test_texts_that_cannot_be_compared(tmp_path: Path, real: LabelledSet, made: LabelledSet, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        evidence_tab.prepare_either(tmp_path, real, made, "as they are", 0)
+    assert not list(tmp_path.iterdir())
+
+
+def test_two_uploaded_sets_of_texts_through_the_server(
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = save_tiny_encoder(tmp_path / "tiny", [*TEXTS.contents, *MADE_TEXTS.contents])
+    monkeypatch.setenv("STUDIO_TEXT_ENCODER", str(encoder))
+    real, made = tmp_path / "real.csv", tmp_path / "made.jsonl"
+    with open(real, "w", newline="") as file:
+        csv.writer(file).writerows([("text", "label"), *zip(TEXTS.contents, TEXTS.labels, strict=True)])
+    rows = zip(MADE_TEXTS.contents, MADE_TEXTS.labels, strict=True)
+    made.write_text("".join(json.dumps({"text": text, "label": label}) + "\n" for text, label in rows))
+    summary, (report, file) = ask(client, real, made)
+    evidence = json.loads(Path(file).read_text())
+    assert evidence["data"]["counts"]["synthetic"] == {"mild": 20, "severe": 10}
+    rows = {row["metric"]: row for row in summary["measurements"]}
+    assert {"mmd_squared", "coverage", "distinct_2", "mtld", "near_duplicates", "exact_copies"} <= set(rows)
+    assert rows["mmd_squared"]["floor_held_out"] is not None and rows["mmd_squared"]["interval"] is not None
+    assert summary["extractor"].startswith("tiny (mean of tokens")
+    page = Path(report).read_text()
+    assert "<svg" in page and str(tmp_path) not in page
+    assert not any(text in page for text in TEXTS.contents)
+    assert not [path for path in Path(get_upload_folder()).rglob("*") if path.suffix in (".csv", ".jsonl")]
+    shown = evidence_tab.show(summary, [report, file])
+    assert {row[0] for row in shown[1]} >= {"MMD² of embeddings", "distinct-2", "near-duplicates"}
+    assert "pictures at" not in shown[0] and "<iframe" in shown[2]
 
 
 def ask(client: Client, real: Path, made: Path) -> tuple[dict, list[str]]:

@@ -79,7 +79,7 @@ def test_damaged_encrypted_and_other_uploads(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is encrypted"):
         read(path)
     (tmp_path / "a.tar").write_bytes(b"x")
-    with pytest.raises(ValueError, match=r"neither \.zip nor \.parquet"):
+    with pytest.raises(ValueError, match=r"none of \.zip, \.parquet"):
         read(tmp_path / "a.tar")
     with pytest.raises(ValueError, match="upload it again"):
         read(tmp_path / "gone.zip")
@@ -121,3 +121,35 @@ def test_folders_that_the_app_is_given(tmp_path: Path, monkeypatch: pytest.Monke
     assert sample_sets.read_set("mine", None, "the set").labels == ["grade 1"]
     with pytest.raises(ValueError, match="'yours' is unknown; pick one of drawn eyes"):
         sample_sets.read_set("yours", None, "the set")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("a.csv", "text,label\nrain,mild\n,severe\n", "the set, row 2, has no text; give columns text and label"),
+        ("a.csv", "post,label\nrain,mild\n", "row 1, has no text"),
+        ("a.csv", 'text,label\n"rain,mild\n', r"a\.csv cannot be read \(Error\)"),
+        ("a.csv", "text,label\n", "the set is empty"),
+        ("a.jsonl", '{"text": "rain", "label": "a"}\n{"text": ', r"a\.jsonl cannot be read \(JSONDecodeError\)"),
+        ("a.jsonl", '["rain"]\n', "row 1, has no text"),
+        ("a.jsonl", '{"text": "rain", "label": null}\n', "row 1, has no label"),
+        ("a.jsonl", '{"text": "rain", "label": 1}\n' * 2001, "has more than 2000 rows"),
+        ("a.txt", "rain", r"a\.txt is none of \.zip, \.parquet, \.csv and \.jsonl"),
+    ],
+)
+def test_what_a_file_of_texts_may_not_hold(tmp_path: Path, name: str, content: str, told: str) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ValueError, match=told):
+        read(tmp_path / name)
+
+
+def test_files_of_texts(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes('\ufefftext,label,more\n"rain, rain",mild,x\nsun,severe,y\n'.encode())
+    assert read(tmp_path / "a.csv") == LabelledSet("the set", ["rain, rain", "sun"], ["mild", "severe"])
+    (tmp_path / "a.jsonl").write_text('{"text": "rain", "label": 1}\n\n{"text": "sun", "label": "0"}\n')
+    assert read(tmp_path / "a.jsonl") == LabelledSet("the set", ["rain", "sun"], ["1", "0"])
+    (tmp_path / "b.csv").write_bytes("text,label\nr\xe4in,mild\n".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"b\.csv cannot be read \(UnicodeDecodeError\)"):
+        read(tmp_path / "b.csv")
+    posts = [sample_sets.read_set(f"made-up posts, seed {seed}", None, "the set") for seed in (0, 1)]
+    assert posts[0].kind == "text" and len(set(posts[0].contents)) > 190 and posts[0].contents != posts[1].contents

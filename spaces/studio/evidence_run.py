@@ -1,4 +1,4 @@
-"""From two labelled sets to evidence.json and report.html, by `clinsynth evaluate images` in a process of its own.
+"""From two labelled sets to evidence.json and report.html, by `clinsynth evaluate` in a process of its own.
 
 That process can be stopped when its time is over, and gives back all of its memory.
 """
@@ -43,7 +43,7 @@ def prepare(folder: Path, real: LabelledSet, synthetic: LabelledSet, side: int |
         side: pixels that all pictures are brought to; None: as they are.
 
     Raises:
-        ValueError: texts, one class, too few pictures, unknown classes, or sizes that differ.
+        ValueError: one class, too few pictures, unknown classes, or sizes that differ.
     """
     names = check_sets(real, synthetic)
     pictures = {called: decode_set(chosen, side) for called, chosen in (("real", real), ("synthetic", synthetic))}
@@ -67,8 +67,6 @@ def prepare(folder: Path, real: LabelledSet, synthetic: LabelledSet, side: int |
 def check_sets(real: LabelledSet, synthetic: LabelledSet) -> list[str]:
     """The class names, sorted."""
     for chosen, least in ((real, MIN_REAL), (synthetic, MIN_SYNTHETIC)):
-        if chosen.kind == "text":
-            raise ValueError(f"{chosen.name} holds texts; this page compares pictures: use clinsynth evaluate text")
         if len(chosen.labels) < least:
             raise ValueError(
                 f"{chosen.name} has {len(chosen.labels)} pictures, fewer than {least}; give more: so few make no "
@@ -153,20 +151,24 @@ def write_shard(folder: Path, pictures: list[Image.Image], labels: list[str], na
     Dataset.from_dict(columns, features=features).to_parquet(folder / "data" / "train-00000-of-00001.parquet")
 
 
-def evaluate(folder: Path, report: Report, seconds: float = MAX_SECONDS) -> Path:
-    """Run the evaluation that `prepare` wrote down; the folder that holds evidence.json and report.html.
+def evaluate(folder: Path, report: Report, seconds: float = MAX_SECONDS, kind: str = "images") -> Path:
+    """Run the evaluation that was written down; the folder that holds evidence.json and report.html.
+
+    Args:
+        kind: "images" or "text", as `prepare` or `prepare_texts` wrote it.
 
     Raises:
         ValueError: it failed, or took longer than `seconds`.
     """
-    command = [sys.executable, "-m", "clinsynth", "evaluate", "images", "--config", "evaluate.yaml"]
+    command = [sys.executable, "-m", "clinsynth", "evaluate", kind, "--config", "evaluate.yaml"]
     beside = [str(Path(clinsynth.__file__).parent.parent), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(filter(None, beside)),  # a Space carries the package as a folder beside its app
-        "HF_HUB_OFFLINE": "1",
         "TMPDIR": str(folder),
     }
+    if kind == "images":
+        environment["HF_HUB_OFFLINE"] = "1"  # texts need an encoder, which may come from the Hub
     process = subprocess.Popen(
         command, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, bufsize=0
     )

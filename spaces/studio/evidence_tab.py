@@ -1,4 +1,4 @@
-"""The tab Evidence: a synthetic set of pictures against a real one, measured by the package's own report."""
+"""The tab Evidence: a synthetic set of pictures or texts against a real one, measured by the package's own report."""
 
 from __future__ import annotations
 
@@ -11,22 +11,29 @@ from typing import Any
 import gradio as gr
 from evidence_run import MAX_SECONDS, MIN_REAL, MIN_SYNTHETIC, evaluate, prepare
 from limits import MOST_SEED, whole_number
-from sample_sets import MAX_ROWS, read_set, set_names
+from sample_sets import MAX_ROWS, LabelledSet, read_set, set_names
+from text_evidence import MIN_REAL as MIN_REAL_TEXTS
+from text_evidence import prepare_texts, summarise_texts
 from uploads import downloadable, error_as_message, removed_afterwards
 
 INTRODUCTION = (
-    "Measures how far a synthetic set of pictures lies from a real one, beside the floor that two parts of the real "
-    f"set reach. Give {MIN_REAL} to {MAX_ROWS} real and {MIN_SYNTHETIC} to {MAX_ROWS} synthetic pictures in class "
-    f"folders (.zip) or as .parquet with columns image and label. It takes minutes, {MAX_SECONDS // 60} at most. A "
-    "fifth of the real set is held out. Uploads are removed afterwards; the report shows real pictures, so keep it as "
-    "private as they are."
+    "Measures how far a synthetic set of pictures or texts lies from a real one, beside the floor that two parts "
+    "of the real set reach.\n\n"
+    f"- Pictures: {MIN_REAL} to {MAX_ROWS} real and at least {MIN_SYNTHETIC} synthetic ones, in class folders (.zip) "
+    "or as .parquet with columns image and label.\n"
+    f"- Texts: {MIN_REAL_TEXTS} to {MAX_ROWS} real and at least {MIN_SYNTHETIC} synthetic ones, as .csv, .jsonl or "
+    ".parquet with columns text and label.\n\n"
+    f"It takes minutes, {MAX_SECONDS // 60} at most. A fifth of the real set is held out. Uploads are removed "
+    "afterwards. The report on pictures shows real ones, so keep it as private as they are; that on texts shows none."
 )
+KINDS = [".zip", ".parquet", ".csv", ".jsonl"]
+UPLOAD = "Or upload it (.zip of class folders, .parquet, .csv, .jsonl)"
 OWN_SIZE = "as they are"
 RESOLUTIONS = [OWN_SIZE, "28", "32", "64", "128"]
 COLUMNS = ["metric", "value", "95 % interval", "floor", "floor, held out", "real", "synthetic"]
 FLOORS = (
-    "*Floor*: the same number between two halves of the held-out real pictures. *Floor, held out*: between real train "
-    "and real held-out pictures. No synthetic set can be expected to do better. The report has the plots, every class "
+    "*Floor*: the same number between two halves of the held-out real samples. *Floor, held out*: between real train "
+    "and real held-out samples. No synthetic set can be expected to do better. The report has the plots, every class "
     "and the privacy readings."
 )
 
@@ -34,24 +41,19 @@ FLOORS = (
 def build() -> None:
     """The components of the tab, inside the `gr.Blocks` that is open."""
     gr.Markdown(INTRODUCTION)
-    kinds = [".zip", ".parquet"]
     with gr.Row():
         real = gr.Dropdown(set_names(), value="drawn eyes, seed 0", label="Real set", min_width=280)
-        real_file = gr.File(
-            label="Or upload it (.zip of class folders, .parquet)", file_types=kinds, height=160, min_width=280
-        )
+        real_file = gr.File(label=UPLOAD, file_types=KINDS, height=160, min_width=280)
     with gr.Row():
         synthetic = gr.Dropdown(set_names(), value="drawn eyes, seed 1", label="Synthetic set", min_width=280)
-        synthetic_file = gr.File(
-            label="Or upload it (.zip of class folders, .parquet)", file_types=kinds, height=160, min_width=280
-        )
+        synthetic_file = gr.File(label=UPLOAD, file_types=KINDS, height=160, min_width=280)
     with gr.Row():
-        resolution = gr.Dropdown(RESOLUTIONS, value=OWN_SIZE, label="Resolution in pixels")
-        seed = gr.Number(0, precision=0, minimum=0, label="Seed of extractor and intervals")
+        resolution = gr.Dropdown(RESOLUTIONS, value=OWN_SIZE, label="Resolution of pictures in pixels")
+        seed = gr.Number(0, precision=0, minimum=0, label="Seed of the measurements")
     compare_button = gr.Button("Compare", variant="primary")
     findings = gr.Markdown()
     summary = gr.JSON(visible=False)
-    metrics = gr.Dataframe(headers=COLUMNS, label="Against held-out real pictures", interactive=False, wrap=True)
+    metrics = gr.Dataframe(headers=COLUMNS, label="Overall numbers", interactive=False, wrap=True)
     gr.Markdown(FLOORS)
     files = gr.File(label="report.html and evidence.json", file_count="multiple", interactive=False, height=140)
     page = gr.HTML()
@@ -81,7 +83,7 @@ def compare(
     """Measure a synthetic set beside a real one.
 
     Returns:
-        What stands at the head of the report ("findings") and the overall numbers beside held-out real pictures
+        What stands at the head of the report ("findings") and the overall numbers beside real samples
         ("measurements"); and the files report.html and evidence.json.
     """
     with tempfile.TemporaryDirectory() as name:
@@ -92,12 +94,27 @@ def compare(
                 read_set(real, real_file, "the real set"),
                 read_set(synthetic, synthetic_file, "the synthetic set"),
             )
-            side = None if resolution == OWN_SIZE else int(resolution)
-            prepare(folder, *chosen, side, whole_number("the seed", seed, 0, MOST_SEED))
+            kind = prepare_either(folder, *chosen, resolution, whole_number("the seed", seed, 0, MOST_SEED))
         progress(0, desc="starting the comparison")
-        result = evaluate(folder, lambda share, stage: progress(share, desc=stage))
+        result = evaluate(folder, lambda share, stage: progress(share, desc=stage), kind=kind)
         evidence = json.loads((result / "evidence.json").read_text(encoding="utf-8"))
-        return summarise(evidence), [downloadable(result / name) for name in ("report.html", "evidence.json")]
+        summary = summarise_texts(evidence) if kind == "text" else summarise(evidence)
+        return summary, [downloadable(result / name) for name in ("report.html", "evidence.json")]
+
+
+def prepare_either(folder: Path, real: LabelledSet, synthetic: LabelledSet, resolution: str, seed: int) -> str:
+    """Write down what is compared; returns its kind, "images" or "text".
+
+    Raises:
+        ValueError: the sets differ in kind, or cannot be compared.
+    """
+    if real.kind != synthetic.kind:
+        raise ValueError(f"{real.name} holds {real.kind}s and {synthetic.name} {synthetic.kind}s; give two of a kind")
+    if real.kind == "text":
+        prepare_texts(folder, real, synthetic, seed)
+        return "text"
+    prepare(folder, real, synthetic, None if resolution == OWN_SIZE else int(resolution), seed)
+    return "images"
 
 
 def summarise(evidence: dict[str, Any]) -> dict[str, Any]:
@@ -115,8 +132,9 @@ def summarise(evidence: dict[str, Any]) -> dict[str, Any]:
 
 def show(summary: dict[str, Any], files: list[str]) -> list[Any]:
     """Findings, table, report in the page, and both upload fields empty."""
-    tiles = "\n".join(f"- **{tile['title']}: {tile['value']}** ({tile['text']})" for tile in summary["findings"])
-    extractor = f"Extractor: {summary['extractor']}, pictures at {summary['resolution']} pixels."
+    tiles = "\n".join(tile_line(tile) for tile in summary["findings"])
+    size = f", pictures at {summary['resolution']} pixels" if "resolution" in summary else ""
+    extractor = f"Extractor: {summary['extractor']}{size}."
     report = Path(files[0]).read_text(encoding="utf-8")
     frame = (
         f'<iframe title="Report" sandbox style="width: 100%; height: 80vh; border: 0" srcdoc="{html.escape(report)}">'
@@ -125,11 +143,16 @@ def show(summary: dict[str, Any], files: list[str]) -> list[Any]:
     return [f"{tiles}\n\n{extractor}", [table_row(row) for row in summary["measurements"]], frame, None, None]
 
 
+def tile_line(tile: dict[str, Any]) -> str:
+    more = f" ({tile['text']})" if tile["text"] else ""
+    return f"- **{tile['title']}: {tile['value']}**{more}"
+
+
 def table_row(row: dict[str, Any]) -> list[str]:
     """Cells in the order of COLUMNS."""
     from clinsynth.scripts.report import METRIC_NAMES, VARIETY_NAMES, format_interval, format_number
 
-    name = {**METRIC_NAMES, **VARIETY_NAMES}.get(row["metric"], row["metric"])
+    name = row.get("title") or {**METRIC_NAMES, **VARIETY_NAMES}.get(row["metric"], row["metric"])
     numbers = [format_number(row[key]) for key in ("floor", "floor_held_out")]
     counts = [str(row["n_real"]), str(row["n_synthetic"])]
     return [name, format_number(row["value"]), format_interval(row["interval"]), *numbers, *counts]

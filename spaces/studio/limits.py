@@ -26,7 +26,7 @@ MOST_TEMPERATURE = 2.0
 TEXT_SECONDS = 300
 MOST_SEED = 2**31 - 1
 ASIDE: dict[str, Any] = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
-"""Of events that cost nothing: they take no place in the queue, and only the page itself may call them."""
+"""Of events that cost nothing and cannot fail: they take no place in the queue, and only the page may call them."""
 UPLOAD_SIZE = "20mb"
 FILES = (600, 3600)
 """Every ten minutes files of results older than an hour are deleted."""

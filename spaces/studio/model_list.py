@@ -140,9 +140,9 @@ def read_image_model(source: str, name: str) -> ImageModel | None:
         return None
     try:
         index = read_index(source)
-    except ValueError:
+    except ValueError as error:
         if path.exists() or not has_file(source, "config.json"):
-            raise
+            raise ValueError(str(error).replace("--model ", "--models ")) from error
         return None
     return ImageModel(name, source, list((index.get("id2label") or {}).values()), "generator" in index)
 

@@ -1,6 +1,7 @@
-"""Sets of labelled pictures or texts: uploaded as .zip or .parquet, lying in a folder, or drawn by a program.
+"""Sets of labelled pictures or texts: uploaded, lying in a folder, or made by a program.
 
-Nothing that was uploaded is unpacked to disk, no path inside an upload is followed, and all that is read is bounded.
+Pictures come as .zip or .parquet, texts as .csv, .jsonl or .parquet. Nothing that was uploaded is
+unpacked to disk, no path inside an upload is followed, and all that is read is bounded.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from pathlib import Path, PurePosixPath
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
+from text_files import SUFFIXES as TEXT_SUFFIXES
+from text_files import WRITTEN, read_text_file, write_posts
 
 MAX_ROWS = 2000
 MAX_BYTES = 200 << 20
@@ -45,8 +48,8 @@ class LabelledSet:
 
 
 def set_names() -> list[str]:
-    """What can be picked: the drawn sets, and the folders that the environment variable STUDIO_SETS lists."""
-    return [*DRAWN, *given_folders()]
+    """What can be picked: the built-in sets, and the folders that the environment variable STUDIO_SETS lists."""
+    return [*DRAWN, *WRITTEN, *given_folders()]
 
 
 def given_folders() -> dict[str, Path]:
@@ -68,13 +71,13 @@ def read_set(picked: str | None, uploaded: str | None, called: str) -> LabelledS
         return read_upload(Path(uploaded), called)
     if picked in DRAWN:
         return draw_set(picked, DRAWN[picked])
+    if picked in WRITTEN:
+        return LabelledSet(picked, *write_posts(WRITTEN[picked]))
     folders = given_folders()
     if picked in folders:
         return read_folder(folders[picked], called)
     if picked:
-        raise ValueError(
-            f"{called} {picked!r} is unknown; pick one of {', '.join(set_names())}, or upload a .zip or .parquet"
-        )
+        raise ValueError(f"{called} {picked!r} is unknown; pick one of {', '.join(set_names())}, or upload a file")
     raise ValueError(f"{called} is missing; pick one, or upload a file")
 
 
@@ -89,14 +92,18 @@ def draw_set(name: str, seed: int) -> LabelledSet:
 
 
 def read_upload(path: Path, called: str) -> LabelledSet:
-    """A .zip of pictures in class folders, or a .parquet with columns image or text, and label."""
+    """A .zip of pictures in class folders, a .csv or .jsonl of text and label, or a .parquet of either."""
     if not path.is_file():
         raise ValueError(f"{called}: the upload is no longer here (uploads are removed after use); upload it again")
     if path.suffix.lower() == ".parquet":
         return read_parquet([path], called)
     if path.suffix.lower() == ".zip":
         return read_zip(path, called)
-    raise ValueError(f"{called}: {path.name} is neither .zip nor .parquet; pack pictures in class folders as a .zip")
+    if path.suffix.lower() in TEXT_SUFFIXES:
+        return LabelledSet(called, *read_text_file(path, called, MAX_ROWS))
+    raise ValueError(
+        f"{called}: {path.name} is none of .zip, .parquet, .csv and .jsonl; pack pictures in class folders as a .zip"
+    )
 
 
 def read_zip(path: Path, called: str) -> LabelledSet:

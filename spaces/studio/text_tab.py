@@ -64,7 +64,8 @@ def build(models: ModelList) -> None:
                 rows = gr.JSON(label="Rows")
             download = gr.DownloadButton("Download as JSONL", interactive=False)
     task.change(choose_task, task, [search, label, schema], **limits.ASIDE)
-    search.submit(find_labels, search, label, **limits.ASIDE)
+    # in the queue: of an event beside it gradio does not show the error
+    search.submit(find_labels, search, label, api_visibility="private", show_progress="hidden")
     written = button.click(
         writer(models),
         [model, task, label, count, temperature, seed],

@@ -13,8 +13,9 @@ import numpy as np
 import yaml
 
 NOT_HERE = (
-    "The pictures that this model was trained on are not here, so how near these come to them cannot be told; the "
-    "model's card may report it."
+    "The pictures that this model was trained on are not here, so how near these come to them cannot be told: that "
+    "needs the model's run folder with its config.yaml, and the training data that it names. The model's card may "
+    "report it."
 )
 MOST_COMPARED = 500
 """Training pictures whose own distance to the nearest other one is taken, evenly chosen."""

@@ -1,0 +1,155 @@
+"""How soon the Space is ready and draws, and whether its memory stays flat with ten visitors at once.
+
+    python -m benchmarks.space --output_dir runs/benchmark-space
+
+Starts `python spaces/studio/app.py` with a model of 32 x 32 grey pictures (hardly trained: time is what counts), in a
+process of its own. Ready: the page's configuration is answered. First picture: one picture in 25 steps, asked as soon
+as it is ready. Memory: resident, of the server, after the first and after the last of several rounds in which ten
+clients, each with a connection of its own, ask at the same time.
+"""
+
+import json
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from clinsynth.arguments import run
+
+APP = Path(__file__).parent.parent / "spaces" / "studio" / "app.py"
+GOALS = {"ready": 15.0, "first picture": 2.0, "memory growth": 0.05}
+ROWS = {
+    "ready": "Space: seconds from start to ready",
+    "first picture": "Space: seconds of the first picture, 32 x 32, 25 steps",
+    "memory growth": "Space: growth of memory over the rounds of ten clients, as a share",
+}
+SIZE, STEPS = 32, 25
+
+
+@dataclass
+class SpaceArguments:
+    """Measure the Space's start, its first picture, and its memory with several clients."""
+
+    output_dir: str
+    """Folder for the model, space.json and space.md."""
+    repeats: int = 3
+    """Starts; the table has their median and range."""
+    clients: int = 10
+    """Clients that ask at once."""
+    rounds: int = 5
+    """Times that all of them ask, at the last start."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("repeats", 1), ("clients", 1), ("rounds", 2)):
+            if getattr(self, name) < least:
+                raise ValueError(f"--{name} must be {least} or more, got {getattr(self, name)}")
+
+
+def main(args: SpaceArguments) -> None:
+    """Start the Space several times, ask it, print and write the table."""
+    from clinsynth.run_folder import atomic_write, create_run_folder, describe_environment
+
+    output_dir = create_run_folder(args.output_dir)
+    model = make_model(output_dir / "grey-32")
+    found: dict[str, list[float]] = {"ready": [], "first picture": [], "memory growth": []}
+    memory: list[float] = []
+    for repeat in range(args.repeats):
+        server, url, seconds = start(model, output_dir)
+        try:
+            found["ready"].append(seconds)
+            found["first picture"].append(draw(url, 0))
+            if repeat == args.repeats - 1:
+                memory = ask_in_rounds(url, server.pid, args.clients, args.rounds)
+        finally:
+            server.terminate()
+            server.wait(timeout=60)
+    found["memory growth"].append(memory[-1] / memory[0] - 1)
+    record = {"environment": describe_environment(), "arguments": vars(args), "found": found, "memory_mb": memory}
+    text = f"{args}\n\n{table(found)}\nMemory after each round, MB: {', '.join(f'{size:.0f}' for size in memory)}\n"
+    atomic_write(output_dir / "space.json", json.dumps(record, indent=2) + "\n")
+    atomic_write(output_dir / "space.md", text)
+    print(text)
+
+
+def make_model(folder: Path) -> Path:
+    """A checkpoint of the architecture that `clinsynth train ddpm` trains at this size; kept where it is there."""
+    if (folder / "model_index.json").exists():
+        return folder
+    command = [sys.executable, "-m", "clinsynth", "train", "ddpm", "--dataset", "phantom-fundus"]
+    settings = f"--resolution {SIZE} --channels 1 --train_steps 2 --train_batch_size 8 --validation_steps 0"
+    subprocess.run([*command, *settings.split(), "--output_dir", str(folder)], check=True)
+    return folder
+
+
+def start(model: Path, folder: Path) -> tuple["subprocess.Popen[bytes]", str, float]:
+    """The Space's process, its address, and the seconds until it was ready.
+
+    Raises:
+        ValueError: it ended, or was not ready in five minutes.
+    """
+    import httpx
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    url, begun = f"http://127.0.0.1:{port}", time.monotonic()
+    environment = os.environ | {"GRADIO_TEMP_DIR": str((folder / "gradio").resolve())}
+    command = [sys.executable, str(APP), "--models", str(model.resolve()), "--port", str(port)]
+    server = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while time.monotonic() < begun + 300 and server.poll() is None:
+        try:
+            if httpx.get(f"{url}/config", timeout=60).status_code == 200:
+                return server, url, time.monotonic() - begun
+        except httpx.TransportError:
+            time.sleep(0.02)
+    server.kill()
+    raise ValueError(f"{' '.join(command[:2])} was not ready in five minutes, or ended with {server.poll()}")
+
+
+def draw(url: str, seed: int, client: Any = None) -> float:
+    """Seconds of one picture, from the request to its caption; those of connecting are left out."""
+    from gradio_client import Client
+
+    client = client or Client(url, verbose=False, download_files=False)
+    begun = time.monotonic()
+    pictures, *_ = client.predict(count=1, steps=STEPS, seed=seed, api_name="/images")
+    seconds = time.monotonic() - begun
+    if f"seed {seed}" not in pictures[0]["caption"]:
+        raise ValueError(f"the Space answered {pictures[0]['caption']!r} to seed {seed}: this measured nothing")
+    return seconds
+
+
+def ask_in_rounds(url: str, pid: int, clients: int, rounds: int) -> list[float]:
+    """Resident memory of the server in MB after each round, in which every client gets its own picture."""
+    import psutil
+    from gradio_client import Client
+
+    server, sizes = psutil.Process(pid), []
+    visitors = [Client(url, verbose=False, download_files=False) for _ in range(clients)]
+    with ThreadPoolExecutor(clients) as pool:
+        for turn in range(rounds):
+            seeds = [turn * clients + number for number in range(clients)]
+            list(pool.map(draw, [url] * clients, seeds, visitors))
+            sizes.append(server.memory_info().rss / 1e6)
+    return sizes
+
+
+def table(found: dict[str, list[float]]) -> str:
+    """Median and range of each number beside its goal."""
+    lines = ["| what | median | range | goal | met | n |", "|---|---|---|---|---|---|"]
+    for name, values in found.items():
+        middle, goal = statistics.median(values), GOALS[name]
+        spread = f"{min(values):.3f} to {max(values):.3f}"
+        met = "yes" if middle <= goal else "no"
+        lines.append(f"| {ROWS[name]} | {middle:.3f} | {spread} | <= {goal:g} | {met} | {len(values)} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    run(SpaceArguments, main)
