@@ -10,7 +10,7 @@ import io
 import json
 import struct
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,24 +61,9 @@ def mark_picture(picture: bytes, says: dict[str, Any]) -> bytes:
     Raises:
         ValueError: it cannot be read, or cannot be a PNG file.
     """
-    return insert(picture, make_chunk(b"tEXt", KEYWORD + json.dumps(says).encode()))
-
-
-def mark_rows(pictures: Iterable[bytes], provenance: Provenance, seeds: Iterable[int | None]) -> Iterator[bytes]:
-    """`mark_picture` of many rows, whose words differ in the seed alone: those before it are hashed once."""
-    before, seed_name, after = json.dumps(provenance.of_row(0)).rpartition('"seed": 0')
-    head = b"tEXt" + KEYWORD + before.encode() + seed_name[:-1].encode()
-    tail, hashed = after.encode(), zlib.crc32(head)
-    for picture, seed in zip(pictures, seeds, strict=True):
-        rest = (b"null" if seed is None else b"%d" % seed) + tail
-        size, check = struct.pack(">I", len(head) - 4 + len(rest)), struct.pack(">I", zlib.crc32(rest, hashed))
-        yield insert(picture, b"".join((size, head, rest, check)))
-
-
-def insert(picture: bytes, words: bytes) -> bytes:
-    """A picture file as PNG with the chunk `words` and no other metadata."""
     if not picture.startswith(SIGNATURE):
         picture = to_plain_png(picture)
+    words = make_chunk(b"tEXt", KEYWORD + json.dumps(says).encode())
     if holds_pixels_alone(picture):
         return b"".join([picture[:BODY], words, picture[BODY:]])
     kept = [chunk for kind, chunk in read_chunks(picture) if kind in KEPT]

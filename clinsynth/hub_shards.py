@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clinsynth.hub_columns import Columns, read_columns, to_schema, value
-from clinsynth.hub_provenance import Provenance, mark_rows
+from clinsynth.hub_provenance import Provenance, mark_picture
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from datasets import Features
 
 SHARD = re.compile(r"train-\d{5}-of-(\d{5})\.parquet")
 COLUMNS = ("image", "id", "text", "label", "seed", "attempts")
@@ -71,7 +71,7 @@ class PublishedShards:
     folder: Path
     provenance: Provenance
     left_out: list[str] = field(default_factory=list)
-    features: Columns | None = None
+    features: Features | None = None
     num_rows: int = 0
     num_bytes: int = 0
     download_size: int = 0
@@ -98,19 +98,20 @@ class PublishedShards:
     def rewrite(self, table: pa.Table) -> pa.Table:
         """The rows with known columns and their provenance; nothing of the file's own metadata is kept."""
         import pyarrow as pa
+        from datasets import Features, Value
 
-        own = read_columns(table.schema)
+        own = Features.from_arrow_schema(table.schema)
         known = [name for name in (*COLUMNS, *schema_fields(self.folder)) if name in own]
         self.left_out = [name for name in own if name not in (*known, *PROVENANCE_COLUMNS)]
-        added = {"synthetic": value("bool"), "generator": value("string"), "revision": value("string")}
-        self.features = {**{name: own[name] for name in dict.fromkeys(known)}, **added}
+        added = {"synthetic": Value("bool"), "generator": Value("string"), "revision": Value("string")}
+        self.features = Features({**{name: own[name] for name in dict.fromkeys(known)}, **added})
         columns = {name: table[name] for name in self.features if name in own}
         if "image" in columns:
             columns["image"] = self.mark_pictures(table)
-        columns["synthetic"] = always(table.num_rows)
-        columns["generator"] = packed([self.provenance.generator.encode()] * table.num_rows, pa.string())
-        columns["revision"] = packed([self.provenance.revision.encode()] * table.num_rows, pa.string())
-        return pa.table({name: columns[name] for name in self.features}, schema=to_schema(self.features))
+        says = (True, self.provenance.generator, self.provenance.revision)
+        for name, value in zip(PROVENANCE_COLUMNS, says, strict=True):
+            columns[name] = pa.repeat(pa.scalar(value), table.num_rows)
+        return pa.table({name: columns[name] for name in self.features}, schema=self.features.arrow_schema)
 
     def mark_pictures(self, table: pa.Table) -> pa.Array:
         """The column of pictures, each marked with its row's provenance; no file name is kept."""
@@ -118,29 +119,11 @@ class PublishedShards:
 
         pictures = table["image"].combine_chunks().field("bytes").to_pylist()
         seeds = table["seed"].to_pylist() if "seed" in table.column_names else [None] * len(pictures)
-        marked = list(mark_rows(pictures, self.provenance, seeds))
-        pixels = packed(marked, pa.binary())
-        return pa.StructArray.from_arrays([pixels, pa.nulls(len(marked), pa.string())], ["bytes", "path"])
-
-
-def packed(values: list[bytes], kind: pa.DataType) -> pa.Array:
-    """`pa.array(values, kind)` of binary or text (UTF-8), without its import of pandas where that is installed."""
-    import numpy as np
-    import pyarrow as pa
-
-    ends = np.zeros(len(values) + 1, dtype=np.int64)
-    np.cumsum([len(value) for value in values], out=ends[1:])
-    if ends[-1] > np.iinfo(np.int32).max:
-        raise ValueError(f"a shard holds {ends[-1]:,} bytes of pictures, more than a column can; give --shard_size")
-    buffers = [None, pa.py_buffer(ends.astype(np.int32)), pa.py_buffer(b"".join(values))]
-    return pa.Array.from_buffers(kind, len(values), buffers)
-
-
-def always(count: int) -> pa.Array:
-    """`count` times True."""
-    import pyarrow as pa
-
-    return pa.Array.from_buffers(pa.bool_(), count, [None, pa.py_buffer(b"\xff" * -(-count // 8))])
+        says = [self.provenance.of_row(seed) for seed in seeds]
+        marked = [mark_picture(picture, words) for picture, words in zip(pictures, says, strict=True)]
+        return pa.StructArray.from_arrays(
+            [pa.array(marked, pa.binary()), pa.nulls(len(marked), pa.string())], ["bytes", "path"]
+        )
 
 
 def schema_fields(folder: Path) -> list[str]:

@@ -18,7 +18,6 @@ from clinsynth.hub_cards.sample_grid import PICTURE, SHARDS, sample_grid
 from clinsynth.hub_cards.set_files import SPLIT, SyntheticSet, describe_columns, read_set
 from clinsynth.hub_cards.story import tell
 from clinsynth.hub_cards.tables import Table
-from clinsynth.hub_columns import to_yaml
 
 SNIPPET = """\
 from datasets import load_dataset
@@ -35,7 +34,6 @@ def dataset_card(
     accepted_risk: str = "",
     *,
     repo_id: str | None = None,
-    has_picture: bool | None = None,
     data_name: str = "",
     data_url: str = "",
     data_license: str = "",
@@ -49,7 +47,6 @@ def dataset_card(
         evidence: evidence.json, or its folder, on this set.
         accepted_risk: why it is published although a reading failed; is printed.
         repo_id: where it will lie; the snippet loads it from there.
-        has_picture: whether `sample_grid` draws one; default: it is drawn to see.
         data_name, data_url, data_license: of the real data, where they are not known or known wrongly.
         license, license_override: see `data_sources.Terms`.
 
@@ -72,7 +69,7 @@ def dataset_card(
         title=name,
         things=made.things,
         summary=summary(made, source),
-        picture=PICTURE if has_picture or (has_picture is None and sample_grid(folder, evidence)) else None,
+        picture=PICTURE if sample_grid(folder, evidence) else None,
         labels=made.labels,
         glance=glance(made, source, card_license),
         accepted_risk=accepted_risk,
@@ -105,7 +102,7 @@ def metadata(made: SyntheticSet, source: Source, license_: str, name: str) -> Da
         tags=["synthetic", "medical", "clinsynth"],
         configs=[{"config_name": "default", "data_files": [{"split": SPLIT, "path": SHARDS}]}],
         dataset_info={
-            "features": to_yaml(made.features),
+            "features": made.features._to_yaml_list(),
             "splits": [split],
             "download_size": made.download_size,
             "dataset_size": made.num_bytes,

@@ -74,7 +74,7 @@ def read_labels(folder: Path) -> np.ndarray | None:
         file = pq.ParquetFile(path)
         if "image" not in file.schema_arrow.names:
             return None
-        found.append(np.array(file.read(columns=["label"])["label"].to_pylist()))  # to_numpy imports pandas
+        found.append(file.read(columns=["label"])["label"].to_numpy())
     return np.concatenate(found) if found else None
 
 
@@ -88,7 +88,7 @@ def read_pictures(folder: Path, rows: set[int]) -> Iterator[tuple[int, np.ndarra
         last = first + file.metadata.num_rows
         inside = sorted(row for row in rows if first <= row < last)
         if inside:
-            images = file.read(columns=["image"])["image"]
-            pictures = (from_png(images[row - first].as_py()["bytes"]) for row in inside)
+            images = file.read(columns=["image"])["image"].take([row - first for row in inside])
+            pictures = (from_png(image["bytes"]) for image in images.to_pylist())
             yield from zip(inside, pictures, strict=True)
         first = last

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from clinsynth.hub_cards.checkpoint_facts import may_have_made, read_checkpoint
 from clinsynth.hub_cards.private_words import HIDDEN, hub_id, without_paths
 from clinsynth.hub_cards.run_files import RunFiles, read_run
 from clinsynth.hub_cards.sample_grid import SHARDS
-from clinsynth.hub_columns import Columns, read_columns
 from clinsynth.run_folder import read_json
+
+if TYPE_CHECKING:
+    from datasets import Features
 
 NOT_SHOWN = {"model", "endpoint", "task_sha256", "examples_sha256", "verify_labels_sha256", "seed"}
 SPLIT = "train"
@@ -42,7 +44,7 @@ class SyntheticSet:
 
     run: RunFiles
     generation: dict[str, Any]
-    features: Columns
+    features: Features
     num_rows: int
     num_bytes: int
     download_size: int
@@ -58,7 +60,7 @@ class SyntheticSet:
 
     @property
     def labels(self) -> list[str]:
-        return list(self.features["label"]["names"])
+        return list(self.features["label"].names)
 
     @property
     def model_id(self) -> str | None:
@@ -83,6 +85,7 @@ def read_set(folder: Path) -> SyntheticSet:
         ValueError: there is none, or it is not finished.
     """
     import pyarrow.parquet as pq
+    from datasets import Features
 
     generation = read_json(folder / "generation.json")
     files = [pq.ParquetFile(path) for path in sorted(folder.glob(SHARDS))]
@@ -97,7 +100,7 @@ def read_set(folder: Path) -> SyntheticSet:
     return SyntheticSet(
         read_run(folder),
         generation,
-        read_columns(files[0].schema_arrow),
+        Features.from_arrow_schema(files[0].schema_arrow),
         sum(file.metadata.num_rows for file in files),
         sum(group.total_byte_size for group in groups),
         sum(path.stat().st_size for path in folder.glob(SHARDS)),
@@ -117,11 +120,11 @@ def find_training(generator: dict[str, Any], folder: Path) -> RunFiles | None:
     return None
 
 
-def describe_columns(features: Columns) -> list[list[str]]:
+def describe_columns(features: Features) -> list[list[str]]:
     """Name, type and meaning of each column."""
     kinds = {"Image": "picture", "ClassLabel": "class label", "Value": "", "Sequence": "list", "List": "list"}
     rows = []
     for name, feature in features.items():
-        kind = kinds.get(feature["_type"], "") or feature.get("dtype", "")
+        kind = kinds.get(type(feature).__name__, "") or getattr(feature, "dtype", "")
         rows.append([name, str(kind) or "–", COLUMN_WORDS.get(name, "–")])
     return rows

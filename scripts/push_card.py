@@ -52,11 +52,9 @@ def finish_card(card: str, shards: PublishedShards, readings: list[Reading], acc
 
 def describe_info(shards: PublishedShards) -> dict[str, Any]:
     """`dataset_info` of the card's YAML: by it the Hub shows, and `load_dataset` reads, the shards."""
-    from clinsynth.hub_columns import to_yaml
-
     assert shards.features is not None
     return {
-        "features": to_yaml(shards.features),
+        "features": shards.features._to_yaml_list(),
         "splits": [{"name": "train", "num_bytes": shards.num_bytes, "num_examples": shards.num_rows}],
         "download_size": shards.download_size,
         "dataset_size": shards.num_bytes,

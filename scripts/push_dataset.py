@@ -147,7 +147,6 @@ def pass_gate(one: SetToPush, accepted_risk: str) -> None:
 
 def files_to_push(args: PushDatasetArguments, sets: list[SetToPush]) -> Iterator[tuple[str, bytes | Path]]:
     """Path in the repository and content of each file, a shard in memory at a time; cards last, as they tell sizes."""
-    from clinsynth.hub_cards import PICTURE
     from clinsynth.scripts.push_card import several_cards
 
     cards = {}
@@ -157,9 +156,8 @@ def files_to_push(args: PushDatasetArguments, sets: list[SetToPush]) -> Iterator
             yield one.prefix + path, content
         if one.shards.left_out:
             print(f"{one.folder}: columns that are not published: {', '.join(one.shards.left_out)}")
-        facts = dict(facts_of(one))
-        yield from ((one.prefix + path, content) for path, content in facts.items())
-        cards[one.name] = card_of(one, args, PICTURE in facts)
+        yield from ((one.prefix + path, content) for path, content in facts_of(one))
+        cards[one.name] = card_of(one, args)
         yield f"{one.prefix}README.md", cards[one.name].encode()
     if len(sets) > 1:
         rows = {one.name: one.shards.num_rows for one in sets}
@@ -197,14 +195,14 @@ def describe_evidence(path: Path) -> dict[str, Any]:
     return {"data": {name: data[name] for name in KEPT_DATA if name in data}, **kept}
 
 
-def card_of(one: SetToPush, args: PushDatasetArguments, has_picture: bool) -> str:
+def card_of(one: SetToPush, args: PushDatasetArguments) -> str:
     """The card of one set, whose shards have been gone through."""
     from clinsynth.hub_cards import dataset_card
     from clinsynth.scripts.push_card import finish_card
 
     failed = any(not reading.passed for reading in one.readings)
     risk = args.accept_risk if failed else ""
-    card = dataset_card(one.folder, one.evidence, risk, repo_id=args.repo_id, has_picture=has_picture, **args.terms())
+    card = dataset_card(one.folder, one.evidence, risk, repo_id=args.repo_id, **args.terms())
     if one.prefix:
         card = card.replace(f'load_dataset("{args.repo_id}",', f'load_dataset("{args.repo_id}", "{one.name}",')
     return finish_card(card, one.shards, one.readings, risk)

@@ -8,15 +8,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from datasets import ClassLabel, Dataset, Features, List, Value
+from datasets import ClassLabel, Dataset, Features, Value
 from datasets import Image as ImageFeature
-from helpers import run_python
 from PIL import Image, PngImagePlugin
 
-from clinsynth.hub_columns import read_columns, to_schema, to_yaml
 from clinsynth.hub_errors import explained, reason, status_of
 from clinsynth.hub_files import content_of, metric_files, model_files, space_files
-from clinsynth.hub_provenance import Provenance, find_provenance, mark_picture, mark_rows, read_picture
+from clinsynth.hub_provenance import Provenance, find_provenance, mark_picture, read_picture
 from clinsynth.hub_shards import PublishedShards, find_shards, hash_shards
 
 SAYS = Provenance("me/retina", "abc").of_row(7)
@@ -50,35 +48,6 @@ def test_metadata_goes_and_pixels_and_provenance_stay(kind: str) -> None:
     assert PATIENT.encode() not in after and not opened.getexif()
     assert list(opened.text) == ["clinsynth"] and json.loads(opened.text["clinsynth"]) == SAYS == read_picture(after)
     assert mark_picture(after, SAYS) == after and read_picture(before) is None
-
-
-def test_many_rows_are_marked_as_each_alone() -> None:
-    files = [picture_file("PNG")[1], picture_file("JPEG")[1], picture_file("PNG")[1]]
-    provenance, seeds = Provenance('me/"seed": 0, "x', "abc"), [0, None, 2**62]
-    each = [mark_picture(file, provenance.of_row(seed)) for file, seed in zip(files, seeds, strict=True)]
-    assert list(mark_rows(files, provenance, seeds)) == each
-    assert [read_picture(file) for file in each] == [provenance.of_row(seed) for seed in seeds]
-
-
-def test_columns_are_those_of_datasets() -> None:
-    words = {"text": Value("string"), "ids": List(Value("string")), "share": Value("float64"), "made": Value("bool")}
-    features = Features({"image": ImageFeature(), "label": ClassLabel(names=["a", "b"]), "n": Value("int32"), **words})
-    columns = read_columns(features.arrow_schema)
-    assert columns == features.to_dict() and to_yaml(columns) == features._to_yaml_list()
-    assert to_schema(columns).equals(features.arrow_schema, check_metadata=True)
-    plain = pa.table({"id": ["0"], "n": [1], "ids": [["x"]], "share": [0.5]}).schema
-    assert read_columns(plain) == Features.from_arrow_schema(plain).to_dict()
-
-
-def test_pushing_a_set_needs_neither_datasets_nor_pandas(tmp_path: Path) -> None:
-    write_set(tmp_path / "set", ["train-00000-of-00001.parquet"])
-    code = (
-        "import sys; from pathlib import Path; from clinsynth.hub_provenance import Provenance\n"
-        "from clinsynth.hub_cards.dataset_card import dataset_card; from clinsynth.hub_shards import PublishedShards\n"
-        "list(PublishedShards(Path(sys.argv[1]), Provenance('me/retina', 'abc')).files(2))\n"
-        "print(sorted({'datasets', 'pandas', 'torch'} & set(sys.modules)))"
-    )
-    assert run_python("-c", code, tmp_path / "set").stdout.strip() == "[]"
 
 
 def test_a_damaged_picture_is_an_error() -> None:
