@@ -1,0 +1,76 @@
+"""What preference training starts from: judges with the items they are trusted with, preferences, and the guard."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from clinsynth.run_folder import atomic_write, create_run_folder
+from clinsynth.scripts.judge_calibration import calibrate, check_usable
+from clinsynth.scripts.judges import describe_judge, load_judge
+from clinsynth.trainers.preference_candidates import pair_candidates, score_candidates
+from clinsynth.trainers.preference_guard import Guard, Watched
+from clinsynth.trainers.preference_pairs import read_pairs
+
+if TYPE_CHECKING:
+    from clinsynth.trainers.train_preference import PreferenceArguments
+
+Scored = tuple[Any, torch.Tensor]
+"""The candidates as a `datasets.Dataset`, and the share of items that each meets, float32 (n,)."""
+
+
+def prepare(args: PreferenceArguments, pipeline: Any, data: dict[str, Any]) -> tuple[Any, Scored | None, Guard]:
+    """Preferences (None with --method reward), scored candidates (None with --preferences) and the guard."""
+    held_out = trusted(args, args.held_out, args.held_out_model, pipeline, "held_out")
+    settings = (args.guard_images, args.num_inference_steps, args.fidelity_tolerance, args.seed)
+    if args.preferences:
+        rows = read_pairs(args.preferences, unpaired=args.method == "kto")
+        check_fits(args, rows, pipeline)
+        return rows, None, Guard(None, held_out, data["validation"], *settings)
+    trained_on = trusted(args, args.judge, args.judge_model, pipeline, "judge")
+    facts = {**describe_judge(trained_on.judge, args.judge_model), "refused": sorted(trained_on.refused)}
+    folder = create_run_folder(Path(args.output_dir) / "preferences")
+    images, shares = score_candidates(args, pipeline, trained_on.judge, trained_on.refused, folder)
+    pair_candidates(args, images, shares, facts, folder / "pairs")
+    rows = None if args.method == "reward" else read_pairs(folder / "pairs", unpaired=args.method == "kto")
+    return rows, (images, torch.tensor(shares)), Guard(trained_on, held_out, data["validation"], *settings)
+
+
+def trusted(args: PreferenceArguments, kind: str, model: str | None, pipeline: Any, role: str) -> Watched:
+    """A judge, with the items refused on which it does not agree with drawn pictures, where the checklist has such.
+
+    The comparison is kept as `calibration_<role>.json`.
+    """
+    judge = load_judge(kind, model, args.checklist)
+    if judge.checklist["name"] != "phantom-fundus":
+        return Watched(judge, frozenset())
+    path = create_run_folder(Path(args.output_dir)) / f"calibration_{role}.json"
+    if not path.exists():
+        config = pipeline.unet.config
+        side, channels = config["sample_size"], config["in_channels"]
+        found = calibrate(judge, side, channels, args.calibration_pictures, args.least_kappa, args.seed)
+        atomic_write(path, json.dumps(found, indent=1) + "\n")
+    refused = json.loads(path.read_text())["refused"]
+    check_usable(judge, refused, args.least_kappa)
+    return Watched(judge, frozenset(refused))
+
+
+def check_fits(args: PreferenceArguments, rows: Any, pipeline: Any) -> None:
+    """Raise a `ValueError` where preferences are of other classes or pictures than the model's, or of its watcher."""
+    if args.held_out == "measure" and "measure" in rows["judge"]:
+        raise ValueError(
+            f"--preferences {args.preferences} are those of the judge measure, which as --held_out can see no gaming "
+            "of itself; name another one"
+        )
+    names, config = rows.features["label"].names, pipeline.unet.config
+    first = rows[0]["chosen"]
+    form = (first.size[0], 1 if first.mode == "L" else 3)
+    if names != list(pipeline.id2label.values()) or form != (config["sample_size"], config["in_channels"]):
+        raise ValueError(
+            f"--preferences {args.preferences} has pictures of {form[0]} px and {form[1]} channel(s) and the classes "
+            f"{names}, but --model {args.model} makes {config['sample_size']} px, {config['in_channels']} channel(s) "
+            f"and {list(pipeline.id2label.values())}; give preferences of its own pictures"
+        )
