@@ -55,6 +55,16 @@ COMMANDS = {
         "JudgeImagesArguments",
         "score images against an expert checklist, item by item",
     ),
+    "fit checklist": (
+        "clinsynth.scripts.fit_checklist",
+        "FitChecklistArguments",
+        "write a checklist whose items are measured limits of real images",
+    ),
+    "sign checklist": (
+        "clinsynth.scripts.checklist_page",
+        "ChecklistPageArguments",
+        "write a page on which an expert corrects and signs a checklist",
+    ),
     "audit membership": (
         "clinsynth.scripts.attack_membership",
         "AttackMembershipArguments",

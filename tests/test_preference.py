@@ -1,5 +1,6 @@
 """The maths of preferences: rules, losses and paths against hand computations."""
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -35,12 +36,15 @@ from clinsynth.trainers.preference_pairs import (
     read_pairs,
     write_pairs,
 )
+from clinsynth.trainers.preference_reward import predicted_shares
 from clinsynth.trainers.preference_step import unpaired
 from clinsynth.trainers.preference_trajectory import sample_paths, sampling_times, step_distribution, step_errors
 
 
 def candidates(*shares: float, per_prompt: int = 2) -> list[Candidate]:
-    return [Candidate(row, 0, row // per_prompt, 100 + row, share) for row, share in enumerate(shares)]
+    return [
+        Candidate(row, 0, row // per_prompt, 100 + row, share, f"of row {row}") for row, share in enumerate(shares)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -89,6 +93,7 @@ def test_a_preference_data_set_names_pictures_scores_and_judge(tmp_path: Path) -
     row = rows[0]
     assert (np.asarray(row["chosen"]).max(), np.asarray(row["rejected"]).max()) == (20, 0)
     assert (row["chosen_share"], row["rejected_share"], row["chosen_seed"]) == (0.8, 0.2, 101)
+    assert (row["chosen_reasons"], row["rejected_reasons"]) == ("of row 1", "of row 0")
     assert (row["judge"], row["checklist"], row["prompt"]) == ("measure", "phantom-fundus version 1", 0)
     assert '"tie": 1' in (tmp_path / "pairs" / "preferences.json").read_text()
 
@@ -155,6 +160,25 @@ def test_reward_weights_have_mean_one_in_each_class() -> None:
     assert float(reward_loss(torch.tensor([1.0, 3.0]), torch.tensor([0.5, 1.5])).loss) == 2.5
     with pytest.raises(ValueError, match="all 4 candidates score as the others of their class"):
         reward_weights(torch.tensor([0.2, 0.2, 0.6, 0.6]), labels, temperature=0.4)
+
+
+def test_a_reward_model_says_how_far_it_can_be_trusted(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    labels, prompts, shares = np.arange(80) % 2, np.arange(80) // 4, generator.random(80)
+    level = 40 + 160 * np.where(
+        labels == 0, shares, 1 - shares
+    )  # what is good is bright in one class, dark in another
+    images = np.clip(generator.normal(level[:, None, None, None], 10, (80, 1, 8, 8)), 0, 255).astype(np.uint8)
+    found = predicted_shares(images, labels, shares, prompts, tmp_path / "model", seed=0)
+    facts = json.loads((tmp_path / "model" / "reward.json").read_text())
+    assert facts["held_out"] == 16 and facts["held_out_error"] < 0.8 * facts["error_of_class_means"]
+    held_out = prompts % 5 == 4
+    error = np.sqrt(np.square(found.numpy() - shares)[held_out].mean())
+    assert error == pytest.approx(facts["held_out_error"], rel=1e-4)
+    assert torch.equal(predicted_shares(images, labels, shares, prompts, tmp_path / "model", seed=0), found)
+    lots = generator.permutation(shares)
+    with pytest.raises(ValueError, match=r"the reward model learned nothing: .* or --reward judge"):
+        predicted_shares(images, labels, lots, prompts, tmp_path / "by-lot", seed=0)
 
 
 def batch(pipeline: Any, count: int = 2) -> StepInputs:

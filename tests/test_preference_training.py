@@ -120,11 +120,11 @@ def write_preferences(
     return folder / "pairs"
 
 
-def arguments(model: Path, output_dir: Path, **changes: Any) -> PreferenceArguments:
+def arguments(first_stage: Path, output_dir: Path, **changes: Any) -> PreferenceArguments:
     """A run of four steps, watched by the measuring judge, which trusts itself with every item."""
     settings: dict[str, Any] = {
         "dataset": DATA,
-        "model": str(model),
+        "model": str(first_stage),
         "output_dir": str(output_dir),
         "held_out": "measure",
         "judge": "classifier",
@@ -165,7 +165,7 @@ def test_each_method_leaves_a_loadable_model_its_pairs_and_numbers(
     assert [record["step"] for record in records] == [0, 1, 2, 3, 4] and "held_out_share" in records[0]
     if method in ("diffusion-dpo", "d3po"):
         assert steps[0]["loss"] == pytest.approx(np.log(2), abs=1e-4)
-    assert steps[0]["drift"] < 1e-8 < steps[-1]["drift"]  # the first step starts at the reference
+    assert steps[0]["drift"] < 1e-11 < steps[-1]["drift"]  # the first step starts at the reference
     assert {"held_out_passed", "judge_share", "fidelity"} <= records[-1].keys()
     known = json.loads((tmp_path / "run" / "preferences" / "pairs" / "preferences.json").read_text())
     assert known["judge"] == "classifier" and known["pairs"] == 5 * 3 and known["outcomes"]["preferred"] == 15

@@ -8,12 +8,16 @@ Each is kept when the same command is started again.
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import torch
 
+from clinsynth.data.sources import load_folder
 from clinsynth.run_folder import create_run_folder
 from clinsynth.scripts.judge_shards import read_answers, write_scores
 from clinsynth.scripts.judges import share_of_items
@@ -28,41 +32,73 @@ if TYPE_CHECKING:
 SHARD_SIZE = 256
 
 
+@dataclass(frozen=True)
+class Scored:
+    """Candidates as a `datasets.Dataset`, those of a prompt in a row, and for each the share of items met and why.
+
+    The share is not a number (nan) where the judge gave no scores.
+    """
+
+    images: Any
+    shares: list[float]
+    reasons: list[str]
+
+
 def score_candidates(
     args: PreferenceArguments, pipeline: Any, judge: Any, refused: frozenset[str], folder: Path
-) -> tuple[Any, list[float]]:
-    """Draw and judge the candidates: a `datasets.Dataset`, those of a prompt in a row, and the share of each.
-
-    The share is that of the items met among those that are not refused.
-    """
+) -> Scored:
+    """Draw and judge the candidates; the shares are of the items that are not refused."""
     each = args.prompts * args.candidates
     labels = [label for label in range(pipeline.num_classes) for _ in range(each)]
     images = draw_candidates(args, pipeline, labels, folder / "candidates")
     paths = write_scores(judge, images, create_run_folder(folder / "scores"), SHARD_SIZE, 64)
-    return images, [share_of_items(answer, refused) for answer in read_answers(paths)]
+    answers = read_answers(paths)
+    return Scored(images, [share_of_items(answer, refused) for answer in answers], read_reasons(paths))
 
 
-def pair_candidates(
-    args: PreferenceArguments, images: Any, shares: list[float], facts: dict[str, Any], folder: Path
-) -> None:
+def read_reasons(paths: list[Path]) -> list[str]:
+    """The judge's answers to each picture in words: `item score (reason)`, one after another."""
+    return [words_of(record) for path in paths for record in pq.read_table(path).to_pylist()]
+
+
+def words_of(record: dict[str, Any]) -> str:
+    """The answers of one record of scores; of several raters also how far they are apart."""
+    if record.get("failure"):
+        return f"no scores: {record['failure']}"
+    parts = []
+    for entry in record["items"]:
+        apart = entry.get("disagreement")
+        raters = "" if apart is None else f"; raters' disagreement {apart:.2f}"
+        parts.append(f"{entry['item']} {entry['score']:g} ({entry['reason']}{raters})")
+    return "; ".join(parts)
+
+
+def pair_candidates(args: PreferenceArguments, scored: Scored, facts: dict[str, Any], folder: Path) -> None:
     """Write the preference data set, unless it is there."""
     if (folder / "preferences.json").exists():
         return
-    columns = zip(images["label"], images["seed"], shares, strict=True)
+    columns = zip(scored.images["label"], scored.images["seed"], scored.shares, scored.reasons, strict=True)
     candidates = [
-        Candidate(row, label, row // args.candidates, seed, share) for row, (label, seed, share) in enumerate(columns)
+        Candidate(row, label, row // args.candidates, seed, share, reasons)
+        for row, (label, seed, share, reasons) in enumerate(columns)
+        if not math.isnan(share)
     ]
+    unscored = len(scored.shares) - len(candidates)
+    if not candidates:
+        raise ValueError(
+            f"the judge gave scores to none of {unscored} candidates ({scored.reasons[0]}); mend it, or name "
+            "another one and delete the folder scores beside that of the candidates, so that they are judged anew"
+        )
     pairs = make_pairs(candidates, args.pair_rule, args.margin)
     if args.method != "reward":  # it learns from the shares themselves
         check_pairs(pairs, unpaired=args.method == "kto")
     rule = {"pair_rule": args.pair_rule, "margin": args.margin, "candidates": args.candidates}
-    write_pairs(folder, pairs, images, images.features["label"].names, {**facts, **rule})
+    names = scored.images.features["label"].names
+    write_pairs(folder, pairs, scored.images, names, {**facts, **rule, "unscored": unscored})
 
 
 def draw_candidates(args: PreferenceArguments, pipeline: Any, labels: list[int], folder: Path) -> Any:
     """A picture for each of `labels`, as a `datasets.Dataset`; row i is of prompt i // candidates."""
-    from datasets import load_dataset
-
     plan = ShardPlan(create_run_folder(folder), labels, pipeline.id2label, args.seed, SHARD_SIZE)
     generator = {
         "model": args.model,
@@ -76,7 +112,7 @@ def draw_candidates(args: PreferenceArguments, pipeline: Any, labels: list[int],
     sample = sample_by_path if args.method == "d3po" else sample_fast
     write_shards(plan, sample(pipeline, args.num_inference_steps), args.sampling_batch_size)
     plan.finish(generator)
-    images = load_dataset(str(folder), split="train")
+    images = load_folder(folder)["train"]
     if len(images) < len(labels):
         raise ValueError(
             f"--model {args.model} drew pictures with values that are not finite; train it anew with a lower "

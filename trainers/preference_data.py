@@ -6,24 +6,27 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from clinsynth.run_folder import atomic_write, create_run_folder
 from clinsynth.scripts.judge_calibration import calibrate, check_usable
 from clinsynth.scripts.judges import describe_judge, load_judge
-from clinsynth.trainers.preference_candidates import pair_candidates, score_candidates
+from clinsynth.trainers.preference_candidates import Scored, pair_candidates, score_candidates
 from clinsynth.trainers.preference_guard import Guard, Watched
 from clinsynth.trainers.preference_pairs import read_pairs
+from clinsynth.trainers.preference_reward import predicted_shares
+from clinsynth.trainers.preference_step import pixels_of
 
 if TYPE_CHECKING:
     from clinsynth.trainers.train_preference import PreferenceArguments
 
-Scored = tuple[Any, torch.Tensor]
-"""The candidates as a `datasets.Dataset`, and the share of items that each meets, float32 (n,)."""
+Rewarded = tuple[Any, torch.Tensor]
+"""Candidates as a `datasets.Dataset`, and what each is worth, float32 (n,) in [0, 1]."""
 
 
-def prepare(args: PreferenceArguments, pipeline: Any, data: dict[str, Any]) -> tuple[Any, Scored | None, Guard]:
-    """Preferences (None with --method reward), scored candidates (None with --preferences) and the guard."""
+def prepare(args: PreferenceArguments, pipeline: Any, data: dict[str, Any]) -> tuple[Any, Rewarded | None, Guard]:
+    """Preferences (None with --method reward), rewarded candidates (None without it) and the guard."""
     held_out = trusted(args, args.held_out, args.held_out_model, pipeline, "held_out")
     settings = (args.guard_images, args.num_inference_steps, args.fidelity_tolerance, args.seed)
     if args.preferences:
@@ -33,10 +36,25 @@ def prepare(args: PreferenceArguments, pipeline: Any, data: dict[str, Any]) -> t
     trained_on = trusted(args, args.judge, args.judge_model, pipeline, "judge")
     facts = {**describe_judge(trained_on.judge, args.judge_model), "refused": sorted(trained_on.refused)}
     folder = create_run_folder(Path(args.output_dir) / "preferences")
-    images, shares = score_candidates(args, pipeline, trained_on.judge, trained_on.refused, folder)
-    pair_candidates(args, images, shares, facts, folder / "pairs")
-    rows = None if args.method == "reward" else read_pairs(folder / "pairs", unpaired=args.method == "kto")
-    return rows, (images, torch.tensor(shares)), Guard(trained_on, held_out, data["validation"], *settings)
+    scored = score_candidates(args, pipeline, trained_on.judge, trained_on.refused, folder)
+    pair_candidates(args, scored, facts, folder / "pairs")
+    # experts have scored these candidates, and no pictures that are drawn later
+    guard = Guard(None if args.judge == "expert" else trained_on, held_out, data["validation"], *settings)
+    if args.method == "reward":
+        return None, rewards_of(args, scored, folder), guard
+    return read_pairs(folder / "pairs", unpaired=args.method == "kto"), None, guard
+
+
+def rewards_of(args: PreferenceArguments, scored: Scored, folder: Path) -> Rewarded:
+    """The candidates that were scored and what each is worth: its share, or what a reward model makes of it."""
+    shares = np.array(scored.shares)
+    rows = np.flatnonzero(~np.isnan(shares))
+    images = scored.images.select(rows)
+    if args.reward == "judge":
+        return images, torch.from_numpy(shares[rows]).float()
+    pixels, labels = pixels_of(images, "image").numpy(), np.array(images["label"][:])
+    prompts, kept = rows // args.candidates, folder / "reward_model"
+    return images, predicted_shares(pixels, labels, shares[rows], prompts, kept, args.seed)
 
 
 def trusted(args: PreferenceArguments, kind: str, model: str | None, pipeline: Any, role: str) -> Watched:
@@ -44,8 +62,8 @@ def trusted(args: PreferenceArguments, kind: str, model: str | None, pipeline: A
 
     The comparison is kept as `calibration_<role>.json`.
     """
-    judge = load_judge(kind, model, args.checklist)
-    if judge.checklist["name"] != "phantom-fundus":
+    judge = load_judge(kind, model, args.checklist, endpoint=args.judge_endpoint if role == "judge" else None)
+    if judge.checklist["name"] != "phantom-fundus" or kind == "expert":
         return Watched(judge, frozenset())
     path = create_run_folder(Path(args.output_dir)) / f"calibration_{role}.json"
     if not path.exists():

@@ -26,8 +26,17 @@ class Watched:
     refused: frozenset[str]
 
     def scores(self, images: np.ndarray, conditions: list[str]) -> tuple[np.ndarray, list[bool]]:
-        """Shares of items met (n,) and whether each picture passes."""
-        answers = judge_arrays(self.judge, images, conditions)
+        """Shares of items met (n,) and whether each picture passes; of those alone that got scores.
+
+        Raises:
+            ValueError: fewer than two got scores.
+        """
+        answers = [answer for answer in judge_arrays(self.judge, images, conditions) if not answer.get("failure")]
+        if len(answers) < 2:
+            raise ValueError(
+                f"the judge {self.judge.kind} gave scores to {len(answers)} of {len(images)} pictures; mend it, or "
+                "name another one, and start the same command again"
+            )
         shares = np.array([share_of_items(answer, self.refused) for answer in answers])
         return shares, [passes(answer, self.refused) for answer in answers]
 

@@ -1,6 +1,7 @@
 """From scored candidates to preference pairs, and the data set of them.
 
-data/train-00000-of-00001.parquet   rows of chosen and rejected (pictures), outcome, label, prompt, scores and seeds
+data/train-00000-of-00001.parquet   rows of chosen and rejected (pictures), outcome, label, prompt, scores,
+                                    reasons and seeds
 preferences.json                    judge, checklist and its version, rule, counts
 """
 
@@ -13,6 +14,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
 
+from clinsynth.data.sources import load_folder
 from clinsynth.run_folder import complete_folder
 
 PREFERRED, BOTH_WIN, BOTH_LOSE, TIE = "preferred", "both_win", "both_lose", "tie"
@@ -23,13 +25,15 @@ TINY = 1e-9
 
 @dataclass(frozen=True)
 class Candidate:
-    """One generated picture: its row in the candidates, class, prompt (those to compare share one), seed, score."""
+    """One generated picture: its row in the candidates, class, prompt (those to compare share one), seed, score, and
+    the judge's answers in words."""
 
     row: int
     label: int
     prompt: int
     seed: int
     share: float
+    reasons: str = ""
 
 
 @dataclass(frozen=True)
@@ -118,7 +122,7 @@ def write_pairs(folder: Path, pairs: list[Pair], images: Any, label_names: list[
         "prompt": [pair.chosen.prompt for pair in kept],
     }
     for side in ("chosen", "rejected"):
-        for name in ("row", "share", "seed"):
+        for name in ("row", "share", "seed", "reasons"):
             columns[f"{side}_{name}"] = [getattr(getattr(pair, side), name) for pair in kept]
     columns["judge"] = [facts["judge"]] * len(kept)
     columns["checklist"] = [f"{facts['checklist']} version {facts['checklist_version']}"] * len(kept)
@@ -137,6 +141,7 @@ def pair_features(label_names: list[str]) -> Any:
     known = {name: Value("string") for name in ("outcome", "judge", "checklist")}
     known |= {f"{side}_{name}": Value("int64") for side in ("chosen", "rejected") for name in ("row", "seed")}
     known |= {f"{side}_share": Value("float64") for side in ("chosen", "rejected")}
+    known |= {f"{side}_reasons": Value("string") for side in ("chosen", "rejected")}
     pictures = {side: Image() for side in ("chosen", "rejected")}
     return Features({**pictures, **known, "prompt": Value("int64"), "label": ClassLabel(names=label_names)})
 
@@ -152,12 +157,12 @@ def read_pairs(folder: str | Path, unpaired: bool) -> Any:
 
     path = Path(folder)
     try:
-        rows = load_dataset(str(path / "data" if path.is_dir() else folder), split="train")
-    except (DatasetGenerationError, OSError, ValueError) as error:
+        rows = load_folder(path / "data")["train"] if path.is_dir() else load_dataset(str(folder), split="train")
+    except (DatasetGenerationError, KeyError, OSError, ValueError) as error:
         raise ValueError(f"--preferences {folder} cannot be read ({error}); give a preference data set") from error
-    missing = set(pair_features([])) - set(rows.column_names)
+    missing = [name for name in pair_features([]) if name not in rows.column_names]
     if missing:
-        raise ValueError(f"--preferences {folder} has no column {sorted(missing)[0]!r}; give a preference data set")
+        raise ValueError(f"--preferences {folder} has no column {missing[0]!r}; give a preference data set")
     if not enough(Counter(rows["outcome"]), unpaired):
         raise ValueError(f"--preferences {folder} holds no pair that prefers one picture; make new ones")
     return rows

@@ -15,7 +15,7 @@ from diffusers.training_utils import EMAModel
 
 from clinsynth.run_folder import complete_folder
 from clinsynth.seeds import derive_seed
-from clinsynth.trainers.diffusion_loss import StepInputs, TrainingStream
+from clinsynth.trainers.diffusion_loss import StepInputs, TrainingStream, diffusion_loss, image_losses
 from clinsynth.trainers.preference_loss import (
     PreferenceLoss,
     both_predictions,
@@ -39,7 +39,7 @@ def build_state(args: PreferenceArguments, pipeline: Any, accelerator: Accelerat
     reference = copy.deepcopy(model).eval().requires_grad_(False)
     optimizer = torch.optim.AdamW(model.parameters(), lr=args.learning_rate, weight_decay=0.0)
     schedule = get_scheduler("constant_with_warmup", optimizer, num_warmup_steps=args.lr_warmup_steps)
-    ema = EMAModel(model.parameters(), decay=0.0, foreach=True)  # the average is of the last weights alone
+    ema = EMAModel(model.parameters(), decay=args.ema_decay, foreach=True)
     return TrainingState(model.train(), ema, optimizer, schedule, accelerator.scaler), reference
 
 
@@ -118,8 +118,11 @@ class Preferences:
             found.append(replace(paths, latents=paths.latents.cpu()))
         return found[0], found[1]
 
-    def __call__(self, unet: Any, step: int) -> tuple[PreferenceLoss, float]:
-        """Loss and drift of this process's share of the global batch of a step."""
+    def __call__(self, unet: Any, step: int) -> tuple[PreferenceLoss, float | None]:
+        """Loss and drift of this process's share of the global batch of a step.
+
+        The drift of `reward`, which needs no reference, is measured in the first step and every `log_steps`.
+        """
         count = self.args.train_batch_size * self.processes
         index = self.stream.indices(step * count, count)
         batch = self.stream.inputs(step, index, self.processes)[self.rank]
@@ -127,6 +130,8 @@ class Preferences:
         if self.args.method == "d3po":
             return self.d3po(unet, step, index, mine, batch.labels)
         extra = self.extra[mine.to(self.device)]
+        if self.args.method == "reward" and step and (step + 1) % self.args.log_steps:
+            return reward_loss(image_losses(unet, self.scheduler, batch), extra), None
         if self.args.method == "diffusion-dpo":
             loser = replace(batch, images=extra.float() / 127.5 - 1)  # the same noise and timestep as the winner
             errors, before, drift = both_predictions(unet, self.reference, self.scheduler, join(batch, loser))
@@ -152,6 +157,30 @@ class Preferences:
             errors.append(error)
             before.append(error_before)
         return dpo_loss(errors[0], errors[1], before[0], before[1], self.args.beta), sum(drifts) / 2
+
+
+def train_step(
+    args: PreferenceArguments,
+    accelerator: Accelerator,
+    unet: Any,
+    optimizer: Any,
+    preferences: Preferences,
+    real: TrainingStream,
+    step: int,
+) -> dict[str, float]:
+    """One optimizer step on preferences and on real pictures; returns what is logged of it."""
+    preference, drift = preferences(unet, step)
+    loss, fidelity = preference.loss, 0.0
+    if args.fidelity_weight:
+        part = fidelity_part(args, real, step, accelerator)
+        on_real = diffusion_loss(unet, preferences.scheduler, part, None)
+        loss, fidelity = loss + args.fidelity_weight * on_real, float(on_real.detach())
+    accelerator.backward(loss)
+    norm = float(accelerator.clip_grad_norm_(unet.parameters(), args.max_grad_norm))
+    optimizer.step()
+    optimizer.zero_grad()
+    numbers = {"loss": float(preference.loss.detach()), "fidelity_loss": fidelity, **preference.numbers}
+    return numbers | ({} if drift is None else {"drift": drift}) | {"grad_norm": norm}
 
 
 def unpaired(rows: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

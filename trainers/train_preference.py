@@ -25,7 +25,9 @@ from clinsynth.run_folder import (
 )
 from clinsynth.scripts.judges import check_judge
 
-MAY_DIFFER = frozenset("output_dir log_steps checkpointing_steps checkpoints_total_limit sampling_batch_size".split())
+MAY_DIFFER = frozenset(
+    "output_dir log_steps checkpointing_steps checkpoints_total_limit sampling_batch_size judge_endpoint".split()
+)
 
 PAIRING = frozenset({"pair_rule", "margin"})
 """What may also differ until there are pairs: scored candidates of which no pair could be made are kept."""
@@ -47,13 +49,15 @@ class PreferenceArguments(ImageDataArguments):
     checklist: str = "phantom-fundus"
     """name of a checklist that comes with clinsynth, or a .yaml file"""
     judge: str = "measure"
-    """the judge to learn from: measure or classifier"""
+    """the judge to learn from: measure, classifier, clip, vlm or expert, as in `clinsynth judge`"""
     judge_model: str | None = None
-    """--judge classifier: folder or Hub id of an image classifier"""
+    """the judge's model, as in `clinsynth judge`"""
+    judge_endpoint: str | None = None
+    """--judge vlm: a server that runs the model, as in `clinsynth judge`; it is sent generated pictures alone"""
     held_out: str = "classifier"
-    """a second judge, not learned from, which watches: measure or classifier"""
+    """a second judge, not learned from, which watches: measure, classifier or clip"""
     held_out_model: str | None = None
-    """--held_out classifier: folder or Hub id of an image classifier, another one than --judge_model"""
+    """the second judge's model, another one than --judge_model"""
     least_kappa: float = 0.6
     """items on which judge and drawn truth agree less (Cohen's kappa) are not used (checklist phantom-fundus)"""
     calibration_pictures: int = 60
@@ -75,6 +79,9 @@ class PreferenceArguments(ImageDataArguments):
     """how closely the model is held to the first-stage one; d3po, whose errors are larger, takes about a hundredth"""
     temperature: float = 0.2
     """--method reward: a picture's weight is exp(share / temperature)"""
+    reward: Literal["judge", "model"] = "judge"
+    """--method reward: weigh by the judge's own shares, or by those that a reward model fitted to them predicts; its
+    error on prompts held out is in preferences/reward_model/reward.json"""
     fidelity_weight: float = 1.0
     """weight of the denoising loss on real train pictures; 0 leaves it out"""
     learning_rate: float = 2e-5
@@ -83,6 +90,9 @@ class PreferenceArguments(ImageDataArguments):
     """steps over which the learning rate rises from 0"""
     max_grad_norm: float = 1.0
     """gradients are clipped to this norm"""
+    ema_decay: float = 0.95
+    """largest decay of the average of the weights that is judged and saved; it warms up with the steps. 0: the last
+    weights alone"""
     train_steps: int = 500
     """optimizer steps"""
     train_batch_size: int = 32
@@ -119,6 +129,8 @@ class PreferenceArguments(ImageDataArguments):
         for name, lowest in (("fidelity_weight", 0), ("fidelity_tolerance", 0), ("lr_warmup_steps", 0), ("seed", 0)):
             if not getattr(self, name) >= lowest:
                 raise ValueError(f"--{name} must be at least {lowest}, got {getattr(self, name)}")
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"--ema_decay must be in [0, 1), got {self.ema_decay}; 0.95 is usual")
         if not 0 <= self.margin <= 1:
             raise ValueError(f"--margin must be in [0, 1], got {self.margin}; it is a share of the items")
         if self.guard_images < 2 or self.calibration_pictures < 5:
@@ -130,11 +142,20 @@ class PreferenceArguments(ImageDataArguments):
             raise ValueError("--method d3po needs --num_inference_steps 2 or more: the last step is not random")
         if self.method == "reward" and self.preferences:
             raise ValueError("--method reward learns from all scored candidates; leave --preferences out")
+        if self.method != "reward" and self.reward != "judge":
+            raise ValueError(f"--reward model is for --method reward; got --method {self.method}")
         self.check_judges()
 
     def check_judges(self) -> None:
         """Raise a `ValueError` where a judge misses its model, or both are the same."""
         check_judge("held_out", self.held_out, self.held_out_model)
+        if self.held_out in ("vlm", "expert"):
+            raise ValueError(
+                f"--held_out must be measure, classifier or clip, got {self.held_out}: it judges pictures of every "
+                "look, of which no expert has seen any and a model that writes would be asked hundreds of times"
+            )
+        if self.judge_endpoint and self.judge != "vlm":
+            raise ValueError(f"--judge_endpoint is for --judge vlm; got --judge {self.judge}")
         if self.preferences:
             return
         check_judge("judge", self.judge, self.judge_model)
@@ -179,15 +200,8 @@ def train(args: PreferenceArguments, pipeline: Any, data: dict[str, Any], output
     from tqdm.auto import tqdm
 
     from clinsynth.trainers.ddpm_step import check_finite
-    from clinsynth.trainers.diffusion_loss import diffusion_loss
     from clinsynth.trainers.preference_data import prepare
-    from clinsynth.trainers.preference_step import (
-        Preferences,
-        build_state,
-        fidelity_part,
-        fidelity_stream,
-        keep_good,
-    )
+    from clinsynth.trainers.preference_step import Preferences, build_state, fidelity_stream, keep_good, train_step
     from clinsynth.trainers.training_state import checkpoints, drop_old_checkpoints, publish
 
     accelerator = Accelerator(cpu=not torch.accelerator.is_available(), mixed_precision="no")
@@ -218,26 +232,12 @@ def train(args: PreferenceArguments, pipeline: Any, data: dict[str, Any], output
             if main_process:
                 keep_good(state, pipeline, output_dir)
                 append_metrics(output_dir, looks[0])
-        preference, drift = preferences(unet, state.step)
-        part = fidelity_part(args, real, state.step, accelerator)
-        fidelity = diffusion_loss(unet, pipeline.scheduler, part, None) if args.fidelity_weight else torch.zeros(())
-        loss = preference.loss + args.fidelity_weight * fidelity.to(preference.loss.device)
-        accelerator.backward(loss)
-        norm = float(accelerator.clip_grad_norm_(unet.parameters(), args.max_grad_norm))
-        check_finite(float(loss.detach()), norm, state, output_dir)
-        optimizer.step()
-        optimizer.zero_grad()
+        numbers = train_step(args, accelerator, unet, optimizer, preferences, real, state.step)
+        check_finite(numbers["loss"] + numbers["fidelity_loss"], numbers["grad_norm"], state, output_dir)
         state.advance()
         progress.update()
 
-        record: dict[str, Any] = {
-            "step": state.step,
-            "loss": float(preference.loss.detach()),
-            "fidelity_loss": float(fidelity.detach()),
-            **preference.numbers,
-            "drift": drift,
-            "grad_norm": norm,
-        }
+        record: dict[str, Any] = {"step": state.step, **numbers}
         last = state.step == args.train_steps
         if last or state.step % args.guard_steps == 0:
             record |= watch(state, pipeline, guard)

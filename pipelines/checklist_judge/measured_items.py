@@ -1,4 +1,4 @@
-"""Items that can be measured: which count an item of a checklist is about, and which numbers it allows.
+"""Items that can be measured: which quantity an item of a checklist is about, and which numbers it allows.
 
 This file is copied into every checkpoint of a measuring judge: it imports nothing from clinsynth.
 """
@@ -11,10 +11,16 @@ from typing import Any
 import numpy as np
 
 from .lesion_measures import QUANTITIES, count_lesions
+from .skin_measures import SKIN_QUANTITIES, measure_skin
 
 Measure = Callable[[np.ndarray], dict[str, int]]
 ITEM = re.compile(r"(?P<quantity>[a-z_]+?)_(?:(?P<none>none)|(?P<low>\d+)_to_(?P<high>\d+))")
 ONE_DISC = "one_disc"
+MEASURES: dict[str, tuple[Measure, tuple[str, ...]]] = {
+    "phantom-fundus": (count_lesions, QUANTITIES),
+    "dermatoscopy-measured": (measure_skin, SKIN_QUANTITIES),
+}
+"""What is measured for the checklists of these names, and of those that begin so."""
 
 
 @dataclass(frozen=True)
@@ -29,38 +35,41 @@ class CountRange:
         return self.low <= counts[self.quantity] <= self.high
 
 
-def measure_of(checklist: dict[str, Any]) -> Measure:
-    """The function that counts what a checklist is about.
+def measure_of(checklist: dict[str, Any]) -> tuple[Measure, tuple[str, ...]]:
+    """The function that measures what a checklist is about, and the names of its quantities.
 
     Raises:
         ValueError: nothing is measured for this checklist.
     """
-    if checklist["name"] != "phantom-fundus":
-        raise ValueError(
-            f"checklist {checklist['name']} has no measurements, only phantom-fundus has; take another judge"
-        )
-    return count_lesions
+    for name, measure in MEASURES.items():
+        if checklist["name"] == name or checklist["name"].startswith(f"{name}-"):
+            return measure
+    raise ValueError(
+        f"checklist {checklist['name']} has no measurements, only {', '.join(MEASURES)} have; take another judge"
+    )
 
 
 def measured_items(checklist: dict[str, Any]) -> dict[str, CountRange]:
-    """Item id to what is measured for it, of every condition of a checklist of phantom-fundus.
+    """Item id to what is measured for it, of every condition of a checklist.
 
     An id ends in the numbers that it allows: `haemorrhages_1_to_4`, `exudates_none`; there is one `one_disc`.
 
     Raises:
-        ValueError: an item of another name.
+        ValueError: a checklist of another name, or an item of another.
     """
-    return {item["id"]: parse_item(item["id"]) for items in checklist["conditions"].values() for item in items}
+    _, quantities = measure_of(checklist)
+    ids = (item["id"] for items in checklist["conditions"].values() for item in items)
+    return {name: parse_item(name, quantities) for name in ids}
 
 
-def parse_item(name: str) -> CountRange:
+def parse_item(name: str, quantities: tuple[str, ...] = QUANTITIES) -> CountRange:
     """`haemorrhages_1_to_4` as its quantity and range."""
     if name == ONE_DISC:
         return CountRange("discs", 1, 1)
     found = ITEM.fullmatch(name)
-    if not found or found["quantity"] not in QUANTITIES:
+    if not found or found["quantity"] not in quantities:
         raise ValueError(
-            f"item {name} cannot be measured; call it by what it counts and how many: {', '.join(QUANTITIES)}, and "
+            f"item {name} cannot be measured; call it by what it counts and how many: {', '.join(quantities)}, and "
             "_none or _1_to_4"
         )
     low, high = (0, 0) if found["none"] else (int(found["low"]), int(found["high"]))

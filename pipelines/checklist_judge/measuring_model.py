@@ -23,18 +23,18 @@ class MeasuringConfig(PretrainedConfig):
 
 
 class MeasuringModel(PreTrainedModel):
-    """Counts lesions in uint8 pictures (side, side) or (side, side, 3)."""
+    """Measures uint8 pictures (side, side) or (side, side, 3)."""
 
     config_class = MeasuringConfig
     main_input_name = "pictures"
 
     def __init__(self, config: MeasuringConfig):
         super().__init__(config)
-        self.measure = measure_of({"name": config.checklist_name})
+        self.measure, _ = measure_of({"name": config.checklist_name})
         # unused: transformers cannot tell the device of a model without a parameter
         self.place = torch.nn.Parameter(torch.zeros(1), requires_grad=False)
         self.post_init()
 
     def forward(self, pictures: list[np.ndarray]) -> list[dict[str, int]]:
-        """The counts of each picture."""
+        """The counts, or other quantities, of each picture."""
         return [self.measure(picture) for picture in pictures]
