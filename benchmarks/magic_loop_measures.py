@@ -24,7 +24,6 @@ from clinsynth.trainers.preference_guard import Watched
 if TYPE_CHECKING:
     from benchmarks.magic_loop import LoopArguments
 
-MODELS = {"first stage": "first", "feedback": "feedback", "by lot": "by-lot"}
 SHARE_OF_THE_RAREST = 20 / 400  # grade 4 in the test split of phantom-fundus
 
 
@@ -64,27 +63,29 @@ def first_of_each(data: ImageArrays, per_class: int) -> ImageArrays:
 def measure_models(
     args: LoopArguments, folder: Path, seed: int, extractor: FeatureExtractor, real: ImageArrays
 ) -> dict[str, Any]:
-    """The record of a seed, kept as `measures.json`."""
-    path = folder / "measures.json"
+    """The record of a seed, kept as `measures-<rounds>.json`."""
+    path = folder / f"measures-{args.rounds}.json"
     if path.exists():
         found: dict[str, Any] = json.loads(path.read_text())
         return found
-    refused = frozenset(json.loads((folder / "feedback" / "calibration_judge.json").read_text())["refused"])
+    refused = frozenset(json.loads((folder / "feedback-1" / "calibration_judge.json").read_text())["refused"])
     judge = Watched(load_judge("measure", None, "phantom-fundus"), refused)
     held_out = Watched(
         load_judge("classifier", str(folder.parent / "held-out" / "best-real"), "phantom-fundus"), frozenset()
     )
     features, passed, models = extractor(real.images), {}, {}
     models["real"] = judged(judge, held_out, real.images, real.labels, real.label_names)[0]
-    for name, place in MODELS.items():
+    places = {"first stage": "first", "feedback": f"feedback-{args.rounds}", "by lot": f"by-lot-{args.rounds}"}
+    for name, place in places.items():
         images, labels = draw(folder / place, args.per_class, args.num_inference_steps, seed)
         atomic_sheet(folder / f"{place}.png", images, args.per_class)
         models[name], passed[name] = judged(judge, held_out, images, labels, real.label_names)
         models[name] |= distance(features, extractor(images), args.n_bootstrap)
-        models[name] |= {"stopped": stopped(folder / place)}
-    record = {"seed": seed, "refused": sorted(refused), "models": models}
+    record = {"seed": seed, "rounds": args.rounds, "refused": sorted(refused), "models": models}
     first = models["first stage"]["frechet"]
-    for name in ("feedback", "by lot"):
+    for name, place in (("feedback", "feedback"), ("by lot", "by-lot")):
+        rounds = [stopped(folder / f"{place}-{number}") for number in range(1, args.rounds + 1)]
+        models[name]["stopped"] = rounds
         models[name]["rise"] = rise(passed[name], passed["first stage"], args.n_bootstrap)
         models[name]["frechet_ratio"] = models[name]["frechet"] / first
     atomic_write(path, json.dumps(record, indent=1) + "\n")
@@ -139,7 +140,7 @@ def rise(now: np.ndarray, before: np.ndarray, n_bootstrap: int) -> dict[str, Any
 
 
 def stopped(model: Path) -> str | None:
-    """Why the guard stopped the training, None where it did not."""
+    """Why the guard stopped a round's training, None where it did not."""
     records = [record for record in read_metrics(model) if "stopped" in record]
     return records[-1]["stopped"] if records else None
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import shutil
 import signal
 import subprocess
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
-from datasets import ClassLabel, Dataset, Features
+from datasets import ClassLabel, Dataset, Features, Value
 from datasets import Image as ImageFeature
 from diffusers import DDPMScheduler, DiffusionPipeline, UNet2DModel
 from helpers import one_thread
@@ -28,7 +29,8 @@ from clinsynth.run_folder import read_metrics
 from clinsynth.scripts.checkpoint import load_pipeline
 from clinsynth.trainers.classifier_inputs import save_classifier
 from clinsynth.trainers.diffusion_loss import StepInputs
-from clinsynth.trainers.preference_candidates import sample_by_path
+from clinsynth.trainers.preference_candidates import Scored, pair_candidates, sample_by_path
+from clinsynth.trainers.preference_data import rewards_of
 from clinsynth.trainers.preference_guard import Guard
 from clinsynth.trainers.preference_loss import PreferenceLoss, both_predictions, dpo_loss, join
 from clinsynth.trainers.preference_pairs import Candidate, make_pairs, read_pairs, write_pairs
@@ -129,6 +131,7 @@ def arguments(first_stage: Path, output_dir: Path, **changes: Any) -> Preference
         "held_out": "measure",
         "judge": "classifier",
         "least_kappa": -1.0,
+        "held_out_least_kappa": -1.0,
         "min_class_size": 1,
         "calibration_pictures": 5,
         "train_steps": 4,
@@ -190,7 +193,7 @@ def test_stop_and_resume_equals_no_stop(method: str, model: Path, preferences: P
 def test_a_killed_run_goes_on_from_its_candidates_and_checkpoints(
     model: Path, classifier: Path, tmp_path: Path
 ) -> None:
-    args = arguments(model, tmp_path / "run", judge_model=str(classifier), train_steps=40, guard_steps=500)
+    args = arguments(model, tmp_path / "run", judge_model=str(classifier), train_steps=16, guard_steps=500)
     flags = [f"--{k}={v}" for k, v in dataclasses.asdict(args).items() if v is not None]
     command = [sys.executable, "-m", "clinsynth", "train", "preference", *flags]
     process = subprocess.Popen(command, env=one_thread(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -204,7 +207,7 @@ def test_a_killed_run_goes_on_from_its_candidates_and_checkpoints(
     written = pairs.stat().st_mtime_ns
     main(args)
     assert (tmp_path / "run" / "model_index.json").exists() and pairs.stat().st_mtime_ns == written
-    assert [record["step"] for record in read_metrics(tmp_path / "run")] == list(range(41))
+    assert [record["step"] for record in read_metrics(tmp_path / "run")] == list(range(17))
 
 
 def test_a_judge_that_prefers_dark_pictures_is_caught_and_stops_the_run(
@@ -282,6 +285,37 @@ def test_scored_candidates_are_kept_where_no_pair_could_be_made(model: Path, cla
         main(arguments(model, tmp_path / "run", margin=0.1, **settings))
 
 
+def scored_by_brightness(count: int, without: set[int]) -> Scored:
+    """Grey pictures whose share is their brightness, four a prompt; the judge gave no scores to `without`."""
+    levels = np.random.default_rng(0).uniform(20, 230, count)
+    pictures = [to_picture(np.full((1, 28, 28), level, np.uint8)) for level in levels]
+    columns = {"image": pictures, "label": [row // 4 % 5 for row in range(count)], "seed": list(range(count))}
+    features = Features(image=ImageFeature(), label=ClassLabel(names=GRADES), seed=Value("int64"))
+    shares = [math.nan if row in without else float(level / 255) for row, level in enumerate(levels)]
+    return Scored(Dataset.from_dict(columns, features=features), shares, ["no scores: not JSON"] * count)
+
+
+def test_candidates_without_scores_are_left_out_and_counted(model: Path, tmp_path: Path) -> None:
+    args = arguments(model, tmp_path, judge_model="x", candidates=4)
+    facts = {"judge": "vlm", "checklist": "phantom-fundus", "checklist_version": 1}
+    pair_candidates(args, scored_by_brightness(20, {0, 5}), facts, tmp_path / "pairs")
+    known = json.loads((tmp_path / "pairs" / "preferences.json").read_text())
+    assert known["unscored"] == 2 and known["pairs"] == 3 * 6 + 2 * 3
+    rows = read_pairs(tmp_path / "pairs", unpaired=False)
+    assert not {0, 5} & {*rows["chosen_row"], *rows["rejected_row"]}
+    with pytest.raises(ValueError, match=r"gave scores to none of 20 candidates \(no scores: not JSON\); mend it"):
+        pair_candidates(args, scored_by_brightness(20, set(range(20))), facts, tmp_path / "none")
+
+
+def test_a_reward_model_weighs_the_candidates_that_were_scored(model: Path, tmp_path: Path) -> None:
+    changes = {"method": "reward", "reward": "model", "judge_model": "x", "candidates": 4}
+    args = arguments(model, tmp_path, **changes)
+    images, rewards = rewards_of(args, scored_by_brightness(160, {7}), tmp_path)
+    shares = torch.tensor([share for share in scored_by_brightness(160, {7}).shares if not math.isnan(share)])
+    assert len(images) == len(rewards) == 159 and float(torch.corrcoef(torch.stack([rewards, shares]))[0, 1]) > 0.8
+    assert (tmp_path / "reward_model" / "reward.json").exists()
+
+
 def test_the_judge_that_made_the_preferences_does_not_watch(model: Path, tmp_path: Path) -> None:
     pairs = write_preferences(model, tmp_path, judge="measure")
     with pytest.raises(ValueError, match=r"those of the judge measure, which as --held_out can see no gaming"):
@@ -318,6 +352,10 @@ def test_what_the_guard_objects_to() -> None:
         ({"guard_images": 1}, "--guard_images must be at least 2"),
         ({"method": "d3po", "num_inference_steps": 1}, "--method d3po needs --num_inference_steps 2"),
         ({"method": "reward", "preferences": "x"}, "--method reward learns from all scored candidates"),
+        ({"reward": "model"}, "--reward model is for --method reward; got --method diffusion-dpo"),
+        ({"ema_decay": 1.0}, r"--ema_decay must be in \[0, 1\), got 1.0"),
+        ({"held_out": "expert", "held_out_model": "x"}, "--held_out must be measure, classifier or clip, got expert"),
+        ({"judge_endpoint": "http://127.0.0.1:1/v1"}, "--judge_endpoint is for --judge vlm; got --judge classifier"),
         ({"candidates": 1}, "each prompt has one candidate"),
         ({"margin": 1.0}, "none prefers one picture"),
         ({"label_names": "a,b,c,d,e"}, "has the cl"),

@@ -66,13 +66,14 @@ def trusted(args: PreferenceArguments, kind: str, model: str | None, pipeline: A
     if judge.checklist["name"] != "phantom-fundus" or kind == "expert":
         return Watched(judge, frozenset())
     path = create_run_folder(Path(args.output_dir)) / f"calibration_{role}.json"
+    least_kappa = args.least_kappa if role == "judge" else args.held_out_least_kappa
     if not path.exists():
         config = pipeline.unet.config
         side, channels = config["sample_size"], config["in_channels"]
-        found = calibrate(judge, side, channels, args.calibration_pictures, args.least_kappa, args.seed)
+        found = calibrate(judge, side, channels, args.calibration_pictures, least_kappa, args.seed)
         atomic_write(path, json.dumps(found, indent=1) + "\n")
     refused = json.loads(path.read_text())["refused"]
-    check_usable(judge, refused, args.least_kappa)
+    check_usable(judge, refused, least_kappa)
     return Watched(judge, frozenset(refused))
 
 

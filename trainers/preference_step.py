@@ -135,7 +135,8 @@ class Preferences:
         if self.args.method == "diffusion-dpo":
             loser = replace(batch, images=extra.float() / 127.5 - 1)  # the same noise and timestep as the winner
             errors, before, drift = both_predictions(unet, self.reference, self.scheduler, join(batch, loser))
-            return dpo_loss(*errors.chunk(2), *before.chunk(2), beta=self.args.beta), drift
+            (winner, lost), (winner_before, lost_before) = errors.chunk(2), before.chunk(2)
+            return dpo_loss(winner, lost, winner_before, lost_before, self.args.beta), drift
         errors, before, drift = both_predictions(unet, self.reference, self.scheduler, batch)
         if self.args.method == "kto":
             return kto_loss(errors, before, extra, self.args.beta), drift

@@ -60,6 +60,8 @@ class PreferenceArguments(ImageDataArguments):
     """the second judge's model, another one than --judge_model"""
     least_kappa: float = 0.6
     """items on which judge and drawn truth agree less (Cohen's kappa) are not used (checklist phantom-fundus)"""
+    held_out_least_kappa: float = 0.6
+    """the same for the second judge, which only watches"""
     calibration_pictures: int = 60
     """drawn pictures of each condition for that comparison"""
     preferences: str | None = None
