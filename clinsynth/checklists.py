@@ -12,7 +12,9 @@ A checklist is recipes/checklists/<name>.yaml, or a file of the user's:
       grade 0:
         - {id: no_dots, aspect: lesion_type, question: Is …?, criterion: in plain words}
 
-An item may have a `source` of its own, and `skin_types`: skin type to the criterion that holds for it instead.
+An item may have a `source` of its own, and `skin_types`: skin type to the criterion that holds for it instead. It may
+have a `statement` that holds where the answer is yes, and a `negation` that holds where it is no, for judges that
+compare pictures with sentences; else these are made of the question.
 """
 
 from __future__ import annotations
@@ -56,6 +58,8 @@ class Item(Part):
     criterion: str = Field(min_length=1)
     source: str | None = None
     skin_types: dict[str, str] = {}
+    statement: str | None = Field(default=None, min_length=1)
+    negation: str | None = Field(default=None, min_length=1)
 
 
 class Signature(Part):
@@ -174,6 +178,9 @@ def check_items(path: Path, condition: str, items: tuple[Item, ...]) -> None:
     for item in items:
         if item.id in by_id:
             raise ValueError(f"{where}, item {item.id} is there twice; give one of them another id")
+        if item.negation and (not item.statement or item.negation == item.statement):
+            fault = "is its statement" if item.statement else "has no statement to negate"
+            raise ValueError(f"{where}, item {item.id}: its negation {fault}; write both, each of its own")
         by_id[item.id] = item
         other = by_matter.setdefault(matter_of(item.question), item)
         if other is not item:

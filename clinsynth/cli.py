@@ -25,6 +25,11 @@ COMMANDS = {
         "TextClassifierArguments",
         "train classifiers on real, or real and synthetic, texts",
     ),
+    "train preference": (
+        "clinsynth.trainers.train_preference",
+        "PreferenceArguments",
+        "train a DDPM further on the preferences of a checklist's judge",
+    ),
     "generate images": (
         "clinsynth.scripts.generate_images",
         "GenerateImagesArguments",
@@ -44,6 +49,21 @@ COMMANDS = {
         "clinsynth.scripts.evaluate_text",
         "EvaluateTextArguments",
         "compare synthetic with real texts and write a report",
+    ),
+    "judge": (
+        "clinsynth.scripts.judge_images",
+        "JudgeImagesArguments",
+        "score images against an expert checklist, item by item",
+    ),
+    "fit checklist": (
+        "clinsynth.scripts.fit_checklist",
+        "FitChecklistArguments",
+        "write a checklist whose items are measured limits of real images",
+    ),
+    "sign checklist": (
+        "clinsynth.scripts.checklist_page",
+        "ChecklistPageArguments",
+        "write a page on which an expert corrects and signs a checklist",
     ),
     "audit membership": (
         "clinsynth.scripts.attack_membership",

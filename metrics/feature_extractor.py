@@ -199,13 +199,35 @@ def train_default_extractor(
     epochs: int = DEFAULT_EPOCHS,
     progress: str | None = None,
 ) -> FeatureExtractor:
-    """A small ResNet trained from scratch to tell the classes of the real train split apart; its pooled features.
+    """A small ResNet trained from scratch to tell the classes of the real train split apart; its pooled features."""
+    from clinsynth.trainers.train_image_classifier import pooled_features
+
+    model, score = default_classifier(train, validation, output_dir, seed, epochs, progress)
+    note = f"{epochs} epochs, validation macro-F1 {score:.3f}"
+    name = f"small ResNet trained on the real train split (seed {seed})"
+
+    def embed(images: np.ndarray) -> np.ndarray:
+        return pooled_features(model, images)
+
+    dimension = embed(train.images[:1]).shape[1]
+    return FeatureExtractor(name, dimension, hash_weights(model), embed, note)
+
+
+def default_classifier(
+    train: ImageArrays,
+    validation: ImageArrays,
+    output_dir: Path,
+    seed: int = 0,
+    epochs: int = DEFAULT_EPOCHS,
+    progress: str | None = None,
+) -> tuple[Any, float]:
+    """The network of the default extractor, whose classes are those of `train`, and its macro-F1 on validation.
 
     Kept in a folder of `output_dir` that is named by data, seed and epochs (safetensors), and found there again.
     """
     from safetensors.torch import load_model
 
-    from clinsynth.trainers.train_image_classifier import build_small_resnet, pooled_features
+    from clinsynth.trainers.train_image_classifier import build_small_resnet
 
     key = hash_arrays(train.images, train.labels, validation.images, validation.labels, f"{seed} {epochs}")
     kept = output_dir / key[:16]
@@ -217,15 +239,7 @@ def train_default_extractor(
     facts = json.loads((kept / "training.json").read_text())
     model: Any = build_small_resnet(len(train.label_names), train.images.shape[1], seed=seed)
     load_model(model, kept / "model.safetensors")
-    model.to(best_device()).eval()
-    note = f"{epochs} epochs, validation macro-F1 {facts['validation_macro_f1']:.3f}"
-    name = f"small ResNet trained on the real train split (seed {seed})"
-
-    def embed(images: np.ndarray) -> np.ndarray:
-        return pooled_features(model, images)
-
-    dimension = embed(train.images[:1]).shape[1]
-    return FeatureExtractor(name, dimension, hash_weights(model), embed, note)
+    return model.to(best_device()).eval(), facts["validation_macro_f1"]
 
 
 def _train(

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clinsynth.metrics import measurement as m
+from clinsynth.metrics.alignment_run import load_alignment_judge, measure_alignment
 from clinsynth.metrics.collapse import read_collapse
 from clinsynth.metrics.evidence_data import (
     describe_data,
@@ -32,6 +33,7 @@ from clinsynth.metrics.finished import FinishedMeasurements
 from clinsynth.metrics.manifold_measurement import measure_manifold
 from clinsynth.metrics.picture_measurement import measure_pictures
 from clinsynth.metrics.privacy_evidence import privacy_evidence
+from clinsynth.metrics.source_check import check_sources
 from clinsynth.run_folder import create_run_folder, describe_environment, write_run_config
 from clinsynth.trainers.classifier_arms import check_data, run_arms
 
@@ -59,6 +61,8 @@ def gather_evidence(args: EvaluateImagesArguments) -> tuple[dict[str, Any], Comp
     synthetic = load_synthetic(Path(args.synthetic))
     real = load_real(args, like=synthetic)
     synthetic = with_labels_of(real["train"], synthetic)
+    check_sources(Path(args.synthetic), real)
+    judge = load_alignment_judge(args, real["train"].label_names) if args.checklist else None
     if args.classifier != "none":
         check_data(real, synthetic)
     output_dir = create_run_folder(args.output_dir)
@@ -79,6 +83,7 @@ def gather_evidence(args: EvaluateImagesArguments) -> tuple[dict[str, Any], Comp
         "collapse": read_collapse(measurements),
         "privacy": privacy,
         "classifier": compare_classifiers(args, real, synthetic, output_dir),
+        "alignment": measure_alignment(args, judge, extractor, {**real, "synthetic": synthetic}, features, generation),
         "environment": describe_environment(),
     }
     return evidence, Compared(real["train"], synthetic, privacy["pairs"])

@@ -4,6 +4,8 @@
         --output_dir runs/phantom-evidence
     python scripts/evaluate_images.py --real retinamnist.npz --synthetic runs/retina-synthetic \\
         --output_dir runs/retina-evidence --extractor facebook/dinov2-small
+    clinsynth evaluate images --synthetic runs/phantom-synthetic --checklist phantom-fundus --judge measure \\
+        --output_dir runs/phantom-evidence
 
 Writes evidence.json (every number with its interval, n, floor and extractor) and report.html (one page, shows real
 pictures: keep it private). Start the same command again to go on where it stopped.
@@ -14,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clinsynth.arguments import run
+from clinsynth.scripts.judges import check_judge
 
 
 @dataclass
@@ -40,6 +43,17 @@ class EvaluateImagesArguments:
     """trainings of each arm"""
     classifier_epochs: int = 30
     """passes over the real train split in each training"""
+    checklist: str | None = None
+    """score every picture's alignment with its class (checklist share, class margin, typicality): name of a checklist
+    that comes with clinsynth, or a .yaml file"""
+    judge: str = "measure"
+    """--checklist: who answers the items, a judge of `clinsynth judge` on this machine; one that neither trained the
+    generator nor chose its pictures"""
+    judge_model: str | None = None
+    """--checklist: the judge's model, folder or Hub id, where it has one"""
+    class_model: str | None = None
+    """--checklist: folder or Hub id of the classifier of the class margin; default: a small ResNet trained on the real
+    train split"""
     seed: int = 0
     """of the choice of few-shot images (give the trainer's), default extractor, subsets, bootstrap and classifiers"""
     fit: str | None = None
@@ -59,6 +73,10 @@ class EvaluateImagesArguments:
         for name, lowest in (("bootstrap", 0), ("classifier_seeds", 1), ("classifier_epochs", 1)):
             if getattr(self, name) < lowest:
                 raise ValueError(f"--{name} must be >= {lowest}, got {getattr(self, name)}")
+        if self.checklist is not None:
+            check_judge("judge", self.judge, self.judge_model)
+        elif self.judge_model or self.class_model:
+            raise ValueError("--judge_model and --class_model are about a --checklist; name it")
 
 
 def main(args: EvaluateImagesArguments) -> None:

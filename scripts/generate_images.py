@@ -3,24 +3,28 @@
     clinsynth generate images --model runs/phantom --per_class 50 --output_dir runs/phantom-synthetic
     clinsynth generate images --model runs/phantom --balance_to 486 --dataset phantom-fundus --output_dir runs/balanced
     clinsynth generate images --model runs/phantom --per_class 50 --reject_copies true --dataset phantom-fundus
+    clinsynth generate images --model runs/phantom --per_class 50 --from_images phantom-fundus --strength 0.3 \\
+        --keep_if_checklist 4/5 --output_dir runs/changed
     accelerate launch scripts/generate_images.py --model runs/phantom --counts "grade 4=100" --output_dir runs/grade4
 
-The folder --output_dir then loads with `datasets.load_dataset(folder)`: rows of image, label and seed.
-A run that was stopped goes on when the same command is started again; finished shards are kept.
+The folder --output_dir then loads with `datasets.load_dataset(folder)`: rows of image, label and seed, with
+--from_images also of source_id, source_label and strength. Rows that no draw was good enough for are left out and
+counted. A run that was stopped goes on when the same command is started again; finished shards are kept.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from clinsynth.arguments import run
-from clinsynth.data.arguments import ImageDataArguments
 from clinsynth.run_folder import check_same_run, create_run_folder, write_run_config
+from clinsynth.scripts.image_sources import SourceArguments
+from clinsynth.scripts.keep_images import KeepArguments
 
 MAY_DIFFER = frozenset({"output_dir", "batch_size", "dry_run"})
 
 
 @dataclass
-class GenerateImagesArguments(ImageDataArguments):
+class GenerateImagesArguments(KeepArguments, SourceArguments):
     """Turn a checkpoint into a synthetic data set.
 
     Say how many images with one of --per_class, --counts and --balance_to. Start the same command again to resume.
@@ -41,8 +45,6 @@ class GenerateImagesArguments(ImageDataArguments):
     """images of some classes, LABEL=N,LABEL=N (names or numbers)"""
     balance_to: int | None = None
     """of every class as many images as the real train split of --dataset lacks to this number"""
-    reject_copies: bool = False
-    """draw an image anew, up to ten times, while it is an exact or near copy of a train image of --dataset"""
     batch_size: int = 64
     """images computed at once; the images do not depend on it"""
     num_inference_steps: int = 25
@@ -70,6 +72,11 @@ class GenerateImagesArguments(ImageDataArguments):
             raise ValueError(f"--balance_to {self.balance_to} needs --dataset, whose classes it fills up")
         if self.reject_copies and not self.dataset:
             raise ValueError("--reject_copies needs --dataset, the data that --model was trained on; name it")
+        if self.swept and not (self.keep_if_checklist or self.keep_if_class):
+            raise ValueError(
+                f"--strength {self.strength} is chosen by what is kept; give --keep_if_checklist or "
+                "--keep_if_class, or one strength"
+            )
         for name in ("per_class", "balance_to", "batch_size", "num_inference_steps", "shard_size"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -86,6 +93,8 @@ def main(args: GenerateImagesArguments) -> None:
     from accelerate import PartialState
 
     from clinsynth.scripts.checkpoint import load_pipeline
+    from clinsynth.scripts.image_plan import describe_counts, plan_labels
+    from clinsynth.scripts.keep_images import sources_and_checks
     from clinsynth.scripts.synthetic_shards import ShardPlan, write_shards
 
     state = PartialState(cpu=not torch.accelerator.is_available())  # else several CPU processes go unseen
@@ -97,45 +106,26 @@ def main(args: GenerateImagesArguments) -> None:
     output_dir = create_run_folder(args.output_dir)
     check_same_run(output_dir, args, MAY_DIFFER)
     generator = describe_generator(args, pipeline)
-    detector = fit_detector(args, pipeline) if args.reject_copies else None
-    if detector:
-        generator["reject_copies"] = detector.describe()
-    plan = ShardPlan(output_dir, labels, pipeline.id2label, args.seed, args.shard_size, state.num_processes)
+    with state.main_process_first():  # which chooses the strengths, for the others to find
+        sources, keep = sources_and_checks(
+            args, pipeline, labels, output_dir, lambda at: sampler(args, pipeline, state.device, at), generator
+        )
+    generator |= keep.facts | ({"image_to_image": sources.facts} if sources else {})
+    settings = (labels, pipeline.id2label, args.seed, args.shard_size, state.num_processes)
+    plan = ShardPlan(output_dir, *settings, sources=sources, most_draws=args.most_draws)
     if state.is_main_process:
         plan.check_same_generator(generator)
         write_run_config(output_dir, args)
         print(f"generating {describe_counts(labels, pipeline.id2label)}")
         plan.begin(generator)
     state.wait_for_everyone()
-    reject = detector.reasons if detector else None
     keep_memory_flat()
-    write_shards(plan, sampler(args, pipeline, state.device), args.batch_size, state.process_index, reject)
+    sample = sampler(args, pipeline, state.device, sources)
+    write_shards(plan, sample, args.batch_size, state.process_index, keep if keep.checks else None)
     state.wait_for_everyone()
     if state.is_main_process:
         plan.finish(generator)
-        print(f"synthetic data set: {output_dir}")
-
-
-def fit_detector(args: GenerateImagesArguments, pipeline: Any) -> Any:
-    """The detector of copies of the real train split, brought to the size and channels that the model draws.
-
-    Raises:
-        ValueError: --resolution or --channels ask for others, or there are too few pictures.
-    """
-    from clinsynth.data.arrays import to_arrays
-    from clinsynth.data.load import load_image_dataset
-    from clinsynth.scripts.copy_detector import CopyDetector
-
-    config = (pipeline.unet if "unet" in pipeline.components else pipeline.generator).config
-    drawn = {"resolution": config.sample_size, "channels": config.out_channels}
-    for name, value in drawn.items():
-        if getattr(args, name) not in (None, value):
-            raise ValueError(
-                f"--{name} is {getattr(args, name)}, but --model {args.model} draws {name} {value}, at which "
-                "--reject_copies compares; leave the flag out"
-            )
-    train = load_image_dataset(replace(args, **drawn), args.seed)["train"]
-    return CopyDetector.of(to_arrays(train, drawn["resolution"], drawn["channels"], args.fit).images)
+        print(plan.closing_message())
 
 
 def keep_memory_flat() -> None:
@@ -150,65 +140,6 @@ def keep_memory_flat() -> None:
     if platform.libc_ver()[0] == "glibc":
         m_mmap_threshold = -3  # malloc.h
         ctypes.CDLL(None).mallopt(m_mmap_threshold, 1 << 20)
-
-
-def plan_labels(args: GenerateImagesArguments, pipeline: Any) -> list[int]:
-    """The class number of every image to generate, in class order.
-
-    Raises:
-        ValueError: an unknown label, or nothing to generate.
-    """
-    if args.counts is not None:
-        wanted = parse_counts(args.counts, pipeline)
-    elif args.per_class is not None:
-        wanted = dict.fromkeys(range(pipeline.num_classes), args.per_class)
-    else:
-        wanted = missing_counts(args, pipeline)
-    labels = [label for label in sorted(wanted) for _ in range(wanted[label])]
-    if not labels:
-        enough = f"no class is below {args.balance_to} images"
-        why = f"--counts {args.counts} asks for none" if args.counts else enough
-        raise ValueError(f"there is nothing to generate: {why}; raise the number")
-    return labels
-
-
-def parse_counts(text: str, pipeline: Any) -> dict[int, int]:
-    """`"grade 4=10,0=5"` to `{4: 10, 0: 5}`."""
-    counts = {}
-    for entry in text.split(","):
-        label, _, number = entry.rpartition("=")
-        if not label or not number.strip().isdigit():
-            raise ValueError(f"--counts {text!r}: {entry!r} is not LABEL=N with a whole number N; write grade 4=100")
-        name = label.strip()
-        known = name in pipeline.id2label.values() or not name.isdigit()
-        number_of_class = pipeline.label_ids(name if known else int(name))[0]
-        if number_of_class in counts:
-            raise ValueError(f"--counts {text!r} names the class {name!r} twice; give one number for it")
-        counts[number_of_class] = int(number)
-    return counts
-
-
-def missing_counts(args: GenerateImagesArguments, pipeline: Any) -> dict[int, int]:
-    """What each class of the real train split lacks to `args.balance_to`."""
-    from collections import Counter
-
-    from clinsynth.data.load import load_image_dataset
-
-    train = load_image_dataset(args, args.seed)["train"]
-    names = train.features["label"].names
-    if names != list(pipeline.id2label.values()):
-        raise ValueError(
-            f"--dataset {args.dataset} has the {len(names)} classes {names}, but --model {args.model} was trained on "
-            f"the {pipeline.num_classes} classes {list(pipeline.id2label.values())}; give the data set that it saw"
-        )
-    real = Counter(train["label"])
-    return {label: max(0, args.balance_to - real[label]) for label in pipeline.id2label}  # type: ignore[operator]
-
-
-def describe_counts(labels: list[int], id2label: dict[int, str]) -> str:
-    """`400 images: grade 1 100, …`."""
-    parts = [f"{name} {labels.count(label)}" for label, name in id2label.items()]
-    return f"{len(labels)} images: {', '.join(parts)}"
 
 
 def describe_generator(args: GenerateImagesArguments, pipeline: Any) -> dict[str, Any]:
@@ -239,8 +170,11 @@ def describe_generator(args: GenerateImagesArguments, pipeline: Any) -> dict[str
     }
 
 
-def sampler(args: GenerateImagesArguments, pipeline: Any, device: Any) -> Any:
-    """A function from labels and seeds to images, uint8 (n, channels, size, size), and a mask of the finite ones."""
+def sampler(args: GenerateImagesArguments, pipeline: Any, device: Any, sources: Any = None) -> Any:
+    """A function from labels and seeds to images, uint8 (n, channels, size, size), and a mask of the finite ones.
+
+    With `sources` each picture starts from the source of its label and seed, else from noise.
+    """
     import torch
 
     settings = sampling_settings(args, pipeline)
@@ -248,10 +182,24 @@ def sampler(args: GenerateImagesArguments, pipeline: Any, device: Any) -> Any:
     pipeline.to(device)
 
     def sample(labels: list[int], seeds: list[int]) -> tuple[Any, Any]:
-        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        images = pipeline(labels, generator=generators, output_type="pt", **settings).images
+        if sources is None:
+            images = draw(labels, seeds)
+        else:
+            images = torch.empty(len(labels), *sources.images.shape[1:], device=device)
+            strengths = [sources.strengths[label] for label in labels]
+            for strength in sorted(set(strengths)):
+                rows = [i for i, of_row in enumerate(strengths) if of_row == strength]
+                images[rows] = draw([labels[i] for i in rows], [seeds[i] for i in rows], strength)
         finite = images.isfinite().flatten(1).all(dim=1)
         return (images.nan_to_num() * 255).round().to(torch.uint8).cpu().numpy(), finite.cpu().numpy()
+
+    def draw(labels: list[int], seeds: list[int], strength: float | None = None) -> Any:
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        start = {}
+        if strength is not None:
+            pictures = torch.from_numpy(sources.pictures(labels, seeds)).float()
+            start = {"image": pictures / 127.5 - 1, "strength": strength}
+        return pipeline(labels, generator=generators, output_type="pt", **start, **settings).images
 
     return sample
 

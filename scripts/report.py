@@ -5,13 +5,17 @@ Everything is inside the page (base64 PNG, inline SVG, no script, no link), so t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
+from clinsynth.scripts.report_alignment import ALIGNMENT_NAMES, alignment_findings, alignment_table
+from clinsynth.scripts.report_numbers import format_interval, format_number, format_signed
 from clinsynth.scripts.report_pictures import Pictures
+
+__all__ = ["format_interval", "format_number", "format_signed"]
 
 WHISKER_WIDTH = 200
 METRIC_NAMES = {"frechet": "Fréchet distance", "kid": "KID"}
@@ -45,6 +49,8 @@ def render_report(evidence: dict[str, Any], pictures: Pictures) -> str:
             variety=variety_table(evidence["measurements"], evidence["data"]["label_names"]),
             variety_names=VARIETY_NAMES,
             privacy_rows=list(privacy_rows(evidence["privacy"])),
+            alignment=alignment_table(evidence.get("alignment")),
+            alignment_names=ALIGNMENT_NAMES,
             arms=arm_table(evidence["classifier"]),
             findings=list(findings(evidence)),
             limits=list(limits(evidence)),
@@ -67,23 +73,6 @@ def template_environment() -> jinja2.Environment:
     environment.filters["signed"] = format_signed
     environment.filters["interval"] = format_interval
     return environment
-
-
-def format_number(value: float | None) -> str:
-    """Three significant digits, a true minus sign, a dash for None."""
-    if value is None:
-        return "–"
-    text = f"{value:.0f}" if abs(value) >= 1000 else f"{value:#.3g}".rstrip(".")
-    return text.replace("-", "−")
-
-
-def format_signed(difference: float) -> str:
-    """Three decimals with a plus or a true minus sign."""
-    return f"{difference:+.3f}".replace("-", "−")
-
-
-def format_interval(interval: Iterable[float] | None) -> str:
-    return "no interval" if interval is None else "{} to {}".format(*map(format_number, interval))
 
 
 def distance_tables(measurements: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -171,6 +160,7 @@ def findings(evidence: dict[str, Any]) -> Iterator[dict[str, str]]:
             "value": record["verdict"],
             "text": f"macro-F1 {format_signed(record['difference'])} against real alone, 95 % {low} to {high}",
         }
+    yield from alignment_findings(evidence.get("alignment"))
     privacy = evidence["privacy"]
     yield {"title": "Privacy", "value": privacy["verdict"], "text": "see the readings and the closest pairs below"}
     collapsed = "found" if evidence["collapse"]["flag"] else "not found"

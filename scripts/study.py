@@ -27,7 +27,7 @@ from clinsynth.scripts.study_kinds import IMAGES, TEXTS, Kind
 if TYPE_CHECKING:
     from clinsynth.scripts.study_plan import Plan, Step
 
-GENERATOR_KEYS = {"trainer", "train", "generate"}
+GENERATOR_KEYS = {"trainer", "of", "train", "generate"}
 
 
 @dataclass
@@ -53,7 +53,12 @@ class StudyArguments(ImageDataArguments):
     """texts: leave classes below --min_class_size out instead of an error"""
     generators: dict[str, dict[str, Any]] = field(default_factory=dict)
     """name: {trainer: ddpm or gan (texts: prompt or text-lora), train: {flags of `clinsynth train …`}, generate:
-    {flags of `generate …`}}; data flags in train, e.g. channels: 1, hold for all steps of the generator"""
+    {flags of `generate …`}}; data flags in train, e.g. channels: 1, hold for all steps of the generator. {trainer:
+    preference, of: NAME} trains the generator NAME, which stands above, further; {trainer: redraw, of: NAME} trains
+    nothing, and draws from NAME with other flags. `from_images: dataset` is the study's own data set"""
+    judges: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """name: {flags of `clinsynth train image-classifier`}: classifiers of real images, trained first, that generators
+    take as judges/NAME, e.g. {judge: classifier, judge_model: judges/NAME}"""
     generate: dict[str, Any] = field(default_factory=dict)
     """flags of `clinsynth generate images` (or `text`) for all generators, e.g. {balance_to: 486}"""
     draws: int = 1
@@ -80,7 +85,7 @@ class StudyArguments(ImageDataArguments):
             unknown = sorted(set(recipe) - GENERATOR_KEYS)
             if unknown:
                 raise ValueError(
-                    f"generators: {name} has the unknown key {unknown[0]!r}; it takes trainer, train and generate"
+                    f"generators: {name} has the unknown key {unknown[0]!r}; it takes trainer, of, train and generate"
                 )
             trainers = self.kind.trainers
             if recipe.get("trainer") not in trainers:
@@ -91,6 +96,7 @@ class StudyArguments(ImageDataArguments):
                 raise ValueError(f"generators: {name}: trainer {recipe['trainer']} trains nothing; leave train out")
             if not name.replace("_", "").isalnum():
                 raise ValueError(f"generators: the name {name!r} must be letters, digits and _ alone")
+            self.check_base(name, recipe)
         for name, flags in self.classifiers.items():
             unknown = sorted(set(flags.get("generators", ())) - set(self.generators))
             if unknown:
@@ -102,6 +108,19 @@ class StudyArguments(ImageDataArguments):
             raise ValueError(f"draws must be at least 1, got {self.draws}")
         if not self.generators and not self.classifiers:
             raise ValueError("the recipe names neither generators nor classifiers; see recipes/phantom.yaml")
+
+    def check_base(self, name: str, recipe: dict[str, Any]) -> None:
+        """Raise a `ValueError` where a generator starts from another one that there is not, or does so unasked."""
+        names = list(self.generators)
+        above = [other for other in names[: names.index(name)] if self.generators[other]["trainer"] != "gan"]
+        if recipe["trainer"] not in self.kind.further:
+            if "of" in recipe:
+                raise ValueError(f"generators: {name}: trainer {recipe['trainer']} starts from nothing; leave of out")
+        elif recipe.get("of") not in above:
+            raise ValueError(
+                f"generators: {name}: trainer {recipe['trainer']} needs of: a diffusion model that stands above it, "
+                f"{', '.join(above) or 'and there is none'}; got {recipe.get('of')!r}"
+            )
 
     @property
     def kind(self) -> Kind:

@@ -16,6 +16,7 @@ class Kind:
     Attributes:
         data: dataclass of the data flags that all its commands share.
         trainers: what `trainer:` of a generator may be, and the command that trains it; None where nothing is trained.
+        further: trainers that start from another generator of the study, named by its key `of`.
         generate, evaluate, classify: its other commands.
         left_out: data flags that `evaluate` does not take: it reads them off the synthetic set.
         audited: trainers whose checkpoints a loss-based membership attack can be made on.
@@ -27,6 +28,7 @@ class Kind:
     generate: tuple[str, ...]
     evaluate: tuple[str, ...]
     classify: tuple[str, ...]
+    further: frozenset[str] = frozenset()
     left_out: frozenset[str] = frozenset()
     audited: frozenset[str] = frozenset()
     shared: tuple[str, ...] = ()
@@ -40,12 +42,13 @@ class Kind:
 
 IMAGES = Kind(
     ImageDataArguments,
-    {"ddpm": ("train", "ddpm"), "gan": ("train", "gan")},
+    {"ddpm": ("train", "ddpm"), "gan": ("train", "gan"), "preference": ("train", "preference"), "redraw": None},
     generate=("generate", "images"),
     evaluate=("evaluate", "images"),
     classify=("train", "image-classifier"),
+    further=frozenset({"preference", "redraw"}),
     left_out=frozenset({"resolution", "channels"}),
-    audited=frozenset({"ddpm"}),
+    audited=frozenset({"ddpm", "preference"}),
 )
 TEXTS = Kind(
     TextDataArguments,

@@ -64,7 +64,8 @@ class Plan:
     """All steps in the order in which they run, and whose output is whose; a generator has a synthetic set a draw."""
 
     steps: list[Step]
-    trained: dict[str, Step]  # but for generators that are prompted as they are
+    judges: dict[str, Step]
+    trained: dict[str, Step]  # but for generators that are prompted as they are; that of `of` where one draws anew
     generated: dict[str, list[Step]]
     evaluated: dict[str, list[Step]]
     audited: dict[str, Step]
@@ -82,8 +83,12 @@ def plan_study(args: StudyArguments) -> Plan:
     Raises:
         ValueError: a step's flags that its command refuses; names the step, the flag and the mend.
     """
-    plan = Plan([], {}, {}, {}, {}, {})
+    plan = Plan([], {}, {}, {}, {}, {}, {})
     data_key = fingerprint_data(args.dataset)
+    for name, flags in args.judges.items():
+        flags = {**changed_data_flags(args), "seed": args.seed, "arms": "real", **flags}
+        plan.judges[name] = make_step(args, f"train judge {name}", args.kind.classify, flags, [data_key])
+    plan.steps.extend(plan.judges.values())
     for name in args.generators:
         plan.steps.extend(plan_generator(args, name, plan, data_key))
     for name in args.classifiers:
@@ -99,15 +104,16 @@ def plan_generator(args: StudyArguments, name: str, plan: Plan, data_key: str) -
     recipe = args.generators[name]
     train = recipe.get("train", {})
     data = {**changed_data_flags(args), **{flag: train[flag] for flag in train if flag in args.kind.data_flags}}
-    trained = plan_training(args, name, data, data_key)
+    trained = plan_training(args, name, plan, data, data_key)
     if trained is not None:
         plan.trained[name] = trained
+    if trained is not None and trained not in plan.steps:
         yield trained
     plan.generated[name], plan.evaluated[name] = [], []
     for draw in range(args.draws):
         numbered = f"{name} draw {draw + 1}" if draw else name
-        flags = generate_flags(args, recipe, trained, data, draw)
-        inputs = [data_key, *([trained.key] if trained else [])]
+        flags, judges = with_judges(generate_flags(args, recipe, trained, data, draw), plan)
+        inputs = [data_key, *([trained.key] if trained else []), *judges]
         generated = make_step(args, f"generate {numbered}", args.kind.generate, flags, inputs)
         flags = evaluate_flags(args, generated, data)
         evaluated = make_step(args, f"evaluate {numbered}", args.kind.evaluate, flags, [data_key, generated.key])
@@ -120,14 +126,36 @@ def plan_generator(args: StudyArguments, name: str, plan: Plan, data_key: str) -
         yield plan.audited[name]
 
 
-def plan_training(args: StudyArguments, name: str, data: dict[str, Any], data_key: str) -> Step | None:
-    """The step that trains a generator, None where it is taken as it is."""
+def plan_training(args: StudyArguments, name: str, plan: Plan, data: dict[str, Any], data_key: str) -> Step | None:
+    """The step that trains a generator, None where a model is taken as it comes."""
     recipe = args.generators[name]
+    base = plan.trained[recipe["of"]] if "of" in recipe else None
     command = args.kind.trainers[recipe["trainer"]]
     if command is None:
-        return None
-    flags = {**data, "seed": args.seed, **shared_flags(args), **recipe.get("train", {})}
-    return make_step(args, f"train {name}", command, flags, [data_key])
+        return base
+    model = {"model": str(base.output_dir)} if base else {}
+    flags, judges = with_judges(recipe.get("train", {}), plan)
+    flags = {**model, **data, "seed": args.seed, **shared_flags(args), **flags}
+    return make_step(args, f"train {name}", command, flags, [data_key, *([base.key] if base else []), *judges])
+
+
+def with_judges(flags: dict[str, Any], plan: Plan) -> tuple[dict[str, Any], list[str]]:
+    """Flags with the folder of each classifier that is named as judges/NAME, and these judges' keys.
+
+    Raises:
+        ValueError: the recipe has no such judge.
+    """
+    found, keys = dict(flags), []
+    for flag, value in flags.items():
+        if isinstance(value, str) and value.startswith("judges/"):
+            name = value.removeprefix("judges/")
+            if name not in plan.judges:
+                known = ", ".join(plan.judges) or "none"
+                raise ValueError(f"{flag}: {value} names no judge of the recipe; judges: has {known}")
+            step = plan.judges[name]
+            found[flag] = str(step.output_dir / f"best-{step.flags['arms'].split(',')[0]}")
+            keys.append(step.key)
+    return found, keys
 
 
 def plan_classifier(args: StudyArguments, name: str, plan: Plan, data_key: str) -> Step:
@@ -152,7 +180,12 @@ def generate_flags(
     """Flags of the step that draws a generator's synthetic set; each draw, counted from 0, has the next seed."""
     flags = {"seed": args.seed, **args.generate, **recipe.get("generate", {})}
     flags["seed"] += draw
+    if flags.get("from_images") == "dataset":
+        flags["from_images"] = args.dataset
     needs_data = args.kind is TEXTS or flags.keys() & {"balance_to", "reject_copies"}  # texts take its labels
+    if "from_images" in flags:
+        names = args.kind.data_flags.keys() - args.kind.left_out
+        flags = {**{flag: data[flag] for flag in sorted(names & data.keys())}, **flags}
     model = {"model": str(trained.output_dir)} if trained else {}
     return {**shared_flags(args), **model, **(data if needs_data else {}), **flags}
 

@@ -1,6 +1,6 @@
 """A synthetic data set on disk: Parquet shards that are complete or absent, and what says how they were made.
 
-data/train-00000-of-00003.parquet   rows of image, label, seed
+data/train-00000-of-00003.parquet   rows of image, label, seed; made from real pictures: source_id, …
 contact_sheets/<label>.png          the first images of a class
 generation.json                     generator, settings, counts requested, produced and rejected
 README.md                           tells `load_dataset` where the shards are
@@ -32,16 +32,19 @@ NOT_FINITE, GIVEN_UP = "not finite", "given up"
 
 Sample = Callable[[list[int], list[int]], tuple[np.ndarray, np.ndarray]]
 """From labels and seeds to images, uint8 (n, channels, size, size), and a bool mask of the usable ones."""
-Reject = Callable[[np.ndarray], list[str | None]]
-"""From images to the reason why each is rejected, None where it is not."""
+Reject = Callable[[np.ndarray, list[int], list[int]], list[str | None]]
+"""From images, labels and seeds to the reason why each is rejected, None where it is not."""
 
-README = """---
+FROM_REAL = """Each picture was made from a real picture of a train split, of which it keeps much; source_id names that
+one. Treat the set as you treat the real one. `generation.json` says how it was made.
+"""
+NO_PATIENT = "Synthetic images: no row is a patient. `generation.json` says how they were made.\n"
+README = f"""---
 tags:
 - synthetic
 ---
 
-Synthetic images: no row is a patient. `generation.json` says how they were made.
-
+{NO_PATIENT}
 ```python
 from datasets import load_dataset
 
@@ -60,6 +63,8 @@ class ShardPlan:
     seed: int
     shard_size: int
     num_processes: int = 1
+    sources: Any = None
+    most_draws: int = MOST_DRAWS
 
     @property
     def num_shards(self) -> int:
@@ -68,7 +73,16 @@ class ShardPlan:
     @property
     def features(self) -> Features:
         names = list(self.id2label.values())
-        return Features({"image": ImageFeature(), "label": ClassLabel(names=names), "seed": Value("int64")})
+        columns = {"image": ImageFeature(), "label": ClassLabel(names=names), "seed": Value("int64")}
+        if self.sources is not None:
+            columns |= {"source_id": Value("string"), "source_label": Value("string"), "strength": Value("float64")}
+        return Features(columns)
+
+    def row(self, image: np.ndarray, label: int, seed: int) -> dict[str, Any]:
+        """The row of a picture, uint8 (channels, side, side)."""
+        picture = {"bytes": to_png(to_picture(image)), "path": None}
+        source = {} if self.sources is None else self.sources.columns(label, seed)
+        return {"image": picture, "label": label, "seed": seed, **source}
 
     def path(self, shard: int) -> Path:
         return self.output_dir / "data" / f"train-{shard:05d}-of-{self.num_shards:05d}.parquet"
@@ -101,7 +115,8 @@ class ShardPlan:
     def finish(self, generator: dict[str, Any]) -> None:
         """Write contact sheets, README and the final `generation.json`."""
         self.write_contact_sheets()
-        atomic_write(self.output_dir / "README.md", README)
+        text = README if self.sources is None else README.replace(NO_PATIENT, FROM_REAL)
+        atomic_write(self.output_dir / "README.md", text)
         self.describe(generator, complete=True)
 
     def describe(self, generator: dict[str, Any], complete: bool) -> None:
@@ -125,9 +140,27 @@ class ShardPlan:
             "processes": self.num_processes,
             "environment": describe_environment(),
         }
-        if "reject_copies" in generator:
-            description["given_up"] = {"rows": given_up if complete else None, "after_draws": MOST_DRAWS}
+        if "reject_copies" in generator or "keep" in generator:
+            description["given_up"] = {"rows": given_up if complete else None, "after_draws": self.most_draws}
         atomic_write(self.output_dir / "generation.json", json.dumps(description, indent=2) + "\n")
+
+    def closing_message(self) -> str:
+        """Where the finished data set is, how many pictures it has, and why it has no more."""
+        found = json.loads((self.output_dir / "generation.json").read_text())
+        produced, rejected = sum(found["produced"].values()), {k: n for k, n in found["rejected"].items() if n}
+        lines = [f"synthetic data set: {self.output_dir}"]
+        if rejected:
+            lines.append("rejected draws: " + ", ".join(f"{reason} {count}" for reason, count in rejected.items()))
+        if produced < len(self.labels):
+            short = {name: n - found["produced"][name] for name, n in found["requested"].items()}
+            missing = ", ".join(f"{name} {count}" for name, count in short.items() if count)
+            lines.append(f"{produced} of {len(self.labels)} images; there are too few of: {missing}")
+        if found.get("given_up", {}).get("rows"):
+            lines.append(
+                f"{found['given_up']['rows']} rows were given up after {self.most_draws} draws: loosen what is kept, "
+                "or train or guide the model further"
+            )
+        return "\n".join(lines)
 
     def write_contact_sheets(self) -> None:
         """One PNG a class with its first images."""
@@ -154,7 +187,7 @@ def write_shards(
     """Write this process's missing shards; at no time more than one shard is held in memory.
 
     An image that `reject` gives a reason for is drawn anew, with a seed of its row and the number of the draw; after
-    ten draws its row is given up. Both are counted in the shard.
+    the plan's most draws its row is given up. Both are counted in the shard.
     """
     mine = range(process_index, plan.num_shards, plan.num_processes)
     done = sum(len(plan.rows(shard)) for shard in mine if plan.path(shard).exists())
@@ -180,15 +213,15 @@ def draw_rows(
         batch = [queue.popleft() for _ in range(min(batch_size, len(queue)))]
         waiting = len(queue)
         seeds = [seed_of(plan.seed, row, draw) for row, draw in batch]
-        images, usable = sample([plan.labels[row] for row, _ in batch], seeds)
-        reasons = reject(images) if reject else [None] * len(batch)
+        labels = [plan.labels[row] for row, _ in batch]
+        images, usable = sample(labels, seeds)
+        reasons = reject(images, labels, seeds) if reject else [None] * len(batch)
         for (row, draw), image, seed, good, reason in zip(batch, images, seeds, usable, reasons, strict=True):
             if good and reason is None:
-                picture = {"bytes": to_png(to_picture(image)), "path": None}
-                kept[row] = {"image": picture, "label": plan.labels[row], "seed": seed}
+                kept[row] = plan.row(image, plan.labels[row], seed)
                 continue
             rejected[reason if good and reason else NOT_FINITE] += 1
-            if good and draw + 1 < MOST_DRAWS:
+            if good and draw + 1 < plan.most_draws:
                 queue.append((row, draw + 1))
             elif good:
                 rejected[GIVEN_UP] += 1

@@ -15,9 +15,12 @@ Request = tuple[list[dict[str, str]], int]
 class Result(Protocol):
     """What came of one request: validated data or None, and the reasons of the attempts that failed."""
 
-    data: dict[str, Any] | None
-    attempts: int
-    rejections: list[str]
+    @property
+    def data(self) -> dict[str, Any] | None: ...
+    @property
+    def attempts(self) -> int: ...
+    @property
+    def rejections(self) -> list[str]: ...
 
 
 Write = Callable[[list[Request]], Iterator[Result]]

@@ -30,12 +30,15 @@ def write_by_schema(schema: dict[str, Any], seed: int, prompt: str) -> dict[str,
     """An object whose texts depend on seed and prompt."""
     rng = random.Random(f"{seed} {prompt}")
 
-    def value(part: dict[str, Any]) -> str:
+    def value(part: dict[str, Any]) -> Any:
+        if "properties" in part:
+            return {name: value(inner) for name, inner in part["properties"].items()}
         if "enum" in part:
-            return str(part["enum"][0])
+            return part["enum"][0]
         return " ".join(rng.choice(WORDS) for _ in range(60))[: part["maxLength"]]
 
-    return {name: value(part) for name, part in schema["properties"].items()}
+    written: dict[str, Any] = value(schema)
+    return written
 
 
 def obey(body: dict[str, Any]) -> Answer:

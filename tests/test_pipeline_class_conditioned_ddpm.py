@@ -192,6 +192,42 @@ def test_image_to_image_takes_pil_and_arrays_alike() -> None:
     assert torch.allclose(from_pil, from_array, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["DDPMScheduler", "DPMSolverMultistepScheduler", "EulerDiscreteScheduler"])
+def test_strength_one_is_sampling_from_noise(name: str) -> None:
+    pipe = tiny_pipeline()
+    pipe.scheduler = getattr(diffusers, name).from_config(pipe.scheduler.config)
+    settings = {"num_inference_steps": 4, "guidance_scale": 2.0, "output_type": "pt"}
+    from_noise = pipe([0, 2], generator=generators(1, 2), **settings).images
+    for start in (torch.ones(1, 1, 28, 28), -torch.ones(2, 1, 28, 28)):
+        assert torch.equal(
+            from_noise, pipe([0, 2], generator=generators(1, 2), image=start, strength=1.0, **settings).images
+        )
+    nearly = pipe([0, 2], generator=generators(1, 2), image=torch.ones(1, 1, 28, 28), strength=0.75, **settings).images
+    assert not torch.allclose(from_noise, nearly, atol=1 / 255)
+
+
+def test_image_to_image_starts_with_the_noise_of_its_strength() -> None:
+    pipe = tiny_pipeline(prediction_type="v_prediction")
+    pipe.scheduler = diffusers.DDIMScheduler.from_config(pipe.scheduler.config)
+    start, seen = torch.rand(2, 1, 28, 28) * 2 - 1, []
+    pipe.unet.register_forward_pre_hook(lambda module, inputs: seen.append((inputs[0], int(inputs[1]))))
+    pipe([0, 1], image=start, strength=0.3, num_inference_steps=10, generator=generators(4, 5))
+    noise = torch.cat([torch.randn(1, 1, 28, 28, generator=generator) for generator in generators(4, 5)])
+    assert [t for _, t in seen] == [200, 100, 0]
+    assert torch.allclose(seen[0][0], pipe.scheduler.add_noise(start, noise, torch.tensor([200, 200])), atol=1e-6)
+
+
+def test_an_image_to_image_sample_depends_on_its_own_generator_and_source() -> None:
+    pipe = tiny_pipeline()
+    start = torch.rand(3, 1, 28, 28) * 2 - 1
+    settings = {"strength": 0.5, "num_inference_steps": 4, "guidance_scale": 2.0, "output_type": "pt"}
+    together = pipe([0, 1, 2], image=start, generator=generators(5, 6, 7), **settings).images
+    alone = pipe([2], image=start[2:], generator=generators(7), **settings).images
+    assert (together[2:] - alone).abs().max() <= 1 / 255
+    other = pipe([0], image=start[2:], generator=generators(7), **settings).images
+    assert (other - alone).abs().max() > 0  # the class counts
+
+
 def test_callback_sees_and_replaces_the_latents() -> None:
     pipe = tiny_pipeline()
     seen: list[int] = []
@@ -226,6 +262,13 @@ def test_half_precision_runs_and_is_near() -> None:
         ({"class_labels": [0, 1], "generator": [torch.Generator()]}, "list of 1, but 2 images"),
         ({"class_labels": 0, "image": torch.zeros(1, 1, 28, 28), "strength": 0.0}, r"strength must be in \(0, 1\]"),
         ({"class_labels": 0, "image": torch.zeros(1, 3, 28, 28)}, r"image has shape \(1, 3, 28, 28\)"),
+        ({"class_labels": 0, "image": torch.zeros(1, 1, 28, 28), "strength": 1.2}, r"strength must be .* got 1.2"),
+        ({"class_labels": [0, 1], "image": torch.zeros(3, 1, 28, 28)}, "give 1 or 2 images of that size"),
+        ({"class_labels": 0, "image": torch.zeros(1, 28, 28)}, r"image has shape \(1, 28, 28\); give \(n, channels"),
+        ({"class_labels": 0, "image": torch.full((1, 1, 28, 28), 128.0)}, "values from 128 to 128, but"),
+        ({"class_labels": 0, "image": np.full((1, 28, 28, 1), np.nan)}, "values from nan to nan, but"),
+        ({"class_labels": 0, "image": [Image.new("L", (28, 28)), Image.new("L", (32, 32))]}, "different mode or size"),
+        ({"class_labels": 0, "image": Image.new("L", (32, 32))}, r"image has shape \(1, 1, 32, 32\)"),
     ],
 )
 def test_bad_arguments_are_named(arguments: dict[str, object], message: str) -> None:

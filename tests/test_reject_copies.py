@@ -18,6 +18,7 @@ from clinsynth.metrics.evidence_data import load_synthetic
 from clinsynth.pictures import from_png
 from clinsynth.scripts.copy_detector import CopyDetector
 from clinsynth.scripts.generate_images import main
+from clinsynth.scripts.image_checks import CopyCheck
 from clinsynth.scripts.synthetic_shards import MOST_DRAWS, Reject, Sample, ShardPlan, seed_of, write_shards
 
 PHANTOM = "phantom-fundus?size=28&train=60&validation=10&test=100"
@@ -74,7 +75,7 @@ def test_copies_are_rejected_and_counted(
 ) -> None:
     sample = replaying(phantom, 0.5, noise)
     generate(tmp_path / "all", sample, None)
-    generate(tmp_path / "out", sample, detector.reasons)
+    generate(tmp_path / "out", sample, CopyCheck(detector))
     train = {image.tobytes() for image in phantom["train"]}
     before, after = read_rows(tmp_path / "all"), read_rows(tmp_path / "out")
     copied = [i for i, row in enumerate(before) if np.random.default_rng(row["seed"]).random() < 0.5]
@@ -96,7 +97,7 @@ def test_copies_are_rejected_and_counted(
 def test_a_generator_that_only_replays_falls_short(
     phantom: dict[str, np.ndarray], detector: CopyDetector, tmp_path: Path
 ) -> None:
-    plan = generate(tmp_path / "out", replaying(phantom, 1.0), detector.reasons)
+    plan = generate(tmp_path / "out", replaying(phantom, 1.0), CopyCheck(detector))
     found = description(tmp_path / "out")
     assert found["produced"] == {"healthy": 0, "mild": 0, "severe": 0} and read_rows(tmp_path / "out") == []
     assert found["requested"] == {"healthy": 20, "mild": 0, "severe": 13}
@@ -114,7 +115,7 @@ def test_rows_that_are_not_finite_are_counted_apart(
         images, _ = sample(labels, seeds)
         return images, np.array([label != 2 for label in labels])
 
-    generate(tmp_path / "out", broken, detector.reasons)
+    generate(tmp_path / "out", broken, CopyCheck(detector))
     found = description(tmp_path / "out")
     assert found["rejected"]["not finite"] == 13 and found["produced"]["severe"] == 0
     assert found["produced"]["healthy"] == 20 - found["given_up"]["rows"]
@@ -124,19 +125,19 @@ def test_rows_depend_on_neither_batch_size_nor_processes_nor_a_stop(
     phantom: dict[str, np.ndarray], detector: CopyDetector, tmp_path: Path
 ) -> None:
     sample = replaying(phantom, 0.6)
-    generate(tmp_path / "whole", sample, detector.reasons)
-    generate(tmp_path / "small", sample, detector.reasons, batch_size=3)
+    generate(tmp_path / "whole", sample, CopyCheck(detector))
+    generate(tmp_path / "small", sample, CopyCheck(detector), batch_size=3)
 
     with pytest.raises(KeyboardInterrupt):
-        generate(tmp_path / "stopped", stopping(sample, 30), detector.reasons, finish=False)
+        generate(tmp_path / "stopped", stopping(sample, 30), CopyCheck(detector), finish=False)
     assert 0 < len(read_rows(tmp_path / "stopped")) < 33
-    generate(tmp_path / "stopped", sample, detector.reasons)
+    generate(tmp_path / "stopped", sample, CopyCheck(detector))
 
     (tmp_path / "two").mkdir()
     plan = ShardPlan(tmp_path / "two", [0] * 20 + [2] * 13, LABELS, seed=3, shard_size=7, num_processes=2)
     plan.begin(GENERATOR)
     for process in (1, 0):
-        write_shards(plan, sample, 8, process, detector.reasons)
+        write_shards(plan, sample, 8, process, CopyCheck(detector))
     plan.finish(GENERATOR)
 
     rows = read_rows(tmp_path / "whole")

@@ -122,10 +122,15 @@ def diffusion_loss(
 
 def image_losses(unet: nn.Module, scheduler: DDPMScheduler, batch: StepInputs) -> torch.Tensor:
     """Mean squared error of the noise (or velocity) of each image, (b,)."""
+    return predict(unet, scheduler, batch)[1]
+
+
+def predict(unet: nn.Module, scheduler: DDPMScheduler, batch: StepInputs) -> tuple[torch.Tensor, torch.Tensor]:
+    """The network's prediction of the noise (or velocity), (b, c, h, w), and its mean squared error by image, (b,)."""
     noisy = scheduler.add_noise(batch.images, batch.noise, batch.timesteps)  # type: ignore[arg-type]
     prediction = unet(noisy, batch.timesteps, class_labels=batch.labels).sample.float()
     if scheduler.config["prediction_type"] == "v_prediction":
         target = scheduler.get_velocity(batch.images, batch.noise, batch.timesteps)  # type: ignore[arg-type]
     else:
         target = batch.noise
-    return (prediction - target).square().mean(dim=(1, 2, 3))
+    return prediction, (prediction - target).square().mean(dim=(1, 2, 3))

@@ -100,7 +100,8 @@ class ClassConditionedDDPMPipeline(DiffusionPipeline):
             generator: one a sample (each image is then the same whatever the others), or one for all.
             image: starting images for image-to-image: one, or one a sample; PIL, or arrays (n, h, w, c) in [0, 1], or
                 tensors (n, c, h, w) in [-1, 1]; of the model's size and channels.
-            strength: with `image`, the part of the noise to add, in (0, 1]; 1 ignores the image nearly wholly.
+            strength: with `image`, the part of the steps to noise it for and to denoise (SDEdit, Meng et al. 2022), in
+                (0, 1]; 1 starts from pure noise, as without an image.
             output_type: `"pil"`, `"np"` for floats (n, h, w, c) in [0, 1], `"pt"` for a tensor (n, c, h, w) in [0, 1].
             return_dict: False returns a tuple.
             callback_on_step_end: called as `callback(pipe, step, timestep, {"latents": …})` after every step; what it
@@ -120,7 +121,7 @@ class ClassConditionedDDPMPipeline(DiffusionPipeline):
         timesteps = self.scheduler.timesteps
         if image is not None:
             timesteps = self.shorten(timesteps, strength)
-        latents = self.prepare_latents(image, timesteps, len(labels), generator, device)
+        latents = self.prepare_latents(image, timesteps, strength, len(labels), generator, device)
         extra = (
             {} if "generator" not in inspect.signature(self.scheduler.step).parameters else {"generator": generator}
         )
@@ -151,11 +152,16 @@ class ClassConditionedDDPMPipeline(DiffusionPipeline):
         self,
         image: Images | None,
         timesteps: torch.Tensor,
+        strength: float,
         count: int,
         generator: torch.Generator | list[torch.Generator] | None,
         device: torch.device,
     ) -> torch.Tensor:
-        """Noise, or `image` with the noise of the first of `timesteps`; float32 (count, channels, size, size)."""
+        """Noise, or `image` with the noise of the first of `timesteps`; float32 (count, channels, size, size).
+
+        At strength 1 the image is left out: many schedules leave some of it in their last step, where sampling from
+        noise has none.
+        """
         size = self.unet.config.sample_size
         shape = (count, self.unet.config.in_channels, size, size)
         noise = randn_tensor(shape, generator=generator, device=device, dtype=torch.float32)
@@ -167,6 +173,8 @@ class ClassConditionedDDPMPipeline(DiffusionPipeline):
                 f"image has shape {tuple(start.shape)} (n, channels, height, width), but the model makes "
                 f"{tuple(shape[1:])} and {count} samples are asked for: give 1 or {count} images of that size and mode"
             )
+        if strength == 1:
+            return noise * self.scheduler.init_noise_sigma
         return self.scheduler.add_noise(start.expand(shape), noise, timesteps[:1].expand(count))
 
     def shorten(self, timesteps: torch.Tensor, strength: float) -> torch.Tensor:
@@ -258,11 +266,32 @@ def upload(
 
 
 def to_tensor(image: Images) -> torch.Tensor:
-    """PIL images, an array (n, h, w, c) in [0, 1] or a tensor (n, c, h, w) in [-1, 1] to such a tensor, float32."""
+    """PIL images, an array (n, h, w, c) in [0, 1] or a tensor (n, c, h, w) in [-1, 1] to such a tensor, float32.
+
+    Raises:
+        ValueError: another number of axes, sizes or modes that differ, or values out of range.
+    """
     if isinstance(image, torch.Tensor):
-        return image.float()
-    if not isinstance(image, np.ndarray):
-        pictures = image if isinstance(image, list) else [image]
-        arrays = [np.asarray(picture, dtype=np.float32) / 255 for picture in pictures]
-        image = np.stack([array[:, :, None] if array.ndim == 2 else array for array in arrays])
-    return torch.from_numpy(image).permute(0, 3, 1, 2).float() * 2 - 1
+        tensor, lowest = image.float(), -1
+    else:
+        array, lowest = (image if isinstance(image, np.ndarray) else stack_pictures(image)), 0
+        tensor = torch.from_numpy(array).float()
+    if tensor.ndim != 4:
+        form = "(n, channels, height, width)" if lowest else "(n, height, width, channels)"
+        raise ValueError(f"image has shape {tuple(tensor.shape)}; give {form}, also for one image")
+    if not bool(((tensor >= lowest) & (tensor <= 1)).all()):
+        raise ValueError(
+            f"image has values from {float(tensor.min()):g} to {float(tensor.max()):g}, but arrays must be in [0, 1], "
+            "tensors in [-1, 1] and PIL images 8-bit; scale them"
+        )
+    return tensor if lowest else tensor.permute(0, 3, 1, 2) * 2 - 1
+
+
+def stack_pictures(image: Image.Image | list[Image.Image]) -> np.ndarray:
+    """One array (n, height, width, channels), 255 as 1, of PIL images of one size and mode."""
+    pictures = image if isinstance(image, list) else [image]
+    kinds = sorted({(picture.mode, picture.size) for picture in pictures})
+    if len(kinds) != 1:
+        raise ValueError(f"image holds pictures of different mode or size, {kinds}; bring all to the model's")
+    array = np.stack([np.asarray(picture, dtype=np.float32) for picture in pictures]) / 255
+    return array[..., None] if array.ndim == 3 else array

@@ -1,0 +1,211 @@
+"""What preference training costs over the network's own work: one command, ratios with their spread.
+
+     OMP_NUM_THREADS=1 python -m benchmarks.preference --output_dir runs/benchmark-preference
+
+Sections: step (the trainer's Diffusion-DPO step over the forwards and backwards that it needs: the network on winners
+and losers, the reference on the same without gradient, the optimizer; and once more with the fidelity term's),
+candidates (drawing candidates into a synthetic data set over the pipeline's calls alone).
+"""
+
+import json
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clinsynth.arguments import run
+
+if TYPE_CHECKING:
+    from benchmarks.timing import Comparison, Run
+    from clinsynth.trainers.train_preference import PreferenceArguments
+
+SECTIONS = ["step", "candidates"]
+
+
+@dataclass
+class PreferenceBenchmarkArguments:
+    """Measure the cost of a DPO step and of drawing candidates as ratios."""
+
+    output_dir: str
+    """Folder for preference.json and preference.md."""
+    sections: str = "step,candidates"
+    """Comma-separated: step, candidates."""
+    resolution: int = 32
+    """Side of the pictures."""
+    channels: int = 1
+    """1 grey, 3 colour."""
+    width: int = 32
+    """Size of the network, as in `clinsynth train ddpm`; its weights are random, which costs the same."""
+    batch_size: int = 16
+    """Pairs a step, and real pictures."""
+    drawn: int = 64
+    """Candidates drawn a repeat."""
+    num_inference_steps: int = 20
+    """Steps of the sampler."""
+    steps: int = 3
+    """Training steps a repeat."""
+    repeats: int = 7
+    """Repeats of A B A B …"""
+    threads: int = 1
+    """Threads of torch."""
+    clock: str = "cpu"
+    """Seconds the table shows: `cpu` (this process's, which others on the machine disturb least) or `wall`."""
+
+
+def main(args: PreferenceBenchmarkArguments) -> None:
+    """Run the sections asked for; print and write their table."""
+    import torch
+
+    from benchmarks.timing import table
+    from clinsynth.run_folder import atomic_write, create_run_folder, describe_environment
+
+    wanted = args.sections.split(",")
+    for section in wanted:
+        if section not in SECTIONS:
+            raise ValueError(f"--sections must be of {', '.join(SECTIONS)}, got {section!r}")
+    if args.clock not in ("cpu", "wall"):
+        raise ValueError(f"--clock must be cpu or wall, got {args.clock!r}")
+    torch.set_num_threads(args.threads)
+    output_dir = create_run_folder(args.output_dir)
+    comparisons: list[Comparison] = []
+    if "step" in wanted:
+        comparisons += [dpo_step(args, weight) for weight in (0.0, 1.0)]
+    if "candidates" in wanted:
+        comparisons.append(candidates(args))
+    text = f"{args}\n\n{table(comparisons, args.clock)}\n"
+    records = [comparison.record() for comparison in comparisons]
+    record = {"environment": describe_environment(), "arguments": vars(args), "comparisons": records}
+    atomic_write(output_dir / "preference.json", json.dumps(record, indent=2) + "\n")
+    atomic_write(output_dir / "preference.md", text)
+    print(text)
+
+
+def settings(args: PreferenceBenchmarkArguments, fidelity_weight: float) -> "PreferenceArguments":
+    """The trainer's arguments; its model and judges are given otherwise."""
+    from clinsynth.trainers.train_preference import PreferenceArguments
+
+    return PreferenceArguments(
+        model="random weights",
+        held_out_model="none",
+        train_batch_size=args.batch_size,
+        fidelity_weight=fidelity_weight,
+        num_inference_steps=args.num_inference_steps,
+    )
+
+
+def build_pipeline(args: PreferenceBenchmarkArguments) -> Any:
+    """A DDPM with random weights and the five grades."""
+    from clinsynth.data.phantom_fundus import GRADES
+    from clinsynth.pipelines.class_conditioned_ddpm import ClassConditionedDDPMPipeline
+    from clinsynth.trainers.diffusion_model import build_scheduler, build_unet
+    from clinsynth.trainers.train_ddpm import DDPMArguments
+
+    first = DDPMArguments(width=args.width)
+    unet = build_unet(first, args.resolution, args.channels, len(GRADES))
+    return ClassConditionedDDPMPipeline(unet, build_scheduler(first), dict(enumerate(GRADES)))
+
+
+def random_pairs(args: PreferenceBenchmarkArguments, names: list[str]) -> Any:
+    """A preference data set of noise, four batches of it."""
+    import numpy as np
+    from datasets import Dataset, Features
+    from datasets import Image as ImageFeature
+
+    from clinsynth.pictures import to_picture
+    from clinsynth.trainers.preference_pairs import Candidate, make_pairs, read_pairs, write_pairs
+
+    count, generator = 8 * args.batch_size, np.random.default_rng(0)
+    shape = (count, args.channels, args.resolution, args.resolution)
+    pictures = [to_picture(image) for image in generator.integers(0, 256, shape, dtype=np.uint8)]
+    images = Dataset.from_dict({"image": pictures}, features=Features(image=ImageFeature()))
+    found = [Candidate(row, row // 2 % len(names), row // 2, row, float(row % 2)) for row in range(count)]
+    facts = {"judge": "none", "checklist": "none", "checklist_version": 0}
+    with tempfile.TemporaryDirectory() as folder:
+        write_pairs(Path(folder) / "pairs", make_pairs(found, "margin", 0.0), images, names, facts)
+        return read_pairs(Path(folder) / "pairs", unpaired=False).with_format(None)
+
+
+def dpo_step(args: PreferenceBenchmarkArguments, fidelity_weight: float) -> "Comparison":
+    """The body of the trainer's loop over its network calls, backward and optimizer step on fixed inputs."""
+    from accelerate import Accelerator
+
+    from benchmarks.timing import compare
+    from benchmarks.training import random_data
+    from clinsynth.trainers.preference_step import Preferences, build_state, fidelity_stream, train_step
+
+    chosen, pipeline = settings(args, fidelity_weight), build_pipeline(args)
+    accelerator = Accelerator(cpu=True, mixed_precision="no")
+    state, reference = build_state(chosen, pipeline, accelerator)
+    rows = random_pairs(args, list(pipeline.id2label.values()))
+    preferences = Preferences(chosen, pipeline, reference, rows, None, accelerator)
+    real = fidelity_stream(chosen, random_data(pipeline, chosen)["train"], pipeline, accelerator.device)
+    unet, optimizer = accelerator.prepare(state.model, state.optimizer)
+
+    def trainer() -> None:
+        for _ in range(args.steps):
+            train_step(chosen, accelerator, unet, optimizer, preferences, real, state.step)
+            state.advance()
+
+    with_it = "with" if fidelity_weight else "without"
+    return compare(
+        f"Diffusion-DPO step, {with_it} fidelity term",
+        (f"{args.steps} trainer's steps", trainer),
+        (f"{args.steps} bare steps", bare_steps(args, bool(fidelity_weight))),
+        repeats=args.repeats,
+        goal=("<=", 1.1),
+        note=f"width {args.width}, {args.resolution} px, {args.batch_size} pairs",
+    )
+
+
+def bare_steps(args: PreferenceBenchmarkArguments, fidelity: bool) -> "Run":
+    """Forwards of network and reference on 2 b pictures, with the fidelity term one on b more, backward, AdamW."""
+    import torch
+
+    network, reference = build_pipeline(args).unet.train(), build_pipeline(args).unet.eval()
+    optimizer = torch.optim.AdamW(network.parameters(), lr=2e-5, weight_decay=0.0)
+    noisy = torch.randn(2 * args.batch_size, args.channels, args.resolution, args.resolution)
+    times, labels = torch.randint(1000, (2 * args.batch_size,)), torch.randint(5, (2 * args.batch_size,))
+    half = slice(args.batch_size)
+
+    def steps() -> None:
+        for _ in range(args.steps):
+            loss = network(noisy, times, class_labels=labels).sample.square().mean()
+            with torch.no_grad():
+                reference(noisy, times, class_labels=labels)
+            if fidelity:
+                loss = loss + network(noisy[half], times[half], class_labels=labels[half]).sample.square().mean()
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+    return steps
+
+
+def candidates(args: PreferenceBenchmarkArguments) -> "Comparison":
+    """Drawing candidates into Parquet shards over the same pictures drawn by the fast sampler alone."""
+    from benchmarks.timing import compare
+    from clinsynth.seeds import derive_seed
+    from clinsynth.trainers.preference_candidates import draw_candidates, sample_fast
+
+    chosen, pipeline = settings(args, 1.0), build_pipeline(args)
+    pipeline.set_progress_bar_config(disable=True)
+    labels = [row % pipeline.num_classes for row in range(args.drawn)]
+    seeds = [derive_seed(0, row) for row in range(args.drawn)]
+    sample = sample_fast(pipeline, args.num_inference_steps)
+
+    def drawn() -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            draw_candidates(chosen, pipeline, labels, Path(folder) / "candidates")
+
+    return compare(
+        "drawing candidates",
+        (f"{args.drawn} candidates kept as Parquet", drawn),
+        (f"{args.drawn} pictures of the sampler", lambda: sample(labels, seeds)),
+        repeats=args.repeats,
+        goal=("<=", 1.05),
+        note=f"{args.num_inference_steps} steps of DPM-Solver++, seconds a batch of {args.drawn}",
+    )
+
+
+if __name__ == "__main__":
+    run(PreferenceBenchmarkArguments, main)

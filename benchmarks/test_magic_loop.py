@@ -1,0 +1,66 @@
+"""`python -m pytest benchmarks`: the preference benchmarks at tiny size."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from benchmarks.magic_loop import LoopArguments, write_dealt
+from benchmarks.magic_loop_measures import rise, table
+from benchmarks.preference import PreferenceBenchmarkArguments, main
+from clinsynth.scripts.judge_shards import SCHEMA
+
+
+def test_scores_are_dealt_out_within_each_class(tmp_path: Path) -> None:
+    (tmp_path / "scores").mkdir()
+    rows = [{"row": row, "condition": f"grade {row // 20}", "share": row / 40, "items": []} for row in range(40)]
+    for number, part in enumerate((rows[:25], rows[25:])):
+        pq.write_table(pa.Table.from_pylist(part, schema=SCHEMA), tmp_path / "scores" / f"train-{number}.parquet")
+    (tmp_path / "dealt").mkdir()
+    write_dealt(tmp_path / "scores", tmp_path / "dealt", seed=0)
+    shards = sorted((tmp_path / "dealt" / "data").glob("*.parquet"))
+    found = [row for shard in shards for row in pq.read_table(shard).to_pylist()]
+    assert [len(pq.read_table(shard)) for shard in shards] == [25, 15]
+    assert [row["row"] for row in found] == list(range(40))
+    assert [row["condition"] for row in found] == [row["condition"] for row in rows]
+    before, after = ([row["share"] for row in some] for some in (rows, found))
+    assert after != before and sorted(after[:20]) == before[:20] and sorted(after[20:]) == before[20:]
+
+
+def test_a_rise_is_paired_picture_by_picture() -> None:
+    before, now = np.array([0, 0, 1, 1] * 50), np.array([1, 0, 1, 1] * 50)
+    found = rise(now, before, n_bootstrap=50)
+    low, high = found["interval"]
+    assert found["value"] == 0.25 and 0.15 < low < 0.25 < high < 0.35
+    assert rise(before, before, 50) == {"value": 0.0, "interval": (0.0, 0.0)}
+
+
+def test_the_table_names_rises_and_ratios() -> None:
+    rate = {"value": 0.5, "interval": (0.4, 0.6), "n": 100}
+    plain: dict[str, Any] = {"passed": rate, "held_out_passed": rate}
+    drawn = plain | {"frechet": 10.0, "frechet_interval": (9.0, 11.0)}
+    better = drawn | {"rise": {"value": 0.25, "interval": (0.2, 0.3)}, "frechet_ratio": 0.9}
+    models = {"real": plain, "first stage": drawn, "feedback": better, "by lot": better}
+    text = table([{"seed": 3, "models": models}], "a network")
+    assert "| 3 | feedback | 50.0 (40.0 to 60.0) | +25.0 (+20.0 to +30.0) | 50.0 (40.0 to 60.0) |" in text
+    assert "feedback: rise +25.0 points" in text and "Fréchet ratio 0.90" in text
+
+
+def test_seeds_that_are_no_numbers_are_named() -> None:
+    assert LoopArguments(output_dir="x", seeds="4,0").seed_numbers == [4, 0]
+    with pytest.raises(ValueError, match="--seeds must be whole numbers from 0 on"):
+        _ = LoopArguments(output_dir="x", seeds="0,-1").seed_numbers
+
+
+def test_the_cost_of_a_step_and_of_candidates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tiny: dict[str, Any] = {"width": 8, "batch_size": 2, "drawn": 4, "num_inference_steps": 2}
+    main(PreferenceBenchmarkArguments(output_dir=str(tmp_path), steps=1, repeats=2, **tiny))
+    record = json.loads((tmp_path / "preference.json").read_text())
+    assert [len(one["wall"]["a"]) for one in record["comparisons"]] == [2, 2, 2]
+    assert "Diffusion-DPO step, with fidelity term" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="--sections must be of step, candidates, got 'speed'"):
+        main(PreferenceBenchmarkArguments(output_dir=str(tmp_path), sections="speed"))

@@ -1,0 +1,167 @@
+"""How well each picture shows what was asked for: checklist share, class margin and typicality in one score.
+
+A picture is aligned when an expert checklist confirms it (checklists as a measure of generated pictures are those of
+MAGIC, arXiv 2506.12323), a classifier sees its class rather than any other, and it looks like the real pictures of its
+class. The score is the mean of three numbers in [0, 1]:
+
+- checklist share: of the items of its class, those that a judge finds met;
+- class margin: a classifier's probability of its class less that of the best other one, from [-1, 1] to [0, 1];
+- typicality: the share of real pictures of its class that lie no nearer to the class's train pictures than it does.
+
+The low-alignment tail is the share of synthetic pictures with a score below the 5th percentile of the real ones';
+among real pictures it is about 5 %. A mean hides such pictures, a training set does not forgive them.
+This file stands alone: `evaluate.load("./metrics/alignment")`.
+"""
+
+from typing import Any
+
+import datasets
+import evaluate
+import numpy as np
+
+_DESCRIPTION = "Mean alignment of synthetic pictures with their class, and the share below the real pictures' tail."
+_CITATION = "checklists: MAGIC, arXiv 2506.12323"
+_INPUTS = """
+Args:
+    checklist_share: share of the checklist's items met, in [0, 1], a picture.
+    class_margin: probability of the picture's class less that of the best other one, in [-1, 1].
+    typicality: percentile among real pictures of the class, in [0, 1]; 1 is the most typical.
+    source: "real" or "synthetic" for each picture.
+    label: class of each row; only of the configuration "per_class".
+    n_bootstrap: bootstrap replicates of the interval, 0 for none.
+    seed: of the bootstrap.
+Returns:
+    alignment, alignment_real (means), low_alignment_tail, interval (95 %, of the tail, or None), threshold, n_real,
+    n_synthetic; with "per_class" a dict of these by class.
+"""
+
+TAIL = 0.05
+NEAREST_K = 5
+
+
+def class_margin(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Probability of each row's class less that of the best other one: float64 (n,) in [-1, 1].
+
+    Args:
+        probabilities: (n, classes), at least two classes.
+        labels: class number (n,).
+    """
+    rows = np.arange(len(labels))
+    others = np.array(probabilities, dtype=np.float64)
+    own = others[rows, labels].copy()
+    others[rows, labels] = -np.inf
+    margins: np.ndarray = own - others.max(1)
+    return margins
+
+
+def distance_to_class(features: np.ndarray, train: np.ndarray, k: int = NEAREST_K) -> np.ndarray:
+    """Mean Euclidean distance (n,) of rows (n, d) to the `k` nearest, or all if fewer, of the rows `train` (m, d)."""
+    k = min(k, len(train))
+    squares = (features**2).sum(1)[:, None] - 2 * features @ train.T + (train**2).sum(1)
+    distances: np.ndarray = np.sqrt(np.maximum(np.partition(squares, k - 1, axis=1)[:, :k], 0)).mean(1)
+    return distances
+
+
+def typicality(distances: np.ndarray, real: np.ndarray, own: bool = False) -> np.ndarray:
+    """Share (n,) of the real pictures' distances that are not below each of `distances`; 1 is the most typical.
+
+    With `own`, `distances` are those of `real` themselves, none of which counts for itself.
+    """
+    not_below = len(real) - np.searchsorted(np.sort(real), distances, side="left")
+    shares: np.ndarray = (not_below - own) / (len(real) - own)
+    return shares
+
+
+def alignment(shares: np.ndarray, margins: np.ndarray, typicalities: np.ndarray) -> np.ndarray:
+    """The score (n,) in [0, 1]: mean of checklist share, margin brought to [0, 1], and typicality.
+
+    Raises:
+        ValueError: a value out of its range.
+    """
+    for name, values, lowest in (
+        ("checklist_share", shares, 0),
+        ("class_margin", margins, -1),
+        ("typicality", typicalities, 0),
+    ):
+        bad = np.asarray(values)[~((np.asarray(values) >= lowest) & (np.asarray(values) <= 1))]
+        if len(bad):
+            raise ValueError(f"{name} must be in [{lowest}, 1], got {bad[0]}; leave out what was not measured")
+    score: np.ndarray = (np.asarray(shares) + (1 + np.asarray(margins)) / 2 + np.asarray(typicalities)) / 3
+    return score
+
+
+def low_tail(synthetic: np.ndarray, real: np.ndarray) -> float:
+    """Share of `synthetic` (n,) below the 5th percentile of `real` (m,)."""
+    return float((synthetic < tail_threshold(real)).mean())
+
+
+def tail_threshold(real: np.ndarray) -> float:
+    """The 5th percentile of the real scores (m,), never between two of them: the lower one."""
+    return float(np.quantile(real, TAIL, method="lower"))
+
+
+def low_tail_interval(
+    synthetic: np.ndarray, real: np.ndarray, n_bootstrap: int = 200, seed: int = 0
+) -> tuple[float, float]:
+    """Percentile bootstrap interval (95 %) of `low_tail`; both sides are resampled: the threshold is uncertain."""
+    generator = np.random.default_rng([seed, 7])
+    values = [
+        low_tail(generator.choice(synthetic, len(synthetic)), generator.choice(real, len(real)))
+        for _ in range(n_bootstrap)
+    ]
+    low, high = np.quantile(values, [0.025, 0.975])
+    return float(low), float(high)
+
+
+class Alignment(evaluate.Metric):
+    """The functions above as an `evaluate` metric; configuration "per_class" takes a column `label` as well."""
+
+    def _info(self) -> evaluate.MetricInfo:
+        columns = {name: datasets.Value("float64") for name in ("checklist_share", "class_margin", "typicality")}
+        columns["source"] = datasets.Value("string")
+        if self.config_name == "per_class":
+            columns["label"] = datasets.Value("string")
+        return evaluate.MetricInfo(
+            description=_DESCRIPTION,
+            citation=_CITATION,
+            inputs_description=_INPUTS,
+            features=datasets.Features(columns),
+        )
+
+    def _compute(
+        self,
+        checklist_share: Any,
+        class_margin: Any,
+        typicality: Any,
+        source: Any,
+        label: Any = None,
+        n_bootstrap: int = 0,
+        seed: int = 0,
+    ) -> dict[str, Any]:
+        scores = alignment(np.asarray(checklist_share), np.asarray(class_margin), np.asarray(typicality))
+        sources = np.asarray(source)
+        unknown = sorted(set(sources.tolist()) - {"real", "synthetic"})
+        if unknown:
+            raise ValueError(f'source must be "real" or "synthetic", got {unknown[0]!r}')
+        if label is None:
+            return self._measure(scores, sources, n_bootstrap, seed)
+        labels = np.asarray(label)
+        return {
+            str(name): self._measure(scores[labels == name], sources[labels == name], n_bootstrap, seed)
+            for name in np.unique(labels)
+        }
+
+    @staticmethod
+    def _measure(scores: np.ndarray, sources: np.ndarray, n_bootstrap: int, seed: int) -> dict[str, Any]:
+        real, synthetic = scores[sources == "real"], scores[sources == "synthetic"]
+        if min(len(real), len(synthetic)) == 0:
+            raise ValueError(f"needs both sides, got {len(real)} real and {len(synthetic)} synthetic pictures")
+        return {
+            "alignment": float(synthetic.mean()),
+            "alignment_real": float(real.mean()),
+            "low_alignment_tail": low_tail(synthetic, real),
+            "interval": low_tail_interval(synthetic, real, n_bootstrap, seed) if n_bootstrap else None,
+            "threshold": tail_threshold(real),
+            "n_real": len(real),
+            "n_synthetic": len(synthetic),
+        }

@@ -1,0 +1,127 @@
+"""How far a judge can be trusted: its agreement, item by item, with pictures whose truth is known.
+
+The truth is that of drawn eyes: lesion counts and grade. Each drawn picture is judged as its own grade and as another
+one drawn at random, so that every item is met by some and not met by others; every fifth has no disc.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+CONDITION = "condition"
+NO_DISC_EVERY = 5
+
+
+def draw_known(side: int, channels: int, per_grade: int, seed: int) -> list[dict[str, Any]]:
+    """Drawn eyes of every grade: image, label (a grade's name) and counts, among them that of the discs."""
+    from clinsynth.data.phantom_anatomy import sample_eye
+    from clinsynth.data.phantom_fundus import GRADES, LESION_RANGES
+    from clinsynth.data.phantom_lesions import LESIONS, draw_eye
+
+    rows = []
+    for grade, name in enumerate(GRADES):
+        for index in range(per_grade):
+            generator = np.random.default_rng([seed, 77, grade, index])
+            ranges = LESION_RANGES[grade]
+            counts = {lesion: int(generator.integers(*ranges[lesion], endpoint=True)) for lesion in LESIONS}
+            eye, discs = sample_eye(generator), int(index % NO_DISC_EVERY > 0)
+            if not discs:
+                eye = replace(eye, disc_radius=-1.0)  # a radius below 0 covers no pixel
+            image = draw_eye(eye, counts, side, generator).convert("L" if channels == 1 else "RGB")
+            rows.append({"image": image, "label": name, "counts": {**counts, "discs": discs}})
+    return rows
+
+
+def calibrate(judge: Any, side: int, channels: int, per_grade: int, least_kappa: float, seed: int) -> dict[str, Any]:
+    """Agreement of a judge of the checklist phantom-fundus with drawn pictures of a size and mode.
+
+    Returns:
+        `items`: item id to `kappa` (Cohen 1960; None where truth and judge are the same constant), `n`, `truth` and
+        `judged` (share met), `bias` (judged minus truth), `by_condition` (condition to the share of right answers) and
+        `usable`; `refused`: the ids with a kappa below `least_kappa`, which training must not use.
+    """
+    rows = draw_known(side, channels, per_grade, seed)
+    draw = np.random.default_rng([seed, 78])
+    asked = [(row, condition) for row in rows for condition in (row["label"], another(row["label"], judge, draw))]
+    answers = judge([{"image": row["image"], "condition": condition} for row, condition in asked])
+    seen: dict[str, list[tuple[str, int, int]]] = defaultdict(list)
+    for (row, condition), answer in zip(asked, answers, strict=True):
+        for item, score in answer["scores"].items():
+            seen[item].append((row["label"], truth_of(item, condition, row), score))
+    items = {item: agreement(pairs, least_kappa) for item, pairs in sorted(seen.items())}
+    return {
+        "against": "drawn pictures of phantom-fundus",
+        "resolution": side,
+        "channels": channels,
+        "pictures": len(rows),
+        "least_kappa": least_kappa,
+        "seed": seed,
+        "items": items,
+        "refused": [item for item, record in items.items() if not record["usable"]],
+    }
+
+
+def another(condition: str, judge: Any, draw: np.random.Generator) -> str:
+    """A condition other than `condition`."""
+    others = [name for name in judge.checklist["conditions"] if name != condition]
+    return others[int(draw.integers(len(others)))]
+
+
+def truth_of(item: str, condition: str, row: dict[str, Any]) -> int:
+    """Whether a drawn picture meets an item of a condition."""
+    from clinsynth.pipelines.checklist_judge.measured_items import parse_item
+
+    if item == CONDITION:
+        return int(row["label"] == condition)
+    return int(parse_item(item).met_by(row["counts"]))
+
+
+def agreement(pairs: list[tuple[str, int, int]], least_kappa: float) -> dict[str, Any]:
+    """The record of one item from (condition of the picture, truth, score)."""
+    from sklearn.metrics import cohen_kappa_score
+
+    truth, judged = np.array([pair[1] for pair in pairs]), np.array([pair[2] for pair in pairs])
+    same = len({*truth.tolist(), *judged.tolist()}) == 1
+    kappa = None if same else float(cohen_kappa_score(truth, judged))
+    by_condition: dict[str, list[bool]] = defaultdict(list)
+    for condition, true, score in pairs:
+        by_condition[condition].append(true == score)
+    return {
+        "kappa": kappa,
+        "n": len(pairs),
+        "truth": float(truth.mean()),
+        "judged": float(judged.mean()),
+        "bias": float(judged.mean() - truth.mean()),
+        "by_condition": {condition: float(np.mean(right)) for condition, right in sorted(by_condition.items())},
+        "usable": kappa is not None and kappa >= least_kappa,
+    }
+
+
+def check_usable(judge: Any, refused: Iterable[str], least_kappa: float) -> None:
+    """Raise a `ValueError` where a condition has no item left."""
+    refused = set(refused)
+    if judge.kind == "classifier":
+        left = {CONDITION: {CONDITION} - refused}
+    else:
+        conditions = judge.checklist["conditions"].items()
+        left = {condition: {item["id"] for item in items} - refused for condition, items in conditions}
+    for condition, items in left.items():
+        if not items:
+            raise ValueError(
+                f"the judge agrees with the truth at a kappa of {least_kappa} or more on no item of {condition}; take "
+                "larger pictures, another judge or a lower --least_kappa"
+            )
+
+
+def table(calibration: dict[str, Any]) -> str:
+    """Items, kappa and bias as lines to print."""
+    lines = [f"{'item':28}{'kappa':>8}{'bias':>8}"]
+    for item, record in calibration["items"].items():
+        kappa = "  -" if record["kappa"] is None else f"{record['kappa']:.2f}"
+        lines.append(f"{item:28}{kappa:>8}{record['bias']:>+8.2f}{'' if record['usable'] else '  refused'}")
+    return "\n".join(lines)

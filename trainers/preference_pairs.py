@@ -1,0 +1,168 @@
+"""From scored candidates to preference pairs, and the data set of them.
+
+data/train-00000-of-00001.parquet   rows of chosen and rejected (pictures), outcome, label, prompt, scores,
+                                    reasons and seeds
+preferences.json                    judge, checklist and its version, rule, counts
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any, Literal
+
+from clinsynth.data.sources import load_folder
+from clinsynth.run_folder import complete_folder
+
+PREFERRED, BOTH_WIN, BOTH_LOSE, TIE = "preferred", "both_win", "both_lose", "tie"
+Rule = Literal["magic", "margin"]
+LOW_SHARE = 2 / 5  # MAGIC's "at most two of five items"
+TINY = 1e-9
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One generated picture: its row in the candidates, class, prompt (those to compare share one), seed, score, and
+    the judge's answers in words."""
+
+    row: int
+    label: int
+    prompt: int
+    seed: int
+    share: float
+    reasons: str = ""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two candidates of a prompt: `chosen` scores at least as high as `rejected`."""
+
+    chosen: Candidate
+    rejected: Candidate
+    outcome: str
+
+
+def outcome_of(higher: float, lower: float, rule: Rule, margin: float) -> str:
+    """What a rule says of two shares of items met, `higher` >= `lower`, in [0, 1].
+
+    magic (arXiv 2506.12323): both lose if the higher total of five is at most 2; both win if the lower is 5 or they
+    tie above 2; else the higher wins. For other numbers of items the shares 2/5 and 1 take the place of 2 and 5.
+    margin: the higher wins if it leads by `margin` or more, else it is a tie.
+    """
+    if rule == "margin":
+        return PREFERRED if higher - lower > max(margin - TINY, TINY) else TIE
+    if higher <= LOW_SHARE + TINY:
+        return BOTH_LOSE
+    if lower >= 1 - TINY or higher - lower < TINY:
+        return BOTH_WIN
+    return PREFERRED
+
+
+def make_pairs(candidates: list[Candidate], rule: Rule, margin: float) -> list[Pair]:
+    """All pairs of candidates within a prompt, each with its outcome, in order."""
+    by_prompt: dict[int, list[Candidate]] = defaultdict(list)
+    for candidate in candidates:
+        by_prompt[candidate.prompt].append(candidate)
+    pairs = []
+    for prompt in sorted(by_prompt):
+        for first, second in combinations(by_prompt[prompt], 2):
+            high, low = (first, second) if first.share >= second.share else (second, first)
+            pairs.append(Pair(high, low, outcome_of(high.share, low.share, rule, margin)))
+    return pairs
+
+
+def count_pairs(pairs: list[Pair], label_names: list[str]) -> dict[str, Any]:
+    """How many pairs there are of each outcome, overall and by class."""
+    by_label = {
+        name: dict(Counter(pair.outcome for pair in pairs if pair.chosen.label == label))
+        for label, name in enumerate(label_names)
+    }
+    return {"pairs": len(pairs), "outcomes": dict(Counter(pair.outcome for pair in pairs)), "by_class": by_label}
+
+
+def check_pairs(pairs: list[Pair], unpaired: bool) -> None:
+    """Raise a `ValueError` where no pair is left to learn from; `unpaired`: both-win and both-lose pairs count too."""
+    outcomes = Counter(pair.outcome for pair in pairs)
+    if enough(outcomes, unpaired):
+        return
+    if not pairs:
+        raise ValueError("there are no pairs: each prompt has one candidate; give --candidates 2 or more")
+    found = ", ".join(f"{count} {outcome}" for outcome, count in outcomes.items())
+    raise ValueError(
+        f"of {len(pairs)} pairs none prefers one picture ({found}); give more --candidates or --prompts, "
+        "--pair_rule margin with a small --margin, or a judge that tells these pictures apart"
+    )
+
+
+def enough(outcomes: Counter[str], unpaired: bool) -> bool:
+    """Whether something can be learned from these outcomes."""
+    return bool(outcomes[PREFERRED] or (unpaired and outcomes[BOTH_WIN] and outcomes[BOTH_LOSE]))
+
+
+def write_pairs(folder: Path, pairs: list[Pair], images: Any, label_names: list[str], facts: dict[str, Any]) -> None:
+    """Write the data set; ties are dropped and counted.
+
+    Args:
+        images: the candidates' `datasets.Dataset`, with a column image.
+        facts: judge, checklist and rule, for preferences.json.
+    """
+    from datasets import Dataset
+    from datasets import Image as ImageFeature
+
+    kept = [pair for pair in pairs if pair.outcome != TIE]
+    cells = images.cast_column("image", ImageFeature(decode=False))["image"]
+    columns: dict[str, Any] = {
+        "chosen": [cells[pair.chosen.row] for pair in kept],
+        "rejected": [cells[pair.rejected.row] for pair in kept],
+        "outcome": [pair.outcome for pair in kept],
+        "label": [pair.chosen.label for pair in kept],
+        "prompt": [pair.chosen.prompt for pair in kept],
+    }
+    for side in ("chosen", "rejected"):
+        for name in ("row", "share", "seed", "reasons"):
+            columns[f"{side}_{name}"] = [getattr(getattr(pair, side), name) for pair in kept]
+    columns["judge"] = [facts["judge"]] * len(kept)
+    columns["checklist"] = [f"{facts['checklist']} version {facts['checklist_version']}"] * len(kept)
+    counts = count_pairs(pairs, label_names)
+    with complete_folder(folder) as aside:
+        (aside / "data").mkdir()
+        rows = Dataset.from_dict(columns, features=pair_features(label_names))
+        rows.to_parquet(aside / "data" / "train-00000-of-00001.parquet")
+        (aside / "preferences.json").write_text(json.dumps({**facts, **counts}, indent=1) + "\n")
+
+
+def pair_features(label_names: list[str]) -> Any:
+    """The columns of a preference data set."""
+    from datasets import ClassLabel, Features, Image, Value
+
+    known = {name: Value("string") for name in ("outcome", "judge", "checklist")}
+    known |= {f"{side}_{name}": Value("int64") for side in ("chosen", "rejected") for name in ("row", "seed")}
+    known |= {f"{side}_share": Value("float64") for side in ("chosen", "rejected")}
+    known |= {f"{side}_reasons": Value("string") for side in ("chosen", "rejected")}
+    pictures = {side: Image() for side in ("chosen", "rejected")}
+    return Features({**pictures, **known, "prompt": Value("int64"), "label": ClassLabel(names=label_names)})
+
+
+def read_pairs(folder: str | Path, unpaired: bool) -> Any:
+    """The `datasets.Dataset` of a preference data set: a folder that `write_pairs` wrote, or the same on the Hub.
+
+    Raises:
+        ValueError: it cannot be read, misses a column or prefers nothing.
+    """
+    from datasets import load_dataset
+    from datasets.exceptions import DatasetGenerationError
+
+    path = Path(folder)
+    try:
+        rows = load_folder(path / "data")["train"] if path.is_dir() else load_dataset(str(folder), split="train")
+    except (DatasetGenerationError, KeyError, OSError, ValueError) as error:
+        raise ValueError(f"--preferences {folder} cannot be read ({error}); give a preference data set") from error
+    missing = [name for name in pair_features([]) if name not in rows.column_names]
+    if missing:
+        raise ValueError(f"--preferences {folder} has no column {missing[0]!r}; give a preference data set")
+    if not enough(Counter(rows["outcome"]), unpaired):
+        raise ValueError(f"--preferences {folder} holds no pair that prefers one picture; make new ones")
+    return rows

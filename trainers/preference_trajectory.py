@@ -1,0 +1,106 @@
+"""D3PO: preferences on the steps of a sampler's path (Yang et al. 2024), each step with the time it was made at.
+
+The path is ancestral DDIM sampling (η = 1; Song et al. 2021, Eq. 12): x at the next time is normal around a mean that
+the network decides, with a spread that it does not. So log p of a step is −|x' − mean|² / (2 spread²).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+from torch import nn
+from tqdm.auto import tqdm
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Whole paths: `latents` float32 (n, steps + 1, c, h, w), from noise to picture, made at `times` int64 (steps,).
+
+    `latents[:, i]` is the input of the network at `times[i]`, and `latents[:, i + 1]` what was drawn from it.
+    """
+
+    latents: torch.Tensor
+    times: torch.Tensor
+
+    @property
+    def last_step(self) -> int:
+        """The number of steps that are drawn at random: the one that ends at the picture is not."""
+        return len(self.times) - 1
+
+
+def sampling_times(scheduler: DDPMScheduler, steps: int) -> torch.Tensor:
+    """`steps` times evenly spread from T − 1 downwards, int64."""
+    total = scheduler.config["num_train_timesteps"]
+    return torch.linspace(total, 0, steps + 1)[:-1].round().long() - 1
+
+
+def step_distribution(
+    scheduler: DDPMScheduler, prediction: torch.Tensor, latents: torch.Tensor, times: torch.Tensor, after: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean (b, c, h, w) and spread (b, 1, 1, 1) of the step from `times` to `after` (b,), -1 being the picture."""
+    alphas = scheduler.alphas_cumprod.to(latents.device)
+    now = alphas[times].view(-1, 1, 1, 1)
+    then = torch.where(after < 0, torch.ones_like(alphas[times]), alphas[after.clamp(min=0)]).view(-1, 1, 1, 1)
+    if scheduler.config["prediction_type"] == "v_prediction":
+        picture = now.sqrt() * latents - (1 - now).sqrt() * prediction
+        noise = now.sqrt() * prediction + (1 - now).sqrt() * latents
+    else:
+        noise = prediction
+        picture = (latents - (1 - now).sqrt() * noise) / now.sqrt()
+    variance = (1 - then) / (1 - now) * (1 - now / then)
+    mean = then.sqrt() * picture + (1 - then - variance).clamp(min=0).sqrt() * noise
+    return mean, variance.clamp(min=0).sqrt()
+
+
+@torch.no_grad()
+def sample_paths(
+    unet: nn.Module, scheduler: DDPMScheduler, labels: list[int], seeds: list[int], steps: int, batch_size: int = 64
+) -> Paths:
+    """A path for each label, with one random generator a path: it depends on its own seed alone."""
+    times = sampling_times(scheduler, steps)
+    device = next(unet.parameters()).device
+    config: Any = unet.config
+    shape = (steps + 1, config["in_channels"], config["sample_size"], config["sample_size"])
+    found = []
+    for first in tqdm(range(0, len(labels), batch_size), desc="paths", leave=False):
+        part = labels[first : first + batch_size]
+        noise = [
+            torch.randn(shape, generator=torch.Generator().manual_seed(s)) for s in seeds[first : first + batch_size]
+        ]
+        found.append(follow(unet, scheduler, torch.stack(noise).to(device), torch.tensor(part, device=device), times))
+    return Paths(torch.cat(found), times)
+
+
+def follow(
+    unet: nn.Module, scheduler: DDPMScheduler, noise: torch.Tensor, labels: torch.Tensor, times: torch.Tensor
+) -> torch.Tensor:
+    """The path that starts at `noise[:, 0]` and takes its steps' noise from the rest, (b, steps + 1, c, h, w)."""
+    path = [noise[:, 0]]
+    following = [*times.tolist()[1:], -1]
+    for number, (time, after) in enumerate(zip(times.tolist(), following, strict=True)):
+        now = torch.full_like(labels, time)
+        prediction = unet(path[-1], now, class_labels=labels).sample.float()
+        mean, spread = step_distribution(scheduler, prediction, path[-1], now, torch.full_like(labels, after))
+        path.append(mean + spread * noise[:, number + 1])
+    return torch.stack(path, dim=1)
+
+
+def step_errors(
+    unet: nn.Module,
+    scheduler: DDPMScheduler,
+    paths: Paths,
+    rows: torch.Tensor,
+    steps: torch.Tensor,
+    labels: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Prediction, and −log p of step number `steps` (b,) of the paths `rows` (b,), a mean over pixels, (b,)."""
+    device = labels.device
+    times = paths.times.to(device)
+    latents, drawn = paths.latents[rows, steps].to(device), paths.latents[rows, steps + 1].to(device)
+    steps = steps.to(device)
+    prediction = unet(latents, times[steps], class_labels=labels).sample.float()
+    mean, spread = step_distribution(scheduler, prediction, latents, times[steps], times[steps + 1])
+    return prediction, ((drawn - mean) / spread).square().mean(dim=(1, 2, 3)) / 2
