@@ -103,6 +103,7 @@ def write_small_study(folder: Path) -> Path:
     return path
 
 
+@pytest.mark.timeout(1200)  # some 25 processes one after the other
 def test_a_study_killed_in_each_of_its_steps_ends_as_one_that_was_not(tmp_path: Path) -> None:
     recipe = write_small_study(tmp_path)
     words = ["-m", "clinsynth", "study", str(recipe), "--output_dir"]
