@@ -21,12 +21,11 @@ import numpy as np
 import yaml
 from PIL import Image
 from sample_sets import DRAWN, LabelledSet, open_picture
+from set_checks import check_sets
 
 import clinsynth
 
 MIN_REAL = 60
-MIN_SYNTHETIC = 20
-MIN_CLASS = 5
 SIDES = (28, 256)
 MAX_SECONDS = 900
 BOOTSTRAP = 50
@@ -45,7 +44,7 @@ def prepare(folder: Path, real: LabelledSet, synthetic: LabelledSet, side: int |
     Raises:
         ValueError: one class, too few pictures, unknown classes, or sizes that differ.
     """
-    names = check_sets(real, synthetic)
+    names = check_sets(real, synthetic, "pictures", MIN_REAL)
     pictures = {called: decode_set(chosen, side) for called, chosen in (("real", real), ("synthetic", synthetic))}
     check_sizes({called: sizes_of(found) for called, found in pictures.items()})
     path = f"{file_name(real)}.npz"
@@ -62,32 +61,6 @@ def prepare(folder: Path, real: LabelledSet, synthetic: LabelledSet, side: int |
         "seed": seed,
     }
     (folder / "evaluate.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
-
-
-def check_sets(real: LabelledSet, synthetic: LabelledSet) -> list[str]:
-    """The class names, sorted."""
-    for chosen, least in ((real, MIN_REAL), (synthetic, MIN_SYNTHETIC)):
-        if len(chosen.labels) < least:
-            raise ValueError(
-                f"{chosen.name} has {len(chosen.labels)} pictures, fewer than {least}; give more: so few make no "
-                "distance mean anything"
-            )
-    counts = Counter(real.labels)
-    if len(counts) < 2:
-        raise ValueError(f"{real.name} has one class, {next(iter(counts))!r}; give pictures of at least two classes")
-    name, least_count = min(counts.items(), key=lambda pair: pair[1])
-    if least_count < MIN_CLASS:
-        raise ValueError(
-            f"{real.name} has {least_count} pictures of class {name!r}, fewer than {MIN_CLASS}; add some, or leave "
-            "the class out of both sets"
-        )
-    unknown = sorted(set(synthetic.labels) - set(counts))
-    if unknown:
-        raise ValueError(
-            f"{synthetic.name} has classes that {real.name} has not: {', '.join(unknown[:10])} (real: "
-            f"{', '.join(sorted(counts))}); rename them alike, or leave them out"
-        )
-    return sorted(counts)
 
 
 def decode_set(chosen: LabelledSet, side: int | None) -> list[Image.Image]:

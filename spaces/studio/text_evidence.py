@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import yaml
 from sample_sets import LabelledSet
+from set_checks import check_sets
 
 MIN_REAL = 80
-MIN_SYNTHETIC = 20
-MIN_CLASS = 5
 MAX_CHARACTERS = 20_000
 MAX_ALL_CHARACTERS = 2_000_000
 BOOTSTRAP = 50
@@ -27,7 +25,9 @@ def prepare_texts(folder: Path, real: LabelledSet, synthetic: LabelledSet, seed:
     Raises:
         ValueError: one class, too few or too long texts, or unknown classes.
     """
-    names = check_texts(real, synthetic)
+    names = check_sets(real, synthetic, "texts", MIN_REAL)
+    check_lengths(real)
+    check_lengths(synthetic)
     rows = [{"text": text, "label": label} for text, label in zip(real.contents, real.labels, strict=True)]
     (folder / "real.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     write_shard(folder / "synthetic", synthetic, names)
@@ -46,33 +46,6 @@ def encoder() -> str:
     """The encoder of the embeddings: a folder or Hub id in STUDIO_TEXT_ENCODER, else all-MiniLM-L6-v2."""
     named = os.environ.get(ENCODER_VARIABLE) or ENCODER
     return str(Path(named).resolve()) if Path(named).exists() else named
-
-
-def check_texts(real: LabelledSet, synthetic: LabelledSet) -> list[str]:
-    """The class names, sorted."""
-    for chosen, least in ((real, MIN_REAL), (synthetic, MIN_SYNTHETIC)):
-        if len(chosen.labels) < least:
-            raise ValueError(
-                f"{chosen.name} has {len(chosen.labels)} texts, fewer than {least}; give more: so few make no "
-                "distance mean anything"
-            )
-        check_lengths(chosen)
-    counts = Counter(real.labels)
-    if len(counts) < 2:
-        raise ValueError(f"{real.name} has one class, {next(iter(counts))!r}; give texts of at least two classes")
-    name, least_count = min(counts.items(), key=lambda pair: pair[1])
-    if least_count < MIN_CLASS:
-        raise ValueError(
-            f"{real.name} has {least_count} texts of class {name!r}, fewer than {MIN_CLASS}; add some, or leave the "
-            "class out of both sets"
-        )
-    unknown = sorted(set(synthetic.labels) - set(counts))
-    if unknown:
-        raise ValueError(
-            f"{synthetic.name} has classes that {real.name} has not: {', '.join(unknown[:10])} (real: "
-            f"{', '.join(sorted(counts)[:10])}); rename them alike, or leave them out"
-        )
-    return sorted(counts)
 
 
 def check_lengths(chosen: LabelledSet) -> None:
