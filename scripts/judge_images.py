@@ -206,7 +206,10 @@ def read_rows(images: str, split: str, checklist: Any) -> Any:
     from clinsynth.data.labels import with_class_labels
     from clinsynth.data.load import read_splits
 
-    splits = read_splits(ImageDataArguments(dataset=images))
+    try:
+        splits = read_splits(ImageDataArguments(dataset=images))
+    except ValueError as error:
+        raise ValueError(str(error).replace("--dataset", "--images")) from error
     if split not in splits:
         raise ValueError(f"--images {images} has no split {split!r}; it has {', '.join(splits)}: give --split")
     rows = with_class_labels({"train": splits[split]}, "label", None)["train"]
