@@ -1,6 +1,8 @@
 """What the tests share."""
 
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,23 @@ from loopback_hub.fixture import loopback_hub  # noqa: F401 (a fixture)
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 REPOSITORY = Path(__file__).parent.parent
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerator() -> Iterator[None]:
+    """accelerate keeps its state, its precision too, for the process; no test starts with another's."""
+    forget_accelerator()
+    yield
+    forget_accelerator()
+
+
+def forget_accelerator() -> None:
+    """Clear accelerate's state where a test has imported it."""
+    if "accelerate.state" in sys.modules:
+        from accelerate.state import AcceleratorState, GradientState
+
+        AcceleratorState._reset_state(reset_partial_state=True)
+        GradientState._reset_state()
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState, GradientState
+from accelerate.state import AcceleratorState
 from diffusers import DDPMScheduler, DiffusionPipeline
 from helpers import tiny_unet, write_npz
 
@@ -18,14 +18,6 @@ from clinsynth.trainers.privacy_plan import PrivacyPlan, plan_privacy
 from clinsynth.trainers.train_ddpm import DDPMArguments, main
 
 opacus = pytest.importorskip("opacus", reason="needs the extra privacy")
-
-
-@pytest.fixture(autouse=True)
-def fresh_accelerator() -> Any:
-    """accelerate keeps its state for the process; every run here starts without one."""
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
 
 
 def arguments(data: Path, output_dir: Path, **changes: Any) -> DDPMArguments:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState, GradientState
+from accelerate.state import AcceleratorState
 from datasets import ClassLabel, Dataset, Features, Value
 from datasets import Image as ImageFeature
 from diffusers import DDPMScheduler, DiffusionPipeline, UNet2DModel
@@ -40,14 +40,6 @@ from clinsynth.trainers.train_preference import PreferenceArguments, main
 from clinsynth.trainers.training_state import checkpoints
 
 DATA = "phantom-fundus?size=28&train=40&validation=10&test=10"
-
-
-@pytest.fixture(autouse=True)
-def fresh_accelerator() -> Any:
-    """accelerate keeps its state for the process; every run here starts without one."""
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
 
 
 @pytest.fixture(scope="module")
