@@ -3,10 +3,10 @@
     python -m benchmarks.push --output_dir runs/benchmark-push
 
 Both send a synthetic set of 32 x 32 grey pictures in Parquet shards, as `clinsynth generate images` writes them, to a
-Hub on this machine (tests/loopback_hub), each time into a new private repository, in processes of their own. The push
-also passes its gate, marks each picture, writes a card and reads everything back; the upload sends the shards as they
-are. The evidence is a stand-in: the gate reads it, nothing was measured. Seconds of processor time are those of the
-client; seconds by the clock hold the Hub's work, too.
+Hub on this machine (tests/loopback_hub), each time into a new private repository, in processes of their own, and both
+send the shards as they are: generation has marked each picture. The push also passes its gate, for which it hashes the
+shards, writes a card and reads everything back. The evidence is a stand-in: the gate reads it, nothing was measured.
+Seconds of processor time are those of the client; seconds by the clock hold the Hub's work, too.
 """
 
 import json

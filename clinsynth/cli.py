@@ -25,6 +25,11 @@ COMMANDS = {
         "TextClassifierArguments",
         "train classifiers on real, or real and synthetic, texts",
     ),
+    "train text-to-image-lora": (
+        "clinsynth.trainers.train_text_to_image_lora",
+        "TextToImageLoraArguments",
+        "fine-tune Stable Diffusion on images, each class behind a prompt",
+    ),
     "train preference": (
         "clinsynth.trainers.train_preference",
         "PreferenceArguments",
@@ -65,6 +70,11 @@ COMMANDS = {
         "ChecklistPageArguments",
         "write a page on which an expert corrects and signs a checklist",
     ),
+    "sign images": (
+        "clinsynth.scripts.sign_images",
+        "SignImagesArguments",
+        "sign the pictures of a synthetic set, with a certificate",
+    ),
     "audit membership": (
         "clinsynth.scripts.attack_membership",
         "AttackMembershipArguments",
@@ -90,7 +100,8 @@ COMMANDS = {
         "read where a PNG or Parquet file says it comes from",
     ),
 }
-FIRST_WORDS = {"inspect": "file", **dict.fromkeys((name for name in COMMANDS if name.startswith("push ")), "folder")}
+FIRST_WORDS = {"inspect": "file", "sign images": "folder"}
+FIRST_WORDS |= dict.fromkeys((name for name in COMMANDS if name.startswith("push ")), "folder")
 """The flag that the words right after a command are short for."""
 
 

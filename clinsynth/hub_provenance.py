@@ -2,6 +2,7 @@
 
 The chunk is a tEXt chunk (PNG specification, third edition, 11.3.3.2) of the keyword `clinsynth` that holds a JSON
 object: synthetic, generator, revision, seed, and the IPTC digital source type. All other metadata is taken out.
+Generation writes both; publishing looks whether they are there and right, and writes them where they are not.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import io
 import json
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,10 @@ END = b"\x00\x00\x00\x00IEND\xaeB`\x82"
 KEYWORD = b"clinsynth\x00"
 KEPT = {b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"gAMA", b"cHRM", b"sRGB", b"sBIT"}
 """What the pixels are read by; nothing of it can hold words."""
+COLUMNS = ("synthetic", "generator", "revision")
+"""What a row says besides its seed."""
+pack_number = struct.Struct(">I").pack
+read_head = struct.Struct(">I4s").unpack_from
 
 
 @dataclass(frozen=True)
@@ -42,11 +47,30 @@ class Provenance:
         says = {"synthetic": True, "generator": self.generator, "revision": self.revision, "seed": seed}
         return {**says, "digital_source_type": SOURCE_TYPE}
 
+    def columns(self) -> dict[str, Any]:
+        """What the columns of each row say."""
+        return dict(zip(COLUMNS, (True, self.generator, self.revision), strict=True))
+
+    def chunks(self, seeds: Iterable[int | None]) -> Iterator[bytes]:
+        """The text chunk of each row; rows differ in the seed alone, so that what stands before it is hashed once."""
+        before, after = json.dumps(self.of_row(0)).rsplit('"seed": 0', 1)
+        head, tail = b"tEXt" + KEYWORD + f'{before}"seed": '.encode(), after.encode()
+        hashed = zlib.crc32(head)
+        for seed in seeds:
+            rest = (b"null" if seed is None else b"%d" % seed) + tail
+            size = pack_number(len(head) - 4 + len(rest))
+            yield b"".join((size, head, rest, pack_number(zlib.crc32(rest, hashed))))
+
 
 def find_provenance(generation: dict[str, Any], folder: Path) -> Provenance:
-    """The provenance that `generation`, the generation.json of the set in `folder`, tells; without a path."""
+    """The provenance that `generation`, the generation.json of the set in `folder`, tells; without a path.
+
+    Of a set that was begun before its samples said it, it is found as it would be at the beginning.
+    """
     from clinsynth.hub_cards.private_words import hub_id, last_part
 
+    if "provenance" in generation:
+        return Provenance(**generation["provenance"])
     generator = generation["generator"]
     model = generator.get("model") or ""
     name = hub_id(model, folder) or last_part(model) or generator.get("network") or ""
@@ -61,23 +85,63 @@ def mark_picture(picture: bytes, says: dict[str, Any]) -> bytes:
     Raises:
         ValueError: it cannot be read, or cannot be a PNG file.
     """
+    return insert(picture, make_chunk(b"tEXt", KEYWORD + json.dumps(says).encode()))
+
+
+def insert(picture: bytes, words: bytes) -> bytes:
+    """`mark_picture` of what the chunk `words` says."""
     if not picture.startswith(SIGNATURE):
         picture = to_plain_png(picture)
-    words = make_chunk(b"tEXt", KEYWORD + json.dumps(says).encode())
-    if holds_pixels_alone(picture):
+    if holds_pixels_alone(picture, 0, BODY, len(picture)):
         return b"".join([picture[:BODY], words, picture[BODY:]])
     kept = [chunk for kind, chunk in read_chunks(picture) if kind in KEPT]
     return b"".join([SIGNATURE, kept[0], words, *kept[1:]])
 
 
-def holds_pixels_alone(png: bytes) -> bool:
-    """Whether a PNG file is IHDR, one IDAT and IEND, as small pictures are: their chunks need not be gone through."""
-    size = int.from_bytes(png[BODY : BODY + 4], "big")
+def all_marked(data: bytes, ends: list[int], words: Iterable[bytes]) -> bool:
+    """Whether each picture file is just what `insert` makes of it: PNG, pixels, and its chunk of `words` alone.
+
+    Args:
+        data: the files, one behind the other.
+        ends: the place before the first file, and the end of each.
+
+    Raises:
+        ValueError: a PNG file is cut short.
+    """
+    return all(
+        is_marked_alone(data, start, end, chunk) or is_marked(data[start:end], chunk)
+        for start, end, chunk in zip(ends, ends[1:], words, strict=False)
+    )
+
+
+def is_marked(picture: bytes, words: bytes) -> bool:
+    """Whether one picture file is just what `insert` makes of it, signed or not.
+
+    Raises:
+        ImportError: it is signed, and the packages that read a signature are not installed.
+        ValueError: its signature does not hold, or tells more than `clinsynth sign images` writes.
+    """
+    from clinsynth.manifests import unsigned  # which needs this module
+
+    bare = unsigned(picture)
+    return bare.startswith(SIGNATURE) and insert(bare, words) == bare
+
+
+def is_marked_alone(data: bytes, start: int, end: int, words: bytes) -> bool:
+    """`is_marked` of data[start:end], as far as that is seen without going through its chunks."""
+    return data.startswith(words, start + BODY) and holds_pixels_alone(data, start, start + BODY + len(words), end)
+
+
+def holds_pixels_alone(data: bytes, start: int, place: int, end: int) -> bool:
+    """Whether the PNG file in data[start:end] is IHDR, and from `place` on one IDAT and IEND, as of small pictures."""
+    if place + 8 > end:
+        return False
+    size, kind = read_head(data, place)
     return (
-        png.startswith(HEAD)
-        and png[BODY + 4 : BODY + 8] == b"IDAT"
-        and len(png) == BODY + 12 + size + len(END)
-        and png.endswith(END)
+        kind == b"IDAT"
+        and place + 12 + size + len(END) == end
+        and data.startswith(HEAD, start)
+        and data.startswith(END, end - len(END))
     )
 
 
@@ -98,7 +162,7 @@ def to_plain_png(picture: bytes) -> bytes:
 
 
 def make_chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+    return pack_number(len(data)) + kind + data + pack_number(zlib.crc32(kind + data))
 
 
 def read_chunks(png: bytes) -> Iterator[tuple[bytes, bytes]]:
@@ -109,7 +173,7 @@ def read_chunks(png: bytes) -> Iterator[tuple[bytes, bytes]]:
     """
     place, kind = len(SIGNATURE), b""
     while kind != b"IEND":
-        length, kind = struct.unpack_from(">I4s", png, place) if place + 8 <= len(png) else (0, b"")
+        length, kind = read_head(png, place) if place + 8 <= len(png) else (0, b"")
         end = place + 12 + length
         if not kind or end > len(png):
             raise ValueError("a PNG picture is cut short; generate its shard again")

@@ -19,9 +19,38 @@ from clinsynth.hub_repository import Target, prepare
 
 WHOLE = "it is published whole or not at all: start the same command again, which looks first and goes on"
 UNKNOWN = "whether the pull request was opened is not known: look at the repository before you start again"
+BLOCK = 1 << 20
 BATCH = 32 << 20  # bytes sent at once, in parallel, while as many are made
-FIRST_BATCH = 4 << 20  # so that sending starts soon; each batch is twice the one before
-Files = Iterable[tuple[str, bytes | Path]]
+FIRST_BATCH = 4 << 20  # of what is made, so that sending starts soon; each batch is twice the one before
+
+
+@dataclass(frozen=True)
+class HashedFile:
+    """A file whose content is known by its SHA-256, and had `size` bytes and this time of change (ns) then."""
+
+    path: Path
+    sha256: bytes
+    size: int
+    changed: int
+
+    @classmethod
+    def of(cls, path: Path) -> HashedFile:
+        digest = hashlib.sha256()
+        with open(path, "rb") as file:
+            while block := file.read(BLOCK):
+                digest.update(block)
+        found = path.stat()
+        return cls(path, digest.digest(), found.st_size, found.st_mtime_ns)
+
+    def check(self) -> None:
+        """Raise a `ValueError` where it has changed since."""
+        found = self.path.stat()
+        if (found.st_size, found.st_mtime_ns) != (self.size, self.changed):
+            raise ValueError(f"{self.path} has changed since the push began; nothing was published: start it again")
+
+
+Content = bytes | Path | HashedFile
+Files = Iterable[tuple[str, Content]]
 """Path in the repository, and content or the file that holds it."""
 
 
@@ -62,7 +91,6 @@ def publish(target: Target, files: Files, message: str, replaced: str, api: Any)
     Raises:
         ValueError: something failed; the message says at which step, and the mend.
     """
-    prepare(target, api)
     operations = send_all(target, files, api)
     sent = {addition.path_in_repo: describe(addition) for addition in operations}
     commit, pull_request = make_commit(target, operations, sent, message, replaced, api)
@@ -74,49 +102,61 @@ def publish(target: Target, files: Files, message: str, replaced: str, api: Any)
 
 
 def send_all(target: Target, files: Files, api: Any) -> list[Any]:
-    """Upload the files, a batch in a thread of its own while the next is made; returns what is to be committed."""
+    """Upload the files, a batch in a thread of its own while the next is made; returns what is to be committed.
+
+    The repository is made ready while the first batch is.
+    """
     operations = []
     with ThreadPoolExecutor(max_workers=1) as sender:
-        sending: Future[None] | None = None
+        sending: Future[None] = sender.submit(prepare, target, api)
         for batch in in_batches(files):
+            sending.result()
             additions = [to_addition(path, content) for path, content in batch]
-            if sending is not None:
-                sending.result()
             sending = sender.submit(upload, target, additions, api)
             operations += additions
-        if sending is not None:
-            sending.result()
+        sending.result()
     return operations
 
 
-def in_batches(files: Files) -> Iterator[list[tuple[str, bytes | Path]]]:
-    """The files in groups of at most 4, 8, 16 and then 32 MB, or one larger file, under a bar of what is done."""
+def in_batches(files: Files) -> Iterator[list[tuple[str, Content]]]:
+    """The files in groups of at most 32 MB, or one larger file, under a bar of what is done.
+
+    What is made on the way, and held in memory, comes in groups of at most 4, 8, 16 and then 32 MB.
+    """
     from tqdm.auto import tqdm
 
-    batch: list[tuple[str, bytes | Path]] = []
-    weight, limit = 0, FIRST_BATCH
+    batch: list[tuple[str, Content]] = []
+    weight, made, limit = 0, 0, FIRST_BATCH
     with tqdm(desc="upload", unit="B", unit_scale=True) as progress:
         for path, content in files:
             size = size_of(content)
-            if batch and weight + size > limit:
+            in_memory = size if isinstance(content, bytes) else 0
+            if batch and (weight + size > BATCH or made + in_memory > limit):
                 yield batch
                 progress.update(weight)
-                batch, weight, limit = [], 0, min(2 * limit, BATCH)
+                batch, weight, made, limit = [], 0, 0, min(2 * limit, BATCH)
             batch.append((path, content))
-            weight += size
+            weight, made = weight + size, made + in_memory
         if batch:
             yield batch
             progress.update(weight)
 
 
-def size_of(content: bytes | Path) -> int:
+def size_of(content: Content) -> int:
+    if isinstance(content, HashedFile):
+        return content.size
     return content.stat().st_size if isinstance(content, Path) else len(content)
 
 
-def to_addition(path: str, content: bytes | Path) -> Any:
+def to_addition(path: str, content: Content) -> Any:
     from huggingface_hub import CommitOperationAdd
 
-    return CommitOperationAdd(path, content if isinstance(content, bytes) else str(content))
+    if not isinstance(content, HashedFile):
+        return CommitOperationAdd(path, content if isinstance(content, bytes) else str(content))
+    content.check()
+    addition = CommitOperationAdd(path, str(content.path))
+    addition.upload_info.sha256 = content.sha256  # of another content the server would not take it
+    return addition
 
 
 def upload(target: Target, additions: list[Any], api: Any) -> None:

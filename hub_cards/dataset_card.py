@@ -34,6 +34,7 @@ def dataset_card(
     accepted_risk: str = "",
     *,
     repo_id: str | None = None,
+    has_picture: bool | None = None,
     data_name: str = "",
     data_url: str = "",
     data_license: str = "",
@@ -47,6 +48,7 @@ def dataset_card(
         evidence: evidence.json, or its folder, on this set.
         accepted_risk: why it is published although a reading failed; is printed.
         repo_id: where it will lie; the snippet loads it from there.
+        has_picture: whether `sample_grid` draws one; None draws it to see.
         data_name, data_url, data_license: of the real data, where they are not known or known wrongly.
         license, license_override: see `data_sources.Terms`.
 
@@ -63,18 +65,20 @@ def dataset_card(
     source, card_license = terms.describe(sources[0]), terms.card_license(sources)
     name = repository_name(repo_id) or f"Synthetic {made.things}"
     column = "text" if made.of_texts else "image"
+    if has_picture is None:
+        has_picture = sample_grid(folder, evidence) is not None
     return render_card(
         "dataset.md",
         metadata(made, source, card_license, name),
         title=name,
         things=made.things,
         summary=summary(made, source),
-        picture=PICTURE if sample_grid(folder, evidence) else None,
+        picture=PICTURE if has_picture else None,
         labels=made.labels,
         glance=glance(made, source, card_license),
         accepted_risk=accepted_risk,
         snippet=SNIPPET.format(place=json.dumps(repo_id or LOCAL), column=column),
-        columns=Table("", ["column", "type", "what it holds"], describe_columns(made.features)),
+        columns=Table("", ["column", "type", "what it holds"], describe_columns(made.columns)),
         story=tell(read),
         counts=count_table(made, read),
         made=making(made),
@@ -102,7 +106,7 @@ def metadata(made: SyntheticSet, source: Source, license_: str, name: str) -> Da
         tags=["synthetic", "medical", "clinsynth"],
         configs=[{"config_name": "default", "data_files": [{"split": SPLIT, "path": SHARDS}]}],
         dataset_info={
-            "features": made.features._to_yaml_list(),
+            "features": made.columns,
             "splits": [split],
             "download_size": made.download_size,
             "dataset_size": made.num_bytes,

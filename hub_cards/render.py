@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-import jinja2
 from huggingface_hub import CardData
 
 from clinsynth import __version__
@@ -23,6 +22,8 @@ def render_card(template: str, data: CardData, **values: object) -> str:
     Raises:
         ValueError: the card would give something private away.
     """
+    import jinja2  # not before a card is written: a push sends meanwhile
+
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=False,

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from clinsynth.hub_cards.checkpoint_facts import may_have_made, read_checkpoint
 from clinsynth.hub_cards.private_words import HIDDEN, hub_id, without_paths
 from clinsynth.hub_cards.run_files import RunFiles, read_run
 from clinsynth.hub_cards.sample_grid import SHARDS
+from clinsynth.hub_columns import Columns, read_columns
 from clinsynth.run_folder import read_json
-
-if TYPE_CHECKING:
-    from datasets import Features
 
 NOT_SHOWN = {"model", "endpoint", "task_sha256", "examples_sha256", "verify_labels_sha256", "seed"}
 SPLIT = "train"
@@ -27,6 +25,9 @@ COLUMN_WORDS = {
     "id": "number of the row",
     "example_ids": "real texts that were shown in the row's prompt, by id",
     "attempts": "how often the row was drawn until it was valid",
+    "synthetic": "true: no row is a patient",
+    "generator": "what made the row",
+    "revision": "SHA-256 of the generator's weights",
 }
 
 
@@ -37,14 +38,14 @@ class SyntheticSet:
     Attributes:
         run: its run folder's files.
         generation: generation.json.
-        features: columns and their types, as the shards say.
+        columns: names and types, as the first shard says.
         num_rows, num_bytes, download_size: of all shards; bytes once decompressed, and as files.
         trained: the generator's run folder, where it lies here and its weights are those that made the set.
     """
 
     run: RunFiles
     generation: dict[str, Any]
-    features: Features
+    columns: Columns
     num_rows: int
     num_bytes: int
     download_size: int
@@ -52,7 +53,7 @@ class SyntheticSet:
 
     @property
     def of_texts(self) -> bool:
-        return "image" not in self.features
+        return all(column["name"] != "image" for column in self.columns)
 
     @property
     def things(self) -> str:
@@ -60,7 +61,8 @@ class SyntheticSet:
 
     @property
     def labels(self) -> list[str]:
-        return list(self.features["label"].names)
+        (label,) = (column["dtype"] for column in self.columns if column["name"] == "label")
+        return list(label["class_label"]["names"].values())
 
     @property
     def model_id(self) -> str | None:
@@ -85,27 +87,36 @@ def read_set(folder: Path) -> SyntheticSet:
         ValueError: there is none, or it is not finished.
     """
     import pyarrow.parquet as pq
-    from datasets import Features
 
-    generation = read_json(folder / "generation.json")
+    generation = read_generation(folder)
     files = [pq.ParquetFile(path) for path in sorted(folder.glob(SHARDS))]
-    if not generation or not files:
+    groups = [file.metadata.row_group(i) for file in files for i in range(file.metadata.num_row_groups)]
+    return SyntheticSet(
+        read_run(folder),
+        generation,
+        read_columns(files[0].schema_arrow),
+        sum(file.metadata.num_rows for file in files),
+        sum(group.total_byte_size for group in groups),
+        sum(path.stat().st_size for path in folder.glob(SHARDS)),
+        find_training(generation["generator"], folder),
+    )
+
+
+def read_generation(folder: Path) -> dict[str, Any]:
+    """generation.json of the synthetic data set in `folder`.
+
+    Raises:
+        ValueError: there is no set, or it is not finished.
+    """
+    generation = read_json(folder / "generation.json")
+    if not generation or not any(folder.glob(SHARDS)):
         raise ValueError(
             f"{folder} holds no synthetic data set (generation.json and {SHARDS}); give the --output_dir of "
             "`clinsynth generate images` or `clinsynth generate text`"
         )
     if not generation.get("complete", True):
         raise ValueError(f"{folder} is not finished; start its `clinsynth generate` command again")
-    groups = [file.metadata.row_group(i) for file in files for i in range(file.metadata.num_row_groups)]
-    return SyntheticSet(
-        read_run(folder),
-        generation,
-        Features.from_arrow_schema(files[0].schema_arrow),
-        sum(file.metadata.num_rows for file in files),
-        sum(group.total_byte_size for group in groups),
-        sum(path.stat().st_size for path in folder.glob(SHARDS)),
-        find_training(generation["generator"], folder),
-    )
+    return generation
 
 
 def find_training(generator: dict[str, Any], folder: Path) -> RunFiles | None:
@@ -120,11 +131,14 @@ def find_training(generator: dict[str, Any], folder: Path) -> RunFiles | None:
     return None
 
 
-def describe_columns(features: Features) -> list[list[str]]:
+def describe_columns(columns: Columns) -> list[list[str]]:
     """Name, type and meaning of each column."""
-    kinds = {"Image": "picture", "ClassLabel": "class label", "Value": "", "Sequence": "list", "List": "list"}
-    rows = []
-    for name, feature in features.items():
-        kind = kinds.get(type(feature).__name__, "") or getattr(feature, "dtype", "")
-        rows.append([name, str(kind) or "–", COLUMN_WORDS.get(name, "–")])
-    return rows
+    return [[column["name"], kind_of(column), COLUMN_WORDS.get(column["name"], "–")] for column in columns]
+
+
+def kind_of(column: dict[str, Any]) -> str:
+    """The type of a column in a word or two."""
+    kind = column.get("dtype", "list" if "list" in column else "–")
+    if isinstance(kind, dict):
+        return "class label" if "class_label" in kind else "picture" if "image" in kind else "–"
+    return "picture" if kind == "image" else str(kind)

@@ -2,6 +2,7 @@
 
 clinsynth inspect eye.png
 clinsynth inspect train-00000-of-00003.parquet
+clinsynth inspect signed.png --anchors authority.pem
 """
 
 import json
@@ -17,13 +18,16 @@ from clinsynth.arguments import run
 class InspectArguments:
     """Read where a sample says it comes from: a PNG picture, or a Parquet file of a published set.
 
-    Nothing proves it: whoever wants to can take it out or write it in. Example:
+    Nothing proves it, except where pictures are signed and you trust who signed them: whoever wants to can take it out
+    or write it in. Example:
 
       clinsynth inspect eye.png
     """
 
     file: str = ""
     """PNG or Parquet file; the word after the command, or --file"""
+    anchors: str = ""
+    """PEM file of certificates whose holders you trust to sign: that all pictures come from them is then demanded"""
 
     def __post_init__(self) -> None:
         if not self.file:
@@ -34,12 +38,18 @@ def main(args: InspectArguments) -> None:
     """Print what the file says, as JSON.
 
     Raises:
-        ValueError: it says nothing, cannot be read, or is neither PNG nor Parquet.
+        ValueError: it says nothing, cannot be read, or is neither PNG nor Parquet; or its signatures do not hold.
     """
+    from clinsynth.scripts.inspect_credentials import inspect_credentials, refuse_broken
+
     says = inspect_file(Path(args.file))
+    credentials = inspect_credentials(Path(args.file), args.anchors)
+    if credentials is not None:
+        says = (says or {}) | {"content_credentials": credentials}
     if says is None:
         raise ValueError(f"{args.file} does not say where it comes from; that does not make it a real patient's")
     print(json.dumps(says, indent=2))
+    refuse_broken(credentials, args.file, args.anchors)
 
 
 def inspect_file(path: Path) -> dict[str, Any] | None:

@@ -8,14 +8,10 @@ from typing import TYPE_CHECKING, Any
 from clinsynth.scripts.push_gate import Reading
 
 if TYPE_CHECKING:
+    from clinsynth.hub_columns import Columns
     from clinsynth.hub_shards import PublishedShards
 
 TABLE_HEAD = "| column | type | what it holds |"
-PROVENANCE_WORDS = {
-    "synthetic": "true: no row is a patient",
-    "generator": "what made the row",
-    "revision": "SHA-256 of the generator's weights",
-}
 SEVERAL = """# {title}
 
 > ⚠️ **Synthetic {things}, made by programs. Not for diagnosis, treatment or any other decision about a patient, and no
@@ -45,29 +41,27 @@ def finish_card(card: str, shards: PublishedShards, readings: list[Reading], acc
 
     parsed: Any = DatasetCard(card)
     parsed.data.dataset_info = describe_info(shards)
-    body = replace_columns(parsed.text.strip(), shards.features)
+    body = replace_columns(parsed.text.strip(), shards.columns)
     ends = [describe_gate(readings, accepted_risk), describe_provenance(shards)]
     return refuse_private("\n".join([f"---\n{parsed.data.to_yaml()}\n---\n", body, "", *ends]))
 
 
 def describe_info(shards: PublishedShards) -> dict[str, Any]:
     """`dataset_info` of the card's YAML: by it the Hub shows, and `load_dataset` reads, the shards."""
-    assert shards.features is not None
     return {
-        "features": shards.features._to_yaml_list(),
+        "features": shards.columns,
         "splits": [{"name": "train", "num_bytes": shards.num_bytes, "num_examples": shards.num_rows}],
         "download_size": shards.download_size,
         "dataset_size": shards.num_bytes,
     }
 
 
-def replace_columns(body: str, features: Any) -> str:
+def replace_columns(body: str, columns: Columns) -> str:
     """The card's table of columns as they are published."""
     from clinsynth.hub_cards.set_files import describe_columns
 
     before, _, rest = body.partition(TABLE_HEAD)
-    rows = [[name, kind, PROVENANCE_WORDS.get(name, words)] for name, kind, words in describe_columns(features)]
-    table = [TABLE_HEAD, "|---|---|---|", *(f"| {' | '.join(row)} |" for row in rows)]
+    table = [TABLE_HEAD, "|---|---|---|", *(f"| {' | '.join(row)} |" for row in describe_columns(columns))]
     return before + "\n".join(table) + "\n\n" + rest.partition("\n\n")[2]
 
 
@@ -88,7 +82,7 @@ def describe_gate(readings: Iterable[Reading], accepted_risk: str) -> str:
 def describe_provenance(shards: PublishedShards) -> str:
     """How a single sample says where it comes from."""
     left_out = f" Left out at publishing: {', '.join(shards.left_out)}." if shards.left_out else ""
-    chunk = " So does a text chunk in each picture's PNG file." if "image" in (shards.features or ()) else ""
+    chunk = " So does a text chunk in each picture's PNG file." if shards.of_pictures else ""
     return (
         "## Where a sample comes from\n\nThe columns `synthetic`, `generator`, `revision` and `seed` say it of every "
         f"row.{chunk} `clinsynth inspect FILE` reads a PNG or Parquet file of this set.{left_out}\n"

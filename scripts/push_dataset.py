@@ -6,8 +6,9 @@
     clinsynth push dataset runs/retina-synthetic --repo_id me/retina-synthetic --evidence runs/retina-evidence \\
         --dry_run
 
-What leaves: the Parquet shards with known columns alone, each row and picture marked as synthetic; the card with a
-picture of samples; how the set was made and measured, without paths. The same command again goes on where it stopped.
+What leaves: the Parquet shards with known columns alone, each row and picture marked as synthetic, as generation has
+written them or, where it has not, written anew; the card with a picture of samples; how the set was made and measured,
+without paths. The same command again goes on where it stopped.
 """
 
 import re
@@ -22,6 +23,7 @@ from clinsynth.scripts.push_gate import Thresholds
 
 if TYPE_CHECKING:
     from clinsynth.hub_shards import PublishedShards
+    from clinsynth.hub_upload import Content
     from clinsynth.scripts.push_gate import Reading
 
 CONFIG_NAME = re.compile(r"[A-Za-z0-9][\w-]*")
@@ -75,8 +77,9 @@ class SetToPush:
 def main(args: PushDatasetArguments) -> None:
     """Check, pass the gate, publish, read back."""
     from clinsynth.hub_repository import Target
-    from clinsynth.scripts.push_run import finish
+    from clinsynth.scripts.push_run import collect_less_garbage, finish
 
+    collect_less_garbage()
     sets = find_sets(args)
     for one in sets:
         pass_gate(one, args.accept_risk)
@@ -114,21 +117,20 @@ def find_set(name: str, folder: Path, evidence: Path, args: PushDatasetArguments
         ValueError: no finished set, no evidence, or evidence about other shards.
     """
     from clinsynth.hub_cards.evidence_file import check_about_set, read_evidence
-    from clinsynth.hub_cards.set_files import read_set
-    from clinsynth.hub_provenance import find_provenance
-    from clinsynth.hub_shards import PublishedShards, find_shards, hash_shards
+    from clinsynth.hub_cards.set_files import read_generation
+    from clinsynth.hub_shards import PublishedShards, find_shards, hash_all, hash_each
     from clinsynth.scripts.push_gate import read_gate
 
-    generation = read_set(folder).generation
+    generation = read_generation(folder)
     find_shards(folder)
     read = read_evidence(evidence)
     assert read is not None
     check_about_set(read, generation, folder)
-    measured = read.content["data"].get("shards_sha256")
-    if measured != hash_shards(folder):
+    measured, hashed = read.content["data"].get("shards_sha256"), hash_each(folder)
+    if measured != hash_all(hashed.values()):
         why = "is about other shards than those in" if measured else "does not say which shards it is about, unlike"
         raise ValueError(f"--evidence {evidence} {why} {folder}; run `clinsynth evaluate` on this set and start again")
-    shards = PublishedShards(folder, find_provenance(generation, folder))
+    shards = PublishedShards.of(generation, folder, hashed)
     return SetToPush(name, folder, evidence, prefix, shards, read_gate(read.content, args), generation)
 
 
@@ -145,23 +147,25 @@ def pass_gate(one: SetToPush, accepted_risk: str) -> None:
         print(f"gate: the risk is accepted, and the card says so: {accepted_risk}")
 
 
-def files_to_push(args: PushDatasetArguments, sets: list[SetToPush]) -> Iterator[tuple[str, bytes | Path]]:
+def files_to_push(args: PushDatasetArguments, sets: list[SetToPush]) -> "Iterator[tuple[str, Content]]":
     """Path in the repository and content of each file, a shard in memory at a time; cards last, as they tell sizes."""
+    from clinsynth.hub_cards import PICTURE
     from clinsynth.scripts.push_card import several_cards
 
     cards = {}
     for one in sets:
+        facts = dict(facts_of(one))
+        yield from ((one.prefix + path, content) for path, content in facts.items())
         produced = sum((one.generation.get("produced") or {}).values())
         for path, content in one.shards.files(produced):
             yield one.prefix + path, content
         if one.shards.left_out:
             print(f"{one.folder}: columns that are not published: {', '.join(one.shards.left_out)}")
-        yield from ((one.prefix + path, content) for path, content in facts_of(one))
-        cards[one.name] = card_of(one, args)
+        cards[one.name] = card_of(one, args, PICTURE in facts)
         yield f"{one.prefix}README.md", cards[one.name].encode()
     if len(sets) > 1:
         rows = {one.name: one.shards.num_rows for one in sets}
-        things = "pictures" if "image" in (sets[0].shards.features or ()) else "texts"
+        things = "pictures" if sets[0].shards.of_pictures else "texts"
         yield "README.md", several_cards(cards, rows, args.repo_id, things).encode()
 
 
@@ -195,14 +199,14 @@ def describe_evidence(path: Path) -> dict[str, Any]:
     return {"data": {name: data[name] for name in KEPT_DATA if name in data}, **kept}
 
 
-def card_of(one: SetToPush, args: PushDatasetArguments) -> str:
+def card_of(one: SetToPush, args: PushDatasetArguments, has_picture: bool) -> str:
     """The card of one set, whose shards have been gone through."""
     from clinsynth.hub_cards import dataset_card
     from clinsynth.scripts.push_card import finish_card
 
     failed = any(not reading.passed for reading in one.readings)
     risk = args.accept_risk if failed else ""
-    card = dataset_card(one.folder, one.evidence, risk, repo_id=args.repo_id, **args.terms())
+    card = dataset_card(one.folder, one.evidence, risk, repo_id=args.repo_id, has_picture=has_picture, **args.terms())
     if one.prefix:
         card = card.replace(f'load_dataset("{args.repo_id}",', f'load_dataset("{args.repo_id}", "{one.name}",')
     return finish_card(card, one.shards, one.readings, risk)

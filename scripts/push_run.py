@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import subprocess
 import sys
 import tempfile
@@ -14,6 +16,15 @@ from clinsynth.hub_arguments import PushArguments
 if TYPE_CHECKING:
     from clinsynth.hub_repository import Target
     from clinsynth.hub_upload import Files
+
+
+def collect_less_garbage() -> None:
+    """Look for garbage less often, and not when the program ends.
+
+    There is little of it, and looking took a tenth of the time of pushing 50,000 pictures.
+    """
+    gc.set_threshold(50_000, 20, 20)
+    atexit.register(gc.freeze)
 
 
 def finish(args: PushArguments, target: Target, files: Files, replaced: str, configs: Iterable[str] = ()) -> None:

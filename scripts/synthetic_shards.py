@@ -1,6 +1,7 @@
 """A synthetic data set on disk: Parquet shards that are complete or absent, and what says how they were made.
 
-data/train-00000-of-00003.parquet   rows of image, label, seed; made from real pictures: source_id, …
+data/train-00000-of-00003.parquet   rows of image, label, seed; made from real pictures: source_id, …; and of what each
+                                    row says of where it is from, as does a text chunk of its picture's PNG file
 contact_sheets/<label>.png          the first images of a class
 generation.json                     generator, settings, counts requested, produced and rejected
 README.md                           tells `load_dataset` where the shards are
@@ -11,7 +12,8 @@ import json
 import os
 from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +24,17 @@ from datasets import ClassLabel, Dataset, Features, Value
 from datasets import Image as ImageFeature
 from tqdm.auto import tqdm
 
+from clinsynth.hub_columns import REJECTED
+from clinsynth.hub_provenance import Provenance, find_provenance, mark_picture
+from clinsynth.hub_shards import GIVEN_UP, PublishedShards, parquet_options
+from clinsynth.hub_upload import HashedFile
 from clinsynth.pictures import contact_sheet, from_png, to_picture, to_png
-from clinsynth.run_folder import atomic_write, describe_environment
+from clinsynth.run_folder import atomic_write, describe_environment, read_json
 from clinsynth.seeds import derive_seed
 
 SHEET_COLUMNS, SHEET_ROWS = 8, 8
 MOST_DRAWS = 10
-NOT_FINITE, GIVEN_UP = "not finite", "given up"
+NOT_FINITE = "not finite"
 
 Sample = Callable[[list[int], list[int]], tuple[np.ndarray, np.ndarray]]
 """From labels and seeds to images, uint8 (n, channels, size, size), and a bool mask of the usable ones."""
@@ -76,13 +82,26 @@ class ShardPlan:
         columns = {"image": ImageFeature(), "label": ClassLabel(names=names), "seed": Value("int64")}
         if self.sources is not None:
             columns |= {"source_id": Value("string"), "source_label": Value("string"), "strength": Value("float64")}
+        if self.provenance is not None:
+            columns |= {"synthetic": Value("bool"), "generator": Value("string"), "revision": Value("string")}
         return Features(columns)
+
+    @cached_property
+    def provenance(self) -> Provenance | None:
+        """What the rows say of their generator, as generation.json has it since `begin`.
+
+        None of a set that was begun before rows said it: all shards of a set have the same columns.
+        """
+        says = read_json(self.output_dir / "generation.json").get("provenance")
+        return None if says is None else Provenance(**says)
 
     def row(self, image: np.ndarray, label: int, seed: int) -> dict[str, Any]:
         """The row of a picture, uint8 (channels, side, side)."""
-        picture = {"bytes": to_png(to_picture(image)), "path": None}
+        png, says = to_png(to_picture(image)), {}
+        if self.provenance is not None:
+            png, says = mark_picture(png, self.provenance.of_row(seed)), self.provenance.columns()
         source = {} if self.sources is None else self.sources.columns(label, seed)
-        return {"image": picture, "label": label, "seed": seed, **source}
+        return {"image": {"bytes": png, "path": None}, "label": label, "seed": seed, **source, **says}
 
     def path(self, shard: int) -> Path:
         return self.output_dir / "data" / f"train-{shard:05d}-of-{self.num_shards:05d}.parquet"
@@ -121,11 +140,12 @@ class ShardPlan:
 
     def describe(self, generator: dict[str, Any], complete: bool) -> None:
         """Write `generation.json` from the shards there are."""
+        path = self.output_dir / "generation.json"
         produced = dict.fromkeys(self.id2label, 0)
         rejected: Counter[str] = Counter()
         for shard in range(self.num_shards if complete else 0):
             table = pq.read_table(self.path(shard), columns=["label"])
-            rejected.update(json.loads((table.schema.metadata or {}).get(b"rejected", b"{}")))
+            rejected.update(json.loads((table.schema.metadata or {}).get(REJECTED, b"{}")))
             for label in table["label"].to_pylist():
                 produced[label] += 1
         given_up = rejected.pop(GIVEN_UP, 0)
@@ -142,7 +162,19 @@ class ShardPlan:
         }
         if "reject_copies" in generator or "keep" in generator:
             description["given_up"] = {"rows": given_up if complete else None, "after_draws": self.most_draws}
-        atomic_write(self.output_dir / "generation.json", json.dumps(description, indent=2) + "\n")
+        provenance = self.provenance if path.exists() else find_provenance(description, self.output_dir)
+        if provenance is not None:
+            description["provenance"] = asdict(provenance)
+            if complete:
+                description["looked_at"] = self.look_at(description)
+        atomic_write(path, json.dumps(description, indent=2) + "\n")
+
+    def look_at(self, description: dict[str, Any]) -> dict[str, Any] | None:
+        """What says that the shards can be published as they are; None of pictures made from real ones."""
+        paths = [self.path(shard) for shard in range(self.num_shards)]
+        return PublishedShards.of(
+            description, self.output_dir, {path: HashedFile.of(path) for path in paths}
+        ).look_at()
 
     def closing_message(self) -> str:
         """Where the finished data set is, how many pictures it has, and why it has no more."""
@@ -240,9 +272,12 @@ def write_shard(plan: ShardPlan, shard: int, rows: list[dict[str, Any]], rejecte
     aside = path.with_name(f".{path.name}.tmp")
     columns = {name: [row[name] for row in rows] for name in plan.features}
     table = Dataset.from_dict(columns, features=plan.features).data.table
-    table = table.replace_schema_metadata({**table.schema.metadata, b"rejected": json.dumps(rejected).encode()})
+    if rejected:
+        counts = json.dumps(rejected).encode()
+        table = table.replace_schema_metadata({**table.schema.metadata, REJECTED: counts})
+    options = {} if plan.provenance is None else parquet_options(table.column_names)
     try:
-        pq.write_table(table, aside)
+        pq.write_table(table, aside, **options)
         os.replace(aside, path)
     except OSError as error:
         aside.unlink(missing_ok=True)

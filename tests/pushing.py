@@ -4,7 +4,8 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,13 @@ def stamp(evidence: Path, made: Path, **privacy: Any) -> None:
     content["data"]["shards_sha256"] = hash_shards(made)
     content["privacy"] |= privacy
     path.write_text(json.dumps(content))
+
+
+def wait_until(true: Callable[[], object]) -> None:
+    end = time.monotonic() + 120
+    while not true():
+        assert time.monotonic() < end, "that never came"
+        time.sleep(0.02)
 
 
 class Client:

@@ -45,7 +45,7 @@ def pixels(folder: Path) -> np.ndarray:
 def test_the_folder_is_a_data_set(model: Path, tmp_path: Path) -> None:
     main(arguments(model, tmp_path / "out", counts="severe=5,0=6"))
     dataset = load_dataset(str(tmp_path / "out"), split="train", cache_dir=str(tmp_path / "cache"))
-    assert dataset.column_names == ["image", "label", "seed"]
+    assert dataset.column_names == ["image", "label", "seed", "synthetic", "generator", "revision"]
     assert dataset.features["label"].names == ["healthy", "mild", "severe"]
     assert dataset["label"] == [0] * 6 + [2] * 5
     assert dataset[0]["image"].size == (28, 28) and dataset[0]["image"].mode == "L"

@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("fastapi", reason="needs FastAPI, which `pip install clinsynth[space]` brings")
 
 from loopback_hub.hub import LoopbackHub
-from pushing import MODEL, SET, SET_FILES, Client, files_of, pushing_client, stamp
+from pushing import MODEL, SET, SET_FILES, Client, files_of, pushing_client, stamp, wait_until
 
 from clinsynth.hub_provenance import SOURCE_TYPE, read_picture
 
@@ -84,8 +84,10 @@ def test_a_data_set_is_private_whole_and_says_what_it_is(client: Client, hub: Lo
     assert json.loads(client.done(f"inspect {tmp_path}/eye.png"))["seed"] == rows[0]["seed"]
     says = json.loads(client.done(f"inspect {tmp_path}/eyes.parquet"))
     assert says["generator"] == {"retina": 10} and says["pictures"] == {"marked": 10, "agree with their row": 10}
-    raw = client.folder / "set" / "data" / "train-00000-of-00003.parquet"
-    assert "does not say where it comes from" in client.refused(f"inspect {raw}")
+    for path in SET_FILES[1:4]:
+        assert repo.read(path) == (client.folder / "set" / path).read_bytes()  # as they were generated
+    pq.write_table(pa.table({"seed": [1]}), tmp_path / "eyes.parquet")
+    assert "does not say where it comes from" in client.refused(f"inspect {tmp_path}/eyes.parquet")
 
 
 def test_pushing_again_changes_what_changed_and_nothing_else(client: Client, hub: LoopbackHub) -> None:
@@ -144,6 +146,20 @@ def test_only_measured_sets_that_pass_are_pushed(client: Client, hub: LoopbackHu
     card = hub.repo("dataset", "tester/gate").read("README.md").decode()
     assert "**Published with an accepted risk.** The publisher's reason: these eyes are drawn" in card
     assert "| exact copies | 1 of 24 pictures | 0.00% | **not passed** |" in card
+
+
+def test_a_shard_that_changes_while_it_is_pushed_is_not_sent(client: Client, hub: LoopbackHub) -> None:
+    """The gate was about the bytes that it hashed."""
+    folder = Path(shutil.copytree(client.folder / "set", client.folder / "changing"))
+    fault = hub.slow("POST */repos/create", seconds=3)
+    client.begin("push dataset changing --evidence evidence --repo_id tester/changing")
+    wait_until(lambda: fault.happened)
+    path = folder / SET_FILES[1]
+    table = pq.read_table(path)
+    pq.write_table(pa.concat_tables([table.slice(5), table.slice(0, 5)]), path)
+    code, said = client.end()
+    assert code == 2 and f"{path.name} has changed since the push began" in said
+    assert files_of(hub, "dataset", "changing") == []
 
 
 def test_what_is_no_shard_stops_a_set_and_odd_columns_stay(client: Client, hub: LoopbackHub) -> None:

@@ -3,15 +3,14 @@
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
 pytest.importorskip("fastapi", reason="needs FastAPI, which `pip install clinsynth[space]` brings")
 
 from loopback_hub.hub import LoopbackHub
-from pushing import MODEL, SET, SET_FILES, Client, files_of, pushing_client
+from pushing import MODEL, SET, SET_FILES, Client, files_of, pushing_client, wait_until
 
 COMMITS = "[0-9a-f]" * 8
 FAULTS = {
@@ -157,10 +156,3 @@ def test_a_killed_client_leaves_nothing_or_all_and_goes_on(client: Client, hub: 
 
 def count_done(hub: LoopbackHub, pattern: str) -> int:
     return sum(call.status == 200 for call in hub.calls(pattern))
-
-
-def wait_until(true: Callable[[], object]) -> None:
-    end = time.monotonic() + 120
-    while not true():
-        assert time.monotonic() < end, "that never came"
-        time.sleep(0.02)

@@ -15,7 +15,7 @@ from PIL import Image, PngImagePlugin
 from clinsynth.hub_errors import explained, reason, status_of
 from clinsynth.hub_files import content_of, metric_files, model_files, space_files
 from clinsynth.hub_provenance import Provenance, find_provenance, mark_picture, read_picture
-from clinsynth.hub_shards import PublishedShards, find_shards, hash_shards
+from clinsynth.hub_shards import PublishedShards, find_shards, hash_each, hash_shards
 
 SAYS = Provenance("me/retina", "abc").of_row(7)
 PATIENT = "Jane Doe 1970"
@@ -80,17 +80,19 @@ def write_set(folder: Path, names: list[str]) -> Path:
 
 def test_a_published_shard_holds_known_columns_alone_and_is_the_same_each_time(tmp_path: Path) -> None:
     folder = write_set(tmp_path / "set", ["train-00000-of-00001.parquet"])
-    shards = PublishedShards(folder, Provenance("me/retina", "abc"))
+    shards = PublishedShards(folder, Provenance("me/retina", "abc"), hash_each(folder))
     ((path, content),) = shards.files(2)
+    assert isinstance(content, bytes)
     assert path == "data/train-00000-of-00001.parquet" and shards.left_out == ["mrn"] and shards.num_rows == 2
     assert PATIENT.encode() not in content
     table = pq.read_table(io.BytesIO(content))
     assert table.column_names == ["image", "label", "seed", "synthetic", "generator", "revision"]
     assert Features.from_arrow_schema(table.schema)["label"].names == ["a", "b"]
     assert [read_picture(row["image"]["bytes"])["seed"] for row in table.to_pylist()] == [3, 4]
-    assert list(PublishedShards(folder, Provenance("me/retina", "abc")).files(2)) == [(path, content)]
-    with pytest.raises(ValueError, match=r"holds 2 rows, but its generation\.json says 3"):
-        list(PublishedShards(folder, Provenance("me/retina", "abc")).files(3))
+    again = PublishedShards(folder, Provenance("me/retina", "abc"), hash_each(folder))
+    assert list(again.files(2)) == [(path, content)]
+    with pytest.raises(ValueError, match=r"holds 4 rows, but its generation\.json says 3"):
+        list(again.files(3))
 
 
 def test_a_set_lacks_no_shard_and_its_hash_is_of_all(tmp_path: Path) -> None:
@@ -111,7 +113,7 @@ def test_text_shards_publish_the_fields_of_their_task_and_no_example_ids(tmp_pat
     table = pa.table(
         {"id": ["0"], "text": ["t"], "mood": ["m"], "label": [0], "seed": [1], "example_ids": [[PATIENT]]}
     )
-    shards = PublishedShards(tmp_path, Provenance("m", ""))
+    shards = PublishedShards(tmp_path, Provenance("m", ""), {})
     assert shards.rewrite(table).column_names == "id text label seed mood synthetic generator revision".split()
     assert shards.left_out == ["example_ids"]
 
