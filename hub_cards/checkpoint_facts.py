@@ -47,6 +47,11 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     Raises:
         ValueError: there is no finished checkpoint of clinsynth.
     """
+    from clinsynth.hub_cards.model_text_to_image import read_text_to_image  # which needs this module
+
+    adapter = read_text_to_image(folder)
+    if adapter is not None:
+        return adapter
     index = read_json(folder / "model_index.json")
     component = "unet" if "unet" in index else "generator"
     if component in index:

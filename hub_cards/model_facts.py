@@ -10,6 +10,7 @@ from typing import Any
 from clinsynth.hub_cards.checkpoint_facts import TEXT, Checkpoint, count_parameters, read_checkpoint
 from clinsynth.hub_cards.data_sources import Source, find_sources
 from clinsynth.hub_cards.evidence_file import Evidence, same_train_data
+from clinsynth.hub_cards.model_text_to_image import TEXT_TO_IMAGE
 from clinsynth.hub_cards.private_words import hub_id
 from clinsynth.hub_cards.render import listed
 from clinsynth.hub_cards.run_files import RunFiles, describe_making, read_run
@@ -31,6 +32,8 @@ class Trained:
     @property
     def base_model(self) -> str | None:
         """The id on the Hub of the model that was fine-tuned."""
+        if self.checkpoint.kind == TEXT_TO_IMAGE:
+            return hub_id(self.checkpoint.config["base"], self.run.folder)
         return hub_id(self.run.config.get("model"), self.run.folder)
 
     @property
@@ -45,7 +48,8 @@ def read_trained(folder: Path) -> Trained:
         ValueError: there is no finished checkpoint, or a file is damaged.
     """
     privacy, texts = read_json(folder / "privacy.json"), read_json(folder / "training.json")
-    return Trained(read_checkpoint(folder), read_run(folder), texts, privacy)
+    checkpoint = read_checkpoint(folder)
+    return Trained(checkpoint, read_run(folder), texts, privacy)
 
 
 def trained_on(trained: Trained, evidence: Evidence | None) -> list[Source]:
@@ -84,6 +88,7 @@ def glance(trained: Trained, source: Source, license_: str) -> dict[str, str]:
         "classes": f"{len(checkpoint.labels)}: {listed(checkpoint.labels)}",
         "kind": f"{checkpoint.kind}, {checkpoint.network}, {count / 1e6:.3g} million parameters",
         "fine-tuned from": trained.base_model or "",
+        "its commit": checkpoint.config.get("revision") or "" if trained.base_model else "",
         "learned from": source.name,
         "differential privacy": f"ε = {privacy['epsilon']:.3g} at δ = {privacy['delta']:.2g}" if privacy else "",
         "licence": license_,
@@ -150,6 +155,15 @@ def own_limits(trained: Trained, source: Source) -> Iterator[str]:
         yield "It was fine-tuned from another model, whose licence and limits hold as well."
         if planted := trained.run.config.get("canaries"):
             yield f"{planted} made-up sentences were planted in its training texts, and it may write them."
+    elif checkpoint.kind == TEXT_TO_IMAGE:
+        yield (
+            "It was fine-tuned from another model, whose licence and limits hold as well: what it draws can look "
+            "right and be wrong in medicine."
+        )
+        yield (
+            "It draws without the safety checker that comes with some base models, which blackens medical pictures: "
+            "what that one would have held back is not held back."
+        )
     elif checkpoint.size < SMALL_PICTURE:
         yield f"Its pictures of {checkpoint.size} pixels a side show far less than what a clinician reads from."
     if not trained.privacy:

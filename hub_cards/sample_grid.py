@@ -37,9 +37,11 @@ def sample_grid(folder: str | Path, evidence: str | Path | None = None) -> bytes
 
 
 def training_grid(folder: Path) -> bytes | None:
-    """The grid of the step with the best KID, whose weights are the result, pixel for pixel."""
-    scores = {r["step"]: r["validation_kid"] for r in read_metrics(folder) if "validation_kid" in r}
-    path = folder / "samples" / f"step-{min(scores, key=scores.__getitem__, default=0):07d}.png"
+    """The grid of the step whose weights are the result, pixel for pixel: the best KID's, else the last validated."""
+    records = read_metrics(folder)
+    scores = {r["step"]: r["validation_kid"] for r in records if "validation_kid" in r}
+    last = max((r["step"] for r in records if "validation_loss" in r), default=0)
+    path = folder / "samples" / f"step-{min(scores, key=scores.__getitem__, default=last):07d}.png"
     return to_png(to_picture(from_png(path.read_bytes()))) if path.exists() else None
 
 
@@ -52,12 +54,14 @@ def closest_rows(evidence: Evidence | None) -> set[int]:
 
 def set_grid(folder: Path, left_out: set[int]) -> bytes | None:
     """The first pictures of each class, a row a class, without the rows `left_out`; None of a set without pictures."""
-    labels = read_labels(folder)
-    if labels is None:
+    of_shard = read_labels(folder)
+    if not of_shard:
         return None
+    labels = np.concatenate(list(of_shard.values()))
     kept = np.setdiff1d(np.arange(len(labels)), sorted(left_out))
     chosen = [kept[labels[kept] == label][:COLUMNS] for label in np.unique(labels)]
-    pictures = dict(read_pictures(folder, {int(row) for rows in chosen for row in rows}))
+    counts = {path: len(found) for path, found in of_shard.items()}
+    pictures = dict(read_pictures(counts, {int(row) for rows in chosen for row in rows}))
     if not pictures:
         return None
     blank = np.full_like(next(iter(pictures.values())), 255)
@@ -65,30 +69,32 @@ def set_grid(folder: Path, left_out: set[int]) -> bytes | None:
     return to_png(contact_sheet(np.stack([picture for row in rows for picture in row]), COLUMNS))
 
 
-def read_labels(folder: Path) -> np.ndarray | None:
-    """The class numbers of all rows, in the shards' order; None of a set without pictures."""
+def read_labels(folder: Path) -> dict[Path, np.ndarray]:
+    """The class numbers of each shard's rows, in the shards' order; empty of a set without pictures."""
     import pyarrow.parquet as pq
 
-    found = []
+    found = {}
     for path in sorted(folder.glob(SHARDS)):
-        file = pq.ParquetFile(path)
+        file = pq.ParquetFile(path, pre_buffer=False)
         if "image" not in file.schema_arrow.names:
-            return None
-        found.append(file.read(columns=["label"])["label"].to_numpy())
-    return np.concatenate(found) if found else None
+            return {}
+        labels = file.read(columns=["label"], use_threads=False)["label"]
+        found[path] = np.array(labels.to_pylist())  # its own to_numpy imports pandas, which takes longer
+    return found
 
 
-def read_pictures(folder: Path, rows: set[int]) -> Iterator[tuple[int, np.ndarray]]:
-    """Row number and picture of the named rows; a shard without one of them is not opened for its pictures."""
+def read_pictures(counts: dict[Path, int], rows: set[int]) -> Iterator[tuple[int, np.ndarray]]:
+    """Row number and picture of the named rows; a shard without one of them is not opened.
+
+    Args:
+        counts: rows of each shard, in the shards' order.
+    """
     import pyarrow.parquet as pq
 
     first = 0
-    for path in sorted(folder.glob(SHARDS)):
-        file = pq.ParquetFile(path)
-        last = first + file.metadata.num_rows
-        inside = sorted(row for row in rows if first <= row < last)
+    for path, count in counts.items():
+        inside = sorted(row for row in rows if first <= row < first + count)
         if inside:
-            images = file.read(columns=["image"])["image"].take([row - first for row in inside])
-            pictures = (from_png(image["bytes"]) for image in images.to_pylist())
-            yield from zip(inside, pictures, strict=True)
-        first = last
+            images = pq.ParquetFile(path).read(columns=["image"])["image"]
+            yield from ((row, from_png(images[row - first].as_py()["bytes"])) for row in inside)
+        first += count

@@ -60,6 +60,11 @@ def main(args: AttackMembershipArguments) -> None:
 
     check_training_data(args)
     pipeline = load_pipeline(args.model)
+    if "vae" in pipeline.components:
+        raise ValueError(
+            f"--model {args.model} is a text-to-image model; the attack is on models of pixels: give a checkpoint of "
+            "`clinsynth train ddpm` or `clinsynth train gan`"
+        )
     if torch.accelerator.is_available():
         pipeline.to(torch.accelerator.current_accelerator())
     members, non_members = load_sides(args, pipeline)

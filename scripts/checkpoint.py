@@ -17,8 +17,27 @@ def load_pipeline(model: str, dtype: str = "float32") -> Any:
     Raises:
         ValueError: there is no finished checkpoint, or it is not one of clinsynth's.
     """
+    if lora := text_to_image_folder(model):
+        from clinsynth.scripts.text_to_image_model import load_text_to_image
+
+        return load_text_to_image(lora, dtype)
     index = read_index(model)
     return load_gan(model, index, dtype) if "generator" in index else load_ddpm(model, index, dtype)
+
+
+def text_to_image_folder(model: str) -> Path | None:
+    """The folder of a text-to-image LoRA, which a repository on the Hub is fetched to; None of another checkpoint."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    folder = Path(model)
+    if not folder.is_dir():
+        try:
+            files = ["text_to_image.json", "pytorch_lora_weights.safetensors", "learned_embeds.safetensors"]
+            folder = Path(snapshot_download(model, allow_patterns=files))
+        except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError):
+            return None  # what is wrong with it `read_index` says
+    return folder if (folder / "text_to_image.json").exists() else None
 
 
 def load_ddpm(model: str, index: dict[str, Any], dtype: str) -> Any:
@@ -56,7 +75,7 @@ def check_network(model: str, index: dict[str, Any], component: str, known: Coll
     if name not in known:
         raise ValueError(
             f"--model {model} holds a network {name!r}, not one of {list(known)}; "
-            "give a checkpoint of `clinsynth train ddpm` or `clinsynth train gan`"
+            "give a checkpoint of `clinsynth train ddpm`, `gan` or `text-to-image-lora`"
         )
     return name
 
@@ -81,7 +100,9 @@ def read_index(model: str) -> dict[str, Any]:
     if Path(model).is_dir() and not path.exists():
         saved = sorted(checkpoint.name for checkpoint in Path(model).glob("checkpoint-*"))
         mend = f"use {model}/{saved[-1]} or finish the training run" if saved else "train one there first"
-        raise ValueError(f"--model {model} holds no finished checkpoint (no model_index.json); {mend}")
+        raise ValueError(
+            f"--model {model} holds no finished checkpoint (no model_index.json or text_to_image.json); {mend}"
+        )
     if not path.exists():
         try:
             path = Path(hf_hub_download(model, "model_index.json"))

@@ -12,7 +12,7 @@ The folder --output_dir then loads with `datasets.load_dataset(folder)`: rows of
 counted. A run that was stopped goes on when the same command is started again; finished shards are kept.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from clinsynth.arguments import run
@@ -36,7 +36,7 @@ class GenerateImagesArguments(KeepArguments, SourceArguments):
     dataset: str = ""
     """real data set whose train split --balance_to fills up and --reject_copies compares with; else not needed"""
     model: str = ""
-    """folder or Hub id of a ClassConditionedDDPMPipeline (the --output_dir of a training run)"""
+    """folder or Hub id of a checkpoint: the --output_dir of `train ddpm`, `gan` or `text-to-image-lora`"""
     output_dir: str = "runs/synthetic"
     """folder of the synthetic data set"""
     per_class: int | None = None
@@ -49,8 +49,9 @@ class GenerateImagesArguments(KeepArguments, SourceArguments):
     """images computed at once; the images do not depend on it"""
     num_inference_steps: int = 25
     """steps of the sampler"""
-    guidance_scale: float = 1.0
-    """s of u + s(c - u): 1 plain conditional sampling; higher exaggerates the class and costs twice the time"""
+    guidance_scale: float | None = None
+    """s of u + s(c - u): 1 plain conditional sampling; higher exaggerates the class and costs twice the time.
+    Default: 1, of a text-to-image model that of its training run"""
     scheduler: Literal["dpmsolver++", "unipc", "euler", "ddim", "ddpm"] = "dpmsolver++"
     """sampler; ddpm is the ancestral one, which needs hundreds of steps"""
     seed: int = 0
@@ -83,7 +84,7 @@ class GenerateImagesArguments(KeepArguments, SourceArguments):
                 raise ValueError(f"--{name} must be at least 1, got {value}")
         if self.seed < 0:
             raise ValueError(f"--seed must be at least 0, got {self.seed}")
-        if not self.guidance_scale >= 0:
+        if self.guidance_scale is not None and not self.guidance_scale >= 0:
             raise ValueError(f"--guidance_scale must be >= 0, got {self.guidance_scale}; 0 samples unconditionally")
 
 
@@ -99,6 +100,7 @@ def main(args: GenerateImagesArguments) -> None:
 
     state = PartialState(cpu=not torch.accelerator.is_available())  # else several CPU processes go unseen
     pipeline = load_pipeline(args.model, args.dtype)
+    args = replace(args, guidance_scale=guidance_of(args, pipeline))
     labels = plan_labels(args, pipeline)
     if args.dry_run:
         print(describe_counts(labels, pipeline.id2label))
@@ -143,23 +145,14 @@ def keep_memory_flat() -> None:
 
 
 def describe_generator(args: GenerateImagesArguments, pipeline: Any) -> dict[str, Any]:
-    """What `generation.json` says of the generator: name, weights' hash, and how it is sampled.
-
-    Raises:
-        ValueError: guidance is asked of a GAN.
-    """
+    """What `generation.json` says of the generator: name, weights' hash, and how it is sampled."""
     from clinsynth.scripts.synthetic_shards import hash_weights
 
-    diffusion = "unet" in pipeline.components
-    if not diffusion and args.guidance_scale != 1:
-        raise ValueError(
-            f"--guidance_scale is {args.guidance_scale}, but --model {args.model} is a GAN, which knows no guidance; "
-            "leave the flag out"
-        )
+    diffusion, latent = "unet" in pipeline.components, "vae" in pipeline.components
     network = pipeline.unet if diffusion else pipeline.generator
     return {
         "model": args.model,
-        "weights_sha256": hash_weights(network),
+        "weights_sha256": hash_weights(pipeline) if latent else hash_weights(network),
         "network": type(network).__name__,
         "prediction_type": pipeline.scheduler.config.prediction_type if diffusion else None,
         "scheduler": args.scheduler if diffusion else None,
@@ -167,7 +160,29 @@ def describe_generator(args: GenerateImagesArguments, pipeline: Any) -> dict[str
         "guidance_scale": args.guidance_scale,
         "dtype": args.dtype,
         "seed": args.seed,
-    }
+    } | (pipeline.origin() if latent else {})
+
+
+def guidance_of(args: GenerateImagesArguments, pipeline: Any) -> float:
+    """--guidance_scale, or what the model takes without it.
+
+    Raises:
+        ValueError: guidance that the model does not know.
+    """
+    asked = args.guidance_scale
+    if "unet" not in pipeline.components and asked not in (None, 1):
+        raise ValueError(
+            f"--guidance_scale is {asked}, but --model {args.model} is a GAN, which knows no guidance; "
+            "leave the flag out"
+        )
+    if "vae" in pipeline.components:
+        if asked is not None and asked < 1:
+            raise ValueError(
+                f"--guidance_scale is {asked}, but --model {args.model} is a text-to-image model, of which diffusers "
+                "knows 1 (without guidance) and more; its empty prompt alone draws no class"
+            )
+        return float(pipeline.guidance_scale if asked is None else asked)
+    return 1.0 if asked is None else asked
 
 
 def sampler(args: GenerateImagesArguments, pipeline: Any, device: Any, sources: Any = None) -> Any:
@@ -199,13 +214,13 @@ def sampler(args: GenerateImagesArguments, pipeline: Any, device: Any, sources: 
         if strength is not None:
             pictures = torch.from_numpy(sources.pictures(labels, seeds)).float()
             start = {"image": pictures / 127.5 - 1, "strength": strength}
-        return pipeline(labels, generator=generators, output_type="pt", **start, **settings).images
+        return pipeline(labels, generator=generators, output_type="pt", **start, **settings).images.float()
 
     return sample
 
 
 def sampling_settings(args: GenerateImagesArguments, pipeline: Any) -> dict[str, Any]:
-    """Give a DDPM the asked scheduler; returns the arguments of the pipeline's call, none for a GAN."""
+    """Give a diffusion model the asked scheduler; returns the arguments of the pipeline's call, none for a GAN."""
     import diffusers
     from accelerate.logging import get_logger
 

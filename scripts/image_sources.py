@@ -124,10 +124,9 @@ def load_sources(args: Any, pipeline: Any, labels: list[int], split: str = "trai
     Raises:
         ValueError: a class without a source, an unknown class name, or a column that the data set lacks.
     """
-    from clinsynth.data.arrays import load_image_arrays
     from clinsynth.metrics.feature_extractor import hash_arrays
 
-    splits = load_image_arrays(replace(args, dataset=args.from_images, **drawn_form(args, pipeline)), args.seed)
+    splits = load_drawn(replace(args, dataset=args.from_images), pipeline)
     found = {name: [sample_id(to_picture(image)) for image in data.images] for name, data in splits.items()}
     elsewhere = {i for name, ids in found.items() if name != split for i in ids}
     data, ids = splits[split], found[split]
@@ -155,14 +154,28 @@ def load_sources(args: Any, pipeline: Any, labels: list[int], split: str = "trai
     return empty.with_strengths(strengths_of(args, wanted), pipeline.id2label)
 
 
+def load_drawn(args: Any, pipeline: Any) -> dict[str, Any]:
+    """The splits of --dataset as the model draws pictures; a text-to-image model draws larger ones than others."""
+    from clinsynth.data.arrays import load_image_arrays
+    from clinsynth.scripts.text_to_image_pictures import open_pictures
+
+    drawn = drawn_form(args, pipeline)
+    if "vae" in pipeline.components:
+        return open_pictures(args, drawn["resolution"], args.seed).all()
+    return load_image_arrays(replace(args, **drawn), args.seed)
+
+
 def drawn_form(args: Any, pipeline: Any) -> dict[str, Any]:
     """`resolution` and `channels` that the model draws.
 
     Raises:
         ValueError: --resolution or --channels ask for others.
     """
-    config = (pipeline.unet if "unet" in pipeline.components else pipeline.generator).config
-    drawn = {"resolution": config.sample_size, "channels": config.out_channels}
+    if "vae" in pipeline.components:
+        drawn = {"resolution": pipeline.side, "channels": 3}
+    else:
+        config = (pipeline.unet if "unet" in pipeline.components else pipeline.generator).config
+        drawn = {"resolution": config.sample_size, "channels": config.out_channels}
     for name, value in drawn.items():
         if getattr(args, name) not in (None, value):
             raise ValueError(

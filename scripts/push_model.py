@@ -3,8 +3,9 @@
     clinsynth push model runs/retina --repo_id me/retina-ddpm
     clinsynth push model runs/retina --repo_id me/retina-ddpm --evidence runs/retina-evidence --gated manual --verify
 
-Others load it with `DiffusionPipeline.from_pretrained` or `transformers.pipeline`. Checkpoints on the way, optimizer
-states, validation, training data and logs stay here. The same command again goes on where it stopped.
+Others load it with `DiffusionPipeline.from_pretrained` or `transformers.pipeline`, a text-to-image LoRA with
+`load_lora_weights`. Checkpoints on the way, optimizer states, validation, training data and logs stay here. The same
+command again goes on where it stopped.
 """
 
 from collections.abc import Iterator
@@ -16,6 +17,8 @@ from clinsynth.arguments import run
 from clinsynth.hub_arguments import PushArguments, TermsArguments
 
 REPLACED = r"samples\.png|(?:[\w-]+/)?(?:[\w.-]+\.safetensors(?:\.index\.json)?|[\w]+\.py)"
+
+LORA_FILES = ("learned_embeds.safetensors", "pytorch_lora_weights.safetensors")
 
 
 @dataclass
@@ -47,13 +50,22 @@ def files_to_push(args: PushModelArguments) -> Iterator[tuple[str, bytes | Path]
     from clinsynth.hub_files import content_of, model_files
 
     folder = Path(args.folder)
-    paths = model_files(folder)
+    lora = (folder / "text_to_image.json").exists()
+    paths = [] if lora else model_files(folder)
     card = model_card(folder, repo_id=args.repo_id, evidence=args.evidence, **args.terms())
     picture = sample_grid(folder, args.evidence)
     yield "README.md", card.encode()
     if picture is not None:
         yield PICTURE, picture
-    yield from ((path, content_of(folder / path)) for path in paths)
+    yield from lora_files(folder) if lora else ((path, content_of(folder / path)) for path in paths)
+
+
+def lora_files(folder: Path) -> Iterator[tuple[str, bytes | Path]]:
+    """The files of a text-to-image LoRA, which lie beside each other; the base model is not among them."""
+    from clinsynth.hub_cards.model_text_to_image import FILE, published_facts
+
+    yield FILE, published_facts(folder / FILE)
+    yield from ((path.name, path) for path in sorted(folder.glob("*.safetensors")) if path.name in LORA_FILES)
 
 
 if __name__ == "__main__":

@@ -10,13 +10,20 @@ from pathlib import Path
 from typing import Any
 
 FIRST_ROWS = 8
+LORA = "pytorch_lora_weights.safetensors"
 
 
 def load_model(repo_id: str, commit: str) -> str:
-    """The pipeline of diffusers or transformers that the checkpoint names."""
+    """The pipeline of diffusers or transformers that the checkpoint names, or the LoRA of a text-to-image model."""
     from huggingface_hub import HfApi, hf_hub_download
 
-    if "model_index.json" in HfApi().list_repo_files(repo_id, revision=commit):
+    files = HfApi().list_repo_files(repo_id, revision=commit)
+    if "text_to_image.json" in files:
+        from diffusers import StableDiffusionPipeline
+
+        weights = StableDiffusionPipeline.lora_state_dict(repo_id, revision=commit, weight_name=LORA)
+        return f"LoRA of {len(weights)} tensors"
+    if "model_index.json" in files:
         from diffusers import DiffusionPipeline
 
         pipeline = DiffusionPipeline.from_pretrained(repo_id, revision=commit, trust_remote_code=True)

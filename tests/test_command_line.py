@@ -87,7 +87,11 @@ def test_scripts_run_by_their_path(tmp_path: Path) -> None:
     ("command", "path"),
     [
         (command, path)
-        for command, folder in (("train ddpm", "ddpm"), ("train image-classifier", "classifier"))
+        for command, folder in (
+            ("train ddpm", "ddpm"),
+            ("train image-classifier", "classifier"),
+            ("train text-to-image-lora", "text_to_image"),
+        )
         for path in sorted((REPOSITORY / "recipes" / folder).glob("*.yaml"))
     ],
     ids=str,
