@@ -77,7 +77,7 @@ def build(models: ModelList) -> gr.Blocks:  # type: ignore[name-defined]  # noqa
 def main() -> None:
     """Build the page and serve it until it is stopped; a user's error ends with status 2 and one message."""
     arguments = read_arguments()
-    from model_list import list_models
+    from model_list import import_networks, list_models
 
     try:
         models = list_models(arguments.models, arguments.text_model, arguments.train_steps)
@@ -87,6 +87,7 @@ def main() -> None:
     import look
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, on which gradio closes its server
+    import_networks()
     demo = build(models)
     demo.launch(
         server_name=arguments.host,
@@ -101,7 +102,7 @@ def main() -> None:
         run_history=False,
         prevent_thread_lock=True,
     )
-    threading.Thread(target=models.warm_up, daemon=True).start()  # now, as its imports would make the page wait
+    threading.Thread(target=models.warm_up, daemon=True).start()
     demo.block_thread()
 
 

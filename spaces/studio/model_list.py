@@ -114,6 +114,13 @@ def list_models(models: str | None, text_model: str | None, train_steps: int) ->
     return ModelList(images, texts or packaged_language_model(), first)
 
 
+def import_networks() -> None:
+    """Import what drawing needs: beside a page that is up it takes longer, and the first visitor waits for it."""
+    import clinsynth.pipelines.class_conditioned_ddpm
+    import clinsynth.scripts.generate_images
+    import clinsynth.scripts.synthetic_shards  # noqa: F401
+
+
 def split(words: str | None) -> list[str]:
     return [word.strip() for word in (words or "").split(",") if word.strip()]
 
