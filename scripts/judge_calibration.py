@@ -7,7 +7,7 @@ one drawn at random, so that every item is met by some and not met by others; ev
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
@@ -43,17 +43,23 @@ def calibrate(judge: Any, side: int, channels: int, per_grade: int, least_kappa:
     Returns:
         `items`: item id to `kappa` (Cohen 1960; None where truth and judge are the same constant), `n`, `truth` and
         `judged` (share met), `bias` (judged minus truth), `by_condition` (condition to the share of right answers) and
-        `usable`; `refused`: the ids with a kappa below `least_kappa`, which training must not use.
+        `usable`; `unscored`: how many questions got no scores; `refused`: the ids with a kappa below `least_kappa` and
+        those that were never scored, which training must not use.
+
+    Raises:
+        ValueError: no question got scores.
     """
     rows = draw_known(side, channels, per_grade, seed)
     draw = np.random.default_rng([seed, 78])
     asked = [(row, condition) for row in rows for condition in (row["label"], another(row["label"], judge, draw))]
     answers = judge([{"image": row["image"], "condition": condition} for row, condition in asked])
+    unscored = check_answered(judge, answers)
     seen: dict[str, list[tuple[str, int, int]]] = defaultdict(list)
     for (row, condition), answer in zip(asked, answers, strict=True):
         for item, score in answer["scores"].items():
             seen[item].append((row["label"], truth_of(item, condition, row), score))
     items = {item: agreement(pairs, least_kappa) for item, pairs in sorted(seen.items())}
+    unseen = set().union(*items_of(judge).values()) - items.keys()
     return {
         "against": "drawn pictures of phantom-fundus",
         "resolution": side,
@@ -61,9 +67,29 @@ def calibrate(judge: Any, side: int, channels: int, per_grade: int, least_kappa:
         "pictures": len(rows),
         "least_kappa": least_kappa,
         "seed": seed,
+        "unscored": unscored,
         "items": items,
-        "refused": [item for item, record in items.items() if not record["usable"]],
+        "refused": sorted({item for item, record in items.items() if not record["usable"]} | unseen),
     }
+
+
+def check_answered(judge: Any, answers: list[dict[str, Any]]) -> int:
+    """How many answers have no scores; a `ValueError` where none has any."""
+    failures = [answer["failure"] for answer in answers if answer.get("failure")]
+    if len(failures) == len(answers):
+        raise ValueError(
+            f"the judge {judge.kind} gave scores to none of {len(answers)} drawn pictures that it was compared with "
+            f"({failures[0]}); mend it, or name another one"
+        )
+    return len(failures)
+
+
+def items_of(judge: Any) -> dict[str, set[str]]:
+    """The ids of the items that a judge scores, by condition."""
+    if judge.kind == "classifier":
+        return {CONDITION: {CONDITION}}
+    conditions = judge.checklist["conditions"].items()
+    return {condition: {item["id"] for item in items} for condition, items in conditions}
 
 
 def another(condition: str, judge: Any, draw: np.random.Generator) -> str:
@@ -102,16 +128,10 @@ def agreement(pairs: list[tuple[str, int, int]], least_kappa: float) -> dict[str
     }
 
 
-def check_usable(judge: Any, refused: Iterable[str], least_kappa: float) -> None:
+def check_usable(judge: Any, refused: Collection[str], least_kappa: float) -> None:
     """Raise a `ValueError` where a condition has no item left."""
-    refused = set(refused)
-    if judge.kind == "classifier":
-        left = {CONDITION: {CONDITION} - refused}
-    else:
-        conditions = judge.checklist["conditions"].items()
-        left = {condition: {item["id"] for item in items} - refused for condition, items in conditions}
-    for condition, items in left.items():
-        if not items:
+    for condition, items in items_of(judge).items():
+        if items <= set(refused):
             raise ValueError(
                 f"the judge agrees with the truth at a kappa of {least_kappa} or more on no item of {condition}; take "
                 "larger pictures, another judge or a lower --least_kappa"

@@ -129,7 +129,7 @@ class Endpoint:
                         f"{mend(error, key_variable(self.url))}"
                     ) from error
                 wait = wait_before(tries, error)
-                logger.warning("--endpoint: %s; trying again in %.1f s", describe(error), wait)
+                logger.warning("%s: %s; trying again in %.1f s", self.url, describe(error), wait)
                 stopped.wait(wait)
                 tries += 1
 

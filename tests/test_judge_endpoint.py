@@ -18,10 +18,11 @@ from PIL import Image
 from clinsynth.checklists import sample_id
 from clinsynth.data.sources import load_folder, read_npz
 from clinsynth.scripts import text_endpoint_failures
+from clinsynth.scripts.judge_calibration import calibrate
 from clinsynth.scripts.judge_images import main
 from clinsynth.scripts.judge_remote import check_may_leave, is_synthetic
 from clinsynth.scripts.judge_shards import read_answers
-from clinsynth.scripts.judges import passes, share_of_items
+from clinsynth.scripts.judges import load_judge, passes, share_of_items
 
 FAR = "http://models.example.org:8000/v1"
 LOST = (0, {}, b"")
@@ -118,6 +119,31 @@ def test_answers_that_break_the_schema_are_counted_and_get_no_score(server: Chat
     assert share_of_items(failed, frozenset()) != share_of_items(failed, frozenset())
     judge(server, tmp_path)
     assert len(server.rows) == 20  # nothing is asked again
+
+
+def prose_about(item: str | None) -> Any:
+    """A server that says yes to everything, but writes prose where it is asked about `item`; None: always."""
+
+    def answer(body: dict[str, Any]) -> Answer:
+        if is_canary(body):
+            return obey(body)
+        asked = body["response_format"]["json_schema"]["schema"]["properties"]
+        yes = json.dumps({key: {"reason": "seen", "met": 1} for key in asked})
+        return chat("A fine eye." if item is None or item in asked else yes)
+
+    return answer
+
+
+def test_what_a_judge_never_scores_is_not_trusted(server: ChatServer) -> None:
+    judge = load_judge("vlm", "m", "phantom-fundus", endpoint=server.url, timeout_s=5.0)
+    settings: dict[str, Any] = {"per_grade": 2, "least_kappa": -1.0, "seed": 0}
+    server.answer = prose_about(None)
+    with pytest.raises(ValueError, match=r"the judge vlm gave scores to none of 20 drawn pictures .* \(not JSON\)"):
+        calibrate(judge, 32, 3, **settings)
+    server.answer = prose_about("new_vessels_1_to_3")
+    found = calibrate(judge, 32, 3, **settings)
+    assert 2 <= found["unscored"] < 20 and "new_vessels_1_to_3" in found["refused"]
+    assert "new_vessels_1_to_3" not in found["items"] and "one_disc" not in found["refused"]
 
 
 def test_a_judge_that_writes_prose_alone_is_named(server: ChatServer, tmp_path: Path) -> None:

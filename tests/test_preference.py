@@ -34,10 +34,10 @@ from clinsynth.trainers.preference_pairs import (
     make_pairs,
     outcome_of,
     read_pairs,
+    unpaired,
     write_pairs,
 )
 from clinsynth.trainers.preference_reward import predicted_shares
-from clinsynth.trainers.preference_step import unpaired
 from clinsynth.trainers.preference_trajectory import sample_paths, sampling_times, step_distribution, step_errors
 
 

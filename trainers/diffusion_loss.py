@@ -16,7 +16,8 @@ from clinsynth.seeds import derive_seed
 
 @dataclass(frozen=True)
 class StepInputs:
-    """One part of a global batch, on the training device: images in [-1, 1] (b, c, h, w), labels, noise, timesteps."""
+    """One part of a global batch, on the training device: images in [-1, 1] or latents (b, c, h, w), labels, noise and
+    timesteps."""
 
     images: torch.Tensor
     labels: torch.Tensor
@@ -28,7 +29,8 @@ class TrainingStream:
     """The endless, shuffled stream of training images, with everything random about a step.
 
     Args:
-        images: uint8 (n, channels, height, width), on the training device.
+        images: uint8 (n, channels, height, width), on the training device; floats, such as latents, are taken as they
+            are.
         labels: int64 (n,).
         num_classes: real classes; class dropout replaces a label by `num_classes`.
         num_train_timesteps: T; timesteps are drawn uniformly from [0, T).
@@ -93,7 +95,7 @@ class TrainingStream:
         device, batch_size = self.images.device, len(index)
         index = index.to(device)
         generator = torch.Generator(device).manual_seed(derive_seed(self.seed, 1, step))
-        images = self.images[index].float() / 127.5 - 1
+        images = network_inputs(self.images[index])
         noise = torch.randn(images.shape, generator=generator, device=device)
         timesteps = torch.randint(self.num_train_timesteps, (batch_size,), generator=generator, device=device)
         dropped = torch.rand(batch_size, generator=generator, device=device) < self.class_dropout
@@ -103,6 +105,11 @@ class TrainingStream:
         labels = self.labels[index].masked_fill(dropped, self.num_classes)
         cut = zip(*(tensor.chunk(parts) for tensor in (images, labels, noise, timesteps)), strict=True)
         return [StepInputs(*tensors) for tensors in cut]
+
+
+def network_inputs(images: torch.Tensor) -> torch.Tensor:
+    """Pictures, uint8, in [-1, 1]; latents, which have a floating type, as they are; both float32."""
+    return images.float() if images.is_floating_point() else images.float() / 127.5 - 1
 
 
 def diffusion_loss(

@@ -21,8 +21,9 @@ from clinsynth.data.sources import load_folder
 from clinsynth.run_folder import create_run_folder
 from clinsynth.scripts.judge_shards import read_answers, write_scores
 from clinsynth.scripts.judges import share_of_items
-from clinsynth.scripts.synthetic_shards import Sample, ShardPlan, hash_weights, write_shards
+from clinsynth.scripts.synthetic_shards import Sample, ShardPlan, write_shards
 from clinsynth.trainers.ddpm_validation import to_fast
+from clinsynth.trainers.preference_model import describe_model, on_path, to_pictures, with_scheduler
 from clinsynth.trainers.preference_pairs import Candidate, check_pairs, make_pairs, write_pairs
 from clinsynth.trainers.preference_trajectory import sample_paths
 
@@ -102,7 +103,7 @@ def draw_candidates(args: PreferenceArguments, pipeline: Any, labels: list[int],
     plan = ShardPlan(create_run_folder(folder), labels, pipeline.id2label, args.seed, SHARD_SIZE)
     generator = {
         "model": args.model,
-        "weights_sha256": hash_weights(pipeline.unet),
+        **describe_model(pipeline),
         "sampler": "ancestral DDIM" if args.method == "d3po" else "dpmsolver++",
         "num_inference_steps": args.num_inference_steps,
         "seed": args.seed,
@@ -123,7 +124,7 @@ def draw_candidates(args: PreferenceArguments, pipeline: Any, labels: list[int],
 
 def sample_fast(pipeline: Any, steps: int) -> Sample:
     """Sampling with DPM-Solver++."""
-    fast = type(pipeline)(pipeline.unet, to_fast(pipeline.scheduler), pipeline.id2label)
+    fast = with_scheduler(pipeline, to_fast(pipeline.scheduler))
     fast.set_progress_bar_config(disable=True)
 
     def sample(labels: list[int], seeds: list[int]) -> tuple[np.ndarray, np.ndarray]:
@@ -136,10 +137,11 @@ def sample_fast(pipeline: Any, steps: int) -> Sample:
 
 def sample_by_path(pipeline: Any, steps: int) -> Sample:
     """Sampling with the ancestral steps that D3PO learns from."""
+    network = on_path(pipeline, pipeline.unet)
 
     def sample(labels: list[int], seeds: list[int]) -> tuple[np.ndarray, np.ndarray]:
-        paths = sample_paths(pipeline.unet, pipeline.scheduler, labels, seeds, steps)
-        return as_bytes((paths.latents[:, -1] / 2 + 0.5).clamp(0, 1))
+        paths = sample_paths(network, pipeline.scheduler, labels, seeds, steps, len(labels))
+        return as_bytes(to_pictures(pipeline, paths.latents[:, -1]))
 
     return sample
 

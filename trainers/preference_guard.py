@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 
 from clinsynth.data.arrays import ImageArrays
+from clinsynth.metrics.feature_extractor import FeatureExtractor
+from clinsynth.metrics.frechet.frechet import frechet_distance
 from clinsynth.scripts.judges import judge_arrays, pass_rate, passes, share_of_items
 from clinsynth.seeds import derive_seed
-from clinsynth.trainers.diffusion_loss import TrainingStream, image_losses
+from clinsynth.trainers.diffusion_loss import StepInputs, TrainingStream, image_losses
 from clinsynth.trainers.preference_candidates import sample_fast
+from clinsynth.trainers.preference_model import to_samples
 
 Z = 1.96
 MOST_REAL = 256
@@ -51,7 +55,10 @@ class Guard:
         per_class: pictures of each class to draw.
         steps: of the sampler.
         tolerance: how much larger the loss on real pictures may become, as a share.
+        frechet_tolerance: the same for the Fréchet distance between the pictures and real ones.
         seed: of the pictures and of the noise.
+        extractor: of the features that the Fréchet distance is between.
+        batch_size: pictures drawn at once.
     """
 
     def __init__(
@@ -62,21 +69,29 @@ class Guard:
         per_class: int,
         steps: int,
         tolerance: float,
+        frechet_tolerance: float,
         seed: int,
+        extractor: FeatureExtractor,
+        batch_size: int = 64,
     ):
+        self.frechet_tolerance, self.extractor = frechet_tolerance, extractor
         self.trained_on, self.held_out = trained_on, held_out
         self.real, self.per_class, self.steps = real, per_class, steps
-        self.tolerance, self.seed = tolerance, seed
+        self.tolerance, self.seed, self.batch_size = tolerance, seed, batch_size
+        self.parts: list[StepInputs] = []
 
     def measure(self, pipeline: Any) -> dict[str, Any]:
-        """`held_out_share` with its `held_out_half_width`, pass rates, and `fidelity`, the loss on real pictures."""
+        """`held_out_share` with its `held_out_half_width`, pass rates, and `fidelity`, the loss on real pictures,
+        and `frechet`, the distance to them, which is comparable within the run alone."""
         labels = np.repeat(np.arange(pipeline.num_classes), self.per_class).tolist()
         seeds = [derive_seed(self.seed, 12, i) for i in range(len(labels))]
         sample = sample_fast(pipeline, self.steps)
-        parts = [sample(labels[i : i + 64], seeds[i : i + 64]) for i in range(0, len(labels), 64)]
+        batches = [slice(i, i + self.batch_size) for i in range(0, len(labels), self.batch_size)]
+        parts = [sample(labels[batch], seeds[batch]) for batch in batches]
         images, finite = (np.concatenate(column) for column in zip(*parts, strict=True))
         conditions = [pipeline.id2label[label] for label in labels]
         record: dict[str, Any] = {"finite": float(finite.mean()), "fidelity": self.fidelity(pipeline)}
+        record["frechet"] = frechet_distance(self.real_features, self.extractor(images))
         shares, passed = self.held_out.scores(images, conditions)
         record["held_out_share"] = float(shares.mean())
         record["held_out_half_width"] = Z * float(shares.std(ddof=1)) / len(shares) ** 0.5
@@ -86,17 +101,29 @@ class Guard:
             record |= {"judge_share": float(shares.mean()), "judge_passed": pass_rate(passed)}
         return record
 
+    @cached_property
+    def real_features(self) -> np.ndarray:
+        """Those of as many real pictures of each class as are drawn, or of all where there are fewer."""
+        classes = range(len(self.real.label_names))
+        rows = np.concatenate([np.flatnonzero(self.real.labels == label)[: self.per_class] for label in classes])
+        return self.extractor(self.real.images[rows])
+
     @torch.no_grad()
     def fidelity(self, pipeline: Any) -> float:
         """Mean denoising error on real pictures, always with the same noise and timesteps."""
-        images = torch.from_numpy(self.real.images).to(pipeline.device)
-        labels = torch.from_numpy(self.real.labels).to(pipeline.device)
-        total = pipeline.scheduler.config["num_train_timesteps"]
-        stream = TrainingStream(images, labels, pipeline.num_classes, total, class_dropout=0.0, seed=self.seed)
-        index = stream.indices(0, min(len(labels), MOST_REAL))
-        parts = stream.inputs(0, index, -(-len(index) // 64))
-        errors = [image_losses(pipeline.unet, pipeline.scheduler, part) for part in parts]
+        self.parts = self.parts or self.draw_parts(pipeline)
+        errors = [image_losses(pipeline.unet, pipeline.scheduler, part) for part in self.parts]
         return float(torch.cat(errors).mean())
+
+    def draw_parts(self, pipeline: Any) -> list[StepInputs]:
+        """At most `MOST_REAL` real pictures or their latents, with noise and timesteps, in batches."""
+        device, total = pipeline.device, pipeline.scheduler.config["num_train_timesteps"]
+        settings = (pipeline.num_classes, total, 0.0)
+        images, labels = torch.from_numpy(self.real.images), torch.from_numpy(self.real.labels)
+        order = TrainingStream(images, labels, *settings, seed=self.seed).epoch_order(0)[:MOST_REAL]
+        samples = to_samples(pipeline, images[order], device, self.batch_size)
+        stream = TrainingStream(samples, labels[order].to(device), *settings, seed=self.seed)
+        return stream.inputs(0, torch.arange(len(order)), -(-len(order) // self.batch_size))
 
     def objection(self, before: dict[str, Any], now: dict[str, Any]) -> str | None:
         """Why training must stop: the held-out judge or the fidelity got worse than `before`, the first-stage model's.
@@ -115,5 +142,10 @@ class Guard:
             return (
                 f"the loss on real pictures rose from {before['fidelity']:.4f} to {now['fidelity']:.4f}, by more than "
                 f"the {self.tolerance:.0%} allowed"
+            )
+        if now["frechet"] > before["frechet"] * (1 + self.frechet_tolerance):
+            return (
+                f"the Fréchet distance to real pictures rose from {before['frechet']:.2f} to {now['frechet']:.2f}, by "
+                f"more than the {self.frechet_tolerance:.0%} allowed"
             )
         return None

@@ -9,10 +9,14 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
+
+import numpy as np
+import torch
 
 from clinsynth.data.sources import load_folder
 from clinsynth.run_folder import complete_folder
@@ -166,3 +170,53 @@ def read_pairs(folder: str | Path, unpaired: bool) -> Any:
     if not enough(Counter(rows["outcome"]), unpaired):
         raise ValueError(f"--preferences {folder} holds no pair that prefers one picture; make new ones")
     return rows
+
+
+def pixels_of(pictures: Iterable[Any]) -> torch.Tensor:
+    """PIL pictures as uint8 (n, channels, side, side)."""
+    arrays = [np.asarray(picture) for picture in pictures]
+    stacked = np.stack([array[None] if array.ndim == 2 else array.transpose(2, 0, 1) for array in arrays])
+    return torch.from_numpy(stacked)
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """The pictures of a preference data set, each once: uint8 (n, channels, side, side), with labels and seeds (n,).
+
+    `chosen` and `rejected` (pairs,) say which of them each pair is of.
+    """
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    seeds: list[int]
+    chosen: torch.Tensor
+    rejected: torch.Tensor
+
+
+def pictures_of(rows: Any) -> Pictures:
+    """The pictures of a preference data set; one that is in many pairs is decoded once."""
+    seen: dict[tuple[int, int, int], int] = {}
+    found: list[Any] = []
+    numbers: dict[str, list[int]] = {}
+    for side in ("chosen", "rejected"):
+        column, numbers[side] = rows[side], []
+        keys = (rows["label"][:], rows[f"{side}_seed"][:], rows[f"{side}_row"][:])
+        for pair, key in enumerate(zip(*keys, strict=True)):
+            if key not in seen:
+                seen[key] = len(seen)
+                found.append(column[pair])
+            numbers[side].append(seen[key])
+    labels, seeds = torch.tensor([label for label, _, _ in seen]), [seed for _, seed, _ in seen]
+    chosen, rejected = torch.tensor(numbers["chosen"]), torch.tensor(numbers["rejected"])
+    return Pictures(pixels_of(found), labels, seeds, chosen, rejected)
+
+
+def unpaired(rows: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Pictures, labels and signs (1 desirable, -1 not) of a preference data set, each picture once for each sign."""
+    pictures = pictures_of(rows)
+    kept: dict[tuple[int, float], None] = {}  # in order, as a set is not
+    for numbers, expected, against in ((pictures.chosen, 1.0, BOTH_LOSE), (pictures.rejected, -1.0, BOTH_WIN)):
+        for number, outcome in zip(numbers.tolist(), rows["outcome"], strict=True):
+            kept[number, -expected if outcome == against else expected] = None
+    index = torch.tensor([number for number, _ in kept])
+    return pictures.images[index], pictures.labels[index], torch.tensor([sign for _, sign in kept])

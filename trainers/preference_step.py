@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 
-from clinsynth.run_folder import complete_folder
+from clinsynth.data.arrays import ImageArrays
 from clinsynth.seeds import derive_seed
-from clinsynth.trainers.diffusion_loss import StepInputs, TrainingStream, diffusion_loss, image_losses
+from clinsynth.trainers.diffusion_loss import (
+    StepInputs,
+    TrainingStream,
+    diffusion_loss,
+    image_losses,
+    network_inputs,
+)
+from clinsynth.trainers.preference_adapter import FrozenAdapter, prepare_adapter
 from clinsynth.trainers.preference_loss import (
     PreferenceLoss,
     both_predictions,
@@ -25,29 +31,31 @@ from clinsynth.trainers.preference_loss import (
     reward_loss,
     reward_weights,
 )
-from clinsynth.trainers.preference_pairs import BOTH_LOSE, BOTH_WIN, PREFERRED
+from clinsynth.trainers.preference_model import network_of, on_path, to_pictures, to_samples
+from clinsynth.trainers.preference_pairs import PREFERRED, Pictures, pictures_of, pixels_of, unpaired
 from clinsynth.trainers.preference_trajectory import Paths, sample_paths, step_errors
-from clinsynth.trainers.training_state import TrainingState
+from clinsynth.trainers.training_state import LoraState, TrainingState
 
 if TYPE_CHECKING:
     from clinsynth.trainers.train_preference import PreferenceArguments
 
 
 def build_state(args: PreferenceArguments, pipeline: Any, accelerator: Accelerator) -> tuple[TrainingState, Any]:
-    """The state before the first step, and the reference: a frozen copy of the first-stage network."""
+    """The state before the first step, and the reference: the first-stage network, frozen.
+
+    Where an adapter is trained, the reference is the same network with the adapter as it is now, else a copy.
+    """
     model = pipeline.unet.to(accelerator.device)
-    reference = copy.deepcopy(model).eval().requires_grad_(False)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=args.learning_rate, weight_decay=0.0)
-    schedule = get_scheduler("constant_with_warmup", optimizer, num_warmup_steps=args.lr_warmup_steps)
-    ema = EMAModel(model.parameters(), decay=args.ema_decay, foreach=True)
-    return TrainingState(model.train(), ema, optimizer, schedule, accelerator.scaler), reference
-
-
-def pixels_of(rows: Any, column: str) -> torch.Tensor:
-    """A column of pictures as uint8 (n, channels, side, side)."""
-    arrays = [np.asarray(picture) for picture in rows[column]]
-    stacked = np.stack([array[None] if array.ndim == 2 else array.transpose(2, 0, 1) for array in arrays])
-    return torch.from_numpy(stacked)
+    adapted = prepare_adapter(pipeline, args.lora_rank, args.seed)
+    reference = FrozenAdapter(model) if adapted else copy.deepcopy(model).eval().requires_grad_(False)
+    if args.gradient_checkpointing:
+        network_of(pipeline).enable_gradient_checkpointing()
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=args.learning_rate, weight_decay=0.0)
+    schedule = get_scheduler(args.lr_scheduler, optimizer, args.lr_warmup_steps, args.train_steps)
+    ema = EMAModel(trained, decay=args.ema_decay, foreach=True)
+    kind = LoraState if adapted else TrainingState
+    return kind(model.train(), ema, optimizer, schedule, accelerator.scaler), reference
 
 
 class Preferences:
@@ -68,55 +76,68 @@ class Preferences:
         scored: tuple[Any, torch.Tensor] | None,
         accelerator: Accelerator,
     ):
-        self.args, self.scheduler, self.reference = args, pipeline.scheduler, reference
+        self.args, self.pipeline, self.reference = args, pipeline, reference
+        self.scheduler = pipeline.scheduler
         self.processes, self.rank, self.device = (
             accelerator.num_processes,
             accelerator.process_index,
             accelerator.device,
         )
-        self.classes, self.total = pipeline.num_classes, pipeline.scheduler.config["num_train_timesteps"]
         if args.method == "reward":
             assert scored is not None
             images, shares = scored
             labels = torch.tensor(images["label"][:])
             self.extra = reward_weights(shares, labels, args.temperature).to(self.device)
-            self.stream = self.stream_of(pixels_of(images, "image"), labels)
+            self.stream = self.stream_of(self.samples(pixels_of(images["image"])), labels)
         elif args.method == "kto":
             images, labels, signs = unpaired(rows)
             self.extra = signs.to(self.device)
-            self.stream = self.stream_of(images, labels)
+            self.stream = self.stream_of(self.samples(images), labels)
         else:
-            rows = rows.filter(lambda outcome: outcome == PREFERRED, input_columns="outcome")
-            self.extra = pixels_of(rows, "rejected").to(self.device)
-            self.stream = self.stream_of(pixels_of(rows, "chosen"), torch.tensor(rows["label"][:]))
-        if args.method == "d3po":
-            self.paths = self.draw_paths(rows)
+            pictures = pictures_of(rows.filter(lambda outcome: outcome == PREFERRED, input_columns="outcome"))
+            self.pairs, labels = (pictures.chosen, pictures.rejected), pictures.labels[pictures.chosen]
+            if args.method == "d3po":
+                self.paths = self.draw_paths(pictures)
+                samples = self.paths.latents[:, -1].to(self.device)
+            else:
+                samples = self.samples(pictures.images)
+            self.stream, self.extra = self.stream_of(samples[self.pairs[0]], labels), samples[self.pairs[1]]
 
-    def stream_of(self, images: torch.Tensor, labels: torch.Tensor) -> TrainingStream:
+    def samples(self, images: torch.Tensor) -> torch.Tensor:
+        """Pictures, uint8 (n, c, side, side), as the network is trained on them."""
+        return to_samples(self.pipeline, images, self.device, self.args.sampling_batch_size)
+
+    def stream_of(self, samples: torch.Tensor, labels: torch.Tensor) -> TrainingStream:
         """The endless stream of pictures, without class dropout: preferences are those of a class."""
-        seed = derive_seed(self.args.seed, 14)
-        on = (images.to(self.device), labels.to(self.device))
-        return TrainingStream(*on, self.classes, self.total, class_dropout=0.0, seed=seed)
+        total, seed = self.scheduler.config["num_train_timesteps"], derive_seed(self.args.seed, 14)
+        on = (samples, labels.to(self.device))
+        return TrainingStream(*on, self.pipeline.num_classes, total, class_dropout=0.0, seed=seed)
 
-    def draw_paths(self, rows: Any) -> tuple[Paths, Paths]:
-        """The paths that ended in the chosen and in the rejected pictures, drawn again from their seeds.
+    def draw_paths(self, pictures: Pictures) -> Paths:
+        """The paths that ended in the pictures, drawn again from their seeds.
 
         Raises:
             ValueError: they end in other pictures, since the model or the number of steps is not that of the pairs.
         """
-        labels, found = rows["label"][:], []
-        for side, ends in (("chosen", self.stream.images), ("rejected", self.extra)):
-            seeds = rows[f"{side}_seed"][:]
-            paths = sample_paths(self.reference, self.scheduler, labels, seeds, self.args.num_inference_steps)
-            drawn = ((paths.latents[:, -1] / 2 + 0.5).clamp(0, 1) * 255).round()
-            if (drawn - ends.float()).abs().max() > 1.5:  # sums in another order may round to the next grey level
-                raise ValueError(
-                    f"--method d3po: the {side} pictures are not those that --model {self.args.model} draws in "
-                    f"{self.args.num_inference_steps} ancestral steps from their seeds; leave --preferences out, so "
-                    "that new ones are drawn"
-                )
-            found.append(replace(paths, latents=paths.latents.cpu()))
-        return found[0], found[1]
+        args, reference = self.args, on_path(self.pipeline, self.reference)
+        drawn_from = (pictures.labels.tolist(), pictures.seeds, args.num_inference_steps, args.sampling_batch_size)
+        paths = sample_paths(reference, self.scheduler, *drawn_from)
+        if self.furthest(paths, pictures) > 1.5:  # sums in another order move a grey level here and there
+            raise ValueError(
+                f"--method d3po: the pictures of the pairs are not those that --model {args.model} draws in "
+                f"{args.num_inference_steps} ancestral steps from their seeds; leave --preferences out, so "
+                "that new ones are drawn"
+            )
+        return paths
+
+    def furthest(self, paths: Paths, pictures: Pictures) -> float:
+        """The largest of the mean differences, in grey levels, between a path's end and its picture."""
+        size = self.args.sampling_batch_size
+        ends = zip(paths.latents[:, -1].split(size), pictures.images.split(size), strict=True)
+        return max(
+            float((to_pictures(self.pipeline, end).cpu() * 255 - images).abs().flatten(1).mean(1).max())
+            for end, images in ends
+        )
 
     def __call__(self, unet: Any, step: int) -> tuple[PreferenceLoss, float | None]:
         """Loss and drift of this process's share of the global batch of a step.
@@ -133,7 +154,7 @@ class Preferences:
         if self.args.method == "reward" and step and (step + 1) % self.args.log_steps:
             return reward_loss(image_losses(unet, self.scheduler, batch), extra), None
         if self.args.method == "diffusion-dpo":
-            loser = replace(batch, images=extra.float() / 127.5 - 1)  # the same noise and timestep as the winner
+            loser = replace(batch, images=network_inputs(extra))  # the same noise and timestep as the winner
             errors, before, drift = both_predictions(unet, self.reference, self.scheduler, join(batch, loser))
             (winner, lost), (winner_before, lost_before) = errors.chunk(2), before.chunk(2)
             return dpo_loss(winner, lost, winner_before, lost_before, self.args.beta), drift
@@ -147,13 +168,15 @@ class Preferences:
     ) -> tuple[PreferenceLoss, float]:
         """DPO on one step of the paths of each pair, the same step for both."""
         generator = torch.Generator().manual_seed(derive_seed(self.args.seed, 15, step))
-        numbers = torch.randint(self.paths[0].last_step, (len(index),), generator=generator)
+        numbers = torch.randint(self.paths.last_step, (len(index),), generator=generator)
         numbers = numbers.chunk(self.processes)[self.rank]
+        network, reference = (on_path(self.pipeline, one) for one in (unet, self.reference))
         errors, before, drifts = [], [], []
-        for paths in self.paths:
-            prediction, error = step_errors(unet, self.scheduler, paths, mine, numbers, labels)
+        for side in self.pairs:
+            step_of = (self.scheduler, self.paths, side[mine], numbers, labels)
+            prediction, error = step_errors(network, *step_of)
             with torch.no_grad():
-                known, error_before = step_errors(self.reference, self.scheduler, paths, mine, numbers, labels)
+                known, error_before = step_errors(reference, *step_of)
             drifts.append(float((prediction.detach() - known).square().mean()))
             errors.append(error)
             before.append(error_before)
@@ -170,12 +193,13 @@ def train_step(
     step: int,
 ) -> dict[str, float]:
     """One optimizer step on preferences and on real pictures; returns what is logged of it."""
-    preference, drift = preferences(unet, step)
-    loss, fidelity = preference.loss, 0.0
-    if args.fidelity_weight:
-        part = fidelity_part(args, real, step, accelerator)
-        on_real = diffusion_loss(unet, preferences.scheduler, part, None)
-        loss, fidelity = loss + args.fidelity_weight * on_real, float(on_real.detach())
+    with accelerator.autocast():  # the reference computes in the precision of the model
+        preference, drift = preferences(unet, step)
+        loss, fidelity = preference.loss, 0.0
+        if args.fidelity_weight:
+            part = fidelity_part(args, real, step, accelerator)
+            on_real = diffusion_loss(unet, preferences.scheduler, part, None)
+            loss, fidelity = loss + args.fidelity_weight * on_real, float(on_real.detach())
     accelerator.backward(loss)
     norm = float(accelerator.clip_grad_norm_(unet.parameters(), args.max_grad_norm))
     optimizer.step()
@@ -184,27 +208,15 @@ def train_step(
     return numbers | ({} if drift is None else {"drift": drift}) | {"grad_norm": norm}
 
 
-def unpaired(rows: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Pictures, labels and signs (1 desirable, -1 not) of a preference data set, each picture once for each sign."""
-    images, labels, signs, seen = [], [], [], set()
-    all_labels = rows["label"][:]
-    for side, against in (("chosen", BOTH_LOSE), ("rejected", BOTH_WIN)):
-        expected = 1.0 if side == "chosen" else -1.0
-        pictures = pixels_of(rows, side)
-        for number, (row, outcome) in enumerate(zip(rows[f"{side}_row"], rows["outcome"], strict=True)):
-            sign = -expected if outcome == against else expected
-            if (row, sign) not in seen:
-                seen.add((row, sign))
-                images.append(pictures[number])
-                labels.append(all_labels[number])
-                signs.append(sign)
-    return torch.stack(images), torch.tensor(labels), torch.tensor(signs)
-
-
-def fidelity_stream(args: PreferenceArguments, train: Any, pipeline: Any, device: torch.device) -> TrainingStream:
-    """The stream of real train pictures, with class dropout, so that guidance goes on working."""
-    total = pipeline.scheduler.config["num_train_timesteps"]
-    on = (torch.from_numpy(train.images).to(device), torch.from_numpy(train.labels).to(device))
+def fidelity_stream(
+    args: PreferenceArguments, train: ImageArrays | Iterable[ImageArrays], pipeline: Any, device: torch.device
+) -> TrainingStream:
+    """The stream of real train pictures, in parts or not, with class dropout, so that guidance goes on working."""
+    total, samples, labels = pipeline.scheduler.config["num_train_timesteps"], [], []
+    for part in [train] if isinstance(train, ImageArrays) else train:
+        samples.append(to_samples(pipeline, torch.from_numpy(part.images), device, args.sampling_batch_size))
+        labels.append(torch.from_numpy(part.labels).to(device))
+    on = (torch.cat(samples), torch.cat(labels))
     return TrainingStream(*on, pipeline.num_classes, total, seed=derive_seed(args.seed, 16))
 
 
@@ -214,9 +226,3 @@ def fidelity_part(
     """This process's share of the real pictures of a step."""
     processes = accelerator.num_processes
     return stream.step(step, args.train_batch_size * processes, processes)[accelerator.process_index]
-
-
-def keep_good(state: TrainingState, pipeline: Any, output_dir: Path) -> None:
-    """Save the weights that the guard just accepted as `good`."""
-    with complete_folder(output_dir / "good") as folder, state.averaged_weights():
-        pipeline.save_pretrained(folder)

@@ -59,7 +59,7 @@ def step_distribution(
 def sample_paths(
     unet: nn.Module, scheduler: DDPMScheduler, labels: list[int], seeds: list[int], steps: int, batch_size: int = 64
 ) -> Paths:
-    """A path for each label, with one random generator a path: it depends on its own seed alone."""
+    """A path for each label, on the CPU, with one random generator a path: it depends on its own seed alone."""
     times = sampling_times(scheduler, steps)
     device = next(unet.parameters()).device
     config: Any = unet.config
@@ -70,7 +70,8 @@ def sample_paths(
         noise = [
             torch.randn(shape, generator=torch.Generator().manual_seed(s)) for s in seeds[first : first + batch_size]
         ]
-        found.append(follow(unet, scheduler, torch.stack(noise).to(device), torch.tensor(part, device=device), times))
+        path = follow(unet, scheduler, torch.stack(noise).to(device), torch.tensor(part, device=device), times)
+        found.append(path.cpu())
     return Paths(torch.cat(found), times)
 
 

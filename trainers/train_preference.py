@@ -1,10 +1,11 @@
-"""Train a DDPM further on preferences: of several pictures a prompt, those that meet more of an expert checklist.
+"""Train a DDPM or a text-to-image model further on preferences: the pictures that meet more of an expert checklist.
 
     clinsynth train preference --model runs/phantom --dataset phantom-fundus --checklist phantom-fundus \\
         --judge measure --held_out classifier --held_out_model runs/control/best-real --output_dir runs/phantom-magic
     clinsynth train preference --model runs/phantom --method reward --preferences runs/phantom-magic/preferences …
 
-The folder --output_dir then loads with `DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)`. A second
+The folder --output_dir then loads as that of --model does: a DDPM's with `DiffusionPipeline.from_pretrained(folder,
+trust_remote_code=True)`, a text-to-image model's with `load_lora_weights(folder)` of its base model. A second
 judge, which the model is not trained on, watches: training stops where its score or the fidelity gets worse, and the
 result is the last model that it accepted. A run that was stopped goes on when the same command is started again.
 """
@@ -15,14 +16,7 @@ from typing import Any, Literal
 
 from clinsynth.arguments import run
 from clinsynth.data.arguments import ImageDataArguments
-from clinsynth.run_folder import (
-    append_metrics,
-    check_same_run,
-    create_run_folder,
-    drop_metrics_after,
-    read_metrics,
-    write_run_config,
-)
+from clinsynth.run_folder import check_same_run, create_run_folder, write_run_config
 from clinsynth.scripts.judges import check_judge
 
 MAY_DIFFER = frozenset(
@@ -35,7 +29,7 @@ PAIRING = frozenset({"pair_rule", "margin"})
 
 @dataclass
 class PreferenceArguments(ImageDataArguments):
-    """Train a DDPM further on the preferences of a checklist's judge.
+    """Train a DDPM or a text-to-image model further on the preferences of a checklist's judge.
 
     Start the same command again to resume. Example:
 
@@ -43,9 +37,10 @@ class PreferenceArguments(ImageDataArguments):
     """
 
     model: str = ""
-    """first-stage model: folder or Hub id of a DDPM that `clinsynth train ddpm` made on --dataset"""
+    """first-stage model: folder or Hub id of what `clinsynth train ddpm` or `clinsynth train text-to-image-lora` made
+    on --dataset"""
     output_dir: str = "runs/preference"
-    """run folder; afterwards itself a checkpoint that DiffusionPipeline.from_pretrained loads"""
+    """run folder; afterwards itself a checkpoint, as --model is one"""
     checklist: str = "phantom-fundus"
     """name of a checklist that comes with clinsynth, or a .yaml file"""
     judge: str = "measure"
@@ -88,10 +83,19 @@ class PreferenceArguments(ImageDataArguments):
     """weight of the denoising loss on real train pictures; 0 leaves it out"""
     learning_rate: float = 2e-5
     """peak learning rate of AdamW"""
+    lr_scheduler: Literal["constant_with_warmup", "linear", "cosine"] = "constant_with_warmup"
+    """course of the learning rate over the steps; the other two end at 0"""
     lr_warmup_steps: int = 20
     """steps over which the learning rate rises from 0"""
     max_grad_norm: float = 1.0
     """gradients are clipped to this norm"""
+    lora_rank: int = 0
+    """rank of a LoRA adapter that a DDPM is trained by, merged into its weights at the end; 0: all weights. A
+    text-to-image model's own adapter is what is trained of it, at its own rank"""
+    mixed_precision: Literal["no", "bf16"] = "no"
+    """bf16: compute in bfloat16, and keep what is frozen of a text-to-image model in it"""
+    gradient_checkpointing: bool = False
+    """compute a third more to need much less memory"""
     ema_decay: float = 0.95
     """largest decay of the average of the weights that is judged and saved; it warms up with the steps. 0: the last
     weights alone"""
@@ -102,13 +106,16 @@ class PreferenceArguments(ImageDataArguments):
     num_inference_steps: int = 20
     """steps of the sampler of candidates and of watched pictures"""
     sampling_batch_size: int = 64
-    """pictures drawn at once"""
+    """pictures drawn, or made into latents, at once"""
     guard_steps: int = 100
     """steps between two looks of the held-out judge"""
     guard_images: int = 20
     """pictures of each class it looks at, always of the same seeds"""
     fidelity_tolerance: float = 0.05
     """share by which the loss on real validation pictures may rise"""
+    frechet_tolerance: float = 0.25
+    """share by which the Frechet distance of the watched pictures to real validation pictures may rise: of so few
+    pictures (--guard_images) it is uncertain by a tenth or two"""
     seed: int = 0
     """of candidates, order and noise"""
     log_steps: int = 10
@@ -121,16 +128,19 @@ class PreferenceArguments(ImageDataArguments):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.model:
-            raise ValueError("--model is missing; give the --output_dir of `clinsynth train ddpm`")
+            raise ValueError(
+                "--model is missing; give the --output_dir of `clinsynth train ddpm` or `clinsynth train "
+                "text-to-image-lora`"
+            )
         for name in (
             "prompts candidates beta temperature learning_rate max_grad_norm train_steps train_batch_size "
             "num_inference_steps sampling_batch_size guard_steps log_steps checkpointing_steps checkpoints_total_limit"
         ).split():
             if not getattr(self, name) > 0:
                 raise ValueError(f"--{name} must be above 0, got {getattr(self, name)}")
-        for name, lowest in (("fidelity_weight", 0), ("fidelity_tolerance", 0), ("lr_warmup_steps", 0), ("seed", 0)):
-            if not getattr(self, name) >= lowest:
-                raise ValueError(f"--{name} must be at least {lowest}, got {getattr(self, name)}")
+        for name in "fidelity_weight fidelity_tolerance frechet_tolerance lr_warmup_steps lora_rank seed".split():
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"--{name} must be at least 0, got {getattr(self, name)}")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"--ema_decay must be in [0, 1), got {self.ema_decay}; 0.95 is usual")
         if not 0 <= self.margin <= 1:
@@ -172,22 +182,16 @@ class PreferenceArguments(ImageDataArguments):
 
 def main(args: PreferenceArguments) -> None:
     """Train, and leave the pipeline in `args.output_dir`."""
-    from dataclasses import replace
-
-    from clinsynth.data.arrays import load_image_arrays
     from clinsynth.scripts.checkpoint import load_pipeline
 
     pipeline = load_pipeline(args.model)
-    if "unet" not in pipeline.components:
-        raise ValueError(f"--model {args.model} is a GAN; give a DDPM of `clinsynth train ddpm`")
-    config = pipeline.unet.config
-    data = load_image_arrays(
-        replace(args, resolution=config["sample_size"], channels=config["in_channels"]), args.seed
-    )
-    if data["train"].label_names != list(pipeline.id2label.values()):
+    check_trainable(args, pipeline)
+    data = load_real(args, pipeline)
+    names, known = data["validation"].label_names, list(pipeline.id2label.values())
+    if names != known:
         raise ValueError(
-            f"--dataset {args.dataset} has the classes {data['train'].label_names}, but --model {args.model} was "
-            f"trained on {list(pipeline.id2label.values())}; give the data set that it saw"
+            f"--dataset {args.dataset} has the classes {names}, but --model {args.model} was trained on {known}; give "
+            "the data set that it saw"
         )
     output_dir = create_run_folder(args.output_dir)
     paired = (output_dir / "preferences" / "pairs").exists()
@@ -195,20 +199,57 @@ def main(args: PreferenceArguments) -> None:
     train(args, pipeline, data, output_dir)
 
 
+def check_trainable(args: PreferenceArguments, pipeline: Any) -> None:
+    """Raise a `ValueError` where the flags ask of the model what it cannot do."""
+    from clinsynth.trainers.preference_model import is_prompted, network_of
+
+    if "unet" not in pipeline.components:
+        raise ValueError(f"--model {args.model} is a GAN; give a DDPM of `clinsynth train ddpm`")
+    if args.lora_rank and is_prompted(pipeline):
+        raise ValueError(
+            f"--lora_rank {args.lora_rank} is for a DDPM; --model {args.model} has an adapter, which is trained "
+            "further at its own rank: leave --lora_rank out"
+        )
+    if args.gradient_checkpointing and not getattr(network_of(pipeline), "_supports_gradient_checkpointing", False):
+        raise ValueError(
+            f"--gradient_checkpointing cannot be had of the network of --model {args.model}; leave it out, or lower "
+            "--train_batch_size to save memory"
+        )
+
+
+def load_real(args: PreferenceArguments, pipeline: Any) -> dict[str, Any]:
+    """The real splits as `ImageArrays`, in the form of the model's pictures.
+
+    The train split of a text-to-image model comes in parts: its latents are kept, and its pictures need much memory.
+    """
+    from dataclasses import replace
+
+    from clinsynth.data.arrays import load_image_arrays
+    from clinsynth.scripts.text_to_image_pictures import open_pictures
+    from clinsynth.trainers.preference_model import is_prompted, picture_form
+
+    side, channels = picture_form(pipeline)
+    if not is_prompted(pipeline):
+        return {**load_image_arrays(replace(args, resolution=side, channels=channels), args.seed)}
+    pictures = open_pictures(args, side, args.seed)
+    validation = next(pictures.batches("validation", len(pictures.splits["validation"])))
+    return {"train": pictures.batches("train", args.sampling_batch_size), "validation": validation}
+
+
 def train(args: PreferenceArguments, pipeline: Any, data: dict[str, Any], output_dir: Path) -> None:
-    """The loop; `data` holds the real splits as `ImageArrays`."""
+    """The loop; `data` is as of `load_real`."""
     import torch
     from accelerate import Accelerator
     from tqdm.auto import tqdm
 
     from clinsynth.trainers.ddpm_step import check_finite
+    from clinsynth.trainers.preference_course import Course
     from clinsynth.trainers.preference_data import prepare
-    from clinsynth.trainers.preference_step import Preferences, build_state, fidelity_stream, keep_good, train_step
-    from clinsynth.trainers.training_state import checkpoints, drop_old_checkpoints, publish
+    from clinsynth.trainers.preference_model import to_device
+    from clinsynth.trainers.preference_step import Preferences, build_state, fidelity_stream, train_step
 
-    accelerator = Accelerator(cpu=not torch.accelerator.is_available(), mixed_precision="no")
-    pipeline.to(accelerator.device)
-    pipeline.set_progress_bar_config(disable=True)
+    accelerator = Accelerator(cpu=not torch.accelerator.is_available(), mixed_precision=args.mixed_precision)
+    to_device(pipeline, accelerator.device, half=args.mixed_precision == "bf16")
     main_process = accelerator.is_main_process
     if main_process:
         write_run_config(output_dir, args)
@@ -216,57 +257,23 @@ def train(args: PreferenceArguments, pipeline: Any, data: dict[str, Any], output
         rows, scored, guard = prepare(args, pipeline, data)
     state, reference = build_state(args, pipeline, accelerator)
     preferences = Preferences(args, pipeline, reference, rows, scored, accelerator)
-    saved = checkpoints(output_dir)
-    if saved:
-        state.load(saved[-1])
-        accelerator.print(f"resuming at step {state.step} of {args.train_steps} from {saved[-1]}")
-    if main_process:
-        drop_metrics_after(output_dir, state.step)
+    course = Course(args, state, pipeline, guard, output_dir, main_process)
+    course.resume()
     unet, optimizer = accelerator.prepare(state.model, state.optimizer)
     real = fidelity_stream(args, data["train"], pipeline, accelerator.device)
-    looks = [record for record in read_metrics(output_dir) if "held_out_share" in record]
-    objection = looks[-1].get("stopped") if looks else None
     progress = tqdm(total=args.train_steps, initial=state.step, desc="train", disable=not main_process)
 
-    while state.step < args.train_steps and not objection:
-        if state.step == 0 and not looks:
-            looks.append({"step": 0, **watch(state, pipeline, guard)})
-            if main_process:
-                keep_good(state, pipeline, output_dir)
-                append_metrics(output_dir, looks[0])
+    if not course.over:
+        course.begin()
+    while not course.over:
         numbers = train_step(args, accelerator, unet, optimizer, preferences, real, state.step)
         check_finite(numbers["loss"] + numbers["fidelity_loss"], numbers["grad_norm"], state, output_dir)
         state.advance()
         progress.update()
-
-        record: dict[str, Any] = {"step": state.step, **numbers}
-        last = state.step == args.train_steps
-        if last or state.step % args.guard_steps == 0:
-            record |= watch(state, pipeline, guard)
-            objection = guard.objection(looks[0], record)
-            record |= {"stopped": objection} if objection else {}
-        if main_process:
-            if "held_out_share" in record and not objection:
-                keep_good(state, pipeline, output_dir)
-            if last or objection or "held_out_share" in record or state.step % args.log_steps == 0:
-                append_metrics(output_dir, record)
-            if last or objection or state.step % args.checkpointing_steps == 0:
-                state.save(output_dir, pipeline)
-                drop_old_checkpoints(output_dir, args.checkpoints_total_limit)
+        course.after_step(numbers)
         accelerator.wait_for_everyone()
-
-    if main_process:
-        publish(output_dir / "good", output_dir)
-        print(f"stopped at step {state.step}: {objection}" if objection else f"trained {state.step} steps")
-        print(f"checkpoint: {output_dir}")
+    course.finish()
     accelerator.end_training()
-
-
-def watch(state: Any, pipeline: Any, guard: Any) -> dict[str, Any]:
-    """The guard's measurements of the weights that are saved."""
-    with state.averaged_weights():
-        found: dict[str, Any] = guard.measure(pipeline)
-    return found
 
 
 if __name__ == "__main__":

@@ -1,0 +1,102 @@
+"""What the tests of preference training share: a first-stage model and a judge without knowledge, pairs, flags."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import ClassLabel, Dataset, Features
+from datasets import Image as ImageFeature
+from diffusers import DDPMScheduler, UNet2DModel
+from safetensors.torch import load_file
+
+from clinsynth.data.phantom_fundus import GRADES
+from clinsynth.pictures import to_picture
+from clinsynth.pipelines.class_conditioned_ddpm import ClassConditionedDDPMPipeline
+from clinsynth.scripts.checkpoint import load_pipeline
+from clinsynth.trainers.classifier_inputs import save_classifier
+from clinsynth.trainers.preference_candidates import sample_by_path
+from clinsynth.trainers.preference_pairs import Candidate, make_pairs, write_pairs
+from clinsynth.trainers.train_image_classifier import build_small_resnet
+from clinsynth.trainers.train_preference import PreferenceArguments
+
+
+def write_first_stage(folder: Path) -> Path:
+    """An untrained first-stage model of the five grades at 28 px, grey."""
+    torch.manual_seed(0)
+    unet = UNet2DModel(
+        sample_size=28,
+        in_channels=1,
+        out_channels=1,
+        block_out_channels=(8, 8),
+        down_block_types=("DownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "UpBlock2D"),
+        layers_per_block=1,
+        norm_num_groups=4,
+        num_class_embeds=6,
+    )
+    scheduler = DDPMScheduler(beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction")
+    ClassConditionedDDPMPipeline(unet, scheduler, dict(enumerate(GRADES))).save_pretrained(folder)
+    return folder
+
+
+def write_classifier(folder: Path, channels: int = 1, side: int = 28) -> Path:
+    """An untrained classifier of the five grades, as good as any where only the mechanics count."""
+    folder.mkdir()
+    save_classifier(build_small_resnet(5, channels, input_size=side), GRADES, folder)
+    return folder
+
+
+def write_preferences(
+    model: Path, folder: Path, dim: bool = False, by_lot: bool = False, steps: int = 3, judge: str = "dark"
+) -> Path:
+    """Pairs by darkness, or by lot, of pictures that the model drew; `dim`: each of a prompt darkened otherwise."""
+    labels, seeds = [number // 4 for number in range(20)], list(range(20))
+    images, _ = sample_by_path(load_pipeline(str(model)), steps)(labels, seeds)
+    if dim:
+        images = (images * np.tile([1.0, 0.4, 0.8, 0.6], 5)[:, None, None, None]).astype(np.uint8)
+    shares = np.random.default_rng(0).random(20) if by_lot else 1 - images.mean((1, 2, 3)) / 255
+    found = [Candidate(row, labels[row], row // 4, seeds[row], float(shares[row])) for row in range(20)]
+    features = Features(image=ImageFeature(), label=ClassLabel(names=GRADES))
+    pictures = {"image": [to_picture(image) for image in images], "label": labels}
+    facts = {"judge": judge, "checklist": "phantom-fundus", "checklist_version": 1}
+    pairs = make_pairs(found, "margin", 0.0)
+    write_pairs(folder / "pairs", pairs, Dataset.from_dict(pictures, features=features), GRADES, facts)
+    return folder / "pairs"
+
+
+def arguments(first_stage: Path, output_dir: Path, **changes: Any) -> PreferenceArguments:
+    """A run of four steps, watched by the measuring judge, which trusts itself with every item."""
+    settings: dict[str, Any] = {
+        "dataset": "phantom-fundus?size=28&train=40&validation=10&test=10",
+        "model": str(first_stage),
+        "output_dir": str(output_dir),
+        "held_out": "measure",
+        "judge": "classifier",
+        "least_kappa": -1.0,
+        "held_out_least_kappa": -1.0,
+        "min_class_size": 1,
+        "calibration_pictures": 5,
+        "train_steps": 4,
+        "train_batch_size": 4,
+        "prompts": 1,
+        "candidates": 3,
+        "pair_rule": "margin",
+        "num_inference_steps": 3,
+        "guard_steps": 2,
+        "guard_images": 2,
+        "fidelity_tolerance": 10.0,
+        "frechet_tolerance": 10.0,
+        "log_steps": 1,
+        "checkpointing_steps": 2,
+    }
+    return PreferenceArguments(**settings | changes)
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "unet" / "diffusion_pytorch_model.safetensors")
+
+
+def same_weights(first: Path, second: Path) -> bool:
+    left, right = weights(first), weights(second)
+    return all(torch.equal(left[name], right[name]) for name in left)
