@@ -210,3 +210,10 @@ def test_an_adapter_and_its_merged_network_compute_the_same(model: Path) -> None
             )
             plain = merged(network)(*inputs, torch.tensor([0, 2])).sample
         assert torch.allclose(adapted, plain, atol=1e-4) and not torch.allclose(adapted, before, atol=1e-2)
+
+
+def test_the_learning_rate_falls_to_nothing_where_asked(model: Path, preferences: Path, tmp_path: Path) -> None:
+    settings = {"preferences": str(preferences), "lr_scheduler": "cosine", "lr_warmup_steps": 1}
+    main(arguments(model, tmp_path / "run", **settings))
+    newest = tmp_path / "run" / "checkpoint-4" / "training_state" / "state.json"
+    assert json.loads(newest.read_text())["lr_scheduler"]["_last_lr"] == [0.0]
