@@ -3,12 +3,14 @@
      OMP_NUM_THREADS=1 python -m benchmarks.preference --output_dir runs/benchmark-preference
 
 Sections: step (the trainer's Diffusion-DPO step over the forwards and backwards that it needs: the network on winners
-and losers, the reference on the same without gradient, the optimizer; and once more with the fidelity term's),
-candidates (drawing candidates into a synthetic data set over the pipeline's calls alone).
+and losers, the reference on the same without gradient, the optimizer; and once more with the fidelity term's), latent
+(the same for the LoRA of a small Stable Diffusion with random weights, latents and prompts at hand), candidates
+(drawing candidates into a synthetic data set over the pipeline's calls alone).
 """
 
 import json
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +21,10 @@ if TYPE_CHECKING:
     from benchmarks.timing import Comparison, Run
     from clinsynth.trainers.train_preference import PreferenceArguments
 
-SECTIONS = ["step", "candidates"]
+SECTIONS = ["step", "latent", "candidates"]
+
+
+Build = Callable[["PreferenceBenchmarkArguments"], Any]
 
 
 @dataclass
@@ -28,8 +33,8 @@ class PreferenceBenchmarkArguments:
 
     output_dir: str
     """Folder for preference.json and preference.md."""
-    sections: str = "step,candidates"
-    """Comma-separated: step, candidates."""
+    sections: str = "step,latent,candidates"
+    """Comma-separated: step, latent, candidates."""
     resolution: int = 32
     """Side of the pictures."""
     channels: int = 1
@@ -69,7 +74,9 @@ def main(args: PreferenceBenchmarkArguments) -> None:
     output_dir = create_run_folder(args.output_dir)
     comparisons: list[Comparison] = []
     if "step" in wanted:
-        comparisons += [dpo_step(args, weight) for weight in (0.0, 1.0)]
+        comparisons += [dpo_step(args, weight, build_pipeline) for weight in (0.0, 1.0)]
+    if "latent" in wanted:
+        comparisons += [dpo_step(args, weight, build_latent) for weight in (0.0, 1.0)]
     if "candidates" in wanted:
         comparisons.append(candidates(args))
     text = f"{args}\n\n{table(comparisons, args.clock)}\n"
@@ -105,17 +112,38 @@ def build_pipeline(args: PreferenceBenchmarkArguments) -> Any:
     return ClassConditionedDDPMPipeline(unet, build_scheduler(first), dict(enumerate(GRADES)))
 
 
-def random_pairs(args: PreferenceBenchmarkArguments, names: list[str]) -> Any:
-    """A preference data set of noise, four batches of it."""
+def build_latent(args: PreferenceBenchmarkArguments) -> Any:
+    """A small Stable Diffusion, a LoRA of rank 4 in its attention, and a prompt for each of the five grades."""
+    from diffusers import DiffusionPipeline
+    from peft import LoraConfig
+
+    from clinsynth.data.phantom_fundus import GRADES
+    from clinsynth.scripts.text_to_image_model import PromptedPipeline
+    from tests.tiny_stable_diffusion import tiny_stable_diffusion, tiny_unet
+
+    with tempfile.TemporaryDirectory() as folder:
+        pipe: Any = DiffusionPipeline.from_pretrained(tiny_stable_diffusion(Path(folder)))
+    pipe.unet = tiny_unet(block_out_channels=(2 * args.width, 4 * args.width), norm_num_groups=8)
+    pipe.unet.requires_grad_(False)
+    pipe.unet.add_adapter(LoraConfig(r=4, target_modules=["to_q", "to_k", "to_v", "to_out.0"]))
+    return PromptedPipeline(
+        pipe, dict(enumerate(GRADES)), {number: f"an eye, {name}" for number, name in enumerate(GRADES)}
+    )
+
+
+def random_pairs(args: PreferenceBenchmarkArguments, pipeline: Any) -> Any:
+    """A preference data set of noise in the form of a pipeline's pictures, four batches of it."""
     import numpy as np
     from datasets import Dataset, Features
     from datasets import Image as ImageFeature
 
     from clinsynth.pictures import to_picture
+    from clinsynth.trainers.preference_model import picture_form
     from clinsynth.trainers.preference_pairs import Candidate, make_pairs, read_pairs, write_pairs
 
     count, generator = 8 * args.batch_size, np.random.default_rng(0)
-    shape = (count, args.channels, args.resolution, args.resolution)
+    side, channels = picture_form(pipeline)
+    names, shape = list(pipeline.id2label.values()), (count, channels, side, side)
     pictures = [to_picture(image) for image in generator.integers(0, 256, shape, dtype=np.uint8)]
     images = Dataset.from_dict({"image": pictures}, features=Features(image=ImageFeature()))
     found = [Candidate(row, row // 2 % len(names), row // 2, row, float(row % 2)) for row in range(count)]
@@ -125,20 +153,19 @@ def random_pairs(args: PreferenceBenchmarkArguments, names: list[str]) -> Any:
         return read_pairs(Path(folder) / "pairs", unpaired=False).with_format(None)
 
 
-def dpo_step(args: PreferenceBenchmarkArguments, fidelity_weight: float) -> "Comparison":
+def dpo_step(args: PreferenceBenchmarkArguments, fidelity_weight: float, build: Build) -> "Comparison":
     """The body of the trainer's loop over its network calls, backward and optimizer step on fixed inputs."""
     from accelerate import Accelerator
 
     from benchmarks.timing import compare
-    from benchmarks.training import random_data
+    from clinsynth.trainers.preference_model import is_prompted
     from clinsynth.trainers.preference_step import Preferences, build_state, fidelity_stream, train_step
 
-    chosen, pipeline = settings(args, fidelity_weight), build_pipeline(args)
+    chosen, pipeline = settings(args, fidelity_weight), build(args)
     accelerator = Accelerator(cpu=True, mixed_precision="no")
     state, reference = build_state(chosen, pipeline, accelerator)
-    rows = random_pairs(args, list(pipeline.id2label.values()))
-    preferences = Preferences(chosen, pipeline, reference, rows, None, accelerator)
-    real = fidelity_stream(chosen, random_data(pipeline, chosen)["train"], pipeline, accelerator.device)
+    preferences = Preferences(chosen, pipeline, reference, random_pairs(args, pipeline), None, accelerator)
+    real = fidelity_stream(chosen, random_pictures(args, pipeline), pipeline, accelerator.device)
     unet, optimizer = accelerator.prepare(state.model, state.optimizer)
 
     def trainer() -> None:
@@ -146,24 +173,39 @@ def dpo_step(args: PreferenceBenchmarkArguments, fidelity_weight: float) -> "Com
             train_step(chosen, accelerator, unet, optimizer, preferences, real, state.step)
             state.advance()
 
-    with_it = "with" if fidelity_weight else "without"
+    with_it, latents = "with" if fidelity_weight else "without", is_prompted(pipeline)
     return compare(
-        f"Diffusion-DPO step, {with_it} fidelity term",
+        f"Diffusion-DPO step{', LoRA on latents' if latents else ''}, {with_it} fidelity term",
         (f"{args.steps} trainer's steps", trainer),
-        (f"{args.steps} bare steps", bare_steps(args, bool(fidelity_weight))),
+        (f"{args.steps} bare steps", bare_steps(args, bool(fidelity_weight), build)),
         repeats=args.repeats,
         goal=("<=", 1.1),
-        note=f"width {args.width}, {args.resolution} px, {args.batch_size} pairs",
+        note=f"width {2 * args.width if latents else args.width}, {args.batch_size} pairs",
     )
 
 
-def bare_steps(args: PreferenceBenchmarkArguments, fidelity: bool) -> "Run":
-    """Forwards of network and reference on 2 b pictures, with the fidelity term one on b more, backward, AdamW."""
+def random_pictures(args: PreferenceBenchmarkArguments, pipeline: Any) -> Any:
+    """Two batches of real pictures, or of what stands for them, in the form of a pipeline's."""
+    import numpy as np
+
+    from clinsynth.data.arrays import ImageArrays
+    from clinsynth.trainers.preference_model import picture_form
+
+    side, channels = picture_form(pipeline)
+    count, generator = 2 * args.batch_size, np.random.default_rng(1)
+    images = generator.integers(0, 256, (count, channels, side, side), dtype=np.uint8)
+    return ImageArrays(images, np.arange(count) % pipeline.num_classes, list(pipeline.id2label.values()))
+
+
+def bare_steps(args: PreferenceBenchmarkArguments, fidelity: bool, build: Build) -> "Run":
+    """Forwards of network and reference on 2 b samples, with the fidelity term one on b more, backward, AdamW."""
     import torch
 
-    network, reference = build_pipeline(args).unet.train(), build_pipeline(args).unet.eval()
-    optimizer = torch.optim.AdamW(network.parameters(), lr=2e-5, weight_decay=0.0)
-    noisy = torch.randn(2 * args.batch_size, args.channels, args.resolution, args.resolution)
+    network, reference = build(args).unet.train(), build(args).unet.eval()
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=2e-5, weight_decay=0.0)
+    side, channels = network.config["sample_size"], network.config["in_channels"]
+    noisy = torch.randn(2 * args.batch_size, channels, side, side)
     times, labels = torch.randint(1000, (2 * args.batch_size,)), torch.randint(5, (2 * args.batch_size,))
     half = slice(args.batch_size)
 

@@ -60,7 +60,8 @@ def test_the_cost_of_a_step_and_of_candidates(tmp_path: Path, capsys: pytest.Cap
     tiny: dict[str, Any] = {"width": 8, "batch_size": 2, "drawn": 4, "num_inference_steps": 2}
     main(PreferenceBenchmarkArguments(output_dir=str(tmp_path), steps=1, repeats=2, **tiny))
     record = json.loads((tmp_path / "preference.json").read_text())
-    assert [len(one["wall"]["a"]) for one in record["comparisons"]] == [2, 2, 2]
-    assert "Diffusion-DPO step, with fidelity term" in capsys.readouterr().out
-    with pytest.raises(ValueError, match="--sections must be of step, candidates, got 'speed'"):
+    assert [len(one["wall"]["a"]) for one in record["comparisons"]] == [2] * 5
+    printed = capsys.readouterr().out
+    assert "DPO step, with fidelity term" in printed and "LoRA on latents, without fidelity term" in printed
+    with pytest.raises(ValueError, match="--sections must be of step, latent, candidates, got 'speed'"):
         main(PreferenceBenchmarkArguments(output_dir=str(tmp_path), sections="speed"))
