@@ -52,8 +52,8 @@ def build_state(args: PreferenceArguments, pipeline: Any, accelerator: Accelerat
         network_of(pipeline).enable_gradient_checkpointing()
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=args.learning_rate, weight_decay=0.0)
-    course = {"num_warmup_steps": args.lr_warmup_steps, "num_training_steps": args.train_steps}
-    schedule = get_scheduler(args.lr_scheduler, optimizer, **course)
+    warmup, steps = args.lr_warmup_steps, args.train_steps
+    schedule = get_scheduler(args.lr_scheduler, optimizer, num_warmup_steps=warmup, num_training_steps=steps)
     ema = EMAModel(trained, decay=args.ema_decay, foreach=True)
     kind = LoraState if adapted else TrainingState
     return kind(model.train(), ema, optimizer, schedule, accelerator.scaler), reference
