@@ -61,7 +61,11 @@ class LoopArguments:
     train_batch_size: int = 16
     """Pairs a step, and as many real pictures."""
     learning_rate: float = 5e-5
-    """Of the training on preferences."""
+    """Peak of the training on preferences."""
+    lr_scheduler: Literal["constant_with_warmup", "linear", "cosine"] = "cosine"
+    """Its course over a round."""
+    ema_decay: float = 0.99
+    """Largest decay of the average of a round's weights."""
     beta: float = 2000.0
     """How closely the model is held to the first stage."""
     temperature: float = 0.2
@@ -72,6 +76,8 @@ class LoopArguments:
     """Steps between two looks of the held-out judge."""
     fidelity_tolerance: float = 0.1
     """Share by which the loss on real validation pictures may rise."""
+    frechet_tolerance: float = 0.25
+    """The same for the Fréchet distance of the watched pictures."""
     held_out_least_kappa: float = 0.6
     """The same agreement asked of the held-out judge, which only watches."""
     least_kappa: float = 0.75
@@ -132,22 +138,28 @@ def train_models(args: LoopArguments, root: Path, folder: Path, seed: int) -> No
             model = folder / f"{name}-{number}"
             if finished(model):
                 continue
-            take_over_calibration(folder / "feedback-1", model)
+            take_over(folder / "feedback-1", model)
             if name == "by-lot":
                 deal_out_scores(further, folder / "feedback-1" if number == 1 else None)
             train_preference.main(further)
             fresh_accelerator()
 
 
-def take_over_calibration(source: Path, target: Path) -> None:
-    """Let all runs of a seed leave out the items that the first one found not to be trusted."""
+def take_over(source: Path, target: Path) -> None:
+    """Let all runs of a seed leave out the items that the first one found not to be trusted, and share the extractor
+    that it trained on the same data."""
     import shutil
 
-    from clinsynth.run_folder import create_run_folder
+    from clinsynth.run_folder import complete_folder, create_run_folder
 
+    if source == target or not source.exists():
+        return
     for path in source.glob("calibration_*.json"):
-        if source != target and not (target / path.name).exists():
+        if not (target / path.name).exists():
             shutil.copyfile(path, create_run_folder(target) / path.name)
+    if (source / "guard").exists() and not (target / "guard").exists():
+        with complete_folder(target / "guard") as aside:
+            shutil.copytree(source / "guard", aside, dirs_exist_ok=True)
 
 
 def finished(folder: Path) -> bool:
@@ -205,11 +217,14 @@ def preference(args: LoopArguments, root: Path, model: Path, target: Path, seed:
         beta=args.beta,
         temperature=args.temperature,
         learning_rate=args.learning_rate,
+        lr_scheduler=args.lr_scheduler,
+        ema_decay=args.ema_decay,
         train_steps=args.train_steps,
         train_batch_size=args.train_batch_size,
         guard_steps=args.guard_steps,
         guard_images=10,
         fidelity_tolerance=args.fidelity_tolerance,
+        frechet_tolerance=args.frechet_tolerance,
         checkpointing_steps=100,
         seed=seed,
     )
