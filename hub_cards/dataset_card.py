@@ -128,8 +128,9 @@ def summary(made: SyntheticSet, source: Source) -> str:
     what = f": {source.what}." if source.name and source.what else "." if source.name else ""
     nobody = " No patient's data were used." if source.invented else ""
     by = f" They were made by [{made.model_id}](https://huggingface.co/{made.model_id})." if made.model_id else ""
+    invented = f"{made.things} changed from real ones," if made.changed_from_real else f"invented {made.things}"
     return (
-        f"{made.num_rows:,} invented {made.things} of {len(made.labels)} classes: {listed(made.labels)}.{by}{learned}"
+        f"{made.num_rows:,} {invented} of {len(made.labels)} classes: {listed(made.labels)}.{by}{learned}"
         f"{what}{nobody} The numbers a class were chosen, and say nothing about how often a condition is."
     )
 
@@ -190,5 +191,7 @@ def own_limits(made: SyntheticSet, source: Source) -> Iterator[str]:
     yield "Only real patients' data can tell whether a model that was trained on this set works."
     if source.invented:
         yield f"Behind the set are {source.what}: it says nothing about any disease."
+    if made.changed_from_real and not source.invented:
+        yield "Each picture began as one of a patient, and was changed: what it kept of it nobody has looked for."
     if made.of_texts:
         yield "The texts can be wrong in medicine, biased or upsetting."

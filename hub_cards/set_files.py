@@ -25,7 +25,7 @@ COLUMN_WORDS = {
     "id": "number of the row",
     "example_ids": "real texts that were shown in the row's prompt, by id",
     "attempts": "how often the row was drawn until it was valid",
-    "synthetic": "true: no row is a patient",
+    "synthetic": "true: a model made the row",
     "generator": "what made the row",
     "revision": "SHA-256 of the generator's weights",
 }
@@ -54,6 +54,11 @@ class SyntheticSet:
     @property
     def of_texts(self) -> bool:
         return all(column["name"] != "image" for column in self.columns)
+
+    @property
+    def changed_from_real(self) -> bool:
+        """Each picture began as a real one (image-to-image)."""
+        return "image_to_image" in self.generation["generator"]
 
     @property
     def things(self) -> str:

@@ -229,6 +229,17 @@ def test_evidence_must_be_about_what_the_card_is_about(runs: Path, tmp_path: Pat
         dataset_card(runs / "retina")
 
 
+def test_pictures_changed_from_real_ones_are_not_called_invented(runs: Path, tmp_path: Path) -> None:
+    shutil.copytree(runs / "set", tmp_path / "set")
+    path = tmp_path / "set" / "generation.json"
+    generation = json.loads(path.read_text())
+    generation["generator"]["image_to_image"] = {"from_images": "eyes.npz", "strength": {"clear": 0.6}}
+    path.write_text(json.dumps(generation))
+    card = dataset_card(tmp_path / "set", **CLINIC)
+    assert "24 pictures changed from real ones, of 2 classes" in card and "24 invented" not in card
+    assert "Each picture began as one of a patient" in card
+
+
 def test_a_risk_and_a_licence_override_are_printed(runs: Path) -> None:
     card = dataset_card(runs / "set", runs / "evidence", accepted_risk="two near copies are of phantoms", **CLINIC)
     assert "two near copies are of phantoms" in card and DatasetCard(card).data.license == "cc-by-nc-4.0"
