@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clinsynth.content_credentials import is_signed
-from clinsynth.hub_columns import REJECTED, Columns, label_names, read_columns
+from clinsynth.hub_columns import Columns, read_columns
+from clinsynth.hub_fitness import is_fit
 from clinsynth.hub_provenance import COLUMNS as PROVENANCE_COLUMNS
-from clinsynth.hub_provenance import Provenance, all_marked, find_provenance, insert
+from clinsynth.hub_provenance import Provenance, find_provenance, insert
 from clinsynth.hub_upload import HashedFile, size_of
 
 if TYPE_CHECKING:
@@ -34,7 +35,6 @@ READERS = 4
 PICTURES_A_GROUP = 100  # rows the Hub's viewer reads at once
 GIVEN_UP = "given up"
 """What generation counts rows under that no draw was good enough for, among the reasons of rejections."""
-WRITER = re.compile(r"parquet-cpp-arrow version [\d.]+(?:-SNAPSHOT)?")
 
 
 def hash_shards(folder: str | Path) -> str:
@@ -136,7 +136,7 @@ class PublishedShards:
         for path in self.hashed:
             file = open_shard(path)
             table = read_rows(file, path)
-            if not self.is_fit(file, table):
+            if not is_fit(file, table, self.provenance, self.reasons):
                 return None
             self.num_rows += table.num_rows
             self.num_bytes += table.nbytes
@@ -152,7 +152,7 @@ class PublishedShards:
         file = open_shard(path)
         table = read_rows(file, path)
         content: bytes | HashedFile
-        if self.is_fit(file, table):
+        if is_fit(file, table, self.provenance, self.reasons):
             self.columns = read_columns(table.schema)
             content = self.hashed[path]
         else:
@@ -161,34 +161,6 @@ class PublishedShards:
         self.num_rows += table.num_rows
         self.num_bytes += table.nbytes
         return content
-
-    def is_fit(self, file: pq.ParquetFile, table: pa.Table) -> bool:
-        """Whether `rewrite` would change nothing that can be read of a shard of pictures.
-
-        Known columns alone; no metadata but theirs and the counts of rejections; no name of a picture's file; each
-        row, and the text chunk of its picture's PNG file, say where it is from, and there is no other chunk.
-
-        Raises:
-            ValueError: a picture is damaged.
-        """
-        if label_names(table.schema) is None or not self.tells_nothing_else(file):
-            return False
-        if not all(holds_only(table[name], value) for name, value in self.provenance.columns().items()):
-            return False
-        image = table["image"].combine_chunks()
-        if image.field("path").null_count < len(image) or image.null_count or image.field("bytes").null_count:
-            return False
-        return all_marked(*bytes_of(image.field("bytes")), self.provenance.chunks(table["seed"].to_pylist()))
-
-    def tells_nothing_else(self, file: pq.ParquetFile) -> bool:
-        """Whether a Parquet file's own metadata is what generation writes."""
-        metadata = file.metadata.metadata
-        if not set(metadata) <= {b"ARROW:schema", b"huggingface", REJECTED}:
-            return False
-        counted = counts_in(metadata.get(REJECTED, b"{}"))
-        if counted is None or not set(counted) <= self.reasons:
-            return False
-        return WRITER.fullmatch(file.metadata.created_by) is not None
 
     def rewrite(self, table: pa.Table) -> pa.Table:
         """The rows with known columns and their provenance; nothing of the file's own metadata is kept."""
@@ -223,31 +195,6 @@ class PublishedShards:
         return pa.StructArray.from_arrays(
             [pa.array(marked, pa.binary()), pa.nulls(len(marked), pa.string())], ["bytes", "path"]
         )
-
-
-def counts_in(text: bytes) -> dict[str, int] | None:
-    """What JSON says, where that is numbers by name and nothing else."""
-    try:
-        found = json.loads(text)
-    except ValueError:
-        return None
-    alone = isinstance(found, dict) and all(type(count) is int for count in found.values())
-    return found if alone and json.dumps(found).encode() == text else None
-
-
-def holds_only(column: pa.ChunkedArray, value: object) -> bool:
-    """Whether each row of a column holds `value`: the first one, and each what the one before it does."""
-    rows = column.combine_chunks()
-    return len(rows) == 0 or (rows[0].as_py() == value and rows.slice(1).equals(rows.slice(0, len(rows) - 1)))
-
-
-def bytes_of(column: pa.BinaryArray) -> tuple[bytes, list[int]]:
-    """The bytes of all rows of a column without gaps, and where each row ends after the first begins."""
-    if len(column) == 0:
-        return b"", [0]
-    _, ends, data = column.buffers()
-    found = memoryview(ends).cast("i")[column.offset : column.offset + len(column) + 1].tolist()
-    return data.to_pybytes(), found
 
 
 def schema_fields(folder: Path) -> list[str]:
