@@ -218,7 +218,10 @@ def test_real_pictures_leave_this_machine_only_on_the_users_word(server: ChatSer
     assert [is_synthetic("owner/name", one) for one in said] == [True, False]
     args = arguments(tmp_path, judge="vlm", judge_model="m", judge_endpoint=FAR)
     made = load_folder(Path(args.images))["train"]
-    assert is_synthetic(args.images, made) and not is_synthetic(args.images, made.remove_columns("seed"))
+    assert is_synthetic(args.images, made)
+    assert not is_synthetic(args.images, made.add_column("source_id", ["patient 1"] * len(made)))
+    unmarked = made.remove_columns("synthetic")
+    assert is_synthetic(args.images, unmarked) and not is_synthetic(args.images, unmarked.remove_columns("seed"))
     folder = tmp_path / "pictures"
     for name, image in zip(names, made["image"], strict=False):
         (folder / name).mkdir(parents=True)
