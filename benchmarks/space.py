@@ -4,8 +4,9 @@
 
 Starts `python spaces/studio/app.py` with a model of 32 x 32 grey pictures (hardly trained: time is what counts), in a
 process of its own. Ready: the page's configuration is answered. First picture: one picture in 25 steps, asked as soon
-as it is ready. Memory: resident, of the server, after the first and after the last of several rounds in which ten
-clients, each with a connection of its own, ask at the same time.
+as it is ready, until it is shown. Memory: resident, of the server, after the first and after the last of several
+rounds in which ten clients, each with a connection of its own, ask at the same time. Install with compiled modules, as
+pip does unless told otherwise: most of it is imports.
 """
 
 import json
@@ -113,15 +114,20 @@ def start(model: Path, folder: Path) -> tuple["subprocess.Popen[bytes]", str, fl
 
 
 def draw(url: str, seed: int, client: Any = None) -> float:
-    """Seconds of one picture, from the request to its caption; those of connecting are left out."""
+    """Seconds from the request of one picture until it is shown; those of connecting are left out.
+
+    After that the Space looks for the training pictures nearest to it, which is waited for and not counted.
+    """
     from gradio_client import Client
 
     client = client or Client(url, verbose=False, download_files=False)
     begun = time.monotonic()
-    pictures, *_ = client.predict(count=1, steps=STEPS, seed=seed, api_name="/images")
+    answers = client.submit(count=1, steps=STEPS, seed=seed, api_name="/images")
+    pictures, *_ = next(iter(answers))
     seconds = time.monotonic() - begun
     if f"seed {seed}" not in pictures[0]["caption"]:
         raise ValueError(f"the Space answered {pictures[0]['caption']!r} to seed {seed}: this measured nothing")
+    answers.result()
     return seconds
 
 
