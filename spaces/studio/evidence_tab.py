@@ -32,6 +32,8 @@ UPLOAD = "Or upload it (.zip of class folders, .parquet, .csv, .jsonl)"
 OWN_SIZE = "as they are"
 RESOLUTIONS = [OWN_SIZE, "28", "32", "64", "128"]
 COLUMNS = ["metric", "value", "95 % interval", "floor", "floor, held out", "real", "synthetic"]
+WIDTHS = ["180px", "90px", "150px", "90px", "100px", "80px", "100px"]
+"""Of these columns: a phone is to scroll through them, not to break their words."""
 FLOORS = (
     "*Floor*: the same number between two halves of the held-out real samples. *Floor, held out*: between real train "
     "and real held-out samples. No synthetic set can be expected to do better. The report has the plots, every class "
@@ -54,7 +56,9 @@ def build() -> None:
     compare_button = gr.Button("Compare", variant="primary")
     findings = gr.Markdown()
     summary = gr.JSON(visible=False)
-    metrics = gr.Dataframe(headers=COLUMNS, label="Overall numbers", interactive=False, wrap=True)
+    metrics = gr.Dataframe(
+        headers=COLUMNS, column_widths=WIDTHS, label="Overall numbers", interactive=False, wrap=True
+    )
     gr.Markdown(FLOORS)
     files = gr.File(label="report.html and evidence.json", file_count="multiple", interactive=False, height=140)
     page = gr.HTML()
