@@ -7,6 +7,8 @@ clinsynth inspect signed.png --anchors authority.pem
 
 import json
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,11 +66,21 @@ def inspect_file(path: Path) -> dict[str, Any] | None:
         raise ValueError(f"{path} is no file; give a picture (.png) or a shard (.parquet) of a synthetic set")
     with open(path, "rb") as file:
         start = file.read(len(SIGNATURE))
-    if start == SIGNATURE:
-        return read_picture(path.read_bytes())
-    if start.startswith(b"PAR1"):
-        return inspect_rows(path)
+    with explained_where_damaged(path):
+        if start == SIGNATURE:
+            return read_picture(path.read_bytes())
+        if start.startswith(b"PAR1"):
+            return inspect_rows(path)
     raise ValueError(f"{path} is neither a PNG nor a Parquet file; give a file of one of these kinds")
+
+
+@contextmanager
+def explained_where_damaged(path: Path) -> Iterator[None]:
+    """What reading raises within the block becomes a `ValueError` that names the file and the mend."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read ({error}); copy it anew, or generate its set again") from error
 
 
 def inspect_rows(path: Path) -> dict[str, Any] | None:
