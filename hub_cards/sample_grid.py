@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 
 from clinsynth.hub_cards.evidence_file import Evidence, read_evidence
+from clinsynth.hub_cards.set_files import SHARDS
 from clinsynth.pictures import contact_sheet, from_png, to_picture, to_png
 from clinsynth.run_folder import read_metrics
 
 PICTURE = "samples.png"
 """The file's name beside the card."""
 COLUMNS = 8
-SHARDS = "data/*.parquet"
 
 
 def sample_grid(folder: str | Path, evidence: str | Path | None = None) -> bytes | None:
@@ -55,21 +55,26 @@ def closest_rows(evidence: Evidence | None) -> set[int]:
 def set_grid(folder: Path, left_out: set[int]) -> bytes | None:
     """The first pictures of each class, a row a class, without the rows `left_out`; None of a set without pictures."""
     of_shard = read_labels(folder)
-    if not of_shard:
-        return None
-    labels = np.concatenate(list(of_shard.values()))
-    kept = np.setdiff1d(np.arange(len(labels)), sorted(left_out))
-    chosen = [kept[labels[kept] == label][:COLUMNS] for label in np.unique(labels)]
+    chosen = first_rows([label for found in of_shard.values() for label in found], left_out)
     counts = {path: len(found) for path, found in of_shard.items()}
-    pictures = dict(read_pictures(counts, {int(row) for rows in chosen for row in rows}))
+    pictures = dict(read_pictures(counts, {row for rows in chosen for row in rows}))
     if not pictures:
         return None
     blank = np.full_like(next(iter(pictures.values())), 255)
-    rows = [([pictures[row] for row in rows.tolist()] + [blank] * COLUMNS)[:COLUMNS] for rows in chosen]
+    rows = [([pictures[row] for row in rows] + [blank] * COLUMNS)[:COLUMNS] for rows in chosen]
     return to_png(contact_sheet(np.stack([picture for row in rows for picture in row]), COLUMNS))
 
 
-def read_labels(folder: Path) -> dict[Path, np.ndarray]:
+def first_rows(labels: list[int], left_out: set[int]) -> list[list[int]]:
+    """Numbers of the first rows of each class, classes in order, without those `left_out`."""
+    chosen: dict[int, list[int]] = {label: [] for label in sorted(set(labels))}
+    for row, label in enumerate(labels):
+        if len(chosen[label]) < COLUMNS and row not in left_out:
+            chosen[label].append(row)
+    return list(chosen.values())
+
+
+def read_labels(folder: Path) -> dict[Path, list[int]]:
     """The class numbers of each shard's rows, in the shards' order; empty of a set without pictures."""
     import pyarrow.parquet as pq
 
@@ -78,8 +83,7 @@ def read_labels(folder: Path) -> dict[Path, np.ndarray]:
         file = pq.ParquetFile(path, pre_buffer=False)
         if "image" not in file.schema_arrow.names:
             return {}
-        labels = file.read(columns=["label"], use_threads=False)["label"]
-        found[path] = np.array(labels.to_pylist())  # its own to_numpy imports pandas, which takes longer
+        found[path] = file.read(columns=["label"], use_threads=False)["label"].to_pylist()
     return found
 
 

@@ -9,11 +9,11 @@ from typing import Any
 from clinsynth.hub_cards.checkpoint_facts import may_have_made, read_checkpoint
 from clinsynth.hub_cards.private_words import HIDDEN, hub_id, without_paths
 from clinsynth.hub_cards.run_files import RunFiles, read_run
-from clinsynth.hub_cards.sample_grid import SHARDS
 from clinsynth.hub_columns import Columns, read_columns
 from clinsynth.run_folder import read_json
 
 NOT_SHOWN = {"model", "endpoint", "task_sha256", "examples_sha256", "verify_labels_sha256", "seed"}
+SHARDS = "data/*.parquet"
 SPLIT = "train"
 SIZES = {"n<1K": 10**3, "1K<n<10K": 10**4, "10K<n<100K": 10**5, "100K<n<1M": 10**6, "1M<n<10M": 10**7}
 LARGEST_SIZE = "10M<n<100M"

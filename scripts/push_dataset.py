@@ -148,17 +148,20 @@ def pass_gate(one: SetToPush, accepted_risk: str) -> None:
 
 
 def files_to_push(args: PushDatasetArguments, sets: list[SetToPush]) -> "Iterator[tuple[str, Content]]":
-    """Path in the repository and content of each file, a shard in memory at a time; cards last, as they tell sizes."""
-    from clinsynth.hub_cards import PICTURE
+    """Path in the repository and content of each file, a shard in memory at a time.
+
+    Shards come first, so that pictures are drawn while they are sent, and cards last, as they tell sizes.
+    """
+    from clinsynth.hub_cards.sample_grid import PICTURE
     from clinsynth.scripts.push_card import several_cards
 
     cards = {}
     for one in sets:
-        facts = dict(facts_of(one))
-        yield from ((one.prefix + path, content) for path, content in facts.items())
         produced = sum((one.generation.get("produced") or {}).values())
         for path, content in one.shards.files(produced):
             yield one.prefix + path, content
+        facts = dict(facts_of(one))
+        yield from ((one.prefix + path, content) for path, content in facts.items())
         if one.shards.left_out:
             print(f"{one.folder}: columns that are not published: {', '.join(one.shards.left_out)}")
         cards[one.name] = card_of(one, args, PICTURE in facts)
@@ -173,7 +176,7 @@ def facts_of(one: SetToPush) -> Iterator[tuple[str, bytes]]:
     """How the set was made and measured, and the picture of its card."""
     import json
 
-    from clinsynth.hub_cards import PICTURE, sample_grid
+    from clinsynth.hub_cards.sample_grid import PICTURE, sample_grid
     from clinsynth.hub_shards import describe_set
 
     for name, values in (
@@ -201,7 +204,7 @@ def describe_evidence(path: Path) -> dict[str, Any]:
 
 def card_of(one: SetToPush, args: PushDatasetArguments, has_picture: bool) -> str:
     """The card of one set, whose shards have been gone through."""
-    from clinsynth.hub_cards import dataset_card
+    from clinsynth.hub_cards.dataset_card import dataset_card
     from clinsynth.scripts.push_card import finish_card
 
     failed = any(not reading.passed for reading in one.readings)

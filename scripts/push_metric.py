@@ -34,7 +34,7 @@ def main(args: PushMetricArguments) -> None:
 
 def files_to_push(args: PushMetricArguments) -> Iterator[tuple[str, bytes | Path]]:
     """Path in the repository and content of each file."""
-    from clinsynth.hub_cards import metric_card
+    from clinsynth.hub_cards.metric_card import metric_card
     from clinsynth.hub_files import metric_files
 
     folder = Path(args.folder)

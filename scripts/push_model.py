@@ -46,7 +46,8 @@ def main(args: PushModelArguments) -> None:
 
 def files_to_push(args: PushModelArguments) -> Iterator[tuple[str, bytes | Path]]:
     """Path in the repository and content of each file."""
-    from clinsynth.hub_cards import PICTURE, model_card, sample_grid
+    from clinsynth.hub_cards.model_card import model_card
+    from clinsynth.hub_cards.sample_grid import PICTURE, sample_grid
     from clinsynth.hub_files import content_of, model_files
 
     folder = Path(args.folder)

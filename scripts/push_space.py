@@ -49,7 +49,7 @@ def main(args: PushSpaceArguments) -> None:
 
 def files_to_push(args: PushSpaceArguments) -> Iterator[tuple[str, bytes | Path]]:
     """Path in the repository and content of each file."""
-    from clinsynth.hub_cards import space_card
+    from clinsynth.hub_cards.space_card import space_card
     from clinsynth.hub_files import space_files
 
     folder = Path(args.folder)

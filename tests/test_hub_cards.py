@@ -15,7 +15,9 @@ from huggingface_hub import DatasetCard, ModelCard
 from loopback_hub.cards import check_card
 from PIL import Image
 
-from clinsynth.hub_cards import PICTURE, dataset_card, model_card, sample_grid
+from clinsynth.hub_cards.dataset_card import dataset_card
+from clinsynth.hub_cards.model_card import model_card
+from clinsynth.hub_cards.sample_grid import PICTURE, sample_grid
 from clinsynth.trainers.privacy_plan import PrivacyPlan, write_privacy
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -13,7 +13,9 @@ from loopback_hub.cards import check_card
 from text_models import save_small_task, save_tiny_model
 from text_posts import LABELS, save_tiny_encoder, write_posts
 
-from clinsynth.hub_cards import dataset_card, model_card, sample_grid
+from clinsynth.hub_cards.dataset_card import dataset_card
+from clinsynth.hub_cards.model_card import model_card
+from clinsynth.hub_cards.sample_grid import sample_grid
 
 pytest.importorskip("peft")
 pytest.importorskip("datasketch")

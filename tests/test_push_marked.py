@@ -172,7 +172,9 @@ def test_the_columns_are_those_of_datasets(tmp_path: Path) -> None:
 def test_publishing_a_generated_set_needs_neither_datasets_nor_pandas(tmp_path: Path) -> None:
     folder = generate(tmp_path / "set").output_dir
     code = (
-        "import sys; from pathlib import Path; from clinsynth.hub_cards import dataset_card, sample_grid\n"
+        "import sys; from pathlib import Path\n"
+        "from clinsynth.hub_cards.dataset_card import dataset_card\n"
+        "from clinsynth.hub_cards.sample_grid import sample_grid\n"
         "from clinsynth.hub_provenance import Provenance\n"
         "from clinsynth.hub_shards import PublishedShards, hash_each\n"
         "folder = Path(sys.argv[1])\n"

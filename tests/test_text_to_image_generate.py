@@ -17,8 +17,8 @@ from test_generate_images import pixels, read_rows
 from tiny_stable_diffusion import tiny_stable_diffusion, tiny_stable_diffusion_xl
 
 from clinsynth.checklists import sample_id
-from clinsynth.hub_cards import model_card
 from clinsynth.hub_cards.checkpoint_facts import hash_weights
+from clinsynth.hub_cards.model_card import model_card
 from clinsynth.hub_cards.model_text_to_image import read_text_to_image
 from clinsynth.pictures import to_picture
 from clinsynth.scripts.checkpoint import load_pipeline
