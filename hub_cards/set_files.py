@@ -125,15 +125,26 @@ def read_generation(folder: Path) -> dict[str, Any]:
 
 
 def find_training(generator: dict[str, Any], folder: Path) -> RunFiles | None:
-    """The run folder of the generator, looked for from here and beside the set; None where it is not there."""
+    """The run folder of the generator, looked for from here and beside the set; None where it is not there.
+
+    A folder of that name that holds no checkpoint, or other weights, is another's.
+    """
     model = generator.get("model")
     if not model:
         return None
     for place in (Path(), *folder.resolve().parents):
         found = place / model
-        if (found / "config.yaml").exists():
-            return read_run(found) if may_have_made(read_checkpoint(found), generator) else None
+        if (found / "config.yaml").exists() and holds_generator(found, generator):
+            return read_run(found)
     return None
+
+
+def holds_generator(run: Path, generator: dict[str, Any]) -> bool:
+    """Whether a run folder's checkpoint may have made the set."""
+    try:
+        return may_have_made(read_checkpoint(run), generator)
+    except ValueError:
+        return False
 
 
 def describe_columns(columns: Columns) -> list[list[str]]:

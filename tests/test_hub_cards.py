@@ -242,6 +242,20 @@ def test_pictures_changed_from_real_ones_are_not_called_invented(runs: Path, tmp
     assert "Each picture began as one of a patient" in card
 
 
+def test_a_folder_that_is_called_like_the_generators_run_is_passed_over(runs: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(runs / "set", tmp_path / "near" / "set")
+    generation = json.loads((folder / "generation.json").read_text())
+    model = generation["generator"]["model"] = "runs/first/retina"
+    (folder / "generation.json").write_text(json.dumps(generation))
+    alone = dataset_card(folder, **CLINIC)
+    (folder.parent / model).mkdir(parents=True)
+    (folder.parent / model / "config.yaml").write_text("train_steps: 31337\n")
+    assert dataset_card(folder, **CLINIC) == alone
+    shutil.copytree(runs / "retina", tmp_path / model)
+    beside = dataset_card(folder, **CLINIC)
+    assert beside != alone and "31337" not in beside
+
+
 def test_a_risk_and_a_licence_override_are_printed(runs: Path) -> None:
     card = dataset_card(runs / "set", runs / "evidence", accepted_risk="two near copies are of phantoms", **CLINIC)
     assert "two near copies are of phantoms" in card and DatasetCard(card).data.license == "cc-by-nc-4.0"
