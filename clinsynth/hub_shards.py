@@ -247,12 +247,11 @@ def parquet_options(columns: list[str]) -> dict[str, Any]:
 
 def describe_set(generation: dict[str, Any], folder: Path) -> dict[str, Any]:
     """generation.json as it is published: no path, address, or digest of real texts."""
-    from clinsynth.hub_cards.private_words import describe_command, hub_id, last_part, without_paths
+    from clinsynth.hub_cards.private_words import describe_command, without_paths
 
     hidden = {"endpoint", "examples_sha256", "verify_labels_sha256"}
     generator = {name: value for name, value in generation["generator"].items() if name not in hidden}
-    model = generator.get("model")
-    generator["model"] = model and (hub_id(model, folder) or last_part(model))
+    generator["model"] = generator.get("model") and find_provenance(generation, folder).generator
     environment = generation.get("environment") or {}
     kept = {name: environment[name] for name in ("python", "packages", "git_commit", "machine") if name in environment}
     kept["command"] = describe_command(environment.get("command"), folder)

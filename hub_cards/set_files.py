@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from clinsynth.hub_cards.checkpoint_facts import may_have_made, read_checkpoint
-from clinsynth.hub_cards.private_words import HIDDEN, hub_id, without_paths
+from clinsynth.hub_cards.private_words import HIDDEN, without_paths
 from clinsynth.hub_cards.run_files import RunFiles, read_run
 from clinsynth.hub_columns import Columns, read_columns
+from clinsynth.hub_provenance import find_provenance
 from clinsynth.run_folder import read_json
 
 NOT_SHOWN = {"model", "endpoint", "task_sha256", "examples_sha256", "verify_labels_sha256", "seed"}
@@ -71,8 +72,9 @@ class SyntheticSet:
 
     @property
     def model_id(self) -> str | None:
-        """The generator's id on the Hub."""
-        return hub_id(self.generation["generator"].get("model"), self.run.folder)
+        """The generator's id on the Hub, if it came from there when the set was made."""
+        model = self.generation["generator"].get("model") or ""
+        return model if "/" in model and find_provenance(self.generation, self.run.folder).generator == model else None
 
     @property
     def size_category(self) -> str:

@@ -18,6 +18,7 @@ from PIL import Image
 from clinsynth.hub_cards.dataset_card import dataset_card
 from clinsynth.hub_cards.model_card import model_card
 from clinsynth.hub_cards.sample_grid import PICTURE, sample_grid
+from clinsynth.hub_shards import describe_set
 from clinsynth.trainers.privacy_plan import PrivacyPlan, write_privacy
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -245,9 +246,10 @@ def test_pictures_changed_from_real_ones_are_not_called_invented(runs: Path, tmp
 def test_a_folder_that_is_called_like_the_generators_run_is_passed_over(runs: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(runs / "set", tmp_path / "near" / "set")
     generation = json.loads((folder / "generation.json").read_text())
-    model = generation["generator"]["model"] = "runs/first/retina"
+    model = generation["generator"]["model"] = "runs/retina"
     (folder / "generation.json").write_text(json.dumps(generation))
     alone = dataset_card(folder, **CLINIC)
+    assert "huggingface.co/runs" not in alone and describe_set(generation, folder)["generator"]["model"] == "retina"
     (folder.parent / model).mkdir(parents=True)
     (folder.parent / model / "config.yaml").write_text("train_steps: 31337\n")
     assert dataset_card(folder, **CLINIC) == alone
