@@ -45,7 +45,8 @@ def measure_of(checklist: dict[str, Any]) -> tuple[Measure, tuple[str, ...]]:
         if checklist["name"] == name or checklist["name"].startswith(f"{name}-"):
             return measure
     raise ValueError(
-        f"checklist {checklist['name']} has no measurements, only {', '.join(MEASURES)} have; take another judge"
+        f"checklist {checklist['name']} has no measurements, only {', '.join(MEASURES)} have; its items take an eye: "
+        "judge it by clip, vlm, classifier or expert"
     )
 
 
