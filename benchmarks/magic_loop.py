@@ -44,8 +44,8 @@ class LoopArguments:
     """Size of the network, as in `clinsynth train ddpm`."""
     first_steps: int = 1000
     """Optimizer steps of the first stage, of 32 pictures."""
-    rounds: int = 3
-    """Rounds of candidates and training on them; more may be asked for later."""
+    rounds: int = 4
+    """Rounds of candidates and training on them, of which the guard may drop some; more may be asked for later."""
     margin: float = 0.3
     """Least lead of a pair's winner, in shares of items."""
     method: Literal["diffusion-dpo", "kto", "reward", "d3po"] = "diffusion-dpo"
