@@ -22,8 +22,13 @@ from clinsynth.data.phantom_fundus import GRADES
 from clinsynth.trainers.arm_data import ArmRefusedError, arm_rows, load_synthetic, parse_sets
 from clinsynth.trainers.arm_names import ARMS, Arm, augmentation, control_of, resolve_arms
 from clinsynth.trainers.classifier_arms import describe, run_arms
-from clinsynth.trainers.classifier_inputs import load_pretrained_classifier
-from clinsynth.trainers.train_image_classifier import ImageClassifierArguments, main, validation_macro_f1
+from clinsynth.trainers.classifier_inputs import load_pretrained_classifier, save_classifier
+from clinsynth.trainers.train_image_classifier import (
+    ImageClassifierArguments,
+    build_small_resnet,
+    main,
+    validation_macro_f1,
+)
 
 NAMES = ["dark", "medium", "bright"]
 TRAINER = Path(__file__).parent.parent / "trainers" / "train_image_classifier.py"
@@ -71,7 +76,7 @@ def test_every_arm_has_its_control_and_its_augmentation():
     assert augmentation(Arm("real"), "real_strong", True) == "light"
     assert augmentation(Arm("composite"), "real", True) == "light"
     assert augmentation(Arm("smote_features"), "real_strong", True) == "none"
-    with pytest.raises(ValueError, match="--control must be one of real, real_strong, got smote"):
+    with pytest.raises(ValueError, match="--control must be one of real, real_strong, real_features, got smote"):
         resolve_arms(["real"], "smote", [])
 
 
@@ -157,10 +162,15 @@ def test_every_arm_runs_with_equally_many_steps_and_a_refused_one_says_why(tmp_p
     assert rows["real_strong"] == (23, 0) and rows["synthetic"] == (30, 30) and rows["composite"] == (53, 30)
     assert rows["balanced"] == rows["smote"] == rows["random_oversampling_features"] == (36, 13)
     assert rows["pretrain_finetune"] == (53, 30) and rows["real_features"] == (23, 0)
+    assert {name: rows[f"{name}_features"] for name in ("synthetic", "composite", "balanced")} == {
+        "synthetic": (30, 30),
+        "composite": (53, 30),
+        "balanced": (36, 13),
+    }
     assert any("smote: bright has 3 rows, so 2 neighbours, not 5" in note for note in results["notes"])
     pairs = {record["arm"]: record["arms"][1] for record in results["comparisons"]}
     assert set(pairs) == set(kept) - {"real_strong"} and pairs["smote"] == "real_strong"
-    assert pairs["smote_features"] == "real_features"
+    assert pairs["smote_features"] == pairs["composite_features"] == "real_features"
     for record in results["comparisons"]:
         assert ("verdict" in record) == (record["metric"] in ("macro_f1", "balanced_accuracy"))
         assert "p_holm" not in record or record["p_holm"] >= record["p"]
@@ -186,6 +196,30 @@ def test_a_new_last_layer_gives_what_it_was_trained_to_give(real, tmp_path: Path
     body, same = (dict(m.base_model.state_dict()) for m in (model, control))
     assert all(torch.equal(body[name], same[name]) for name in body)
     assert not torch.equal(model.classifier[1].weight, control.classifier[1].weight)
+
+
+def test_last_layers_on_a_pretrained_body_are_compared_without_training_it(real, tmp_path: Path):
+    """Synthetic pictures with mixed-up labels hurt there, too; the body stays as it came."""
+    body = build_small_resnet(len(NAMES), channels=1)
+    save_classifier(body, NAMES, tmp_path / "body")
+    bright = brightness_data(60, 9)
+    wrong = replace(bright, labels=(bright.labels + 1) % 3)
+    settings = {**FAST, "model": str(tmp_path / "body"), "features_from": "model", "control": "real_features"}
+    settings |= {"arms": ("composite_features",), "epochs": 20, "learning_rates": [0.05]}
+    results = run_arms(real, {"good": bright, "wrong": wrong}, tmp_path / "arms", **settings)
+    assert {run["arm"] for run in results["runs"]} == {
+        "real_features",
+        "composite_features-good",
+        "composite_features-wrong",
+    }
+    scores = {r["arm"]: r["value"] for r in results["arms"] if r["metric"] == "macro_f1"}
+    assert scores["composite_features-wrong"] < scores["composite_features-good"] - 0.3
+    for run in results["runs"]:
+        trained = load_pretrained_classifier(str(tmp_path / "arms" / run["folder"] / "model"), NAMES, 0)
+        assert all(
+            torch.equal(value, trained.base_model.state_dict()[name])
+            for name, value in body.base_model.state_dict().items()
+        )
 
 
 def test_mixed_up_labels_hurt_and_are_flagged(tmp_path: Path):
@@ -237,6 +271,7 @@ def test_only_agreeing_pictures_are_kept_when_asked(real, tmp_path: Path):
         ({"balance_to": 0}, "--balance_to must be at least 1, got 0"),
         ({"from_scratch": True}, "--from_scratch needs a --model other than small-resnet"),
         ({"features_from": "somewhere"}, "--features_from must be control or model, got somewhere"),
+        ({"control": "real_features"}, "--control real_features trains no body .* add --features_from model"),
         ({"epochs": 1, "arms": ["pretrain_finetune"]}, "--epochs must be at least 2 for pretrain_finetune, got 1"),
     ],
 )

@@ -105,13 +105,13 @@ def arm_rows(real: S, synthetic: S, arm: Arm, *, ratio: float | None, balance_to
     """
     rows = np.random.default_rng(seed).permutation(len(synthetic.labels))
     classes = len(real.label_names)
-    if arm.kind in ("synthetic", "pretrain_finetune"):
+    if arm.rows in ("synthetic", "pretrain_finetune"):
         counts = np.bincount(synthetic.labels, minlength=classes)
         if not counts.all():
             missing = ", ".join(np.array(real.label_names)[counts == 0])
             raise ArmRefusedError(f"the synthetic set holds no {real.noun} of {missing}")
         return synthetic
-    if arm.kind == "composite":
+    if arm.rows == "composite":
         rows = np.sort(rows) if ratio is None else rows[: round(ratio * len(real.labels))]
     else:
         short = shortage(real.labels, classes, balance_to)

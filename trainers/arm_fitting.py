@@ -110,14 +110,18 @@ def sample_rows(trainings: Trainings, arm: Arm, seed: int) -> TrainRows:
         data, notes = trainings.medium.oversample(real, arm.method, settings.balance_to, seed)
     else:
         data = real
-    if arm.kind == "synthetic":
+    if arm.rows == "synthetic":
         return TrainRows(data, 0, len(data.labels), notes)
     made = len(data.labels) - (0 if arm.kind == "pretrain_finetune" else len(real.labels))
     return TrainRows(data, len(real.labels), made, notes)
 
 
 def feature_rows(trainings: Trainings, arm: Arm, seed: int, model: PreTrainedModel) -> TrainRows:
-    """Features of the real train samples, and those that over-sampling makes of them."""
+    """Features of an arm's samples, drawn by `seed`; over-sampling adds rows to those of the real ones."""
+    if arm.synthetic:
+        rows = sample_rows(trainings, arm, seed)
+        assert not isinstance(rows.data, Features)
+        return replace(rows, data=features_of(trainings.medium, model, rows.data))
     real = features_of(trainings.medium, model, trainings.real["train"])
     if not arm.method:
         return TrainRows(real, len(real.labels), 0, [])

@@ -11,9 +11,11 @@
 | random_oversampling, smote, borderline_smote, adasyn | the real pictures, short classes filled up in pixel space |
 | real_features | the last layer anew on features of the real train pictures, the body as it is |
 | smote_features, … | the same with short classes filled up in feature space; compared with real_features |
+| synthetic_features, composite_features, balanced_features | the same on features of what synthetic, … take |
 
 Every arm but `real` and `real_strong` is augmented and weighted as the control is, so that a difference comes from
-its pictures. Texts have the same arms, except that there
+its pictures. With --control real_features and --features_from model no body is trained at all: every arm is a last
+layer on a pretrained one. Texts have the same arms, except that there
 
 - `real` is trained without class weights, and `real_weighted` (with them) is the control of every claim;
 - `random_oversampling` repeats texts, and the other over-samplings exist in feature space only.
@@ -32,7 +34,7 @@ SYNTHETIC = ("synthetic", "composite", "balanced", "pretrain_finetune")
 OVERSAMPLING = ("random_oversampling", "smote", "borderline_smote", "adasyn")
 IN_FEATURES = "_features"
 REAL_FEATURES = f"real{IN_FEATURES}"
-FEATURES = (REAL_FEATURES, *(f"{method}{IN_FEATURES}" for method in OVERSAMPLING))
+FEATURES = (REAL_FEATURES, *(f"{rows}{IN_FEATURES}" for rows in ("synthetic", "composite", "balanced", *OVERSAMPLING)))
 ARMS = (*PICTURE_CONTROLS, *SYNTHETIC, *OVERSAMPLING, *FEATURES)
 TEXT_ARMS = (*TEXT_CONTROLS, *SYNTHETIC, "random_oversampling", *FEATURES)
 
@@ -55,8 +57,13 @@ class Arm:
         return f"{self.kind}-{self.source}" if self.source else self.kind
 
     @property
+    def rows(self) -> str:
+        """The kind of arm, in sample space, whose samples it takes."""
+        return self.kind.removesuffix(IN_FEATURES)
+
+    @property
     def synthetic(self) -> bool:
-        return self.kind in SYNTHETIC
+        return self.rows in SYNTHETIC
 
     @property
     def in_features(self) -> bool:
@@ -65,8 +72,7 @@ class Arm:
     @property
     def method(self) -> str | None:
         """How short classes are filled up by over-sampling; None where they are not."""
-        method = self.kind.removesuffix(IN_FEATURES)
-        return method if method in OVERSAMPLING else None
+        return self.rows if self.rows in OVERSAMPLING else None
 
 
 def parse_arms(given: list[str] | str | None, synthetic: bool, tuned: str) -> list[str]:
@@ -109,10 +115,10 @@ def resolve_arms(
         meant = [f"{kind}{IN_FEATURES}" for kind in unknown if f"{kind}{IN_FEATURES}" in known]
         mend = f"; {noun}s are over-sampled in feature space: give {', '.join(meant)}" if meant else ""
         raise ValueError(f"--arms must be among {', '.join(known)}, got {', '.join(unknown) or 'none'}{mend}")
-    controls = [kind for kind in known if kind in CONTROLS]
+    controls = [kind for kind in known if kind in (*CONTROLS, REAL_FEATURES)]
     if control not in controls:
         raise ValueError(f"--control must be one of {', '.join(controls)}, got {control}")
-    needy = [kind for kind in kinds if kind in SYNTHETIC]
+    needy = [kind for kind in kinds if Arm(kind).synthetic]
     if needy and not sources:
         raise ValueError(f"--arms {','.join(needy)} need synthetic {noun}s; give --synthetic, or leave them out")
     if any(kind in FEATURES for kind in kinds):
@@ -122,11 +128,11 @@ def resolve_arms(
 
 def expand(kinds: Iterable[str], sources: list[str]) -> Iterator[Arm]:
     for kind in kinds:
-        yield from (Arm(kind, source) for source in sources) if kind in SYNTHETIC else [Arm(kind)]
+        yield from (Arm(kind, source) for source in sources) if Arm(kind).synthetic else [Arm(kind)]
 
 
 def control_of(arm: Arm, control: str) -> str:
-    """The arm that `arm` is compared with: the control, or for a new last layer on resampled features one on the real
+    """The arm that `arm` is compared with: the control, or for a new last layer on other features one on the real
     features, since both leave the body alone."""
     return REAL_FEATURES if arm.in_features and arm.kind != REAL_FEATURES else control
 

@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save
 from clinsynth.run_folder import atomic_write
 from clinsynth.trainers.arm_data import fingerprint
 from clinsynth.trainers.arm_medium import Medium, Samples
-from clinsynth.trainers.arm_names import Arm, weighted
+from clinsynth.trainers.arm_names import REAL_FEATURES, Arm, weighted
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -48,6 +48,8 @@ class ArmSettings:
             raise ValueError(f"--synthetic_ratio must be above 0, got {self.synthetic_ratio}; leave it out to use all")
         if self.features_from not in ("control", "model"):
             raise ValueError(f"--features_from must be control or model, got {self.features_from}")
+        if self.control == REAL_FEATURES and self.features_from == "control":
+            raise ValueError(f"--control {REAL_FEATURES} trains no body to take from; add --features_from model")
 
 
 @dataclass(frozen=True)
@@ -76,9 +78,9 @@ class Trainings:
         values |= {"arm": arm.kind, **self.medium.identity(arm, s.control)}
         values |= {"class_weights": weighted(arm, s.control, s.class_weights)}
         values |= {"data": self.fingerprints["real splits"]}
-        if arm.kind == "composite":
+        if arm.rows == "composite":
             values["synthetic_ratio"] = s.synthetic_ratio
-        if arm.kind == "balanced" or arm.method:
+        if arm.rows == "balanced" or arm.method:
             values["balance_to"] = s.balance_to
         if arm.synthetic:
             values |= {"synthetic": self.fingerprints[arm.source], "keep_agreeing": s.keep_agreeing}

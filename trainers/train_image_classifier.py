@@ -38,11 +38,12 @@ class ImageClassifierArguments(ImageDataArguments):
     name=folder,name=folder, which gives each arm of synthetic pictures once for each"""
     arms: list[str] | str | None = None
     """arms, as a,b,…: real, real_strong, synthetic, composite, balanced, pretrain_finetune, random_oversampling,
-    smote, borderline_smote, adasyn, real_features, and the four over-samplings with _features (last layer only);
-    default: real,real_strong, with --synthetic also synthetic,composite"""
+    smote, borderline_smote, adasyn; last layer only: real_features and, with _features, synthetic, composite, balanced
+    and the four over-samplings; default: real,real_strong, with --synthetic also synthetic,composite"""
     control: str = "real_strong"
     """real_strong (strong augmentation, mixup, class weights) or real; every other arm is compared with it and, but
-    for real, augmented and weighted alike"""
+    for real, augmented and weighted alike; or real_features with --features_from model, for arms with _features: last
+    layers on a pretrained body that is not trained, in minutes on a CPU"""
     synthetic_ratio: float | None = None
     """composite: at most so many synthetic pictures per real one, drawn at random; default: all of them"""
     balance_to: int | None = None

@@ -30,12 +30,13 @@ class TextClassifierArguments(TextDataArguments):
     name=folder,name=folder, which gives each arm of synthetic texts once for each"""
     arms: list[str] | str | None = None
     """arms, as a,b,…: real, real_weighted, synthetic, composite, balanced, pretrain_finetune, random_oversampling,
-    and with the last layer alone trained, on the control's features, real_features, random_oversampling_features,
-    smote_features, borderline_smote_features, adasyn_features; default: real,real_weighted, with --synthetic also
+    and with the last layer alone trained real_features and, with _features, synthetic, composite, balanced,
+    random_oversampling, smote, borderline_smote, adasyn; default: real,real_weighted, with --synthetic also
     synthetic,composite"""
     control: str = "real_weighted"
     """real_weighted (class weights) or real (none); every other arm is compared with it and, but for real, weighted
-    alike"""
+    alike; or real_features with --features_from model, for arms with _features: last layers on a pretrained body that
+    is not trained"""
     synthetic_ratio: float | None = None
     """composite: at most so many synthetic texts per real one, drawn at random; default: all of them"""
     balance_to: int | None = None
