@@ -103,7 +103,7 @@ def test_arms_of_texts_are_weighted_as_their_control_is():
     for wrong, control, message in (
         ("smote", "real", "--arms must be among .*smote_features.*, got smote; texts are .*: give smote_features$"),
         ("real_strong", "real", "got real_strong"),
-        ("real", "real_strong", "--control must be one of real, real_weighted, got real_strong"),
+        ("real", "real_strong", "--control must be one of real, real_weighted, real_features, got real_strong"),
         ("balanced", "real", "--arms balanced need synthetic texts; give --synthetic"),
     ):
         with pytest.raises(ValueError, match=message):
