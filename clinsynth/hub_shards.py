@@ -223,10 +223,11 @@ def read_rows(file: pq.ParquetFile, path: Path) -> pa.Table:
 
 @contextmanager
 def explained_where_damaged(path: Path) -> Iterator[None]:
+    """What reading a sample's file raises within the block becomes a `ValueError` that names the file and the mend."""
     try:
         yield
     except (OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read as Parquet ({error}); remove it and generate it again") from error
+        raise ValueError(f"{path} cannot be read ({error}); copy it anew, or generate its set again") from error
 
 
 def write_table(table: pa.Table) -> bytes:

@@ -7,8 +7,6 @@ clinsynth inspect signed.png --anchors authority.pem
 
 import json
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,6 +59,7 @@ def inspect_file(path: Path) -> dict[str, Any] | None:
         ValueError: there is no such file, or it is neither PNG nor Parquet.
     """
     from clinsynth.hub_provenance import SIGNATURE, read_picture
+    from clinsynth.hub_shards import explained_where_damaged
 
     if not path.is_file():
         raise ValueError(f"{path} is no file; give a picture (.png) or a shard (.parquet) of a synthetic set")
@@ -72,15 +71,6 @@ def inspect_file(path: Path) -> dict[str, Any] | None:
         if start.startswith(b"PAR1"):
             return inspect_rows(path)
     raise ValueError(f"{path} is neither a PNG nor a Parquet file; give a file of one of these kinds")
-
-
-@contextmanager
-def explained_where_damaged(path: Path) -> Iterator[None]:
-    """What reading raises within the block becomes a `ValueError` that names the file and the mend."""
-    try:
-        yield
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read ({error}); copy it anew, or generate its set again") from error
 
 
 def inspect_rows(path: Path) -> dict[str, Any] | None:
