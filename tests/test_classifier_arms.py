@@ -1,63 +1,22 @@
-"""Arms: which there are, their pictures, their trainings and resumption, the command."""
+"""Arms: which there are, their pictures, their trainings and what they show."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from datasets import ClassLabel, Dataset, Features
-from datasets import Image as ImageFeature
-from PIL import Image
 
-from clinsynth.arguments import parse
 from clinsynth.data.arrays import ImageArrays
-from clinsynth.data.phantom_fundus import GRADES
-from clinsynth.trainers.arm_data import ArmRefusedError, arm_rows, load_synthetic, parse_sets
+from clinsynth.trainers.arm_data import ArmRefusedError, arm_rows
 from clinsynth.trainers.arm_names import ARMS, Arm, augmentation, control_of, resolve_arms
 from clinsynth.trainers.classifier_arms import describe, run_arms
-from clinsynth.trainers.classifier_inputs import load_pretrained_classifier, save_classifier
-from clinsynth.trainers.train_image_classifier import (
-    ImageClassifierArguments,
-    build_small_resnet,
-    main,
-    validation_macro_f1,
-)
-
-NAMES = ["dark", "medium", "bright"]
-TRAINER = Path(__file__).parent.parent / "trainers" / "train_image_classifier.py"
-DATA = ["--dataset=phantom-fundus?train=60&validation=10&test=20", "--resolution=28", "--min_class_size=1"]
-FAST = {"seeds": 2, "epochs": 2, "batch_size": 8, "progress": False}
-
-
-def brightness_data(rows: int, seed: int) -> ImageArrays:
-    """Noise whose mean tells the class."""
-    rng = np.random.default_rng(seed)
-    labels = np.arange(rows) % 3
-    images = rng.normal(60 + 60 * labels[:, None, None, None], 20, (rows, 1, 12, 12))
-    return ImageArrays(images.clip(0, 255).astype(np.uint8), labels, NAMES)
+from tests.arm_studies import FAST, NAMES, brightness_data, brightness_splits, only, written
 
 
 @pytest.fixture
 def real() -> dict[str, ImageArrays]:
-    return {name: brightness_data(n, i) for i, (name, n) in enumerate(dict(train=12, validation=6, test=15).items())}
-
-
-def written(folder: Path) -> dict[str, int]:
-    """When each training's record was written."""
-    return {path.parent.name: path.stat().st_mtime_ns for path in folder.glob("arms/*/result.json")}
-
-
-def only(folder: Path, arm: str, seed: int) -> Path:
-    """The one folder of this training."""
-    (found,) = folder.glob(f"arms/{arm}-seed{seed}-*")
-    return found
+    return brightness_splits()
 
 
 def test_every_arm_has_its_control_and_its_augmentation():
@@ -186,42 +145,6 @@ def test_every_arm_runs_with_equally_many_steps_and_a_refused_one_says_why(tmp_p
     assert written(tmp_path) == before and {r["arm"] for r in again["runs"]} == {"real_strong", "real", "smote"}
 
 
-def test_a_new_last_layer_gives_what_it_was_trained_to_give(real, tmp_path: Path):
-    """The head on scaled features, put into the classifier, scores on validation pictures as it did in training."""
-    settings = {**FAST, "seeds": 1, "epochs": 6, "arms": ("real_features",)}
-    run = run_arms(real, None, tmp_path, **settings)["runs"][1]
-    model = load_pretrained_classifier(str(tmp_path / run["folder"] / "model"), NAMES, 0)
-    assert validation_macro_f1(model, real["validation"]) == pytest.approx(run["validation_macro_f1"])
-    control = load_pretrained_classifier(str(only(tmp_path, "real", 0) / "model"), NAMES, 0)
-    body, same = (dict(m.base_model.state_dict()) for m in (model, control))
-    assert all(torch.equal(body[name], same[name]) for name in body)
-    assert not torch.equal(model.classifier[1].weight, control.classifier[1].weight)
-
-
-def test_last_layers_on_a_pretrained_body_are_compared_without_training_it(real, tmp_path: Path):
-    """Synthetic pictures with mixed-up labels hurt there, too; the body stays as it came."""
-    body = build_small_resnet(len(NAMES), channels=1)
-    save_classifier(body, NAMES, tmp_path / "body")
-    bright = brightness_data(60, 9)
-    wrong = replace(bright, labels=(bright.labels + 1) % 3)
-    settings = {**FAST, "model": str(tmp_path / "body"), "features_from": "model", "control": "real_features"}
-    settings |= {"arms": ("composite_features",), "epochs": 20, "learning_rates": [0.05]}
-    results = run_arms(real, {"good": bright, "wrong": wrong}, tmp_path / "arms", **settings)
-    assert {run["arm"] for run in results["runs"]} == {
-        "real_features",
-        "composite_features-good",
-        "composite_features-wrong",
-    }
-    scores = {r["arm"]: r["value"] for r in results["arms"] if r["metric"] == "macro_f1"}
-    assert scores["composite_features-wrong"] < scores["composite_features-good"] - 0.3
-    for run in results["runs"]:
-        trained = load_pretrained_classifier(str(tmp_path / "arms" / run["folder"] / "model"), NAMES, 0)
-        assert all(
-            torch.equal(value, trained.base_model.state_dict()[name])
-            for name, value in body.base_model.state_dict().items()
-        )
-
-
 def test_mixed_up_labels_hurt_and_are_flagged(tmp_path: Path):
     """A generator that mixes classes up: its pictures are as good as real ones, their labels are not theirs."""
     real = {name: brightness_data(n, i) for i, (name, n) in enumerate(dict(train=60, validation=30, test=90).items())}
@@ -300,81 +223,3 @@ def test_other_data_in_the_same_folder_repeats_what_depends_on_it(real, tmp_path
     assert before.items() < written(tmp_path).items()
     folders = [{run["arm"]: run["folder"] for run in results["runs"]} for results in (first, second)]
     assert folders[0]["real"] == folders[1]["real"] and folders[0]["composite"] != folders[1]["composite"]
-
-
-def test_several_sets_are_named(tmp_path: Path):
-    assert parse_sets("ddpm=runs/a,gan=runs/b") == {"ddpm": "runs/a", "gan": "runs/b"}
-    assert parse_sets("someone/set") == {"": "someone/set"}
-    (tmp_path / "lr=1").mkdir()
-    assert parse_sets(str(tmp_path / "lr=1")) == {"": str(tmp_path / "lr=1")}
-    with pytest.raises(ValueError, match="gives a name twice, got a, a"):
-        parse_sets("a=x,a=y")
-
-
-def write_synthetic(folder: Path, names: list[str], rows: int) -> None:
-    (folder / "data").mkdir(parents=True)
-    pictures = [Image.fromarray(np.full((28, 28), 20 * i, np.uint8)) for i in range(rows)]
-    features = Features(image=ImageFeature(), label=ClassLabel(names=names))
-    data = Dataset.from_dict({"image": pictures, "label": [i % len(names) for i in range(rows)]}, features=features)
-    data.to_parquet(folder / "data" / "train-00000-of-00001.parquet")
-
-
-def test_synthetic_folders_are_read_at_the_real_size(tmp_path: Path):
-    write_synthetic(tmp_path / "set", NAMES, 6)
-    like = ImageArrays(np.zeros((1, 3, 32, 32), np.uint8), np.zeros(1, np.int64), NAMES)
-    found = load_synthetic(str(tmp_path / "set"), like)
-    assert found.images.shape == (6, 3, 32, 32) and found.label_names == NAMES
-    with pytest.raises(ValueError, match=r"--synthetic .*nowhere cannot be read"):
-        load_synthetic(str(tmp_path / "nowhere"), like)
-
-
-def test_a_folder_is_read_as_it_is_now_whatever_datasets_has_kept_of_one_of_its_name(tmp_path: Path):
-    like = ImageArrays(np.zeros((1, 1, 28, 28), np.uint8), np.zeros(1, np.int64), NAMES)
-    rows = {"a/synthetic": 3, "b/synthetic": 6}
-    for name, count in rows.items():
-        write_synthetic(tmp_path / name, NAMES, count)
-        (tmp_path / name / "README.md").write_text(
-            "---\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n    path: data/*.parquet\n---\n"
-        )
-    assert {name: len(load_synthetic(str(tmp_path / name), like).labels) for name in rows} == rows
-    (tmp_path / "a/synthetic/data/train-00000-of-00001.parquet").unlink()
-    (tmp_path / "a/synthetic/data").rmdir()
-    write_synthetic(tmp_path / "a/synthetic", NAMES, 9)
-    assert len(load_synthetic(str(tmp_path / "a/synthetic"), like).labels) == 9
-
-
-def test_a_killed_command_goes_on_to_the_same_result(tmp_path: Path, capsys):
-    write_synthetic(tmp_path / "set", GRADES, 10)
-    flags = [*DATA, "--seeds=2", "--epochs=2", f"--synthetic={tmp_path / 'set'}", "--arms=real,composite"]
-    flags.append("--control=real")
-    command = [sys.executable, str(TRAINER), *flags, f"--output_dir={tmp_path / 'killed'}"]
-    killed = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while not written(tmp_path / "killed") and killed.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.02)
-    killed.send_signal(signal.SIGKILL)
-    killed.wait()
-    kept = written(tmp_path / "killed")
-    printed = []
-    for name in ("killed", "straight"):
-        main(parse(ImageClassifierArguments, [*flags, f"--output_dir={tmp_path / name}"]))
-        printed.append(capsys.readouterr().out)
-    assert printed[0] == printed[1] and "composite - real, macro_f1" in printed[0]
-    assert kept and kept.items() <= written(tmp_path / "killed").items()
-    for arm in ("real", "composite"):
-        model = Path(f"best-{arm}", "model.safetensors")
-        assert (tmp_path / "killed" / model).read_bytes() == (tmp_path / "straight" / model).read_bytes()
-
-
-def test_two_processes_share_the_trainings_and_change_nothing(tmp_path: Path):
-    flags = [*DATA, "--seeds=2", "--epochs=1", "--arms=real_features", "--control=real"]
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(TRAINER)]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    command = [*launch, *flags, f"--output_dir={tmp_path / 'two'}"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=180)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("real       macro_f1") == 1
-    main(parse(ImageClassifierArguments, [*flags, f"--output_dir={tmp_path / 'one'}"]))
-    for arm, seed in (("real", 0), ("real", 1), ("real_features", 0), ("real_features", 1)):
-        one, two = (only(tmp_path / name, arm, seed) / "model/model.safetensors" for name in ("one", "two"))
-        assert one.read_bytes() == two.read_bytes()

@@ -37,17 +37,7 @@ from clinsynth.trainers.train_image_classifier import (
     pooled_features,
     predict,
 )
-
-NAMES = ["dark", "medium", "bright"]
-TRAINER = Path(__file__).parent.parent / "trainers" / "train_image_classifier.py"
-
-
-def brightness_data(rows: int, seed: int, channels: int = 1) -> ImageArrays:
-    """Noise whose mean tells the class."""
-    rng = np.random.default_rng(seed)
-    labels = np.arange(rows) % 3
-    images = rng.normal(60 + 60 * labels[:, None, None, None], 20, (rows, channels, 12, 12))
-    return ImageArrays(images.clip(0, 255).astype(np.uint8), labels, NAMES)
+from tests.arm_studies import NAMES, TRAINER, brightness_data
 
 
 def small_model(seed: int = 0, channels: int = 1):

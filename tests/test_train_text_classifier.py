@@ -210,7 +210,8 @@ def test_every_arm_runs_with_equally_many_steps_and_leaves_models(real, medium: 
     again = load_text_classifier(str(folder), LABELS, medium.tokens, seed=0)
     assert again.config.id2label == dict(enumerate(LABELS))
     assert medium.predict(again, real["test"]) == pytest.approx(
-        kept_probabilities(folder.parent / "test.safetensors"), abs=1e-6
+        kept_probabilities(folder.parent / "test.safetensors"),
+        abs=2e-5,  # of features in batches padded otherwise
     )
 
 

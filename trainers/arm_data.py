@@ -11,10 +11,11 @@ from typing import TypeVar
 import numpy as np
 
 from clinsynth.data.sources import load_folder
-from clinsynth.trainers.arm_medium import Samples
+from clinsynth.trainers.arm_medium import Rows, Samples
 from clinsynth.trainers.arm_names import Arm
 
 S = TypeVar("S", bound=Samples)
+R = TypeVar("R", bound=Rows)
 
 
 class ArmRefusedError(ValueError):
@@ -96,9 +97,9 @@ def load_synthetic(spec: str, like: S) -> S:
     return like.read_like(data)
 
 
-def arm_rows(real: S, synthetic: S, arm: Arm, *, ratio: float | None, balance_to: int | None, seed: int) -> S:
-    """The train samples of an arm of synthetic ones (of pretrain_finetune: those of its first half), real ones
-    first; drawn by `seed` without replacement where not all synthetic ones are taken.
+def arm_rows(real: R, synthetic: R, arm: Arm, *, ratio: float | None, balance_to: int | None, seed: int) -> R:
+    """The train samples of an arm of synthetic ones (of pretrain_finetune: those of its first half), or the features
+    of these, real ones first; drawn by `seed` without replacement where not all synthetic ones are taken.
 
     Raises:
         ArmRefusedError: no synthetic sample to add, or one class without any where there are no real ones.

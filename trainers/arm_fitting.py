@@ -9,15 +9,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import numpy as np
-from accelerate import PartialState
 from safetensors.numpy import save_file
 
 from clinsynth.run_folder import append_metrics, atomic_write, complete_folder
 from clinsynth.trainers.arm_data import ArmRefusedError, arm_rows
-from clinsynth.trainers.arm_features import Features, features_of, fit_head
+from clinsynth.trainers.arm_features import Features, fit_head
 from clinsynth.trainers.arm_medium import Samples
 from clinsynth.trainers.arm_names import Arm, weighted
 from clinsynth.trainers.arm_oversampling import oversample
@@ -30,6 +28,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("clinsynth")
 
 OnEpoch = Callable[[dict[str, float]], None]
+R = TypeVar("R", Samples, Features)
 
 
 @dataclass(frozen=True)
@@ -71,12 +70,11 @@ def train(trainings: Trainings, arm: Arm, seed: int, folder: Path) -> dict[str, 
     Raises:
         ArmRefusedError: the data does not allow the arm.
     """
-    real, medium = trainings.real, trainings.medium
-    model = body_of(trainings, seed) if arm.in_features else None
-    rows = feature_rows(trainings, arm, seed, model) if model else sample_rows(trainings, arm, seed)
-    result, model, learning_rate = fit_best(trainings, arm, seed, rows, model, folder)
-    medium.save(model, real["train"].label_names, folder / "model")
-    probabilities = medium.predict(model, real["test"])
+    real = trainings.real
+    rows = feature_rows(trainings, arm, seed) if arm.in_features else sample_rows(trainings, arm, seed)
+    result, model, learning_rate = fit_best(trainings, arm, seed, rows, folder)
+    trainings.medium.save(model, real["train"].label_names, folder / "model")
+    probabilities = trainings.predict(arm, seed, model, real["test"])
     save_file({"probabilities": probabilities, "labels": real["test"].labels}, folder / "test.safetensors")
     return {
         "train_rows": rows.real + rows.made,
@@ -93,60 +91,47 @@ def train(trainings: Trainings, arm: Arm, seed: int, folder: Path) -> dict[str, 
 
 def sample_rows(trainings: Trainings, arm: Arm, seed: int) -> TrainRows:
     """The samples of an arm, drawn by `seed`."""
-    real, settings = trainings.real["train"], trainings.settings
-    notes: list[str] = []
+    real = trainings.real["train"]
     if arm.synthetic:
-        synthetic = trainings.synthetic[arm.source]
-        if settings.keep_agreeing:
-            agrees = trainings.synthetic_probabilities(arm.source, seed).argmax(1) == synthetic.labels
-            notes = [
-                f"{agrees.sum()} of {len(agrees)} synthetic {real.noun}s kept, whose label the control gives them too"
-            ]
-            synthetic = synthetic.take(agrees)
-        data = arm_rows(
-            real, synthetic, arm, ratio=settings.synthetic_ratio, balance_to=settings.balance_to, seed=seed
-        )
-    elif arm.method:
-        data, notes = trainings.medium.oversample(real, arm.method, settings.balance_to, seed)
-    else:
-        data = real
+        return with_synthetic(trainings, arm, seed, real, trainings.synthetic[arm.source])
+    if not arm.method:
+        return TrainRows(real, len(real.labels), 0, [])
+    data, notes = trainings.medium.oversample(real, arm.method, trainings.settings.balance_to, seed)
+    return TrainRows(data, len(real.labels), len(data.labels) - len(real.labels), notes)
+
+
+def feature_rows(trainings: Trainings, arm: Arm, seed: int) -> TrainRows:
+    """Features of an arm's samples, drawn by `seed`; over-sampling adds rows to those of the real ones."""
+    real = trainings.features(trainings.real["train"], seed)
+    if arm.synthetic:
+        synthetic = trainings.features(trainings.synthetic[arm.source], seed)
+        return with_synthetic(trainings, arm, seed, real, synthetic)
+    if not arm.method:
+        return TrainRows(real, len(real.labels), 0, [])
+    values, labels, notes = oversample(
+        real.values, real.labels, real.label_names, arm.method, trainings.settings.balance_to, seed
+    )
+    made = Features(values, labels, real.label_names)
+    return TrainRows(real.followed_by(made), len(real.labels), len(labels), notes)
+
+
+def with_synthetic(trainings: Trainings, arm: Arm, seed: int, real: R, synthetic: R) -> TrainRows:
+    """The real rows of an arm and those of its synthetic set, samples or features of them."""
+    settings, noun = trainings.settings, trainings.real["train"].noun
+    notes = []
+    if settings.keep_agreeing:
+        agrees = trainings.synthetic_probabilities(arm.source, seed).argmax(1) == synthetic.labels
+        notes = [f"{agrees.sum()} of {len(agrees)} synthetic {noun}s kept, whose label the control gives them too"]
+        synthetic = synthetic.take(agrees)
+    data = arm_rows(real, synthetic, arm, ratio=settings.synthetic_ratio, balance_to=settings.balance_to, seed=seed)
     if arm.rows == "synthetic":
         return TrainRows(data, 0, len(data.labels), notes)
     made = len(data.labels) - (0 if arm.kind == "pretrain_finetune" else len(real.labels))
     return TrainRows(data, len(real.labels), made, notes)
 
 
-def feature_rows(trainings: Trainings, arm: Arm, seed: int, model: PreTrainedModel) -> TrainRows:
-    """Features of an arm's samples, drawn by `seed`; over-sampling adds rows to those of the real ones."""
-    if arm.synthetic:
-        rows = sample_rows(trainings, arm, seed)
-        assert not isinstance(rows.data, Features)
-        return replace(rows, data=features_of(trainings.medium, model, rows.data))
-    real = features_of(trainings.medium, model, trainings.real["train"])
-    if not arm.method:
-        return TrainRows(real, len(real.labels), 0, [])
-    made, labels, notes = oversample(
-        real.values, real.labels, real.label_names, arm.method, trainings.settings.balance_to, seed
-    )
-    data = Features(np.concatenate([real.values, made]), np.concatenate([real.labels, labels]), real.label_names)
-    return TrainRows(data, len(real.labels), len(labels), notes)
-
-
-def body_of(trainings: Trainings, seed: int) -> PreTrainedModel:
-    """The classifier whose last layer an arm in feature space trains anew."""
-    if trainings.settings.features_from == "control":
-        return trainings.control_model(seed)
-    return new_classifier(trainings, seed)
-
-
-def new_classifier(trainings: Trainings, seed: int) -> PreTrainedModel:
-    """A classifier to train, on this process's device."""
-    model = trainings.medium.build(trainings.settings, trainings.real["train"], seed)
-    return model.to(PartialState().device)
-
-
 def fit_best(
-    trainings: Trainings, arm: Arm, seed: int, rows: TrainRows, body: PreTrainedModel | None, folder: Path
+    trainings: Trainings, arm: Arm, seed: int, rows: TrainRows, folder: Path
 ) -> tuple[FitResult, PreTrainedModel, float]:
     """Train at every learning rate, appending to `folder`'s metrics.jsonl; the best by validation, and its rate."""
     settings = trainings.settings
@@ -162,11 +147,10 @@ def fit_best(
             "on_epoch": partial(append_epoch, folder, arm.name, seed),
         }
         if isinstance(rows.data, Features):
-            model = body if body is not None and not best else body_of(trainings, seed)  # fit_head changes it
-            validation = features_of(trainings.medium, model, trainings.real["validation"])
-            result = fit_head(model, rows.data, validation, **common)
+            model = trainings.body(seed)  # anew, since fit_head changes its last layer
+            result = fit_head(model, rows.data, trainings.features(trainings.real["validation"], seed), **common)
         else:
-            model = new_classifier(trainings, seed)
+            model = trainings.new_classifier(seed)
             result = fit_whole(trainings, arm, rows.data, model, common)
         best = [max([*best, (result, model, learning_rate)], key=lambda fit: fit[0].best_macro_f1)]
     return best[0]

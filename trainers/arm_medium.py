@@ -22,12 +22,10 @@ if TYPE_CHECKING:
     Read = Callable[[torch.Tensor], torch.Tensor]
 
 
-class Samples(Protocol):
-    """One split in memory: `ImageArrays` or `TextArrays`, which say what the members are."""
+class Rows(Protocol):
+    """Samples, or features of them, that arms put together."""
 
     noun: ClassVar[str]
-    column: ClassVar[str]
-    made_by: ClassVar[str]
 
     @property
     def labels(self) -> np.ndarray: ...
@@ -35,12 +33,19 @@ class Samples(Protocol):
     @property
     def label_names(self) -> list[str]: ...
 
-    @property
-    def groups(self) -> dict[str, np.ndarray]: ...
-
     def take(self, rows: np.ndarray) -> Self: ...
 
     def followed_by(self, more: Self) -> Self: ...
+
+
+class Samples(Rows, Protocol):
+    """One split in memory: `ImageArrays` or `TextArrays`, which say what the members are."""
+
+    column: ClassVar[str]
+    made_by: ClassVar[str]
+
+    @property
+    def groups(self) -> dict[str, np.ndarray]: ...
 
     def content(self) -> bytes: ...
 

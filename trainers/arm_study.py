@@ -85,6 +85,8 @@ def check_settings(medium: Medium[Any], settings: ArmSettings, arms: list[Arm], 
         raise ValueError(
             f"--{flag} needs a --model other than {medium.small}, which has no trained weights to start from"
         )
+    if settings.from_scratch and settings.features_from == "model":
+        raise ValueError("--features_from model takes the trained body of --model; leave --from_scratch out")
 
 
 def processes() -> PartialState:
@@ -96,6 +98,11 @@ def processes() -> PartialState:
 def run_shared(trainings: Trainings, jobs: list[Job]) -> None:
     """Run the trainings, shared among the processes: first those of the control, which others may need."""
     state = processes()
+    if trainings.settings.features_from == "model" and any(arm.in_features for arm, _ in jobs):
+        sets = [*trainings.real.values(), *trainings.synthetic.values()]
+        for data in sets[state.process_index :: state.num_processes]:
+            trainings.features(data, jobs[0][1])  # the same for every seed
+        state.wait_for_everyone()
     controls = [job for job in jobs if job[0].kind == trainings.settings.control]
     for part in (controls, [job for job in jobs if job not in controls]):
         for arm, seed in part[state.process_index :: state.num_processes]:

@@ -15,6 +15,7 @@ from safetensors.numpy import load_file, save
 
 from clinsynth.run_folder import atomic_write
 from clinsynth.trainers.arm_data import fingerprint
+from clinsynth.trainers.arm_features import Features, features_of, head_probabilities
 from clinsynth.trainers.arm_medium import Medium, Samples
 from clinsynth.trainers.arm_names import REAL_FEATURES, Arm, weighted
 
@@ -97,8 +98,7 @@ class Trainings:
 
     def folder(self, arm: Arm, seed: int) -> Path:
         """Where the training is kept. Its name ends in a hash of the identity: other settings or data never meet."""
-        text = json.dumps(self.identity(arm), sort_keys=True)
-        return self.output_dir / "arms" / f"{arm.name}-seed{seed}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+        return self.output_dir / "arms" / f"{arm.name}-seed{seed}-{short_hash(self.identity(arm))}"
 
     def result(self, arm: Arm, seed: int) -> dict[str, Any]:
         """The record of a finished training."""
@@ -112,10 +112,47 @@ class Trainings:
         folder = self.folder(Arm(self.settings.control), seed) / "model"
         return self.medium.load(folder, self.real["train"].label_names).to(PartialState().device)
 
+    def new_classifier(self, seed: int) -> PreTrainedModel:
+        """A classifier to train, on this process's device."""
+        return self.medium.build(self.settings, self.real["train"], seed).to(PartialState().device)
+
+    def body(self, seed: int) -> PreTrainedModel:
+        """The classifier whose last layer an arm in feature space trains anew."""
+        return self.control_model(seed) if self.settings.features_from == "control" else self.new_classifier(seed)
+
+    def features(self, data: Samples, seed: int) -> Features:
+        """What the body of arms in feature space makes of `data`, computed once and kept: beside the control's
+        classifier of this seed, or, of --model as it is, for all seeds."""
+        control, model = self.settings.control, self.settings.model
+        if self.settings.features_from == "control":
+            folder = self.folder(Arm(control), seed)
+        else:
+            identity = {"model": model, **self.medium.identity(Arm(REAL_FEATURES), control)}
+            folder = self.output_dir / "features" / short_hash(identity)
+        path = folder / f"features-{fingerprint(data)}.safetensors"
+        if not path.exists():
+            progress = f"features of {len(data.labels)} {data.noun}s" if self.progress else None
+            path.parent.mkdir(parents=True, exist_ok=True)
+            values = features_of(self.medium, self.body(seed), data, progress).values
+            atomic_write(path, save({"values": values}))
+        return Features(load_file(path)["values"], data.labels, data.label_names)
+
+    def predict(self, arm: Arm, seed: int, model: PreTrainedModel, data: Samples) -> np.ndarray:
+        """Class probabilities (n, classes) by the trained `model` of an arm and seed."""
+        if arm.in_features:
+            return head_probabilities(model, self.features(data, seed))
+        return self.medium.predict(model, data)
+
     def synthetic_probabilities(self, source: str, seed: int) -> np.ndarray:
         """What the control's classifier of this seed says of a synthetic set: (n, classes), kept beside it."""
-        path = self.folder(Arm(self.settings.control), seed) / f"synthetic-{self.fingerprints[source]}.safetensors"
+        control = Arm(self.settings.control)
+        path = self.folder(control, seed) / f"synthetic-{self.fingerprints[source]}.safetensors"
         if not path.exists():
-            probabilities = self.medium.predict(self.control_model(seed), self.synthetic[source])
+            probabilities = self.predict(control, seed, self.control_model(seed), self.synthetic[source])
             atomic_write(path, save({"probabilities": probabilities}))
         return load_file(path)["probabilities"]
+
+
+def short_hash(identity: dict[str, Any]) -> str:
+    """Eight hexadecimal digits, other ones for another identity."""
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
