@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import jsonargparse
+import yaml
 
 T = TypeVar("T")
 
@@ -59,9 +60,51 @@ def parse(arguments_class: type[T], argv: Sequence[str] | None = None, prog: str
     refuses (`ValueError` from its `__post_init__`) is raised.
     """
     parser = build_parser(arguments_class, prog)
-    values: dict[str, Any] = parser.parse_args(argv).as_dict()
+    words, deep = without_deep_flags(sys.argv[1:] if argv is None else argv)
+    values: dict[str, Any] = parser.parse_args(words).as_dict()
     values.pop("config", None)
+    for path, text in deep:
+        try:
+            set_deep(values, path, yaml.safe_load(text))
+        except (ValueError, yaml.YAMLError) as error:
+            parser.error(f"--{'.'.join(path)} {text}: {error}")
     return arguments_class(**values)
+
+
+def without_deep_flags(words: Sequence[str]) -> tuple[list[str], list[tuple[list[str], str]]]:
+    """The words of a command line without `--a.b.c value` and its kin, and these as (["a", "b", "c"], "value").
+
+    They change one setting in a dictionary of dictionaries, where jsonargparse would put {c: value} in the place of
+    all of a.b.
+    """
+    plain: list[str] = []
+    deep: list[tuple[list[str], str]] = []
+    rest = iter(words)
+    for word in rest:
+        name, equals, value = word.partition("=")
+        if name.startswith("--") and name.count(".") > 1:
+            deep.append((name[2:].split("."), value if equals else next(rest, "")))
+        else:
+            plain.append(word)
+    return plain, deep
+
+
+def set_deep(values: dict[str, Any], path: list[str], value: Any) -> None:
+    """Set values[a][b][c] for the path a, b, c; a and b must be there.
+
+    Raises:
+        ValueError: they are not.
+    """
+    field, name, *_, key = path
+    entries = values.get(field)
+    if not isinstance(entries, dict) or name not in entries:
+        there = ", ".join(entries) if isinstance(entries, dict) and entries else "none"
+        raise ValueError(f"{field} has no entry {name}; there is {there}")
+    found = values
+    for section in path[:-1]:
+        found[section] = dict(found.get(section) or {})  # a copy: a YAML alias may stand elsewhere, too
+        found = found[section]
+    found[key] = value
 
 
 def run(

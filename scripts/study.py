@@ -4,8 +4,8 @@
     python scripts/study.py recipes/retina.yaml --dataset retinamnist.npz --output_dir runs/retina-study
     clinsynth study recipes/notes.yaml --dataset mts_dialog --output_dir runs/notes-study
 
-A recipe is a YAML file of this command's flags; flags on the command line win. One that names a task is a study of
-texts. Every step is a command of clinsynth in
+A recipe is a YAML file of this command's flags; flags on the command line win, single settings too, as in
+--generators.ddpm.train.width 32. One that names a task is a study of texts. Every step is a command of clinsynth in
 a folder of its own below --output_dir. Start the same command again to go on: finished steps are kept, and after a
 change of the recipe only the steps that depend on the changed line are repeated.
 """
@@ -37,6 +37,8 @@ class StudyArguments(ImageDataArguments):
     Start the same command again to go on; a changed line of the recipe repeats only what depends on it. Example:
 
       clinsynth study recipes/phantom.yaml --output_dir runs/phantom-study
+
+    One setting of the recipe is changed as in --generators.ddpm.train.width 32.
     """
 
     title: str = ""

@@ -257,3 +257,26 @@ def test_recipes_are_studies_whose_flags_exist(path: Path) -> None:
     dataset = "phantom-posts" if "task" in yaml.safe_load(path.read_text()) else "phantom-fundus"
     words = [str(path), "--dataset", dataset, "--output_dir", "runs/never"]
     assert plan_study(parse(StudyArguments, recipe_first(words))).steps
+
+
+def test_a_flag_changes_one_setting_of_one_entry_and_keeps_the_others(tmp_path: Path, capsys):
+    recipe = write_recipe(tmp_path)
+    twin = "  twin: {trainer: ddpm, generate: &shared {num_inference_steps: 2}}\n"
+    other = "  other: {trainer: ddpm, generate: *shared}\n"
+    recipe.write_text(recipe.read_text().replace("generators:\n", f"generators:\n{twin}{other}"))
+    flags = ["--classifiers.small.epochs", "7", "--generators.twin.generate.num_inference_steps=3"]
+    flags += ["--generators.other.train.width", "8", "--classifiers.small.learning_rates", "1e-3,3e-3"]
+    args = parse(StudyArguments, recipe_first([str(recipe), *flags]))
+    expected = {**RECIPE["classifiers"]["small"], "epochs": 7, "learning_rates": "1e-3,3e-3"}
+    assert args.classifiers == {"small": expected}
+    assert args.generators["twin"] == {"trainer": "ddpm", "generate": {"num_inference_steps": 3}}
+    assert args.generators["other"] == {
+        "trainer": "ddpm",
+        "generate": {"num_inference_steps": 2},
+        "train": {"width": 8},
+    }
+    for flag in ("--classifiers.smal.epochs", "--classifyers.small.epochs"):
+        with pytest.raises(SystemExit):
+            parse(StudyArguments, recipe_first([str(recipe), flag, "7"]))
+    printed = capsys.readouterr().err
+    assert "classifiers has no entry smal; there is small" in printed and "classifyers has no entry small" in printed
