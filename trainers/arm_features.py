@@ -23,7 +23,7 @@ from clinsynth.trainers.train_image_classifier import in_batches
 
 Read = Callable[[torch.Tensor], torch.Tensor]
 
-BATCH = 64  # samples a pass through the body: pictures of 224 px need about 0.3 GB in MobileNetV2
+BATCH = 64  # samples between two steps of the progress bar
 
 
 @dataclass(frozen=True)
