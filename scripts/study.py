@@ -10,9 +10,11 @@ a folder of its own below --output_dir. Start the same command again to go on: f
 change of the recipe only the steps that depend on the changed line are repeated.
 """
 
+import ctypes
 import json
 import resource
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -27,6 +29,7 @@ from clinsynth.scripts.study_kinds import IMAGES, TEXTS, Kind
 if TYPE_CHECKING:
     from clinsynth.scripts.study_plan import Plan, Step
 
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 GENERATOR_KEYS = {"trainer", "of", "train", "generate"}
 
 
@@ -187,7 +190,8 @@ def run_step(step: "Step") -> None:
 
     resumed = step.output_dir.exists()
     started, before = time.time(), resource.getrusage(resource.RUSAGE_CHILDREN)
-    status = subprocess.run([sys.executable, "-m", "clinsynth", *step.words]).returncode
+    before_it = end_with_parent if sys.platform == "linux" else None
+    status = subprocess.run([sys.executable, "-m", "clinsynth", *step.words], preexec_fn=before_it).returncode
     if status:
         raise ValueError(
             f"the step {step.name!r} ended with status {status}, its message is above; finished steps are kept: mend "
@@ -204,6 +208,13 @@ def run_step(step: "Step") -> None:
         "resumed": resumed,
     }
     atomic_write(step.output_dir / MARK, json.dumps(record, indent=2) + "\n")
+
+
+def end_with_parent() -> None:
+    """Have Linux end this process when the one that started it dies, be it by SIGKILL.
+
+    A step that outlives its study would write into the same folder as the one that the next start begins."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def command_of(step: "Step") -> str:

@@ -82,12 +82,23 @@ def one_thread(**environment: str) -> dict[str, str]:
 
 
 def start_study_and_kill(words: list[str], step: str, folder: Path) -> None:
-    """Run a study until `step` has begun to write its folder, and kill it and all its children."""
+    """Run a study until `step` has begun to write its folder, and kill it; its step has to end with it."""
     study = subprocess.Popen(words, env=one_thread(), start_new_session=True, stdout=subprocess.PIPE, text=True)
     assert study.stdout is not None
     assert any(f"] {step}: clinsynth" in line for line in study.stdout), "the step was never begun"
     while not list(folder.glob(f"{step.replace(' ', '-')}*/*")):
         assert study.poll() is None
         time.sleep(0.02)
-    os.killpg(study.pid, signal.SIGKILL)
+    kill_study(study, folder)
+
+
+def kill_study(study: subprocess.Popen, folder: Path) -> None:
+    """Kill the process of a study alone, and wait until the step that it had begun in `folder` has ended too."""
+    study.kill()
     study.wait()
+    if sys.platform != "linux":  # where nothing ends the step
+        os.killpg(study.pid, signal.SIGKILL)
+    deadline = time.monotonic() + 20
+    while steps := subprocess.run(["pgrep", "-f", f"clinsynth .*{folder}"], capture_output=True).stdout.split():
+        assert time.monotonic() < deadline, f"the step outlives its study: {steps}"
+        time.sleep(0.05)

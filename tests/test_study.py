@@ -4,7 +4,6 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -13,7 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
-from helpers import REPOSITORY, clinsynth, one_thread, start_study_and_kill, write_npz
+from helpers import REPOSITORY, clinsynth, kill_study, one_thread, start_study_and_kill, write_npz
 
 from clinsynth.arguments import parse
 from clinsynth.scripts.study import StudyArguments, recipe_first
@@ -243,8 +242,7 @@ def test_killed_training_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     while not list(tmp_path.glob("study/train-ddpm-*/checkpoint-*")):
         assert study.poll() is None
         time.sleep(0.1)
-    os.killpg(study.pid, signal.SIGKILL)
-    study.wait()
+    kill_study(study, tmp_path / "study")
     assert not list(tmp_path.glob("study/train-ddpm-*/step.json"))
     output = clinsynth(*words[3:]).stdout
     assert "resuming at step" in output
