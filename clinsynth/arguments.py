@@ -75,17 +75,20 @@ def without_deep_flags(words: Sequence[str]) -> tuple[list[str], list[tuple[list
     """The words of a command line without `--a.b.c value` and its kin, and these as (["a", "b", "c"], "value").
 
     They change one setting in a dictionary of dictionaries, where jsonargparse would put {c: value} in the place of
-    all of a.b.
+    all of a.b. Without a value they mean true.
     """
     plain: list[str] = []
     deep: list[tuple[list[str], str]] = []
-    rest = iter(words)
-    for word in rest:
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
         name, equals, value = word.partition("=")
-        if name.startswith("--") and name.count(".") > 1:
-            deep.append((name[2:].split("."), value if equals else next(rest, "")))
-        else:
+        if not name.startswith("--") or name.count(".") < 2:
             plain.append(word)
+            continue
+        if not equals:
+            value = rest.pop(0) if rest and not rest[0].startswith("--") else "true"
+        deep.append((name[2:].split("."), value))
     return plain, deep
 
 

@@ -264,8 +264,10 @@ def test_a_flag_changes_one_setting_of_one_entry_and_keeps_the_others(tmp_path: 
     recipe.write_text(recipe.read_text().replace("generators:\n", f"generators:\n{twin}{other}"))
     flags = ["--classifiers.small.epochs", "7", "--generators.twin.generate.num_inference_steps=3"]
     flags += ["--generators.other.train.width", "8", "--classifiers.small.learning_rates", "1e-3,3e-3"]
+    flags += ["--classifiers.small.flips", "--seed", "4"]  # without a value: true
     args = parse(StudyArguments, recipe_first([str(recipe), *flags]))
-    expected = {**RECIPE["classifiers"]["small"], "epochs": 7, "learning_rates": "1e-3,3e-3"}
+    expected = {**RECIPE["classifiers"]["small"], "epochs": 7, "learning_rates": "1e-3,3e-3", "flips": True}
+    assert args.seed == 4
     assert args.classifiers == {"small": expected}
     assert args.generators["twin"] == {"trainer": "ddpm", "generate": {"num_inference_steps": 3}}
     assert args.generators["other"] == {
