@@ -20,7 +20,8 @@ from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPi
 
 from clinsynth.arguments import parse
 from clinsynth.data.arrays import ImageArrays
-from clinsynth.trainers.arm_features import head_inputs, last_layer
+from clinsynth.trainers.arm_features import features_of, last_layer
+from clinsynth.trainers.arm_pictures import Pictures
 from clinsynth.trainers.classifier_augmentation import mixup_loss, random_views, strong_views
 from clinsynth.trainers.classifier_inputs import (
     balancing_weights,
@@ -220,10 +221,10 @@ def test_the_last_layer_is_found_with_what_goes_into_it():
     config = MobileNetV2Config(image_size=32, depth_multiplier=0.35, num_labels=3)
     config.update({"input_size": 32, "image_mean": [0.5] * 3, "image_std": [0.5] * 3})
     for model in (MobileNetV2ForImageClassification(config), small_model(channels=3)):
-        images = brightness_data(5, 0).images
-        features = head_inputs(model, images, batch_size=2)
+        data = brightness_data(70, 0)  # in more than one batch
+        features = features_of(Pictures(), model, data).values
         logits = torch.from_numpy(features) @ last_layer(model).weight.T + last_layer(model).bias
-        assert np.allclose(logits.softmax(1).detach(), predict(model, images), atol=1e-6)
+        assert np.allclose(logits.softmax(1).detach(), predict(model, data.images), atol=1e-6)
 
 
 def test_a_real_pretrained_classifier_is_loaded(shared_data: Path):
@@ -233,7 +234,7 @@ def test_a_real_pretrained_classifier_is_loaded(shared_data: Path):
         pytest.skip("needs the weights in ../shared/models, which are not here")
     model = load_pretrained_classifier(str(folder), NAMES, seed=0)
     assert last_layer(model).weight.shape == (3, 1280) and model.config.input_size == 224
-    assert head_inputs(model, brightness_data(2, 0, channels=3).images).shape == (2, 1280)
+    assert features_of(Pictures(), model, brightness_data(2, 0, channels=3)).values.shape == (2, 1280)
 
 
 def test_a_model_that_is_not_there_is_named(tmp_path: Path):

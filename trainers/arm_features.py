@@ -19,7 +19,6 @@ from transformers import PreTrainedModel
 from clinsynth.trainers.arm_medium import Medium, Samples
 from clinsynth.trainers.classifier_fit import balancing_weights, fit
 from clinsynth.trainers.classifier_result import FitResult, macro_f1
-from clinsynth.trainers.train_image_classifier import in_batches
 
 Read = Callable[[torch.Tensor], torch.Tensor]
 
@@ -58,13 +57,6 @@ def last_layer(model: PreTrainedModel) -> torch.nn.Linear:
             f"--model {type(model).__name__} ends in no linear layer; leave the arms in feature space out of --arms"
         )
     return layers[-1]
-
-
-def head_inputs(model: PreTrainedModel, images: np.ndarray, batch_size: int = 256) -> np.ndarray:
-    """What the last layer sees, float32 (n, d), of uint8 pictures (n, channels, r, r)."""
-    return seen_by_last_layer(
-        model, lambda read: in_batches(model, images, batch_size, lambda pixels: read(model(pixels).logits))
-    )
 
 
 def features_of(medium: Medium[Any], model: PreTrainedModel, data: Samples, progress: str | None = None) -> Features:
