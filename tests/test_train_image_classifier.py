@@ -14,6 +14,7 @@ from transformers import (
     AutoModelForImageClassification,
     MobileNetV2Config,
     MobileNetV2ForImageClassification,
+    ViTConfig,
     pipeline,
 )
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
@@ -21,7 +22,9 @@ from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPi
 from clinsynth.arguments import parse
 from clinsynth.data.arrays import ImageArrays
 from clinsynth.trainers.arm_features import features_of, last_layer
+from clinsynth.trainers.arm_names import Arm
 from clinsynth.trainers.arm_pictures import Pictures
+from clinsynth.trainers.arm_training import ArmSettings
 from clinsynth.trainers.classifier_augmentation import mixup_loss, random_views, strong_views
 from clinsynth.trainers.classifier_inputs import (
     balancing_weights,
@@ -215,6 +218,27 @@ def test_an_architecture_is_trained_from_scratch(tmp_path: Path):
     pixels = model_inputs(models[0], np.full((1, 1, 12, 12), 255, np.uint8))
     assert pixels.shape == (1, 3, 32, 32) and (pixels == 1).all()
     assert predict(models[0], brightness_data(2, 0).images).shape == (2, 3)
+
+
+def test_pictures_enter_at_the_size_that_is_asked_for(tmp_path: Path):
+    data, settings = brightness_data(2, 0), ArmSettings("small-resnet", epochs=1, batch_size=2, learning_rates=(1e-3,))
+    for side, expected in ((None, 64), (24, 24)):
+        medium = Pictures(input_size=side)
+        medium.save(medium.build(settings, data, seed=0), NAMES, tmp_path / str(side))
+        loaded = medium.load(tmp_path / str(side), NAMES)
+        assert model_inputs(loaded, data.images).shape == (2, 3, expected, expected)
+    assert Pictures().identity(Arm("real"), "real") != Pictures(input_size=64).identity(Arm("real"), "real")
+    with pytest.raises(ValueError, match="--input_size must be at least 16 pixels, got 8"):
+        Pictures(input_size=8)
+
+
+def test_an_architecture_of_one_size_refuses_another(tmp_path: Path):
+    ViTConfig(image_size=32, hidden_size=8, num_attention_heads=1, num_hidden_layers=1).save_pretrained(tmp_path)
+    common = {"epochs": 1, "batch_size": 2, "learning_rates": (1e-3,), "from_scratch": True}
+    settings, data = ArmSettings(str(tmp_path), **common), brightness_data(2, 0)
+    assert Pictures().build(settings, data, seed=0).config.input_size == 32
+    with pytest.raises(ValueError, match=r"--input_size 16 does not suit --model .*leave it out"):
+        Pictures(input_size=16).build(settings, data, seed=0)
 
 
 def test_the_last_layer_is_found_with_what_goes_into_it():

@@ -15,7 +15,7 @@ from clinsynth.trainers.arm_medium import Medium
 from clinsynth.trainers.arm_names import ARMS, Arm, augmentation
 from clinsynth.trainers.arm_oversampling import oversample_pictures
 from clinsynth.trainers.arm_training import ArmSettings
-from clinsynth.trainers.classifier_inputs import load_pretrained_classifier, save_classifier
+from clinsynth.trainers.classifier_inputs import load_pretrained_classifier, save_classifier, with_input_size
 from clinsynth.trainers.classifier_result import FitResult
 from clinsynth.trainers.train_image_classifier import build_small_resnet, fit_classifier, in_batches
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from clinsynth.trainers.arm_medium import Read
 
 BATCH = 256  # pictures read at once
+LEAST_SIDE = 16  # of an input: less is nothing to a stem that divides the side by four
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Pictures(Medium[ImageArrays]):
     Attributes:
         augment: light augmentation where an arm is not strongly augmented.
         flips: mirrored pictures as well.
+        input_size: side at which pictures enter the classifier; None: what it asks for, else their own, at least 64.
     """
 
     arms = ARMS
@@ -40,17 +42,25 @@ class Pictures(Medium[ImageArrays]):
 
     augment: bool = True
     flips: bool = False
+    input_size: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.input_size is not None and self.input_size < LEAST_SIDE:
+            raise ValueError(f"--input_size must be at least {LEAST_SIDE} pixels, got {self.input_size}")
 
     def identity(self, arm: Arm, control: str) -> dict[str, Any]:
-        return {"augmentation": augmentation(arm, control, self.augment), "flips": self.flips}
+        size = {} if self.input_size is None else {"input_size": self.input_size}
+        return {"augmentation": augmentation(arm, control, self.augment), "flips": self.flips, **size}
 
     def build(self, settings: ArmSettings, train: ImageArrays, seed: int) -> PreTrainedModel:
         """The small ResNet, in colour because transformers' pipelines hand every picture over so, or one of
         transformers' architectures, pretrained or not."""
-        side = max(64, train.images.shape[-1])
+        names, own = train.label_names, max(64, train.images.shape[-1])
         if settings.model == self.small:
-            return build_small_resnet(len(train.label_names), 3, input_size=side, seed=seed)
-        return load_pretrained_classifier(settings.model, train.label_names, seed, settings.from_scratch, side)
+            model: PreTrainedModel = build_small_resnet(len(names), 3, input_size=own, seed=seed)
+        else:
+            model = load_pretrained_classifier(settings.model, names, seed, settings.from_scratch, own)
+        return model if self.input_size is None else with_input_size(model, self.input_size, settings.model)
 
     def save(self, model: PreTrainedModel, label_names: list[str], folder: Path) -> None:
         save_classifier(model, label_names, folder)

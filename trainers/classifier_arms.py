@@ -27,6 +27,7 @@ def run_arms(
     control: str = "real",
     model: str = "small-resnet",
     from_scratch: bool = False,
+    input_size: int | None = None,
     seeds: int = 3,
     first_seed: int = 0,
     epochs: int = 20,
@@ -68,7 +69,7 @@ def run_arms(
         from_scratch=from_scratch,
     )
     return run_study(
-        Pictures(augment, flips),
+        Pictures(augment, flips, input_size),
         settings,
         real,
         synthetic,
@@ -95,6 +96,7 @@ def run_and_report(args: ImageClassifierArguments) -> None:
         control=args.control,
         model=args.model,
         from_scratch=args.from_scratch,
+        input_size=args.input_size,
         seeds=args.seeds,
         first_seed=args.seed,
         epochs=args.epochs,

@@ -37,7 +37,7 @@ def fit(
     batch_size = min(batch_size, rows)
     steps_per_epoch = steps_per_epoch or math.ceil(rows / batch_size)
     steps = epochs * steps_per_epoch
-    optimizer = torch.optim.AdamW(module.parameters(), lr=learning_rate, weight_decay=0.05)
+    optimizer = torch.optim.AdamW(module.parameters(), lr=learning_rate, weight_decay=0.05, fused=True)
     schedule = get_cosine_schedule_with_warmup(optimizer, steps // 10, steps)
     history: list[dict[str, float]] = []
     best_epoch, best_score, best_weights = epochs, math.nan, None

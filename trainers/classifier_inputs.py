@@ -25,6 +25,7 @@ __all__ = [
     "load_pretrained_classifier",
     "model_inputs",
     "save_classifier",
+    "with_input_size",
 ]
 
 BILINEAR = 2  # PIL's number for it
@@ -77,6 +78,17 @@ def with_inputs_of(model: PreTrainedModel, processor: Any) -> PreTrainedModel:
     model.config.input_size = size["height"] if "height" in size else size["shortest_edge"]
     model.config.image_mean = (np.broadcast_to(mean, channels) / scale).tolist()
     model.config.image_std = (np.broadcast_to(std, channels) / scale).tolist()
+    return model
+
+
+def with_input_size(model: PreTrainedModel, side: int, name: str) -> PreTrainedModel:
+    """`model` with inputs of `side` pixels; an error where its architecture is built for another side."""
+    model.config.input_size = side
+    try:
+        with torch.inference_mode():
+            model.eval()(torch.zeros(1, model.config.num_channels, side, side, device=model.device))
+    except (ValueError, RuntimeError) as error:
+        raise ValueError(f"--input_size {side} does not suit --model {name} ({error}); leave it out") from error
     return model
 
 

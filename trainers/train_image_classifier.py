@@ -59,6 +59,9 @@ class ImageClassifierArguments(ImageDataArguments):
     """small-resnet (from scratch), or the folder or Hub id of a transformers image classifier"""
     from_scratch: bool = False
     """take only the architecture of --model, with random weights"""
+    input_size: int | None = None
+    """side in pixels at which pictures enter the classifier (bilinear), for architectures that take any; default: what
+    --model asks for, else the pictures' own and at least 64"""
     seeds: int = 3
     """trainings an arm, with the seeds --seed, --seed + 1, …"""
     epochs: int = 20
