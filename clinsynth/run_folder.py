@@ -22,6 +22,7 @@ from typing import Any
 
 import yaml
 
+MADE_ANEW = "delete it, and the same command makes it anew"
 NO_ROOM = ("No space left on device", "Disk quota exceeded", "File too large")
 PACKAGES = "clinsynth torch diffusers transformers trl peft accelerate datasets huggingface_hub numpy".split()
 
@@ -52,6 +53,18 @@ def explained_where_full(path: Path) -> Iterator[None]:
             f"{path} cannot be written ({error}); what was finished before is kept: make room and start the same "
             "command again"
         ) from error
+
+
+@contextmanager
+def explained_where_damaged(path: Path, mend: str) -> Iterator[None]:
+    """A file of an earlier run that cannot be read within the block, of safetensors or JSON, becomes a ValueError that
+    names `path` and `mend`."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (FileNotFoundError, SafetensorError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is damaged ({error}); {mend}") from error
 
 
 @contextmanager

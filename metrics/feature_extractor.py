@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from clinsynth.run_folder import atomic_write, complete_folder
+from clinsynth.run_folder import MADE_ANEW, atomic_write, complete_folder, explained_where_damaged
 
 if TYPE_CHECKING:
     import torch
@@ -72,7 +72,8 @@ def cached_features(extractor: FeatureExtractor, images: np.ndarray, folder: Pat
 
     path = folder / f"{hash_arrays(images, extractor.fingerprint)[:32]}.safetensors"
     if path.exists():
-        return load_file(path)["features"]
+        with explained_where_damaged(path, MADE_ANEW):
+            return load_file(path)["features"]
     features = extractor(images, progress)
     folder.mkdir(parents=True, exist_ok=True)
     atomic_write(path, save({"features": np.ascontiguousarray(features)}))

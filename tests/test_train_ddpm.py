@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -200,6 +201,20 @@ def test_an_unfinished_checkpoint_is_not_resumed_from(data: Path, tmp_path: Path
     (tmp_path / "run" / "checkpoint-4").rename(tmp_path / "run" / ".checkpoint-4.tmp")
     (tmp_path / "run" / "checkpoint-6").mkdir()
     assert checkpoints(tmp_path / "run") == []
+
+
+def test_a_damaged_checkpoint_is_named_and_without_it_the_run_goes_on(data: Path, tmp_path: Path) -> None:
+    main(arguments(data, tmp_path / "run"))
+    shutil.copytree(tmp_path / "run", tmp_path / "whole")
+    optimizer = tmp_path / "run" / "checkpoint-8" / "training_state" / "optimizer.safetensors"
+    optimizer.write_bytes(optimizer.read_bytes()[:1000])
+    with pytest.raises(
+        ValueError, match=r"checkpoint-8 is damaged .*delete it, and the same command goes on from the"
+    ):
+        main(arguments(data, tmp_path / "run"))
+    shutil.rmtree(tmp_path / "run" / "checkpoint-8")
+    main(arguments(data, tmp_path / "run"))
+    assert_same_weights(tmp_path / "run", tmp_path / "whole")
 
 
 def test_old_checkpoints_go(data: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from accelerate import PartialState
 from safetensors.numpy import load_file, save
 
-from clinsynth.run_folder import atomic_write
+from clinsynth.run_folder import MADE_ANEW, atomic_write, explained_where_damaged
 from clinsynth.trainers.arm_data import fingerprint
 from clinsynth.trainers.arm_features import Features, features_of, head_probabilities
 from clinsynth.trainers.arm_medium import Medium, Samples
@@ -102,11 +102,15 @@ class Trainings:
 
     def result(self, arm: Arm, seed: int) -> dict[str, Any]:
         """The record of a finished training."""
-        return json.loads((self.folder(arm, seed) / "result.json").read_text())
+        folder = self.folder(arm, seed)
+        with explained_where_damaged(folder, MADE_ANEW):
+            return json.loads((folder / "result.json").read_text())
 
     def test_probabilities(self, arm: Arm, seed: int) -> np.ndarray:
         """Probabilities (n, classes) of the real test samples."""
-        return load_file(self.folder(arm, seed) / "test.safetensors")["probabilities"]
+        folder = self.folder(arm, seed)
+        with explained_where_damaged(folder, MADE_ANEW):
+            return load_file(folder / "test.safetensors")["probabilities"]
 
     def control_model(self, seed: int) -> PreTrainedModel:
         folder = self.folder(Arm(self.settings.control), seed) / "model"
@@ -135,7 +139,8 @@ class Trainings:
             path.parent.mkdir(parents=True, exist_ok=True)
             values = features_of(self.medium, self.body(seed), data, progress).values
             atomic_write(path, save({"values": values}))
-        return Features(load_file(path)["values"], data.labels, data.label_names)
+        with explained_where_damaged(path, MADE_ANEW):
+            return Features(load_file(path)["values"], data.labels, data.label_names)
 
     def predict(self, arm: Arm, seed: int, model: PreTrainedModel, data: Samples) -> np.ndarray:
         """Class probabilities (n, classes) by the trained `model` of an arm and seed."""
@@ -150,7 +155,8 @@ class Trainings:
         if not path.exists():
             probabilities = self.predict(control, seed, self.control_model(seed), self.synthetic[source])
             atomic_write(path, save({"probabilities": probabilities}))
-        return load_file(path)["probabilities"]
+        with explained_where_damaged(path, MADE_ANEW):
+            return load_file(path)["probabilities"]
 
 
 def short_hash(identity: dict[str, Any]) -> str:

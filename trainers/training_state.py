@@ -18,11 +18,12 @@ import torch
 from diffusers.training_utils import EMAModel
 from safetensors.torch import load_file, save_file
 
-from clinsynth.run_folder import complete_folder, explained_where_full
+from clinsynth.run_folder import complete_folder, explained_where_damaged, explained_where_full
 
 STATE = "training_state"
 INDICES = "model_index.json", "text_to_image.json"
 """Of the files that make a folder loadable it has one."""
+OLDER = "delete it, and the same command goes on from the checkpoint before it, or from the start"
 
 
 @dataclass
@@ -97,13 +98,15 @@ class TrainingState:
             ValueError: the checkpoint is of another network, as when the data set has got other classes since.
         """
         try:
-            self.read(checkpoint / STATE)
+            with explained_where_damaged(checkpoint, OLDER):
+                self.read(checkpoint / STATE)
         except RuntimeError as error:
             raise ValueError(
                 f"{checkpoint} does not fit the network that the flags and the data set ask for (other classes, size "
                 f"or channels?); use the data it was trained on, or another --output_dir: {error}"
             ) from error
-        self.read_averaged(checkpoint)
+        with explained_where_damaged(checkpoint, OLDER):
+            self.read_averaged(checkpoint)
 
     def read_averaged(self, checkpoint: Path) -> None:
         """Take over the averaged weights from the pipeline in `checkpoint`."""
