@@ -34,7 +34,9 @@ def build_state(
     torch.manual_seed(derive_seed(args.seed, 2))
     model = build_unet(args, train.images.shape[-1], train.images.shape[1], len(train.label_names))
     model.to(accelerator.device)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=args.learning_rate, weight_decay=args.weight_decay)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=args.learning_rate, weight_decay=args.weight_decay, fused=True
+    )
     lr_scheduler = get_scheduler(
         args.lr_scheduler,
         optimizer,
