@@ -136,14 +136,12 @@ def test_features_are_cached_by_pictures_and_weights(tmp_path: Path) -> None:
 
     extractor = FeatureExtractor("first four pixels", 4, "weights-1", embed)
     first = cached_features(extractor, pictures(70), tmp_path, "features")
+    (kept,) = tmp_path.glob("*.safetensors")
     again = cached_features(extractor, pictures(70), tmp_path, "features")
     assert calls == [64, 6] and (first == again).all()
     cached_features(extractor, pictures(70, seed=1), tmp_path, "features")
     cached_features(FeatureExtractor("other", 4, "weights-2", embed), pictures(70), tmp_path, "features")
     assert calls == [64, 6] * 3
-    kept = next(tmp_path.glob("*.safetensors"))
     kept.write_bytes(kept.read_bytes()[:100])
     with pytest.raises(ValueError, match=f"{kept} is damaged .*; delete it, and the same command makes it anew"):
-        for name in ("weights-1", "weights-2"):
-            for seed in (0, 1):
-                cached_features(FeatureExtractor("any", 4, name, embed), pictures(70, seed), tmp_path, "features")
+        cached_features(extractor, pictures(70), tmp_path, "features")
