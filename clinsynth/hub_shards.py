@@ -215,10 +215,17 @@ def open_shard(path: Path) -> pq.ParquetFile:
         return pq.ParquetFile(path, pre_buffer=False)
 
 
-def read_rows(file: pq.ParquetFile, path: Path) -> pa.Table:
-    """All rows of one shard, in this thread: the others are sending."""
+def read_rows(file: pq.ParquetFile, path: Path, columns: list[str] | None = None) -> pa.Table:
+    """All rows of one shard, in this thread: the others are sending.
+
+    Args:
+        columns: the columns to read; None reads all.
+
+    Raises:
+        ValueError: they cannot be read.
+    """
     with explained_where_damaged(path):
-        return file.read(use_threads=False)
+        return file.read(columns=columns, use_threads=False)
 
 
 @contextmanager

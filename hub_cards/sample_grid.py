@@ -9,6 +9,7 @@ import numpy as np
 
 from clinsynth.hub_cards.evidence_file import Evidence, read_evidence
 from clinsynth.hub_cards.set_files import SHARDS
+from clinsynth.hub_shards import open_shard, read_rows
 from clinsynth.pictures import contact_sheet, from_png, to_picture, to_png
 from clinsynth.run_folder import read_metrics
 
@@ -76,14 +77,12 @@ def first_rows(labels: list[int], left_out: set[int]) -> list[list[int]]:
 
 def read_labels(folder: Path) -> dict[Path, list[int]]:
     """The class numbers of each shard's rows, in the shards' order; empty of a set without pictures."""
-    import pyarrow.parquet as pq
-
     found = {}
     for path in sorted(folder.glob(SHARDS)):
-        file = pq.ParquetFile(path, pre_buffer=False)
+        file = open_shard(path)
         if "image" not in file.schema_arrow.names:
             return {}
-        found[path] = file.read(columns=["label"], use_threads=False)["label"].to_pylist()
+        found[path] = read_rows(file, path, ["label"])["label"].to_pylist()
     return found
 
 
@@ -93,12 +92,10 @@ def read_pictures(counts: dict[Path, int], rows: set[int]) -> Iterator[tuple[int
     Args:
         counts: rows of each shard, in the shards' order.
     """
-    import pyarrow.parquet as pq
-
     first = 0
     for path, count in counts.items():
         inside = sorted(row for row in rows if first <= row < first + count)
         if inside:
-            images = pq.ParquetFile(path).read(columns=["image"])["image"]
+            images = read_rows(open_shard(path), path, ["image"])["image"]
             yield from ((row, from_png(images[row - first].as_py()["bytes"])) for row in inside)
         first += count

@@ -11,6 +11,7 @@ from clinsynth.hub_cards.private_words import HIDDEN, without_paths
 from clinsynth.hub_cards.run_files import RunFiles, read_run
 from clinsynth.hub_columns import Columns, read_columns
 from clinsynth.hub_provenance import find_provenance
+from clinsynth.hub_shards import open_shard
 from clinsynth.run_folder import read_json
 
 NOT_SHOWN = {"model", "endpoint", "task_sha256", "examples_sha256", "verify_labels_sha256", "seed"}
@@ -91,12 +92,10 @@ def read_set(folder: Path) -> SyntheticSet:
     """The synthetic data set in `folder`.
 
     Raises:
-        ValueError: there is none, or it is not finished.
+        ValueError: there is none, it is not finished, or a shard cannot be read.
     """
-    import pyarrow.parquet as pq
-
     generation = read_generation(folder)
-    files = [pq.ParquetFile(path) for path in sorted(folder.glob(SHARDS))]
+    files = [open_shard(path) for path in sorted(folder.glob(SHARDS))]
     groups = [file.metadata.row_group(i) for file in files for i in range(file.metadata.num_row_groups)]
     return SyntheticSet(
         read_run(folder),

@@ -232,6 +232,15 @@ def test_evidence_must_be_about_what_the_card_is_about(runs: Path, tmp_path: Pat
         dataset_card(runs / "retina")
 
 
+def test_a_damaged_shard_is_named(runs: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(runs / "set", tmp_path / "set")
+    shard = min(copy.glob("data/*.parquet"))
+    shard.write_bytes(shard.read_bytes()[:100])
+    for read in (sample_grid, dataset_card):
+        with pytest.raises(ValueError, match=f"{shard.name} cannot be read .*; copy it anew"):
+            read(copy)
+
+
 def test_pictures_changed_from_real_ones_are_not_called_invented(runs: Path, tmp_path: Path) -> None:
     shutil.copytree(runs / "set", tmp_path / "set")
     path = tmp_path / "set" / "generation.json"

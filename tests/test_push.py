@@ -156,7 +156,8 @@ def test_a_shard_that_changes_while_it_is_pushed_is_not_sent(client: Client, hub
     wait_until(lambda: fault.happened)
     path = folder / SET_FILES[1]
     table = pq.read_table(path)
-    pq.write_table(pa.concat_tables([table.slice(5), table.slice(0, 5)]), path)
+    pq.write_table(pa.concat_tables([table.slice(5), table.slice(0, 5)]), client.folder / "other.parquet")
+    (client.folder / "other.parquet").replace(path)
     code, said = client.end()
     assert code == 2 and f"{path.name} has changed since the push began" in said
     assert files_of(hub, "dataset", "changing") == []
