@@ -5,11 +5,13 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 from diffusers import DDPMScheduler, UNet2DModel
+from warm_python import ONE_THREAD, WarmPython
 
 from clinsynth.pipelines.class_conditioned_ddpm import ClassConditionedDDPMPipeline, ContextUnet
 
@@ -62,9 +64,23 @@ def write_npz(path: Path, per_class: int = 6, size: int = 28, classes: int = 3, 
     return path
 
 
-def clinsynth(*words: object, check: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:
+def clinsynth(*words: object, check: bool = True) -> subprocess.CompletedProcess[str]:
     """Run the real command line in a process of its own, on one thread."""
-    return run_python("-m", "clinsynth", *words, check=check, **environment)
+    with WarmPython("-m", "clinsynth", *words) as process:
+        code, stdout, stderr = process.end()
+    if code is None or (check and code):
+        raise AssertionError(f"clinsynth {words} ended with {code}:\n{stdout}\n{stderr}")
+    return subprocess.CompletedProcess(process.words, code, stdout, stderr)
+
+
+def kill_when(ready: Callable[[], object], *words: object) -> None:
+    """Start the command line in a process of its own and kill it as soon as `ready()`."""
+    deadline = time.monotonic() + 300
+    with WarmPython("-m", "clinsynth", *words) as process:
+        while not ready():
+            running = not process.has_ended and time.monotonic() < deadline
+            assert running, f"it ended, or was too slow, before it was killed: {process.end(0)}"
+            time.sleep(0.005)
 
 
 def run_python(*words: object, check: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -78,7 +94,7 @@ def run_python(*words: object, check: bool = True, **environment: str) -> subpro
 
 def one_thread(**environment: str) -> dict[str, str]:
     """The environment with one thread a process, so that sums are in the same order in every run."""
-    return os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""} | environment
+    return os.environ | ONE_THREAD | environment
 
 
 def start_study_and_kill(words: list[str], step: str, folder: Path) -> None:

@@ -2,17 +2,13 @@
 
 import json
 import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from helpers import one_thread, run_python
+from helpers import kill_when, run_python
 from PIL import Image
 
 from clinsynth.checklists import load_checklist
@@ -228,14 +224,8 @@ def flags(args: JudgeImagesArguments) -> list[str]:
 
 def test_a_killed_command_keeps_its_shards(tmp_path: Path) -> None:
     args = arguments(tmp_path / "judged", images="phantom-fundus?size=128&train=60&validation=5&test=5", shard_size=4)
-    command = [sys.executable, "-m", "clinsynth", "judge", *flags(args)]
-    process = subprocess.Popen(command, env=one_thread(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     first = tmp_path / "judged" / "data" / "train-00000-of-00015.parquet"
-    while not first.exists():
-        assert process.poll() is None, "the process ended before it wrote a shard"
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    kill_when(first.exists, "judge", *flags(args))
     assert not (tmp_path / "judged" / "judged.json").exists(), "the command ended before it was killed"
     written = os.stat(first).st_mtime_ns
     main(args)

@@ -1,23 +1,18 @@
 """The command that trains classifiers in arms: the sets it is given, a kill, several processes."""
 
 import itertools
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
+from helpers import clinsynth, kill_when
+from warm_python import run_in_two
 
-from clinsynth.arguments import parse
 from clinsynth.data.arrays import ImageArrays
 from clinsynth.data.phantom_fundus import GRADES
 from clinsynth.trainers.arm_data import load_synthetic, parse_sets
 from clinsynth.trainers.classifier_inputs import save_classifier
-from clinsynth.trainers.train_image_classifier import ImageClassifierArguments, build_small_resnet, main
+from clinsynth.trainers.train_image_classifier import build_small_resnet
 from tests.arm_studies import NAMES, TRAINER, only, write_synthetic, written
 
 DATA = ["--dataset=phantom-fundus?train=60&validation=10&test=20", "--resolution=28", "--min_class_size=1"]
@@ -56,22 +51,16 @@ def test_a_folder_is_read_as_it_is_now_whatever_datasets_has_kept_of_one_of_its_
     assert len(load_synthetic(str(tmp_path / "a/synthetic"), like).labels) == 9
 
 
-def test_a_killed_command_goes_on_to_the_same_result(tmp_path: Path, capsys):
+def test_a_killed_command_goes_on_to_the_same_result(tmp_path: Path):
     write_synthetic(tmp_path / "set", GRADES, 10)
     flags = [*DATA, "--seeds=2", "--epochs=2", f"--synthetic={tmp_path / 'set'}", "--arms=real,composite"]
     flags.append("--control=real")
-    command = [sys.executable, str(TRAINER), *flags, f"--output_dir={tmp_path / 'killed'}"]
-    killed = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while not written(tmp_path / "killed") and killed.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.02)
-    killed.send_signal(signal.SIGKILL)
-    killed.wait()
+    command = ["train", "image-classifier", *flags, f"--output_dir={tmp_path / 'killed'}"]
+    kill_when(lambda: written(tmp_path / "killed"), *command)
     kept = written(tmp_path / "killed")
     printed = []
     for name in ("killed", "straight"):
-        main(parse(ImageClassifierArguments, [*flags, f"--output_dir={tmp_path / name}"]))
-        printed.append(capsys.readouterr().out)
+        printed.append(clinsynth("train", "image-classifier", *flags, f"--output_dir={tmp_path / name}").stdout)
     assert printed[0] == printed[1] and "composite - real, macro_f1" in printed[0]
     assert kept and kept.items() <= written(tmp_path / "killed").items()
     for arm in ("real", "composite"):
@@ -91,13 +80,9 @@ def test_two_processes_share_the_trainings_and_change_nothing(body: str, tmp_pat
         flags = [*DATA, "--seeds=2", "--epochs=2", "--arms=composite_features", f"--synthetic={tmp_path / 'set'}"]
         flags += ["--control=real_features", "--features_from=model", f"--model={tmp_path / 'body'}"]
         arms = ("real_features", "composite_features")
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(TRAINER)]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    command = [*launch, *flags, f"--output_dir={tmp_path / 'two'}"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=180)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count(f"{arms[0]:10} macro_f1") == 1
-    main(parse(ImageClassifierArguments, [*flags, f"--output_dir={tmp_path / 'one'}"]))
+    printed = run_in_two(TRAINER, *flags, f"--output_dir={tmp_path / 'two'}")
+    assert printed.count(f"{arms[0]:10} macro_f1") == 1
+    clinsynth("train", "image-classifier", *flags, f"--output_dir={tmp_path / 'one'}")
     for arm, seed in itertools.product(arms, (0, 1)):
         one, two = (only(tmp_path / name, arm, seed) / "model/model.safetensors" for name in ("one", "two"))
         assert one.read_bytes() == two.read_bytes()

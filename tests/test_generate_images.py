@@ -1,9 +1,6 @@
 """Generation: the data set on disk, seeds, restarts, processes and wrong flags."""
 
 import json
-import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +8,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from datasets import load_dataset
-from helpers import REPOSITORY, clinsynth, one_thread, run_python, tiny_pipeline, write_npz
-from test_train_ddpm import wait_for
+from helpers import REPOSITORY, clinsynth, kill_when, tiny_pipeline, write_npz
+from warm_python import run_in_two
 
 from clinsynth.pictures import from_png
 from clinsynth.scripts import synthetic_shards
@@ -99,11 +96,7 @@ def test_a_killed_run_loses_and_doubles_no_row(model: Path, tmp_path: Path) -> N
         flags = f"--model {model} --output_dir {tmp_path / folder} --per_class 40 --shard_size 10 --batch_size 5"
         return ["generate", "images", *flags.split(), "--num_inference_steps", "8"]
 
-    command = [sys.executable, "-m", "clinsynth", *words("killed")]
-    process = subprocess.Popen(command, env=one_thread(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    wait_for(tmp_path / "killed" / "data" / "train-00002-of-00012.parquet", process)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    kill_when((tmp_path / "killed" / "data" / "train-00002-of-00012.parquet").exists, *words("killed"))
     assert not json.loads((tmp_path / "killed" / "generation.json").read_text())["complete"]
 
     clinsynth(*words("killed"))
@@ -116,7 +109,7 @@ def test_two_processes_write_the_same_data_set(model: Path, tmp_path: Path) -> N
     main(arguments(model, tmp_path / "one", per_class=5))
     script = REPOSITORY / "scripts" / "generate_images.py"
     flags = f"--model {model} --output_dir {tmp_path / 'two'} --per_class 5 --num_inference_steps 2 --shard_size 4"
-    run_python("-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone", script, *flags.split())
+    run_in_two(script, *flags.split())
     assert np.abs(pixels(tmp_path / "one") - pixels(tmp_path / "two")).max() <= 1
     description = json.loads((tmp_path / "two" / "generation.json").read_text())
     assert description["complete"] and description["processes"] == 2

@@ -1,17 +1,14 @@
 """Generation of texts by a real language model: the command, kills, processes and other weights."""
 
 import json
-import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import REPOSITORY, one_thread, run_python
+from helpers import REPOSITORY, kill_when
 from test_generate_text import read_rows, report
-from test_train_ddpm import wait_for
 from text_models import save_small_task, save_tiny_model
+from warm_python import run_in_two
 
 from clinsynth.scripts.generate_text import GenerateTextArguments, main
 
@@ -54,14 +51,8 @@ def test_texts_do_not_depend_on_the_batch_size(model: Path, task: Path, tmp_path
 
 
 def test_a_killed_run_loses_and_doubles_no_row(model: Path, task: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "clinsynth", "generate", "text"]
     killed = words(model, task, tmp_path / "killed", per_class=30)
-    process = subprocess.Popen(
-        [*command, *killed], env=one_thread(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    wait_for(tmp_path / "killed" / "data" / "train-00002-of-00015.parquet", process)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    kill_when((tmp_path / "killed" / "data" / "train-00002-of-00015.parquet").exists, "generate", "text", *killed)
     assert not report(tmp_path / "killed")["complete"]
     finished = {path: path.stat().st_mtime_ns for path in (tmp_path / "killed" / "data").glob("train-*")}
     main(arguments(model, task, tmp_path / "killed", per_class=30))
@@ -72,9 +63,7 @@ def test_a_killed_run_loses_and_doubles_no_row(model: Path, task: Path, tmp_path
 
 def test_two_processes_write_the_same_data_set(model: Path, task: Path, tmp_path: Path) -> None:
     main(arguments(model, task, tmp_path / "one", per_class=8))
-    script = REPOSITORY / "scripts" / "generate_text.py"
-    launch = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone", script]
-    run_python(*launch, *words(model, task, tmp_path / "two"))
+    run_in_two(REPOSITORY / "scripts" / "generate_text.py", *words(model, task, tmp_path / "two"))
     assert read_rows(tmp_path / "one") == read_rows(tmp_path / "two")
     made = report(tmp_path / "two")
     assert made["complete"] and made["processes"] == 2

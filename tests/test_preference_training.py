@@ -3,10 +3,6 @@
 import dataclasses
 import json
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +11,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from diffusers import DiffusionPipeline
-from helpers import one_thread, tiny_unet
+from helpers import kill_when, tiny_unet
 from preference_runs import arguments, same_weights, weights, write_classifier, write_first_stage, write_preferences
 
 from clinsynth.data.arrays import ImageArrays
@@ -105,13 +101,7 @@ def test_a_killed_run_goes_on_from_its_candidates_and_checkpoints(
 ) -> None:
     args = arguments(model, tmp_path / "run", judge_model=str(classifier), train_steps=16, guard_steps=500)
     flags = [f"--{k}={v}" for k, v in dataclasses.asdict(args).items() if v is not None]
-    command = [sys.executable, "-m", "clinsynth", "train", "preference", *flags]
-    process = subprocess.Popen(command, env=one_thread(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while not checkpoints(tmp_path / "run"):
-        assert process.poll() is None, "the process ended before its first checkpoint"
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    kill_when(lambda: checkpoints(tmp_path / "run"), "train", "preference", *flags)
     assert not (tmp_path / "run" / "model_index.json").exists(), "the run ended before it was killed"
     pairs = tmp_path / "run" / "preferences" / "pairs" / "preferences.json"
     written = pairs.stat().st_mtime_ns

@@ -1,11 +1,7 @@
 """`clinsynth sign images` on whole sets, and `clinsynth inspect` on what comes out."""
 
 import json
-import os
-import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from helpers import one_thread
+from helpers import kill_when
 
 pytest.importorskip("c2pa", reason="needs c2pa-python: pip install clinsynth[c2pa]")
 
@@ -137,14 +133,7 @@ def test_the_same_command_changes_nothing(
 
 def test_a_killed_run_goes_on(runs: Path, tmp_path: Path) -> None:
     folder, output = generate(tmp_path / "set", rows=200, shard_size=20), tmp_path / "signed"
-    command = [sys.executable, "-m", "clinsynth", *words(runs, output, folder)]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    process = subprocess.Popen(command, env=one_thread(), **quiet)  # type: ignore[call-overload]
-    while not list(output.glob("data/train-*")):
-        assert process.poll() is None
-        time.sleep(0.005)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    kill_when(lambda: list(output.glob("data/train-*")), *words(runs, output, folder))
     done = {path: path.read_bytes() for path in output.glob("data/train-*")}
     assert 1 <= len(done) < 10
     with pytest.raises(ValueError, match="is not finished"):

@@ -3,10 +3,6 @@
 import dataclasses
 import json
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +11,9 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
 from diffusers import DiffusionPipeline
-from helpers import REPOSITORY, clinsynth, one_thread, run_python, write_npz
+from helpers import REPOSITORY, clinsynth, kill_when, run_python, write_npz
 from safetensors.torch import load_file
+from warm_python import run_in_two
 
 from clinsynth.run_folder import read_metrics
 from clinsynth.trainers import ddpm_step
@@ -104,11 +101,7 @@ def test_checkpoints_hold_averaged_weights(data: Path, tmp_path: Path) -> None:
 def test_a_killed_run_ends_with_the_weights_of_an_uninterrupted_one(data: Path, tmp_path: Path) -> None:
     long = {"train_steps": 40, "class_balanced": True, "lr_scheduler": "cosine"}
     killed, whole = (arguments(data, tmp_path / name, **long) for name in ("killed", "whole"))
-    command = [sys.executable, "-m", "clinsynth", "train", "ddpm", *flags(killed)]
-    process = subprocess.Popen(command, env=one_thread(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    wait_for(tmp_path / "killed" / "checkpoint-8", process)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    kill_when((tmp_path / "killed" / "checkpoint-8").exists, "train", "ddpm", *flags(killed))
     assert not (tmp_path / "killed" / "model_index.json").exists(), "the run ended before it was killed"
 
     assert "resuming at step" in clinsynth("train", "ddpm", *flags(killed)).stdout
@@ -117,21 +110,10 @@ def test_a_killed_run_ends_with_the_weights_of_an_uninterrupted_one(data: Path, 
     assert np.array_equal(losses(tmp_path / "killed"), losses(tmp_path / "whole"))
 
 
-def wait_for(path: Path, process: subprocess.Popen[bytes]) -> None:
-    """Until `path` is there; fails when the process ends before."""
-    for _ in range(3000):
-        if path.exists():
-            return
-        assert process.poll() is None, f"the process ended with {process.returncode} before it wrote {path.name}"
-        time.sleep(0.05)
-    raise AssertionError(f"{path} did not come")
-
-
 def test_two_processes_on_half_batches_are_one(data: Path, tmp_path: Path) -> None:
     one, two = arguments(data, tmp_path / "one"), arguments(data, tmp_path / "two", train_batch_size=4)
     main(one)
-    script = REPOSITORY / "trainers" / "train_ddpm.py"
-    run_python("-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone", script, *flags(two))
+    run_in_two(REPOSITORY / "trainers" / "train_ddpm.py", *flags(two))
     assert np.allclose(losses(tmp_path / "one"), losses(tmp_path / "two"), rtol=1e-5)
 
 

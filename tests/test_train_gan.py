@@ -2,9 +2,6 @@
 
 import dataclasses
 import json
-import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +11,8 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
 from diffusers import DiffusionPipeline
-from helpers import generators, one_thread, run_python, write_npz
+from helpers import clinsynth, generators, kill_when, write_npz
 from safetensors.torch import load_file
-from test_train_ddpm import wait_for
 
 from clinsynth.data.arrays import load_image_arrays
 from clinsynth.run_folder import read_metrics
@@ -248,15 +244,10 @@ def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(loss: str, 
 def test_a_killed_run_ends_with_the_weights_of_an_uninterrupted_one(data: Path, tmp_path: Path) -> None:
     long = {"train_steps": 60, "checkpointing_steps": 10}
     killed, whole = (arguments(data, tmp_path / name, **long) for name in ("killed", "whole"))
-    command = [sys.executable, "-m", "clinsynth", "train", "gan", *flags(killed)]
-    process = subprocess.Popen(command, env=one_thread(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    wait_for(tmp_path / "killed" / "checkpoint-10", process)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    kill_when((tmp_path / "killed" / "checkpoint-10").exists, "train", "gan", *flags(killed))
     assert not (tmp_path / "killed" / "model_index.json").exists(), "the run ended before it was killed"
-    both = "import sys; from test_train_gan import *; [main(GANArguments(**a)) for a in json.loads(sys.argv[1])]"
-    settings = json.dumps([dataclasses.asdict(args) for args in (killed, whole)])
-    assert "resuming at step" in run_python("-c", both, settings, PYTHONPATH=str(Path(__file__).parent)).stdout
+    assert "resuming at step" in clinsynth("train", "gan", *flags(killed)).stdout
+    clinsynth("train", "gan", *flags(whole))
     assert_same_weights(tmp_path / "killed", tmp_path / "whole")
 
 

@@ -12,11 +12,12 @@ import pytest
 import torch
 import yaml
 from accelerate import PartialState
-from helpers import REPOSITORY, run_python
+from helpers import REPOSITORY
 from peft import PeftModel
 from safetensors.torch import load_file
 from text_models import WORDS, save_small_task, save_tiny_model, tiny_tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from warm_python import run_in_two
 
 from clinsynth.data.text import load_text_dataset
 from clinsynth.metrics.text_canaries import Canaries
@@ -196,8 +197,7 @@ def test_two_processes_train_as_one_with_twice_the_batch(model: Path, task: Path
         for name, value in flags(model, task, posts, tmp_path / "two", batch_size=4, **settings).items()
         for word in (f"--{name}", str(value))
     ]
-    launch = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
-    run_python(*launch, REPOSITORY / "trainers" / "train_text_lora.py", *words)
+    run_in_two(REPOSITORY / "trainers" / "train_text_lora.py", *words)
     one, two = journal(tmp_path / "one"), journal(tmp_path / "two")
     assert [record["step"] for record in one] == [record["step"] for record in two] == [0, 1, 2, 3, 4, 4]
     assert all(two[at] == pytest.approx(record, rel=1e-3) for at, record in enumerate(one))

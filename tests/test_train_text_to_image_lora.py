@@ -3,9 +3,6 @@ changes nothing."""
 
 import json
 import shutil
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,9 +14,9 @@ from diffusers import (
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
 )
-from helpers import REPOSITORY, one_thread, tiny_pipeline, write_npz
+from helpers import REPOSITORY, kill_when, tiny_pipeline, write_npz
 from safetensors.torch import load_file
-from test_train_ddpm import flags, wait_for
+from test_train_ddpm import flags
 from tiny_stable_diffusion import tiny_stable_diffusion, tiny_stable_diffusion_xl, tiny_unet
 
 from clinsynth.arguments import parse
@@ -170,11 +167,8 @@ def test_a_killed_run_ends_with_the_weights_of_an_uninterrupted_one(place: Path,
     """Killed while it learns words, and cut off again where the LoRA is half trained."""
     long = {"textual_inversion_steps": 30, "checkpointing_steps": 4, "train_steps": 8, "lr_scheduler": "cosine"}
     killed, whole = (arguments(place, tmp_path / name, **long) for name in ("killed", "whole"))
-    words = [sys.executable, "-m", "clinsynth", "train", "text-to-image-lora", *flags(killed)]
-    process = subprocess.Popen(words, env=one_thread(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    wait_for(tmp_path / "killed" / "textual_inversion" / "checkpoint-8", process)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    learned = tmp_path / "killed" / "textual_inversion" / "checkpoint-8"
+    kill_when(learned.exists, "train", "text-to-image-lora", *flags(killed))
     assert not checkpoints(tmp_path / "killed"), "the words were learned before it was killed"
     main(killed)
     main(whole)

@@ -108,7 +108,7 @@ def model_inputs(model: PreTrainedModel, images: np.ndarray) -> torch.Tensor:
     """uint8 pictures (n, channels, r, r) as float inputs with the model's own number of channels (grey is repeated),
     side (bilinear) and normalisation, on the model's device."""
     config = model.config
-    pixels = torch.as_tensor(np.ascontiguousarray(images)).to(model.device, torch.float32) / 255
+    pixels = torch.tensor(np.ascontiguousarray(images)).to(model.device, torch.float32) / 255
     if pixels.shape[1] == 1 and config.num_channels == 3:
         pixels = pixels.repeat(1, 3, 1, 1)
     if pixels.shape[1] != config.num_channels:

@@ -1,0 +1,95 @@
+"""Processes of Python that do not wait for torch, diffusers and transformers: a server has imported them, and forks.
+
+Each is a process of its own with its own words, output and end, and can be killed, like `python WORDS`. It differs in
+what the libraries read from the environment while they are imported: they have read the server's. A test of that, or
+of what a command imports, starts Python anew (`helpers.run_python`).
+"""
+
+import atexit
+import multiprocessing
+import os
+import runpy
+import socket
+import sys
+import tempfile
+from multiprocessing import forkserver
+from pathlib import Path
+from types import TracebackType
+from unittest import mock
+
+LIBRARIES = [
+    "accelerate",
+    "datasets",
+    "diffusers.models.unets.unet_2d",
+    "diffusers.pipelines.pipeline_utils",
+    "peft",
+    "scipy.stats",
+    "transformers.modeling_utils",
+]
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(LIBRARIES)
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+"""One thread a process, so that sums are in the same order in every run."""
+
+
+class WarmPython:
+    """`python WORDS`, begun; it is killed where the block ends before it."""
+
+    def __init__(self, *words: object, **environment: str) -> None:
+        self.words = [*map(str, words)]
+        self.folder = tempfile.TemporaryDirectory()
+        self.files = [Path(self.folder.name, name) for name in ("stdout", "stderr")]
+        with mock.patch.dict(os.environ, ONE_THREAD):
+            forkserver.ensure_running()
+        settings = os.environ | ONE_THREAD | environment
+        self.process = CONTEXT.Process(target=run, args=(self.words, settings, self.files))
+        self.process.start()
+
+    def __enter__(self) -> "WarmPython":
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.process.kill()
+        self.process.join()
+        self.folder.cleanup()
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it runs no more."""
+        return not self.process.is_alive()
+
+    def end(self, timeout: float = 500) -> tuple[int | None, str, str]:
+        """Wait for its end, seconds at most; its exit code (None: it still runs) and what it printed, and where to."""
+        self.process.join(timeout)
+        stdout, stderr = (path.read_text(encoding="utf-8") if path.exists() else "" for path in self.files)
+        return self.process.exitcode, stdout, stderr
+
+
+def run(words: list[str], environment: dict[str, str], files: list[Path]) -> None:
+    """What the forked process does."""
+    os.environ.clear()
+    os.environ.update(environment)
+    for number, path in enumerate(files, start=1):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), number)
+    if words[0] == "-m":
+        sys.argv = words[1:]
+        runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+    else:
+        sys.argv = words
+        sys.path.insert(0, str(Path(words[0]).parent))
+        runpy.run_path(words[0], run_name="__main__")
+    atexit._run_exitfuncs()  # multiprocessing ends a process without them
+
+
+def run_in_two(*words: object) -> str:
+    """Run `python WORDS` in two processes that share the work, with the environment that torchrun gives them; what the
+    first printed. How commands are launched is shown by the test of `accelerate launch`."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    place |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    with WarmPython(*words, RANK="0", LOCAL_RANK="0", **place) as first:
+        with WarmPython(*words, RANK="1", LOCAL_RANK="1", **place) as second:
+            ends = [first.end(), second.end()]
+    assert [code for code, _, _ in ends] == [0, 0], ends
+    return ends[0][1]
