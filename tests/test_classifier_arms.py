@@ -164,7 +164,12 @@ def test_mixed_up_labels_hurt_and_are_flagged(tmp_path: Path):
     for source in ("shuffled", "swapped"):
         assert {flags[source, label] for label in ("overall", *NAMES)} == {"mixed up"}
     assert "mixed up" not in {flags["good", label] for label in ("overall", *NAMES)}
-    assert "labels of the synthetic set shuffled: overall agrees with the control in" in describe(results)
+    printed = describe(results)
+    assert "labels of the synthetic set shuffled: overall agrees with the control in" in printed
+    marked = {r["arm"] for r in results["comparisons"] if r.get("labels") == "mixed up"}
+    assert marked == {"synthetic-shuffled", "synthetic-swapped"}
+    judged_metrics = 2
+    assert printed.count("; the labels of its synthetic set are mixed up") == judged_metrics * len(marked)
 
 
 def test_only_agreeing_pictures_are_kept_when_asked(real, tmp_path: Path):

@@ -15,6 +15,7 @@ from clinsynth.trainers.arm_statistics import CONFIDENCE, interval, resampled_se
 RESAMPLES = 1000
 MIN_ROWS = 10
 OVERALL = "overall"
+MIXED_UP = "mixed up"
 
 
 def label_agreement(
@@ -89,7 +90,7 @@ def judge(found: np.ndarray, floor: np.ndarray, chance: float, noun: str) -> dic
     if real.low <= chance:
         flag, note = "cannot tell", f"the classifiers know this class of real {noun}s no better than chance"
     elif value.high < (chance + real.value) / 2:
-        flag, note = "mixed up", f"nearer to shuffled labels than to real {noun}s"
+        flag, note = MIXED_UP, f"nearer to shuffled labels than to real {noun}s"
     elif gap.high < 0:
         flag, note = "below real", f"clearly less often than with real {noun}s"
     else:

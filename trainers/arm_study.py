@@ -22,7 +22,7 @@ from transformers.utils.logging import disable_progress_bar
 from clinsynth.run_folder import atomic_write, complete_folder, create_run_folder, write_run_config
 from clinsynth.trainers.arm_data import as_sets, check_data
 from clinsynth.trainers.arm_fitting import run_one
-from clinsynth.trainers.arm_label_agreement import label_agreement
+from clinsynth.trainers.arm_label_agreement import MIXED_UP, OVERALL, label_agreement
 from clinsynth.trainers.arm_medium import Medium, S
 from clinsynth.trainers.arm_names import Arm, control_of, resolve_arms
 from clinsynth.trainers.arm_scores import minority_classes
@@ -127,11 +127,14 @@ def summarize(trainings: Trainings, arms: list[Arm], seeds: list[int]) -> dict[s
     pairs = [(arm.name, control_of(arm, control)) for arm in kept if arm.name != control]
     scored = arm_records(resampled, test, probabilities, minority)
     by_validation = sorted(runs, key=lambda job: runs[job]["validation_macro_f1"])
+    compared = comparison_records(resampled, pairs, scored, test.label_names, minority, test.noun)
+    agreement = agreement_records(trainings, probabilities[control], seeds)
+    mark_mixed_up(compared, kept, agreement)
     return {
         "arms": scored,
-        "comparisons": comparison_records(resampled, pairs, scored, test.label_names, minority, test.noun),
+        "comparisons": compared,
         "subgroups": subgroup_records(test, probabilities),
-        "label_agreement": agreement_records(trainings, probabilities[control], seeds),
+        "label_agreement": agreement,
         "confusion": {arm: confusion(test.labels, found) for arm, found in probabilities.items()},
         "runs": [run | {"folder": relative(trainings, job)} for job, run in runs.items()],
         "refused": [{"arm": arm.name, "reason": reason} for arm, reason in refused.items()],
@@ -151,6 +154,18 @@ def agreement_records(trainings: Trainings, on_test: np.ndarray, seeds: list[int
             source, data.labels, predicted, test.labels, on_test.argmax(2), test.label_names, test.noun
         )
     return records
+
+
+def mark_mixed_up(compared: list[dict[str, Any]], arms: list[Arm], agreement: list[dict[str, Any]]) -> None:
+    """Say in an arm's comparisons that the labels of its synthetic set are mixed up: as `labels`, and in the sentence.
+    Such a verdict is one on the labels, not on the samples."""
+    mixed = {record["source"] for record in agreement if (record["label"], record["flag"]) == (OVERALL, MIXED_UP)}
+    named = {arm.name for arm in arms if arm.synthetic and arm.source in mixed}
+    for record in compared:
+        if record["arm"] in named:
+            record["labels"] = MIXED_UP
+            if "sentence" in record:
+                record["sentence"] += f"; the labels of its synthetic set are {MIXED_UP}"
 
 
 def confusion(labels: np.ndarray, probabilities: np.ndarray) -> list[list[float]]:
@@ -220,7 +235,7 @@ def describe(results: dict[str, Any], noun: str = "picture") -> str:
         f"labels of the synthetic set {r['source']}: {r['label']} agrees with the control in {r['value']:.0%} of its "
         f"{noun}s, real test {noun}s in {r['floor']:.0%}, shuffled labels in {r['chance']:.0%}: {r['flag']}"
         for r in results["label_agreement"]
-        if r["label"] == "overall" or r["flag"] == "mixed up"
+        if r["label"] == OVERALL or r["flag"] == MIXED_UP
         if r["value"] is not None
     ]
     return "\n".join([*lines, *refused, *sentences, *mixed, *results["notes"]])
