@@ -165,6 +165,8 @@ def plan_classifier(args: StudyArguments, name: str, plan: Plan, data_key: str) 
     synthetic = ",".join(f"{generator}={step.output_dir}" for generator, step in sources.items())
     sets = {"synthetic": synthetic} if synthetic else {}
     inputs = [data_key, *(step.key for step in sources.values())]
+    if flags.get("features_from") == "model":
+        flags = {"cache_dir": str(Path(args.output_dir) / "classify-cache"), **flags}
     flags = {**changed_data_flags(args), **sets, "seed": args.seed, **flags}
     return make_step(args, f"classify {name}", args.kind.classify, flags, inputs)
 

@@ -45,13 +45,15 @@ def run_study(
     arms: Sequence[str],
     seeds: int = 3,
     first_seed: int = 0,
+    cache_dir: Path | None = None,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Train `seeds` times an arm and compare the arms with the control on the real test split; JSON-able.
 
     `real` has splits train, validation and test; `synthetic` is one set, or several by name. All arms take the same
     number of optimizer steps and choose among the same learning rates. Trainings found complete in `output_dir/arms`
-    are not repeated; under `accelerate launch` the processes share the others.
+    are not repeated; under `accelerate launch` the processes share the others. `cache_dir` (default: `output_dir`)
+    keeps the features of a pretrained body that is not trained; several studies may share it.
 
     Returns:
         `arms`: a record for each arm and metric; `comparisons`: one for each arm, its control and metric;
@@ -68,7 +70,8 @@ def run_study(
     chosen = resolve_arms(arms, settings.control, sets, medium.arms, real["train"].noun)
     check_settings(medium, settings, chosen, seeds)
     check_data(real, sets)
-    trainings = Trainings(medium, settings, dict(real), dict(sets), Path(output_dir), progress)
+    output_dir = Path(output_dir)
+    trainings = Trainings(medium, settings, dict(real), dict(sets), output_dir, cache_dir or output_dir, progress)
     numbers = range(first_seed, first_seed + seeds)
     run_shared(trainings, [(arm, seed) for seed in numbers for arm in chosen])
     return summarize(trainings, chosen, list(numbers))

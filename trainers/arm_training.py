@@ -55,13 +55,14 @@ class ArmSettings:
 
 @dataclass(frozen=True)
 class Trainings:
-    """The trainings of a study, and where each is kept."""
+    """The trainings of a study, and where each is kept; features of a body that is not trained are in `cache_dir`."""
 
     medium: Medium[Any]
     settings: ArmSettings
     real: dict[str, Samples]
     synthetic: dict[str, Samples]
     output_dir: Path
+    cache_dir: Path
     progress: bool
 
     @cached_property
@@ -132,7 +133,7 @@ class Trainings:
             folder = self.folder(Arm(control), seed)
         else:
             identity = {"model": model, **self.medium.identity(Arm(REAL_FEATURES), control)}
-            folder = self.output_dir / "features" / short_hash(identity)
+            folder = self.cache_dir / "features" / short_hash(identity)
         path = folder / f"features-{fingerprint(data)}.safetensors"
         if not path.exists():
             progress = f"features of {len(data.labels)} {data.noun}s" if self.progress else None

@@ -135,6 +135,7 @@ def run_and_report(args: TextClassifierArguments) -> None:
         arms=args.arms,
         seeds=args.seeds,
         first_seed=args.seed,
+        cache_dir=Path(args.cache_dir) if args.cache_dir else None,
     )
     if state.is_main_process:
         write_results(output_dir, results, real["train"].noun)

@@ -82,6 +82,9 @@ class ImageClassifierArguments(ImageDataArguments):
     """seed of the data's splits and of the first training"""
     output_dir: str = "runs/image-classifier"
     """run folder: results.json, best-ARM/ (models), arms/ (one folder a training)"""
+    cache_dir: str | None = None
+    """where --features_from model keeps its features, under a hash of model and pictures, so that several classifiers
+    share them; default: --output_dir"""
     dry_run: bool = False
     """print the resolved settings and stop"""
 

@@ -67,6 +67,9 @@ class TextClassifierArguments(TextDataArguments):
     """seed of the choice of few-shot texts and of the first training"""
     output_dir: str = "runs/text-classifier"
     """run folder: results.json, best-ARM/ (models), arms/ (one folder a training)"""
+    cache_dir: str | None = None
+    """where --features_from model keeps its features, under a hash of model and texts, so that several classifiers
+    share them; default: --output_dir"""
     dry_run: bool = False
     """print the resolved settings and stop"""
 
