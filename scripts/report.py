@@ -22,6 +22,7 @@ METRIC_NAMES = {"frechet": "Fréchet distance", "kid": "KID"}
 METRIC_TITLES = {
     "macro_f1": "macro-F1",
     "balanced_accuracy": "balanced accuracy",
+    "accuracy": "accuracy",
     "auroc": "AUROC",
     "ece": "calibration error (lower is better)",
 }

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from sklearn.metrics import balanced_accuracy_score, f1_score, recall_score, roc_auc_score
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, recall_score, roc_auc_score
 
 from clinsynth.data.arrays import ImageArrays
 from clinsynth.trainers import arm_statistics
@@ -64,9 +64,10 @@ def test_scores_are_those_of_scikit_learn():
     again, guessed = labels.repeat(weights), probabilities.repeat(weights, axis=0)
     found = scores(labels, probabilities, weights[None].astype(float), 3)[0]
     f1 = f1_score(again, guessed.argmax(1), average=None)
-    assert np.allclose(found[:2], [f1.mean(), balanced_accuracy_score(again, guessed.argmax(1))])
-    assert found[2] == pytest.approx(roc_auc_score(again, guessed, multi_class="ovr", average="macro"))
-    assert np.allclose(found[4:], [*f1, *recall_score(again, guessed.argmax(1), average=None)])
+    accuracies = [score(again, guessed.argmax(1)) for score in (balanced_accuracy_score, accuracy_score)]
+    assert np.allclose(found[:3], [f1.mean(), *accuracies])
+    assert found[3] == pytest.approx(roc_auc_score(again, guessed, multi_class="ovr", average="macro"))
+    assert np.allclose(found[5:], [*f1, *recall_score(again, guessed.argmax(1), average=None)])
     assert len(metric_names(NAMES)) == len(found)
 
 
@@ -158,7 +159,7 @@ def test_only_the_two_main_metrics_carry_a_verdict():
     arm = sure(np.tile(labels, (2, 1)))
     records = records_of(labels, {"composite": arm, "real": arm}, [("composite", "real")])
     assert [r["metric"] for r in records if "verdict" in r] == ["macro_f1", "balanced_accuracy"]
-    assert [r["metric"] for r in records][2:] == ["auroc", "ece", "f1 dark", "f1 medium", "f1 bright"]
+    assert [r["metric"] for r in records][2:] == ["accuracy", "auroc", "ece", "f1 dark", "f1 medium", "f1 bright"]
     assert records[0]["sentence"] == (
         "composite - real, macro_f1: +0.000 (95% interval +0.000 to +0.000; p 1.000; 15 test pictures, 2 seeds; "
         "+0.0 % of the control): no evidence"

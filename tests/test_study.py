@@ -236,7 +236,7 @@ def test_a_study_killed_in_each_of_its_steps_ends_as_one_that_was_not(finished: 
 def test_killed_training_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     generators = {"ddpm": {"trainer": "ddpm", "train": {**RECIPE["generators"]["ddpm"]["train"], "train_steps": 100}}}
     generators["ddpm"]["train"] |= {"checkpointing_steps": 5}
-    recipe = write_recipe(tmp_path, generators=generators, classifiers={})
+    recipe = write_recipe(tmp_path, generators=generators, classifiers={}, draws=1)
     words = [sys.executable, "-m", "clinsynth", "study", str(recipe), "--output_dir", str(tmp_path / "study")]
     study = subprocess.Popen(words, env=one_thread(), start_new_session=True, stdout=subprocess.DEVNULL)
     while not list(tmp_path.glob("study/train-ddpm-*/checkpoint-*")):

@@ -1,4 +1,4 @@
-"""Scores of class probabilities on weighted test rows: macro-F1, balanced accuracy, AUROC, calibration error."""
+"""Scores of class probabilities on weighted test rows: macro-F1, accuracies, AUROC, calibration error."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 BINS = 15
-MAIN = ("macro_f1", "balanced_accuracy", "auroc", "ece")
+MAIN = ("macro_f1", "balanced_accuracy", "accuracy", "auroc", "ece")
 MINORITY = "minority_recall"
 
 
@@ -26,17 +26,19 @@ def metric_names(label_names: list[str], minority: Sequence[int] = ()) -> list[s
 def scores(
     labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray, classes: int, minority: Sequence[int] = ()
 ) -> np.ndarray:
-    """Macro-F1, balanced accuracy, AUROC (one class against the rest, mean of the classes), calibration error, each
-    class's F1 and each class's recall: float64 (b, 4 + 2 * classes); with classes named in `minority` one column more,
-    the mean of their recalls.
+    """Macro-F1, balanced accuracy, accuracy, AUROC (one class against the rest, mean of the classes), calibration
+    error, each class's F1 and each class's recall: float64 (b, 5 + 2 * classes); with classes named in `minority` one
+    column more, the mean of their recalls.
 
     `labels` are ints (n,), `probabilities` (n, classes); `weights` (b, n) says how often each row counts in each of b
     resamples. Every class must have weight in every resample."""
-    f1, recall = class_scores(labels, probabilities.argmax(1), weights, classes)
+    predicted = probabilities.argmax(1)
+    f1, recall = class_scores(labels, predicted, weights, classes)
+    accuracy = weights @ (predicted == labels) / weights.sum(1)
     auroc = np.mean([ranking(labels == c, probabilities[:, c], weights) for c in range(classes)], axis=0)
     error = calibration_error(labels, probabilities, weights)
     last = [recall[:, list(minority)].mean(1)] if minority else []
-    return np.column_stack([f1.mean(1), recall.mean(1), auroc, error, f1, recall, *last])
+    return np.column_stack([f1.mean(1), recall.mean(1), accuracy, auroc, error, f1, recall, *last])
 
 
 def class_scores(
