@@ -66,10 +66,15 @@ def write_npz(path: Path, per_class: int = 6, size: int = 28, classes: int = 3, 
 
 def clinsynth(*words: object, check: bool = True) -> subprocess.CompletedProcess[str]:
     """Run the real command line in a process of its own, on one thread."""
-    with WarmPython("-m", "clinsynth", *words) as process:
+    return run_warm("-m", "clinsynth", *words, check=check)
+
+
+def run_warm(*words: object, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """Run Python in a process of its own, on one thread, with large libraries imported."""
+    with WarmPython(*words) as process:
         code, stdout, stderr = process.end()
     if code is None or (check and code):
-        raise AssertionError(f"clinsynth {words} ended with {code}:\n{stdout}\n{stderr}")
+        raise AssertionError(f"{process.words} ended with {code}:\n{stdout}\n{stderr}")
     return subprocess.CompletedProcess(process.words, code, stdout, stderr)
 
 

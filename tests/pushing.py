@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import one_thread, run_python, tiny_pipeline
+from helpers import one_thread, run_warm, tiny_pipeline
 from loopback_hub.hub import LoopbackHub, running_hub
 
 from clinsynth.hub_shards import hash_shards
@@ -73,7 +73,7 @@ def make_runs(folder: Path) -> Path:
         arrays |= {f"{split}_images": images, f"{split}_labels": labels[:, None]}
     np.savez(folder / "patients.npz", **arrays)
     tiny_pipeline("context_unet").save_pretrained(folder / "retina")
-    run_python("-c", MAKE, folder)
+    run_warm("-c", MAKE, folder)
     stamp(folder / "evidence", folder / "set")
     return folder
 

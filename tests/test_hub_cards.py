@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from helpers import run_python
+from helpers import run_python, run_warm
 from huggingface_hub import DatasetCard, ModelCard
 from loopback_hub.cards import check_card
 from PIL import Image
@@ -53,7 +53,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         arrays |= {f"{split}_images": (noise + 90 * labels[:, None, None]).astype(np.uint8)}
         arrays |= {f"{split}_labels": labels[:, None]}
     np.savez(folder / "patients.npz", **arrays)
-    run_python("-c", COMMANDS, folder, folder / "patients.npz")
+    run_warm("-c", COMMANDS, folder, folder / "patients.npz")
     return folder
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from helpers import run_python
+from helpers import run_python, run_warm
 from huggingface_hub import DatasetCard, ModelCard
 from loopback_hub.cards import check_card
 from text_models import save_small_task, save_tiny_model
@@ -51,7 +51,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_tiny_model(folder / "base")
     task = save_small_task(folder / "small.yaml")
     task.write_text(task.read_text().replace("maxLength: 30", "maxLength: 60"))
-    run_python("-c", COMMANDS, folder)
+    run_warm("-c", COMMANDS, folder)
     return folder
 
 

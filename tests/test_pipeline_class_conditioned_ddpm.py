@@ -10,7 +10,7 @@ import diffusers
 import numpy as np
 import pytest
 import torch
-from helpers import LABELS, generators, run_python, tiny_pipeline, tiny_unet
+from helpers import LABELS, generators, run_python, run_warm, tiny_pipeline, tiny_unet
 from PIL import Image
 
 from clinsynth.pipelines.class_conditioned_ddpm import ClassConditionedDDPMPipeline, ContextUnet
@@ -307,7 +307,7 @@ STOCK = textwrap.dedent("""
 def test_saved_folder_loads_without_clinsynth_and_saves_again(backbone: str, tmp_path: Path) -> None:
     pipe = tiny_pipeline(backbone)
     pipe.save_pretrained(tmp_path / "first")
-    run_python("-c", STOCK, tmp_path / "first", tmp_path / "again", tmp_path / "pixels.pt")
+    run_warm("-c", STOCK, tmp_path / "first", tmp_path / "again", tmp_path / "pixels.pt")
     images = torch.load(tmp_path / "pixels.pt", weights_only=True)
     settings = {"num_inference_steps": 3, "guidance_scale": 2.0, "output_type": "pt"}
     assert torch.equal(images, pipe(["severe", 0], generator=generators(1, 2), **settings).images)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import LABELS, generators, run_python
+from helpers import LABELS, generators, run_warm
 
 from clinsynth.pipelines.class_conditioned_ddpm import ClassConditionedDDPMPipeline
 from clinsynth.pipelines.class_conditioned_gan import ClassConditionedGANPipeline, DCGANGenerator
@@ -125,7 +125,7 @@ STOCK = textwrap.dedent("""
 def test_saved_folder_loads_without_clinsynth_and_saves_again(tmp_path: Path) -> None:
     pipe = tiny_gan()
     pipe.save_pretrained(tmp_path / "first")
-    run_python("-c", STOCK, tmp_path / "first", tmp_path / "again", tmp_path / "pixels.pt")
+    run_warm("-c", STOCK, tmp_path / "first", tmp_path / "again", tmp_path / "pixels.pt")
     images = torch.load(tmp_path / "pixels.pt", weights_only=True)
     assert torch.equal(images, pipe(["severe", 0], generator=generators(1, 2), output_type="pt").images)
     names = [

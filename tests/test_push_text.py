@@ -14,7 +14,7 @@ import pytest
 pytest.importorskip("fastapi", reason="needs FastAPI, which `pip install clinsynth[space]` brings")
 pytest.importorskip("datasketch", reason="needs the packages of `pip install clinsynth[text]`")
 
-from helpers import run_python
+from helpers import run_python, run_warm
 from loopback_hub.client import run_client
 from loopback_hub.hub import LoopbackHub, running_hub
 from pushing import Client
@@ -64,7 +64,7 @@ found["snippet"] = len(scope["data"])
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     """Commands in a folder with the sets `posts` (24 texts in 3 shards) and `planted`, each with its evidence."""
     folder = tmp_path_factory.mktemp("posts")
-    run_python("-c", MAKE, folder, PYTHONPATH=str(Path(__file__).parent))
+    run_warm("-c", MAKE, folder)
     with running_hub(folder) as hub:
         client = Client(hub, folder)
         yield client

@@ -103,14 +103,14 @@ def write_small_study(folder: Path) -> Path:
     return path
 
 
-@pytest.mark.timeout(1200)  # some 25 processes one after the other
-def test_a_study_killed_in_each_of_its_steps_ends_as_one_that_was_not(tmp_path: Path) -> None:
+@pytest.mark.timeout(1200)  # some 20 processes one after the other
+def test_a_study_killed_in_each_kind_of_step_ends_as_one_that_was_not(tmp_path: Path) -> None:
     recipe = write_small_study(tmp_path)
     words = ["-m", "clinsynth", "study", str(recipe), "--output_dir"]
     study = tmp_path / "killed"
     steps = plan_study(parse(StudyArguments, recipe_first([str(recipe), "--output_dir", str(study)]))).steps
     marks: dict[Path, int] = {}
-    for step in steps:
+    for step in steps[2:]:  # the first two are of the same kinds as two later ones
         start_study_and_kill([sys.executable, *words, str(study)], step.name, study)
         assert not step.finished
         kept = {path: path.stat().st_mtime_ns for path in study.glob("*/step.json")}
