@@ -16,7 +16,6 @@ CURVE = (220.0, 90.0)
 ARM_METRICS = {
     "macro_f1": "macro-F1",
     "balanced_accuracy": "balanced accuracy",
-    "accuracy": "accuracy",
     "auroc": "AUROC",
     "ece": "calibration error (ECE)",
 }
