@@ -8,8 +8,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from datasets import load_dataset
-from helpers import REPOSITORY, clinsynth, kill_when, tiny_pipeline, write_npz
-from warm_python import run_in_two
+from helpers import REPOSITORY, clinsynth, kill_when, run_python, tiny_pipeline, write_npz
 
 from clinsynth.pictures import from_png
 from clinsynth.scripts import synthetic_shards
@@ -109,7 +108,7 @@ def test_two_processes_write_the_same_data_set(model: Path, tmp_path: Path) -> N
     main(arguments(model, tmp_path / "one", per_class=5))
     script = REPOSITORY / "scripts" / "generate_images.py"
     flags = f"--model {model} --output_dir {tmp_path / 'two'} --per_class 5 --num_inference_steps 2 --shard_size 4"
-    run_in_two(script, *flags.split())
+    run_python("-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone", script, *flags.split())
     assert np.abs(pixels(tmp_path / "one") - pixels(tmp_path / "two")).max() <= 1
     description = json.loads((tmp_path / "two" / "generation.json").read_text())
     assert description["complete"] and description["processes"] == 2

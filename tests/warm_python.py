@@ -86,7 +86,7 @@ def run(words: list[str], environment: dict[str, str], files: list[Path]) -> Non
 
 def run_in_two(*words: object) -> str:
     """Run `python WORDS` in two processes that share the work, with the environment that torchrun gives them; what the
-    first printed. How commands are launched is shown by the test of `accelerate launch`."""
+    first printed. The launchers themselves are shown by a test of `generate images` and one of `train ddpm`."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
