@@ -83,8 +83,8 @@ def complete_folder(path: str | Path) -> Iterator[Path]:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def create_run_folder(path: str | Path) -> Path:
-    """Create the folder `path` and make sure that it can be written to.
+def create_run_folder(path: str | Path, flag: str = "output_dir") -> Path:
+    """Create the folder `path`, which the flag of this name gave, and make sure that it can be written to.
 
     Raises:
         ValueError: `path` is a file, or the folder cannot be written to.
@@ -97,7 +97,7 @@ def create_run_folder(path: str | Path) -> Path:
         probe.unlink()
     except OSError as error:
         raise ValueError(
-            f"--output_dir {path} cannot be written to ({error.strerror}); name another folder or make room there"
+            f"--{flag} {path} cannot be written to ({error.strerror}); name another folder or make room there"
         ) from error
     return path
 

@@ -67,7 +67,7 @@ def gather_evidence(args: EvaluateImagesArguments) -> tuple[dict[str, Any], Comp
         check_data(real, synthetic)
     output_dir = create_run_folder(args.output_dir)
     write_run_config(output_dir, args)
-    cache = create_run_folder(args.cache_dir) if args.cache_dir else output_dir
+    cache = create_run_folder(args.cache_dir, "cache_dir") if args.cache_dir else output_dir
     extractor = choose_extractor(args, real, cache)
     features = extract_all(extractor, real, synthetic, cache / "features")
     finished = FinishedMeasurements(output_dir / "measurements.json")

@@ -82,6 +82,8 @@ def test_features_of_a_pretrained_body_are_computed_once_for_all_arms_and_seeds(
     other = frozen(body, seeds=1, epochs=3, cache_dir=tmp_path / "arms")
     run_arms(real, sets, tmp_path / "other", **other)  # another study that shares them
     assert len(kept()) == 6 and not (tmp_path / "other" / "features").exists()
+    with pytest.raises(ValueError, match=r"--cache_dir .*config.json cannot be written to"):
+        run_arms(real, sets, tmp_path / "other", **{**other, "cache_dir": body / "config.json"})
 
 
 def test_pictures_whose_label_the_last_layer_doubts_are_left_out_when_asked(real, body: Path, tmp_path: Path):

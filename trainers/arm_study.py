@@ -45,7 +45,7 @@ def run_study(
     arms: Sequence[str],
     seeds: int = 3,
     first_seed: int = 0,
-    cache_dir: Path | None = None,
+    cache_dir: str | Path | None = None,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Train `seeds` times an arm and compare the arms with the control on the real test split; JSON-able.
@@ -71,7 +71,8 @@ def run_study(
     check_settings(medium, settings, chosen, seeds)
     check_data(real, sets)
     output_dir = Path(output_dir)
-    trainings = Trainings(medium, settings, dict(real), dict(sets), output_dir, cache_dir or output_dir, progress)
+    cache = create_run_folder(cache_dir, "cache_dir") if cache_dir else output_dir
+    trainings = Trainings(medium, settings, dict(real), dict(sets), output_dir, cache, progress)
     numbers = range(first_seed, first_seed + seeds)
     run_shared(trainings, [(arm, seed) for seed in numbers for arm in chosen])
     return summarize(trainings, chosen, list(numbers))

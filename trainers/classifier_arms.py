@@ -40,7 +40,7 @@ def run_arms(
     balance_to: int | None = None,
     keep_agreeing: bool = False,
     features_from: str = "control",
-    cache_dir: Path | None = None,
+    cache_dir: str | Path | None = None,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Train `model` `seeds` times an arm and compare the arms with the control on the real test split; JSON-able.
@@ -111,7 +111,7 @@ def run_and_report(args: ImageClassifierArguments) -> None:
         balance_to=args.balance_to,
         keep_agreeing=args.keep_agreeing,
         features_from=args.features_from,
-        cache_dir=Path(args.cache_dir) if args.cache_dir else None,
+        cache_dir=args.cache_dir,
     )
     if state.is_main_process:
         write_results(output_dir, results, real["train"].noun)

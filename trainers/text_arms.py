@@ -135,7 +135,7 @@ def run_and_report(args: TextClassifierArguments) -> None:
         arms=args.arms,
         seeds=args.seeds,
         first_seed=args.seed,
-        cache_dir=Path(args.cache_dir) if args.cache_dir else None,
+        cache_dir=args.cache_dir,
     )
     if state.is_main_process:
         write_results(output_dir, results, real["train"].noun)
