@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from clinsynth.data.labels import first_of
+
 
 def load_class_model(flag: str, name: str) -> Any:
     """An image classifier that `clinsynth.trainers.train_image_classifier.predict` takes.
@@ -37,5 +39,5 @@ def class_numbers(flag: str, model: Any, names: list[str]) -> list[int]:
     known = {name: int(number) for number, name in model.config.id2label.items()}
     for name in names:
         if name not in known:
-            raise ValueError(f"{flag} has the classes {', '.join(known)}, without {name!r}; give one that has it")
+            raise ValueError(f"{flag} has the classes {first_of(known)}, without {name!r}; give one that has it")
     return [known[name] for name in names]

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from clinsynth.arguments import run
+from clinsynth.data.labels import first_of
 from clinsynth.data.text_arguments import TextDataArguments
 from clinsynth.run_folder import check_same_run, create_run_folder, write_run_config
 
@@ -222,7 +223,7 @@ def load_filter(args: GenerateTextArguments, names: list[str], train: Any, devic
 def describe_counts(labels: list[int], names: list[str]) -> str:
     """`400 texts: mild 100, …`."""
     parts = [f"{name} {labels.count(label)}" for label, name in enumerate(names)]
-    return f"{len(labels)} texts: {', '.join(parts[:40])}{', …' if len(parts) > 40 else ''}"
+    return f"{len(labels)} texts: {first_of(parts)}"
 
 
 if __name__ == "__main__":

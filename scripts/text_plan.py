@@ -6,6 +6,8 @@ import logging
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+from clinsynth.data.labels import first_of
+
 if TYPE_CHECKING:
     from datasets import Dataset
 
@@ -28,10 +30,10 @@ def label_names(args: GenerateTextArguments, task: Task, train: Dataset | None) 
     names: list[str] = train.features["label"].names
     unknown = [name for name in names if name not in task.labels]
     if unknown:
-        some = ", ".join(list(task.labels)[:40])
         raise ValueError(
             f"--dataset {args.dataset} has the label {unknown[0]!r}, which --task {args.task} does not know; its "
-            f"labels are {some}: name them so with --label_names, or add a meaning to a copy of the task's file"
+            f"labels are {first_of(task.labels)}: name them so with --label_names, or add a meaning to a copy of the "
+            "task's file"
         )
     absent = [name for name in task.labels if name not in names]
     if absent:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from clinsynth.data.labels import first_of
+
 MOST_TOKENS = 512
 
 
@@ -42,7 +44,7 @@ class LabelCheck:
         unknown = [name for name in names if name not in self.id2label.values()]
         if unknown:
             raise ValueError(
-                f"--verify_labels {source} knows the labels {', '.join(self.id2label.values())}, but not "
+                f"--verify_labels {source} knows the labels {first_of(self.id2label.values())}, but not "
                 f"{unknown[0]!r}, which is to be generated; give a classifier trained on the same labels"
             )
         room = getattr(model.config, "max_position_embeddings", MOST_TOKENS)

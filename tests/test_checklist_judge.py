@@ -153,6 +153,9 @@ def test_a_classifier_of_other_classes_is_refused(tmp_path: Path) -> None:
     folder = save_classifier(tmp_path / "classifier", ["a", "b"])
     with pytest.raises(ValueError, match="has the classes a, b, without 'grade 0' of checklist phantom-fundus"):
         load_judge("classifier", str(folder), "phantom-fundus")
+    many = save_classifier(tmp_path / "many", [f"c{n}" for n in range(1000)])
+    with pytest.raises(ValueError, match=r"classes c0, c1, (c\d+, ){38}… \(1,000 in all\), without 'grade 0'"):
+        load_judge("classifier", str(many), "phantom-fundus")
     with pytest.raises(ValueError, match=r"the judge's classifier .*nowhere cannot be loaded"):
         load_judge("classifier", str(tmp_path / "nowhere"), "phantom-fundus")
 

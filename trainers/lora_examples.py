@@ -14,6 +14,7 @@ import numpy as np
 from datasets import Dataset, DatasetDict
 from tqdm.auto import tqdm
 
+from clinsynth.data.labels import first_of
 from clinsynth.metrics.text_canaries import Canaries
 from clinsynth.pipelines.structured_medical_text.prompt_tokens import encode_messages
 from clinsynth.pipelines.structured_medical_text.prompts import Task, render_messages
@@ -69,7 +70,7 @@ def check_task(args: TextLoraArguments, task: Task, names: list[str]) -> None:
     if unknown:
         raise ValueError(
             f"--dataset {args.dataset} has the label {unknown[0]!r}, which --task {args.task} does not know; its "
-            f"labels are {', '.join(list(task.labels)[:40])}: name them so with --label_names, or add a meaning to a "
+            f"labels are {first_of(task.labels)}: name them so with --label_names, or add a meaning to a "
             "copy of the task's file"
         )
 

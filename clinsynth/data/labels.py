@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -60,6 +61,13 @@ def derive_names(values: list[Any]) -> list[str]:
         # More classes than rows leave some empty anyway; the bound keeps a stray 999999999 from filling the memory.
         return [str(number) for number in range(min(max(map(int, given), default=-1) + 1, len(given)))]
     return sorted({value for value in given if isinstance(value, str)})
+
+
+def first_of(names: Iterable[str], most: int = 40) -> str:
+    """`a, b, c` for a message; of more than `most` names the first, and how many there are."""
+    listed = list(names)
+    more = f", … ({len(listed):,} in all)" if len(listed) > most else ""
+    return ", ".join(listed[:most]) + more
 
 
 def is_number(value: Any) -> bool:

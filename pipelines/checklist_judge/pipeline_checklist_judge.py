@@ -228,8 +228,9 @@ def check_classes(id2label: dict[int, str], checklist: dict[str, Any]) -> list[s
     classes = [id2label[number] for number in sorted(id2label)]
     missing = [condition for condition in checklist["conditions"] if condition not in classes]
     if missing:
+        more = f", … ({len(classes):,} in all)" if len(classes) > 40 else ""
         raise ValueError(
-            f"the classifier has the classes {', '.join(classes)}, without {missing[0]!r} of checklist "
+            f"the classifier has the classes {', '.join(classes[:40])}{more}, without {missing[0]!r} of checklist "
             f"{checklist['name']}; give one that was trained on the checklist's conditions"
         )
     return classes
