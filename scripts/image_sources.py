@@ -6,6 +6,7 @@ its source's id, class and the strength.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,9 +14,12 @@ import numpy as np
 
 from clinsynth.checklists import sample_id
 from clinsynth.data.arguments import ImageDataArguments
+from clinsynth.data.labels import first_of
 from clinsynth.pictures import to_picture
 from clinsynth.scripts.source_compatibility import read_compatible
 from clinsynth.seeds import derive_seed
+
+logger = logging.getLogger("clinsynth")
 
 
 @dataclass
@@ -131,6 +135,14 @@ def load_sources(args: Any, pipeline: Any, labels: list[int], split: str = "trai
     elsewhere = {i for name, ids in found.items() if name != split for i in ids}
     data, ids = splits[split], found[split]
     classes = [data.label_names[label] for label in data.labels]
+    if split == "train" and set(classes).isdisjoint(pipeline.id2label.values()):
+        logger.warning(
+            "--from_images %s has none of the model's classes (%s), but %s: all its pictures count as of another "
+            "class. If theirs are the same under other names, name them as the model does with --label_names",
+            args.from_images,
+            first_of(pipeline.id2label.values()),
+            first_of(data.label_names),
+        )
     wanted = {label: pipeline.id2label[label] for label in sorted(set(labels))}
     allowed = read_compatible(args.compatible, splits["train"], list(wanted.values())) if args.compatible else {}
     givers = parse_classes(args.from_class, data.label_names)

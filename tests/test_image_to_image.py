@@ -127,6 +127,14 @@ def test_only_the_named_classes_give_sources(model: Path, data: Path, tmp_path: 
         main(from_images(model, data, tmp_path / "none", from_class="moderate"))
 
 
+def test_sources_whose_classes_are_all_named_otherwise_are_told(model: Path, data: Path, tmp_path: Path, caplog):
+    main(from_images(model, data, tmp_path / "same", per_class=1))
+    assert "none of the model's classes" not in caplog.text
+    main(from_images(model, data, tmp_path / "other", label_names="none,some,much", per_class=1))
+    assert "none of the model's classes (healthy, mild, severe), but none, some, much: all" in caplog.text
+    assert {row["source_label"] for row in read_rows(tmp_path / "other")} <= {"none", "some", "much"}
+
+
 def write_table(folder: Path) -> Path:
     """A data set of 24 pictures: body sites by turns, "hand" never in class severe, the last of each class unknown."""
     rng, lines = np.random.default_rng(0), []
@@ -290,6 +298,9 @@ def test_what_a_classifier_sees_as_another_class_is_drawn_anew(eyes: ImageArrays
         ClassCheck.of(str(tmp_path / "judge"), {0: "grade 0", 1: "severe"})
     with pytest.raises(ValueError, match=r"--keep_if_class .*nothing cannot be loaded"):
         ClassCheck.of(str(tmp_path / "nothing"), dict(enumerate(GRADES)))
+    save_classifier(build_small_resnet(1000, 3), [f"c{n}" for n in range(1000)], tmp_path / "of-other-things")
+    with pytest.raises(ValueError, match=r"classes c0, c1, (c\d+, )+… \(1,000 in all\), without 'grade 0'"):
+        ClassCheck.of(str(tmp_path / "of-other-things"), dict(enumerate(GRADES)))
 
 
 def test_the_command_keeps_by_class_without_sources(model: Path, data: Path, tmp_path: Path) -> None:
