@@ -67,12 +67,13 @@ def main(args: FitChecklistArguments) -> None:
 
     from clinsynth.data.arrays import load_image_arrays
     from clinsynth.pipelines.checklist_judge.measured_items import measure_of
-    from clinsynth.run_folder import atomic_write
+    from clinsynth.run_folder import atomic_write, create_run_folder
     from clinsynth.scripts.judges import load_judge
 
     measure, quantities = measure_of({"name": args.name})
     if unknown := [quantity for quantity in quantities if quantity not in WORDS]:
         raise ValueError(f"--name {args.name}: limits of {unknown[0]} are not fitted; take dermatoscopy-measured")
+    create_run_folder(Path(args.output_file).parent, "output_file")
     splits = load_image_arrays(args)
     train, names = splits["train"], splits["train"].label_names
     measured = measure_all(measure, quantities, train)

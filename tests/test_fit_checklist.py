@@ -86,6 +86,9 @@ def test_a_fitted_checklist_tells_its_classes_apart(tmp_path: Path) -> None:
     assert min(a["share"] for a in right) > max(a["share"] for a in wrong)
     said = clinsynth("fit", "checklist", *flags, "--output_file", path, check=False).stderr
     assert f"--output_file {path} is there already" in said
+    below_a_file = path / "second.yaml"
+    said = clinsynth("fit", "checklist", *flags, "--output_file", below_a_file, check=False).stderr
+    assert f"--output_file {path} cannot be written to" in said and "measure:" not in said
 
 
 def test_the_shipped_one_is_of_the_seven_diagnoses() -> None:
