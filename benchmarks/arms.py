@@ -10,10 +10,10 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from benchmarks.peers import MEND, build_peer, count_parameters
-from clinsynth.data.arrays import ImageArrays
+from clinsynth.data.images import ImageArrays
 from clinsynth.run_folder import complete_folder
 from clinsynth.seeds import derive_seed
-from clinsynth.trainers.ddpm_step import build_state, build_stream, check_finite, step_parts, train_step
+from clinsynth.trainers.diffusion.step import build_state, build_stream, check_finite, step_parts, train_step
 from clinsynth.trainers.train_ddpm import DDPMArguments
 from clinsynth.trainers.training_state import checkpoints, flatten_moments, load_moments
 
@@ -47,7 +47,7 @@ class OurTraining:
     def __init__(self, args: DDPMArguments, data: dict[str, ImageArrays], output_dir: Path):
         from accelerate import Accelerator
 
-        from clinsynth.trainers.diffusion_model import resolve_precision
+        from clinsynth.trainers.diffusion.diffusion_model import resolve_precision
 
         self.args, self.output_dir = args, output_dir
         self.accelerator = Accelerator(mixed_precision=resolve_precision(args.mixed_precision), cpu=True)
@@ -88,7 +88,7 @@ class PeerTraining:
     """
 
     def __init__(self, args: "EqualTimeArguments", data: dict[str, ImageArrays], dim: int):
-        from clinsynth.trainers.diffusion_loss import TrainingStream
+        from clinsynth.trainers.diffusion.model import TrainingStream
 
         try:
             from ema_pytorch import EMA
@@ -159,7 +159,7 @@ def dim_mults(args: "EqualTimeArguments") -> tuple[int, ...]:
 
 def our_parameters(args: DDPMArguments, data: dict[str, ImageArrays]) -> int:
     """The size of the network that `args` asks for."""
-    from clinsynth.trainers.diffusion_model import build_unet
+    from clinsynth.trainers.diffusion.diffusion_model import build_unet
 
     shape = data["train"].images.shape
     return count_parameters(build_unet(args, shape[-1], shape[1], len(data["train"].label_names)))

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from benchmarks.timing import Run
-    from clinsynth.data.arrays import ImageArrays
+    from clinsynth.data.images import ImageArrays
 
 
 @dataclass
@@ -79,7 +79,7 @@ def random_pictures(args: ClassifierBenchmarkArguments) -> "ImageArrays":
     """A set of noise that lasts for the steps of a repeat."""
     import numpy as np
 
-    from clinsynth.data.arrays import ImageArrays
+    from clinsynth.data.images import ImageArrays
 
     n = args.steps * args.batch_size
     images = np.random.default_rng(0).integers(0, 256, (n, 3, args.input_size, args.input_size), dtype=np.uint8)
@@ -100,7 +100,7 @@ def bare_training(args: ClassifierBenchmarkArguments) -> "Run":
     import torch
     import torch.nn.functional as F
 
-    from clinsynth.trainers.classifier_inputs import model_inputs
+    from clinsynth.models.image_classifiers import model_inputs
 
     model, data = resnet18(args.input_size).train(), random_pictures(args)
     pixels = model_inputs(model, data.images[: args.batch_size])

@@ -97,8 +97,8 @@ def measure_yield(args: Any, model: Any, tokenizer: Any) -> list[str]:
     where what lies from its first brace to its last is an object of the schema; each refused one is made up for by the
     next draw, so that valid texts over time is what retries without end would give.
     """
+    from clinsynth.data.tasks import load_task
     from clinsynth.pipelines.structured_medical_text import SchemaConstraint
-    from clinsynth.tasks import load_task
 
     task = load_task("severity-posts", None)
     constraint = SchemaConstraint(tokenizer, task.schema)

@@ -22,7 +22,7 @@ from clinsynth.arguments import parse, run
 if TYPE_CHECKING:
     from benchmarks.arms import Training
     from benchmarks.samples import Draw
-    from clinsynth.data.arrays import ImageArrays
+    from clinsynth.data.images import ImageArrays
     from clinsynth.trainers.train_ddpm import DDPMArguments
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from clinsynth.data.arguments import ImageDataArguments
-from clinsynth.data.arrays import ImageArrays, load_image_arrays
+from clinsynth.data.images import ImageArrays, load_image_arrays
 from clinsynth.metrics.frechet.frechet import frechet_distance, frechet_interval
 from clinsynth.metrics.kid.kid import kernel_distance, kernel_interval
 
@@ -19,7 +19,7 @@ def real_splits(dataset: str, resolution: int, channels: int) -> dict[str, Image
 def named_extractor(name: str, splits: dict[str, ImageArrays], folder: Path, seed: int = 0) -> Any:
     """The extractor `name`: a path or id, or "default", the CNN that is trained on
     `splits["train"]` the first time and kept in `folder`."""
-    from clinsynth.metrics.feature_extractor import load_extractor, train_default_extractor
+    from clinsynth.models.image_encoders import load_extractor, train_default_extractor
 
     if name != "default":
         return load_extractor(name)

@@ -242,10 +242,10 @@ def deal_out_scores(args: "PreferenceArguments", drawn: Path | None) -> None:
     """
     import shutil
 
+    from clinsynth.judges.judges import load_judge
+    from clinsynth.models.generators import load_pipeline
     from clinsynth.run_folder import complete_folder, create_run_folder
-    from clinsynth.scripts.checkpoint import load_pipeline
-    from clinsynth.scripts.judges import load_judge
-    from clinsynth.trainers.preference_candidates import score_candidates
+    from clinsynth.trainers.preference.candidates import score_candidates
 
     folder = create_run_folder(Path(args.output_dir) / "preferences")
     if (folder / "scores" / DEALT).exists():

@@ -10,16 +10,16 @@ import numpy as np
 
 from benchmarks.magic_loop import YARDSTICK_SEED, fresh_accelerator
 from clinsynth.data.arguments import ImageDataArguments
-from clinsynth.data.arrays import ImageArrays, load_image_arrays
-from clinsynth.metrics.feature_extractor import FeatureExtractor, train_default_extractor
+from clinsynth.data.images import ImageArrays, load_image_arrays
+from clinsynth.images import contact_sheet, to_png
+from clinsynth.judges.judges import load_judge, pass_rate
 from clinsynth.metrics.frechet.frechet import frechet_distance, frechet_interval
-from clinsynth.pictures import contact_sheet, to_png
+from clinsynth.models.generators import load_pipeline
+from clinsynth.models.image_encoders import FeatureExtractor, train_default_extractor
 from clinsynth.run_folder import atomic_write, read_metrics
-from clinsynth.scripts.checkpoint import load_pipeline
-from clinsynth.scripts.judges import load_judge, pass_rate
 from clinsynth.seeds import derive_seed
-from clinsynth.trainers.preference_candidates import sample_fast
-from clinsynth.trainers.preference_guard import Watched
+from clinsynth.trainers.preference.candidates import sample_fast
+from clinsynth.trainers.preference.guard import Watched
 
 if TYPE_CHECKING:
     from benchmarks.magic_loop import LoopArguments

@@ -104,7 +104,7 @@ def build_pipeline(args: PreferenceBenchmarkArguments) -> Any:
     """A DDPM with random weights and the five grades."""
     from clinsynth.data.phantom_fundus import GRADES
     from clinsynth.pipelines.class_conditioned_ddpm import ClassConditionedDDPMPipeline
-    from clinsynth.trainers.diffusion_model import build_scheduler, build_unet
+    from clinsynth.trainers.diffusion.diffusion_model import build_scheduler, build_unet
     from clinsynth.trainers.train_ddpm import DDPMArguments
 
     first = DDPMArguments(width=args.width)
@@ -118,7 +118,7 @@ def build_latent(args: PreferenceBenchmarkArguments) -> Any:
     from peft import LoraConfig
 
     from clinsynth.data.phantom_fundus import GRADES
-    from clinsynth.scripts.text_to_image_model import PromptedPipeline
+    from clinsynth.models.text_to_image import PromptedPipeline
     from tests.tiny_stable_diffusion import tiny_stable_diffusion, tiny_unet
 
     with tempfile.TemporaryDirectory() as folder:
@@ -137,9 +137,9 @@ def random_pairs(args: PreferenceBenchmarkArguments, pipeline: Any) -> Any:
     from datasets import Dataset, Features
     from datasets import Image as ImageFeature
 
-    from clinsynth.pictures import to_picture
-    from clinsynth.trainers.preference_model import picture_form
-    from clinsynth.trainers.preference_pairs import Candidate, make_pairs, read_pairs, write_pairs
+    from clinsynth.images import to_picture
+    from clinsynth.trainers.preference.model import picture_form
+    from clinsynth.trainers.preference.pairs import Candidate, make_pairs, read_pairs, write_pairs
 
     count, generator = 8 * args.batch_size, np.random.default_rng(0)
     side, channels = picture_form(pipeline)
@@ -158,8 +158,8 @@ def dpo_step(args: PreferenceBenchmarkArguments, fidelity_weight: float, build: 
     from accelerate import Accelerator
 
     from benchmarks.timing import compare
-    from clinsynth.trainers.preference_model import is_prompted
-    from clinsynth.trainers.preference_step import Preferences, build_state, fidelity_stream, train_step
+    from clinsynth.trainers.preference.model import is_prompted
+    from clinsynth.trainers.preference.step import Preferences, build_state, fidelity_stream, train_step
 
     chosen, pipeline = settings(args, fidelity_weight), build(args)
     accelerator = Accelerator(cpu=True, mixed_precision="no")
@@ -188,8 +188,8 @@ def random_pictures(args: PreferenceBenchmarkArguments, pipeline: Any) -> Any:
     """Two batches of real pictures, or of what stands for them, in the form of a pipeline's."""
     import numpy as np
 
-    from clinsynth.data.arrays import ImageArrays
-    from clinsynth.trainers.preference_model import picture_form
+    from clinsynth.data.images import ImageArrays
+    from clinsynth.trainers.preference.model import picture_form
 
     side, channels = picture_form(pipeline)
     count, generator = 2 * args.batch_size, np.random.default_rng(1)
@@ -227,7 +227,7 @@ def candidates(args: PreferenceBenchmarkArguments) -> "Comparison":
     """Drawing candidates into Parquet shards over the same pictures drawn by the fast sampler alone."""
     from benchmarks.timing import compare
     from clinsynth.seeds import derive_seed
-    from clinsynth.trainers.preference_candidates import draw_candidates, sample_fast
+    from clinsynth.trainers.preference.candidates import draw_candidates, sample_fast
 
     chosen, pipeline = settings(args, 1.0), build_pipeline(args)
     pipeline.set_progress_bar_config(disable=True)

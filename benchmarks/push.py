@@ -77,7 +77,7 @@ def main(args: PushArguments) -> None:
 
 def make_set(folder: Path, n: int, shard_size: int) -> Path:
     """`n` pictures as `clinsynth generate images` writes them; a folder that is finished is taken as it is."""
-    from clinsynth.scripts.synthetic_shards import ShardPlan, write_shards
+    from clinsynth.synthesis.shards import ShardPlan, write_shards
 
     labels = np.sort(np.arange(n) % len(LABELS)).tolist()
     plan = ShardPlan(folder, labels, LABELS, 0, shard_size)
@@ -103,7 +103,7 @@ def draw_pictures(labels: list[int], seeds: list[int]) -> tuple[np.ndarray, np.n
 
 def stand_in_evidence(made: Path) -> Path:
     """A folder with an evidence.json on exactly this set that passes the gate, though nothing was measured."""
-    from clinsynth.hub_shards import hash_shards
+    from clinsynth.hub.shards import hash_shards
     from clinsynth.run_folder import atomic_write
 
     generation = json.loads((made / "generation.json").read_text())

@@ -23,7 +23,7 @@ from benchmarks.peers import (
 )
 from benchmarks.samples import draw_all, labels_like
 from benchmarks.timing import compare, table
-from clinsynth.data.arrays import ImageArrays
+from clinsynth.data.images import ImageArrays
 
 
 def tiny_unet() -> Any:

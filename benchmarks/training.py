@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from benchmarks.arms import OurTraining
 from benchmarks.timing import Comparison, Run, compare
 from clinsynth.arguments import parse
-from clinsynth.data.arrays import ImageArrays
+from clinsynth.data.images import ImageArrays
 from clinsynth.trainers.train_ddpm import DDPMArguments
 
 if TYPE_CHECKING:

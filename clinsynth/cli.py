@@ -56,7 +56,7 @@ COMMANDS = {
         "compare synthetic with real texts and write a report",
     ),
     "judge": (
-        "clinsynth.scripts.judge_images",
+        "clinsynth.scripts.judge",
         "JudgeImagesArguments",
         "score images against an expert checklist, item by item",
     ),
@@ -66,7 +66,7 @@ COMMANDS = {
         "write a checklist whose items are measured limits of real images",
     ),
     "sign checklist": (
-        "clinsynth.scripts.checklist_page",
+        "clinsynth.scripts.sign_checklist",
         "ChecklistPageArguments",
         "write a page on which an expert corrects and signs a checklist",
     ),
@@ -76,13 +76,13 @@ COMMANDS = {
         "sign the pictures of a synthetic set, with a certificate",
     ),
     "audit membership": (
-        "clinsynth.scripts.attack_membership",
+        "clinsynth.scripts.audit_membership",
         "AttackMembershipArguments",
         "attack a checkpoint: can its training images be told from others",
     ),
     "study": ("clinsynth.scripts.study", "StudyArguments", "run a recipe: generators, evidence, classifiers, report"),
     "summarize": (
-        "clinsynth.scripts.summarize_data",
+        "clinsynth.scripts.summarize",
         "SummarizeArguments",
         "count classes, subgroups and duplicates of a data set",
     ),

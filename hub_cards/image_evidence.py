@@ -14,7 +14,7 @@ from clinsynth.hub_cards.tables import (
     record_row,
     with_interval,
 )
-from clinsynth.scripts.report import arm_table, format_number, format_signed, privacy_rows
+from clinsynth.reports.images import arm_table, format_number, format_signed, privacy_rows
 
 LIKENESS = {"frechet": ("Fréchet distance", LOWER), "kid": ("KID", LOWER)}
 VARIETY = {

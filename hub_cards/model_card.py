@@ -7,9 +7,8 @@ from pathlib import Path
 
 from huggingface_hub import ModelCardData
 
-from clinsynth.hub_cards.checkpoint_facts import DIFFUSION, GAN, TEXT, Checkpoint, check_weights
-from clinsynth.hub_cards.data_sources import Source, Terms
-from clinsynth.hub_cards.evidence_file import Evidence, read_evidence
+from clinsynth.hub_cards.checkpoint import DIFFUSION, GAN, TEXT, Checkpoint, check_weights
+from clinsynth.hub_cards.evidence import Evidence, read_evidence
 from clinsynth.hub_cards.model_facts import (
     Trained,
     describe_privacy,
@@ -25,6 +24,7 @@ from clinsynth.hub_cards.model_snippets import SNIPPETS
 from clinsynth.hub_cards.model_text_to_image import TEXT_TO_IMAGE, lora_snippet, prompt_table
 from clinsynth.hub_cards.render import LOCAL, render_card, repository_name
 from clinsynth.hub_cards.sample_grid import PICTURE, sample_grid
+from clinsynth.hub_cards.sources import Source, Terms
 from clinsynth.hub_cards.story import eval_results, tell
 
 TASKS = {

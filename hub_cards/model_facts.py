@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clinsynth.hub_cards.checkpoint_facts import TEXT, Checkpoint, count_parameters, read_checkpoint
-from clinsynth.hub_cards.data_sources import Source, find_sources
-from clinsynth.hub_cards.evidence_file import Evidence, same_train_data
+from clinsynth.hub_cards.checkpoint import TEXT, Checkpoint, count_parameters, read_checkpoint
+from clinsynth.hub_cards.evidence import Evidence, same_train_data
 from clinsynth.hub_cards.model_text_to_image import TEXT_TO_IMAGE
-from clinsynth.hub_cards.private_words import hub_id
 from clinsynth.hub_cards.render import listed
 from clinsynth.hub_cards.run_files import RunFiles, describe_making, read_run
+from clinsynth.hub_cards.sources import Source, find_sources
 from clinsynth.hub_cards.tables import Table
+from clinsynth.private_words import hub_id
 from clinsynth.run_folder import read_json
 
 SMALL_PICTURE = 128

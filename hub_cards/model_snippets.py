@@ -1,6 +1,6 @@
 """How a published generator is loaded, by its kind: the code that stands in the card, and that a test runs."""
 
-from clinsynth.hub_cards.checkpoint_facts import DIFFUSION, GAN, TEXT
+from clinsynth.hub_cards.checkpoint import DIFFUSION, GAN, TEXT
 
 SNIPPETS = {
     DIFFUSION: """\

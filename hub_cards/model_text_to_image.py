@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from clinsynth.hub_cards.checkpoint_facts import Checkpoint
-from clinsynth.hub_cards.private_words import hub_id, shorten
+from clinsynth.hub_cards.checkpoint import Checkpoint
 from clinsynth.hub_cards.tables import Table
+from clinsynth.private_words import hub_id, shorten
 from clinsynth.run_folder import read_json
 
 TEXT_TO_IMAGE = "text-to-image LoRA"

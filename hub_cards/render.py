@@ -9,8 +9,8 @@ from pathlib import Path
 from huggingface_hub import CardData
 
 from clinsynth import __version__
-from clinsynth.hub_cards.private_words import refuse_private
 from clinsynth.hub_cards.tables import cell, code
+from clinsynth.private_words import refuse_private
 
 LOCAL = "path/of/this/folder"
 """What a snippet loads where no repository is named."""

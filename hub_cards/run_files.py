@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from clinsynth.hub_cards.private_words import describe_command, without_paths
+from clinsynth.private_words import describe_command, without_paths
 from clinsynth.run_folder import read_json, read_metrics
 
 NOT_SHOWN = set(

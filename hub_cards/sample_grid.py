@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from clinsynth.hub_cards.evidence_file import Evidence, read_evidence
+from clinsynth.hub.shards import open_shard, read_rows
+from clinsynth.hub_cards.evidence import Evidence, read_evidence
 from clinsynth.hub_cards.set_files import SHARDS
-from clinsynth.hub_shards import open_shard, read_rows
-from clinsynth.pictures import contact_sheet, from_png, to_picture, to_png
+from clinsynth.images import contact_sheet, from_png, to_picture, to_png
 from clinsynth.run_folder import read_metrics
 
 PICTURE = "samples.png"
@@ -25,7 +25,7 @@ def sample_grid(folder: str | Path, evidence: str | Path | None = None) -> bytes
     each class. With evidence, pictures among the closest to real ones are passed over; where copies were found there
     is no grid.
     """
-    from clinsynth.metrics.privacy_verdict import COPIES
+    from clinsynth.metrics.privacy.verdict import COPIES
 
     folder, read = Path(folder), read_evidence(evidence)
     if read is not None and not read.of_texts and read.content["privacy"]["verdict"] == COPIES:

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clinsynth.hub_cards.checkpoint_facts import may_have_made, read_checkpoint
-from clinsynth.hub_cards.private_words import HIDDEN, without_paths
+from clinsynth.hub.hub_columns import Columns, read_columns
+from clinsynth.hub.shards import open_shard
+from clinsynth.hub_cards.checkpoint import may_have_made, read_checkpoint
 from clinsynth.hub_cards.run_files import RunFiles, read_run
-from clinsynth.hub_columns import Columns, read_columns
-from clinsynth.hub_provenance import find_provenance
-from clinsynth.hub_shards import open_shard
+from clinsynth.private_words import HIDDEN, without_paths
 from clinsynth.run_folder import read_json
+from clinsynth.synthesis.provenance import find_provenance
 
 NOT_SHOWN = {"model", "endpoint", "task_sha256", "examples_sha256", "verify_labels_sha256", "seed"}
 SHARDS = "data/*.parquet"

@@ -9,8 +9,8 @@ from typing import Any
 
 from huggingface_hub import SpaceCard, SpaceCardData
 
-from clinsynth.hub_cards.private_words import HUB_ID
 from clinsynth.hub_cards.render import render_card, repository_name
+from clinsynth.private_words import HUB_ID
 
 BANNER = "not for diagnosis"
 GRADIO = re.compile(r"^gradio(?:\[[\w,]*\])?\s*[=~>]=\s*(\d+(?:\.\d+)*)", re.MULTILINE)

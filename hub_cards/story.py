@@ -8,10 +8,11 @@ from typing import Any
 from huggingface_hub import EvalResult
 
 from clinsynth.hub_cards import image_evidence, text_evidence
-from clinsynth.hub_cards.data_sources import Source
-from clinsynth.hub_cards.evidence_file import Evidence
+from clinsynth.hub_cards.evidence import Evidence
+from clinsynth.hub_cards.sources import Source
 from clinsynth.hub_cards.tables import Table, without_empty_columns
-from clinsynth.scripts import report, report_texts
+from clinsynth.reports import images as report
+from clinsynth.reports import texts as report_texts
 
 SHOWN_DIGITS = 4
 

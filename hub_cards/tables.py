@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from clinsynth.scripts.report import format_interval, format_number
+from clinsynth.reports.images import format_interval, format_number
 
 LOWER, HIGHER, ALIKE = "lower", "higher", "as real"
 RECORD_COLUMNS = [

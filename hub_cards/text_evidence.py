@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from clinsynth.hub_cards.tables import RECORD_COLUMNS, Table, record_row, with_interval
-from clinsynth.scripts.report_texts import CONTENT, DISTANCES, MEMORISATION, TABLES, build_table
+from clinsynth.reports.texts import CONTENT, DISTANCES, MEMORISATION, TABLES, build_table
 
 QUESTIONS = {
     "copies": "Are real texts copied?",

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clinsynth.arguments import run
-from clinsynth.scripts.judges import check_judge
+from clinsynth.judges.judges import check_judge
 
 
 @dataclass
@@ -81,11 +81,11 @@ class EvaluateImagesArguments:
 
 def main(args: EvaluateImagesArguments) -> None:
     """Compare, write evidence.json and report.html, print where they are."""
-    from clinsynth.hub_shards import hash_shards
-    from clinsynth.metrics.image_evidence import gather_evidence
+    from clinsynth.hub.shards import hash_shards
+    from clinsynth.reports.images import render_report
+    from clinsynth.reports.report_pictures import draw_pictures
     from clinsynth.run_folder import atomic_write
-    from clinsynth.scripts.report import render_report
-    from clinsynth.scripts.report_pictures import draw_pictures
+    from clinsynth.study.image_evidence import gather_evidence
 
     evidence, compared = gather_evidence(args)
     evidence["data"]["shards_sha256"] = hash_shards(args.synthetic)  # `push dataset` takes it for just these

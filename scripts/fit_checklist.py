@@ -19,7 +19,7 @@ from clinsynth.arguments import run
 from clinsynth.data.arguments import ImageDataArguments
 
 if TYPE_CHECKING:
-    from clinsynth.data.arrays import ImageArrays
+    from clinsynth.data.images import ImageArrays
 
 WORDS = {
     "area": ("location", "Does the lesion take up {low} to {high} % of the picture?"),
@@ -65,10 +65,10 @@ def main(args: FitChecklistArguments) -> None:
     """Measure, write the checklist, and print how well it tells classes apart."""
     import yaml
 
-    from clinsynth.data.arrays import load_image_arrays
+    from clinsynth.data.images import load_image_arrays
+    from clinsynth.judges.judges import load_judge
     from clinsynth.pipelines.checklist_judge.measured_items import measure_of
     from clinsynth.run_folder import atomic_write, create_run_folder
-    from clinsynth.scripts.judges import load_judge
 
     measure, quantities = measure_of({"name": args.name})
     if unknown := [quantity for quantity in quantities if quantity not in WORDS]:
@@ -120,7 +120,7 @@ def items_of(
 
 def to_table(judge: Any, images: ImageArrays, names: list[str]) -> str:
     """Mean share of items that images of each class meet, of their own condition and of the others."""
-    from clinsynth.scripts.judges import judge_arrays
+    from clinsynth.judges.judges import judge_arrays
 
     lines = [f"{'validation images of':<24}{'n':>6}{'own items':>12}{'items of others':>18}"]
     for label, name in enumerate(names):

@@ -17,8 +17,8 @@ from typing import Any, Literal
 
 from clinsynth.arguments import run
 from clinsynth.run_folder import check_same_run, create_run_folder, write_run_config
-from clinsynth.scripts.image_sources import SourceArguments
-from clinsynth.scripts.keep_images import KeepArguments
+from clinsynth.synthesis.image_sources import SourceArguments
+from clinsynth.synthesis.keep_images import KeepArguments
 
 MAY_DIFFER = frozenset({"output_dir", "batch_size", "dry_run"})
 
@@ -93,10 +93,10 @@ def main(args: GenerateImagesArguments) -> None:
     import torch
     from accelerate import PartialState
 
-    from clinsynth.scripts.checkpoint import load_pipeline
-    from clinsynth.scripts.image_plan import describe_counts, plan_labels
-    from clinsynth.scripts.keep_images import sources_and_checks
-    from clinsynth.scripts.synthetic_shards import ShardPlan, write_shards
+    from clinsynth.models.generators import load_pipeline
+    from clinsynth.synthesis.image_plan import describe_counts, plan_labels
+    from clinsynth.synthesis.keep_images import sources_and_checks
+    from clinsynth.synthesis.shards import ShardPlan, write_shards
 
     state = PartialState(cpu=not torch.accelerator.is_available())  # else several CPU processes go unseen
     pipeline = load_pipeline(args.model, args.dtype)
@@ -146,7 +146,7 @@ def keep_memory_flat() -> None:
 
 def describe_generator(args: GenerateImagesArguments, pipeline: Any) -> dict[str, Any]:
     """What `generation.json` says of the generator: name, weights' hash, and how it is sampled."""
-    from clinsynth.scripts.synthetic_shards import hash_weights
+    from clinsynth.synthesis.shards import hash_weights
 
     diffusion, latent = "unet" in pipeline.components, "vae" in pipeline.components
     network = pipeline.unet if diffusion else pipeline.generator

@@ -118,7 +118,7 @@ class GenerateTextArguments(TextDataArguments):
 
     def check_endpoint(self, endpoint: str) -> None:
         """Raise a `ValueError` for an address that is none, flags of a model here, or real texts that would leave."""
-        from clinsynth.scripts.text_endpoint_address import check_real_texts, split_address
+        from clinsynth.models.text_endpoint_address import check_real_texts, split_address
 
         split_address(endpoint)
         for name, usual in (("backend", "transformers"), ("decoding", "lm-format-enforcer"), ("dtype", "float32")):
@@ -159,11 +159,11 @@ def main(args: GenerateTextArguments) -> None:
     import torch
     from accelerate import PartialState
 
+    from clinsynth.data.tasks import load_task
+    from clinsynth.models.language_models import asker, describe_generator, load_writer
     from clinsynth.run_folder import atomic_write
-    from clinsynth.scripts.text_plan import examples_by_label, label_names, plan_labels
-    from clinsynth.scripts.text_shards import TextShardPlan, settle_shards, write_text_shards
-    from clinsynth.scripts.text_writer import asker, describe_generator, load_writer
-    from clinsynth.tasks import load_task
+    from clinsynth.synthesis.plan import examples_by_label, label_names, plan_labels
+    from clinsynth.synthesis.text_shards import TextShardPlan, settle_shards, write_text_shards
 
     state = PartialState(cpu=not torch.accelerator.is_available())  # else several CPU processes go unseen
     task = load_task(args.task, args.codes)
@@ -200,16 +200,16 @@ def main(args: GenerateTextArguments) -> None:
 
 def load_train(args: GenerateTextArguments) -> Any:
     """The train split of --dataset, None without one."""
-    from clinsynth.data.text import load_text_dataset
+    from clinsynth.data.texts import load_text_dataset
 
     return load_text_dataset(args, args.seed)["train"] if args.dataset else None
 
 
 def load_filter(args: GenerateTextArguments, names: list[str], train: Any, device: Any) -> Any:
     """What tells which texts are drawn anew."""
-    from clinsynth.scripts.text_filter import SeenTexts
-    from clinsynth.scripts.text_similar import load_embed
-    from clinsynth.scripts.text_verify import LabelCheck
+    from clinsynth.synthesis.text_filters import SeenTexts
+    from clinsynth.synthesis.text_similar import load_embed
+    from clinsynth.synthesis.text_verify import LabelCheck
 
     return SeenTexts(
         args.near_duplicate,

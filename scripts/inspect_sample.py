@@ -40,7 +40,7 @@ def main(args: InspectArguments) -> None:
     Raises:
         ValueError: it says nothing, cannot be read, or is neither PNG nor Parquet; or its signatures do not hold.
     """
-    from clinsynth.scripts.inspect_credentials import inspect_credentials, refuse_broken
+    from clinsynth.hub.inspection import inspect_credentials, refuse_broken
 
     says = inspect_file(Path(args.file))
     credentials = inspect_credentials(Path(args.file), args.anchors)
@@ -58,8 +58,8 @@ def inspect_file(path: Path) -> dict[str, Any] | None:
     Raises:
         ValueError: there is no such file, or it is neither PNG nor Parquet.
     """
-    from clinsynth.hub_provenance import SIGNATURE, read_picture
-    from clinsynth.hub_shards import explained_where_damaged
+    from clinsynth.hub.shards import explained_where_damaged
+    from clinsynth.synthesis.provenance import SIGNATURE, read_picture
 
     if not path.is_file():
         raise ValueError(f"{path} is no file; give a picture (.png) or a shard (.parquet) of a synthetic set")
@@ -98,7 +98,7 @@ def inspect_rows(path: Path) -> dict[str, Any] | None:
 
 
 def count_picture(row: dict[str, Any], names: list[str], pictures: dict[str, int]) -> None:
-    from clinsynth.hub_provenance import read_picture
+    from clinsynth.synthesis.provenance import read_picture
 
     says = read_picture(row["image"]["bytes"]) if "image" in row else None
     if says is not None:

@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from clinsynth.arguments import run
-from clinsynth.hub_arguments import PushArguments, TermsArguments
-from clinsynth.scripts.push_gate import Thresholds
+from clinsynth.hub.gate import Thresholds
+from clinsynth.hub.hub_arguments import PushArguments, TermsArguments
 
 if TYPE_CHECKING:
-    from clinsynth.hub_shards import PublishedShards
-    from clinsynth.hub_upload import Content
-    from clinsynth.scripts.push_gate import Reading
+    from clinsynth.hub.gate import Reading
+    from clinsynth.hub.shards import PublishedShards
+    from clinsynth.hub.upload import Content
 
 CONFIG_NAME = re.compile(r"[A-Za-z0-9][\w-]*")
 KEPT_EVIDENCE = (
@@ -76,8 +76,8 @@ class SetToPush:
 
 def main(args: PushDatasetArguments) -> None:
     """Check, pass the gate, publish, read back."""
-    from clinsynth.hub_repository import Target
-    from clinsynth.scripts.push_run import collect_less_garbage, finish
+    from clinsynth.hub.push_run import collect_less_garbage, finish
+    from clinsynth.hub.repository import Target
 
     collect_less_garbage()
     sets = find_sets(args)
@@ -116,10 +116,10 @@ def find_set(name: str, folder: Path, evidence: Path, args: PushDatasetArguments
     Raises:
         ValueError: no finished set, no evidence, or evidence about other shards.
     """
-    from clinsynth.hub_cards.evidence_file import check_about_set, read_evidence
+    from clinsynth.hub.gate import read_gate
+    from clinsynth.hub.shards import PublishedShards, find_shards, hash_all, hash_each
+    from clinsynth.hub_cards.evidence import check_about_set, read_evidence
     from clinsynth.hub_cards.set_files import read_generation
-    from clinsynth.hub_shards import PublishedShards, find_shards, hash_all, hash_each
-    from clinsynth.scripts.push_gate import read_gate
 
     generation = read_generation(folder)
     find_shards(folder)
@@ -136,7 +136,7 @@ def find_set(name: str, folder: Path, evidence: Path, args: PushDatasetArguments
 
 def pass_gate(one: SetToPush, accepted_risk: str) -> None:
     """Print what the gate reads, and raise a ValueError where it refuses and no risk is accepted."""
-    from clinsynth.scripts.push_gate import refuse
+    from clinsynth.hub.gate import refuse
 
     for reading in one.readings:
         print(f"gate: {'passed' if reading.passed else 'NOT PASSED'}: {reading}")
@@ -152,8 +152,8 @@ def files_to_push(args: PushDatasetArguments, sets: list[SetToPush]) -> "Iterato
 
     Shards come first, so that pictures are drawn while they are sent, and cards last, as they tell sizes.
     """
+    from clinsynth.hub.data_sets import several_cards
     from clinsynth.hub_cards.sample_grid import PICTURE
-    from clinsynth.scripts.push_card import several_cards
 
     cards = {}
     for one in sets:
@@ -176,8 +176,8 @@ def facts_of(one: SetToPush) -> Iterator[tuple[str, bytes]]:
     """How the set was made and measured, and the picture of its card."""
     import json
 
+    from clinsynth.hub.shards import describe_set
     from clinsynth.hub_cards.sample_grid import PICTURE, sample_grid
-    from clinsynth.hub_shards import describe_set
 
     for name, values in (
         ("generation.json", describe_set(one.generation, one.folder)),
@@ -191,7 +191,7 @@ def facts_of(one: SetToPush) -> Iterator[tuple[str, bytes]]:
 
 def describe_evidence(path: Path) -> dict[str, Any]:
     """evidence.json as it is published: its numbers, without paths and without the numbers or ids of real rows."""
-    from clinsynth.hub_cards.evidence_file import read_evidence
+    from clinsynth.hub_cards.evidence import read_evidence
 
     read = read_evidence(path)
     assert read is not None
@@ -204,8 +204,8 @@ def describe_evidence(path: Path) -> dict[str, Any]:
 
 def card_of(one: SetToPush, args: PushDatasetArguments, has_picture: bool) -> str:
     """The card of one set, whose shards have been gone through."""
+    from clinsynth.hub.data_sets import finish_card
     from clinsynth.hub_cards.dataset_card import dataset_card
-    from clinsynth.scripts.push_card import finish_card
 
     failed = any(not reading.passed for reading in one.readings)
     risk = args.accept_risk if failed else ""

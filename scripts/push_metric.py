@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clinsynth.arguments import run
-from clinsynth.hub_arguments import PushArguments
+from clinsynth.hub.hub_arguments import PushArguments
 
 
 @dataclass
@@ -26,16 +26,16 @@ class PushMetricArguments(PushArguments):
 
 def main(args: PushMetricArguments) -> None:
     """Publish, read back."""
-    from clinsynth.hub_repository import Target
-    from clinsynth.scripts.push_run import finish
+    from clinsynth.hub.push_run import finish
+    from clinsynth.hub.repository import Target
 
     finish(args, Target.of(args, "space", sdk="static"), files_to_push(args), r"\w+\.py|requirements\.txt")
 
 
 def files_to_push(args: PushMetricArguments) -> Iterator[tuple[str, bytes | Path]]:
     """Path in the repository and content of each file."""
-    from clinsynth.hub_cards.metric_card import metric_card
-    from clinsynth.hub_files import metric_files
+    from clinsynth.hub.files import metric_files
+    from clinsynth.hub_cards.other_cards import metric_card
 
     folder = Path(args.folder)
     yield "README.md", metric_card(folder, repo_id=args.repo_id, license=args.license).encode()

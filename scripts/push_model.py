@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from clinsynth.arguments import run
-from clinsynth.hub_arguments import PushArguments, TermsArguments
+from clinsynth.hub.hub_arguments import PushArguments, TermsArguments
 
 REPLACED = r"samples\.png|(?:[\w-]+/)?(?:[\w.-]+\.safetensors(?:\.index\.json)?|[\w]+\.py)"
 
@@ -38,17 +38,17 @@ class PushModelArguments(PushArguments, TermsArguments):
 
 def main(args: PushModelArguments) -> None:
     """Publish, read back."""
-    from clinsynth.hub_repository import Target
-    from clinsynth.scripts.push_run import finish
+    from clinsynth.hub.push_run import finish
+    from clinsynth.hub.repository import Target
 
     finish(args, Target.of(args, "model", gated=args.gated), files_to_push(args), REPLACED)
 
 
 def files_to_push(args: PushModelArguments) -> Iterator[tuple[str, bytes | Path]]:
     """Path in the repository and content of each file."""
+    from clinsynth.hub.files import content_of, model_files
     from clinsynth.hub_cards.model_card import model_card
     from clinsynth.hub_cards.sample_grid import PICTURE, sample_grid
-    from clinsynth.hub_files import content_of, model_files
 
     folder = Path(args.folder)
     lora = (folder / "text_to_image.json").exists()

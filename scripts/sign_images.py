@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from clinsynth.arguments import run
 
 if TYPE_CHECKING:
-    from clinsynth.content_credentials import PictureSigner
+    from clinsynth.hub.content_credentials import PictureSigner
 
 RECORD = "content_credentials.json"
 COPIED = ("README.md", "config.yaml", "environment.json", "contact_sheets/*.png")
@@ -74,9 +74,9 @@ def main(args: SignImagesArguments) -> None:
         ValueError: certificate and key do not fit, a picture is not one that clinsynth marked, or --output_dir holds
             something else.
     """
-    from clinsynth.content_credentials import PictureSigner
+    from clinsynth.hub.content_credentials import PictureSigner
+    from clinsynth.hub.signing import read_identity
     from clinsynth.run_folder import create_run_folder
-    from clinsynth.signing_identity import read_identity
 
     identity = read_identity(Path(args.certificate), Path(args.key))
     folder, output = Path(args.folder), Path(args.output_dir)
@@ -103,8 +103,8 @@ def files_to_sign(folder: Path) -> list[Path]:
     Raises:
         ValueError: there are none, or the set is not finished.
     """
+    from clinsynth.hub.shards import find_shards
     from clinsynth.hub_cards.set_files import read_generation
-    from clinsynth.hub_shards import find_shards
 
     if any((folder / "data").glob("*.parquet")) or (folder / "generation.json").exists():
         check_made_from_noise(read_generation(folder), folder)
@@ -119,7 +119,7 @@ def files_to_sign(folder: Path) -> list[Path]:
 
 def check_made_from_noise(generation: dict[str, Any], folder: Path) -> None:
     """Refuse a set made from real pictures: that a model created them would not be true."""
-    from clinsynth.scripts.sign_shards import NOT_CREATED
+    from clinsynth.hub.sign_shards import NOT_CREATED
 
     if generation["generator"].get("from_images"):
         raise ValueError(f"{folder} was made from real pictures, {NOT_CREATED}")
@@ -157,8 +157,8 @@ def sign_set(files: list[Path], folder: Path, output: Path, record: dict[str, An
     """Write what is missing of the signed set, a file at a time; how many pictures it has."""
     from tqdm.auto import tqdm
 
+    from clinsynth.hub.sign_shards import sign_file
     from clinsynth.run_folder import atomic_write
-    from clinsynth.scripts.sign_shards import sign_file
 
     describe(folder, output, record, complete=False)
     counts = {path: count_pictures(path) for path in files}
@@ -194,7 +194,7 @@ def describe(folder: Path, output: Path, record: dict[str, Any], complete: bool)
 
 
 def count_pictures(path: Path) -> int:
-    from clinsynth.hub_shards import open_shard
+    from clinsynth.hub.shards import open_shard
 
     return int(open_shard(path).metadata.num_rows) if path.suffix == ".parquet" else 1
 

@@ -24,10 +24,10 @@ from typing import TYPE_CHECKING, Any
 
 from clinsynth.arguments import run
 from clinsynth.data.arguments import ImageDataArguments
-from clinsynth.scripts.study_kinds import IMAGES, TEXTS, Kind
+from clinsynth.study.study_kinds import IMAGES, TEXTS, Kind
 
 if TYPE_CHECKING:
-    from clinsynth.scripts.study_plan import Plan, Step
+    from clinsynth.study.plan import Plan, Step
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 GENERATOR_KEYS = {"trainer", "of", "train", "generate"}
@@ -149,7 +149,7 @@ class StudyArguments(ImageDataArguments):
 
 def main(args: StudyArguments) -> None:
     """Run the steps that are not done, then write report.json and report.html."""
-    from clinsynth.scripts.study_plan import plan_study
+    from clinsynth.study.plan import plan_study
 
     plan = plan_study(args)
     if args.dry_run:
@@ -163,7 +163,7 @@ def main(args: StudyArguments) -> None:
     if report_is_current(output_dir, plan):
         print(f"nothing has changed; report: {output_dir / 'report.html'}")
         return
-    from clinsynth.scripts.study_report import write_study_report
+    from clinsynth.reports.study_report import write_study_report
 
     write_study_report(args, plan, output_dir)
 
@@ -186,7 +186,7 @@ def run_steps(plan: "Plan") -> None:
 def run_step(step: "Step") -> None:
     """Run one step's command and mark its folder as finished."""
     from clinsynth.run_folder import atomic_write
-    from clinsynth.scripts.study_plan import MARK
+    from clinsynth.study.plan import MARK
 
     resumed = step.output_dir.exists()
     started, before = time.time(), resource.getrusage(resource.RUSAGE_CHILDREN)

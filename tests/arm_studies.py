@@ -7,7 +7,7 @@ from datasets import ClassLabel, Dataset, Features
 from datasets import Image as ImageFeature
 from PIL import Image
 
-from clinsynth.data.arrays import ImageArrays
+from clinsynth.data.images import ImageArrays
 
 NAMES = ["dark", "medium", "bright"]
 TRAINER = Path(__file__).parent.parent / "trainers" / "train_image_classifier.py"

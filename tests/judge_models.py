@@ -9,8 +9,8 @@ import yaml
 from PIL import Image
 from text_models import tiny_tokenizer
 
-from clinsynth.scripts.judge_images import JudgeImagesArguments
-from clinsynth.scripts.synthetic_shards import ShardPlan, write_shards
+from clinsynth.scripts.judge import JudgeImagesArguments
+from clinsynth.synthesis.shards import ShardPlan, write_shards
 
 GRADES = [f"grade {number}" for number in range(5)]
 SEEING_TEMPLATE = (

@@ -8,9 +8,9 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from clinsynth.data.arrays import ImageArrays
-from clinsynth.trainers.classifier_arms import run_arms
-from clinsynth.trainers.classifier_inputs import load_pretrained_classifier, save_classifier
+from clinsynth.data.images import ImageArrays
+from clinsynth.models.image_classifiers import load_pretrained_classifier, save_classifier
+from clinsynth.trainers.classifiers.images import run_arms
 from clinsynth.trainers.train_image_classifier import build_small_resnet, predict, validation_macro_f1
 from tests.arm_studies import FAST, NAMES, brightness_data, brightness_splits, only
 

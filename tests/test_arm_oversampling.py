@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from clinsynth.data.arrays import ImageArrays
-from clinsynth.trainers.arm_data import ArmRefusedError
-from clinsynth.trainers.arm_oversampling import oversample, oversample_pictures
+from clinsynth.data.images import ImageArrays
+from clinsynth.trainers.classifiers.arm_data import ArmRefusedError
+from clinsynth.trainers.classifiers.arm_oversampling import oversample, oversample_pictures
 
 pytest.importorskip("imblearn")
 

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, recall_score, roc_auc_score
 
-from clinsynth.data.arrays import ImageArrays
-from clinsynth.trainers import arm_statistics
-from clinsynth.trainers.arm_label_agreement import label_agreement
-from clinsynth.trainers.arm_scores import calibration_error, calibration_floor, metric_names, scores
-from clinsynth.trainers.arm_statistics import (
+from clinsynth.data.images import ImageArrays
+from clinsynth.trainers.classifiers import statistics as arm_statistics
+from clinsynth.trainers.classifiers.arm_label_agreement import label_agreement
+from clinsynth.trainers.classifiers.arm_subgroups import subgroup_records
+from clinsynth.trainers.classifiers.scores import calibration_error, calibration_floor, metric_names, scores
+from clinsynth.trainers.classifiers.statistics import (
     arm_records,
     bootstrap,
     comparison_records,
@@ -20,7 +21,6 @@ from clinsynth.trainers.arm_statistics import (
     p_value,
     verdict,
 )
-from clinsynth.trainers.arm_subgroups import subgroup_records
 
 NAMES = ["dark", "medium", "bright"]
 

@@ -26,8 +26,8 @@ from clinsynth.scripts.evaluate_images import EvaluateImagesArguments
 from clinsynth.scripts.evaluate_images import main as evaluate
 from clinsynth.scripts.generate_images import GenerateImagesArguments
 from clinsynth.scripts.generate_images import main as generate
-from clinsynth.scripts.summarize_data import SummarizeArguments
-from clinsynth.scripts.summarize_data import main as summarize
+from clinsynth.scripts.summarize import SummarizeArguments
+from clinsynth.scripts.summarize import main as summarize
 from clinsynth.trainers.train_image_classifier import ImageClassifierArguments
 from clinsynth.trainers.train_image_classifier import main as train_classifier
 

@@ -11,15 +11,15 @@ import pytest
 from helpers import kill_when, run_python
 from PIL import Image
 
-from clinsynth.checklists import load_checklist
 from clinsynth.data.phantom_fundus import draw_fundus
 from clinsynth.data.sources import load_folder
+from clinsynth.judges.calibration import agreement, calibrate, check_usable, draw_known
+from clinsynth.judges.checklists import load_checklist
+from clinsynth.judges.judges import load_judge, pass_rate, share_of_items, wilson_interval
 from clinsynth.pipelines.checklist_judge import ChecklistJudgePipeline, MeasuringConfig, MeasuringModel
 from clinsynth.pipelines.checklist_judge.lesion_measures import count_lesions, peaks
 from clinsynth.pipelines.checklist_judge.measured_items import measured_items, parse_item
-from clinsynth.scripts.judge_calibration import agreement, calibrate, check_usable, draw_known
-from clinsynth.scripts.judge_images import JudgeImagesArguments, main
-from clinsynth.scripts.judges import load_judge, pass_rate, share_of_items, wilson_interval
+from clinsynth.scripts.judge import JudgeImagesArguments, main
 
 GRADES = [f"grade {number}" for number in range(5)]
 
@@ -126,7 +126,7 @@ def test_a_saved_judge_loads_without_clinsynth(judge: Any, tmp_path: Path) -> No
 
 def save_classifier(folder: Path, names: list[str], channels: int = 1) -> Path:
     """An untrained small classifier."""
-    from clinsynth.trainers.classifier_inputs import save_classifier as save
+    from clinsynth.models.image_classifiers import save_classifier as save
     from clinsynth.trainers.train_image_classifier import build_small_resnet
 
     folder.mkdir()
@@ -135,7 +135,7 @@ def save_classifier(folder: Path, names: list[str], channels: int = 1) -> Path:
 
 
 def test_a_classifier_judges_the_one_item_condition(tmp_path: Path) -> None:
-    from clinsynth.trainers.classifier_inputs import load_pretrained_classifier
+    from clinsynth.models.image_classifiers import load_pretrained_classifier
     from clinsynth.trainers.train_image_classifier import predict
 
     folder = save_classifier(tmp_path / "classifier", GRADES)

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from test_checklists import a_checklist, an_item, write
 
-from clinsynth.checklists import checklist_names, load_checklist
-from clinsynth.scripts.checklist_page import ChecklistPageArguments, main
+from clinsynth.judges.checklists import checklist_names, load_checklist
+from clinsynth.scripts.sign_checklist import ChecklistPageArguments, main
 
 
 def page_of(folder: Path, *items: dict[str, Any], **changes: Any) -> str:

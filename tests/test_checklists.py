@@ -9,9 +9,9 @@ import pytest
 import yaml
 from PIL import Image
 
-from clinsynth.checklists import Checklist, checklist_names, load_checklist, sample_id
 from clinsynth.data.medmnist_names import NAMES
 from clinsynth.data.phantom_fundus import GRADES, LESION_RANGES, draw_fundus
+from clinsynth.judges.checklists import Checklist, checklist_names, load_checklist, sample_id
 
 
 def an_item(**changes: Any) -> dict[str, Any]:

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clinsynth.data.arrays import ImageArrays
-from clinsynth.trainers.arm_data import ArmRefusedError, arm_rows
-from clinsynth.trainers.arm_names import ARMS, Arm, augmentation, control_of, resolve_arms
-from clinsynth.trainers.classifier_arms import describe, run_arms
+from clinsynth.data.images import ImageArrays
+from clinsynth.trainers.classifiers.arm_data import ArmRefusedError, arm_rows
+from clinsynth.trainers.classifiers.arms import ARMS, Arm, augmentation, control_of, resolve_arms
+from clinsynth.trainers.classifiers.images import describe, run_arms
 from tests.arm_studies import FAST, NAMES, brightness_data, brightness_splits, only, written
 
 

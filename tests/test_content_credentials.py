@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa  # noqa: E402
 from cryptography.x509.oid import ExtendedKeyUsageOID  # noqa: E402
 
 from clinsynth import __version__  # noqa: E402
-from clinsynth.content_credentials import (  # noqa: E402
+from clinsynth.hub.content_credentials import (
     PNG,
     SAID,
     PictureSigner,
@@ -31,7 +31,10 @@ from clinsynth.content_credentials import (  # noqa: E402
     is_signed,
     sign_picture,
 )
-from clinsynth.hub_provenance import (  # noqa: E402
+from clinsynth.hub.credentials import read_manifest, reading, unsigned  # noqa: E402
+from clinsynth.hub.signing import SigningIdentity, read_identity  # noqa: E402
+from clinsynth.images import from_png, to_picture, to_png  # noqa: E402
+from clinsynth.synthesis.provenance import (
     SIGNATURE,
     SOURCE_TYPE,
     Provenance,
@@ -40,9 +43,6 @@ from clinsynth.hub_provenance import (  # noqa: E402
     read_chunks,
     read_picture,
 )
-from clinsynth.manifests import read_manifest, reading, unsigned  # noqa: E402
-from clinsynth.pictures import from_png, to_picture, to_png  # noqa: E402
-from clinsynth.signing_identity import SigningIdentity, read_identity  # noqa: E402
 
 SAYS = Provenance("me/retina", "abc").of_row(7896617691693857887)
 PIXELS = np.random.default_rng(0).integers(0, 256, (3, 32, 32)).astype(np.uint8)

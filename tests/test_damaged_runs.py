@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from clinsynth.trainers.classifier_arms import run_arms
+from clinsynth.trainers.classifiers.images import run_arms
 from tests.arm_studies import FAST, brightness_data, brightness_splits, only
 
 STUDY = {**FAST, "seeds": 1, "arms": ("real_features", "composite_features"), "keep_agreeing": True}

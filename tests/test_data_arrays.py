@@ -11,7 +11,7 @@ from datasets import ClassLabel, Dataset, Features
 from datasets import Image as ImageFeature
 from PIL import Image
 
-from clinsynth.data.arrays import to_arrays
+from clinsynth.data.images import to_arrays
 
 
 def gradient(width: int = 32, height: int = 32, mode: str = "L") -> Image.Image:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from clinsynth.arguments import parse
 from clinsynth.data.arguments import ImageDataArguments
-from clinsynth.data.arrays import load_image_arrays, to_arrays
+from clinsynth.data.images import load_image_arrays, to_arrays
 from clinsynth.data.load import load_image_dataset
 
 

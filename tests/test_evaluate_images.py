@@ -11,9 +11,10 @@ from datasets import Image as ImageFeature
 from PIL import Image
 
 from clinsynth import cli
-from clinsynth.metrics import feature_extractor, measurement
-from clinsynth.metrics.evidence_data import load_synthetic, with_labels_of
+from clinsynth.metrics import records as measurement
+from clinsynth.models import image_encoders as feature_extractor
 from clinsynth.scripts.evaluate_images import EvaluateImagesArguments, main
+from clinsynth.synthesis.sets import load_synthetic, with_labels_of
 
 NAMES = ["clear", "spotted", "bright"]
 TRAIN = (30, 24, 12)

@@ -17,11 +17,11 @@ from datasets import Sequence as SequenceFeature
 from transformers import BertModel
 
 from clinsynth import cli
-from clinsynth.metrics.text_canaries import make_canaries
-from clinsynth.metrics.text_closest import closest_pairs, histogram, may_be_shown
-from clinsynth.metrics.text_words import TextSet, words_of
+from clinsynth.metrics.texts.canaries import make_canaries
+from clinsynth.metrics.texts.text_closest import closest_pairs, histogram, may_be_shown
+from clinsynth.metrics.texts.text_words import TextSet, words_of
+from clinsynth.reports.texts import step_line
 from clinsynth.scripts.evaluate_text import EvaluateTextArguments, main
-from clinsynth.scripts.report_texts import step_line
 from tests.text_models import save_tiny_model
 from tests.text_posts import LABELS, save_tiny_encoder, write_posts
 
@@ -207,12 +207,12 @@ def test_a_stopped_run_goes_on_with_what_is_finished(
 ) -> None:
     args = arguments(folder, tmp_path / "stopped", language_model=str(folder / "model"))
     with monkeypatch.context() as patch, pytest.raises(StoppedError):
-        patch.setattr("clinsynth.metrics.text_evidence.measure_tone", named_interrupt("measure_tone"))
+        patch.setattr("clinsynth.study.text_evidence.measure_tone", named_interrupt("measure_tone"))
         main(args)
     assert not (tmp_path / "stopped" / "evidence.json").exists()
     for name in ("embeddings", "mauve", "bertscore"):
-        monkeypatch.setattr(f"clinsynth.metrics.text_evidence.measure_{name}", named_interrupt(f"measure_{name}"))
-    monkeypatch.setattr("clinsynth.metrics.text_embedding.TextModel.__call__", named_interrupt("__call__"))
+        monkeypatch.setattr(f"clinsynth.study.text_evidence.measure_{name}", named_interrupt(f"measure_{name}"))
+    monkeypatch.setattr("clinsynth.models.text_encoders.TextModel.__call__", named_interrupt("__call__"))
     main(args)  # what would stop it now is finished, and all embeddings are in the cache
     resumed = json.loads((tmp_path / "stopped" / "evidence.json").read_text())
     assert {**resumed, "environment": None} == {**evidence, "environment": None}
@@ -222,7 +222,7 @@ def test_a_finished_run_is_not_measured_again(
     folder: Path, finished: Path, evidence: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("embeddings", "mauve", "bertscore", "perplexity", "tone", "streams", "closeness", "overlap"):
-        monkeypatch.setattr(f"clinsynth.metrics.text_evidence.measure_{name}", named_interrupt(f"measure_{name}"))
+        monkeypatch.setattr(f"clinsynth.study.text_evidence.measure_{name}", named_interrupt(f"measure_{name}"))
     main(arguments(folder, finished, language_model=str(folder / "model")))
     again = json.loads((finished / "evidence.json").read_text())
     assert {**again, "environment": None} == {**evidence, "environment": None}
@@ -270,7 +270,7 @@ def test_label_names_that_differ_are_named(folder: Path, tmp_path: Path, capsys:
 
 
 def test_labels_are_matched_by_name_and_may_be_strings(folder: Path, tmp_path: Path) -> None:
-    from clinsynth.metrics.text_evidence_data import load_synthetic_texts
+    from clinsynth.study.text_evidence_data import load_synthetic_texts
 
     made = write_posts(6, 6, "made")
     write_synthetic(tmp_path / "turned", made, names=["severe", "mild"])

@@ -7,10 +7,10 @@ import pytest
 from helpers import clinsynth
 from PIL import Image
 
-from clinsynth.checklists import load_checklist
+from clinsynth.judges.checklists import load_checklist
+from clinsynth.judges.judges import judge_arrays, load_judge
 from clinsynth.pipelines.checklist_judge.measured_items import measured_items, parse_item
 from clinsynth.pipelines.checklist_judge.skin_measures import measure_skin
-from clinsynth.scripts.judges import judge_arrays, load_judge
 
 SKIN, BROWN, RED, BLACK = (220, 180, 165), (95, 55, 40), (190, 70, 80), (30, 25, 25)
 

@@ -10,9 +10,9 @@ import pytest
 from datasets import load_dataset
 from helpers import REPOSITORY, clinsynth, kill_when, run_python, tiny_pipeline, write_npz
 
-from clinsynth.pictures import from_png
-from clinsynth.scripts import synthetic_shards
+from clinsynth.images import from_png
 from clinsynth.scripts.generate_images import GenerateImagesArguments, main
+from clinsynth.synthesis import shards as synthetic_shards
 
 SCHEDULE = {"prediction_type": "v_prediction", "timestep_spacing": "trailing"}
 

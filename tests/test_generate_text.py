@@ -12,16 +12,16 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import load_dataset
 
-from clinsynth.data.text import TextDataArguments, load_text_dataset
+from clinsynth.data.tasks import load_task
 from clinsynth.data.text_duplicates import NearDuplicates
-from clinsynth.scripts import synthetic_shards
+from clinsynth.data.texts import TextDataArguments, load_text_dataset
+from clinsynth.models.language_models import asker
 from clinsynth.scripts.generate_text import GenerateTextArguments
 from clinsynth.scripts.generate_text import main as generate
-from clinsynth.scripts.text_filter import NEAR_DUPLICATE, TRAIN_COPY, SeenTexts
-from clinsynth.scripts.text_plan import examples_by_label, label_names, plan_labels
-from clinsynth.scripts.text_shards import TextShardPlan, settle_shards, write_text_shards
-from clinsynth.scripts.text_writer import asker
-from clinsynth.tasks import load_task
+from clinsynth.synthesis import shards as synthetic_shards
+from clinsynth.synthesis.plan import examples_by_label, label_names, plan_labels
+from clinsynth.synthesis.text_filters import NEAR_DUPLICATE, TRAIN_COPY, SeenTexts
+from clinsynth.synthesis.text_shards import TextShardPlan, settle_shards, write_text_shards
 
 WORDS = "rain walks over the quiet house while old friends count small lamps and nobody sleeps till morning".split()
 

@@ -14,13 +14,14 @@ from helpers import LABELS, tiny_pipeline, write_npz
 from PIL import Image
 from test_generate_images import SCHEDULE, arguments, pixels, read_rows
 
-from clinsynth.checklists import sample_id
 from clinsynth.data.arguments import ImageDataArguments
-from clinsynth.data.arrays import ImageArrays, load_image_arrays
+from clinsynth.data.images import ImageArrays, load_image_arrays
 from clinsynth.data.phantom_fundus import GRADES
-from clinsynth.pictures import from_png, to_picture
+from clinsynth.images import from_png, to_picture
+from clinsynth.judges.checklists import sample_id
+from clinsynth.judges.judges import judge_arrays, load_judge
 from clinsynth.scripts.generate_images import GenerateImagesArguments, main
-from clinsynth.scripts.image_checks import (
+from clinsynth.synthesis.image_checks import (
     NO_ANSWER,
     OTHER_CLASS,
     UNCHANGED,
@@ -29,11 +30,10 @@ from clinsynth.scripts.image_checks import (
     ChecklistCheck,
     ClassCheck,
 )
-from clinsynth.scripts.image_sources import ImageSources, load_sources, parse_strength
-from clinsynth.scripts.judges import judge_arrays, load_judge
-from clinsynth.scripts.keep_images import Keep, parse_share
-from clinsynth.scripts.strength_sweep import PICTURES, sweep_strengths
-from clinsynth.scripts.synthetic_shards import Sample, ShardPlan, write_shards
+from clinsynth.synthesis.image_sources import ImageSources, load_sources, parse_strength
+from clinsynth.synthesis.keep_images import Keep, parse_share
+from clinsynth.synthesis.shards import Sample, ShardPlan, write_shards
+from clinsynth.synthesis.strength_sweep import PICTURES, sweep_strengths
 
 NAMES = "healthy,mild,severe"
 PHANTOM = "phantom-fundus?size=64&train=60&validation=10&test=10"
@@ -283,7 +283,7 @@ def test_four_of_five_are_counted_exactly_and_no_answer_is_no_guess() -> None:
 
 
 def test_what_a_classifier_sees_as_another_class_is_drawn_anew(eyes: ImageArrays, tmp_path: Path) -> None:
-    from clinsynth.trainers.classifier_inputs import save_classifier
+    from clinsynth.models.image_classifiers import save_classifier
     from clinsynth.trainers.train_image_classifier import build_small_resnet, predict
 
     names = [*GRADES[::-1]]  # numbered otherwise than the generator's
@@ -304,7 +304,7 @@ def test_what_a_classifier_sees_as_another_class_is_drawn_anew(eyes: ImageArrays
 
 
 def test_the_command_keeps_by_class_without_sources(model: Path, data: Path, tmp_path: Path) -> None:
-    from clinsynth.trainers.classifier_inputs import save_classifier
+    from clinsynth.models.image_classifiers import save_classifier
     from clinsynth.trainers.train_image_classifier import build_small_resnet, predict
 
     network = build_small_resnet(3, 1, seed=3)
@@ -353,7 +353,7 @@ def test_the_strength_with_most_kept_is_chosen_once(eyes: ImageArrays, tmp_path:
 def test_the_command_chooses_its_strength_on_validation_pictures(
     model: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from clinsynth.trainers.classifier_inputs import save_classifier
+    from clinsynth.models.image_classifiers import save_classifier
     from clinsynth.trainers.train_image_classifier import build_small_resnet
 
     save_classifier(build_small_resnet(3, 1, seed=3), list(LABELS.values()), tmp_path / "judge")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from helpers import REPOSITORY
 
-from clinsynth.pictures import to_picture, to_png
+from clinsynth.images import to_picture, to_png
 from clinsynth.scripts.inspect_sample import InspectArguments, main
 
 

@@ -10,10 +10,10 @@ from helpers import run_python
 from judge_models import arguments, pictures, save_checklist, save_tiny_clip, save_tiny_vlm
 from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
-from clinsynth.checklists import load_checklist
+from clinsynth.judges.checklists import load_checklist
+from clinsynth.judges.judges import describe_judge, load_judge
 from clinsynth.pipelines.checklist_judge.item_statements import statements_of
-from clinsynth.scripts.judge_images import main
-from clinsynth.scripts.judges import describe_judge, load_judge
+from clinsynth.scripts.judge import main
 
 OWN = {"statement": "a bright disc", "negation": "no disc at all"}
 

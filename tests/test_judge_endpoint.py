@@ -15,14 +15,14 @@ from helpers import write_npz
 from judge_models import arguments
 from PIL import Image
 
-from clinsynth.checklists import sample_id
 from clinsynth.data.sources import load_folder, read_npz
-from clinsynth.scripts import text_endpoint_failures
-from clinsynth.scripts.judge_calibration import calibrate
-from clinsynth.scripts.judge_images import main
-from clinsynth.scripts.judge_remote import check_may_leave, is_synthetic
-from clinsynth.scripts.judge_shards import read_answers
-from clinsynth.scripts.judges import load_judge, passes, share_of_items
+from clinsynth.judges.calibration import calibrate
+from clinsynth.judges.checklists import sample_id
+from clinsynth.judges.judge_remote import check_may_leave, is_synthetic
+from clinsynth.judges.judges import load_judge, passes, share_of_items
+from clinsynth.judges.scores import read_answers
+from clinsynth.models import text_endpoint_failures
+from clinsynth.scripts.judge import main
 
 FAR = "http://models.example.org:8000/v1"
 LOST = (0, {}, b"")

@@ -8,12 +8,12 @@ import pytest
 from judge_models import arguments, save_checklist, save_synthetic
 from studio_sets import LabelledSet, png
 
-from clinsynth.checklists import load_checklist, sample_id
 from clinsynth.data.sources import load_folder
-from clinsynth.scripts.judge_expert import ExpertJudge, disagreement
-from clinsynth.scripts.judge_images import main
-from clinsynth.scripts.judge_shards import read_answers
-from clinsynth.scripts.judges import is_met, load_judge, passes
+from clinsynth.judges.checklists import load_checklist, sample_id
+from clinsynth.judges.expert import ExpertJudge, disagreement
+from clinsynth.judges.judges import is_met, load_judge, passes
+from clinsynth.judges.scores import read_answers
+from clinsynth.scripts.judge import main
 
 review_scores = pytest.importorskip("review_scores")
 review_session = pytest.importorskip("review_session")

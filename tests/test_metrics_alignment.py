@@ -12,11 +12,13 @@ import pytest
 from helpers import REPOSITORY
 from test_evaluate_images import write_synthetic
 
-from clinsynth.checklists import sample_id
 from clinsynth.data.arguments import ImageDataArguments
-from clinsynth.data.arrays import ImageArrays, load_image_arrays
+from clinsynth.data.images import ImageArrays, load_image_arrays
 from clinsynth.data.phantom_fundus import GRADES
-from clinsynth.metrics import measurement as m
+from clinsynth.images import to_picture
+from clinsynth.judges.checklists import sample_id
+from clinsynth.judges.judges import load_judge
+from clinsynth.metrics import records as m
 from clinsynth.metrics.alignment.alignment import (
     alignment,
     class_margin,
@@ -26,7 +28,10 @@ from clinsynth.metrics.alignment.alignment import (
     tail_threshold,
     typicality,
 )
-from clinsynth.metrics.alignment_evidence import (
+from clinsynth.metrics.finished import FinishedMeasurements
+from clinsynth.metrics.record import MeasurementSettings
+from clinsynth.scripts.evaluate_images import EvaluateImagesArguments, main
+from clinsynth.study.alignment import (
     PARTS,
     alignment_evidence,
     checklist_shares,
@@ -35,11 +40,6 @@ from clinsynth.metrics.alignment_evidence import (
     score,
     typicalities,
 )
-from clinsynth.metrics.finished import FinishedMeasurements
-from clinsynth.metrics.record import MeasurementSettings
-from clinsynth.pictures import to_picture
-from clinsynth.scripts.evaluate_images import EvaluateImagesArguments, main
-from clinsynth.scripts.judges import load_judge
 
 SMALL = "phantom-fundus?size=28&train=40&validation=30&test=60"
 PHANTOM = "phantom-fundus?size=64&train=100&validation=30&test=150"

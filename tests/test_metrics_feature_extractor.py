@@ -7,13 +7,8 @@ import pytest
 import torch
 from transformers import CLIPConfig, CLIPModel, ViTConfig, ViTImageProcessorPil, ViTModel
 
-from clinsynth.data.arrays import ImageArrays
-from clinsynth.metrics.feature_extractor import (
-    FeatureExtractor,
-    cached_features,
-    load_extractor,
-    train_default_extractor,
-)
+from clinsynth.data.images import ImageArrays
+from clinsynth.models.image_encoders import FeatureExtractor, cached_features, load_extractor, train_default_extractor
 
 
 def pictures(n: int, channels: int = 1, side: int = 28, seed: int = 0) -> np.ndarray:

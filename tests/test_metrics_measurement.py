@@ -5,14 +5,7 @@ import pytest
 
 from clinsynth.metrics.frechet.frechet import frechet_distance, frechet_extrapolated
 from clinsynth.metrics.kid.kid import kernel_distance, kernel_spread
-from clinsynth.metrics.measurement import (
-    Features,
-    MeasurementSettings,
-    comparisons,
-    match_labels,
-    measure,
-    split_halves,
-)
+from clinsynth.metrics.records import Features, MeasurementSettings, comparisons, match_labels, measure, split_halves
 
 SETTINGS = MeasurementSettings(extractor="numbers", replicates=20, seed=4)
 

@@ -11,19 +11,19 @@ from diffusers import DDPMScheduler, UNet2DModel
 from helpers import LABELS, tiny_pipeline, write_npz
 from sklearn.metrics import roc_auc_score
 
-from clinsynth.data.arrays import ImageArrays
-from clinsynth.metrics.membership import (
+from clinsynth.data.images import ImageArrays
+from clinsynth.metrics.privacy.attack import Attack, area, area_interval, describe_tpr, found_at, run_attack
+from clinsynth.pipelines.class_conditioned_ddpm import ClassConditionedDDPMPipeline
+from clinsynth.pipelines.class_conditioned_gan import ClassConditionedGANPipeline, DCGANGenerator
+from clinsynth.scripts.audit_membership import AttackMembershipArguments, main
+from clinsynth.study.membership import (
     choose_timesteps,
     denoising_losses,
     membership_inference,
     roughness_scores,
     thin_out,
 )
-from clinsynth.metrics.score_attack import Attack, area, area_interval, describe_tpr, found_at, run_attack
-from clinsynth.pipelines.class_conditioned_ddpm import ClassConditionedDDPMPipeline
-from clinsynth.pipelines.class_conditioned_gan import ClassConditionedGANPipeline, DCGANGenerator
-from clinsynth.scripts.attack_membership import AttackMembershipArguments, main
-from clinsynth.trainers.diffusion_loss import TrainingStream, diffusion_loss
+from clinsynth.trainers.diffusion.model import TrainingStream, diffusion_loss
 
 QUICK: dict[str, Any] = {"timesteps": [150, 300, 450], "noises": 2, "replicates": 50}
 

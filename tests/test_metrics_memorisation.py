@@ -10,14 +10,14 @@ import pytest
 from PIL import Image
 
 from clinsynth.data.arguments import ImageDataArguments
-from clinsynth.data.arrays import ImageArrays, load_image_arrays
+from clinsynth.data.images import ImageArrays, load_image_arrays
 from clinsynth.metrics.closest import as_views, closest_rows
-from clinsynth.metrics.closest_share import measure_shares
-from clinsynth.metrics.copies import SPACE, ThumbnailSpace, duplicated, fit_threshold
-from clinsynth.metrics.measurement import Features, MeasurementSettings
-from clinsynth.metrics.memorisation import measure_ratios
-from clinsynth.metrics.privacy_evidence import privacy_evidence
-from clinsynth.metrics.privacy_verdict import COPIES, MEMORISED, NO_SIGN, UNCLEAR, judge, worst_over_runs
+from clinsynth.metrics.images.privacy import privacy_evidence
+from clinsynth.metrics.privacy.closest_records import measure_shares
+from clinsynth.metrics.privacy.copies import SPACE, ThumbnailSpace, duplicated, fit_threshold
+from clinsynth.metrics.privacy.memorisation import measure_ratios
+from clinsynth.metrics.privacy.verdict import COPIES, MEMORISED, NO_SIGN, UNCLEAR, judge, worst_over_runs
+from clinsynth.metrics.records import Features, MeasurementSettings
 
 SETTINGS = MeasurementSettings("random projection", replicates=40)
 

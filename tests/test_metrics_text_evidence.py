@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from clinsynth.metrics.text_canaries import make_canaries
-from clinsynth.metrics.text_embedding import TextEncoder, default_source, embed_texts, load_text_encoder, pack_texts
-from clinsynth.metrics.text_evidence import text_evidence
-from clinsynth.metrics.text_findings import COPIES, LEAKS, REPEATS, SOFTENED, read_texts
-from clinsynth.metrics.text_words import TextSet
+from clinsynth.metrics.texts.canaries import make_canaries
+from clinsynth.metrics.texts.findings import COPIES, LEAKS, REPEATS, SOFTENED, read_texts
+from clinsynth.metrics.texts.text_words import TextSet
+from clinsynth.models.text_encoders import TextEncoder, default_source, embed_texts, load_text_encoder, pack_texts
+from clinsynth.study.text_evidence import text_evidence
 from tests.text_posts import LABELS, save_tiny_encoder, write_posts
 
 pytest.importorskip("datasketch")
@@ -158,11 +158,11 @@ def test_the_same_command_goes_on_where_it_was_stopped(
     synthetic = replace(synthetic, example_ids=[[small["train"].ids[0]]] * 40)
     whole = text_evidence(synthetic, small, LABELS, encoder, tmp_path / "whole", replicates=5)
     with monkeypatch.context() as patch, pytest.raises(StoppedError):
-        patch.setattr("clinsynth.metrics.text_evidence.measure_overlap", interrupt)
+        patch.setattr("clinsynth.study.text_evidence.measure_overlap", interrupt)
         text_evidence(synthetic, small, LABELS, encoder, tmp_path / "stopped", replicates=5)
     kept = json.loads((tmp_path / "stopped" / "measurements.json").read_text())
     assert any("fidelity" in key for key in kept) and not any("entities" in key for key in kept)
-    monkeypatch.setattr("clinsynth.metrics.text_evidence.measure_label_recovery", interrupt)
+    monkeypatch.setattr("clinsynth.study.text_evidence.measure_label_recovery", interrupt)
     monkeypatch.setattr(TextEncoder, "__call__", interrupt)
     resumed = text_evidence(synthetic, small, LABELS, encoder, tmp_path / "stopped", replicates=5)
     assert json.loads(json.dumps(resumed)) == json.loads(json.dumps(whole))

@@ -7,17 +7,17 @@ import numpy as np
 import pytest
 from sklearn.metrics.pairwise import rbf_kernel
 
-from clinsynth.metrics.measurement import Features
 from clinsynth.metrics.mmd.mmd import BLOCK_ROWS, count_blocks, median_bandwidth, mmd_interval, mmd_squared
 from clinsynth.metrics.record import MeasurementSettings
-from clinsynth.metrics.text_canaries import make_canaries, measure_exposure
-from clinsynth.metrics.text_diversity import Stream, distinct, draw_two_streams, mattr, mtld, vocabulary_coverage
-from clinsynth.metrics.text_entities import common_words, entities
-from clinsynth.metrics.text_lexicon import HARSH_WORDS, HOPEFUL_WORDS, NEGATIVE_WORDS
-from clinsynth.metrics.text_ngrams import self_bleu, shared_words
-from clinsynth.metrics.text_privacy import pair_by_class
-from clinsynth.metrics.text_repetition import exact_duplicates, near_duplicates
-from clinsynth.metrics.text_words import as_rows, number_words, words_of
+from clinsynth.metrics.records import Features
+from clinsynth.metrics.texts.canaries import make_canaries, measure_exposure
+from clinsynth.metrics.texts.diversity import Stream, distinct, draw_two_streams, mattr, mtld, vocabulary_coverage
+from clinsynth.metrics.texts.privacy import pair_by_class
+from clinsynth.metrics.texts.text_entities import common_words, entities
+from clinsynth.metrics.texts.text_lexicon import HARSH_WORDS, HOPEFUL_WORDS, NEGATIVE_WORDS
+from clinsynth.metrics.texts.text_repetition import exact_duplicates, near_duplicates
+from clinsynth.metrics.texts.text_words import as_rows, number_words, words_of
+from clinsynth.metrics.texts.words import self_bleu, shared_words
 
 FOLDER = Path(__file__).parent.parent / "metrics" / "mmd"
 SETTINGS = MeasurementSettings("none", replicates=20)

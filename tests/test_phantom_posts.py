@@ -7,8 +7,8 @@ import pytest
 
 from clinsynth.data.phantom_phrases import FREQUENCIES, SYMPTOMS
 from clinsynth.data.phantom_posts import LABELS, SCORES, SPLIT_COUNTS, draw_scores, label_of, write_split
-from clinsynth.data.text import TextDataArguments, load_text_dataset
-from clinsynth.tasks import load_task
+from clinsynth.data.tasks import load_task
+from clinsynth.data.texts import TextDataArguments, load_text_dataset
 
 
 def score_of(text: str) -> int:

@@ -10,9 +10,9 @@ import pytest
 import torch
 from helpers import LABELS, generators, run_warm
 
+from clinsynth.models.generators import load_pipeline
 from clinsynth.pipelines.class_conditioned_ddpm import ClassConditionedDDPMPipeline
 from clinsynth.pipelines.class_conditioned_gan import ClassConditionedGANPipeline, DCGANGenerator
-from clinsynth.scripts.checkpoint import load_pipeline
 
 
 def tiny_gan(size: int = 28, channels: int = 1) -> ClassConditionedGANPipeline:

@@ -14,6 +14,8 @@ from pydantic import BaseModel, Field, field_validator
 from text_models import CHAT_TEMPLATE, tiny_tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from clinsynth.data.tasks import load_task
+from clinsynth.models.language_models import TokenCount
 from clinsynth.pipelines.structured_medical_text import (
     GeneratedSamples,
     Icd10Report,
@@ -21,8 +23,6 @@ from clinsynth.pipelines.structured_medical_text import (
     StructuredMedicalTextPipeline,
 )
 from clinsynth.pipelines.structured_medical_text.prompt_tokens import encode_messages
-from clinsynth.scripts.text_writer import TokenCount
-from clinsynth.tasks import load_task
 
 TEXT = {"type": "string", "minLength": 4, "maxLength": 24}
 SCHEMA = {"type": "object", "properties": {"text": TEXT}, "required": ["text"], "additionalProperties": False}

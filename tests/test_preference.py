@@ -14,16 +14,10 @@ from helpers import tiny_pipeline
 from PIL import Image
 
 from clinsynth.seeds import derive_seed
-from clinsynth.trainers.diffusion_loss import StepInputs, image_losses, predict
-from clinsynth.trainers.preference_loss import (
-    both_predictions,
-    dpo_loss,
-    join,
-    kto_loss,
-    reward_loss,
-    reward_weights,
-)
-from clinsynth.trainers.preference_pairs import (
+from clinsynth.trainers.diffusion.model import StepInputs, image_losses, predict
+from clinsynth.trainers.preference.data import predicted_shares
+from clinsynth.trainers.preference.loss import sample_paths, sampling_times, step_distribution, step_errors
+from clinsynth.trainers.preference.pairs import (
     BOTH_LOSE,
     BOTH_WIN,
     PREFERRED,
@@ -37,8 +31,14 @@ from clinsynth.trainers.preference_pairs import (
     unpaired,
     write_pairs,
 )
-from clinsynth.trainers.preference_reward import predicted_shares
-from clinsynth.trainers.preference_trajectory import sample_paths, sampling_times, step_distribution, step_errors
+from clinsynth.trainers.preference.preference_loss import (
+    both_predictions,
+    dpo_loss,
+    join,
+    kto_loss,
+    reward_loss,
+    reward_weights,
+)
 
 
 def candidates(*shares: float, per_prompt: int = 2) -> list[Candidate]:

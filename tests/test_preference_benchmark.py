@@ -12,7 +12,7 @@ import pytest
 from benchmarks.magic_loop import LoopArguments, write_dealt
 from benchmarks.magic_loop_measures import rise, table
 from benchmarks.preference import PreferenceBenchmarkArguments, main
-from clinsynth.scripts.judge_shards import SCHEMA
+from clinsynth.judges.scores import SCHEMA
 
 
 def test_scores_are_dealt_out_within_each_class(tmp_path: Path) -> None:

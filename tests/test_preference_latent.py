@@ -16,16 +16,16 @@ from preference_runs import arguments, write_classifier, write_first_stage, writ
 from safetensors.torch import load_file
 from tiny_stable_diffusion import tiny_stable_diffusion, tiny_stable_diffusion_xl
 
-from clinsynth.data.arrays import ImageArrays
+from clinsynth.data.images import ImageArrays
 from clinsynth.data.phantom_fundus import GRADES
+from clinsynth.models.generators import load_pipeline
+from clinsynth.models.text_to_image import PromptedPipeline
+from clinsynth.models.text_to_image_base import open_base
 from clinsynth.run_folder import read_metrics
-from clinsynth.scripts.checkpoint import load_pipeline
-from clinsynth.scripts.text_to_image_base import open_base
-from clinsynth.scripts.text_to_image_model import PromptedPipeline
-from clinsynth.trainers.preference_adapter import REFERENCE, TRAINED
-from clinsynth.trainers.preference_model import to_device, to_pictures, to_samples
-from clinsynth.trainers.preference_pairs import pictures_of, pixels_of, read_pairs
-from clinsynth.trainers.preference_step import Preferences, build_state, fidelity_stream, train_step
+from clinsynth.trainers.preference.model import to_device, to_pictures, to_samples
+from clinsynth.trainers.preference.pairs import pictures_of, pixels_of, read_pairs
+from clinsynth.trainers.preference.preference_adapter import REFERENCE, TRAINED
+from clinsynth.trainers.preference.step import Preferences, build_state, fidelity_stream, train_step
 from clinsynth.trainers.train_preference import PreferenceArguments, main
 
 DATA = "phantom-fundus?size=32&train=20&validation=10&test=10"

@@ -16,14 +16,14 @@ from datasets import Dataset, Features
 from datasets import Image as ImageFeature
 from diffusers import DDPMScheduler, UNet2DModel
 
-from clinsynth.data.arrays import ImageArrays
-from clinsynth.pictures import to_picture
+from clinsynth.data.images import ImageArrays
+from clinsynth.images import to_picture
 from clinsynth.pipelines.class_conditioned_ddpm import ClassConditionedDDPMPipeline
 from clinsynth.seeds import derive_seed
-from clinsynth.trainers.diffusion_loss import TrainingStream, diffusion_loss
-from clinsynth.trainers.preference_candidates import sample_fast
-from clinsynth.trainers.preference_pairs import Candidate, make_pairs, read_pairs, write_pairs
-from clinsynth.trainers.preference_step import Preferences, build_state, fidelity_stream, train_step
+from clinsynth.trainers.diffusion.model import TrainingStream, diffusion_loss
+from clinsynth.trainers.preference.candidates import sample_fast
+from clinsynth.trainers.preference.pairs import Candidate, make_pairs, read_pairs, write_pairs
+from clinsynth.trainers.preference.step import Preferences, build_state, fidelity_stream, train_step
 from clinsynth.trainers.train_preference import PreferenceArguments
 
 NAMES, SQUARES = ["one", "three"], np.array([1, 3])

@@ -14,15 +14,15 @@ from diffusers import DiffusionPipeline
 from helpers import kill_when, tiny_unet
 from preference_runs import arguments, same_weights, weights, write_classifier, write_first_stage, write_preferences
 
-from clinsynth.data.arrays import ImageArrays
+from clinsynth.data.images import ImageArrays
 from clinsynth.data.phantom_fundus import GRADES
+from clinsynth.models.generators import load_pipeline
+from clinsynth.models.image_classifiers import save_classifier
 from clinsynth.run_folder import read_metrics
-from clinsynth.scripts.checkpoint import load_pipeline
-from clinsynth.trainers.classifier_inputs import save_classifier
-from clinsynth.trainers.diffusion_loss import StepInputs
-from clinsynth.trainers.preference_adapter import FrozenAdapter, add_adapter, add_reference, merged
-from clinsynth.trainers.preference_loss import PreferenceLoss, both_predictions, dpo_loss, join
-from clinsynth.trainers.preference_pairs import pixels_of, read_pairs
+from clinsynth.trainers.diffusion.model import StepInputs
+from clinsynth.trainers.preference.pairs import pixels_of, read_pairs
+from clinsynth.trainers.preference.preference_adapter import FrozenAdapter, add_adapter, add_reference, merged
+from clinsynth.trainers.preference.preference_loss import PreferenceLoss, both_predictions, dpo_loss, join
 from clinsynth.trainers.train_image_classifier import build_small_resnet, fit_classifier
 from clinsynth.trainers.train_preference import main
 from clinsynth.trainers.training_state import checkpoints

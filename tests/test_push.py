@@ -15,7 +15,7 @@ pytest.importorskip("fastapi", reason="needs FastAPI, which `pip install clinsyn
 from loopback_hub.hub import LoopbackHub
 from pushing import MODEL, SET, SET_FILES, Client, files_of, pushing_client, stamp, wait_until
 
-from clinsynth.hub_provenance import SOURCE_TYPE, read_picture
+from clinsynth.synthesis.provenance import SOURCE_TYPE, read_picture
 
 MODEL_FILES = (
     "README.md model_index.json pipeline_class_conditioned_ddpm.py scheduler/scheduler_config.json unet/config.json "

@@ -10,11 +10,11 @@ import pytest
 from pushing import make_pictures
 from text_posts import LABELS, save_tiny_encoder, write_posts
 
-from clinsynth.data.arrays import ImageArrays
-from clinsynth.metrics.copies import ThumbnailSpace
-from clinsynth.metrics.privacy_evidence import privacy_evidence, thumbnail_features
-from clinsynth.scripts.push_card import describe_gate, joint_license
-from clinsynth.scripts.push_gate import Reading, Thresholds, read_gate, refuse
+from clinsynth.data.images import ImageArrays
+from clinsynth.hub.data_sets import describe_gate, joint_license
+from clinsynth.hub.gate import Reading, Thresholds, read_gate, refuse
+from clinsynth.metrics.images.privacy import privacy_evidence, thumbnail_features
+from clinsynth.metrics.privacy.copies import ThumbnailSpace
 
 CLASSES = ["healthy", "mild", "severe"]
 NUMBER = "call 555 0142 7788 at night."
@@ -79,8 +79,8 @@ def test_a_share_closer_to_train_than_chance_does_not_pass() -> None:
 
 def test_one_planted_telephone_number_in_texts_does_not_pass(tmp_path: Path) -> None:
     pytest.importorskip("datasketch")
-    from clinsynth.metrics.text_embedding import load_text_encoder
-    from clinsynth.metrics.text_evidence import text_evidence
+    from clinsynth.models.text_encoders import load_text_encoder
+    from clinsynth.study.text_evidence import text_evidence
 
     real = {"train": write_posts(60, 1, "a"), "test": write_posts(60, 2, "b")}
     real["train"].texts[7] += f" {NUMBER}"
@@ -103,8 +103,8 @@ def test_one_planted_telephone_number_in_texts_does_not_pass(tmp_path: Path) -> 
 
 def test_a_text_that_repeats_its_own_prompt_does_not_pass(tmp_path: Path) -> None:
     pytest.importorskip("datasketch")
-    from clinsynth.metrics.text_embedding import load_text_encoder
-    from clinsynth.metrics.text_evidence import text_evidence
+    from clinsynth.models.text_encoders import load_text_encoder
+    from clinsynth.study.text_evidence import text_evidence
 
     real = {"train": write_posts(60, 1, "a"), "test": write_posts(60, 2, "b")}
     real["test"].texts[:20] = real["train"].texts[:20]  # a data set whose splits share texts hides a copy of train

@@ -17,20 +17,13 @@ from datasets import Image as ImageFeature
 from helpers import run_python
 from test_push_samples import PATIENT, picture_file
 
-from clinsynth.hub_columns import marked_schema, read_columns
-from clinsynth.hub_provenance import (
-    Provenance,
-    all_marked,
-    is_marked,
-    make_chunk,
-    mark_picture,
-    read_picture,
-)
-from clinsynth.hub_shards import PublishedShards, hash_each, write_table
-from clinsynth.hub_upload import HashedFile
-from clinsynth.scripts.image_sources import ImageSources
+from clinsynth.hub.hub_columns import marked_schema, read_columns
+from clinsynth.hub.shards import PublishedShards, hash_each, write_table
+from clinsynth.hub.upload import HashedFile
 from clinsynth.scripts.inspect_sample import inspect_file
-from clinsynth.scripts.synthetic_shards import ShardPlan, write_shards
+from clinsynth.synthesis.image_sources import ImageSources
+from clinsynth.synthesis.provenance import Provenance, all_marked, is_marked, make_chunk, mark_picture, read_picture
+from clinsynth.synthesis.shards import ShardPlan, write_shards
 
 GENERATOR = {"model": "me/retina", "weights_sha256": "abc", "seed": 0}
 MADE = Provenance("me/retina", "abc")
@@ -175,8 +168,8 @@ def test_publishing_a_generated_set_needs_neither_datasets_nor_pandas(tmp_path: 
         "import sys; from pathlib import Path\n"
         "from clinsynth.hub_cards.dataset_card import dataset_card\n"
         "from clinsynth.hub_cards.sample_grid import sample_grid\n"
-        "from clinsynth.hub_provenance import Provenance\n"
-        "from clinsynth.hub_shards import PublishedShards, hash_each\n"
+        "from clinsynth.synthesis.provenance import Provenance\n"
+        "from clinsynth.hub.shards import PublishedShards, hash_each\n"
         "folder = Path(sys.argv[1])\n"
         "shards = PublishedShards(folder, Provenance('me/retina', 'abc'), hash_each(folder))\n"
         "assert not any(isinstance(content, bytes) for _, content in shards.files(10))\n"

@@ -12,10 +12,10 @@ from datasets import ClassLabel, Dataset, Features, Value
 from datasets import Image as ImageFeature
 from PIL import Image, PngImagePlugin
 
-from clinsynth.hub_errors import explained, reason, status_of
-from clinsynth.hub_files import content_of, metric_files, model_files, space_files
-from clinsynth.hub_provenance import Provenance, find_provenance, mark_picture, read_picture
-from clinsynth.hub_shards import PublishedShards, find_shards, hash_each, hash_shards
+from clinsynth.hub.files import content_of, metric_files, model_files, space_files
+from clinsynth.hub.hub_errors import explained, reason, status_of
+from clinsynth.hub.shards import PublishedShards, find_shards, hash_each, hash_shards
+from clinsynth.synthesis.provenance import Provenance, find_provenance, mark_picture, read_picture
 
 SAYS = Provenance("me/retina", "abc").of_row(7)
 PATIENT = "Jane Doe 1970"

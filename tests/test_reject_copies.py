@@ -12,14 +12,14 @@ from helpers import LABELS, tiny_pipeline, write_npz
 from test_generate_images import SCHEDULE, arguments, read_rows
 
 from clinsynth.data.arguments import ImageDataArguments
-from clinsynth.data.arrays import load_image_arrays
-from clinsynth.metrics.copies import EXACT, NEAR
-from clinsynth.metrics.evidence_data import load_synthetic
-from clinsynth.pictures import from_png
-from clinsynth.scripts.copy_detector import CopyDetector
+from clinsynth.data.images import load_image_arrays
+from clinsynth.images import from_png
+from clinsynth.metrics.privacy.copies import EXACT, NEAR
+from clinsynth.metrics.privacy.copy_detector import CopyDetector
 from clinsynth.scripts.generate_images import main
-from clinsynth.scripts.image_checks import CopyCheck
-from clinsynth.scripts.synthetic_shards import MOST_DRAWS, Reject, Sample, ShardPlan, seed_of, write_shards
+from clinsynth.synthesis.image_checks import CopyCheck
+from clinsynth.synthesis.sets import load_synthetic
+from clinsynth.synthesis.shards import MOST_DRAWS, Reject, Sample, ShardPlan, seed_of, write_shards
 
 PHANTOM = "phantom-fundus?size=28&train=60&validation=10&test=100"
 GENERATOR = {"reject_copies": {}}

@@ -7,14 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from clinsynth.data.arrays import ImageArrays
-from clinsynth.scripts.report import (
-    distance_tables,
-    format_interval,
-    format_number,
-    render_report,
-)
-from clinsynth.scripts.report_pictures import draw_pictures, encode_png
+from clinsynth.data.images import ImageArrays
+from clinsynth.reports.images import distance_tables, format_interval, format_number, render_report
+from clinsynth.reports.report_pictures import draw_pictures, encode_png
 
 NAMES = ["healthy", "<ill> & rare"]
 PAIRS = [

@@ -17,12 +17,12 @@ from certificates import Authority, key_pem, new_key, write_files, write_key
 
 from clinsynth.cli import main
 from clinsynth.data.sources import load_folder
+from clinsynth.hub.credentials import read_manifest, unsigned
+from clinsynth.hub.shards import hash_shards, write_table
 from clinsynth.hub_cards.set_files import read_generation
-from clinsynth.hub_provenance import Provenance, mark_picture
-from clinsynth.hub_shards import hash_shards, write_table
-from clinsynth.manifests import read_manifest, unsigned
-from clinsynth.pictures import from_png, to_picture, to_png
-from clinsynth.scripts.synthetic_shards import ShardPlan, write_shards
+from clinsynth.images import from_png, to_picture, to_png
+from clinsynth.synthesis.provenance import Provenance, mark_picture
+from clinsynth.synthesis.shards import ShardPlan, write_shards
 
 GENERATOR = {"model": "me/retina", "weights_sha256": "abc", "seed": 0}
 FIRST = "data/train-00000-of-00003.parquet"

@@ -14,11 +14,11 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from clinsynth.content_credentials import PictureSigner, sign_picture
-from clinsynth.hub_provenance import Provenance, mark_picture
-from clinsynth.manifests import read_manifest
-from clinsynth.pictures import to_picture, to_png
-from clinsynth.signing_identity import read_identity
+from clinsynth.hub.content_credentials import PictureSigner, sign_picture
+from clinsynth.hub.credentials import read_manifest
+from clinsynth.hub.signing import read_identity
+from clinsynth.images import to_picture, to_png
+from clinsynth.synthesis.provenance import Provenance, mark_picture
 
 MARKED = mark_picture(to_png(to_picture(np.zeros((1, 32, 32), np.uint8))), Provenance("me/retina", "abc").of_row(7))
 

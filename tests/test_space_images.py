@@ -18,7 +18,7 @@ pytest.importorskip("gradio", reason="needs gradio; install it with `pip install
 from gradio_client.exceptions import AppError
 from space_server import Studio, tiny_studio
 
-from clinsynth.hub_provenance import SOURCE_TYPE, read_picture
+from clinsynth.synthesis.provenance import SOURCE_TYPE, read_picture
 
 QUICK = {"steps": 2, "count": 2}
 

@@ -22,7 +22,7 @@ from gradio_client.exceptions import AppError  # noqa: E402
 from review_session import Session, Sessions, draw_session  # noqa: E402
 from sample_sets import LabelledSet  # noqa: E402
 
-from clinsynth.checklists import Checklist, load_checklist, sample_id  # noqa: E402
+from clinsynth.judges.checklists import Checklist, load_checklist, sample_id  # noqa: E402
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ pytest.importorskip("simple_icd_10_cm", reason="needs ICD-10 codes; install them
 from gradio_client.exceptions import AppError
 from space_server import SPACE, tiny_studio
 
-from clinsynth.tasks import load_task
+from clinsynth.data.tasks import load_task
 
 
 @pytest.fixture(scope="module")

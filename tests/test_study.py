@@ -15,9 +15,9 @@ import yaml
 from helpers import REPOSITORY, clinsynth, kill_study, one_thread, start_study_and_kill, write_npz
 
 from clinsynth.arguments import parse
+from clinsynth.reports.study import advantage, pictures_of
 from clinsynth.scripts.study import StudyArguments, recipe_first
-from clinsynth.scripts.study_plan import plan_study
-from clinsynth.scripts.study_view import advantage, pictures_of
+from clinsynth.study.plan import plan_study
 
 RECIPE: dict[str, Any] = {
     "generators": {

@@ -8,7 +8,7 @@ import yaml
 
 from clinsynth.arguments import parse
 from clinsynth.scripts.study import StudyArguments, recipe_first
-from clinsynth.scripts.study_plan import Plan, plan_study
+from clinsynth.study.plan import Plan, plan_study
 
 RECIPE: dict[str, Any] = {
     "dataset": "phantom-fundus",

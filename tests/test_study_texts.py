@@ -14,7 +14,7 @@ from text_posts import save_tiny_encoder
 
 from clinsynth.arguments import parse
 from clinsynth.scripts.study import StudyArguments, recipe_first
-from clinsynth.scripts.study_plan import Plan, plan_study
+from clinsynth.study.plan import Plan, plan_study
 
 TEXT_RECIPE: dict[str, Any] = {
     "task": "severity-posts",

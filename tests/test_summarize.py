@@ -13,7 +13,7 @@ from clinsynth.arguments import parse
 from clinsynth.data.duplicates import near_pairs
 from clinsynth.data.phantom_fundus import draw_fundus
 from clinsynth.data.summary import age_band, summarize, to_table
-from clinsynth.scripts.summarize_data import SummarizeArguments, main
+from clinsynth.scripts.summarize import SummarizeArguments, main
 
 
 def fundus(seed: int) -> Image.Image:

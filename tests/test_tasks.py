@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from clinsynth.data.icd10 import find_code, read_codes
+from clinsynth.data.tasks import load_task, task_names
 from clinsynth.pipelines.structured_medical_text.prompts import Task, draw_k_shot, quote, render_messages, word_range
-from clinsynth.tasks import load_task, task_names
 
 CODES = "F32.1,F41.1"
 HOSTILE = [

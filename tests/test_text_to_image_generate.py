@@ -16,14 +16,14 @@ from PIL import Image
 from test_generate_images import pixels, read_rows
 from tiny_stable_diffusion import tiny_stable_diffusion, tiny_stable_diffusion_xl
 
-from clinsynth.checklists import sample_id
-from clinsynth.hub_cards.checkpoint_facts import hash_weights
+from clinsynth.hub_cards.checkpoint import hash_weights
 from clinsynth.hub_cards.model_card import model_card
 from clinsynth.hub_cards.model_text_to_image import read_text_to_image
-from clinsynth.pictures import to_picture
-from clinsynth.scripts.checkpoint import load_pipeline
+from clinsynth.images import to_picture
+from clinsynth.judges.checklists import sample_id
+from clinsynth.models.generators import load_pipeline
 from clinsynth.scripts.generate_images import GenerateImagesArguments, main
-from clinsynth.scripts.text_to_image_pictures import open_pictures
+from clinsynth.trainers.text_to_image.text_to_image_pictures import open_pictures
 from clinsynth.trainers.train_text_to_image_lora import TextToImageLoraArguments
 from clinsynth.trainers.train_text_to_image_lora import main as train
 
@@ -176,7 +176,7 @@ def test_a_run_is_pushed_and_the_code_of_its_card_runs(place: Path) -> None:
             card = hub.repo("model", f"tester/{kind}-lora").read("README.md").decode()
             (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
             codes.append(code.replace("path/of/the/base/model", kind).replace("synthetic.png", f"{kind}.png"))
-        ours = "from clinsynth.scripts.checkpoint import load_pipeline\nprint(load_pipeline('tester/sd-lora').prompts)"
+        ours = "from clinsynth.models.generators import load_pipeline\nprint(load_pipeline('tester/sd-lora').prompts)"
         setting = f"import os\nos.chdir({str(place)!r})\n"
         said = run_python("-c", "\n".join([setting, *codes, ours]), **hub.environment(), HF_HUB_OFFLINE="0")
     assert "an eye, <1-moderate>" in said.stdout

@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 from warm_python import run_in_two
 
 from clinsynth.run_folder import read_metrics
-from clinsynth.trainers import ddpm_step
-from clinsynth.trainers.diffusion_loss import TrainingStream
+from clinsynth.trainers.diffusion import step as ddpm_step
+from clinsynth.trainers.diffusion.model import TrainingStream
 from clinsynth.trainers.train_ddpm import DDPMArguments, main
 from clinsynth.trainers.training_state import checkpoints
 

@@ -14,12 +14,14 @@ from diffusers import DiffusionPipeline
 from helpers import clinsynth, generators, kill_when, write_npz
 from safetensors.torch import load_file
 
-from clinsynth.data.arrays import load_image_arrays
+from clinsynth.data.images import load_image_arrays
 from clinsynth.run_folder import read_metrics
 from clinsynth.scripts import generate_images
 from clinsynth.scripts.generate_images import GenerateImagesArguments
-from clinsynth.trainers import gan_step
-from clinsynth.trainers.gan_loss import (
+from clinsynth.trainers.gan import step as gan_step
+from clinsynth.trainers.gan.gan_model import Discriminator
+from clinsynth.trainers.gan.gan_state import GANState
+from clinsynth.trainers.gan.networks import (
     cut_out,
     diff_augment,
     discriminator_loss,
@@ -27,8 +29,6 @@ from clinsynth.trainers.gan_loss import (
     gradient_penalty,
     translate,
 )
-from clinsynth.trainers.gan_model import Discriminator
-from clinsynth.trainers.gan_state import GANState
 from clinsynth.trainers.train_gan import GANArguments, main
 from clinsynth.trainers.training_state import checkpoints
 

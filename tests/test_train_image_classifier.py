@@ -20,19 +20,19 @@ from transformers import (
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 from clinsynth.arguments import parse
-from clinsynth.data.arrays import ImageArrays
-from clinsynth.trainers.arm_features import features_of, last_layer
-from clinsynth.trainers.arm_names import Arm
-from clinsynth.trainers.arm_pictures import Pictures
-from clinsynth.trainers.arm_training import ArmSettings
-from clinsynth.trainers.classifier_augmentation import mixup_loss, random_views, strong_views
-from clinsynth.trainers.classifier_inputs import (
+from clinsynth.data.images import ImageArrays
+from clinsynth.models.classifier_augmentation import mixup_loss, random_views, strong_views
+from clinsynth.models.image_classifiers import (
     balancing_weights,
     endless_batches,
     load_pretrained_classifier,
     model_inputs,
     save_classifier,
 )
+from clinsynth.trainers.classifiers.arm_pictures import Pictures
+from clinsynth.trainers.classifiers.arm_training import ArmSettings
+from clinsynth.trainers.classifiers.arms import Arm
+from clinsynth.trainers.classifiers.feature_space import features_of, last_layer
 from clinsynth.trainers.train_image_classifier import (
     ImageClassifierArguments,
     build_small_resnet,

@@ -19,17 +19,17 @@ from text_models import WORDS, save_small_task, save_tiny_model, tiny_tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from warm_python import run_in_two
 
-from clinsynth.data.text import load_text_dataset
-from clinsynth.metrics.text_canaries import Canaries
+from clinsynth.data.tasks import load_task
+from clinsynth.data.texts import load_text_dataset
+from clinsynth.metrics.texts.canaries import Canaries
 from clinsynth.pipelines.structured_medical_text.prompt_tokens import encode_messages
 from clinsynth.pipelines.structured_medical_text.prompts import Task, render_messages
 from clinsynth.scripts.generate_text import GenerateTextArguments
 from clinsynth.scripts.generate_text import main as generate
-from clinsynth.tasks import load_task
-from clinsynth.trainers.lora_examples import Encoder, Examples, TokenLimit, build_examples, check_task, draw_order
-from clinsynth.trainers.lora_fit import checkpoints
-from clinsynth.trainers.lora_journal import Journal
-from clinsynth.trainers.lora_model import Base, load_base
+from clinsynth.trainers.text_lora.examples import Encoder, Examples, TokenLimit, build_examples, check_task, draw_order
+from clinsynth.trainers.text_lora.fit import checkpoints
+from clinsynth.trainers.text_lora.lora_journal import Journal
+from clinsynth.trainers.text_lora.lora_model import Base, load_base
 from clinsynth.trainers.train_text_lora import TextLoraArguments, main
 
 OWN_WORD = {"mild": "lamps", "severe": "house"}

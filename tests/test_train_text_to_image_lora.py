@@ -20,15 +20,15 @@ from test_train_ddpm import flags
 from tiny_stable_diffusion import tiny_stable_diffusion, tiny_stable_diffusion_xl, tiny_unet
 
 from clinsynth.arguments import parse
+from clinsynth.models.generators import load_pipeline
+from clinsynth.models.text_to_image import load_text_to_image
+from clinsynth.models.text_to_image_base import open_base
 from clinsynth.run_folder import read_metrics
-from clinsynth.scripts.checkpoint import load_pipeline
-from clinsynth.scripts.text_to_image_base import open_base
-from clinsynth.scripts.text_to_image_model import load_text_to_image
-from clinsynth.scripts.text_to_image_pictures import open_pictures
-from clinsynth.trainers.diffusion_loss import diffusion_loss
-from clinsynth.trainers.text_to_image_latents import encode, latent_stream
-from clinsynth.trainers.text_to_image_parts import add_lora, build_prompted, open_base_of
-from clinsynth.trainers.text_to_image_prompts import class_prompts, learned_words
+from clinsynth.trainers.diffusion.model import diffusion_loss
+from clinsynth.trainers.text_to_image.latents import encode, latent_stream
+from clinsynth.trainers.text_to_image.model import add_lora, build_prompted, open_base_of
+from clinsynth.trainers.text_to_image.text_to_image_pictures import open_pictures
+from clinsynth.trainers.text_to_image.text_to_image_prompts import class_prompts, learned_words
 from clinsynth.trainers.train_text_to_image_lora import TextToImageLoraArguments, main
 from clinsynth.trainers.training_state import checkpoints
 

@@ -25,7 +25,7 @@ from clinsynth.run_folder import (
     drop_metrics_after,
     write_run_config,
 )
-from clinsynth.trainers.privacy_plan import check_private_flags, plan_privacy, write_privacy
+from clinsynth.trainers.diffusion.privacy import check_private_flags, plan_privacy, write_privacy
 
 MAY_DIFFER = frozenset(
     "output_dir dry_run log_steps report_to checkpointing_steps checkpoints_total_limit "
@@ -143,7 +143,7 @@ class DDPMArguments(ImageDataArguments):
 
 def main(args: DDPMArguments) -> None:
     """Train, and leave the pipeline in `args.output_dir`."""
-    from clinsynth.data.arrays import load_image_arrays
+    from clinsynth.data.images import load_image_arrays
 
     data = load_image_arrays(args, args.seed)
     if args.dry_run:
@@ -161,7 +161,9 @@ def train(args: DDPMArguments, data: dict[str, Any], output_dir: Path) -> None:
     from accelerate import Accelerator
     from tqdm.auto import tqdm
 
-    from clinsynth.trainers.ddpm_step import (
+    from clinsynth.trainers.diffusion.diffusion_model import resolve_precision
+    from clinsynth.trainers.diffusion.dp_training import build_private_training
+    from clinsynth.trainers.diffusion.step import (
         build_state,
         build_stream,
         build_validation,
@@ -171,8 +173,6 @@ def train(args: DDPMArguments, data: dict[str, Any], output_dir: Path) -> None:
         step_parts,
         train_step,
     )
-    from clinsynth.trainers.diffusion_model import resolve_precision
-    from clinsynth.trainers.dp_training import build_private_training
     from clinsynth.trainers.training_state import checkpoints, drop_old_checkpoints, publish
 
     tracker = None if args.report_to == "none" else args.report_to
@@ -249,7 +249,7 @@ def describe(args: DDPMArguments, data: dict[str, Any]) -> str:
 
     import numpy as np
 
-    from clinsynth.trainers.diffusion_model import build_unet
+    from clinsynth.trainers.diffusion.diffusion_model import build_unet
 
     train = data["train"]
     counts = np.bincount(train.labels, minlength=len(train.label_names))

@@ -130,7 +130,7 @@ class GANArguments(ImageDataArguments):
 
 def main(args: GANArguments) -> None:
     """Train, and leave the pipeline in `args.output_dir`."""
-    from clinsynth.data.arrays import load_image_arrays
+    from clinsynth.data.images import load_image_arrays
 
     data = load_image_arrays(args, args.seed)
     if args.dry_run:
@@ -148,8 +148,8 @@ def train(args: GANArguments, data: dict[str, Any], output_dir: Path) -> None:
     from accelerate import Accelerator
     from tqdm.auto import tqdm
 
-    from clinsynth.trainers.ddpm_step import finish, keep_best
-    from clinsynth.trainers.gan_step import build_state, build_stream, build_validation, check_finite, train_step
+    from clinsynth.trainers.diffusion.step import finish, keep_best
+    from clinsynth.trainers.gan.step import build_state, build_stream, build_validation, check_finite, train_step
     from clinsynth.trainers.training_state import checkpoints, drop_old_checkpoints, publish
 
     tracker = None if args.report_to == "none" else args.report_to
@@ -203,7 +203,7 @@ def describe(args: GANArguments, data: dict[str, Any]) -> str:
 
     import numpy as np
 
-    from clinsynth.trainers.gan_model import build_networks
+    from clinsynth.trainers.gan.gan_model import build_networks
 
     train = data["train"]
     counts = np.bincount(train.labels, minlength=len(train.label_names))

@@ -6,7 +6,7 @@
     accelerate launch trainers/train_image_classifier.py --config recipes/classifier/phantom.yaml
 
 Several processes share the runs (one an arm and seed) between them. The same command again goes on where it stopped;
-after a change of flags or data only the trainings that it concerns are repeated. trainers/arm_names.py lists the arms.
+after a change of flags or data only the trainings that it concerns are repeated. trainers/classifiers/arms.py lists the arms.
 """
 
 from collections.abc import Callable
@@ -17,8 +17,8 @@ import numpy as np
 
 from clinsynth.arguments import run
 from clinsynth.data.arguments import ImageDataArguments
-from clinsynth.trainers.arm_names import parse_arms, parse_rates, resolve_arms
-from clinsynth.trainers.classifier_result import FitResult, macro_f1
+from clinsynth.models.classifier_result import FitResult, macro_f1
+from clinsynth.trainers.classifiers.arms import parse_arms, parse_rates, resolve_arms
 
 # Annotations that need these imports are strings: with `from __future__ import annotations` the parser of the command
 # line would look up the types of the arguments by running this block, and `--help` would take seconds.
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, ResNetForImageClassification
 
-    from clinsynth.data.arrays import ImageArrays
+    from clinsynth.data.images import ImageArrays
 
-CPU_PIXELS = 4 * 224**2  # of a batch: metrics/feature_extractor.py says why so few
+CPU_PIXELS = 4 * 224**2  # of a batch: clinsynth/models/image_encoders.py says why so few
 
 
 @dataclass
@@ -142,7 +142,7 @@ def fit_classifier(
     Raises:
         ValueError: a loss that is not finite (names the step), or a class without a train picture to weight.
     """
-    from clinsynth.trainers.classifier_fit import balancing_weights, fit
+    from clinsynth.models.classifier_fitting import balancing_weights, fit
 
     weight = balancing_weights(train).to(model.device) if class_weights else None
     return fit(
@@ -174,8 +174,8 @@ def batch_loss(
     import torch
     import torch.nn.functional as F
 
-    from clinsynth.trainers.classifier_augmentation import mixup_loss, random_views, strong_views
-    from clinsynth.trainers.classifier_inputs import model_inputs
+    from clinsynth.models.classifier_augmentation import mixup_loss, random_views, strong_views
+    from clinsynth.models.image_classifiers import model_inputs
 
     pixels = model_inputs(model, data.images[rows])
     labels = torch.as_tensor(data.labels[rows], device=model.device)
@@ -210,7 +210,7 @@ def in_batches(
     A CPU takes fewer at once where they are large: MobileNetV2 at 224 px needs 41 ms a picture by fours, 105 by 64."""
     import torch
 
-    from clinsynth.trainers.classifier_inputs import model_inputs
+    from clinsynth.models.image_classifiers import model_inputs
 
     if len(images) == 0:
         raise ValueError("there are no pictures to classify; give at least one")
@@ -232,7 +232,7 @@ def main(args: ImageClassifierArguments) -> None:
     if args.dry_run:
         print(config_yaml(args), end="")
         return
-    from clinsynth.trainers.classifier_arms import run_and_report
+    from clinsynth.trainers.classifiers.images import run_and_report
 
     run_and_report(args)
 

@@ -16,8 +16,8 @@ from typing import Any, Literal
 
 from clinsynth.arguments import run
 from clinsynth.data.arguments import ImageDataArguments
+from clinsynth.judges.judges import check_judge
 from clinsynth.run_folder import check_same_run, create_run_folder, write_run_config
-from clinsynth.scripts.judges import check_judge
 
 MAY_DIFFER = frozenset(
     "output_dir log_steps checkpointing_steps checkpoints_total_limit sampling_batch_size judge_endpoint".split()
@@ -182,7 +182,7 @@ class PreferenceArguments(ImageDataArguments):
 
 def main(args: PreferenceArguments) -> None:
     """Train, and leave the pipeline in `args.output_dir`."""
-    from clinsynth.scripts.checkpoint import load_pipeline
+    from clinsynth.models.generators import load_pipeline
 
     pipeline = load_pipeline(args.model)
     check_trainable(args, pipeline)
@@ -201,7 +201,7 @@ def main(args: PreferenceArguments) -> None:
 
 def check_trainable(args: PreferenceArguments, pipeline: Any) -> None:
     """Raise a `ValueError` where the flags ask of the model what it cannot do."""
-    from clinsynth.trainers.preference_model import is_prompted, network_of
+    from clinsynth.trainers.preference.model import is_prompted, network_of
 
     if "unet" not in pipeline.components:
         raise ValueError(f"--model {args.model} is a GAN; give a DDPM of `clinsynth train ddpm`")
@@ -224,9 +224,9 @@ def load_real(args: PreferenceArguments, pipeline: Any) -> dict[str, Any]:
     """
     from dataclasses import replace
 
-    from clinsynth.data.arrays import load_image_arrays
-    from clinsynth.scripts.text_to_image_pictures import open_pictures
-    from clinsynth.trainers.preference_model import is_prompted, picture_form
+    from clinsynth.data.images import load_image_arrays
+    from clinsynth.trainers.preference.model import is_prompted, picture_form
+    from clinsynth.trainers.text_to_image.text_to_image_pictures import open_pictures
 
     side, channels = picture_form(pipeline)
     if not is_prompted(pipeline):
@@ -242,11 +242,11 @@ def train(args: PreferenceArguments, pipeline: Any, data: dict[str, Any], output
     from accelerate import Accelerator
     from tqdm.auto import tqdm
 
-    from clinsynth.trainers.ddpm_step import check_finite
-    from clinsynth.trainers.preference_course import Course
-    from clinsynth.trainers.preference_data import prepare
-    from clinsynth.trainers.preference_model import to_device
-    from clinsynth.trainers.preference_step import Preferences, build_state, fidelity_stream, train_step
+    from clinsynth.trainers.diffusion.step import check_finite
+    from clinsynth.trainers.preference.model import to_device
+    from clinsynth.trainers.preference.preference_course import Course
+    from clinsynth.trainers.preference.preference_data import prepare
+    from clinsynth.trainers.preference.step import Preferences, build_state, fidelity_stream, train_step
 
     accelerator = Accelerator(cpu=not torch.accelerator.is_available(), mixed_precision=args.mixed_precision)
     to_device(pipeline, accelerator.device, half=args.mixed_precision == "bf16")

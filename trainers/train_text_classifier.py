@@ -7,14 +7,14 @@
     accelerate launch trainers/train_text_classifier.py --dataset posts.csv --model bert-base-uncased
 
 Several processes share the runs (one an arm and seed) between them. The same command again goes on where it stopped;
-after a change of flags or data only the trainings that it concerns are repeated. trainers/arm_names.py lists the arms.
+after a change of flags or data only the trainings that it concerns are repeated. trainers/classifiers/arms.py lists the arms.
 """
 
 from dataclasses import dataclass
 
 from clinsynth.arguments import run
 from clinsynth.data.text_arguments import TextDataArguments
-from clinsynth.trainers.arm_names import TEXT_ARMS, parse_arms, parse_rates, resolve_arms
+from clinsynth.trainers.classifiers.arms import TEXT_ARMS, parse_arms, parse_rates, resolve_arms
 
 SMALL = "small-bert"
 SMALL_RATE, PRETRAINED_RATE = 1e-3, 5e-5
@@ -91,7 +91,7 @@ def main(args: TextClassifierArguments) -> None:
     if args.dry_run:
         print(config_yaml(args), end="")
         return
-    from clinsynth.trainers.text_arms import run_and_report
+    from clinsynth.trainers.classifiers.texts import run_and_report
 
     run_and_report(args)
 

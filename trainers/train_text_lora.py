@@ -114,12 +114,12 @@ def main(args: TextLoraArguments) -> None:
     import torch
     from accelerate import PartialState
 
-    from clinsynth.data.text import load_text_dataset
+    from clinsynth.data.tasks import load_task
+    from clinsynth.data.texts import load_text_dataset
     from clinsynth.run_folder import config_yaml, create_run_folder
-    from clinsynth.tasks import load_task
-    from clinsynth.trainers.lora_examples import build_examples, check_task
-    from clinsynth.trainers.lora_fit import fit
-    from clinsynth.trainers.lora_model import load_base
+    from clinsynth.trainers.text_lora.examples import build_examples, check_task
+    from clinsynth.trainers.text_lora.fit import fit
+    from clinsynth.trainers.text_lora.lora_model import load_base
 
     state = PartialState(cpu=not torch.accelerator.is_available())  # else several CPU processes go unseen
     task = load_task(args.task, args.codes)

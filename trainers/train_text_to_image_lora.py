@@ -128,8 +128,8 @@ class TextToImageLoraArguments(ImageDataArguments):
 
 def main(args: TextToImageLoraArguments) -> None:
     """Train, and leave the LoRA in `args.output_dir`."""
-    from clinsynth.scripts.text_to_image_pictures import open_pictures
-    from clinsynth.trainers.text_to_image_parts import build_prompted, open_base_of
+    from clinsynth.trainers.text_to_image.model import build_prompted, open_base_of
+    from clinsynth.trainers.text_to_image.text_to_image_pictures import open_pictures
 
     pipe, facts = open_base_of(args)
     side = pipe.unet.config.sample_size * pipe.vae_scale_factor
@@ -149,9 +149,9 @@ def train(args: TextToImageLoraArguments, pictures: Any, prompted: Any, output_d
     import torch
     from accelerate import Accelerator
 
-    from clinsynth.trainers.diffusion_model import resolve_precision
-    from clinsynth.trainers.text_to_image_latents import latent_stream, latent_validation
-    from clinsynth.trainers.text_to_image_parts import add_lora, compute_in, words_of
+    from clinsynth.trainers.diffusion.diffusion_model import resolve_precision
+    from clinsynth.trainers.text_to_image.latents import latent_stream, latent_validation
+    from clinsynth.trainers.text_to_image.model import add_lora, compute_in, words_of
     from clinsynth.trainers.training_state import checkpoints, publish
 
     on_cpu = not torch.accelerator.is_available()
@@ -204,8 +204,8 @@ def fit(
     from tqdm.auto import tqdm
 
     from clinsynth.run_folder import append_metrics, drop_metrics_after
-    from clinsynth.trainers.ddpm_step import check_finite, step_parts, train_step
-    from clinsynth.trainers.text_to_image_parts import build_state
+    from clinsynth.trainers.diffusion.step import check_finite, step_parts, train_step
+    from clinsynth.trainers.text_to_image.model import build_state
     from clinsynth.trainers.training_state import checkpoints, drop_old_checkpoints
 
     as_ddpm: Any = args  # whose step needs no more than these flags
@@ -252,7 +252,7 @@ def describe(args: TextToImageLoraArguments, pictures: Any, prompted: Any) -> st
     from collections import Counter
 
     from clinsynth.run_folder import config_yaml, describe_environment
-    from clinsynth.trainers.text_to_image_parts import add_lora
+    from clinsynth.trainers.text_to_image.model import add_lora
 
     add_lora(args, prompted)
     size = sum(weight.numel() for weight in prompted.unet.parameters() if weight.requires_grad)

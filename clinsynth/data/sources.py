@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from clinsynth.pictures import to_png
+from clinsynth.images import to_png
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict

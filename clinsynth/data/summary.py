@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from clinsynth.data.arrays import survey
 from clinsynth.data.duplicates import NEAR_THRESHOLD, exact_pairs, fingerprints, near_pairs
+from clinsynth.data.images import survey
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -1,4 +1,4 @@
-"""From a `datasets.Dataset` of labelled texts to arrays in memory, the sibling of `clinsynth.data.arrays`."""
+"""From a `datasets.Dataset` of labelled texts to arrays in memory, the sibling of `clinsynth.data.images`."""
 
 from __future__ import annotations
 
@@ -80,9 +80,9 @@ def load_text_arrays(args: TextDataArguments, seed: int = 0) -> dict[str, TextAr
     """Splits train, validation and test of `args.dataset`.
 
     Raises:
-        ValueError: as `clinsynth.data.text.load_text_dataset` does.
+        ValueError: as `clinsynth.data.texts.load_text_dataset` does.
     """
-    from clinsynth.data.text import load_text_dataset
+    from clinsynth.data.texts import load_text_dataset
 
     return {name: to_text_arrays(split) for name, split in load_text_dataset(args, seed).items()}
 

@@ -124,7 +124,7 @@ def prepare_either(folder: Path, real: LabelledSet, synthetic: LabelledSet, reso
 
 def summarise(evidence: dict[str, Any]) -> dict[str, Any]:
     """The findings of the report, and every overall number beside the held-out split."""
-    from clinsynth.scripts.report import findings
+    from clinsynth.reports.images import findings
 
     rows = [row for row in evidence["measurements"] if (row["reference"], row["label"]) == ("test", "overall")]
     return {
@@ -155,7 +155,7 @@ def tile_line(tile: dict[str, Any]) -> str:
 
 def table_row(row: dict[str, Any]) -> list[str]:
     """Cells in the order of COLUMNS."""
-    from clinsynth.scripts.report import METRIC_NAMES, VARIETY_NAMES, format_interval, format_number
+    from clinsynth.reports.images import METRIC_NAMES, VARIETY_NAMES, format_interval, format_number
 
     name = row.get("title") or {**METRIC_NAMES, **VARIETY_NAMES}.get(row["metric"], row["metric"])
     numbers = [format_number(row[key]) for key in ("floor", "floor_held_out")]

@@ -114,8 +114,8 @@ def drawer(models: ModelList) -> Any:
 
 def mark(pictures: np.ndarray, seeds: list[int], provenance: Any) -> list[bytes]:
     """PNG files that say that they are synthetic, of what generator and which seed."""
-    from clinsynth.hub_provenance import mark_picture
-    from clinsynth.pictures import to_picture, to_png
+    from clinsynth.images import to_picture, to_png
+    from clinsynth.synthesis.provenance import mark_picture
 
     rows = zip(pictures, seeds, strict=False)
     return [mark_picture(to_png(to_picture(picture)), provenance.of_row(seed)) for picture, seed in rows]

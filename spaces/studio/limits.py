@@ -70,7 +70,7 @@ class Deadline:
 
 def errors_as_messages(function: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
     """A streaming event whose errors of the user are shown as messages; they hold no path of this machine."""
-    from clinsynth.hub_cards.private_words import shorten
+    from clinsynth.private_words import shorten
 
     @functools.wraps(function)
     def wrapped(*args: Any, **kwargs: Any) -> Iterator[Any]:

@@ -118,7 +118,7 @@ def import_networks() -> None:
     """Import what drawing needs: beside a page that is up it takes longer, and the first visitor waits for it."""
     import clinsynth.pipelines.class_conditioned_ddpm
     import clinsynth.scripts.generate_images
-    import clinsynth.scripts.synthetic_shards  # noqa: F401
+    import clinsynth.synthesis.shards  # noqa: F401
 
 
 def split(words: str | None) -> list[str]:
@@ -140,7 +140,7 @@ def shown_name(source: str) -> str:
 
 def read_image_model(source: str, name: str) -> ImageModel | None:
     """The image model of a folder or Hub id; None where it is a language model."""
-    from clinsynth.scripts.checkpoint import read_index
+    from clinsynth.models.generators import read_index
 
     path = Path(source)
     if path.suffix == ".gguf" or (path / "config.json").is_file():
@@ -182,9 +182,9 @@ def packaged_language_model() -> dict[str, str]:
 @functools.lru_cache(maxsize=KEPT_IN_MEMORY)
 def load_image_pipeline(source: str, name: str) -> LoadedImages:
     """The pipeline of a folder or Hub id, with `name` as the generator in its provenance."""
-    from clinsynth.hub_provenance import Provenance
-    from clinsynth.scripts.checkpoint import load_pipeline
-    from clinsynth.scripts.synthetic_shards import hash_weights
+    from clinsynth.models.generators import load_pipeline
+    from clinsynth.synthesis.provenance import Provenance
+    from clinsynth.synthesis.shards import hash_weights
 
     pipeline = load_pipeline(source)
     diffusion = "unet" in pipeline.components

@@ -13,7 +13,7 @@ from review_session import MAX_SAMPLES, Sample, Sessions, draw_session
 from sample_sets import read_set
 from uploads import downloadable, error_as_message, removed_afterwards
 
-from clinsynth.checklists import load_checklist
+from clinsynth.judges.checklists import load_checklist
 
 NO_REAL = "none: synthetic samples alone"
 

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 from sample_sets import LabelledSet, open_picture
 
-from clinsynth.checklists import Checklist, sample_id
+from clinsynth.judges.checklists import Checklist, sample_id
 
 MAX_SAMPLES = 200
 MEMORY = 256 << 20

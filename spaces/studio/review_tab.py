@@ -12,7 +12,7 @@ from review_session import MAX_SAMPLES, shown_picture
 from sample_sets import set_names
 from uploads import error_as_message
 
-from clinsynth.checklists import checklist_names
+from clinsynth.judges.checklists import checklist_names
 
 INTRODUCTION = (
     "Experts score samples against a checklist without being told which are real. Scores are kept for each rater: "

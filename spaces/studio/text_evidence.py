@@ -75,7 +75,7 @@ def write_shard(folder: Path, chosen: LabelledSet, names: list[str]) -> None:
 
 def summarise_texts(evidence: dict[str, Any]) -> dict[str, Any]:
     """The findings of the report, and the overall numbers of its tables, under the tables' titles."""
-    from clinsynth.scripts.report_texts import TABLES, build_table, tiles
+    from clinsynth.reports.texts import TABLES, build_table, tiles
 
     tables = [build_table(evidence, *entry) for entry in TABLES]
     rows = [

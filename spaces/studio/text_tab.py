@@ -33,7 +33,7 @@ HINT = "Texts appear here one after the other. On a small machine one takes from
 
 def build(models: ModelList) -> None:
     """The tab's components and events, within `with gr.Tab(…)`."""
-    from clinsynth.tasks import task_names
+    from clinsynth.data.tasks import task_names
 
     names = sorted(task_names(), key=lambda name: (takes_codes(name), name != "severity-posts", name))
     labels = label_choices(names[0])

@@ -23,7 +23,7 @@ MOST_COMPARED = 500
 
 @dataclass(frozen=True)
 class TrainingPictures:
-    """The train split of a model, as band-passed thumbnails of unit length (`clinsynth.metrics.copies`).
+    """The train split of a model, as band-passed thumbnails of unit length (`clinsynth.metrics.privacy.copies`).
 
     Attributes:
         space: in which pictures are compared.
@@ -38,7 +38,7 @@ class TrainingPictures:
     @classmethod
     def of(cls, images: np.ndarray) -> TrainingPictures:
         """Of uint8 (n, channels, side, side)."""
-        from clinsynth.metrics.copies import ThumbnailSpace, duplicated, fit_threshold
+        from clinsynth.metrics.privacy.copies import ThumbnailSpace, duplicated, fit_threshold
 
         space = ThumbnailSpace.of(images)
         chosen = np.unique(np.linspace(0, len(images) - 1, MOST_COMPARED).round().astype(int))
@@ -68,7 +68,7 @@ class TrainingPictures:
 def find_training_pictures(source: str) -> TrainingPictures | None:
     """Those of the run folder `source`, by its config.yaml; None where there is no such file or they are not here."""
     from clinsynth.data.arguments import ImageDataArguments
-    from clinsynth.data.arrays import load_image_arrays
+    from clinsynth.data.images import load_image_arrays
 
     config = Path(source) / "config.yaml"
     if not config.is_file():

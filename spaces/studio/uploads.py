@@ -34,7 +34,7 @@ def downloadable(path: Path) -> str:
 
 def error_as_message(function: Callable[P, T]) -> Callable[P, T]:
     """An event whose errors of the user are shown as messages; they hold no path of this machine."""
-    from clinsynth.hub_cards.private_words import shorten
+    from clinsynth.private_words import shorten
 
     @functools.wraps(function)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:

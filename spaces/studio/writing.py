@@ -38,7 +38,7 @@ class Writing:
 
     def check(self) -> None:
         """Raise a `ValueError` that names what is out of range, its value and what it may be."""
-        from clinsynth.tasks import task_names
+        from clinsynth.data.tasks import task_names
 
         limits.whole_number("Number of texts", self.count, 1, limits.MOST_TEXTS)
         limits.finite_number("Temperature", self.temperature, 0, limits.MOST_TEMPERATURE)
@@ -52,7 +52,7 @@ class Writing:
         Raises:
             ValueError: the label or code is unknown; a code's nearest are named.
         """
-        from clinsynth.tasks import load_task
+        from clinsynth.data.tasks import load_task
 
         if takes_codes(self.task):
             from clinsynth.data.icd10 import find_code
@@ -69,14 +69,14 @@ class Writing:
 
 def task_fields(task: str) -> dict[str, Any]:
     """The fields of a task as they stand in its file: read without torch, which a `Task` needs."""
-    from clinsynth.tasks import find_task, read_task
+    from clinsynth.data.tasks import find_task, read_task
 
     return read_task(find_task(task))
 
 
 def takes_codes(task: str) -> bool:
     """The labels of the task are codes of ICD-10-CM."""
-    from clinsynth.tasks import ICD10
+    from clinsynth.data.tasks import ICD10
 
     return bool(task_fields(task)["labels"] == ICD10)
 
@@ -108,11 +108,11 @@ def search_codes(words: str) -> list[tuple[str, str]]:
 @functools.lru_cache(maxsize=1)
 def load_language_model(source: str, name: str) -> tuple[Any, Any]:
     """The pipeline around a language model, and the provenance of its texts."""
-    from clinsynth.hub_provenance import Provenance
+    from clinsynth.data.tasks import load_task, task_names
+    from clinsynth.models.language_models import load_pipeline
     from clinsynth.scripts.generate_text import GenerateTextArguments
-    from clinsynth.scripts.synthetic_shards import hash_weights
-    from clinsynth.scripts.text_writer import load_pipeline
-    from clinsynth.tasks import load_task, task_names
+    from clinsynth.synthesis.provenance import Provenance
+    from clinsynth.synthesis.shards import hash_weights
 
     task = next(name for name in task_names() if not takes_codes(name))  # each request brings its own schema
     arguments = GenerateTextArguments(model=source, task=task, per_class=1)

@@ -1,0 +1,152 @@
+"""What the manifests of PNG files say, whether that holds, and whether it is all that `sign_picture` writes.
+
+A manifest is whole as long as no byte of its file has changed; who signed it counts as far as the reader trusts the
+certificates above the signer's. Nothing is fetched over the network.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from functools import lru_cache
+from typing import Any
+
+from clinsynth.hub.content_credentials import (
+    HASH,
+    KIND,
+    OFFLINE,
+    PNG,
+    SAID,
+    agent,
+    claims,
+    expected,
+    import_c2pa,
+    is_signed,
+)
+from clinsynth.synthesis.provenance import SIGNATURE, read_chunks, read_picture
+
+CLAIM = {"instanceID", "claim_generator_info", "signature", "created_assertions", "alg", "claim_version"}
+LIBRARY = "org.contentauth.c2pa_rs"
+"""Under it the library tells its version."""
+VERSION = re.compile(r"\d[\w.+]{0,30}")
+INVALID, VALID, TRUSTED, NOT_READ = "INVALID", "valid", "trusted", "not read"
+"""What `read_manifest` finds: changed since, or never right; whole, signed by anybody; whole, signed by one whom the
+trusted certificates vouch for; and there, but without the packages that read it."""
+STATES = {"Trusted": TRUSTED, "Valid": VALID}
+UNTRUSTED = "signingCredential.untrusted"
+IN_WORDS = {
+    "assertion.dataHash.mismatch": "the file was changed after it was signed",
+    "assertion.hashedURI.mismatch": "what the manifest says was changed after it was signed",
+    "claimSignature.mismatch": "the signature is not of this manifest, or not by this certificate's key",
+    "signingCredential.expired": "the certificate is no longer valid, and no time stamp says that it was",
+    UNTRUSTED: "no certificate that you named as trusted vouches for the signer",
+}
+HOW_TO_READ = "it takes c2pa-python; pip install clinsynth[c2pa]"
+
+
+def read_manifest(picture: bytes, anchors: str | None = None) -> dict[str, Any] | None:
+    """What the manifest of a PNG file says, and whether that holds; None where it has none.
+
+    Args:
+        anchors: certificates (PEM) that the signer's must come from.
+
+    Returns:
+        state: INVALID, VALID, TRUSTED or NOT_READ. why: what keeps it from TRUSTED. Where it can be read also
+        signed_by, signed_at (None without a time stamp), source_types, software and says (our own provenance).
+    """
+    if not is_signed(picture):
+        return None
+    try:
+        c2pa = import_c2pa()
+    except ImportError:
+        return {"state": NOT_READ, "why": [HOW_TO_READ]}
+    try:
+        with c2pa.Reader(PNG, io.BytesIO(picture), context=reading(anchors)) as reader:
+            store, results = json.loads(reader.detailed_json()), reader.get_validation_results()
+            state, summary = reader.get_validation_state(), reader.get_active_manifest() or {}
+    except c2pa.C2paError as error:
+        return {"state": INVALID, "why": [str(error)]}
+    manifest = store["manifests"].get(store.get("active_manifest"), {})
+    return {
+        "state": STATES.get(state, INVALID),
+        "why": tell_failures(results),
+        **summarize(summary.get("signature_info") or {}, manifest.get("assertion_store") or {}),
+    }
+
+
+def tell_failures(results: dict[str, Any] | None) -> list[str]:
+    """What the library found wrong with the manifest and with those of its ingredients, each with C2PA's code.
+
+    That the signer is not trusted comes last: it says nothing of the picture.
+    """
+    found = results or {}
+    deltas = [one.get("validationDeltas") or {} for one in found.get("ingredientDeltas") or []]
+    failures = [
+        failure for part in (found.get("activeManifest") or {}, *deltas) for failure in part.get("failure", [])
+    ]
+    failures.sort(key=lambda one: one["code"] == UNTRUSTED)
+    return [f"{IN_WORDS.get(one['code'], one.get('explanation'))} ({one['code']})" for one in failures]
+
+
+def summarize(signature: dict[str, Any], assertions: dict[str, Any]) -> dict[str, Any]:
+    """Who signed, when, and what the assertions say."""
+    lists = [data for label, data in assertions.items() if label.startswith("c2pa.actions")]
+    actions = [action for data in lists for action in data.get("actions", [])]
+    sources = [action["digitalSourceType"] for action in actions if "digitalSourceType" in action]
+    agents = [action["softwareAgent"] for action in actions if "softwareAgent" in action]
+    who = {"organization": signature.get("issuer"), "name": signature.get("common_name")}
+    who["certificate"] = signature.get("cert_serial_number")
+    told = {"signed_by": who, "signed_at": signature.get("time"), "source_types": sources, "software": agents}
+    return told | {"says": assertions.get(SAID)}
+
+
+def unsigned(picture: bytes) -> bytes:
+    """The picture file that `sign_picture` was given; one without a manifest as it is.
+
+    Raises:
+        ImportError: the packages that read a manifest are not installed.
+        ValueError: the manifest does not hold, or is another than `sign_picture` writes for this picture.
+    """
+    if not is_signed(picture):
+        return picture
+    c2pa = import_c2pa()
+    try:
+        with c2pa.Reader(PNG, io.BytesIO(picture), context=reading()) as reader:
+            store, why = json.loads(reader.detailed_json()), tell_failures(reader.get_validation_results())
+            state = reader.get_validation_state()
+    except c2pa.C2paError as error:
+        raise ValueError(f"a picture's manifest cannot be read ({error}); sign its set again") from error
+    if state not in STATES:
+        raise ValueError(f"a picture's signature does not hold: {'; '.join(why)}; sign its set again")
+    if not is_ours(list(store["manifests"].values()), expected(read_picture(picture))):
+        raise ValueError(
+            "a picture's manifest is not as `clinsynth sign images` writes it, so that it may hold words nobody has "
+            "looked at; sign its set again"
+        )
+    return b"".join([SIGNATURE, *(chunk for kind, chunk in read_chunks(picture) if kind != KIND)])
+
+
+def is_ours(manifests: list[dict[str, Any]], says: dict[str, Any] | None) -> bool:
+    """Whether a file's manifests are one alone, with no word but those that `sign_picture` writes of `says`."""
+    if says is None or len(manifests) != 1 or not set(manifests[0]["claim"]) <= CLAIM:
+        return False
+    generator = {name: word for name, word in manifests[0]["claim"]["claim_generator_info"].items() if name != LIBRARY}
+    told = {label: data for label, data in manifests[0]["assertion_store"].items() if label != HASH}
+    version = str(generator.get("version"))
+    return bool(VERSION.fullmatch(version)) and generator == agent(version) and told == claims(says, version)
+
+
+@lru_cache(maxsize=4)
+def reading(anchors: str | None = None) -> Any:
+    """How manifests are read: offline, with these trusted certificates (PEM).
+
+    Raises:
+        ValueError: they are no certificates.
+    """
+    c2pa = import_c2pa()
+    settings = OFFLINE if anchors is None else {**OFFLINE, "trust": {"trust_anchors": anchors}}
+    try:
+        return c2pa.Context(c2pa.Settings.from_dict(settings))
+    except c2pa.C2paError as error:
+        raise ValueError(f"the trusted certificates cannot be read ({error}); give a PEM file of them") from error

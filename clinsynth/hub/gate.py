@@ -1,0 +1,175 @@
+"""The gate: what the evidence on a synthetic set must say before the set is published.
+
+Each reading has a value, a limit beyond what real samples show of one another, and a sentence. A reading that the
+evidence lacks does not pass: what was not measured is not known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+OVERALL = "overall"
+ENTITIES = ("leaked_names", "leaked_dates", "leaked_phones", "leaked_emails", "leaked_ids")
+TITLES = {
+    "exact_copies": "exact copies",
+    "plagiarism_share": "plagiarism share",
+    "leaked_names": "names of train texts",
+    "leaked_dates": "dates of train texts",
+    "leaked_phones": "telephone numbers of train texts",
+    "leaked_emails": "e-mail addresses of train texts",
+    "leaked_ids": "record numbers of train texts",
+}
+
+
+@dataclass
+class Thresholds:
+    """The most that is let through; shares are in [0, 1] and beyond what the evidence expects of real samples."""
+
+    max_exact_copies: float = 0.0
+    """share of samples that are train samples, pixel for pixel or word for word"""
+    max_near_copies: float = 0.0
+    """share of pictures that are near copies of train pictures, beyond the false alarms that the evidence expects"""
+    max_dcr_share: float | None = None
+    """share of samples closer to train than to held-out samples; default: what the evidence takes for chance"""
+    max_entity_leakage: float = 0.0
+    """share of texts that hold a name, date, telephone number, e-mail address or record number of a train text"""
+    max_plagiarism_share: float = 0.02
+    """share of texts within cosine distance 0.05 of a train text"""
+
+    def check(self) -> None:
+        """Raise a `ValueError` for a limit that is no share."""
+        for name in ("max_exact_copies", "max_near_copies", "max_entity_leakage", "max_plagiarism_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"--{name} must be in [0, 1], got {getattr(self, name)}; it is a share")
+        if self.max_dcr_share is not None and not 0 <= self.max_dcr_share <= 1:
+            raise ValueError(f"--max_dcr_share must be in [0, 1], got {self.max_dcr_share}; 0.5 is ideal")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the gate reads: `name` as "near copies by pixels", `value` and `limit` in words."""
+
+    name: str
+    value: str
+    limit: str
+    passed: bool
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.value} (limit: {self.limit})"
+
+
+def read_gate(evidence: dict[str, Any], limits: Thresholds) -> list[Reading]:
+    """All readings of an evidence.json, of pictures or of texts."""
+    return list(read_texts(evidence, limits) if "fidelity" in evidence else read_pictures(evidence, limits))
+
+
+def refuse(readings: list[Reading], folder: str) -> str:
+    """The error message of readings that did not pass; empty where all did."""
+    failed = [str(reading) for reading in readings if not reading.passed]
+    if not failed:
+        return ""
+    return (
+        f"the gate refuses {folder}: {'; '.join(failed)}. Generate a set without them (--reject_copies true), or give "
+        '--accept_risk "why it may be published all the same", which the card will print'
+    )
+
+
+def read_pictures(evidence: dict[str, Any], limits: Thresholds) -> Iterator[Reading]:
+    """Copies by each detector, and the DCR share by each extractor."""
+    from clinsynth.metrics.privacy.copies import EXACT
+
+    copies = evidence["privacy"]["copies"]
+    for record in copies:
+        exact = record["metric"] == EXACT
+        yield read_exact(record, limits) if exact else read_near(record, limits)
+    if not any(record["metric"] == EXACT for record in copies):
+        yield unknown("exact copies")
+    yield from read_shares(evidence["privacy"]["records"], limits)
+
+
+def read_exact(record: dict[str, Any], limits: Thresholds) -> Reading:
+    limit = limits.max_exact_copies
+    value = f"{record['count']} of {record['n_synthetic']} pictures"
+    return Reading("exact copies", value, f"{limit:.2%}", record["value"] <= limit)
+
+
+def read_near(record: dict[str, Any], limits: Thresholds) -> Reading:
+    """Near copies beyond the expected false alarms, where these do not explain them."""
+    from clinsynth.metrics.privacy.verdict import SIGNIFICANT
+
+    name = f"near copies by {record['detector']}"
+    if record["p_value"] is None:
+        return unknown(name)
+    expected, total = record["expected_false_alarms"], record["n_synthetic"]
+    beyond = max(0.0, (record["count"] - expected) / total)
+    passed = record["p_value"] >= SIGNIFICANT or beyond <= limits.max_near_copies
+    value = f"{record['count']} of {total} pictures (p = {record['p_value']:.2g})"
+    return Reading(name, value, f"{limits.max_near_copies:.2%} beyond {expected:.1f} expected false alarms", passed)
+
+
+def read_shares(records: list[dict[str, Any]], limits: Thresholds) -> Iterator[Reading]:
+    """The DCR share of the whole set, by each extractor."""
+    from clinsynth.metrics.privacy.memorisation import DCR_SHARE
+
+    shares = [record for record in records if (record["metric"], record["label"]) == (DCR_SHARE, OVERALL)]
+    for record in shares:
+        yield read_share(record, limits.max_dcr_share)
+    if not shares:
+        yield unknown("DCR share")
+
+
+def read_share(record: dict[str, Any], limit: float | None) -> Reading:
+    from clinsynth.metrics.privacy.memorisation import MemorisationRecord
+    from clinsynth.metrics.privacy.verdict import exceeds_chance, upper
+
+    name = f"DCR share by {record['extractor'].rpartition('/')[2]}"
+    if record["value"] is None:
+        return unknown(name)
+    value = f"{record['value']:.1%} are closer to train than to held-out samples"
+    if limit is not None:
+        return Reading(name, value, f"{limit:.1%}", record["value"] <= limit)
+    share = MemorisationRecord(**record)
+    chance = max(upper(share.chance_range), 0.5 if share.floor is None else share.floor)
+    return Reading(name, value, f"{chance:.1%}, chance", not exceeds_chance(share))
+
+
+def read_texts(evidence: dict[str, Any], limits: Thresholds) -> Iterator[Reading]:
+    """Copies, plagiarism and leaked entities beside what held-out texts show, and the DCR share."""
+    counts = evidence["data"]["counts"]
+    wanted = {
+        "exact_copies": limits.max_exact_copies,
+        "plagiarism_share": limits.max_plagiarism_share,
+        **dict.fromkeys(ENTITIES, limits.max_entity_leakage),
+    }
+    for metric, limit in wanted.items():
+        found = [
+            record
+            for record in evidence["privacy"]
+            if (record["metric"], record["label"], record["reference"]) == (metric, OVERALL, "train")
+        ]
+        yield read_text_share(found[0], limit, counts) if found else unknown(TITLES[metric])
+    for record in evidence["privacy"]:  # train texts repeat one another; the examples of one prompt are few
+        if (record["metric"], record["label"], record["reference"]) == ("exact_copies", OVERALL, "prompt"):
+            yield read_text_share(record, limits.max_exact_copies, counts, " of the prompt's own examples")
+    yield from read_shares(evidence["memorisation"], limits)
+
+
+def read_text_share(
+    record: dict[str, Any], limit: float, counts: dict[str, dict[str, int]], of_what: str = ""
+) -> Reading:
+    """A share of texts: where real texts show none, every case counts; else what lies beyond theirs by chance."""
+    from clinsynth.metrics.texts.findings import all_floors, beyond
+
+    name = f"{TITLES[record['metric']]}{of_what}"
+    if record["value"] is None:
+        return unknown(name)
+    floor = max(all_floors(record), default=0.0)
+    found = record["value"] - floor > limit and (floor == 0 or beyond(record, floor, counts))
+    value = f"{record['value']:.2%} of {record['n_synthetic']} texts"
+    return Reading(name, value, f"{limit:.2%} beyond {floor:.2%} of real texts", not found)
+
+
+def unknown(name: str) -> Reading:
+    return Reading(name, "not measured", "must be measured", False)

@@ -1,0 +1,196 @@
+"""The alignment part of the evidence: every picture's checklist share, class margin and typicality, as records.
+
+Real held-out (test) pictures are scored as the synthetic ones are, and say what a good score is; the validation split
+is the second real one. Typicality is the distance to the train pictures of the class.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from clinsynth.metrics import records as m
+from clinsynth.metrics.finished import FinishedMeasurements
+from clinsynth.metrics.record import MIN_ROWS, Measurement, MeasurementSettings, empty_record, mean_interval
+
+if TYPE_CHECKING:
+    from clinsynth.data.images import ImageArrays
+
+PARTS = ("checklist_share", "class_margin", "typicality", "alignment")
+"""Columns of the scores of a split, in this order."""
+TAIL_METRIC = "low_alignment_tail"
+
+Classify = Callable[[np.ndarray], np.ndarray]
+"""From uint8 pictures (n, channels, side, side) to probabilities (n, classes) in the order of the real classes."""
+
+
+def alignment_evidence(
+    judge: Any,
+    classify: Classify,
+    sets: dict[str, ImageArrays],
+    features: dict[str, m.Features],
+    settings: MeasurementSettings,
+    finished: FinishedMeasurements,
+    key: str,
+) -> dict[str, Any]:
+    """`records` (as in evidence.json), and how many pictures were not scored, and why.
+
+    Args:
+        judge: answers a checklist that has all the classes.
+        classify: a classifier trained on real train pictures.
+        sets: train, validation, test and synthetic.
+        features: of the same, by one extractor.
+        finished: keeps the judge's answers under names that hold `key`, for a run that is stopped.
+    """
+    train = features["train"]
+    rows = {}
+    for split in ("test", "validation", "synthetic"):
+        arrays = sets[split]
+        shares = finished.get(f"checklist shares, {split}, {key}", partial(checklist_shares, judge, arrays, split))
+        typical = typicalities(features[split], features["test"], train)
+        rows[split] = score(shares, classify(arrays.images), arrays.labels, typical)
+    measured = {split: without_unmeasured(found, sets[split].labels) for split, found in rows.items()}
+    records = []
+    sides = (measured["synthetic"], measured["test"], measured["validation"])
+    for label, synthetic, real, other in m.comparisons(*sides, sets["test"].label_names, settings.seed):
+        records += [record.to_dict() for record in measure_alignment(label, synthetic, real, other, settings)]
+    return {
+        "records": records,
+        "not_scored": {split: len(rows[split]) - len(measured[split]) for split in rows},
+        "not_judged": {split: int(np.isnan(found[:, 0]).sum()) for split, found in rows.items()},
+    }
+
+
+def checklist_shares(judge: Any, arrays: ImageArrays, split: str) -> list[float | None]:
+    """The share of its class's items that each picture meets; None where the judge gave no answer."""
+    from tqdm.auto import tqdm
+
+    from clinsynth.judges.judges import is_met, judge_arrays
+
+    shares: list[float | None] = []
+    conditions = [arrays.label_names[label] for label in arrays.labels]
+    for start in tqdm(range(0, len(conditions), 64), desc=f"judge, {split}", unit="batch"):
+        part = slice(start, start + 64)
+        for answer in judge_arrays(judge, arrays.images[part], conditions[part]):
+            met = [is_met(value) for value in answer["scores"].values()]
+            shares.append(sum(met) / len(met) if met and not answer.get("failure") else None)
+    return shares
+
+
+def typicalities(side: m.Features, held_out: m.Features, train: m.Features) -> np.ndarray:
+    """Typicality (n,) of each row of `side` among the held-out rows of its class, by the distance to the train rows.
+
+    NaN where the class has fewer than ten held-out rows, which make no percentile.
+    """
+    from clinsynth.metrics.alignment.alignment import distance_to_class, typicality
+
+    found = np.full(len(side), np.nan)
+    for label in np.unique(side.labels):
+        known, mine = held_out.rows[held_out.labels == label], side.labels == label
+        if len(known) < MIN_ROWS:
+            continue
+        of_class = train.rows[train.labels == label]
+        real = distance_to_class(known, of_class)
+        found[mine] = typicality(distance_to_class(side.rows[mine], of_class), real, own=side is held_out)
+    return found
+
+
+def score(
+    shares: list[float | None], probabilities: np.ndarray, labels: np.ndarray, typical: np.ndarray
+) -> np.ndarray:
+    """The PARTS of each picture, float64 (n, 4); a picture that lacks one, which is then NaN, has no alignment."""
+    from clinsynth.metrics.alignment.alignment import alignment, class_margin
+
+    given = np.array([np.nan if share is None else share for share in shares])
+    rows = np.stack([given, class_margin(probabilities, labels), typical, np.full(len(labels), np.nan)], axis=1)
+    whole = ~np.isnan(rows[:, :3]).any(1)
+    rows[whole, 3] = alignment(*rows[whole, :3].T)
+    return rows
+
+
+def without_unmeasured(rows: np.ndarray, labels: np.ndarray) -> m.Features:
+    """The rows that have all four numbers, as the sets that `comparisons` takes."""
+    whole = ~np.isnan(rows).any(1)
+    return m.Features(rows[whole], labels[whole])
+
+
+def measure_alignment(
+    label: str, synthetic: m.Features, real: m.Features, other: m.Features | None, settings: MeasurementSettings
+) -> list[Measurement]:
+    """The records of one comparison: the means of PARTS and the low tail."""
+    names, sizes = (*PARTS, TAIL_METRIC), (len(real), len(synthetic))
+    records = [empty_record(name, label, "test", sizes, 1, settings) for name in names]
+    if records[0].note:
+        return records
+    other = other if other is not None and len(other) >= MIN_ROWS else None
+    means = [
+        mean_record(
+            record, synthetic.rows[:, i], real.rows[:, i], None if other is None else other.rows[:, i], settings
+        )
+        for i, record in enumerate(records[:-1])
+    ]
+    return [*means, tail_record(records[-1], synthetic, real, other, settings)]
+
+
+def mean_record(
+    record: Measurement, mine: np.ndarray, real: np.ndarray, other: np.ndarray | None, settings: MeasurementSettings
+) -> Measurement:
+    """A mean, whose floors are the means of the real pictures."""
+    return replace(
+        record,
+        value=float(mine.mean()),
+        interval=mean_interval(mine, settings),
+        floor=float(real.mean()),
+        floor_n=len(real),
+        floor_held_out=None if other is None else float(other.mean()),
+    )
+
+
+def tail_record(
+    record: Measurement, mine: m.Features, real: m.Features, other: m.Features | None, settings: MeasurementSettings
+) -> Measurement:
+    """The low tail; its floors are those of one half of the real pictures below the other's, and of `other`."""
+    from clinsynth.metrics.alignment.alignment import low_tail, low_tail_interval, tail_threshold
+
+    scores, known = mine.rows[:, 3], real.rows[:, 3]
+    many = settings.replicates
+    record = replace(
+        record,
+        value=low_tail(scores, known),
+        interval=low_tail_interval(scores, known, many, settings.seed) if many else None,
+        floor_held_out=None if other is None else low_tail(other.rows[:, 3], known),
+        note=f"below {tail_threshold(known):.3f}, the real 5th percentile",
+    )
+    halves = m.real_halves(real, settings.seed)
+    if not halves:
+        return record
+    return record.with_floors([low_tail(b.rows[:, 3], a.rows[:, 3]) for a, b in halves], min(map(len, halves[0])))
+
+
+def not_independent(generation: dict[str, Any] | None, judge: dict[str, Any], class_model: str) -> list[str]:
+    """Why the score flatters the set: its judge or classifier also chose the pictures, or taught the generator.
+
+    Args:
+        generation: generation.json, or None.
+        judge: what `describe_judge` says.
+        class_model: SHA-256 of the classifier's weights.
+    """
+    generator = (generation or {}).get("generator", {})
+    keep, same = generator.get("keep", {}), ("judge", "weights_sha256")
+    found = []
+    if "checklist" in keep and all(keep["checklist"].get(name) == judge.get(name) for name in same):
+        found.append("this judge also chose which pictures to keep (--keep_if_checklist)")
+    hashes = {class_model, judge.get("weights_sha256")}
+    if "class" in keep and keep["class"].get("weights_sha256") in hashes:
+        found.append("this classifier also chose which pictures to keep (--keep_if_class)")
+    path = Path(str(generator.get("model", ""))) / "preferences" / "pairs" / "preferences.json"
+    taught = json.loads(path.read_text()) if path.is_file() else {}
+    if taught and all(taught.get(name) == judge.get(name) for name in same):
+        found.append("the generator was trained on this judge's preferences (`clinsynth train preference`)")
+    return found

@@ -1,0 +1,194 @@
+"""The evidence on a synthetic image set: distances, variety, mode collapse, privacy and classifier arms.
+
+Finished parts are kept in the output folder under keys made of their inputs, so that the same command goes on where it
+was stopped and a changed input is measured anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clinsynth.metrics import records as m
+from clinsynth.metrics.finished import FinishedMeasurements
+from clinsynth.metrics.images.likeness import measure_pictures
+from clinsynth.metrics.images.manifold_measurement import measure_manifold
+from clinsynth.metrics.images.privacy import privacy_evidence
+from clinsynth.metrics.images.variety import read_collapse
+from clinsynth.models.image_encoders import (
+    FeatureExtractor,
+    cached_features,
+    hash_arrays,
+    load_extractor,
+    train_default_extractor,
+)
+from clinsynth.run_folder import create_run_folder, describe_environment, write_run_config
+from clinsynth.study.alignment_run import load_alignment_judge, measure_alignment
+from clinsynth.synthesis.sets import describe_data, load_real, load_synthetic, read_generation, with_labels_of
+from clinsynth.synthesis.source_check import check_sources
+from clinsynth.trainers.classifiers.images import check_data, run_arms
+
+if TYPE_CHECKING:
+    from clinsynth.data.images import ImageArrays
+    from clinsynth.scripts.evaluate_images import EvaluateImagesArguments
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What a report shows pictures of: real train split, synthetic set, and the closest pairs of the two."""
+
+    train: ImageArrays
+    synthetic: ImageArrays
+    pairs: list[dict[str, Any]]
+
+
+def gather_evidence(args: EvaluateImagesArguments) -> tuple[dict[str, Any], Compared]:
+    """All parts of the evidence as JSON-able records, and the pictures that they are about.
+
+    Raises:
+        ValueError: either side is missing, unfinished, unreadable or does not fit the other.
+    """
+    generation = read_generation(Path(args.synthetic))
+    synthetic = load_synthetic(Path(args.synthetic))
+    real = load_real(args, like=synthetic)
+    synthetic = with_labels_of(real["train"], synthetic)
+    check_sources(Path(args.synthetic), real)
+    judge = load_alignment_judge(args, real["train"].label_names) if args.checklist else None
+    if args.classifier != "none":
+        check_data(real, synthetic)
+    output_dir = create_run_folder(args.output_dir)
+    write_run_config(output_dir, args)
+    cache = create_run_folder(args.cache_dir, "cache_dir") if args.cache_dir else output_dir
+    extractor = choose_extractor(args, real, cache)
+    features = extract_all(extractor, real, synthetic, cache / "features")
+    finished = FinishedMeasurements(output_dir / "measurements.json")
+    measurements = measure_all(
+        args, extractor, features, pictures_of(real, synthetic), synthetic.label_names, finished
+    )
+    privacy = measure_privacy(args, extractor, real, synthetic, features, finished)
+    evidence = {
+        "data": describe_data(args, real, synthetic),
+        "generation": generation,
+        "extractor": {"name": extractor.name, "dimension": extractor.dimension, "note": extractor.note},
+        "measurements": measurements,
+        "collapse": read_collapse(measurements),
+        "privacy": privacy,
+        "classifier": compare_classifiers(args, real, synthetic, output_dir),
+        "alignment": measure_alignment(args, judge, extractor, {**real, "synthetic": synthetic}, features, generation),
+        "environment": describe_environment(),
+    }
+    return evidence, Compared(real["train"], synthetic, privacy["pairs"])
+
+
+def extract_all(
+    extractor: FeatureExtractor, real: dict[str, ImageArrays], synthetic: ImageArrays, folder: Path
+) -> dict[str, m.Features]:
+    """Features of the real train and test splits and of the synthetic set, kept in `folder`."""
+    sets = {"train": real["train"], "test": real["test"], "synthetic": synthetic}
+    return {
+        name: m.Features(cached_features(extractor, arrays.images, folder, f"features, {name}"), arrays.labels)
+        for name, arrays in sets.items()
+    }
+
+
+def choose_extractor(args: EvaluateImagesArguments, real: dict[str, ImageArrays], folder: Path) -> FeatureExtractor:
+    """The extractor that `--extractor` names; the default one is trained on the real train split, or found again."""
+    if args.extractor != "default":
+        return load_extractor(args.extractor)
+    return train_default_extractor(
+        real["train"], real["validation"], folder / "extractor", args.seed, progress="training the default extractor"
+    )
+
+
+def pictures_of(real: dict[str, ImageArrays], synthetic: ImageArrays) -> dict[str, m.Features]:
+    """The pictures themselves, as the measures that need no extractor take them."""
+    sets = {"train": real["train"], "test": real["test"], "synthetic": synthetic}
+    return {name: m.Features(arrays.images, arrays.labels) for name, arrays in sets.items()}
+
+
+def measure_all(
+    args: EvaluateImagesArguments,
+    extractor: FeatureExtractor,
+    features: dict[str, m.Features],
+    pictures: dict[str, m.Features],
+    label_names: list[str],
+    finished: FinishedMeasurements,
+) -> list[dict[str, Any]]:
+    """All records of the synthetic set beside the real train and test splits, overall and a class."""
+    settings = m.MeasurementSettings(extractor.name, args.bootstrap, args.seed)
+    kinds = ((features, measure_features), (pictures, measure_pictures))
+    inputs = [hash_inputs(sides, settings, label_names) for sides, _ in kinds]
+    records: list[dict[str, Any]] = []
+    for reference, other in (("test", "train"), ("train", "test")):
+        for (sides, measure), content in zip(kinds, inputs, strict=True):
+            compared = m.comparisons(sides["synthetic"], sides[reference], sides[other], label_names, args.seed)
+            for label, synthetic, real, held_out in compared:
+                key = f"{measure.__name__}, {reference}, {label}, {content}"
+                compared_sides = (label, reference, synthetic, real, held_out, settings)
+                records += finished.get(key, partial(as_records, measure, *compared_sides))
+    return records
+
+
+def as_records(measure: Callable[..., list[m.Measurement]], *sides: Any) -> list[dict[str, Any]]:
+    """What `measure` finds, as it stands in evidence.json."""
+    return [record.to_dict() for record in measure(*sides)]
+
+
+def measure_features(
+    label: str,
+    reference: str,
+    synthetic: m.Features,
+    real: m.Features,
+    other: m.Features | None,
+    settings: m.MeasurementSettings,
+) -> list[m.Measurement]:
+    """The records of one comparison that are taken on features, with a progress bar for each."""
+    sides = (label, reference, synthetic, real, other, settings, True)
+    return [*(m.measure(metric, *sides) for metric in m.METRICS), *measure_manifold(*sides)]
+
+
+def measure_privacy(
+    args: EvaluateImagesArguments,
+    extractor: FeatureExtractor,
+    real: dict[str, ImageArrays],
+    synthetic: ImageArrays,
+    features: dict[str, m.Features],
+    finished: FinishedMeasurements,
+) -> dict[str, Any]:
+    """Copies, closeness to the train split, and the closest pairs."""
+    settings = m.MeasurementSettings(extractor.name, args.bootstrap, args.seed)
+    key = f"privacy, {hash_inputs(pictures_of(real, synthetic), settings, synthetic.label_names)}"
+    return finished.get(
+        key,
+        lambda: privacy_evidence(
+            synthetic, real, features, args.seed, extractor=extractor.name, replicates=args.bootstrap
+        ),
+    )
+
+
+def hash_inputs(sides: dict[str, m.Features], settings: m.MeasurementSettings, label_names: list[str]) -> str:
+    """Hash of all that a measurement depends on: 16 hexadecimal digits."""
+    contents = [array for name in sorted(sides) for array in (sides[name].rows, sides[name].labels)]
+    return hash_arrays(*contents, f"{settings}{label_names}")[:16]
+
+
+def compare_classifiers(
+    args: EvaluateImagesArguments, real: dict[str, ImageArrays], synthetic: ImageArrays, folder: Path
+) -> dict[str, Any] | None:
+    """Classifiers trained on real, and on real and synthetic pictures, judged on real test pictures."""
+    if args.classifier == "none":
+        return None
+    arrays = [real["train"].images, real["test"].images, synthetic.images, synthetic.labels]
+    key = hash_arrays(*arrays, f"{args.classifier} {args.classifier_epochs}")[:12]
+    return run_arms(
+        real,
+        synthetic,
+        folder / f"classifier-{key}",
+        model=args.classifier,
+        seeds=args.classifier_seeds,
+        first_seed=args.seed,
+        epochs=args.classifier_epochs,
+    )

@@ -1,0 +1,226 @@
+"""Membership inference on a diffusion model: does the denoising loss tell training images from others?
+
+The plain loss attack (Matsumoto et al. 2023; Carlini et al. 2023), made as strong as it gets without shadow models:
+the adversary has the weights, the image and its class, and averages the loss over several noises, the same for every
+image. Noise level and conditioning (class or null class) are chosen on one half of the rows, and what is reported
+comes from the other half. 0.5 is ideal; where the interval lies above it, the generator remembers its images.
+Two controls stand beside it: the attack between two halves of held-out rows, and the attack by the roughness of the
+picture alone, which no generator sees: where that is off 0.5, the two splits differ by themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from clinsynth.data.images import ImageArrays
+from clinsynth.metrics.privacy.attack import MIN_ROWS, describe_attack, describe_tpr, held_out_floor, run_attack
+from clinsynth.metrics.records import match_labels
+from clinsynth.seeds import derive_seed
+
+NOISE_LEVELS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.45, 0.6, 0.8)
+FALSE_POSITIVE_RATES = (0.01, 0.05)
+LIMIT = "the plain loss attack: a stronger one (shadow models) may find more, so 0.5 is no proof of privacy"
+
+
+def membership_inference(
+    pipeline: Any,
+    members: ImageArrays,
+    non_members: ImageArrays,
+    *,
+    timesteps: Sequence[int] | None = None,
+    noises: int = 3,
+    seed: int = 0,
+    batch_size: int = 64,
+    max_rows: int = 500,
+    replicates: int = 1000,
+    progress: bool = False,
+) -> dict[str, Any]:
+    """Attack a `ClassConditionedDDPMPipeline` and return the record as it stands in a report, ready for JSON.
+
+    Args:
+        pipeline: the generator, in float32; one without a denoiser (a GAN) gets a record that says not applicable.
+        members: what the generator was trained on: exactly those rows.
+        non_members: held-out rows; those equal to a member are left out and counted.
+        timesteps: noise levels that the adversary tries; default: eight from 0.02 T to 0.8 T.
+        noises: noises that each loss is averaged over, the same for every image.
+        seed: of noises, subsets, halves and bootstrap.
+        batch_size: images computed at once; the record does not depend on it beyond rounding.
+        max_rows: of a side with more, this many are drawn, with the same label mix.
+        replicates: of the bootstrap of `tpr`.
+        progress: show a progress bar.
+
+    Returns:
+        `value` is the area under the ROC curve on the evaluation half, `interval` its 95 % interval (Newcombe 2006),
+        `n_members` and `n_non_members` the rows it is from; `tpr` the share of members found at fixed false-positive
+        rates; `floor` and `control` the controls, with intervals; `by_candidate` the areas of everything tried.
+        With fewer than 16 rows a side `value` is None and `note` says so.
+
+    Raises:
+        ValueError: images or classes that are not the generator's, or an argument out of range.
+    """
+    settings = {"noises": noises, "seed": seed, "replicates": replicates, "max_rows": max_rows}
+    record: dict[str, Any] = {"metric": "membership_inference", "ideal": 0.5, **settings}
+    if "unet" not in pipeline.components:
+        why = f"not applicable: {type(pipeline).__name__} has no denoising loss or other surrogate of a likelihood"
+        return record | {"value": None, "interval": None, "note": why}
+    for name, value in (("noises", noises), ("batch_size", batch_size), ("replicates", replicates)):
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+    grid = choose_timesteps(pipeline, timesteps)
+    check_sides(pipeline, members, non_members)
+    others, dropped = without_copies(members, non_members)
+    inside, outside = matched_rows(members.labels, others.labels, max_rows, seed)
+    members, others = members.take(inside), others.take(outside)
+    if shortage := describe_shortage(members, others, dropped):
+        return record | {"value": None, "interval": None, "equal_rows_dropped": dropped, "note": shortage}
+
+    losses = denoising_losses(pipeline, [members, others], grid, noises, seed, batch_size, progress)
+    scores = [candidate_scores(part) for part in losses]
+    rough = [roughness_scores(side.images) for side in (members, others)]
+    labels = [members.labels, others.labels]
+    attack = run_attack(scores, labels, seed)
+    return record | {
+        **describe_attack(attack),
+        "chosen": describe_candidates(grid)[attack.candidate],
+        "tpr": [describe_tpr(attack, rate, seed, replicates) for rate in FALSE_POSITIVE_RATES],
+        "floor": held_out_floor(scores[1], others.labels, seed),
+        "control": describe_attack(run_attack(rough, labels, seed)),
+        "by_candidate": [
+            candidate | {"value": value}
+            for candidate, value in zip(describe_candidates(grid), attack.by_candidate, strict=True)
+        ],
+        "timesteps": grid,
+        "rows_members": len(members.labels),
+        "rows_non_members": len(others.labels),
+        "equal_rows_dropped": dropped,
+        "note": f"{LIMIT}; {dropped} held-out rows equal to a training image were left out" if dropped else LIMIT,
+    }
+
+
+def choose_timesteps(pipeline: Any, timesteps: Sequence[int] | None) -> list[int]:
+    """The noise levels to try, by default `NOISE_LEVELS` of all."""
+    total = int(pipeline.scheduler.config.num_train_timesteps)
+    grid = sorted({int(level * total) for level in NOISE_LEVELS} if timesteps is None else set(map(int, timesteps)))
+    if not grid or not 0 <= grid[0] <= grid[-1] < total:
+        raise ValueError(f"timesteps must be in [0, {total}), the generator's, and at least one, got {grid}")
+    return grid
+
+
+def check_sides(pipeline: Any, members: ImageArrays, non_members: ImageArrays) -> None:
+    """Raise a ValueError where images or classes are not the generator's."""
+    config = pipeline.unet.config
+    if str(pipeline.unet.dtype) != "torch.float32":
+        raise ValueError(f"the generator must be in float32 to be attacked, got {pipeline.unet.dtype}; load it so")
+    names = list(pipeline.id2label.values())
+    for side, arrays in (("members", members), ("non-members", non_members)):
+        if arrays.images.shape[1:] != (config.in_channels, config.sample_size, config.sample_size):
+            raise ValueError(
+                f"{side} have shape {arrays.images.shape[1:]} (channels, height, width), the generator makes "
+                f"{(config.in_channels, config.sample_size, config.sample_size)}; bring them to that size and mode"
+            )
+        if arrays.label_names != names:
+            raise ValueError(f"{side} have the classes {arrays.label_names}, the generator {names}; give its own data")
+
+
+def without_copies(members: ImageArrays, non_members: ImageArrays) -> tuple[ImageArrays, int]:
+    """The held-out rows that equal no member in every pixel, and how many do: the generator has seen those."""
+    seen = {image.tobytes() for image in members.images}
+    kept = np.array([image.tobytes() not in seen for image in non_members.images], dtype=bool)
+    return non_members.take(kept), int((~kept).sum())
+
+
+def matched_rows(members: np.ndarray, others: np.ndarray, max_rows: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Row numbers of both sides with one label mix (`match_labels`), at most `max_rows` of each."""
+    matched = match_labels(members, others, seed)
+    inside, outside = matched if matched is not None else (np.array([], dtype=int), np.array([], dtype=int))
+    return thin_out(inside, members, max_rows, seed), thin_out(outside, others, max_rows, seed)
+
+
+def thin_out(index: np.ndarray, labels: np.ndarray, max_rows: int, seed: int) -> np.ndarray:
+    """At most `max_rows` of `index`, drawn by `seed` with the same label mix."""
+    if len(index) <= max_rows:
+        return index
+    order = np.random.default_rng([seed, 2]).permutation(index)
+    by_class = order[np.argsort(labels[order], kind="stable")]
+    return np.sort(by_class[np.arange(max_rows) * len(index) // max_rows])
+
+
+def describe_shortage(members: ImageArrays, others: ImageArrays, dropped: int) -> str:
+    """Why a side is too small to be halved and compared; empty where both are large enough."""
+    found = min(len(members.labels), len(others.labels))
+    if found >= MIN_ROWS:
+        return ""
+    copies = f" after {dropped} held-out rows equal to a training image were left out" if dropped else ""
+    return f"not measured: it needs at least {MIN_ROWS} rows a side of classes that both have, got {found}{copies}"
+
+
+def denoising_losses(
+    pipeline: Any,
+    sides: list[ImageArrays],
+    timesteps: list[int],
+    noises: int,
+    seed: int,
+    batch_size: int,
+    progress: bool,
+) -> list[np.ndarray]:
+    """Mean loss over the noises of every image of each side: float64 (rows, 2, timesteps), class then null class."""
+    from tqdm.auto import tqdm
+
+    total = sum(len(side.labels) for side in sides)
+    with tqdm(total=total, unit="image", desc="membership inference", disable=not progress) as bar:
+        parts: list[list[np.ndarray]] = []
+        for side in sides:
+            starts = range(0, len(side.labels), batch_size)
+            rows = [np.arange(start, min(start + batch_size, len(side.labels))) for start in starts]
+            parts.append([])
+            for index in rows:
+                parts[-1].append(batch_losses(pipeline, side.take(index), timesteps, noises, seed))
+                bar.update(len(index))
+    return [np.concatenate(part) for part in parts]
+
+
+def batch_losses(pipeline: Any, batch: ImageArrays, timesteps: list[int], noises: int, seed: int) -> np.ndarray:
+    """`denoising_losses` of one batch."""
+    import torch
+    from diffusers import DDPMScheduler
+
+    from clinsynth.trainers.diffusion.model import StepInputs, image_losses
+
+    scheduler = DDPMScheduler.from_config(pipeline.scheduler.config)
+    device = pipeline.device
+    images = torch.from_numpy(batch.images).to(device).float() / 127.5 - 1
+    classes = torch.from_numpy(batch.labels).to(device)
+    result = torch.zeros(len(images), 2, len(timesteps), dtype=torch.float64)
+    for column, timestep in enumerate(timesteps):
+        times = torch.full((len(images),), timestep, device=device)
+        for number in range(noises):
+            generator = torch.Generator().manual_seed(derive_seed(seed, timestep, number))
+            noise = torch.randn(images.shape[1:], generator=generator).to(device).expand(images.shape)
+            for row, labels in enumerate((classes, torch.full_like(classes, pipeline.num_classes))):
+                with torch.no_grad():
+                    losses = image_losses(pipeline.unet, scheduler, StepInputs(images, labels, noise, times))
+                result[:, row, column] += losses.double().cpu() / noises
+    return result.numpy()
+
+
+def candidate_scores(losses: np.ndarray) -> np.ndarray:
+    """Scores (rows, candidates), high for a member: minus the log loss at each timestep, then its mean over them."""
+    logs = np.log(np.maximum(losses, np.finfo(np.float64).tiny))
+    each = np.concatenate([logs, logs.mean(axis=2, keepdims=True)], axis=2)
+    return -each.reshape(len(losses), -1)
+
+
+def describe_candidates(timesteps: list[int]) -> list[dict[str, Any]]:
+    """What each column of `candidate_scores` is."""
+    columns: list[int | str] = [*timesteps, "mean"]
+    return [{"conditioning": name, "timestep": column} for name in ("class", "null class") for column in columns]
+
+
+def roughness_scores(images: np.ndarray) -> np.ndarray:
+    """Scores (rows, 2) of an adversary without the generator: mean absolute step between neighbouring pixels, ±."""
+    pixels = images.astype(np.float64)
+    steps = np.abs(np.diff(pixels, axis=2)).mean((1, 2, 3)) + np.abs(np.diff(pixels, axis=3)).mean((1, 2, 3))
+    return np.stack([steps, -steps], axis=1)

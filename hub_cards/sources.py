@@ -1,0 +1,182 @@
+"""Where the real data come from, and what their licences ask of whatever is made from them.
+
+A card carries the licence of the real data over. A source is known by the name of its file, folder or Hub id, by the
+files in its folder, or by its class names, so that a renamed copy of a non-commercial set keeps its licence.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from clinsynth.private_words import hub_id, last_part
+
+MEDMNIST = "PathMNIST DermaMNIST OCTMNIST PneumoniaMNIST BreastMNIST BloodMNIST TissueMNIST OrganAMNIST OrganCMNIST OrganSMNIST RetinaMNIST"  # noqa: E501
+MEDMNIST_URL = "https://medmnist.com"
+MEDMNIST_CITATION = (
+    "Yang et al., MedMNIST v2: a large-scale lightweight benchmark for 2D and 3D biomedical image classification, "
+    "Scientific Data 10, 41 (2023), https://doi.org/10.1038/s41597-022-01721-8"
+)
+LICENSE_ID = re.compile(r"[a-z0-9][a-z0-9.+-]*")
+NON_COMMERCIAL = {"nc", "noncommercial", "research", "amlr", "deepfloyd"}
+HUB_DATA_URL = re.compile(r"https://huggingface\.co/datasets/([\w.-]+/[\w.-]+)/?")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A real data set. Empty is unknown.
+
+    Attributes:
+        name, what: its name, and in plain words what it holds.
+        license: identifier of the Hub, as cc-by-4.0.
+        url, citation: where it is published, and by whom.
+        hub_id: owner/name, where it lies on the Hub.
+        language: of texts, ISO 639-1.
+        invented: drawn or written by a program: no patients.
+    """
+
+    name: str = ""
+    what: str = ""
+    license: str = ""
+    url: str = ""
+    citation: str = ""
+    hub_id: str = ""
+    language: str = ""
+    invented: bool = False
+
+
+RETINA = "fundus photographs of the eye with grades 0 to 4 of diabetic retinopathy, from DeepDRiD"
+PNEUMONIA = "chest X-rays of children, normal or with pneumonia"
+HAM10000 = Source(
+    "HAM10000",
+    "dermatoscopic pictures of pigmented skin lesions with 7 diagnoses",
+    "cc-by-nc-4.0",
+    "https://doi.org/10.7910/DVN/DBW86T",
+    "Tschandl, Rosendahl & Kittler, The HAM10000 dataset, a large collection of multi-source dermatoscopic images of "
+    "common pigmented skin lesions, Scientific Data 5, 180161 (2018), https://doi.org/10.1038/sdata.2018.161",
+)
+HAM10000_CLASSES = {"akiec", "bcc", "bkl", "df", "mel", "nv", "vasc"}
+MTS_DIALOG = Source(
+    "MTS-Dialog",
+    "conversations of doctors and patients with sections of clinical notes",
+    "cc-by-4.0",
+    "https://github.com/abachaa/MTS-Dialog",
+    "Ben Abacha et al., An Empirical Study of Clinical Note Generation from Doctor-Patient Encounters, EACL 2023",
+    language="en",
+)
+COUNSELCHAT = Source(
+    "CounselChat",
+    "questions to therapists on mental health, and their answers",
+    "mit",
+    "https://github.com/nbertagnolli/counsel-chat",
+    "Bertagnolli, Counsel Chat: Bootstrapping High-Quality Therapy Data, 2020",
+    language="en",
+)
+PHANTOM_FUNDUS = Source("phantom-fundus", "eyes drawn by a program of clinsynth", "apache-2.0", invented=True)
+PHANTOM_POSTS = Source(
+    "phantom-posts", "posts written by a program of clinsynth", "apache-2.0", language="en", invented=True
+)
+BY_NAME = (
+    (r"phantom-fundus(\?.*)?", PHANTOM_FUNDUS),
+    (r"phantom-posts(\?.*)?", PHANTOM_POSTS),
+    (r".*(ham[-_ ]?10000|isic[-_ ]?2018).*", HAM10000),
+    (r".*mts[-_ ]?dialog.*", MTS_DIALOG),
+    (r".*counsel[-_ ]?chat.*", COUNSELCHAT),
+)
+BY_FILE = {
+    "MTS-Dialog-TrainingSet.csv": MTS_DIALOG,
+    "counselchat_min.csv": COUNSELCHAT,
+    "HAM10000_metadata.csv": HAM10000,
+    "HAM10000_metadata": HAM10000,
+}
+
+
+def find_source(spec: str | None, folder: Path, labels: Collection[str] = ()) -> Source:
+    """What is known of the data set that --dataset or --real `spec` named.
+
+    Args:
+        folder: of the run that used it, beside which a relative path is looked for.
+        labels: its class names.
+    """
+    found = named_source(last_part(spec)) if spec else None
+    if found is None and spec:
+        found = next((source for name, source in BY_FILE.items() if (Path(spec) / name).exists()), None)
+    if found is None and set(labels) == HAM10000_CLASSES:
+        found = HAM10000
+    return replace(found or Source(), hub_id=hub_id(spec, folder) or "")
+
+
+def find_sources(specs: Collection[tuple[str | None, Path]], folder: Path, labels: Collection[str]) -> list[Source]:
+    """The sources of those of `specs` (with the folders of the runs that used them) that are given, at least one."""
+    given = [find_source(spec, near, labels) for spec, near in specs if spec]
+    return given or [find_source(None, folder, labels)]
+
+
+def named_source(name: str) -> Source | None:
+    """The source of a file, folder or repository called `name`."""
+    for known in MEDMNIST.split():
+        if known.lower() == re.split(r"[_.]", name)[0].lower():
+            what = {"RetinaMNIST": RETINA, "PneumoniaMNIST": PNEUMONIA}.get(known, "")
+            license_ = "cc-by-nc-4.0" if known == "DermaMNIST" else "cc-by-4.0"
+            return Source(known, what, license_, MEDMNIST_URL, MEDMNIST_CITATION)
+    return next((source for pattern, source in BY_NAME if re.fullmatch(pattern, name.lower())), None)
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What the user says of the real data, and of the card's own licence; empty is not said.
+
+    Attributes:
+        data_name, data_url, data_license: of the real data; they go before what is known of it.
+        license: of what is published.
+        license_override: why it may be published under `license`, although the real data's licence is non-commercial.
+    """
+
+    data_name: str = ""
+    data_url: str = ""
+    data_license: str = ""
+    license: str = ""
+    license_override: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("data_license", "license"):
+            value = getattr(self, name)
+            if value and not LICENSE_ID.fullmatch(value):
+                raise ValueError(f"{name} must be an identifier of the Hub, as cc-by-nc-4.0 or other, got {value!r}")
+        if self.license_override and not self.license:
+            raise ValueError("license_override says why, but not what: give license= as well, as apache-2.0")
+
+    def describe(self, source: Source) -> Source:
+        """The source in the user's words where there are some."""
+        on_hub = HUB_DATA_URL.fullmatch(self.data_url)
+        return replace(
+            source,
+            name=self.data_name or source.name,
+            url=self.data_url or source.url,
+            license=self.data_license or source.license,
+            hub_id=on_hub.group(1) if on_hub else source.hub_id,
+        )
+
+    def card_license(self, sources: Collection[Source]) -> str:
+        """The licence of what was made from `sources`; empty where nothing is known.
+
+        Raises:
+            ValueError: one of them is non-commercial, the card would not be, and nobody says why.
+        """
+        given = [source.license for source in sources if source.license]
+        given += [self.data_license] if self.data_license else []
+        restricted = next((name for name in given if is_non_commercial(name)), "")
+        chosen = self.license or self.data_license or restricted or next(iter(given), "")
+        if restricted and not is_non_commercial(chosen) and not self.license_override:
+            raise ValueError(
+                f"the real data are under {restricted}, which is non-commercial, and the card would say {chosen}; "
+                'leave the licence out to carry it over, or give license= and license_override="why it may be"'
+            )
+        return chosen
+
+
+def is_non_commercial(license_: str) -> bool:
+    """Whether an identifier of the Hub, as cc-by-nc-sa-4.0, forbids commercial use."""
+    return bool(NON_COMMERCIAL & set(license_.split("-")))

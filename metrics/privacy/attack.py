@@ -1,0 +1,109 @@
+"""The statistics of a membership attack on scores: choose on one half, report the other, with intervals and floor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from clinsynth.metrics.records import split_halves
+from clinsynth.seeds import derive_seed
+
+MIN_ROWS = 16
+
+
+@dataclass(frozen=True)
+class Attack:
+    """The scores of both sides on the evaluation half, by the candidate that was best on the calibration half."""
+
+    candidate: int
+    members: np.ndarray
+    others: np.ndarray
+    by_candidate: list[float]
+
+
+def run_attack(scores: list[np.ndarray], labels: list[np.ndarray], seed: int) -> Attack:
+    """Choose the candidate on one stratified half of members and others, score the other half by it."""
+    halves = [split_halves(side, seed) for side in labels]
+    calibration, evaluation = ([side[half[i]] for side, half in zip(scores, halves, strict=True)] for i in (0, 1))
+    columns = range(scores[0].shape[1])
+    best = int(np.argmax([area(calibration[0][:, i], calibration[1][:, i]) for i in columns]))
+    areas = [area(evaluation[0][:, i], evaluation[1][:, i]) for i in columns]
+    return Attack(best, evaluation[0][:, best], evaluation[1][:, best], areas)
+
+
+def area(members: np.ndarray, others: np.ndarray) -> float:
+    """Area under the ROC curve: the share of pairs in which the member scores higher, ties half."""
+    from scipy.stats import rankdata
+
+    ranks = rankdata(np.concatenate([members, others]))[: len(members)]
+    return float((ranks.sum() - len(members) * (len(members) + 1) / 2) / (len(members) * len(others)))
+
+
+def found_at(members: np.ndarray, others: np.ndarray, rate: float) -> float:
+    """Share of members above the lowest threshold that at most `rate` of the others pass."""
+    allowed = int(rate * len(others))
+    return float((members > np.sort(others)[len(others) - 1 - allowed]).mean())
+
+
+def held_out_floor(scores: np.ndarray, labels: np.ndarray, seed: int) -> dict[str, Any] | None:
+    """The attack with one half of the held-out rows in the members' place; None below 2 x 16 rows."""
+    halves = split_halves(labels, derive_seed(seed, 0))
+    if min(map(len, halves)) < MIN_ROWS:
+        return None
+    return describe_attack(run_attack([scores[half] for half in halves], [labels[half] for half in halves], seed))
+
+
+def describe_attack(attack: Attack) -> dict[str, Any]:
+    """Area, its interval and the rows it is from."""
+    value = area(attack.members, attack.others)
+    return {
+        "value": value,
+        "interval": area_interval(value, len(attack.members), len(attack.others)),
+        "n_members": len(attack.members),
+        "n_non_members": len(attack.others),
+    }
+
+
+def describe_tpr(attack: Attack, rate: float, seed: int, replicates: int) -> dict[str, Any]:
+    """Share of members found at a false-positive rate; not measured on fewer than 1/rate others."""
+    count = len(attack.others)
+    record: dict[str, Any] = {"fpr": rate, "value": None, "interval": None, "n_non_members": count}
+    if count * rate < 1:
+        return record | {"note": f"not measured: needs {1 / rate:.0f} held-out rows in the evaluation half"}
+    found = found_at(attack.members, attack.others, rate)
+    return record | {"value": found, "interval": found_interval(attack, rate, seed, replicates), "note": ""}
+
+
+def area_interval(value: float, members: int, others: int) -> tuple[float, float]:
+    """95 % interval of an area from that many rows: the areas that lie within 1.96 of their own standard errors.
+
+    Newcombe (2006), method 5, on the variance of Hanley & McNeil (1982); honest also for few rows and near 0 and 1.
+    """
+    from scipy.optimize import brentq
+
+    def excess(truth: float, sign: int) -> float:
+        pairs = 1 + ((members + others) / 2 - 1) * ((1 - truth) / (2 - truth) + truth / (1 + truth))
+        return sign * (value - truth) - 1.96 * (truth * (1 - truth) * pairs / (members * others)) ** 0.5
+
+    tiny = 1e-9  # keeps off the ends, where the variance is 0
+    low = brentq(excess, 0.0, min(value, 1 - tiny), args=(1,)) if value > 0 else 0.0
+    high = brentq(excess, max(value, tiny), 1.0, args=(-1,)) if value < 1 else 1.0
+    return float(low), float(high)
+
+
+def found_interval(attack: Attack, rate: float, seed: int, replicates: int) -> tuple[float, float]:
+    """95 % interval of `found_at`: the bootstrap's (both sides drawn anew), no narrower than Wilson's (1927)."""
+    from scipy.stats import binomtest
+
+    generator = np.random.default_rng([seed, 3])
+    members, others = attack.members, attack.others
+    values = [
+        found_at(generator.choice(members, len(members)), generator.choice(others, len(others)), rate)
+        for _ in range(replicates)
+    ]
+    low, high = np.quantile(values, [0.025, 0.975])
+    count = round(found_at(members, others, rate) * len(members))
+    wilson = binomtest(count, len(members)).proportion_ci(method="wilson")
+    return float(min(low, wilson.low)), float(max(high, wilson.high))

@@ -1,0 +1,227 @@
+"""Each arm's scores and its difference from its control, with bootstrap intervals, p-values and a verdict.
+
+The bootstrap (Efron 1979) resamples seeds, and test rows within each class, so that no class vanishes; two arms are
+compared on the same resampled rows and seeds. Of S seeds S - 1 are drawn (Rao and Wu 1988): a bootstrap of S out of S
+would give only (S - 1) / S of the variance between seeds, two thirds for the usual three. The p-values of all arms are
+corrected together by Holm's method (1979), each metric for itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import numpy as np
+
+from clinsynth.trainers.classifiers.arm_medium import Samples
+from clinsynth.trainers.classifiers.scores import calibration_floor, metric_names, scores
+
+CONFIDENCE = 0.95
+RESAMPLES = 2000
+CHUNK = 100  # resamples at a time, to bound the memory
+JUDGED = ("macro_f1", "balanced_accuracy")
+FEW_SEEDS = 3
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A value and its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def resampled_rows(labels: np.ndarray, classes: int, count: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """Yield `count` rows of weights (b, n) in chunks: how often each row is drawn, replacing, within its class."""
+    members = [rows for c in range(classes) if len(rows := np.flatnonzero(labels == c))]
+    for start in range(0, count, CHUNK):
+        size = min(CHUNK, count - start)
+        weights = np.zeros((size, len(labels)))
+        for rows in members:
+            weights[:, rows] = rng.multinomial(len(rows), np.full(len(rows), 1 / len(rows)), size=size)
+        yield weights
+
+
+def resampled_seeds(seeds: int, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Weights of the seeds, float64 (count, seeds), each row of sum 1."""
+    drawn = max(seeds - 1, 1)
+    return rng.multinomial(drawn, np.full(seeds, 1 / seeds), size=count) / drawn
+
+
+def bootstrap(
+    labels: np.ndarray,
+    probabilities: Mapping[str, np.ndarray],
+    classes: int,
+    seed: int = 0,
+    minority: Sequence[int] = (),
+) -> dict[str, np.ndarray]:
+    """Resampled scores of every arm, float64 (1 + RESAMPLES, columns of `scores`); row 0 holds the scores themselves.
+
+    `probabilities` maps an arm to (seeds, n, classes), seed i of one arm belonging to seed i of the others. All arms
+    see the same rows and seeds in the same resample, so that differences of their results are paired.
+
+    Raises:
+        ValueError: a class without a test row.
+    """
+    counts = np.bincount(labels, minlength=classes)
+    if (counts == 0).any():
+        raise ValueError(
+            f"classes {np.flatnonzero(counts == 0).tolist()} have no test row; their F1 cannot be measured"
+        )
+    rng = np.random.default_rng(seed)
+    seeds = len(next(iter(probabilities.values())))
+    shares = np.concatenate([np.full((1, seeds), 1 / seeds), resampled_seeds(seeds, RESAMPLES, rng)])
+    parts: dict[str, list[np.ndarray]] = {arm: [] for arm in probabilities}
+    start = 0
+    for weights in chain([np.ones((1, len(labels)))], resampled_rows(labels, classes, RESAMPLES, rng)):
+        share = shares[start : start + len(weights)]
+        start += len(weights)
+        for arm, runs in probabilities.items():
+            by_seed = np.stack([scores(labels, run, weights, classes, minority) for run in runs], axis=1)
+            parts[arm].append(np.einsum("bs,bsm->bm", share, by_seed))
+    return {arm: np.concatenate(chunks) for arm, chunks in parts.items()}
+
+
+def interval(resampled: np.ndarray) -> Interval:
+    """Value (row 0) and percentile interval (the rest) of one column of `bootstrap`, or of a difference of two."""
+    low, high = np.quantile(resampled[1:], [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return Interval(float(resampled[0]), float(low), float(high))
+
+
+def p_value(resampled: np.ndarray) -> float:
+    """Two-sided p of a difference's being 0: twice the smaller share of resamples on one side of 0, those at 0 counted
+    on both; never below 2 / (resamples + 1)."""
+    below, above = (resampled[1:] <= 0).sum(), (resampled[1:] >= 0).sum()
+    return min(1.0, float(2 * (min(below, above) + 1) / len(resampled)))
+
+
+def holm(p_values: list[float]) -> list[float]:
+    """p-values corrected for their number (Holm 1979): the i-th smallest of m times m - i + 1, at most 1, and never
+    below a smaller one's."""
+    order = np.argsort(p_values, kind="stable")
+    factors = np.arange(len(p_values), 0, -1)
+    corrected = np.empty(len(p_values))
+    corrected[order] = np.minimum(1.0, np.maximum.accumulate(np.array(p_values)[order] * factors))
+    return corrected.tolist()
+
+
+def verdict(difference: float, p: float, seeds: int) -> str:
+    """What a difference (arm - control) and its corrected p say: helps, hurts, or no evidence.
+
+    One seed is never evidence: its interval leaves out how much one training differs from the next."""
+    if seeds < 2 or p >= 1 - CONFIDENCE or difference == 0:
+        return "no evidence"
+    return "helps" if difference > 0 else "hurts"
+
+
+def arm_records(
+    resampled: Mapping[str, np.ndarray],
+    test: Samples,
+    probabilities: Mapping[str, np.ndarray],
+    minority: Sequence[int] = (),
+) -> list[dict[str, Any]]:
+    """One record for each arm and metric: value (mean of the seeds), interval, n test rows, seeds, per_seed; of the
+    calibration error also the floor, what a perfectly calibrated classifier would read on these rows. `minority` is
+    what `bootstrap` was given."""
+    classes, records = len(test.label_names), []
+    once = np.ones((1, len(test.labels)))
+    for arm, values in resampled.items():
+        per_seed = np.concatenate([scores(test.labels, run, once, classes, minority) for run in probabilities[arm]])
+        for column, metric in enumerate(metric_names(test.label_names, minority)):
+            # A resample's calibration error reads too high, like any of few rows: its interval is moved to the value.
+            shift = values[0, column] - values[1:, column].mean() if metric == "ece" else 0.0
+            found = interval(np.append(values[0, column], values[1:, column] + shift))
+            record = {
+                "arm": arm,
+                "metric": metric,
+                "value": found.value,
+                "interval": [max(0.0, found.low), found.high],
+                "confidence": CONFIDENCE,
+                "n": len(test.labels),
+                "seeds": len(per_seed),
+                "per_seed": per_seed[:, column].tolist(),
+            }
+            if metric == "ece":
+                rng = np.random.default_rng(0)
+                record["floor"] = float(np.mean([calibration_floor(run, rng) for run in probabilities[arm]]))
+            records.append(record)
+    return records
+
+
+def comparison_records(
+    resampled: Mapping[str, np.ndarray],
+    pairs: list[tuple[str, str]],
+    arms: list[dict[str, Any]],
+    label_names: list[str],
+    minority: Sequence[int] = (),
+    noun: str = "picture",
+) -> list[dict[str, Any]]:
+    """arm - control for each of `pairs`, one record a metric, pair after pair; `arms` are those of `arm_records`,
+    `minority` is what `bootstrap` was given, and `noun` is what the sentences call a test row.
+
+    Macro-F1 and balanced accuracy carry p, p_holm (corrected over the pairs), effect size and a verdict; the others
+    do not: among many intervals some exclude zero by chance. Recalls are left out, whose mean is the balanced
+    accuracy."""
+    single = {(record["arm"], record["metric"]): record for record in arms}
+    records = []
+    for pair in pairs:
+        for column, metric in enumerate(metric_names(label_names, minority)):
+            if not metric.startswith("recall "):
+                gap = resampled[pair[0]][:, column] - resampled[pair[1]][:, column]
+                records.append(describe_gap(gap, pair, single[pair[0], metric], single[pair[1], metric]))
+    for metric in JUDGED:
+        judged = [record for record in records if record["metric"] == metric]
+        for record, corrected in zip(judged, holm([record["p"] for record in judged]), strict=True):
+            record["p_holm"] = corrected
+            record["verdict"] = verdict(record["difference"], corrected, record["seeds"])
+            record["sentence"] = sentence(record, len(judged), noun)
+    return records
+
+
+def describe_gap(
+    gap: np.ndarray, pair: tuple[str, str], arm: dict[str, Any], control: dict[str, Any]
+) -> dict[str, Any]:
+    """One metric's difference, as yet without what depends on the other pairs."""
+    found = interval(gap)
+    record = {
+        "arm": pair[0],
+        "metric": arm["metric"],
+        "arms": list(pair),
+        "difference": found.value,
+        "interval": [found.low, found.high],
+        "confidence": CONFIDENCE,
+        "n": arm["n"],
+        "seeds": arm["seeds"],
+    }
+    if arm["metric"] in JUDGED:
+        record |= {"p": p_value(gap), **effect(np.array(arm["per_seed"]) - control["per_seed"])}
+        record["relative_gain"] = 100 * found.value / control["value"] if control["value"] else None
+    return record
+
+
+def effect(differences: np.ndarray) -> dict[str, Any]:
+    """Cohen's d of paired differences, one a seed: their mean over their standard deviation; None where that is 0 or
+    there is one seed alone."""
+    spread = differences.std(ddof=1) if len(differences) > 1 else 0.0
+    size = float(differences.mean() / spread) if spread > 0 else None
+    few = f"effect size from {len(differences)} seeds only" if len(differences) < FEW_SEEDS else ""
+    return {
+        "effect_size": size,
+        "effect_note": few if size is not None else "no spread between seeds to measure it by",
+    }
+
+
+def sentence(record: dict[str, Any], pairs: int, noun: str) -> str:
+    """The difference in words."""
+    low, high = record["interval"]
+    seeds = record["seeds"]
+    corrected = f", {record['p_holm']:.3f} after Holm over {pairs} arms" if pairs > 1 else ""
+    gain = "" if record["relative_gain"] is None else f"; {record['relative_gain']:+.1f} % of the control"
+    return (
+        f"{' - '.join(record['arms'])}, {record['metric']}: {record['difference']:+.3f} ({CONFIDENCE:.0%} interval "
+        f"{low:+.3f} to {high:+.3f}; p {record['p']:.3f}{corrected}; {record['n']} test {noun}s, "
+        f"{seeds} seed{'s' * (seeds > 1)}{gain}): {record['verdict']}"
+    )

@@ -1,0 +1,245 @@
+"""A classifier study: the same classifier trained in several arms, each compared with a control on real test samples.
+
+Every (arm, seed) is one folder named by its inputs, complete or absent, so that a killed study goes on with those that
+are missing and a changed one repeats those that the change concerns. Validation and test are real samples only; the
+test split is read once for each (arm, seed).
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from transformers.utils.logging import disable_progress_bar
+
+from clinsynth.run_folder import atomic_write, complete_folder, create_run_folder, write_run_config
+from clinsynth.trainers.classifiers.arm_data import as_sets, check_data
+from clinsynth.trainers.classifiers.arm_label_agreement import MIXED_UP, OVERALL, label_agreement
+from clinsynth.trainers.classifiers.arm_medium import Medium, S
+from clinsynth.trainers.classifiers.arm_subgroups import subgroup_records
+from clinsynth.trainers.classifiers.arm_training import ArmSettings, Trainings
+from clinsynth.trainers.classifiers.arms import Arm, control_of, resolve_arms
+from clinsynth.trainers.classifiers.scores import minority_classes
+from clinsynth.trainers.classifiers.statistics import arm_records, bootstrap, comparison_records
+from clinsynth.trainers.classifiers.trainings import run_one
+
+LONGEST_WAIT = timedelta(days=7)  # for the slowest process; torch's own limit is half an hour
+
+Job = tuple[Arm, int]
+
+
+def run_study(
+    medium: Medium[S],
+    settings: ArmSettings,
+    real: Mapping[str, S],
+    synthetic: S | Mapping[str, S] | None,
+    output_dir: Path,
+    *,
+    arms: Sequence[str],
+    seeds: int = 3,
+    first_seed: int = 0,
+    cache_dir: str | Path | None = None,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Train `seeds` times an arm and compare the arms with the control on the real test split; JSON-able.
+
+    `real` has splits train, validation and test; `synthetic` is one set, or several by name. All arms take the same
+    number of optimizer steps and choose among the same learning rates. Trainings found complete in `output_dir/arms`
+    are not repeated; under `accelerate launch` the processes share the others. `cache_dir` (default: `output_dir`)
+    keeps the features of a pretrained body that is not trained; several studies may share it.
+
+    Returns:
+        `arms`: a record for each arm and metric; `comparisons`: one for each arm, its control and metric;
+        `subgroups`: one for each arm, subgroup column and group; `label_agreement`: one for each synthetic set and
+        class; `confusion`: for each arm the test samples by true (rows) and predicted class, mean of the seeds;
+        `runs`: one for each training, its epochs in `history`; `refused`: arms that the data does not allow, and why;
+        `control`; `label_names`; `best_model`: folder of each arm's best model by validation; `notes`.
+        The functions that make the records say what is in them.
+
+    Raises:
+        ValueError: a bad setting, or sets that do not fit each other, by name.
+    """
+    sets = as_sets(synthetic)
+    chosen = resolve_arms(arms, settings.control, sets, medium.arms, real["train"].noun)
+    check_settings(medium, settings, chosen, seeds)
+    check_data(real, sets)
+    output_dir = Path(output_dir)
+    cache = create_run_folder(cache_dir, "cache_dir") if cache_dir else output_dir
+    trainings = Trainings(medium, settings, dict(real), dict(sets), output_dir, cache, progress)
+    numbers = range(first_seed, first_seed + seeds)
+    run_shared(trainings, [(arm, seed) for seed in numbers for arm in chosen])
+    return summarize(trainings, chosen, list(numbers))
+
+
+def check_settings(medium: Medium[Any], settings: ArmSettings, arms: list[Arm], seeds: int) -> None:
+    """Raise a `ValueError` for settings that do not go together."""
+    if seeds < 1:
+        raise ValueError(f"--seeds must be at least 1, got {seeds}")
+    if settings.epochs < 2 and any(arm.kind == "pretrain_finetune" for arm in arms):
+        raise ValueError(f"--epochs must be at least 2 for pretrain_finetune, got {settings.epochs}")
+    if settings.model == medium.small and (settings.from_scratch or settings.features_from == "model"):
+        flag = "from_scratch" if settings.from_scratch else "features_from model"
+        raise ValueError(
+            f"--{flag} needs a --model other than {medium.small}, which has no trained weights to start from"
+        )
+    if settings.from_scratch and settings.features_from == "model":
+        raise ValueError("--features_from model takes the trained body of --model; leave --from_scratch out")
+
+
+def processes() -> PartialState:
+    """This process's number among those that `accelerate launch` or `torchrun` started, and its device."""
+    # Without an accelerator accelerate must be told so, or each of torchrun's processes takes itself for the only one.
+    return PartialState(cpu=not torch.accelerator.is_available(), timeout=LONGEST_WAIT)
+
+
+def run_shared(trainings: Trainings, jobs: list[Job]) -> None:
+    """Run the trainings, shared among the processes: first those of the control, which others may need."""
+    state = processes()
+    if trainings.settings.features_from == "model" and any(arm.in_features for arm, _ in jobs):
+        sets = [*trainings.real.values(), *trainings.synthetic.values()]
+        for data in sets[state.process_index :: state.num_processes]:
+            trainings.features(data, jobs[0][1])  # the same for every seed
+        state.wait_for_everyone()
+    controls = [job for job in jobs if job[0].kind == trainings.settings.control]
+    for part in (controls, [job for job in jobs if job not in controls]):
+        for arm, seed in part[state.process_index :: state.num_processes]:
+            run_one(trainings, arm, seed)
+        state.wait_for_everyone()
+    labelled = [(source, seed) for source in trainings.synthetic for _, seed in controls]
+    for source, seed in labelled[state.process_index :: state.num_processes]:
+        trainings.synthetic_probabilities(source, seed)
+    state.wait_for_everyone()
+
+
+def summarize(trainings: Trainings, arms: list[Arm], seeds: list[int]) -> dict[str, Any]:
+    """Read the trainings back and state each arm's scores and their differences on the real test samples."""
+    control, train, test = trainings.settings.control, trainings.real["train"], trainings.real["test"]
+    minority = minority_classes(train.labels, len(train.label_names)) if trainings.medium.minority_recall else ()
+    runs = {(arm, seed): trainings.result(arm, seed) for seed in seeds for arm in arms}
+    refused = {job[0]: run["refused"] for job, run in runs.items() if "refused" in run}
+    runs = {job: run for job, run in runs.items() if job[0] not in refused}
+    kept = [arm for arm in arms if arm not in refused]
+    probabilities = {arm.name: np.stack([trainings.test_probabilities(arm, seed) for seed in seeds]) for arm in kept}
+    resampled = bootstrap(test.labels, probabilities, len(test.label_names), minority=minority)
+    pairs = [(arm.name, control_of(arm, control)) for arm in kept if arm.name != control]
+    scored = arm_records(resampled, test, probabilities, minority)
+    by_validation = sorted(runs, key=lambda job: runs[job]["validation_macro_f1"])
+    compared = comparison_records(resampled, pairs, scored, test.label_names, minority, test.noun)
+    agreement = agreement_records(trainings, probabilities[control], seeds)
+    mark_mixed_up(compared, kept, agreement)
+    return {
+        "arms": scored,
+        "comparisons": compared,
+        "subgroups": subgroup_records(test, probabilities),
+        "label_agreement": agreement,
+        "confusion": {arm: confusion(test.labels, found) for arm, found in probabilities.items()},
+        "runs": [run | {"folder": relative(trainings, job)} for job, run in runs.items()],
+        "refused": [{"arm": arm.name, "reason": reason} for arm, reason in refused.items()],
+        "control": control,
+        "label_names": test.label_names,
+        "best_model": {job[0].name: f"{relative(trainings, job)}/model" for job in by_validation},
+        "notes": list(describe_study(trainings, kept, runs)),
+    }
+
+
+def agreement_records(trainings: Trainings, on_test: np.ndarray, seeds: list[int]) -> list[dict[str, Any]]:
+    """`label_agreement` of every synthetic set; `on_test` are the control's probabilities (seeds, n, classes)."""
+    test, records = trainings.real["test"], []
+    for source, data in trainings.synthetic.items():
+        predicted = np.stack([trainings.synthetic_probabilities(source, seed).argmax(1) for seed in seeds])
+        records += label_agreement(
+            source, data.labels, predicted, test.labels, on_test.argmax(2), test.label_names, test.noun
+        )
+    return records
+
+
+def mark_mixed_up(compared: list[dict[str, Any]], arms: list[Arm], agreement: list[dict[str, Any]]) -> None:
+    """Say in an arm's comparisons that the labels of its synthetic set are mixed up: as `labels`, and in the sentence.
+    Such a verdict is one on the labels, not on the samples."""
+    mixed = {record["source"] for record in agreement if (record["label"], record["flag"]) == (OVERALL, MIXED_UP)}
+    named = {arm.name for arm in arms if arm.synthetic and arm.source in mixed}
+    for record in compared:
+        if record["arm"] in named:
+            record["labels"] = MIXED_UP
+            if "sentence" in record:
+                record["sentence"] += f"; the labels of its synthetic set are {MIXED_UP}"
+
+
+def confusion(labels: np.ndarray, probabilities: np.ndarray) -> list[list[float]]:
+    """Test samples by true class (rows) and predicted class, mean of the seeds; from (seeds, n, classes)."""
+    eye = np.eye(probabilities.shape[2])
+    return np.mean([eye[labels].T @ eye[run.argmax(1)] for run in probabilities], axis=0).tolist()
+
+
+def relative(trainings: Trainings, job: Job) -> str:
+    """The folder of a training, seen from the output folder."""
+    return trainings.folder(*job).relative_to(trainings.output_dir).as_posix()
+
+
+def describe_study(trainings: Trainings, arms: list[Arm], runs: dict[Job, dict[str, Any]]) -> list[str]:
+    """What a reader of the scores must know."""
+    settings, steps = trainings.settings, next(iter(runs.values()))["steps"]
+    noun = trainings.real["test"].noun
+    notes = [
+        f"optimizer steps a training: {steps}, the same in all arms; learning rates tried in each: "
+        f"{', '.join(f'{rate:g}' for rate in settings.learning_rates)}",
+        f"weights and learning rate: best macro-F1 on real validation {noun}s; scores: real test {noun}s",
+        f"intervals: 95 %, bootstrap over test {noun}s (within classes) and seeds, paired between arms; verdicts: "
+        "p below 0.05 after Holm's correction over the arms",
+    ]
+    if any(arm.in_features for arm in arms):
+        body = "the control's classifier of the same seed" if settings.features_from == "control" else settings.model
+        notes.append(
+            f"arms in feature space: only the last layer is trained, on features of {body}, without augmentation; "
+            "they are compared with real_features, which differs in its rows alone"
+        )
+    notes += trainings.medium.notes(trainings.real, trainings.synthetic)
+    made = {f"{job[0].name}: {note}": None for job, run in runs.items() for note in run["notes"]}
+    return [*notes, *made]
+
+
+def begin(output_dir: Path, args: Any) -> PartialState:
+    """The processes of a run whose folder is there, and holds the resolved `args`, when this returns."""
+    disable_progress_bar()  # of transformers, for every small classifier that is read back
+    state = processes()
+    if state.is_main_process:
+        create_run_folder(output_dir)
+        write_run_config(output_dir, args)
+    state.wait_for_everyone()
+    return state
+
+
+def write_results(output_dir: Path, results: dict[str, Any], noun: str) -> None:
+    """Write results.json and the best model of each arm, and print scores and verdict."""
+    atomic_write(output_dir / "results.json", json.dumps(results, indent=2) + "\n")
+    for arm, model in results["best_model"].items():
+        with complete_folder(output_dir / f"best-{arm}") as aside:
+            shutil.copytree(output_dir / model, aside, dirs_exist_ok=True)
+    print(describe(results, noun))
+
+
+def describe(results: dict[str, Any], noun: str = "picture") -> str:
+    """The scores, a line an arm and metric, what was refused, the verdicts and the flags on labels; `noun` is what a
+    sample is called."""
+    lines = [
+        f"{r['arm']:10} {r['metric']:24} {r['value']:.3f}  [{r['interval'][0]:.3f}, {r['interval'][1]:.3f}]"
+        for r in results["arms"]
+        if not r["metric"].startswith("recall ")
+    ]
+    refused = [f"{r['arm']} was left out: {r['reason']}" for r in results["refused"]]
+    sentences = [r["sentence"] for r in results["comparisons"] if "sentence" in r]
+    mixed = [
+        f"labels of the synthetic set {r['source']}: {r['label']} agrees with the control in {r['value']:.0%} of its "
+        f"{noun}s, real test {noun}s in {r['floor']:.0%}, shuffled labels in {r['chance']:.0%}: {r['flag']}"
+        for r in results["label_agreement"]
+        if r["label"] == OVERALL or r["flag"] == MIXED_UP
+        if r["value"] is not None
+    ]
+    return "\n".join([*lines, *refused, *sentences, *mixed, *results["notes"]])

@@ -1,0 +1,153 @@
+"""The parts of a GAN's training loop: its state, its stream of images, one step, and its validation."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from diffusers.optimization import get_constant_schedule
+from diffusers.training_utils import EMAModel
+
+from clinsynth.data.images import ImageArrays
+from clinsynth.pipelines.class_conditioned_gan import ClassConditionedGANPipeline
+from clinsynth.seeds import derive_seed
+from clinsynth.trainers.diffusion.ddpm_validation import Validation
+from clinsynth.trainers.diffusion.model import TrainingStream
+from clinsynth.trainers.gan.gan_model import build_networks
+from clinsynth.trainers.gan.gan_state import GANState, draw_latents
+from clinsynth.trainers.gan.networks import diff_augment, discriminator_loss, generator_loss, gradient_penalty
+from clinsynth.trainers.training_state import checkpoints
+
+if TYPE_CHECKING:
+    from clinsynth.trainers.train_gan import GANArguments
+
+STATISTICS_IMAGES = 1024
+
+
+def build_state(
+    args: GANArguments, train: ImageArrays, stream: TrainingStream, device: torch.device
+) -> tuple[GANState, ClassConditionedGANPipeline]:
+    """The state before the first step, and the pipeline around its generator."""
+    torch.manual_seed(derive_seed(args.seed, 2))
+    size, channels = train.images.shape[-1], train.images.shape[1]
+    generator, discriminator = build_networks(args, size, channels, len(train.label_names))
+    generator.to(device)  # type: ignore[arg-type]
+    discriminator.to(device)
+    assert args.learning_rate is not None and args.discriminator_learning_rate is not None
+    assert args.beta1 is not None and args.beta2 is not None  # settled by __post_init__
+    betas = (args.beta1, args.beta2)
+    optimizer = torch.optim.Adam(generator.parameters(), lr=args.learning_rate, betas=betas)
+    state = GANState(
+        model=generator,
+        ema=EMAModel(generator.parameters(), decay=args.ema_decay, use_ema_warmup=True, power=0.75, foreach=True),
+        optimizer=optimizer,
+        lr_scheduler=get_constant_schedule(optimizer),
+        component="generator",
+        discriminator=discriminator,
+        discriminator_optimizer=torch.optim.Adam(
+            discriminator.parameters(), lr=args.discriminator_learning_rate, betas=betas
+        ),
+        statistics_labels=stream.labels[stream.indices(0, STATISTICS_IMAGES).to(device)],
+        seed=args.seed,
+    )
+    return state, ClassConditionedGANPipeline(generator, dict(enumerate(train.label_names)))
+
+
+def build_stream(args: GANArguments, train: ImageArrays, device: torch.device) -> TrainingStream:
+    """The training images on the training device: the stream of a diffusion model without noise levels and dropout."""
+    return TrainingStream(
+        torch.from_numpy(train.images).to(device),
+        torch.from_numpy(train.labels).to(device),
+        len(train.label_names),
+        num_train_timesteps=1,
+        class_dropout=0.0,
+        class_balanced=args.class_balanced,
+        horizontal_flip=args.horizontal_flip,
+        vertical_flip=args.vertical_flip,
+        seed=args.seed,
+    )
+
+
+def train_step(args: GANArguments, state: GANState, stream: TrainingStream) -> dict[str, float]:
+    """`args.n_critic` updates of the discriminator, then one of the generator; every draw is of (seed, step) alone.
+
+    Returns the numbers to log, those of the discriminator from its last update.
+    """
+    draws = torch.Generator(stream.images.device).manual_seed(derive_seed(args.seed, 4, state.step))
+    assert args.n_critic is not None  # settled by __post_init__
+    record: dict[str, float] = {}
+    for i in range(args.n_critic):
+        batch = stream.step(state.step * args.n_critic + i, args.train_batch_size)[0]
+        record = update_discriminator(args, state, batch.images, batch.labels, draws)
+    return record | update_generator(args, state, batch.labels, draws)
+
+
+def update_discriminator(
+    args: GANArguments, state: GANState, real: torch.Tensor, labels: torch.Tensor, draws: torch.Generator
+) -> dict[str, float]:
+    """One optimizer step on real images (batch, channels, size, size) and as many generated ones of their classes."""
+    with torch.no_grad():
+        fake = state.model(draw_latents(state.model, len(labels), draws), labels)
+    if args.diff_augment:
+        real, fake = diff_augment(real, draws), diff_augment(fake, draws)
+    real_scores, fake_scores = state.discriminator(real, labels), state.discriminator(fake, labels)
+    loss = discriminator_loss(args.loss, real_scores, fake_scores)
+    numbers = {"real_score": real_scores.mean(), "fake_score": fake_scores.mean()}
+    if args.loss == "wgan_gp":
+        penalty = gradient_penalty(state.discriminator, real, fake, labels, draws)
+        loss = loss + args.gradient_penalty * penalty
+        numbers["gradient_penalty"] = penalty
+    state.discriminator_optimizer.zero_grad()
+    loss.backward()
+    state.discriminator_optimizer.step()
+    return {name: float(value.detach()) for name, value in {"discriminator_loss": loss, **numbers}.items()}
+
+
+def update_generator(
+    args: GANArguments, state: GANState, labels: torch.Tensor, draws: torch.Generator
+) -> dict[str, float]:
+    """One optimizer step on generated images of the classes `labels`."""
+    state.discriminator.requires_grad_(False)  # its gradients would be computed for nothing
+    fake = state.model(draw_latents(state.model, len(labels), draws), labels)
+    if args.diff_augment:
+        fake = diff_augment(fake, draws)
+    loss = generator_loss(args.loss, state.discriminator(fake, labels))
+    state.optimizer.zero_grad()
+    loss.backward()
+    norm = torch.nn.utils.get_total_norm(p.grad for p in state.model.parameters() if p.grad is not None)
+    state.optimizer.step()
+    state.discriminator.requires_grad_(True)
+    return {"generator_loss": float(loss.detach()), "grad_norm": float(norm)}
+
+
+class GANValidation(Validation):
+    """Validation of a GAN, which draws in one step."""
+
+    num_inference_steps = 1
+
+    def fast(self, pipeline: ClassConditionedGANPipeline) -> ClassConditionedGANPipeline:
+        return pipeline
+
+
+def build_validation(args: GANArguments, data: dict[str, ImageArrays], output_dir: Path) -> GANValidation | None:
+    """What validates, or None with --validation_steps 0."""
+    return GANValidation(data, output_dir, args.seed) if args.validation_steps else None
+
+
+def check_finite(record: dict[str, Any], state: GANState, output_dir: Path) -> None:
+    """Stop a diverged run before it overwrites anything.
+
+    Raises:
+        FloatingPointError: names the step and the last good checkpoint.
+    """
+    if all(math.isfinite(value) for value in record.values()):
+        return
+    saved = checkpoints(output_dir)
+    good = f"the last good checkpoint is {saved[-1]}" if saved else "there is no checkpoint yet"
+    numbers = ", ".join(f"{name} {value}" for name, value in record.items())
+    raise FloatingPointError(
+        f"training diverged at step {state.step + 1}: {numbers}; {good}. "
+        "Start anew in another --output_dir with a lower --learning_rate and --discriminator_learning_rate"
+    )

@@ -1,0 +1,135 @@
+"""What preference training asks of a model, of a DDPM on pixels as of a text-to-image model on latents.
+
+Samples are what the network is trained on: pictures in [-1, 1], or latents.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from diffusers.models.unets.unet_2d import UNet2DOutput
+from torch import nn
+from tqdm.auto import tqdm
+
+from clinsynth.models.text_to_image import PromptedPipeline
+from clinsynth.synthesis.shards import hash_weights
+from clinsynth.trainers.diffusion.model import network_inputs
+
+
+def is_prompted(pipeline: Any) -> bool:
+    """Whether this is a text-to-image model, which works on latents, and not one on pixels."""
+    return isinstance(pipeline, PromptedPipeline)
+
+
+def picture_form(pipeline: Any) -> tuple[int, int]:
+    """Side in pixels and channels of a pipeline's pictures."""
+    if is_prompted(pipeline):
+        return pipeline.side, 3
+    config = pipeline.unet.config
+    return config["sample_size"], config["in_channels"]
+
+
+def network_of(pipeline: Any) -> Any:
+    """The network as diffusers knows it, within that of a text-to-image pipeline the U-Net."""
+    return pipeline.unet.unet if is_prompted(pipeline) else pipeline.unet
+
+
+def to_device(pipeline: Any, device: torch.device, half: bool) -> None:
+    """Move a pipeline, and have it make no more of its memory than it needs.
+
+    With `half` the frozen weights of a text-to-image model become bfloat16; its adapter's stay float32.
+    """
+    if is_prompted(pipeline):
+        pipeline.pipe.vae.enable_slicing()  # one picture at a time
+        if half:
+            halve(pipeline)
+    pipeline.to(device)
+    pipeline.set_progress_bar_config(disable=True)
+
+
+def halve(pipeline: PromptedPipeline) -> None:
+    """Make all weights of a text-to-image pipeline bfloat16 but those of adapters."""
+    for part in pipeline.components.values():
+        if isinstance(part, nn.Module):
+            for name, tensor in (*part.named_parameters(), *part.named_buffers()):
+                if ".lora_" not in name and tensor.is_floating_point():
+                    tensor.data = tensor.data.to(torch.bfloat16)
+
+
+@torch.no_grad()
+def to_samples(pipeline: Any, images: torch.Tensor, device: torch.device, batch_size: int) -> torch.Tensor:
+    """What `TrainingStream` takes, on `device`: the pictures, uint8 (n, c, side, side), or their latents, float32.
+
+    Latents are made here once, of `batch_size` pictures at a time.
+    """
+    if not is_prompted(pipeline):
+        return images.to(device)
+    parts = tqdm(images.split(batch_size), desc="latents", leave=False)
+    return torch.cat([pipeline.encode(network_inputs(part)).to(device, torch.float32) for part in parts])
+
+
+@torch.no_grad()
+def to_pictures(pipeline: Any, samples: torch.Tensor) -> torch.Tensor:
+    """Pictures (n, c, side, side) in [0, 1] of samples (n, c, h, w)."""
+    if is_prompted(pipeline):
+        vae = pipeline.pipe.vae
+        latents = samples / vae.config.scaling_factor + (getattr(vae.config, "shift_factor", None) or 0.0)
+        samples = vae.decode(latents.to(vae.device, vae.dtype)).sample.float()
+    return (samples / 2 + 0.5).clamp(0, 1)
+
+
+def with_scheduler(pipeline: Any, scheduler: Any) -> Any:
+    """The same networks behind another sampler."""
+    if not is_prompted(pipeline):
+        return type(pipeline)(pipeline.unet, scheduler, pipeline.id2label)
+    changed = copy.copy(pipeline)
+    changed.pipe = copy.copy(pipeline.pipe)
+    changed.pipe.scheduler = scheduler
+    return changed
+
+
+def describe_model(pipeline: Any) -> dict[str, Any]:
+    """What a picture depends on besides sampler and seed, as generation.json has it."""
+    if not is_prompted(pipeline):
+        return {"weights_sha256": hash_weights(pipeline.unet)}
+    weights: Any = pipeline  # those of its adapter, and its learned words
+    return {
+        "weights_sha256": hash_weights(weights),
+        "guidance_scale": pipeline.guidance_scale,
+        **pipeline.origin(),
+    }
+
+
+def on_path(pipeline: Any, unet: nn.Module) -> nn.Module:
+    """`unet`, the pipeline's own or its reference, as the steps of a sampler's path see it: with guidance, if any."""
+    if not is_prompted(pipeline) or pipeline.guidance_scale == 1:
+        return unet
+    return Guided(unet, pipeline.num_classes, pipeline.guidance_scale)
+
+
+class Guided(nn.Module):
+    """A class-conditioned network under classifier-free guidance (Ho & Salimans 2022): u + s (c − u).
+
+    Args:
+        unet: the network.
+        null: number of the null class, whose prediction is u.
+        scale: s.
+    """
+
+    def __init__(self, unet: nn.Module, null: int, scale: float):
+        super().__init__()
+        self.unet, self.null, self.scale = unet, null, scale
+
+    @property
+    def config(self) -> Any:
+        """The network's own."""
+        return self.unet.config
+
+    def forward(self, sample: torch.Tensor, timestep: torch.Tensor, class_labels: torch.Tensor) -> UNet2DOutput:
+        """The guided prediction, in one call of the network on twice the batch."""
+        both = torch.cat([class_labels, torch.full_like(class_labels, self.null)])
+        prediction = self.unet(torch.cat([sample] * 2), torch.cat([timestep] * 2), class_labels=both).sample
+        conditional, unconditional = prediction.chunk(2)
+        return UNet2DOutput(sample=unconditional + self.scale * (conditional - unconditional))

@@ -1,0 +1,223 @@
+"""One step of preference training: what it sees, its loss by method, and the state it changes."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from accelerate import Accelerator
+from diffusers.optimization import get_scheduler
+from diffusers.training_utils import EMAModel
+
+from clinsynth.data.images import ImageArrays
+from clinsynth.seeds import derive_seed
+from clinsynth.trainers.diffusion.model import StepInputs, TrainingStream, diffusion_loss, image_losses, network_inputs
+from clinsynth.trainers.preference.loss import Paths, sample_paths, step_errors
+from clinsynth.trainers.preference.model import network_of, on_path, to_pictures, to_samples
+from clinsynth.trainers.preference.pairs import PREFERRED, Pictures, pictures_of, pixels_of, unpaired
+from clinsynth.trainers.preference.preference_adapter import FrozenAdapter, prepare_adapter
+from clinsynth.trainers.preference.preference_loss import (
+    PreferenceLoss,
+    both_predictions,
+    dpo_loss,
+    join,
+    kto_loss,
+    reward_loss,
+    reward_weights,
+)
+from clinsynth.trainers.training_state import LoraState, TrainingState
+
+if TYPE_CHECKING:
+    from clinsynth.trainers.train_preference import PreferenceArguments
+
+
+def build_state(args: PreferenceArguments, pipeline: Any, accelerator: Accelerator) -> tuple[TrainingState, Any]:
+    """The state before the first step, and the reference: the first-stage network, frozen.
+
+    Where an adapter is trained, the reference is the same network with the adapter as it is now, else a copy.
+    """
+    model = pipeline.unet.to(accelerator.device)
+    adapted = prepare_adapter(pipeline, args.lora_rank, args.seed)
+    reference = FrozenAdapter(model) if adapted else copy.deepcopy(model).eval().requires_grad_(False)
+    if args.gradient_checkpointing:
+        network_of(pipeline).enable_gradient_checkpointing()
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=args.learning_rate, weight_decay=0.0)
+    warmup, steps = args.lr_warmup_steps, args.train_steps
+    schedule = get_scheduler(args.lr_scheduler, optimizer, num_warmup_steps=warmup, num_training_steps=steps)
+    ema = EMAModel(trained, decay=args.ema_decay, foreach=True)
+    kind = LoraState if adapted else TrainingState
+    return kind(model.train(), ema, optimizer, schedule, accelerator.scaler), reference
+
+
+class Preferences:
+    """The loss of a method on its data: draws of step k depend on (seed, k) alone.
+
+    Args:
+        rows: the preference data set, or for `reward` None.
+        scored: for `reward` the candidates: a `datasets.Dataset` with image and label, and their shares, float32 (n,).
+        reference: the frozen first-stage network.
+    """
+
+    def __init__(
+        self,
+        args: PreferenceArguments,
+        pipeline: Any,
+        reference: Any,
+        rows: Any,
+        scored: tuple[Any, torch.Tensor] | None,
+        accelerator: Accelerator,
+    ):
+        self.args, self.pipeline, self.reference = args, pipeline, reference
+        self.scheduler = pipeline.scheduler
+        self.processes, self.rank, self.device = (
+            accelerator.num_processes,
+            accelerator.process_index,
+            accelerator.device,
+        )
+        if args.method == "reward":
+            assert scored is not None
+            images, shares = scored
+            labels = torch.tensor(images["label"][:])
+            self.extra = reward_weights(shares, labels, args.temperature).to(self.device)
+            self.stream = self.stream_of(self.samples(pixels_of(images["image"])), labels)
+        elif args.method == "kto":
+            images, labels, signs = unpaired(rows)
+            self.extra = signs.to(self.device)
+            self.stream = self.stream_of(self.samples(images), labels)
+        else:
+            pictures = pictures_of(rows.filter(lambda outcome: outcome == PREFERRED, input_columns="outcome"))
+            self.pairs, labels = (pictures.chosen, pictures.rejected), pictures.labels[pictures.chosen]
+            if args.method == "d3po":
+                self.paths = self.draw_paths(pictures)
+                samples = self.paths.latents[:, -1].to(self.device)
+            else:
+                samples = self.samples(pictures.images)
+            self.stream, self.extra = self.stream_of(samples[self.pairs[0]], labels), samples[self.pairs[1]]
+
+    def samples(self, images: torch.Tensor) -> torch.Tensor:
+        """Pictures, uint8 (n, c, side, side), as the network is trained on them."""
+        return to_samples(self.pipeline, images, self.device, self.args.sampling_batch_size)
+
+    def stream_of(self, samples: torch.Tensor, labels: torch.Tensor) -> TrainingStream:
+        """The endless stream of pictures, without class dropout: preferences are those of a class."""
+        total, seed = self.scheduler.config["num_train_timesteps"], derive_seed(self.args.seed, 14)
+        on = (samples, labels.to(self.device))
+        return TrainingStream(*on, self.pipeline.num_classes, total, class_dropout=0.0, seed=seed)
+
+    def draw_paths(self, pictures: Pictures) -> Paths:
+        """The paths that ended in the pictures, drawn again from their seeds.
+
+        Raises:
+            ValueError: they end in other pictures, since the model or the number of steps is not that of the pairs.
+        """
+        args, reference = self.args, on_path(self.pipeline, self.reference)
+        drawn_from = (pictures.labels.tolist(), pictures.seeds, args.num_inference_steps, args.sampling_batch_size)
+        paths = sample_paths(reference, self.scheduler, *drawn_from)
+        if self.furthest(paths, pictures) > 1.5:  # sums in another order move a grey level here and there
+            raise ValueError(
+                f"--method d3po: the pictures of the pairs are not those that --model {args.model} draws in "
+                f"{args.num_inference_steps} ancestral steps from their seeds; leave --preferences out, so "
+                "that new ones are drawn"
+            )
+        return paths
+
+    def furthest(self, paths: Paths, pictures: Pictures) -> float:
+        """The largest of the mean differences, in grey levels, between a path's end and its picture."""
+        size = self.args.sampling_batch_size
+        ends = zip(paths.latents[:, -1].split(size), pictures.images.split(size), strict=True)
+        return max(
+            float((to_pictures(self.pipeline, end).cpu() * 255 - images).abs().flatten(1).mean(1).max())
+            for end, images in ends
+        )
+
+    def __call__(self, unet: Any, step: int) -> tuple[PreferenceLoss, float | None]:
+        """Loss and drift of this process's share of the global batch of a step.
+
+        The drift of `reward`, which needs no reference, is measured in the first step and every `log_steps`.
+        """
+        count = self.args.train_batch_size * self.processes
+        index = self.stream.indices(step * count, count)
+        batch = self.stream.inputs(step, index, self.processes)[self.rank]
+        mine = index.chunk(self.processes)[self.rank]
+        if self.args.method == "d3po":
+            return self.d3po(unet, step, index, mine, batch.labels)
+        extra = self.extra[mine.to(self.device)]
+        if self.args.method == "reward" and step and (step + 1) % self.args.log_steps:
+            return reward_loss(image_losses(unet, self.scheduler, batch), extra), None
+        if self.args.method == "diffusion-dpo":
+            loser = replace(batch, images=network_inputs(extra))  # the same noise and timestep as the winner
+            errors, before, drift = both_predictions(unet, self.reference, self.scheduler, join(batch, loser))
+            (winner, lost), (winner_before, lost_before) = errors.chunk(2), before.chunk(2)
+            return dpo_loss(winner, lost, winner_before, lost_before, self.args.beta), drift
+        errors, before, drift = both_predictions(unet, self.reference, self.scheduler, batch)
+        if self.args.method == "kto":
+            return kto_loss(errors, before, extra, self.args.beta), drift
+        return reward_loss(errors, extra), drift
+
+    def d3po(
+        self, unet: Any, step: int, index: torch.Tensor, mine: torch.Tensor, labels: torch.Tensor
+    ) -> tuple[PreferenceLoss, float]:
+        """DPO on one step of the paths of each pair, the same step for both."""
+        generator = torch.Generator().manual_seed(derive_seed(self.args.seed, 15, step))
+        numbers = torch.randint(self.paths.last_step, (len(index),), generator=generator)
+        numbers = numbers.chunk(self.processes)[self.rank]
+        network, reference = (on_path(self.pipeline, one) for one in (unet, self.reference))
+        errors, before, drifts = [], [], []
+        for side in self.pairs:
+            step_of = (self.scheduler, self.paths, side[mine], numbers, labels)
+            prediction, error = step_errors(network, *step_of)
+            with torch.no_grad():
+                known, error_before = step_errors(reference, *step_of)
+            drifts.append(float((prediction.detach() - known).square().mean()))
+            errors.append(error)
+            before.append(error_before)
+        return dpo_loss(errors[0], errors[1], before[0], before[1], self.args.beta), sum(drifts) / 2
+
+
+def train_step(
+    args: PreferenceArguments,
+    accelerator: Accelerator,
+    unet: Any,
+    optimizer: Any,
+    preferences: Preferences,
+    real: TrainingStream,
+    step: int,
+) -> dict[str, float]:
+    """One optimizer step on preferences and on real pictures; returns what is logged of it."""
+    with accelerator.autocast():  # the reference computes in the precision of the model
+        preference, drift = preferences(unet, step)
+        loss, fidelity = preference.loss, 0.0
+        if args.fidelity_weight:
+            part = fidelity_part(args, real, step, accelerator)
+            on_real = diffusion_loss(unet, preferences.scheduler, part, None)
+            loss, fidelity = loss + args.fidelity_weight * on_real, float(on_real.detach())
+    accelerator.backward(loss)
+    norm = float(accelerator.clip_grad_norm_(unet.parameters(), args.max_grad_norm))
+    optimizer.step()
+    optimizer.zero_grad()
+    numbers = {"loss": float(preference.loss.detach()), "fidelity_loss": fidelity, **preference.numbers}
+    return numbers | ({} if drift is None else {"drift": drift}) | {"grad_norm": norm}
+
+
+def fidelity_stream(
+    args: PreferenceArguments, train: ImageArrays | Iterable[ImageArrays], pipeline: Any, device: torch.device
+) -> TrainingStream:
+    """The stream of real train pictures, in parts or not, with class dropout, so that guidance goes on working."""
+    total, samples, labels = pipeline.scheduler.config["num_train_timesteps"], [], []
+    for part in [train] if isinstance(train, ImageArrays) else train:
+        samples.append(to_samples(pipeline, torch.from_numpy(part.images), device, args.sampling_batch_size))
+        labels.append(torch.from_numpy(part.labels).to(device))
+    on = (torch.cat(samples), torch.cat(labels))
+    return TrainingStream(*on, pipeline.num_classes, total, seed=derive_seed(args.seed, 16))
+
+
+def fidelity_part(
+    args: PreferenceArguments, stream: TrainingStream, step: int, accelerator: Accelerator
+) -> StepInputs:
+    """This process's share of the real pictures of a step."""
+    processes = accelerator.num_processes
+    return stream.step(step, args.train_batch_size * processes, processes)[accelerator.process_index]
