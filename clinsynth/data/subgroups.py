@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from clinsynth.data.summary import age_band, is_numeric
-
 if TYPE_CHECKING:
     from datasets import Dataset
+
+AGE_BANDS = (0, 18, 40, 60, 80)  # lower ends, years
 
 UNKNOWN = "unknown"
 MAX_GROUPS = 30  # a column with more values than these names rows rather than groups
@@ -56,3 +56,15 @@ def as_texts(values: Sequence[Any]) -> list[str]:
 def is_age(column: str) -> bool:
     """Whether one of the words of a column's name is age: age, patient_age."""
     return "age" in re.split(r"[^a-z]+", column.lower())
+
+
+def is_numeric(value: Any) -> bool:
+    try:
+        return float(value) >= 0
+    except (TypeError, ValueError):
+        return False
+
+
+def age_band(age: float) -> str:
+    number = int(np.searchsorted(AGE_BANDS, age, side="right"))
+    return f"{AGE_BANDS[number - 1]}-{AGE_BANDS[number] - 1}" if number < len(AGE_BANDS) else f"{AGE_BANDS[-1]}+"

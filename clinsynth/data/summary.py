@@ -10,11 +10,11 @@ import numpy as np
 
 from clinsynth.data.duplicates import NEAR_THRESHOLD, exact_pairs, fingerprints, near_pairs
 from clinsynth.data.images import survey
+from clinsynth.data.subgroups import AGE_BANDS, age_band, is_numeric
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-AGE_BANDS = (0, 18, 40, 60, 80)  # lower ends, years
 MAX_VALUES = 30  # a text column with more values than these is described by their number
 
 
@@ -58,18 +58,6 @@ def describe_column(name: str, values: list[Any]) -> dict[str, Any]:
     if len(counts) > MAX_VALUES:
         return {"different values": len(counts), **missing}
     return {**dict(counts.most_common()), **missing}
-
-
-def is_numeric(value: Any) -> bool:
-    try:
-        return float(value) >= 0
-    except (TypeError, ValueError):
-        return False
-
-
-def age_band(age: float) -> str:
-    number = int(np.searchsorted(AGE_BANDS, age, side="right"))
-    return f"{AGE_BANDS[number - 1]}-{AGE_BANDS[number] - 1}" if number < len(AGE_BANDS) else f"{AGE_BANDS[-1]}+"
 
 
 def find_duplicates(splits: Mapping[str, Dataset]) -> dict[str, Any]:
