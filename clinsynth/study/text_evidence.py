@@ -31,7 +31,7 @@ from clinsynth.metrics.texts.text_closest import closest_pairs, describe_distrib
 from clinsynth.metrics.texts.text_mauve import measure_mauve
 from clinsynth.metrics.texts.text_perplexity import measure_perplexity
 from clinsynth.metrics.texts.text_repetition import measure_repetition
-from clinsynth.metrics.texts.text_views import Views, check_sets, describe_sets, view, view_losses
+from clinsynth.study.text_views import Views, check_sets, describe_sets, view, view_losses
 from clinsynth.metrics.texts.text_words import TextSet
 from clinsynth.models.image_encoders import hash_arrays
 from clinsynth.models.text_encoders import TextEncoder, TextModel, pack_texts
