@@ -13,7 +13,7 @@ from clinsynth.hub_cards.evidence import Evidence, check_about_set, read_evidenc
 from clinsynth.hub_cards.render import LOCAL, listed, render_card, repository_name
 from clinsynth.hub_cards.run_files import describe_making
 from clinsynth.hub_cards.sample_grid import PICTURE, sample_grid
-from clinsynth.hub_cards.set_files import SHARDS, SPLIT, SyntheticSet, describe_columns, read_set
+from clinsynth.hub_cards.sets import SHARDS, SPLIT, SyntheticSet, describe_columns, read_set
 from clinsynth.hub_cards.sources import Source, Terms, find_sources
 from clinsynth.hub_cards.story import tell
 from clinsynth.hub_cards.tables import Table

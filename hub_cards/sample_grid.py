@@ -9,7 +9,7 @@ import numpy as np
 
 from clinsynth.hub.shards import open_shard, read_rows
 from clinsynth.hub_cards.evidence import Evidence, read_evidence
-from clinsynth.hub_cards.set_files import SHARDS
+from clinsynth.hub_cards.sets import SHARDS
 from clinsynth.images import contact_sheet, from_png, to_picture, to_png
 from clinsynth.run_folder import read_metrics
 

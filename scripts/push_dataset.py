@@ -119,7 +119,7 @@ def find_set(name: str, folder: Path, evidence: Path, args: PushDatasetArguments
     from clinsynth.hub.gate import read_gate
     from clinsynth.hub.shards import PublishedShards, find_shards, hash_all, hash_each
     from clinsynth.hub_cards.evidence import check_about_set, read_evidence
-    from clinsynth.hub_cards.set_files import read_generation
+    from clinsynth.hub_cards.sets import read_generation
 
     generation = read_generation(folder)
     find_shards(folder)

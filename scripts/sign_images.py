@@ -104,7 +104,7 @@ def files_to_sign(folder: Path) -> list[Path]:
         ValueError: there are none, or the set is not finished.
     """
     from clinsynth.hub.shards import find_shards
-    from clinsynth.hub_cards.set_files import read_generation
+    from clinsynth.hub_cards.sets import read_generation
 
     if any((folder / "data").glob("*.parquet")) or (folder / "generation.json").exists():
         check_made_from_noise(read_generation(folder), folder)

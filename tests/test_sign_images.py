@@ -19,7 +19,7 @@ from clinsynth.cli import main
 from clinsynth.data.sources import load_folder
 from clinsynth.hub.credentials import read_manifest, unsigned
 from clinsynth.hub.shards import hash_shards, write_table
-from clinsynth.hub_cards.set_files import read_generation
+from clinsynth.hub_cards.sets import read_generation
 from clinsynth.images import from_png, to_picture, to_png
 from clinsynth.synthesis.provenance import Provenance, mark_picture
 from clinsynth.synthesis.shards import ShardPlan, write_shards

@@ -58,7 +58,7 @@ def describe_info(shards: PublishedShards) -> dict[str, Any]:
 
 def replace_columns(body: str, columns: Columns) -> str:
     """The card's table of columns as they are published."""
-    from clinsynth.hub_cards.set_files import describe_columns
+    from clinsynth.hub_cards.sets import describe_columns
 
     before, _, rest = body.partition(TABLE_HEAD)
     table = [TABLE_HEAD, "|---|---|---|", *(f"| {' | '.join(row)} |" for row in describe_columns(columns))]
