@@ -47,7 +47,7 @@ class OurTraining:
     def __init__(self, args: DDPMArguments, data: dict[str, ImageArrays], output_dir: Path):
         from accelerate import Accelerator
 
-        from clinsynth.trainers.diffusion.diffusion_model import resolve_precision
+        from clinsynth.trainers.diffusion.model import resolve_precision
 
         self.args, self.output_dir = args, output_dir
         self.accelerator = Accelerator(mixed_precision=resolve_precision(args.mixed_precision), cpu=True)
@@ -159,7 +159,7 @@ def dim_mults(args: "EqualTimeArguments") -> tuple[int, ...]:
 
 def our_parameters(args: DDPMArguments, data: dict[str, ImageArrays]) -> int:
     """The size of the network that `args` asks for."""
-    from clinsynth.trainers.diffusion.diffusion_model import build_unet
+    from clinsynth.trainers.diffusion.model import build_unet
 
     shape = data["train"].images.shape
     return count_parameters(build_unet(args, shape[-1], shape[1], len(data["train"].label_names)))

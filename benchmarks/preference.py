@@ -104,7 +104,7 @@ def build_pipeline(args: PreferenceBenchmarkArguments) -> Any:
     """A DDPM with random weights and the five grades."""
     from clinsynth.data.phantom_fundus import GRADES
     from clinsynth.pipelines.class_conditioned_ddpm import ClassConditionedDDPMPipeline
-    from clinsynth.trainers.diffusion.diffusion_model import build_scheduler, build_unet
+    from clinsynth.trainers.diffusion.model import build_scheduler, build_unet
     from clinsynth.trainers.train_ddpm import DDPMArguments
 
     first = DDPMArguments(width=args.width)

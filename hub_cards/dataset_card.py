@@ -9,14 +9,10 @@ from typing import Any
 
 from huggingface_hub import DatasetCardData
 
-from clinsynth.hub_cards.evidence import Evidence, check_about_set, read_evidence
-from clinsynth.hub_cards.render import LOCAL, listed, render_card, repository_name
-from clinsynth.hub_cards.run_files import describe_making
-from clinsynth.hub_cards.sample_grid import PICTURE, sample_grid
-from clinsynth.hub_cards.sets import SHARDS, SPLIT, SyntheticSet, describe_columns, read_set
-from clinsynth.hub_cards.sources import Source, Terms, find_sources
-from clinsynth.hub_cards.story import tell
-from clinsynth.hub_cards.tables import Table
+from clinsynth.hub_cards.evidence import Evidence, check_about_set, read_evidence, tell
+from clinsynth.hub_cards.render import LOCAL, Table, listed, render_card, repository_name
+from clinsynth.hub_cards.sets import PICTURE, SHARDS, SPLIT, SyntheticSet, describe_columns, read_set, sample_grid
+from clinsynth.hub_cards.sources import Source, Terms, describe_making, find_sources
 from clinsynth.private_words import describe_command
 
 SNIPPET = """\

@@ -5,16 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from clinsynth.hub_cards.tables import (
-    ALIKE,
-    HIGHER,
-    LOWER,
-    RECORD_COLUMNS,
-    Table,
-    record_row,
-    with_interval,
-)
-from clinsynth.reports.images import arm_table, format_number, format_signed, privacy_rows
+from clinsynth.hub_cards.render import ALIKE, HIGHER, LOWER, RECORD_COLUMNS, Table, record_row, with_interval
+from clinsynth.reports.images import arm_table, privacy_rows
+from clinsynth.reports.page import format_number, format_signed
 
 LIKENESS = {"frechet": ("Fréchet distance", LOWER), "kid": ("KID", LOWER)}
 VARIETY = {

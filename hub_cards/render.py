@@ -4,13 +4,82 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import CardData
 
 from clinsynth import __version__
-from clinsynth.hub_cards.tables import cell, code
 from clinsynth.private_words import refuse_private
+from clinsynth.reports.page import format_interval, format_number
+
+LOWER, HIGHER, ALIKE = "lower", "higher", "as real"
+RECORD_COLUMNS = [
+    "measure",
+    "value",
+    "95 % interval",
+    "better",
+    "floor: other real ones",
+    "floor: halves of the real ones",
+    "n real / synthetic",
+]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A Markdown table under a heading; `note` stands below it."""
+
+    title: str
+    columns: list[str]
+    rows: list[list[str]]
+    note: str = ""
+
+
+def record_row(record: dict[str, Any], title: str, better: str) -> list[str]:
+    """A measurement with all that belongs to it, in the order of RECORD_COLUMNS."""
+    return [
+        f"{title} (biased, reads high)" if record["biased"] else title,
+        format_number(record["value"]),
+        interval_or_dash(record["interval"]),
+        better,
+        format_number(record["floor_held_out"]),
+        format_number(record["floor"]),
+        f"{record['n_real']:,} / {record['n_synthetic']:,}",
+    ]
+
+
+def interval_or_dash(interval: Iterable[float] | None) -> str:
+    return format_interval(interval) if interval else "–"
+
+
+def with_interval(record: dict[str, Any] | None) -> str:
+    """`0.51 (0.47 to 0.55)`, a dash where nothing was measured."""
+    if record is None or record["value"] is None:
+        return "–"
+    interval = f" ({format_interval(record['interval'])})" if record["interval"] else ""
+    return f"{format_number(record['value'])}{interval}"
+
+
+def without_empty_columns(table: Table) -> Table:
+    """The table without columns that hold dashes alone."""
+    kept = [i for i, _ in enumerate(table.columns) if any(row[i] != "–" for row in table.rows)]
+    rows = [[row[i] for i in kept] for row in table.rows]
+    return Table(table.title, [table.columns[i] for i in kept], rows, table.note)
+
+
+def cell(value: object) -> str:
+    """Text as it may stand in a Markdown table or sentence: no mark-up of its own, on one line."""
+    text = " ".join(str(value).split())
+    for sign in "\\`*[]|":
+        text = text.replace(sign, f"\\{sign}")
+    return text.replace("&", "&amp;").replace("<", "&lt;")
+
+
+def code(value: object) -> str:
+    """Text as inline code in a Markdown table."""
+    return f"`{' '.join(str(value).split()).replace('`', '')}`".replace("|", "\\|")
+
 
 LOCAL = "path/of/this/folder"
 """What a snippet loads where no repository is named."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from clinsynth.hub_cards.tables import RECORD_COLUMNS, Table, record_row, with_interval
+from clinsynth.hub_cards.render import RECORD_COLUMNS, Table, record_row, with_interval
 from clinsynth.reports.texts import CONTENT, DISTANCES, MEMORISATION, TABLES, build_table
 
 QUESTIONS = {

@@ -82,8 +82,7 @@ class EvaluateImagesArguments:
 def main(args: EvaluateImagesArguments) -> None:
     """Compare, write evidence.json and report.html, print where they are."""
     from clinsynth.hub.shards import hash_shards
-    from clinsynth.reports.images import render_report
-    from clinsynth.reports.report_pictures import draw_pictures
+    from clinsynth.reports.images import draw_pictures, render_report
     from clinsynth.run_folder import atomic_write
     from clinsynth.study.image_evidence import gather_evidence
 

@@ -68,17 +68,16 @@ class EvaluateTextArguments:
 def main(args: EvaluateTextArguments) -> None:
     """Compare, write evidence.json and report.html, print where they are."""
     from clinsynth.hub.shards import hash_shards
+    from clinsynth.models.language_models import load_language_model
     from clinsynth.models.text_encoders import embed_all, load_text_encoder
-    from clinsynth.models.text_language_model import load_language_model
-    from clinsynth.reports.report_text_samples import draw_text_samples
-    from clinsynth.reports.texts import render_text_report
+    from clinsynth.reports.texts import draw_text_samples, render_text_report
     from clinsynth.run_folder import atomic_write, create_run_folder, write_run_config
-    from clinsynth.study.text_evidence import text_evidence
-    from clinsynth.study.text_evidence_data import (
+    from clinsynth.study.text_evidence import (
         load_canaries,
         load_real_texts,
         load_synthetic_texts,
         read_text_generation,
+        text_evidence,
     )
 
     check_extra()

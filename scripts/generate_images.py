@@ -17,8 +17,8 @@ from typing import Any, Literal
 
 from clinsynth.arguments import run
 from clinsynth.run_folder import check_same_run, create_run_folder, write_run_config
+from clinsynth.synthesis.image_checks import KeepArguments
 from clinsynth.synthesis.image_sources import SourceArguments
-from clinsynth.synthesis.keep_images import KeepArguments
 
 MAY_DIFFER = frozenset({"output_dir", "batch_size", "dry_run"})
 
@@ -94,14 +94,14 @@ def main(args: GenerateImagesArguments) -> None:
     from accelerate import PartialState
 
     from clinsynth.models.generators import load_pipeline
-    from clinsynth.synthesis.image_plan import describe_counts, plan_labels
-    from clinsynth.synthesis.keep_images import sources_and_checks
+    from clinsynth.synthesis.image_checks import sources_and_checks
+    from clinsynth.synthesis.plan import describe_counts, plan_image_labels
     from clinsynth.synthesis.shards import ShardPlan, write_shards
 
     state = PartialState(cpu=not torch.accelerator.is_available())  # else several CPU processes go unseen
     pipeline = load_pipeline(args.model, args.dtype)
     args = replace(args, guidance_scale=guidance_of(args, pipeline))
-    labels = plan_labels(args, pipeline)
+    labels = plan_image_labels(args, pipeline)
     if args.dry_run:
         print(describe_counts(labels, pipeline.id2label))
         return

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from clinsynth.arguments import run
+from clinsynth.data.arguments import TextDataArguments
 from clinsynth.data.labels import first_of
-from clinsynth.data.text_arguments import TextDataArguments
 from clinsynth.run_folder import check_same_run, create_run_folder, write_run_config
 
 MAY_DIFFER = frozenset(
@@ -118,7 +118,7 @@ class GenerateTextArguments(TextDataArguments):
 
     def check_endpoint(self, endpoint: str) -> None:
         """Raise a `ValueError` for an address that is none, flags of a model here, or real texts that would leave."""
-        from clinsynth.models.text_endpoint_address import check_real_texts, split_address
+        from clinsynth.models.endpoints import check_real_texts, split_address
 
         split_address(endpoint)
         for name, usual in (("backend", "transformers"), ("decoding", "lm-format-enforcer"), ("dtype", "float32")):
@@ -162,14 +162,14 @@ def main(args: GenerateTextArguments) -> None:
     from clinsynth.data.tasks import load_task
     from clinsynth.models.language_models import asker, describe_generator, load_writer
     from clinsynth.run_folder import atomic_write
-    from clinsynth.synthesis.plan import examples_by_label, label_names, plan_labels
+    from clinsynth.synthesis.plan import examples_by_label, label_names, plan_text_labels
     from clinsynth.synthesis.text_shards import TextShardPlan, settle_shards, write_text_shards
 
     state = PartialState(cpu=not torch.accelerator.is_available())  # else several CPU processes go unseen
     task = load_task(args.task, args.codes)
     train = load_train(args)
     names = label_names(args, task, train)
-    labels = plan_labels(args, names, train)
+    labels = plan_text_labels(args, names, train)
     asked = [names[label] for label in sorted(set(labels))]
     examples = examples_by_label(args, asked, train)
     if args.dry_run:
@@ -207,9 +207,7 @@ def load_train(args: GenerateTextArguments) -> Any:
 
 def load_filter(args: GenerateTextArguments, names: list[str], train: Any, device: Any) -> Any:
     """What tells which texts are drawn anew."""
-    from clinsynth.synthesis.text_filters import SeenTexts
-    from clinsynth.synthesis.text_similar import load_embed
-    from clinsynth.synthesis.text_verify import LabelCheck
+    from clinsynth.synthesis.text_filters import LabelCheck, SeenTexts, load_embed
 
     return SeenTexts(
         args.near_duplicate,

@@ -96,7 +96,7 @@ class JudgeImagesArguments:
 
     def check_endpoint(self) -> None:
         """Raise a `ValueError` for flags of an endpoint that do not fit."""
-        from clinsynth.judges.judge_remote import check_address
+        from clinsynth.judges.asked import check_address
 
         if self.judge_endpoint and self.judge != "vlm":
             raise ValueError(f"--judge_endpoint is for --judge vlm, not {self.judge}; leave one of the two out")
@@ -147,7 +147,7 @@ def main(args: JudgeImagesArguments) -> None:
 
 def open_judge(args: JudgeImagesArguments, rows: Any) -> Any:
     """The judge that the flags name, which may have the pictures of `rows`."""
-    from clinsynth.judges.judge_remote import check_may_leave
+    from clinsynth.judges.asked import check_may_leave
     from clinsynth.judges.judges import load_judge
 
     if args.judge_endpoint:
@@ -203,8 +203,8 @@ def read_rows(images: str, split: str, checklist: Any) -> Any:
         ValueError: no such split, or classes that the checklist does not have.
     """
     from clinsynth.data.arguments import ImageDataArguments
+    from clinsynth.data.images import read_splits
     from clinsynth.data.labels import with_class_labels
-    from clinsynth.data.load import read_splits
 
     try:
         splits = read_splits(ImageDataArguments(dataset=images))

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from clinsynth.arguments import run
 from clinsynth.hub.gate import Thresholds
-from clinsynth.hub.hub_arguments import PushArguments, TermsArguments
+from clinsynth.hub.repository import PushArguments, TermsArguments
 
 if TYPE_CHECKING:
     from clinsynth.hub.gate import Reading
@@ -76,8 +76,8 @@ class SetToPush:
 
 def main(args: PushDatasetArguments) -> None:
     """Check, pass the gate, publish, read back."""
-    from clinsynth.hub.push_run import collect_less_garbage, finish
     from clinsynth.hub.repository import Target
+    from clinsynth.hub.upload import collect_less_garbage, finish
 
     collect_less_garbage()
     sets = find_sets(args)
@@ -153,7 +153,7 @@ def files_to_push(args: PushDatasetArguments, sets: list[SetToPush]) -> "Iterato
     Shards come first, so that pictures are drawn while they are sent, and cards last, as they tell sizes.
     """
     from clinsynth.hub.data_sets import several_cards
-    from clinsynth.hub_cards.sample_grid import PICTURE
+    from clinsynth.hub_cards.sets import PICTURE
 
     cards = {}
     for one in sets:
@@ -177,7 +177,7 @@ def facts_of(one: SetToPush) -> Iterator[tuple[str, bytes]]:
     import json
 
     from clinsynth.hub.shards import describe_set
-    from clinsynth.hub_cards.sample_grid import PICTURE, sample_grid
+    from clinsynth.hub_cards.sets import PICTURE, sample_grid
 
     for name, values in (
         ("generation.json", describe_set(one.generation, one.folder)),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clinsynth.arguments import run
-from clinsynth.hub.hub_arguments import PushArguments
+from clinsynth.hub.repository import PushArguments
 
 
 @dataclass
@@ -26,8 +26,8 @@ class PushMetricArguments(PushArguments):
 
 def main(args: PushMetricArguments) -> None:
     """Publish, read back."""
-    from clinsynth.hub.push_run import finish
     from clinsynth.hub.repository import Target
+    from clinsynth.hub.upload import finish
 
     finish(args, Target.of(args, "space", sdk="static"), files_to_push(args), r"\w+\.py|requirements\.txt")
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from clinsynth.arguments import run
-from clinsynth.hub.hub_arguments import PushArguments, TermsArguments
+from clinsynth.hub.repository import PushArguments, TermsArguments
 
 REPLACED = r"samples\.png|(?:[\w-]+/)?(?:[\w.-]+\.safetensors(?:\.index\.json)?|[\w]+\.py)"
 
@@ -38,8 +38,8 @@ class PushModelArguments(PushArguments, TermsArguments):
 
 def main(args: PushModelArguments) -> None:
     """Publish, read back."""
-    from clinsynth.hub.push_run import finish
     from clinsynth.hub.repository import Target
+    from clinsynth.hub.upload import finish
 
     finish(args, Target.of(args, "model", gated=args.gated), files_to_push(args), REPLACED)
 
@@ -48,7 +48,7 @@ def files_to_push(args: PushModelArguments) -> Iterator[tuple[str, bytes | Path]
     """Path in the repository and content of each file."""
     from clinsynth.hub.files import content_of, model_files
     from clinsynth.hub_cards.model_card import model_card
-    from clinsynth.hub_cards.sample_grid import PICTURE, sample_grid
+    from clinsynth.hub_cards.sets import PICTURE, sample_grid
 
     folder = Path(args.folder)
     lora = (folder / "text_to_image.json").exists()
@@ -63,7 +63,7 @@ def files_to_push(args: PushModelArguments) -> Iterator[tuple[str, bytes | Path]
 
 def lora_files(folder: Path) -> Iterator[tuple[str, bytes | Path]]:
     """The files of a text-to-image LoRA, which lie beside each other; the base model is not among them."""
-    from clinsynth.hub_cards.model_text_to_image import FILE, published_facts
+    from clinsynth.hub_cards.checkpoint import FILE, published_facts
 
     yield FILE, published_facts(folder / FILE)
     yield from ((path.name, path) for path in sorted(folder.glob("*.safetensors")) if path.name in LORA_FILES)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clinsynth.arguments import run
-from clinsynth.hub.hub_arguments import PushArguments
+from clinsynth.hub.repository import PushArguments
 
 SUB_PACKAGES = ("pipelines", "trainers", "hub_cards", "metrics", "scripts")
 RECIPES = ("tasks", "checklists")
@@ -41,8 +41,8 @@ class PushSpaceArguments(PushArguments):
 
 def main(args: PushSpaceArguments) -> None:
     """Publish, read back."""
-    from clinsynth.hub.push_run import finish
     from clinsynth.hub.repository import Target
+    from clinsynth.hub.upload import finish
 
     finish(args, Target.of(args, "space", sdk="gradio"), files_to_push(args), REPLACED)
 
@@ -50,7 +50,7 @@ def main(args: PushSpaceArguments) -> None:
 def files_to_push(args: PushSpaceArguments) -> Iterator[tuple[str, bytes | Path]]:
     """Path in the repository and content of each file."""
     from clinsynth.hub.files import space_files
-    from clinsynth.hub_cards.space_card import space_card
+    from clinsynth.hub_cards.other_cards import space_card
 
     folder = Path(args.folder)
     models, datasets = ([word for word in ids.split(",") if word] for ids in (args.models, args.datasets))

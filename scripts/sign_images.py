@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from clinsynth.arguments import run
 
 if TYPE_CHECKING:
-    from clinsynth.hub.content_credentials import PictureSigner
+    from clinsynth.hub.credentials import PictureSigner
 
 RECORD = "content_credentials.json"
 COPIED = ("README.md", "config.yaml", "environment.json", "contact_sheets/*.png")
@@ -74,7 +74,7 @@ def main(args: SignImagesArguments) -> None:
         ValueError: certificate and key do not fit, a picture is not one that clinsynth marked, or --output_dir holds
             something else.
     """
-    from clinsynth.hub.content_credentials import PictureSigner
+    from clinsynth.hub.credentials import PictureSigner
     from clinsynth.hub.signing import read_identity
     from clinsynth.run_folder import create_run_folder
 
@@ -119,7 +119,7 @@ def files_to_sign(folder: Path) -> list[Path]:
 
 def check_made_from_noise(generation: dict[str, Any], folder: Path) -> None:
     """Refuse a set made from real pictures: that a model created them would not be true."""
-    from clinsynth.hub.sign_shards import NOT_CREATED
+    from clinsynth.hub.signing import NOT_CREATED
 
     if generation["generator"].get("from_images"):
         raise ValueError(f"{folder} was made from real pictures, {NOT_CREATED}")
@@ -157,7 +157,7 @@ def sign_set(files: list[Path], folder: Path, output: Path, record: dict[str, An
     """Write what is missing of the signed set, a file at a time; how many pictures it has."""
     from tqdm.auto import tqdm
 
-    from clinsynth.hub.sign_shards import sign_file
+    from clinsynth.hub.signing import sign_file
     from clinsynth.run_folder import atomic_write
 
     describe(folder, output, record, complete=False)

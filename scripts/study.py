@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from clinsynth.arguments import run
 from clinsynth.data.arguments import ImageDataArguments
-from clinsynth.study.study_kinds import IMAGES, TEXTS, Kind
+from clinsynth.study.plan import IMAGES, TEXTS, Kind
 
 if TYPE_CHECKING:
     from clinsynth.study.plan import Plan, Step
@@ -163,7 +163,7 @@ def main(args: StudyArguments) -> None:
     if report_is_current(output_dir, plan):
         print(f"nothing has changed; report: {output_dir / 'report.html'}")
         return
-    from clinsynth.reports.study_report import write_study_report
+    from clinsynth.reports.study import write_study_report
 
     write_study_report(args, plan, output_dir)
 

@@ -28,7 +28,7 @@ def main(args: SummarizeArguments) -> None:
     """Print the table; write `summary.json` if an output folder is given."""
     import json
 
-    from clinsynth.data.load import load_image_dataset
+    from clinsynth.data.images import load_image_dataset
     from clinsynth.data.summary import summarize, to_table
     from clinsynth.run_folder import atomic_write, create_run_folder
 

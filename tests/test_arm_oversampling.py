@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from clinsynth.data.images import ImageArrays
-from clinsynth.trainers.classifiers.arm_data import ArmRefusedError
-from clinsynth.trainers.classifiers.arm_oversampling import oversample, oversample_pictures
+from clinsynth.trainers.classifiers.arms import ArmRefusedError
+from clinsynth.trainers.classifiers.feature_space import oversample, oversample_pictures
 
 pytest.importorskip("imblearn")
 

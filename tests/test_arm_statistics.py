@@ -8,8 +8,6 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, r
 
 from clinsynth.data.images import ImageArrays
 from clinsynth.trainers.classifiers import statistics as arm_statistics
-from clinsynth.trainers.classifiers.arm_label_agreement import label_agreement
-from clinsynth.trainers.classifiers.arm_subgroups import subgroup_records
 from clinsynth.trainers.classifiers.scores import calibration_error, calibration_floor, metric_names, scores
 from clinsynth.trainers.classifiers.statistics import (
     arm_records,
@@ -18,7 +16,9 @@ from clinsynth.trainers.classifiers.statistics import (
     effect,
     holm,
     interval,
+    label_agreement,
     p_value,
+    subgroup_records,
     verdict,
 )
 

@@ -20,7 +20,7 @@ from PIL import Image
 from clinsynth import cli
 from clinsynth.arguments import run
 from clinsynth.data.arguments import ImageDataArguments
-from clinsynth.data.load import load_image_dataset
+from clinsynth.data.images import load_image_dataset
 from clinsynth.run_folder import append_metrics, atomic_write, complete_folder
 from clinsynth.scripts.evaluate_images import EvaluateImagesArguments
 from clinsynth.scripts.evaluate_images import main as evaluate

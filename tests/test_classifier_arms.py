@@ -8,9 +8,17 @@ import numpy as np
 import pytest
 
 from clinsynth.data.images import ImageArrays
-from clinsynth.trainers.classifiers.arm_data import ArmRefusedError, arm_rows
-from clinsynth.trainers.classifiers.arms import ARMS, Arm, augmentation, control_of, resolve_arms
-from clinsynth.trainers.classifiers.images import describe, run_arms
+from clinsynth.trainers.classifiers.arms import (
+    ARMS,
+    Arm,
+    ArmRefusedError,
+    arm_rows,
+    augmentation,
+    control_of,
+    resolve_arms,
+)
+from clinsynth.trainers.classifiers.images import run_arms
+from clinsynth.trainers.classifiers.study import describe
 from tests.arm_studies import FAST, NAMES, brightness_data, brightness_splits, only, written
 
 

@@ -11,7 +11,7 @@ from warm_python import run_in_two
 from clinsynth.data.images import ImageArrays
 from clinsynth.data.phantom_fundus import GRADES
 from clinsynth.models.image_classifiers import save_classifier
-from clinsynth.trainers.classifiers.arm_data import load_synthetic, parse_sets
+from clinsynth.trainers.classifiers.arms import load_synthetic, parse_sets
 from clinsynth.trainers.train_image_classifier import build_small_resnet
 from tests.arm_studies import NAMES, TRAINER, only, write_synthetic, written
 

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa  # noqa: E402
 from cryptography.x509.oid import ExtendedKeyUsageOID  # noqa: E402
 
 from clinsynth import __version__  # noqa: E402
-from clinsynth.hub.content_credentials import (
+from clinsynth.hub.credentials import (  # noqa: E402
     PNG,
     SAID,
     PictureSigner,
@@ -29,12 +29,14 @@ from clinsynth.hub.content_credentials import (
     claims,
     describe,
     is_signed,
+    read_manifest,
+    reading,
     sign_picture,
+    unsigned,
 )
-from clinsynth.hub.credentials import read_manifest, reading, unsigned  # noqa: E402
 from clinsynth.hub.signing import SigningIdentity, read_identity  # noqa: E402
 from clinsynth.images import from_png, to_picture, to_png  # noqa: E402
-from clinsynth.synthesis.provenance import (
+from clinsynth.synthesis.provenance import (  # noqa: E402
     SIGNATURE,
     SOURCE_TYPE,
     Provenance,

@@ -10,8 +10,7 @@ pydicom = pytest.importorskip("pydicom", reason="needs the extra clinsynth[dicom
 
 from clinsynth.data.arguments import ImageDataArguments  # noqa: E402
 from clinsynth.data.dicom import apply_window, read_dicom  # noqa: E402
-from clinsynth.data.images import load_image_arrays  # noqa: E402
-from clinsynth.data.load import load_image_dataset  # noqa: E402
+from clinsynth.data.images import load_image_arrays, load_image_dataset  # noqa: E402
 
 RAMP = np.arange(1024, dtype=np.uint16).reshape(32, 32)
 

@@ -12,8 +12,7 @@ from PIL import Image
 
 from clinsynth.arguments import parse
 from clinsynth.data.arguments import ImageDataArguments
-from clinsynth.data.images import load_image_arrays, to_arrays
-from clinsynth.data.load import load_image_dataset
+from clinsynth.data.images import load_image_arrays, load_image_dataset, to_arrays
 
 
 def noise(count: int, *shape: int, seed: int = 0) -> np.ndarray:

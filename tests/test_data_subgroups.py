@@ -6,8 +6,8 @@ import numpy as np
 from datasets import ClassLabel, Dataset, Features, Value
 
 from clinsynth.data.arguments import ImageDataArguments
-from clinsynth.data.load import load_image_dataset
-from clinsynth.data.subgroups import subgroups
+from clinsynth.data.images import load_image_dataset
+from clinsynth.data.labels import subgroups
 
 
 def test_columns_become_texts():

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from clinsynth.data.text_duplicates import NearDuplicates
-from clinsynth.data.texts import TextDataArguments, load_text_dataset
+from clinsynth.data.arguments import TextDataArguments
+from clinsynth.data.duplicates import NearDuplicates
+from clinsynth.data.texts import load_text_dataset
 
 
 def texts(per_class: int = 20, labels: tuple[str, ...] = ("mild", "severe")) -> list[dict[str, Any]]:

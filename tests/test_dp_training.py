@@ -12,9 +12,8 @@ from diffusers import DDPMScheduler, DiffusionPipeline
 from helpers import tiny_unet, write_npz
 
 from clinsynth.run_folder import read_metrics
-from clinsynth.trainers.diffusion.dp_training import PrivateTraining
 from clinsynth.trainers.diffusion.model import StepInputs, TrainingStream, diffusion_loss
-from clinsynth.trainers.diffusion.privacy import PrivacyPlan, plan_privacy
+from clinsynth.trainers.diffusion.privacy import PrivacyPlan, PrivateTraining, plan_privacy
 from clinsynth.trainers.train_ddpm import DDPMArguments, main
 
 opacus = pytest.importorskip("opacus", reason="needs the extra privacy")

@@ -18,8 +18,8 @@ from transformers import BertModel
 
 from clinsynth import cli
 from clinsynth.metrics.texts.canaries import make_canaries
-from clinsynth.metrics.texts.text_closest import closest_pairs, histogram, may_be_shown
-from clinsynth.metrics.texts.text_words import TextSet, words_of
+from clinsynth.metrics.texts.privacy import closest_pairs, histogram, may_be_shown
+from clinsynth.metrics.texts.words import TextSet, words_of
 from clinsynth.reports.texts import step_line
 from clinsynth.scripts.evaluate_text import EvaluateTextArguments, main
 from tests.text_models import save_tiny_model
@@ -270,7 +270,7 @@ def test_label_names_that_differ_are_named(folder: Path, tmp_path: Path, capsys:
 
 
 def test_labels_are_matched_by_name_and_may_be_strings(folder: Path, tmp_path: Path) -> None:
-    from clinsynth.study.text_evidence_data import load_synthetic_texts
+    from clinsynth.study.text_evidence import load_synthetic_texts
 
     made = write_posts(6, 6, "made")
     write_synthetic(tmp_path / "turned", made, names=["severe", "mild"])

@@ -12,14 +12,15 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import load_dataset
 
+from clinsynth.data.arguments import TextDataArguments
+from clinsynth.data.duplicates import NearDuplicates
 from clinsynth.data.tasks import load_task
-from clinsynth.data.text_duplicates import NearDuplicates
-from clinsynth.data.texts import TextDataArguments, load_text_dataset
+from clinsynth.data.texts import load_text_dataset
 from clinsynth.models.language_models import asker
 from clinsynth.scripts.generate_text import GenerateTextArguments
 from clinsynth.scripts.generate_text import main as generate
 from clinsynth.synthesis import shards as synthetic_shards
-from clinsynth.synthesis.plan import examples_by_label, label_names, plan_labels
+from clinsynth.synthesis.plan import examples_by_label, label_names, plan_text_labels
 from clinsynth.synthesis.text_filters import NEAR_DUPLICATE, TRAIN_COPY, SeenTexts
 from clinsynth.synthesis.text_shards import TextShardPlan, settle_shards, write_text_shards
 
@@ -292,10 +293,10 @@ def test_balance_to_and_counts(tmp_path: Path) -> None:
     train = load_text_dataset(args)["train"]
     names = label_names(args, load_task(args.task), train)
     assert names == sorted(load_task(args.task).labels)
-    assert plan_labels(args, names, train) == [0, 0, 1, 1, 2, 2, 3, 3]
-    assert plan_labels(arguments(tmp_path, counts="severe=2, mild=1"), names, None) == [0, 3, 3]
+    assert plan_text_labels(args, names, train) == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert plan_text_labels(arguments(tmp_path, counts="severe=2, mild=1"), names, None) == [0, 3, 3]
     with pytest.raises(ValueError, match="nothing to generate: no label is below 8 texts"):
-        plan_labels(arguments(tmp_path, dataset=str(path), balance_to=8), names, train)
+        plan_text_labels(arguments(tmp_path, dataset=str(path), balance_to=8), names, train)
 
 
 @pytest.mark.parametrize(

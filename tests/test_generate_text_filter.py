@@ -17,15 +17,20 @@ from text_posts import LABELS, save_tiny_encoder, write_post, write_posts
 from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
 
 from clinsynth.data.tasks import load_task
-from clinsynth.models.language_models import load_writer
-from clinsynth.models.text_vllm import write_rows
+from clinsynth.models.language_models import load_writer, write_rows
 from clinsynth.pipelines.structured_medical_text.text_rows import derive_seed
 from clinsynth.scripts.generate_text import GenerateTextArguments
 from clinsynth.scripts.generate_text import main as generate
-from clinsynth.synthesis.text_filters import NEAR_DUPLICATE, NO_WORD, NOT_CONFIRMED, SeenTexts
+from clinsynth.synthesis.text_filters import (
+    NEAR_DUPLICATE,
+    NO_WORD,
+    NOT_CONFIRMED,
+    LabelCheck,
+    SeenTexts,
+    SimilarTexts,
+    load_embed,
+)
 from clinsynth.synthesis.text_shards import settle_shards, write_text_shards
-from clinsynth.synthesis.text_similar import SimilarTexts, load_embed
-from clinsynth.synthesis.text_verify import LabelCheck
 
 
 def save_classifier(folder: Path, names: list[str], steps: int = 0) -> Path:

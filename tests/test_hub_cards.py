@@ -18,7 +18,7 @@ from PIL import Image
 from clinsynth.hub.shards import describe_set
 from clinsynth.hub_cards.dataset_card import dataset_card
 from clinsynth.hub_cards.model_card import model_card
-from clinsynth.hub_cards.sample_grid import PICTURE, sample_grid
+from clinsynth.hub_cards.sets import PICTURE, sample_grid
 from clinsynth.trainers.diffusion.privacy import PrivacyPlan, write_privacy
 
 GOLDEN = Path(__file__).parent / "golden"

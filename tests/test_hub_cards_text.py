@@ -15,7 +15,7 @@ from text_posts import LABELS, save_tiny_encoder, write_posts
 
 from clinsynth.hub_cards.dataset_card import dataset_card
 from clinsynth.hub_cards.model_card import model_card
-from clinsynth.hub_cards.sample_grid import sample_grid
+from clinsynth.hub_cards.sets import sample_grid
 
 pytest.importorskip("peft")
 pytest.importorskip("datasketch")

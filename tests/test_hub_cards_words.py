@@ -8,10 +8,9 @@ from helpers import REPOSITORY, run_python
 from huggingface_hub import SpaceCard
 from loopback_hub.cards import check_card
 
-from clinsynth.hub_cards.other_cards import metric_card
+from clinsynth.hub_cards.other_cards import metric_card, space_card
+from clinsynth.hub_cards.render import cell
 from clinsynth.hub_cards.sources import Terms, find_source
-from clinsynth.hub_cards.space_card import space_card
-from clinsynth.hub_cards.tables import cell
 from clinsynth.private_words import describe_command, hub_id, shorten
 
 HAM_CLASSES = ["nv", "mel", "bkl", "bcc", "akiec", "vasc", "df"]

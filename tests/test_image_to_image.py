@@ -29,11 +29,11 @@ from clinsynth.synthesis.image_checks import (
     ChangeCheck,
     ChecklistCheck,
     ClassCheck,
+    Keep,
+    parse_share,
 )
-from clinsynth.synthesis.image_sources import ImageSources, load_sources, parse_strength
-from clinsynth.synthesis.keep_images import Keep, parse_share
+from clinsynth.synthesis.image_sources import PICTURES, ImageSources, load_sources, parse_strength, sweep_strengths
 from clinsynth.synthesis.shards import Sample, ShardPlan, write_shards
-from clinsynth.synthesis.strength_sweep import PICTURES, sweep_strengths
 
 NAMES = "healthy,mild,severe"
 PHANTOM = "phantom-fundus?size=64&train=60&validation=10&test=10"

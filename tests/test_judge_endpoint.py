@@ -16,12 +16,12 @@ from judge_models import arguments
 from PIL import Image
 
 from clinsynth.data.sources import load_folder, read_npz
+from clinsynth.judges.asked import check_may_leave, is_synthetic
 from clinsynth.judges.calibration import calibrate
 from clinsynth.judges.checklists import sample_id
-from clinsynth.judges.judge_remote import check_may_leave, is_synthetic
 from clinsynth.judges.judges import load_judge, passes, share_of_items
 from clinsynth.judges.scores import read_answers
-from clinsynth.models import text_endpoint_failures
+from clinsynth.models import endpoints as text_endpoint_failures
 from clinsynth.scripts.judge import main
 
 FAR = "http://models.example.org:8000/v1"

@@ -9,8 +9,7 @@ from helpers import clinsynth
 from judge_models import arguments, pictures, save_checklist, save_synthetic, save_tiny_vlm
 
 from clinsynth.data.sources import load_folder
-from clinsynth.judges.asked import VlmJudge
-from clinsynth.judges.judge_questions import MOST_REASON, answer_schema, question_text
+from clinsynth.judges.asked import MOST_REASON, VlmJudge, answer_schema, question_text
 from clinsynth.judges.judges import describe_judge, load_judge
 from clinsynth.pipelines.structured_medical_text.schemas import check_text
 from clinsynth.scripts.judge import main

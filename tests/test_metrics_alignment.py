@@ -29,7 +29,7 @@ from clinsynth.metrics.alignment.alignment import (
     typicality,
 )
 from clinsynth.metrics.finished import FinishedMeasurements
-from clinsynth.metrics.record import MeasurementSettings
+from clinsynth.metrics.records import MeasurementSettings
 from clinsynth.scripts.evaluate_images import EvaluateImagesArguments, main
 from clinsynth.study.alignment import (
     PARTS,

@@ -11,8 +11,7 @@ from scipy.ndimage import shift as shifted
 
 from clinsynth.data.phantom_fundus import draw_fundus
 from clinsynth.metrics.images.likeness import measure_pictures, near_duplicates, smooth_like, thumbnails
-from clinsynth.metrics.images.manifold_measurement import measure_manifold
-from clinsynth.metrics.images.variety import read_collapse
+from clinsynth.metrics.images.variety import measure_manifold, read_collapse
 from clinsynth.metrics.prdc.prdc import NAMES, prdc
 from clinsynth.metrics.records import Features, MeasurementSettings, comparisons
 from clinsynth.metrics.ssim.ssim import ssim_to_nearest, within_class

@@ -11,11 +11,10 @@ from PIL import Image
 
 from clinsynth.data.arguments import ImageDataArguments
 from clinsynth.data.images import ImageArrays, load_image_arrays
-from clinsynth.metrics.closest import as_views, closest_rows
 from clinsynth.metrics.images.privacy import privacy_evidence
-from clinsynth.metrics.privacy.closest_records import measure_shares
+from clinsynth.metrics.nearest import as_views, closest_rows
+from clinsynth.metrics.privacy.closest_records import measure_ratios, measure_shares
 from clinsynth.metrics.privacy.copies import SPACE, ThumbnailSpace, duplicated, fit_threshold
-from clinsynth.metrics.privacy.memorisation import measure_ratios
 from clinsynth.metrics.privacy.verdict import COPIES, MEMORISED, NO_SIGN, UNCLEAR, judge, worst_over_runs
 from clinsynth.metrics.records import Features, MeasurementSettings
 

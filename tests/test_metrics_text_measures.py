@@ -8,16 +8,29 @@ import pytest
 from sklearn.metrics.pairwise import rbf_kernel
 
 from clinsynth.metrics.mmd.mmd import BLOCK_ROWS, count_blocks, median_bandwidth, mmd_interval, mmd_squared
-from clinsynth.metrics.record import MeasurementSettings
-from clinsynth.metrics.records import Features
+from clinsynth.metrics.records import Features, MeasurementSettings
 from clinsynth.metrics.texts.canaries import make_canaries, measure_exposure
-from clinsynth.metrics.texts.diversity import Stream, distinct, draw_two_streams, mattr, mtld, vocabulary_coverage
-from clinsynth.metrics.texts.privacy import pair_by_class
-from clinsynth.metrics.texts.text_entities import common_words, entities
-from clinsynth.metrics.texts.text_lexicon import HARSH_WORDS, HOPEFUL_WORDS, NEGATIVE_WORDS
-from clinsynth.metrics.texts.text_repetition import exact_duplicates, near_duplicates
-from clinsynth.metrics.texts.text_words import as_rows, number_words, words_of
-from clinsynth.metrics.texts.words import self_bleu, shared_words
+from clinsynth.metrics.texts.diversity import (
+    Stream,
+    distinct,
+    draw_two_streams,
+    exact_duplicates,
+    mattr,
+    mtld,
+    near_duplicates,
+    vocabulary_coverage,
+)
+from clinsynth.metrics.texts.privacy import common_words, entities, pair_by_class
+from clinsynth.metrics.texts.words import (
+    HARSH_WORDS,
+    HOPEFUL_WORDS,
+    NEGATIVE_WORDS,
+    as_rows,
+    number_words,
+    self_bleu,
+    shared_words,
+    words_of,
+)
 
 FOLDER = Path(__file__).parent.parent / "metrics" / "mmd"
 SETTINGS = MeasurementSettings("none", replicates=20)
@@ -111,7 +124,7 @@ def test_shared_words_agree_with_all_pairs_of_runs() -> None:
 
 
 def test_duplicates_exact_and_near() -> None:
-    signature = pytest.importorskip("clinsynth.data.text_duplicates").signature
+    signature = pytest.importorskip("clinsynth.data.duplicates").signature
     pytest.importorskip("datasketch")
     texts = [
         "the rain walks over the quiet house while old friends count the small lamps",

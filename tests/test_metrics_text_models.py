@@ -7,14 +7,19 @@ import numpy as np
 import pytest
 import torch
 
-from clinsynth.metrics.record import Measurement, MeasurementSettings
-from clinsynth.metrics.records import Features
-from clinsynth.metrics.texts.model_based import MOST_TEXTS, TokenView, bertscore, draw_rows, measure_bertscore
-from clinsynth.metrics.texts.text_mauve import divergence, mauve, mauve_interval, measure_mauve, quantise
-from clinsynth.metrics.texts.text_perplexity import measure_perplexity
-from clinsynth.metrics.texts.text_words import TextSet, as_rows
+from clinsynth.metrics.records import Features, Measurement, MeasurementSettings
+from clinsynth.metrics.texts.fidelity import divergence, mauve, mauve_interval, measure_mauve, quantise
+from clinsynth.metrics.texts.model_based import (
+    MOST_TEXTS,
+    TokenView,
+    bertscore,
+    draw_rows,
+    measure_bertscore,
+    measure_perplexity,
+)
+from clinsynth.metrics.texts.words import TextSet, as_rows
+from clinsynth.models.language_models import load_language_model
 from clinsynth.models.text_encoders import TextEncoder, TokenRows, load_text_encoder, pack_texts
-from clinsynth.models.text_language_model import load_language_model
 from tests.text_models import save_tiny_model
 from tests.text_posts import LABELS, save_tiny_encoder, write_posts
 

@@ -6,19 +6,20 @@ from PIL import Image
 from scipy.ndimage import label as components
 
 from clinsynth.data.arguments import ImageDataArguments
-from clinsynth.data.load import load_image_dataset
-from clinsynth.data.phantom_anatomy import sample_eye
+from clinsynth.data.images import load_image_dataset
 from clinsynth.data.phantom_fundus import (
     GRADES,
     LESION_RANGES,
+    LESIONS,
     SPLIT_COUNTS,
+    draw_eye,
     draw_fundus,
     draw_split,
     grade_of,
     parse_spec,
+    sample_eye,
 )
-from clinsynth.data.phantom_lesions import LESIONS, draw_eye
-from clinsynth.data.phantom_options import share_out
+from clinsynth.data.sources import share_out
 
 SMALL = "phantom-fundus?size=28&train=60&validation=10&test=15"
 

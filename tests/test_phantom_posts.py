@@ -5,10 +5,19 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from clinsynth.data.phantom_phrases import FREQUENCIES, SYMPTOMS
-from clinsynth.data.phantom_posts import LABELS, SCORES, SPLIT_COUNTS, draw_scores, label_of, write_split
+from clinsynth.data.arguments import TextDataArguments
+from clinsynth.data.phantom_posts import (
+    FREQUENCIES,
+    LABELS,
+    SCORES,
+    SPLIT_COUNTS,
+    SYMPTOMS,
+    draw_scores,
+    label_of,
+    write_split,
+)
 from clinsynth.data.tasks import load_task
-from clinsynth.data.texts import TextDataArguments, load_text_dataset
+from clinsynth.data.texts import load_text_dataset
 
 
 def score_of(text: str) -> int:

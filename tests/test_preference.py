@@ -16,7 +16,18 @@ from PIL import Image
 from clinsynth.seeds import derive_seed
 from clinsynth.trainers.diffusion.model import StepInputs, image_losses, predict
 from clinsynth.trainers.preference.data import predicted_shares
-from clinsynth.trainers.preference.loss import sample_paths, sampling_times, step_distribution, step_errors
+from clinsynth.trainers.preference.loss import (
+    both_predictions,
+    dpo_loss,
+    join,
+    kto_loss,
+    reward_loss,
+    reward_weights,
+    sample_paths,
+    sampling_times,
+    step_distribution,
+    step_errors,
+)
 from clinsynth.trainers.preference.pairs import (
     BOTH_LOSE,
     BOTH_WIN,
@@ -30,14 +41,6 @@ from clinsynth.trainers.preference.pairs import (
     read_pairs,
     unpaired,
     write_pairs,
-)
-from clinsynth.trainers.preference.preference_loss import (
-    both_predictions,
-    dpo_loss,
-    join,
-    kto_loss,
-    reward_loss,
-    reward_weights,
 )
 
 

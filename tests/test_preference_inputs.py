@@ -16,9 +16,9 @@ from preference_runs import arguments, write_classifier, write_first_stage, writ
 from clinsynth.data.phantom_fundus import GRADES
 from clinsynth.images import to_picture
 from clinsynth.trainers.preference.candidates import Scored, pair_candidates
+from clinsynth.trainers.preference.data import rewards_of
 from clinsynth.trainers.preference.guard import Guard
 from clinsynth.trainers.preference.pairs import read_pairs
-from clinsynth.trainers.preference.preference_data import rewards_of
 from clinsynth.trainers.train_preference import main
 
 

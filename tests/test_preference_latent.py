@@ -22,9 +22,8 @@ from clinsynth.models.generators import load_pipeline
 from clinsynth.models.text_to_image import PromptedPipeline
 from clinsynth.models.text_to_image_base import open_base
 from clinsynth.run_folder import read_metrics
-from clinsynth.trainers.preference.model import to_device, to_pictures, to_samples
+from clinsynth.trainers.preference.model import REFERENCE, TRAINED, to_device, to_pictures, to_samples
 from clinsynth.trainers.preference.pairs import pictures_of, pixels_of, read_pairs
-from clinsynth.trainers.preference.preference_adapter import REFERENCE, TRAINED
 from clinsynth.trainers.preference.step import Preferences, build_state, fidelity_stream, train_step
 from clinsynth.trainers.train_preference import PreferenceArguments, main
 

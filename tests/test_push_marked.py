@@ -17,8 +17,7 @@ from datasets import Image as ImageFeature
 from helpers import run_python
 from test_push_samples import PATIENT, picture_file
 
-from clinsynth.hub.hub_columns import marked_schema, read_columns
-from clinsynth.hub.shards import PublishedShards, hash_each, write_table
+from clinsynth.hub.shards import PublishedShards, hash_each, marked_schema, read_columns, write_table
 from clinsynth.hub.upload import HashedFile
 from clinsynth.scripts.inspect_sample import inspect_file
 from clinsynth.synthesis.image_sources import ImageSources
@@ -167,7 +166,7 @@ def test_publishing_a_generated_set_needs_neither_datasets_nor_pandas(tmp_path: 
     code = (
         "import sys; from pathlib import Path\n"
         "from clinsynth.hub_cards.dataset_card import dataset_card\n"
-        "from clinsynth.hub_cards.sample_grid import sample_grid\n"
+        "from clinsynth.hub_cards.sets import sample_grid\n"
         "from clinsynth.synthesis.provenance import Provenance\n"
         "from clinsynth.hub.shards import PublishedShards, hash_each\n"
         "folder = Path(sys.argv[1])\n"

@@ -13,7 +13,7 @@ from datasets import Image as ImageFeature
 from PIL import Image, PngImagePlugin
 
 from clinsynth.hub.files import content_of, metric_files, model_files, space_files
-from clinsynth.hub.hub_errors import explained, reason, status_of
+from clinsynth.hub.repository import explained, reason, status_of
 from clinsynth.hub.shards import PublishedShards, find_shards, hash_each, hash_shards
 from clinsynth.synthesis.provenance import Provenance, find_provenance, mark_picture, read_picture
 

@@ -87,7 +87,8 @@ def make_posts(folder: Path) -> None:
 
 def plant(folder: str) -> None:
     """`planted`: `posts`, but its first text is that of its own prompt's example, and its second holds the number."""
-    from clinsynth.data.texts import TextDataArguments, load_text_dataset
+    from clinsynth.data.arguments import TextDataArguments
+    from clinsynth.data.texts import load_text_dataset
 
     train = load_text_dataset(TextDataArguments(dataset=f"{folder}/posts.csv"), 0)["train"]
     texts = dict(zip(train["id"], train["text"], strict=True))

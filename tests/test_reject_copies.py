@@ -14,8 +14,7 @@ from test_generate_images import SCHEDULE, arguments, read_rows
 from clinsynth.data.arguments import ImageDataArguments
 from clinsynth.data.images import load_image_arrays
 from clinsynth.images import from_png
-from clinsynth.metrics.privacy.copies import EXACT, NEAR
-from clinsynth.metrics.privacy.copy_detector import CopyDetector
+from clinsynth.metrics.privacy.copies import EXACT, NEAR, CopyDetector
 from clinsynth.scripts.generate_images import main
 from clinsynth.synthesis.image_checks import CopyCheck
 from clinsynth.synthesis.sets import load_synthetic

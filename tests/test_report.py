@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from clinsynth.data.images import ImageArrays
-from clinsynth.reports.images import distance_tables, format_interval, format_number, render_report
-from clinsynth.reports.report_pictures import draw_pictures, encode_png
+from clinsynth.reports.images import distance_tables, draw_pictures, encode_png, render_report
+from clinsynth.reports.page import format_interval, format_number
 
 NAMES = ["healthy", "<ill> & rare"]
 PAIRS = [

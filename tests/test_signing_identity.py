@@ -14,8 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from clinsynth.hub.content_credentials import PictureSigner, sign_picture
-from clinsynth.hub.credentials import read_manifest
+from clinsynth.hub.credentials import PictureSigner, read_manifest, sign_picture
 from clinsynth.hub.signing import read_identity
 from clinsynth.images import to_picture, to_png
 from clinsynth.synthesis.provenance import Provenance, mark_picture

@@ -22,7 +22,7 @@ from loopback_hub.hub import LoopbackHub
 from pushing import Client
 from space_server import SPACE, start_studio, tiny_studio
 
-from clinsynth.hub_cards.space_card import space_card
+from clinsynth.hub_cards.other_cards import space_card
 from clinsynth.scripts.push_space import package_files
 
 WITHOUT_CHECKOUT = """

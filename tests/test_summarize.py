@@ -11,9 +11,9 @@ from PIL import Image, ImageEnhance
 
 from clinsynth.arguments import parse
 from clinsynth.data.duplicates import near_pairs
+from clinsynth.data.labels import age_band
 from clinsynth.data.phantom_fundus import draw_fundus
 from clinsynth.data.summary import summarize, to_table
-from clinsynth.data.subgroups import age_band
 from clinsynth.scripts.summarize import SummarizeArguments, main
 
 

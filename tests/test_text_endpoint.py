@@ -16,9 +16,8 @@ from test_generate_text import posts, read_rows, report
 from text_models import save_small_task
 
 from clinsynth.data.tasks import load_task
-from clinsynth.models import text_endpoint_failures
-from clinsynth.models.endpoints import Endpoint
-from clinsynth.models.text_endpoint_address import is_loopback, key_variable
+from clinsynth.models import endpoints as text_endpoint_failures
+from clinsynth.models.endpoints import Endpoint, is_loopback, key_variable
 from clinsynth.pipelines.structured_medical_text.text_rows import derive_seed
 from clinsynth.scripts.generate_text import GenerateTextArguments
 from clinsynth.scripts.generate_text import main as generate

@@ -16,14 +16,13 @@ from PIL import Image
 from test_generate_images import pixels, read_rows
 from tiny_stable_diffusion import tiny_stable_diffusion, tiny_stable_diffusion_xl
 
-from clinsynth.hub_cards.checkpoint import hash_weights
+from clinsynth.hub_cards.checkpoint import hash_weights, read_text_to_image
 from clinsynth.hub_cards.model_card import model_card
-from clinsynth.hub_cards.model_text_to_image import read_text_to_image
 from clinsynth.images import to_picture
 from clinsynth.judges.checklists import sample_id
 from clinsynth.models.generators import load_pipeline
 from clinsynth.scripts.generate_images import GenerateImagesArguments, main
-from clinsynth.trainers.text_to_image.text_to_image_pictures import open_pictures
+from clinsynth.trainers.text_to_image.latents import open_pictures
 from clinsynth.trainers.train_text_to_image_lora import TextToImageLoraArguments
 from clinsynth.trainers.train_text_to_image_lora import main as train
 

@@ -19,9 +19,8 @@ from clinsynth.run_folder import read_metrics
 from clinsynth.scripts import generate_images
 from clinsynth.scripts.generate_images import GenerateImagesArguments
 from clinsynth.trainers.gan import step as gan_step
-from clinsynth.trainers.gan.gan_model import Discriminator
-from clinsynth.trainers.gan.gan_state import GANState
 from clinsynth.trainers.gan.networks import (
+    Discriminator,
     cut_out,
     diff_augment,
     discriminator_loss,
@@ -29,6 +28,7 @@ from clinsynth.trainers.gan.networks import (
     gradient_penalty,
     translate,
 )
+from clinsynth.trainers.gan.step import GANState
 from clinsynth.trainers.train_gan import GANArguments, main
 from clinsynth.trainers.training_state import checkpoints
 

@@ -21,18 +21,18 @@ from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPi
 
 from clinsynth.arguments import parse
 from clinsynth.data.images import ImageArrays
-from clinsynth.models.classifier_augmentation import mixup_loss, random_views, strong_views
-from clinsynth.models.image_classifiers import (
+from clinsynth.models.classifier_fitting import (
     balancing_weights,
     endless_batches,
-    load_pretrained_classifier,
-    model_inputs,
-    save_classifier,
+    mixup_loss,
+    random_views,
+    strong_views,
 )
-from clinsynth.trainers.classifiers.arm_pictures import Pictures
-from clinsynth.trainers.classifiers.arm_training import ArmSettings
+from clinsynth.models.image_classifiers import load_pretrained_classifier, model_inputs, save_classifier
 from clinsynth.trainers.classifiers.arms import Arm
 from clinsynth.trainers.classifiers.feature_space import features_of, last_layer
+from clinsynth.trainers.classifiers.images import Pictures
+from clinsynth.trainers.classifiers.trainings import ArmSettings
 from clinsynth.trainers.train_image_classifier import (
     ImageClassifierArguments,
     build_small_resnet,

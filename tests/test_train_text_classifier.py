@@ -23,18 +23,22 @@ from transformers import (
 
 from clinsynth import cli
 from clinsynth.arguments import parse
-from clinsynth.data.text_arguments import TextDataArguments
-from clinsynth.data.text_arrays import TextArrays, as_objects, load_text_arrays, to_text_arrays
-from clinsynth.models.text_classifiers import batch_logits, build_small_bert, load_text_classifier, text_outputs
-from clinsynth.models.text_tokens import Tokens, small_tokenizer
-from clinsynth.trainers.classifiers.arm_data import load_synthetic
-from clinsynth.trainers.classifiers.arm_oversampling import repeat_samples
-from clinsynth.trainers.classifiers.arm_training import ArmSettings
-from clinsynth.trainers.classifiers.arms import TEXT_ARMS, Arm, resolve_arms, weighted
-from clinsynth.trainers.classifiers.feature_space import features_of, last_layer
+from clinsynth.data.arguments import TextDataArguments
+from clinsynth.data.texts import TextArrays, as_objects, load_text_arrays, to_text_arrays
+from clinsynth.models.text_classifiers import (
+    Tokens,
+    batch_logits,
+    build_small_bert,
+    load_text_classifier,
+    small_tokenizer,
+    text_outputs,
+)
+from clinsynth.trainers.classifiers.arms import TEXT_ARMS, Arm, load_synthetic, resolve_arms, weighted
+from clinsynth.trainers.classifiers.feature_space import features_of, last_layer, repeat_samples
 from clinsynth.trainers.classifiers.scores import minority_classes
 from clinsynth.trainers.classifiers.study import describe, run_study
 from clinsynth.trainers.classifiers.texts import Texts, prepare_texts
+from clinsynth.trainers.classifiers.trainings import ArmSettings
 from clinsynth.trainers.train_text_classifier import TextClassifierArguments, main
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"

@@ -27,9 +27,7 @@ from clinsynth.pipelines.structured_medical_text.prompts import Task, render_mes
 from clinsynth.scripts.generate_text import GenerateTextArguments
 from clinsynth.scripts.generate_text import main as generate
 from clinsynth.trainers.text_lora.examples import Encoder, Examples, TokenLimit, build_examples, check_task, draw_order
-from clinsynth.trainers.text_lora.fit import checkpoints
-from clinsynth.trainers.text_lora.lora_journal import Journal
-from clinsynth.trainers.text_lora.lora_model import Base, load_base
+from clinsynth.trainers.text_lora.fit import Base, Journal, checkpoints, load_base
 from clinsynth.trainers.train_text_lora import TextLoraArguments, main
 
 OWN_WORD = {"mild": "lamps", "severe": "house"}

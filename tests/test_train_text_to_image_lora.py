@@ -25,10 +25,8 @@ from clinsynth.models.text_to_image import load_text_to_image
 from clinsynth.models.text_to_image_base import open_base
 from clinsynth.run_folder import read_metrics
 from clinsynth.trainers.diffusion.model import diffusion_loss
-from clinsynth.trainers.text_to_image.latents import encode, latent_stream
-from clinsynth.trainers.text_to_image.model import add_lora, build_prompted, open_base_of
-from clinsynth.trainers.text_to_image.text_to_image_pictures import open_pictures
-from clinsynth.trainers.text_to_image.text_to_image_prompts import class_prompts, learned_words
+from clinsynth.trainers.text_to_image.latents import encode, latent_stream, open_pictures
+from clinsynth.trainers.text_to_image.model import add_lora, build_prompted, class_prompts, learned_words, open_base_of
 from clinsynth.trainers.train_text_to_image_lora import TextToImageLoraArguments, main
 from clinsynth.trainers.training_state import checkpoints
 

@@ -161,8 +161,8 @@ def train(args: DDPMArguments, data: dict[str, Any], output_dir: Path) -> None:
     from accelerate import Accelerator
     from tqdm.auto import tqdm
 
-    from clinsynth.trainers.diffusion.diffusion_model import resolve_precision
-    from clinsynth.trainers.diffusion.dp_training import build_private_training
+    from clinsynth.trainers.diffusion.model import resolve_precision
+    from clinsynth.trainers.diffusion.privacy import build_private_training
     from clinsynth.trainers.diffusion.step import (
         build_state,
         build_stream,
@@ -249,7 +249,7 @@ def describe(args: DDPMArguments, data: dict[str, Any]) -> str:
 
     import numpy as np
 
-    from clinsynth.trainers.diffusion.diffusion_model import build_unet
+    from clinsynth.trainers.diffusion.model import build_unet
 
     train = data["train"]
     counts = np.bincount(train.labels, minlength=len(train.label_names))

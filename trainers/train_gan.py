@@ -203,7 +203,7 @@ def describe(args: GANArguments, data: dict[str, Any]) -> str:
 
     import numpy as np
 
-    from clinsynth.trainers.gan.gan_model import build_networks
+    from clinsynth.trainers.gan.networks import build_networks
 
     train = data["train"]
     counts = np.bincount(train.labels, minlength=len(train.label_names))

@@ -6,7 +6,8 @@
     accelerate launch trainers/train_image_classifier.py --config recipes/classifier/phantom.yaml
 
 Several processes share the runs (one an arm and seed) between them. The same command again goes on where it stopped;
-after a change of flags or data only the trainings that it concerns are repeated. trainers/classifiers/arms.py lists the arms.
+after a change of flags or data only the trainings that it concerns are repeated. The arms are listed in
+trainers/classifiers/arms.py.
 """
 
 from collections.abc import Callable
@@ -17,7 +18,7 @@ import numpy as np
 
 from clinsynth.arguments import run
 from clinsynth.data.arguments import ImageDataArguments
-from clinsynth.models.classifier_result import FitResult, macro_f1
+from clinsynth.models.classifier_fitting import FitResult, macro_f1
 from clinsynth.trainers.classifiers.arms import parse_arms, parse_rates, resolve_arms
 
 # Annotations that need these imports are strings: with `from __future__ import annotations` the parser of the command
@@ -174,7 +175,7 @@ def batch_loss(
     import torch
     import torch.nn.functional as F
 
-    from clinsynth.models.classifier_augmentation import mixup_loss, random_views, strong_views
+    from clinsynth.models.classifier_fitting import mixup_loss, random_views, strong_views
     from clinsynth.models.image_classifiers import model_inputs
 
     pixels = model_inputs(model, data.images[rows])

@@ -226,7 +226,7 @@ def load_real(args: PreferenceArguments, pipeline: Any) -> dict[str, Any]:
 
     from clinsynth.data.images import load_image_arrays
     from clinsynth.trainers.preference.model import is_prompted, picture_form
-    from clinsynth.trainers.text_to_image.text_to_image_pictures import open_pictures
+    from clinsynth.trainers.text_to_image.latents import open_pictures
 
     side, channels = picture_form(pipeline)
     if not is_prompted(pipeline):
@@ -243,9 +243,9 @@ def train(args: PreferenceArguments, pipeline: Any, data: dict[str, Any], output
     from tqdm.auto import tqdm
 
     from clinsynth.trainers.diffusion.step import check_finite
+    from clinsynth.trainers.preference.data import prepare
+    from clinsynth.trainers.preference.guard import Course
     from clinsynth.trainers.preference.model import to_device
-    from clinsynth.trainers.preference.preference_course import Course
-    from clinsynth.trainers.preference.preference_data import prepare
     from clinsynth.trainers.preference.step import Preferences, build_state, fidelity_stream, train_step
 
     accelerator = Accelerator(cpu=not torch.accelerator.is_available(), mixed_precision=args.mixed_precision)

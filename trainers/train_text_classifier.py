@@ -7,13 +7,14 @@
     accelerate launch trainers/train_text_classifier.py --dataset posts.csv --model bert-base-uncased
 
 Several processes share the runs (one an arm and seed) between them. The same command again goes on where it stopped;
-after a change of flags or data only the trainings that it concerns are repeated. trainers/classifiers/arms.py lists the arms.
+after a change of flags or data only the trainings that it concerns are repeated. The arms are listed in
+trainers/classifiers/arms.py.
 """
 
 from dataclasses import dataclass
 
 from clinsynth.arguments import run
-from clinsynth.data.text_arguments import TextDataArguments
+from clinsynth.data.arguments import TextDataArguments
 from clinsynth.trainers.classifiers.arms import TEXT_ARMS, parse_arms, parse_rates, resolve_arms
 
 SMALL = "small-bert"

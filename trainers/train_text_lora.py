@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from clinsynth.arguments import run
-from clinsynth.data.text_arguments import TextDataArguments
+from clinsynth.data.arguments import TextDataArguments
 
 MAY_DIFFER = frozenset({"output_dir", "dry_run", "checkpointing_steps"})
 
@@ -118,8 +118,7 @@ def main(args: TextLoraArguments) -> None:
     from clinsynth.data.texts import load_text_dataset
     from clinsynth.run_folder import config_yaml, create_run_folder
     from clinsynth.trainers.text_lora.examples import build_examples, check_task
-    from clinsynth.trainers.text_lora.fit import fit
-    from clinsynth.trainers.text_lora.lora_model import load_base
+    from clinsynth.trainers.text_lora.fit import fit, load_base
 
     state = PartialState(cpu=not torch.accelerator.is_available())  # else several CPU processes go unseen
     task = load_task(args.task, args.codes)

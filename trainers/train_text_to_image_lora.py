@@ -128,8 +128,8 @@ class TextToImageLoraArguments(ImageDataArguments):
 
 def main(args: TextToImageLoraArguments) -> None:
     """Train, and leave the LoRA in `args.output_dir`."""
+    from clinsynth.trainers.text_to_image.latents import open_pictures
     from clinsynth.trainers.text_to_image.model import build_prompted, open_base_of
-    from clinsynth.trainers.text_to_image.text_to_image_pictures import open_pictures
 
     pipe, facts = open_base_of(args)
     side = pipe.unet.config.sample_size * pipe.vae_scale_factor
@@ -149,7 +149,7 @@ def train(args: TextToImageLoraArguments, pictures: Any, prompted: Any, output_d
     import torch
     from accelerate import Accelerator
 
-    from clinsynth.trainers.diffusion.diffusion_model import resolve_precision
+    from clinsynth.trainers.diffusion.model import resolve_precision
     from clinsynth.trainers.text_to_image.latents import latent_stream, latent_validation
     from clinsynth.trainers.text_to_image.model import add_lora, compute_in, words_of
     from clinsynth.trainers.training_state import checkpoints, publish

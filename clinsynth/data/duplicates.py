@@ -16,12 +16,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
-from clinsynth.data.decoding import decode, open_images
+from clinsynth.data.images import decode, open_images
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -78,3 +78,50 @@ def unit_rows(rows: np.ndarray) -> np.ndarray:
     rows = rows - rows.mean(1, keepdims=True)
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
     return np.divide(rows, lengths, out=np.zeros_like(rows), where=lengths > 1e-3)
+
+
+PIECE = 5
+PERMUTATIONS = 128
+MARGIN = 0.15
+"""How far below the threshold the index looks for candidates, so that few at the threshold are missed."""
+
+
+class NearDuplicates:
+    """A growing set of texts that tells whether another is a near-duplicate of one of them.
+
+    Args:
+        threshold: least likeness of a near-duplicate, in (0, 1]; 1 takes only texts of equal pieces.
+
+    Raises:
+        ImportError: datasketch is not installed; says how to.
+    """
+
+    def __init__(self, threshold: float):
+        try:
+            from datasketch import MinHashLSH
+        except ImportError as error:
+            raise ImportError(f"near-duplicates need datasketch ({error}); pip install clinsynth[text]") from error
+        self.threshold = threshold
+        self.index: Any = MinHashLSH(threshold=max(0.05, min(threshold, 0.95) - MARGIN), num_perm=PERMUTATIONS)
+        self.hashes: list[Any] = []
+
+    def __contains__(self, text: str) -> bool:
+        own = signature(text)
+        return any(own.jaccard(self.hashes[number]) >= self.threshold for number in self.index.query(own))
+
+    def add(self, text: str) -> None:
+        """Remember `text`."""
+        own = signature(text)
+        self.index.insert(len(self.hashes), own)
+        self.hashes.append(own)
+
+
+def signature(text: str) -> Any:
+    """The MinHash of a text's pieces."""
+    from datasketch import MinHash
+
+    plain = " ".join(text.split()).casefold()
+    pieces = {plain[start : start + PIECE] for start in range(max(1, len(plain) - PIECE + 1))}
+    own = MinHash(num_perm=PERMUTATIONS)
+    own.update_batch([piece.encode() for piece in sorted(pieces)])
+    return own

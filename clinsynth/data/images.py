@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import io
 import logging
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
-from clinsynth.data.decoding import EIGHT_BIT_MODES, decode, open_images, without_alpha
+from clinsynth.data import dicom, phantom_fundus, sources
+from clinsynth.data.arguments import ImageDataArguments
+from clinsynth.data.labels import check_classes, check_not_empty, with_class_labels, without_identifiers
+from clinsynth.data.sources import published_names
+from clinsynth.data.splits import choose_train, with_all_splits
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    from datasets import Dataset, DatasetDict
 
     from clinsynth.data.arguments import ImageDataArguments
 
@@ -35,7 +41,7 @@ class ImageArrays:
         images: uint8, (n, channels, resolution, resolution).
         labels: int64, (n,), each in 0 .. len(label_names) - 1.
         label_names: class names in the order of their numbers.
-        groups: subgroup column to its texts (n,), "unknown" where a row has none; see `clinsynth.data.subgroups`.
+        groups: subgroup column to its texts (n,), "unknown" where a row has none; see `clinsynth.data.labels`.
         noun: what a row is called in messages.
         column: of a data set that holds it.
         made_by: the command that writes synthetic ones.
@@ -57,7 +63,7 @@ class ImageArrays:
 
     def followed_by(self, more: ImageArrays) -> ImageArrays:
         """These rows and after them those of `more`, whose subgroups count as unknown."""
-        from clinsynth.data.subgroups import followed_by_unknown  # which needs this module
+        from clinsynth.data.labels import followed_by_unknown  # which needs this module
 
         return ImageArrays(
             np.concatenate([self.images, more.images]),
@@ -108,9 +114,8 @@ def load_image_arrays(args: ImageDataArguments, seed: int = 0) -> dict[str, Imag
     """Splits train, validation and test of `args.dataset`, all at one resolution and number of channels.
 
     Raises:
-        ValueError: as `to_arrays` and `clinsynth.data.load.load_image_dataset` do.
+        ValueError: as `to_arrays` and `clinsynth.data.images.load_image_dataset` do.
     """
-    from clinsynth.data.load import load_image_dataset
 
     splits = load_image_dataset(args, seed)
     found: Survey = sum((survey(split) for split in splits.values()), Counter())
@@ -199,7 +204,7 @@ def state_changes(found: Survey, target: Target) -> None:
 
 
 def render(dataset: Dataset, target: Target) -> ImageArrays:
-    from clinsynth.data.subgroups import subgroups  # which needs this module
+    from clinsynth.data.labels import subgroups  # which needs this module
 
     side, channels = target.resolution, target.channels
     images = np.empty((len(dataset), channels, side, side), dtype=np.uint8)
@@ -222,3 +227,132 @@ def bring_to(name: str, image: Image.Image, target: Target) -> Image.Image:
     if target.fit == "pad":
         return ImageOps.pad(image, size, Image.Resampling.BICUBIC)
     return image.resize(size, Image.Resampling.BICUBIC)
+
+
+def load_image_dataset(args: ImageDataArguments, seed: int = 0) -> DatasetDict:
+    """Splits train, validation and test: `image` (Image), `label` (ClassLabel) and the data set's subgroup columns.
+
+    Missing splits are cut off train (20 % test, 10 % validation), always in the same way. `--train_fraction` and
+    `--few_shot` choose from train by `seed`.
+
+    Raises:
+        ValueError: whatever is wrong with the data set or a flag, with its name, value and mend.
+    """
+    from datasets import DatasetDict
+
+    splits = read_splits(args)
+    check_not_empty(splits)
+    splits = with_class_labels(splits, args.label_column, label_names(args))
+    splits = without_identifiers(with_all_splits(splits))
+    splits["train"] = choose_train(splits["train"], args, seed)
+    names = splits["train"].features["label"].names
+    counts = np.bincount(splits["train"]["label"][:], minlength=len(names))
+    check_classes(counts, names, args.min_class_size)
+    return DatasetDict(splits)
+
+
+def read_splits(args: ImageDataArguments) -> dict[str, Dataset]:
+    """The splits that are there, with the columns they came with."""
+    spec, (name, _, options) = args.dataset, args.dataset.partition("?")
+    path = Path(name)
+    if name == phantom_fundus.NAME:
+        return phantom_fundus.build_splits(phantom_fundus.parse_spec(spec, args.resolution))
+    if path.is_dir() and dicom.is_dicom_folder(path):
+        return dicom.read_dicom_folder(path, dicom.parse_window(options))
+    if options:
+        raise ValueError(
+            f"--dataset {spec}: only {phantom_fundus.NAME} and DICOM folders take options after a ?; "
+            f"leave ?{options} out"
+        )
+    if path.is_dir():
+        return sources.read_folder(path)
+    if path.suffix not in (".npz", ".csv", ".jsonl"):
+        return sources.read_hub(spec)
+    if not path.is_file():
+        raise ValueError(f"--dataset {spec}: there is no such file; check the path")
+    return sources.read_npz(path) if path.suffix == ".npz" else sources.read_table(path)
+
+
+def label_names(args: ImageDataArguments) -> list[str] | None:
+    path = Path(args.dataset)
+    if args.label_names is None and path.suffix == ".npz":
+        return published_names(path.stem)
+    assert not isinstance(args.label_names, str)  # its __post_init__ sees to that
+    return args.label_names
+
+
+EIGHT_BIT_MODES = {"1": "L", "L": "L", "LA": "L", "P": "RGB", "PA": "RGB", "RGB": "RGB", "RGBA": "RGB"}
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+PNG_BIT_DEPTH = 24  # byte offset in the header chunk, which always comes first
+ORIENTATION = 0x0112  # the EXIF tag
+
+
+def open_images(dataset: Dataset) -> Iterator[tuple[str, Image.Image]]:
+    """Yield (name, picture) for every row; the name is the file's, or the row number where there is no file."""
+    from datasets import Image as ImageFeature
+
+    stored = dataset.select_columns("image").cast_column("image", ImageFeature(decode=False))
+    for row, cell in enumerate(stored["image"]):
+        if cell is None:
+            raise ValueError(f"row {row} of the data set has no picture; remove the row")
+        name = cell["path"] or f"row {row}"
+        yield name, open_image(name, cell["bytes"])
+
+
+def open_image(name: str, content: bytes | None) -> Image.Image:
+    """Open one 8-bit picture, upright; pixels are decoded later.
+
+    Raises:
+        ValueError: not a picture, several frames, or more than 8 bits a channel.
+    """
+    try:
+        if content is None:
+            with open(name, "rb") as file:
+                content = file.read()
+        image = Image.open(io.BytesIO(content))
+    except UnidentifiedImageError as error:
+        raise ValueError(f"{name} cannot be read as a picture (no known format); replace or remove it") from error
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{name} cannot be read as a picture ({error}); replace or remove it") from error
+    check_depth(name, image, content)
+    return upright(name, image)
+
+
+def upright(name: str, image: Image.Image) -> Image.Image:
+    """Turn a picture as its EXIF orientation says; leaves all others undecoded."""
+    if image.getexif().get(ORIENTATION, 1) == 1:
+        return image
+    decode(name, image)
+    return ImageOps.exif_transpose(image)
+
+
+def check_depth(name: str, image: Image.Image, content: bytes) -> None:
+    # Pillow cuts 16-bit colour PNGs to 8 bits without a word, so that the header must be asked.
+    deep_png = content.startswith(PNG_SIGNATURE) and content[PNG_BIT_DEPTH] == 16
+    if deep_png or image.mode not in EIGHT_BIT_MODES:
+        depth = "16-bit PNG" if deep_png else f"mode {image.mode}"
+        raise ValueError(
+            f"{name} is not an 8-bit grey or colour picture ({depth}); rescale its values to 0..255 yourself, "
+            "or keep it as DICOM and give a window"
+        )
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1:
+        raise ValueError(f"{name} holds {frames} frames; save the one you mean as a picture of its own")
+
+
+def decode(name: str, image: Image.Image) -> None:
+    try:
+        image.load()
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ValueError(f"{name} is damaged ({error}); replace or remove it") from error
+
+
+def without_alpha(name: str, image: Image.Image) -> Image.Image:
+    if not image.has_transparency_data:
+        return image
+    image = image.convert("LA" if image.mode == "LA" else "RGBA")
+    if np.asarray(image.getchannel("A")).min() < 255:
+        raise ValueError(
+            f"{name} has transparent pixels; lay it over the background you want and save it without alpha"
+        )
+    return image.convert("L" if image.mode == "LA" else "RGB")

@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl
 
 import numpy as np
 from PIL import Image
@@ -232,3 +233,105 @@ def by_known_split(splits: dict[Any, Dataset], source: object) -> dict[str, Data
     if "train" not in known:
         raise ValueError(f"{source} has no split train; it has {', '.join(map(str, splits))}; name one of them train")
     return known
+
+
+ORGANS = [
+    "bladder",
+    "femur-left",
+    "femur-right",
+    "heart",
+    "kidney-left",
+    "kidney-right",
+    "liver",
+    "lung-left",
+    "lung-right",
+    "pancreas",
+    "spleen",
+]
+
+NAMES = {
+    "bloodmnist": [
+        "basophil",
+        "eosinophil",
+        "erythroblast",
+        "immature granulocytes(myelocytes, metamyelocytes and promyelocytes)",
+        "lymphocyte",
+        "monocyte",
+        "neutrophil",
+        "platelet",
+    ],
+    "breastmnist": ["malignant", "normal, benign"],
+    "dermamnist": [
+        "actinic keratoses and intraepithelial carcinoma",
+        "basal cell carcinoma",
+        "benign keratosis-like lesions",
+        "dermatofibroma",
+        "melanoma",
+        "melanocytic nevi",
+        "vascular lesions",
+    ],
+    "octmnist": ["choroidal neovascularization", "diabetic macular edema", "drusen", "normal"],
+    "organamnist": ORGANS,
+    "organcmnist": ORGANS,
+    "organsmnist": ORGANS,
+    "pathmnist": [
+        "adipose",
+        "background",
+        "debris",
+        "lymphocytes",
+        "mucus",
+        "smooth muscle",
+        "normal colon mucosa",
+        "cancer-associated stroma",
+        "colorectal adenocarcinoma epithelium",
+    ],
+    "pneumoniamnist": ["normal", "pneumonia"],
+    # Published as bare numbers; they are grades of diabetic retinopathy.
+    "retinamnist": ["grade 0", "grade 1", "grade 2", "grade 3", "grade 4"],
+    "tissuemnist": [
+        "Collecting Duct, Connecting Tubule",
+        "Distal Convoluted Tubule",
+        "Glomerular endothelial cells",
+        "Interstitial endothelial cells",
+        "Leukocytes",
+        "Podocytes",
+        "Proximal Tubule Segments",
+        "Thick Ascending Limb",
+    ],
+}
+
+
+def published_names(file_stem: str) -> list[str] | None:
+    """Names for a file called like a published one, with or without a suffix: `retinamnist`, `retinamnist_64`."""
+    return NAMES.get(file_stem.split("_")[0].lower())
+
+
+def parse_options(
+    spec: str, name: str, defaults: dict[str, int], lowest: dict[str, int], highest: dict[str, int] | None = None
+) -> dict[str, int]:
+    """`name?key=number&…` as numbers by key, the others at their defaults.
+
+    Raises:
+        ValueError: an unknown option, or a number below its lowest or above its highest.
+    """
+    highest = highest or {}
+    options = dict(defaults)
+    for key, value in parse_qsl(spec.partition("?")[2], keep_blank_values=True):
+        if key not in options:
+            raise ValueError(f"{name} has no option {key!r}; it takes {', '.join(options)}")
+        if not value.isdecimal() or not lowest[key] <= int(value) <= highest.get(key, int(value)):
+            end = f" to {highest[key]}" if key in highest else ""
+            raise ValueError(f"{name}: {key} must be a whole number from {lowest[key]}{end}, got {value!r}")
+        options[key] = int(value)
+    return options
+
+
+def share_out(total: int, proportions: tuple[int, ...]) -> list[int]:
+    """Whole numbers that add up to `total`, none zero, as close to the proportions as these allow."""
+    exact = np.array(proportions) * total / sum(proportions)
+    shares = np.maximum(np.floor(exact), 1).astype(int)
+    while shares.sum() != total:
+        step = 1 if shares.sum() < total else -1
+        error = step * (exact - shares) - 1e9 * (shares + step < 1)
+        shares[int(np.argmax(error))] += step
+    return shares.tolist()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from clinsynth.data.checks import check_classes
+from clinsynth.data.labels import check_classes
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -10,7 +10,7 @@ import numpy as np
 
 from clinsynth.data.duplicates import NEAR_THRESHOLD, exact_pairs, fingerprints, near_pairs
 from clinsynth.data.images import survey
-from clinsynth.data.subgroups import AGE_BANDS, age_band, is_numeric
+from clinsynth.data.labels import AGE_BANDS, age_band, is_numeric
 
 if TYPE_CHECKING:
     from datasets import Dataset

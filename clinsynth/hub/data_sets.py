@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 from clinsynth.hub.gate import Reading
 
 if TYPE_CHECKING:
-    from clinsynth.hub.hub_columns import Columns
-    from clinsynth.hub.shards import PublishedShards
+    from clinsynth.hub.shards import Columns, PublishedShards
 
 TABLE_HEAD = "| column | type | what it holds |"
 SEVERAL = """# {title}
@@ -67,7 +66,7 @@ def replace_columns(body: str, columns: Columns) -> str:
 
 def describe_gate(readings: Iterable[Reading], accepted_risk: str) -> str:
     """What was asked of the evidence before this was published, and whether it passed."""
-    from clinsynth.hub_cards.tables import cell
+    from clinsynth.hub_cards.render import cell
 
     rows = [
         f"| {cell(reading.name)} | {cell(reading.value)} | {cell(reading.limit)} | "

@@ -111,7 +111,7 @@ def read_near(record: dict[str, Any], limits: Thresholds) -> Reading:
 
 def read_shares(records: list[dict[str, Any]], limits: Thresholds) -> Iterator[Reading]:
     """The DCR share of the whole set, by each extractor."""
-    from clinsynth.metrics.privacy.memorisation import DCR_SHARE
+    from clinsynth.metrics.privacy.closest_records import DCR_SHARE
 
     shares = [record for record in records if (record["metric"], record["label"]) == (DCR_SHARE, OVERALL)]
     for record in shares:
@@ -121,7 +121,7 @@ def read_shares(records: list[dict[str, Any]], limits: Thresholds) -> Iterator[R
 
 
 def read_share(record: dict[str, Any], limit: float | None) -> Reading:
-    from clinsynth.metrics.privacy.memorisation import MemorisationRecord
+    from clinsynth.metrics.privacy.closest_records import MemorisationRecord
     from clinsynth.metrics.privacy.verdict import exceeds_chance, upper
 
     name = f"DCR share by {record['extractor'].rpartition('/')[2]}"

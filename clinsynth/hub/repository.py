@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
-
-from clinsynth.hub.hub_arguments import PushArguments
-from clinsynth.hub.hub_errors import TOKEN, explained, patiently
+from typing import Any, TypeVar
 
 
 @dataclass(frozen=True)
@@ -113,3 +114,136 @@ def collect(target: Target, title: str, api: Any) -> str:
         )
         patiently(lambda: api.add_collection_item(found.slug, target.repo_id, target.kind, exists_ok=True))
     return str(found.url)
+
+
+T = TypeVar("T")
+
+BUSY = (429, 503)
+ATTEMPTS = 4
+LONGEST_WAIT = 300.0
+TOKEN = "log in with `hf auth login`, or set HF_TOKEN to a token with write access"
+AGAIN = "nothing was published: start the same command again to go on, what is uploaded is not sent twice"
+MENDS = {
+    401: f"the Hub does not take the token; {TOKEN}",
+    403: f"the token may not do that; {TOKEN} to this repository",
+    507: "the server has no room",
+}
+
+
+@contextmanager
+def explained(step: str, state: str = AGAIN) -> Iterator[None]:
+    """What huggingface_hub raises within the block becomes a ValueError: the step, the cause, and the state.
+
+    Args:
+        step: as "uploading to me/retina-ddpm".
+        state: what is published if this fails, and the mend.
+    """
+    from huggingface_hub.errors import LocalTokenNotFoundError
+
+    failures: tuple[type[Exception], ...] = (*http_errors(), RuntimeError)
+    try:
+        yield
+    except LocalTokenNotFoundError as error:
+        raise ValueError(f"{step}: no token of the Hub is at hand; {TOKEN}") from error
+    except failures as error:
+        raise ValueError(f"{step} failed: {reason(error)}. {state[0].upper()}{state[1:]}") from error
+
+
+def http_errors() -> tuple[type[Exception], ...]:
+    """What huggingface_hub raises of its answers, and the library below it, whichever that is, where none came."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    return HfHubHTTPError, HfHubHTTPError.__bases__[0], ConnectionError
+
+
+def reason(error: Exception) -> str:
+    """One line on an error, without headers or tokens."""
+    status = status_of(error)
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    said = "; ".join(lines[:3]) or type(error).__name__
+    if status is None:
+        return f"the server does not answer ({type(error).__name__}: {said})"
+    return f"{MENDS[status]} ({said})" if status in MENDS else f"the server answered {status} ({said})"
+
+
+def status_of(error: BaseException | None) -> int | None:
+    """The status of the answer behind an error, also where a library has wrapped it; None where nothing answered."""
+    while error is not None:
+        response = getattr(error, "response", None)
+        if response is not None:
+            return int(response.status_code)
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def patiently(call: Callable[[], T]) -> T:
+    """What `call` returns; it is made again, up to four times, while the server says that it is busy (429 or 503).
+
+    It waits as long as the server's Retry-After says (seconds), else 1, 2 and 4 s.
+    """
+    from huggingface_hub.errors import HfHubHTTPError
+    from tqdm.auto import tqdm
+
+    for attempt in range(ATTEMPTS - 1):
+        try:
+            return call()
+        except HfHubHTTPError as error:
+            if status_of(error) not in BUSY:
+                raise
+            asked = error.response.headers.get("Retry-After", "")
+            wait = min(float(asked) if asked.isdigit() else 2.0**attempt, LONGEST_WAIT)
+            tqdm.write(f"the Hub is busy ({status_of(error)}); trying again in {wait:.0f} s")
+            time.sleep(wait)
+    return call()
+
+
+REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+@dataclass
+class PushArguments:
+    """What every push to the Hub has in common."""
+
+    folder: str = ""
+    """what is pushed; the word after the command, or --folder"""
+    repo_id: str = ""
+    """where to, owner/name; is created where it is not there"""
+    public: bool = False
+    """let everybody see it; without this flag the repository is private"""
+    revision: str | None = None
+    """branch to push to, created where it is not there; default: main"""
+    create_pr: bool = False
+    """open a pull request instead of changing the branch"""
+    collection: str | None = None
+    """title of a collection of yours, created where it is not there, that the repository is put into"""
+    verify: bool = False
+    """afterwards load what was pushed, from the Hub and in a fresh process"""
+    dry_run: bool = False
+    """print exactly the files that would leave this machine, and stop"""
+
+    def __post_init__(self) -> None:
+        if not self.folder:
+            raise ValueError("what to push is missing; name its folder after the command")
+        if not REPO_ID.fullmatch(self.repo_id):
+            raise ValueError(f"--repo_id must be owner/name, as me/retina, got {self.repo_id!r}")
+
+
+@dataclass
+class TermsArguments:
+    """What the user says of the real data and of the licence."""
+
+    data_name: str = ""
+    """name of the real data, where the card does not know it"""
+    data_url: str = ""
+    """where the real data are published"""
+    data_license: str = ""
+    """licence of the real data, as cc-by-nc-4.0"""
+    license: str = ""
+    """licence of what is pushed; default: that of the real data"""
+    license_override: str = ""
+    """why it may be published under --license, although the real data's licence is non-commercial; is printed"""
+
+    def terms(self) -> dict[str, str]:
+        """The arguments as the cards take them."""
+        names = ("data_name", "data_url", "data_license", "license", "license_override")
+        return {name: getattr(self, name) for name in names}

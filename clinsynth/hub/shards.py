@@ -17,12 +17,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clinsynth.hub.content_credentials import is_signed
-from clinsynth.hub.hub_columns import Columns, read_columns
-from clinsynth.hub.hub_fitness import is_fit
+from clinsynth.hub.credentials import is_signed
 from clinsynth.hub.upload import HashedFile, size_of
 from clinsynth.synthesis.provenance import COLUMNS as PROVENANCE_COLUMNS
-from clinsynth.synthesis.provenance import Provenance, find_provenance, insert
+from clinsynth.synthesis.provenance import Provenance, all_marked, find_provenance, insert
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -266,3 +264,112 @@ def describe_set(generation: dict[str, Any], folder: Path) -> dict[str, Any]:
     counts = {name: generation.get(name) for name in ("requested", "produced", "rejected", "given_up")}
     described: dict[str, Any] = without_paths({"generator": generator, **counts, "environment": kept})
     return described
+
+
+KEY = b"huggingface"
+"""Under it a Parquet file's metadata says what `datasets` takes its columns for."""
+REJECTED = b"rejected"
+"""Under it generation counts what it rejected, by reason."""
+PLAIN = {"seed": "int64", "synthetic": "bool", "generator": "string", "revision": "string"}
+Columns = list[dict[str, Any]]
+"""As `dataset_info` of a card lists them: {"name": "seed", "dtype": "int64"}."""
+
+
+def read_columns(schema: pa.Schema) -> Columns:
+    """The columns of a shard."""
+    names = label_names(schema)
+    if names is not None:
+        label = {"class_label": {"names": {str(number): name for number, name in enumerate(names)}}}
+        return [{"name": name, "dtype": kind} for name, kind in {"image": "image", "label": label, **PLAIN}.items()]
+    from datasets import Features
+
+    found: Columns = Features.from_arrow_schema(schema)._to_yaml_list()
+    return found
+
+
+def label_names(schema: pa.Schema) -> list[str] | None:
+    """The class names of a set of pictures that say where they are from; None of any other columns or metadata."""
+    metadata = dict(schema.metadata or {})
+    metadata.pop(REJECTED, None)
+    try:
+        names = json.loads(metadata[KEY])["info"]["features"]["label"]["names"]
+    except (KeyError, TypeError, ValueError):
+        return None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        return None
+    return names if schema.with_metadata(metadata).equals(marked_schema(names), check_metadata=True) else None
+
+
+def marked_schema(names: list[str]) -> pa.Schema:
+    """The schema that `datasets` gives a set of pictures of these classes that say where they are from."""
+    import pyarrow as pa
+
+    label = {"names": names, "_type": "ClassLabel"}
+    plain = {name: {"dtype": kind, "_type": "Value"} for name, kind in PLAIN.items()}
+    told = {"info": {"features": {"image": {"_type": "Image"}, "label": label, **plain}}}
+    image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    kinds = [(name, pa.type_for_alias(kind)) for name, kind in PLAIN.items()]
+    return pa.schema([("image", image), ("label", pa.int64()), *kinds], metadata={KEY: json.dumps(told).encode()})
+
+
+WRITER = re.compile(r"parquet-cpp-arrow version [\d.]+(?:-SNAPSHOT)?")
+
+
+def is_fit(file: pq.ParquetFile, table: pa.Table, provenance: Provenance, reasons: frozenset[str]) -> bool:
+    """Whether writing a shard of pictures anew would change nothing that can be read of it.
+
+    Known columns alone; no metadata but theirs and the counts of rejections; no name of a picture's file; each row,
+    and the text chunk of its picture's PNG file, say where it is from, and there is no other chunk.
+
+    Args:
+        table: all rows of `file`.
+        provenance: what each row is to say.
+        reasons: of rejections that may be counted.
+
+    Raises:
+        ValueError: a picture is damaged.
+    """
+    if label_names(table.schema) is None or not tells_nothing_else(file, reasons):
+        return False
+    if not all(holds_only(table[name], value) for name, value in provenance.columns().items()):
+        return False
+    image = table["image"].combine_chunks()
+    if image.field("path").null_count < len(image) or image.null_count or image.field("bytes").null_count:
+        return False
+    return all_marked(*bytes_of(image.field("bytes")), provenance.chunks(table["seed"].to_pylist()))
+
+
+def tells_nothing_else(file: pq.ParquetFile, reasons: frozenset[str]) -> bool:
+    """Whether a Parquet file's own metadata is what generation writes."""
+    metadata = file.metadata.metadata
+    if not set(metadata) <= {b"ARROW:schema", b"huggingface", REJECTED}:
+        return False
+    counted = counts_in(metadata.get(REJECTED, b"{}"))
+    if counted is None or not set(counted) <= reasons:
+        return False
+    return WRITER.fullmatch(file.metadata.created_by) is not None
+
+
+def counts_in(text: bytes) -> dict[str, int] | None:
+    """What JSON says, where that is numbers by name and nothing else."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return None
+    alone = isinstance(found, dict) and all(type(count) is int for count in found.values())
+    return found if alone and json.dumps(found).encode() == text else None
+
+
+def holds_only(column: pa.ChunkedArray, value: object) -> bool:
+    """Whether each row of a column holds `value`: the first one, and each what the one before it does."""
+    rows = column.combine_chunks()
+    return len(rows) == 0 or (rows[0].as_py() == value and rows.slice(1).equals(rows.slice(0, len(rows) - 1)))
+
+
+def bytes_of(column: pa.BinaryArray) -> tuple[bytes, list[int]]:
+    """The bytes of all rows of a column without gaps, and where each row ends after the first begins."""
+    if len(column) == 0:
+        return b"", [0]
+    _, ends, data = column.buffers()
+    found = memoryview(ends).cast("i")[column.offset : column.offset + len(column) + 1].tolist()
+    return data.to_pybytes(), found

@@ -6,16 +6,125 @@ copy of somebody else's weights; name, checklist and version beside the scores s
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import base64
+import logging
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from transformers import LogitsProcessorList
 
-from clinsynth.judges.judge_questions import Answered, AskedJudge, answer_schema, question_text
+from clinsynth.images import to_png
+from clinsynth.models.endpoints import (
+    Endpoint,
+    describe,
+    is_loopback,
+    key_variable,
+    read_key,
+    split_address,
+    status_of,
+)
+from clinsynth.models.language_models import token_budget
 from clinsynth.pipelines.structured_medical_text.schema_logits import SchemaConstraint
 from clinsynth.pipelines.structured_medical_text.schemas import check_text
 from clinsynth.pipelines.structured_medical_text.text_rows import plain_generation
+from clinsynth.run_folder import read_json
+
+MOST_REASON = 120
+"""Characters of a reason."""
+
+Answered = tuple[dict[str, Any] | None, str | None]
+"""The object of an answer and None, or None and why there is none."""
+
+
+class AskedJudge:
+    """A judge of kind vlm behind the call of `ChecklistJudgePipeline`; its subclasses know whom to ask.
+
+    Args:
+        checklist: name, version, modality and conditions, as a dict.
+        facts: what identifies the model, for `describe_judge`.
+    """
+
+    kind = "vlm"
+
+    def __init__(self, checklist: dict[str, Any], facts: dict[str, Any]):
+        self.checklist, self.facts = checklist, facts
+
+    def ask(self, condition: str, pictures: list[Any]) -> Iterable[Answered]:
+        """What the model answers on each of the pictures."""
+        raise NotImplementedError
+
+    def __call__(self, inputs: dict[str, Any] | list[dict[str, Any]], batch_size: int = 64) -> Any:
+        """Judge pictures; as of `ChecklistJudgePipeline`, and with `failure` in an answer that has no scores.
+
+        Raises:
+            ValueError: an unknown condition, or a model that cannot be asked.
+        """
+        from clinsynth.pipelines.checklist_judge.pipeline_checklist_judge import check_conditions
+
+        rows = [inputs] if isinstance(inputs, dict) else inputs
+        check_conditions([row["condition"] for row in rows], self.checklist)
+        places: dict[str, list[int]] = defaultdict(list)
+        for place, row in enumerate(rows):
+            places[row["condition"]].append(place)
+        answers: list[Any] = [None] * len(rows)
+        for condition, mine in places.items():
+            asked = self.ask(condition, [rows[place]["image"].convert("RGB") for place in mine])
+            for place, (data, failure) in zip(mine, asked, strict=True):
+                answers[place] = unscored(condition, str(failure)) if data is None else scored(condition, data)
+        return answers[0] if isinstance(inputs, dict) else answers
+
+
+def scored(condition: str, data: dict[str, Any]) -> dict[str, Any]:
+    """The answer to an object of the schema."""
+    scores = {item: int(part["met"]) for item, part in data.items()}
+    reasons = {item: part["reason"] for item, part in data.items()}
+    return {"condition": condition, "scores": scores, "share": sum(scores.values()) / len(scores), "reasons": reasons}
+
+
+def unscored(condition: str, failure: str) -> dict[str, Any]:
+    """The answer where there is none, and why."""
+    return {"condition": condition, "scores": {}, "share": None, "reasons": {}, "failure": failure}
+
+
+def answer_schema(checklist: dict[str, Any], condition: str) -> dict[str, Any]:
+    """The JSON schema of an answer: of each item `reason`, which is to be thought of first, and `met`, 0 or 1."""
+    part = closed_object(
+        {
+            "reason": {"type": "string", "minLength": 1, "maxLength": MOST_REASON},
+            "met": {"type": "integer", "enum": [0, 1]},
+        }
+    )
+    return closed_object({item["id"]: part for item in checklist["conditions"][condition]})
+
+
+def closed_object(properties: dict[str, Any]) -> dict[str, Any]:
+    """An object of just these properties."""
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": False,
+    }
+
+
+def question_text(checklist: dict[str, Any], condition: str) -> str:
+    """What the model is asked beside the picture."""
+    items = [f"- {item['id']}: {item['question']} {item['criterion']}" for item in checklist["conditions"][condition]]
+    return (
+        f"The picture ({checklist['modality']}) is meant to show: {condition}. Judge it by this checklist, by what "
+        "can be seen and not by what it is meant to show.\n"
+        + "\n".join(items)
+        + f"\nAnswer with one JSON object and nothing else. For each item give reason (what you see, at most "
+        f"{MOST_REASON} characters) and met: 1 for yes; 0 for no, or where it cannot be made out.\n"
+        'Form: {"item": {"reason": "…", "met": 1}}'
+    )
+
 
 TOGETHER = 8
 """Pictures that the model reads at once, at most: each may be thousands of tokens."""
@@ -125,3 +234,137 @@ def load_vlm(model: str, checklist: dict[str, Any], trust_remote_code: bool) -> 
         ) from error
     facts = {"model": model, "weights_sha256": hash_weights(network)}
     return VlmJudge(network.to(place).eval(), processor, checklist, facts)
+
+
+logger = logging.getLogger("clinsynth")
+
+REFUSED_REQUEST = (400, 413, 415, 422)
+"""How servers refuse a picture for a model that sees none, or a prompt that is too long."""
+
+
+class EndpointJudge(AskedJudge):
+    """Answers of a server's model.
+
+    Args:
+        endpoint: proven to hold to schemas; its own schema is not used.
+        checklist, facts: as of `AskedJudge`.
+    """
+
+    def __init__(self, endpoint: Endpoint, checklist: dict[str, Any], facts: dict[str, Any]):
+        super().__init__(checklist, facts)
+        self.endpoint = endpoint
+        self.endpoints: dict[str, Endpoint] = {}
+
+    def ask(self, condition: str, pictures: list[Any]) -> Iterator[Answered]:
+        """What the model answers on each of the pictures; several are under way at once.
+
+        Raises:
+            ValueError: the server failed for good; says how, and what to do.
+        """
+        text = question_text(self.checklist, condition)
+        requests: Any = [(message(picture, text), 0) for picture in pictures]
+        with explained(self.endpoint.url):
+            for result in self.endpoint_of(condition)(requests):
+                yield result.data, result.rejections[0] if result.rejections else None
+
+    def endpoint_of(self, condition: str) -> Endpoint:
+        """The server, with the schema of a condition."""
+        if condition not in self.endpoints:
+            schema = answer_schema(self.checklist, condition)
+            self.endpoints[condition] = replace(self.endpoint, schema=schema, max_tokens=token_budget(schema, None))
+        return self.endpoints[condition]
+
+
+def message(picture: Image.Image, text: str) -> list[dict[str, Any]]:
+    """A chat with one picture, as a PNG file without metadata, and one question."""
+    data = base64.b64encode(to_png(picture)).decode()
+    image = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}}
+    return [{"role": "user", "content": [image, {"type": "text", "text": text}]}]
+
+
+def open_judge(url: str, model: str, checklist: dict[str, Any], concurrency: int, timeout_s: float) -> EndpointJudge:
+    """The judge at `url`, proven to hold to schemas.
+
+    Raises:
+        ValueError: the server cannot be had, or does not hold to a schema.
+    """
+    with explained(url):
+        key = read_key(url)
+        say_what_leaves(url, key)
+        endpoint = Endpoint(
+            url=url,
+            model=model,
+            schema={},
+            max_tokens=64,  # of the canary's answer
+            key=key,
+            temperature=0.0,
+            top_p=1.0,
+            max_attempts=1,
+            concurrency=concurrency,
+            timeout_s=timeout_s,
+        )
+        served = endpoint.prove_schema()
+    facts = {"model": model, "weights_sha256": None, "served_model": served}
+    return EndpointJudge(endpoint, checklist, facts)
+
+
+def say_what_leaves(url: str, key: str | None) -> None:
+    """Log which key goes where, and whether others can read along."""
+    host, variable = split_address(url).hostname, key_variable(url)
+    said = f"the key in {variable} goes to {host}" if key else f"{variable} is not set: no key"
+    logger.info("--judge_endpoint: %s", said)
+    if url.startswith("http:") and not is_loopback(url):
+        logger.warning("--judge_endpoint: what goes to %s is not encrypted; others on the way can read it", host)
+
+
+@contextmanager
+def explained(url: str) -> Iterator[None]:
+    """Errors of `Endpoint` within the block, in the words of a judge's flags."""
+    try:
+        yield
+    except ValueError as error:
+        if status_of(error.__cause__) in REFUSED_REQUEST:
+            raise ValueError(
+                f"--judge_endpoint {url} refused a request ({describe(error.__cause__)}); finished shards are kept: "
+                "mostly its model takes no pictures, or picture and checklist exceed its context, which the server's "
+                "log says: serve a model that sees, with a longer context"
+            ) from error
+        words = str(error).replace("--endpoint", "--judge_endpoint").replace("--model", "--judge_model")
+        raise ValueError(words) from error
+
+
+def check_address(url: str) -> None:
+    """Raise a `ValueError` for an address that is none, or that holds what may be a secret."""
+    try:
+        split_address(url)
+    except ValueError as error:
+        raise ValueError(str(error).replace("--endpoint", "--judge_endpoint")) from error
+
+
+def check_may_leave(url: str, images: str, rows: Any, send_real: str | None) -> None:
+    """Raise a `ValueError` where pictures that may be of patients would leave this machine without the user's word."""
+    if is_loopback(url) or send_real or is_synthetic(images, rows):
+        return
+    raise ValueError(
+        f"--judge_endpoint {url} would send the pictures of --images {images} to {split_address(url).hostname}, which "
+        "is not this machine, and nothing says that they are synthetic (no generation.json of `clinsynth generate "
+        "images` with rows of seeds, no column synthetic); where their owners and licence allow it, say so in words: "
+        '--send_real "who allowed it, and why"; else serve the model here'
+    )
+
+
+def is_synthetic(images: str, rows: Any) -> bool:
+    """Whether a set says of itself that no row is a patient: drawn, generated by clinsynth, or published as synthetic.
+
+    Nothing but a folder's generation.json and the columns of its rows is looked at: who wants to can write them in.
+    Pictures made from a patient's are not: much of the source is left in them.
+    """
+    from clinsynth.data.phantom_fundus import NAME
+
+    if images.partition("?")[0] == NAME:
+        return True
+    if "source_id" in rows.column_names:
+        return False
+    if "synthetic" in rows.column_names:
+        return all(value is True for value in rows["synthetic"][:])
+    return "seed" in rows.column_names and "generator" in read_json(Path(images) / "generation.json")

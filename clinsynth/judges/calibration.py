@@ -19,9 +19,7 @@ NO_DISC_EVERY = 5
 
 def draw_known(side: int, channels: int, per_grade: int, seed: int) -> list[dict[str, Any]]:
     """Drawn eyes of every grade: image, label (a grade's name) and counts, among them that of the discs."""
-    from clinsynth.data.phantom_anatomy import sample_eye
-    from clinsynth.data.phantom_fundus import GRADES, LESION_RANGES
-    from clinsynth.data.phantom_lesions import LESIONS, draw_eye
+    from clinsynth.data.phantom_fundus import GRADES, LESION_RANGES, LESIONS, draw_eye, sample_eye
 
     rows = []
     for grade, name in enumerate(GRADES):

@@ -2,7 +2,8 @@
 
 The table is a .parquet or .csv file with one row an item, picture and rater:
 
-    sample_id   the picture's, as `clinsynth.judges.checklists.sample_id` gives it; or `row`, its number in --images from 0
+    sample_id   the picture's, as `clinsynth.judges.checklists.sample_id` gives it; or `row`, its number in --images,
+                from 0
     item_id     of the checklist
     score       0 or 1
     rater       may be left out where there is one
@@ -19,7 +20,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from clinsynth.judges.judge_questions import unscored
+from clinsynth.judges.asked import unscored
 
 UNSCORED = "not scored by an expert"
 Key = tuple[str, str]

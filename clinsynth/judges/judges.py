@@ -84,8 +84,7 @@ def load_asked(
 ) -> Any:
     """A judge of kind vlm, here or at an endpoint."""
     try:
-        from clinsynth.judges.asked import load_vlm
-        from clinsynth.judges.judge_endpoint import open_judge
+        from clinsynth.judges.asked import load_vlm, open_judge
     except ImportError as error:
         raise ValueError(
             f"--judge vlm needs packages that are not installed ({error}); pip install clinsynth[text]"

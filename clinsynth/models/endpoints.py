@@ -7,26 +7,22 @@ again after a wait; others end the run, whose finished shards are kept.
 
 from __future__ import annotations
 
+import ipaddress
 import logging
+import os
+import random
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from threading import Event
 from typing import TYPE_CHECKING, Any
+from urllib.parse import SplitResult, urlsplit
 
-from clinsynth.models.text_answers import attempt_seed, check_answer, closed, token_budget
-from clinsynth.models.text_endpoint_address import is_loopback, key_variable, read_key, split_address
-from clinsynth.models.text_endpoint_client import OpenAIClient
-from clinsynth.models.text_endpoint_failures import (
-    FAILURES,
-    describe,
-    mend,
-    most_tries,
-    status_of,
-    wait_before,
-    words_of,
-)
+import httpx2
+from huggingface_hub import InferenceClient
+
+from clinsynth.models.language_models import attempt_seed, check_answer, closed, token_budget
 from clinsynth.pipelines.structured_medical_text.text_rows import RowResult
 
 if TYPE_CHECKING:
@@ -208,3 +204,164 @@ def open_endpoint(url: str, args: GenerateTextArguments, task: Task) -> tuple[En
     )
     served = endpoint.prove_schema()
     return endpoint, {"weights_sha256": None, "network": "served over the OpenAI protocol", "served_model": served}
+
+
+class OpenAIClient(InferenceClient):
+    """An `InferenceClient` for an address of one's own, with a session of its own.
+
+    By itself the client turns a JSON schema into a form that TGI alone reads, so that other servers would write
+    without it; adds the user's saved Hub token for every host; is silenced by HF_HUB_OFFLINE; and takes the texts
+    wherever a redirect points. Here a schema is sent as OpenAI defines it, the key is the given one or none, and
+    requests to this machine pass no proxy.
+
+    Raises (from `chat_completion`):
+        httpx2.HTTPStatusError: a status other than 2xx.
+        httpx2.RequestError: no answer.
+        ValueError: an answer that is no JSON object.
+    """
+
+    def __init__(self, url: str, key: str | None, timeout_s: float):
+        super().__init__(base_url=url, api_key=key)
+        self.session = httpx2.Client(
+            headers={"authorization": f"Bearer {key}"} if key else {},
+            timeout=timeout_s,
+            limits=httpx2.Limits(max_connections=None),
+            trust_env=not is_loopback(url),
+        )
+
+    def _inner_post(self, request_parameters: Any, *, stream: bool = False) -> Any:
+        body = request_parameters.json
+        form = body.get("response_format")
+        if form is not None and set(form) == {"type", "value"}:
+            schema = {"name": "row", "schema": form["value"], "strict": True}
+            body = {**body, "response_format": {"type": "json_schema", "json_schema": schema}}
+        response = self.session.post(request_parameters.url, json=body)
+        response.raise_for_status()
+        return response.content
+
+
+HUB_HOSTS = ("huggingface.co", "huggingface.cloud", "hf.space")
+"""Hosts of Hugging Face, Inference Endpoints among them; no other is given HF_TOKEN."""
+
+
+def split_address(url: str) -> SplitResult:
+    """The parts of the address of a server.
+
+    Raises:
+        ValueError: it is no http(s) address of a host, or holds what may be a secret and would be written down.
+    """
+    mend = "give one like http://127.0.0.1:8000/v1"
+    try:
+        parts = urlsplit(url)
+        port_is_good = parts.port is None or parts.port > 0
+    except ValueError as error:
+        raise ValueError(f"--endpoint {url} is no address ({error}); {mend}") from error
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise ValueError(
+            "--endpoint must be an address without user, password, ? and #: it is written into the run's folder; put "
+            "a key into the environment variable OPENAI_API_KEY (HF_TOKEN for hosts of Hugging Face)"
+        )
+    if parts.scheme not in ("http", "https") or not parts.hostname or not port_is_good or " " in url:
+        raise ValueError(f"--endpoint {url} is no http or https address; {mend}")
+    return parts
+
+
+def is_loopback(url: str) -> bool:
+    """Whether what is sent to `url` stays on this machine."""
+    host = split_address(url).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def key_variable(url: str) -> str:
+    """The environment variable whose key goes to `url`: HF_TOKEN to Hugging Face over https, else OPENAI_API_KEY."""
+    parts = split_address(url)
+    host = f".{parts.hostname}"
+    ours = parts.scheme == "https" and any(host.endswith(f".{name}") for name in HUB_HOSTS)
+    return "HF_TOKEN" if ours else "OPENAI_API_KEY"
+
+
+def read_key(url: str) -> str | None:
+    """The key for `url`, None where the environment has none."""
+    return os.environ.get(key_variable(url), "").strip() or None
+
+
+def check_real_texts(url: str, k_shot: int, send_real_texts: bool) -> None:
+    """Raise a `ValueError` where examples, which are real texts, would leave this machine without the user's word."""
+    if k_shot and not send_real_texts and not is_loopback(url):
+        raise ValueError(
+            f"--k_shot {k_shot} with --endpoint {url} sends real texts of --dataset to {split_address(url).hostname}, "
+            "which is not this machine; if their owners and licence allow that, say --send_real_texts true; else "
+            "leave --k_shot out, or serve the model here"
+        )
+
+
+FAILURES = (httpx2.HTTPStatusError, httpx2.RequestError, ValueError)
+"""ValueError: what came is no chat completion, perhaps a proxy's page."""
+MOST_TRIES, MOST_TIMEOUTS = 5, 2
+FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 60.0
+PASSING = (408, 409, 425, 429)
+"""Statuses below 500 that say: later."""
+
+
+def passes(error: Exception) -> bool:
+    """Whether the failure may be over at the next try."""
+    status = status_of(error)
+    return status is None or status in PASSING or status >= 500
+
+
+def status_of(error: BaseException | None) -> int | None:
+    return error.response.status_code if isinstance(error, httpx2.HTTPStatusError) else None
+
+
+def most_tries(error: Exception) -> int:
+    """How often to ask in all; a server that hangs costs a whole timeout each time."""
+    if not passes(error):
+        return 1
+    return MOST_TIMEOUTS if isinstance(error, httpx2.TimeoutException) else MOST_TRIES
+
+
+def wait_before(tries: int, error: Exception) -> float:
+    """Seconds until the next try: half to all of a time that doubles, at random, or what the server asks for."""
+    wait = FIRST_WAIT_S * 2 ** (tries - 1) * random.uniform(0.5, 1)
+    asked = error.response.headers.get("retry-after", "") if isinstance(error, httpx2.HTTPStatusError) else ""
+    return min(max(wait, float(asked) if asked.isdecimal() else 0), LONGEST_WAIT_S)
+
+
+def describe(error: BaseException | None) -> str:
+    """What went wrong."""
+    if isinstance(error, httpx2.HTTPStatusError):
+        return f"status {error.response.status_code}"
+    if isinstance(error, httpx2.TimeoutException):
+        return "no answer in time"
+    if isinstance(error, httpx2.RequestError):
+        return str(error) or type(error).__name__
+    return "what came is no chat completion but another kind of page"
+
+
+def words_of(error: BaseException | None, secret: str | None) -> str:
+    """`describe`, and what the server itself says; for requests without real texts."""
+    said = " ".join(error.response.text.split()) if isinstance(error, httpx2.HTTPStatusError) else ""
+    said = said.replace(secret, "***") if secret else said
+    return f"{describe(error)}: {said[:300]}" if said else describe(error)
+
+
+def mend(error: Exception, variable: str) -> str:
+    """What the user can do about an error that ends the run; `variable` is that of the key."""
+    status = status_of(error)
+    if status in (401, 403):
+        return f"put a key that it takes into the environment variable {variable}"
+    if status == 404 or (status is not None and status < 400):
+        return "check the address, which mostly ends in /v1, and the name in --model"
+    if not passes(error):
+        return (
+            "mostly prompt and --max_new_tokens exceed its context, which the server's log says: lower --k_shot or "
+            "--max_new_tokens, or start it with a longer context"
+        )
+    if isinstance(error, httpx2.TimeoutException):
+        return "raise --timeout_s, lower --concurrency, or start the server anew and then the same command"
+    if status is not None:
+        return "the server's log says why; once it is well, start the same command again"
+    return "check that the address is right and the server runs, then start the same command again"

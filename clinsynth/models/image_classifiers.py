@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors.torch import save_model
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
@@ -16,17 +17,7 @@ from transformers import (
 )
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
-from clinsynth.models.classifier_files import label_config, save_network
-from clinsynth.models.classifier_fitting import balancing_weights, endless_batches
-
-__all__ = [
-    "balancing_weights",
-    "endless_batches",
-    "load_pretrained_classifier",
-    "model_inputs",
-    "save_classifier",
-    "with_input_size",
-]
+from clinsynth.data.labels import first_of
 
 BILINEAR = 2  # PIL's number for it
 
@@ -121,3 +112,52 @@ def model_inputs(model: PreTrainedModel, images: np.ndarray) -> torch.Tensor:
         pixels = F.interpolate(pixels, (side, side), mode="bilinear", antialias=pixels.shape[-1] > side)
     mean, std = (pixels.new_tensor(v).view(1, -1, 1, 1) for v in (config.image_mean, config.image_std))
     return (pixels - mean) / std
+
+
+def label_config(label_names: list[str]) -> dict[str, Any]:
+    """The entries of a transformers configuration that name the classes."""
+    return {"id2label": dict(enumerate(label_names)), "label2id": {name: i for i, name in enumerate(label_names)}}
+
+
+def save_network(model: PreTrainedModel, label_names: list[str], folder: Path) -> None:
+    """Write config.json, with the classes' names, and model.safetensors into `folder`."""
+    model.config.update(label_config(label_names))
+    model.config.architectures = [type(model).__name__]
+    # Not model.save_pretrained: among several processes it writes the weights of the first one only, and here every
+    # process has a model of its own.
+    model.config.save_pretrained(folder)
+    save_model(model, str(folder / "model.safetensors"), metadata={"format": "pt"})
+
+
+def load_class_model(flag: str, name: str) -> Any:
+    """An image classifier that `clinsynth.trainers.train_image_classifier.predict` takes.
+
+    Raises:
+        ValueError: it cannot be loaded.
+    """
+    import torch
+    from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+    try:
+        model: Any = AutoModelForImageClassification.from_pretrained(name)
+        processor = AutoImageProcessor.from_pretrained(name, backend="pil")
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{flag} {name} cannot be loaded ({error}); give the folder or Hub id of an image classifier with its "
+            "preprocessor_config.json (best-real of `clinsynth train image-classifier`)"
+        ) from error
+    network: Any = with_inputs_of(model, processor)
+    return network.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+
+
+def class_numbers(flag: str, model: Any, names: list[str]) -> list[int]:
+    """The classifier's number of each of `names`.
+
+    Raises:
+        ValueError: it does not know one of them.
+    """
+    known = {name: int(number) for number, name in model.config.id2label.items()}
+    for name in names:
+        if name not in known:
+            raise ValueError(f"{flag} has the classes {first_of(known)}, without {name!r}; give one that has it")
+    return [known[name] for name in names]

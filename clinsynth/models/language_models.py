@@ -4,9 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from clinsynth.models.image_encoders import best_device, hash_weights
+from clinsynth.models.text_encoders import TextModel, token_counter, unpack_texts
+from clinsynth.pipelines.structured_medical_text.schema_bounds import bounded, most_tokens
+from clinsynth.pipelines.structured_medical_text.schemas import check_text
+from clinsynth.pipelines.structured_medical_text.text_rows import RowResult, derive_seed
+
+if TYPE_CHECKING:
+    from clinsynth.pipelines.structured_medical_text.prompts import Task
+    from clinsynth.scripts.generate_text import GenerateTextArguments
 
 Request = tuple[list[dict[str, str]], int]
 """Messages and a seed."""
@@ -26,10 +38,6 @@ class Result(Protocol):
 Write = Callable[[list[Request]], Iterator[Result]]
 """From requests to their results, in that order."""
 
-if TYPE_CHECKING:
-    from clinsynth.pipelines.structured_medical_text.prompts import Task
-    from clinsynth.scripts.generate_text import GenerateTextArguments
-
 
 def load_writer(args: GenerateTextArguments, task: Task, device: Any) -> tuple[Any, dict[str, Any]]:
     """A function from messages and seeds to results, in their order, and what identifies the model behind it.
@@ -42,8 +50,6 @@ def load_writer(args: GenerateTextArguments, task: Task, device: Any) -> tuple[A
 
         return open_endpoint(args.endpoint, args, task)
     if args.backend == "vllm":
-        from clinsynth.models.text_vllm import open_vllm
-
         return open_vllm(args, task)
     from clinsynth.synthesis.shards import hash_weights
 
@@ -176,3 +182,165 @@ def describe_generator(
 def digest(values: Any) -> str:
     """SHA-256 of values of JSON's types."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+Messages = list[dict[str, str]]
+Outcome = tuple[dict[str, Any] | None, str | None]
+
+
+def open_vllm(args: GenerateTextArguments, task: Task) -> tuple[Any, dict[str, Any]]:
+    """A function from messages and seeds to results, and what identifies the model.
+
+    Raises:
+        ImportError: vLLM is not installed; says how to.
+        ValueError: the task's schema is not valid.
+    """
+    try:
+        from vllm import LLM, SamplingParams
+        from vllm.sampling_params import StructuredOutputsParams
+    except ImportError as error:
+        raise ImportError(f"--backend vllm needs vLLM 0.12 or later ({error}); pip install clinsynth[vllm]") from error
+    schema, budget = closed(task.schema), token_budget(task.schema, args.max_new_tokens)
+    engine = LLM(model=args.model, dtype=args.dtype)
+
+    def attempt(conversations: list[Messages], seeds: list[int]) -> list[Outcome]:
+        settings = [
+            SamplingParams(
+                seed=seed,
+                max_tokens=budget,
+                temperature=args.temperature,
+                top_p=args.top_p,
+                structured_outputs=StructuredOutputsParams(json=schema),
+            )
+            for seed in seeds
+        ]
+        answers = [output.outputs[0] for output in engine.chat(conversations, settings, use_tqdm=False)]
+        return [check_answer(answer.text, answer.finish_reason, schema) for answer in answers]
+
+    def write(requests: list[tuple[Messages, int]]) -> Iterator[RowResult]:
+        return write_rows(requests, attempt, args.max_attempts)
+
+    return write, {"weights_sha256": None, "network": "vLLM", "dtype": args.dtype}
+
+
+def write_rows(
+    requests: list[tuple[Messages, int]],
+    attempt: Callable[[list[Messages], list[int]], list[Outcome]],
+    max_attempts: int,
+) -> Iterator[RowResult]:
+    """A result a request, in their order: all are attempted at once, then those that failed, with new seeds."""
+    finished: dict[int, RowResult] = {}
+    failed: dict[int, list[str]] = {number: [] for number in range(len(requests))}
+    while failed:
+        numbers = list(failed)
+        seeds = [attempt_seed(requests[number][1], len(failed[number])) for number in numbers]
+        outcomes = attempt([requests[number][0] for number in numbers], seeds)
+        for number, (data, reason) in zip(numbers, outcomes, strict=True):
+            reasons = failed[number] + ([reason] if reason is not None else [])
+            if reason is None or len(reasons) == max_attempts:
+                attempts = len(reasons) + (reason is None)
+                finished[number] = RowResult(data, requests[number][1], attempts, reasons)
+                del failed[number]
+            else:
+                failed[number] = reasons
+    return iter([finished[number] for number in range(len(requests))])
+
+
+SEEDS = 2**31
+"""Engines get seeds modulo this, since some take 32 bits with a sign."""
+FINISHED = ("stop", "eos_token", "stop_sequence")
+"""What finish_reason says of a text that is whole; the last two are TGI's."""
+
+
+def closed(schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema of an object with all its properties required and no others allowed, as the local pipeline has it."""
+    return {**schema, "required": list(schema["properties"]), "additionalProperties": False}
+
+
+def token_budget(schema: dict[str, Any], max_new_tokens: int | None) -> int:
+    """Tokens of an answer: those asked for, else as many as the schema can need.
+
+    Raises:
+        ValueError: the schema has no bound or cannot be met; names the place.
+    """
+    most = most_tokens(bounded(schema))
+    return max_new_tokens or most
+
+
+def attempt_seed(seed: int, attempt: int) -> int:
+    """The seed of a row's attempt, counted from 0, in [0, 2**31)."""
+    return (derive_seed(seed, attempt) if attempt else seed) % SEEDS
+
+
+def check_answer(text: Any, finish: Any, schema: dict[str, Any]) -> tuple[dict[str, Any] | None, str | None]:
+    """The object of an answer, and None; or None, and the reason why it is refused, without any of its text."""
+    if finish == "length":
+        return None, "not finished within the budget"
+    if finish not in FINISHED:
+        return None, "stopped by a filter" if finish == "content_filter" else "stopped before its end"
+    return check_text(text, schema) if isinstance(text, str) else (None, "without content")
+
+
+BATCH_TEXTS = 4  # a row of logits has as many numbers as the vocabulary, for each token
+MOST_TOKENS = 256
+
+
+def load_language_model(name_or_path: str) -> TextModel:
+    """Load a causal language model by folder, Hub id or .gguf file; its one feature is a text's loss.
+
+    Raises:
+        ValueError: it is not there, is no such model, or its tokenizer has no token to begin a text with.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    path = Path(name_or_path)
+    gguf = path.suffix == ".gguf"
+    source, options = (str(path.parent), {"gguf_file": path.name}) if gguf else (name_or_path, {})
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, **options)
+        model: Any = AutoModelForCausalLM.from_pretrained(source, **options)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"--language_model {name_or_path} cannot be loaded as a causal language model ({type(error).__name__}); "
+            "give a local folder or a .gguf file, or a Hub id where the Hub can be reached, or leave the flag out"
+        ) from error
+    start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    if start is None:
+        raise ValueError(
+            f"--language_model {name_or_path}: its tokenizer has no token to begin a text with; take another"
+        )
+    return build_scorer(path.name if path.exists() else name_or_path, model.to(best_device()).eval(), tokenizer, start)
+
+
+def build_scorer(name: str, model: Any, tokenizer: Any, start: int) -> TextModel:
+    """The judge around a network and its tokenizer; each text is put behind the token `start`.
+
+    A text's first token counts only where it is the only one: what may begin a text is a matter of the model's chat
+    format, and would weigh more in short texts.
+    """
+    import torch
+
+    def losses(texts: Sequence[str]) -> np.ndarray:
+        options = {"truncation": True, "max_length": MOST_TOKENS, "add_special_tokens": False}
+        rows = [[start, *ids] for ids in tokenizer(list(texts), **options)["input_ids"]]
+        longest = max(map(len, rows))
+        ids = torch.tensor([row + [start] * (longest - len(row)) for row in rows], device=model.device)
+        mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows], device=model.device)
+        with torch.no_grad():
+            logits = model(input_ids=ids, attention_mask=mask).logits[:, :-1].float()
+        nats = torch.nn.functional.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
+        there = mask[:, 1:].float()
+        there[there.sum(1) > 1, 0] = 0
+        means: np.ndarray = ((nats * there).sum(1) / there.sum(1)).double().cpu().numpy()
+        return means
+
+    return TextModel(
+        name=f"{name} (causal language model)",
+        dimension=1,
+        fingerprint=f"{hash_weights(model)} {MOST_TOKENS} {start}",
+        embed=lambda packed: losses(unpack_texts(packed))[:, None],
+        note=f"texts are cut at {MOST_TOKENS} tokens",
+        most_tokens=MOST_TOKENS,
+        count_tokens=token_counter(tokenizer),
+        batch_texts=BATCH_TEXTS,
+    )

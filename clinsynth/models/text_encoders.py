@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from clinsynth.metrics.texts.text_words import TextSet
+from clinsynth.metrics.texts.words import TextSet
 from clinsynth.models.image_encoders import FeatureExtractor, best_device, cached_features, hash_weights
 
 logger = logging.getLogger("clinsynth")

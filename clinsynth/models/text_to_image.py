@@ -21,12 +21,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from clinsynth.models.text_to_image_base import image_to_image, open_base
-from clinsynth.models.text_to_image_weights import (
+from clinsynth.models.text_to_image_base import (
     add_words,
     cast_lora,
     freeze,
+    image_to_image,
     lora_weights,
+    open_base,
     read_words,
     set_trainable,
     write_tensors,

@@ -5,17 +5,20 @@ Everything is inside the page (base64 PNG, inline SVG, no script, no link), so t
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jinja2
+import numpy as np
 
-from clinsynth.reports.report_alignment import ALIGNMENT_NAMES, alignment_findings, alignment_table
-from clinsynth.reports.report_numbers import format_interval, format_number, format_signed
-from clinsynth.reports.report_pictures import Pictures
+from clinsynth.images import to_picture, to_png
+from clinsynth.reports.page import format_interval, format_number, format_signed
 
-__all__ = ["format_interval", "format_number", "format_signed"]
+if TYPE_CHECKING:
+    from clinsynth.data.images import ImageArrays
 
 WHISKER_WIDTH = 200
 METRIC_NAMES = {"frechet": "Fréchet distance", "kid": "KID"}
@@ -231,3 +234,99 @@ def limits(evidence: dict[str, Any]) -> Iterator[str]:
             "“No evidence” means that the interval holds zero: the synthetic pictures may help or hurt by less than "
             "this many test pictures and seeds can show."
         )
+
+
+ALIGNMENT_NAMES = {
+    "checklist_share": "checklist share",
+    "class_margin": "class margin",
+    "typicality": "typicality",
+    "alignment": "alignment",
+    "low_alignment_tail": "low-alignment tail",
+}
+
+
+def alignment_table(alignment: dict[str, Any] | None) -> dict[str, list[dict[str, Any]]]:
+    """For "overall" and each class the records of ALIGNMENT_NAMES, in that order; empty where it was not measured."""
+    table: dict[str, list[dict[str, Any]]] = {}
+    for record in alignment["records"] if alignment else []:
+        table.setdefault(record["label"], []).append(record)
+    return table
+
+
+def alignment_findings(alignment: dict[str, Any] | None) -> Iterator[dict[str, str]]:
+    """The tail overall, for the head of the page."""
+    for row in alignment_table(alignment).get("overall", [])[-1:]:
+        yield {"title": "Low-alignment tail, overall", **describe_tail(row)}
+
+
+def describe_tail(row: dict[str, Any]) -> dict[str, str]:
+    if row["value"] is None:
+        return {"value": "–", "text": row["note"]}
+    interval = f"95 % {format_interval(row['interval'])}" if row["interval"] else "no interval"
+    floor = row["floor"] if row["floor"] is not None else row["floor_held_out"]
+    against = "" if floor is None else f"; among real pictures {format_number(floor)}"
+    return {"value": format_number(row["value"]), "text": f"{interval}{against}"}
+
+
+PICTURES_PER_CLASS = 8
+
+
+@dataclass(frozen=True)
+class ClassPictures:
+    """Pictures of one class as data URIs, the same number of real and of synthetic ones."""
+
+    name: str
+    real: list[str]
+    synthetic: list[str]
+
+
+@dataclass(frozen=True)
+class PicturePair:
+    """A synthetic picture and the real train picture nearest to it as data URIs, and what was made of them."""
+
+    synthetic: str
+    real: str
+    synthetic_label: str
+    real_label: str
+    detector: str
+    verdict: str
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """All pictures of the page."""
+
+    classes: list[ClassPictures]
+    pairs: list[PicturePair]
+
+
+def draw_pictures(real: ImageArrays, synthetic: ImageArrays, closest: list[dict[str, Any]], seed: int) -> Pictures:
+    """Choose pictures by `seed`, at most eight a class and side, and encode them and the closest pairs."""
+    generator = np.random.default_rng([seed, 2])
+    classes = []
+    for number, name in enumerate(real.label_names):
+        rows = [np.flatnonzero(arrays.labels == number) for arrays in (real, synthetic)]
+        count = min(PICTURES_PER_CLASS, *(len(side) for side in rows))
+        chosen = [generator.choice(side, size=count, replace=False) for side in rows]
+        classes.append(ClassPictures(name, encode(real.images[chosen[0]]), encode(synthetic.images[chosen[1]])))
+    pairs = [
+        PicturePair(
+            synthetic=encode_png(synthetic.images[pair["synthetic_row"]]),
+            real=encode_png(real.images[pair["train_row"]]),
+            synthetic_label=real.label_names[synthetic.labels[pair["synthetic_row"]]],
+            real_label=real.label_names[real.labels[pair["train_row"]]],
+            detector=pair["detector"],
+            verdict=pair["verdict"],
+        )
+        for pair in closest
+    ]
+    return Pictures(classes, pairs)
+
+
+def encode(images: np.ndarray) -> list[str]:
+    return [encode_png(image) for image in images]
+
+
+def encode_png(image: np.ndarray) -> str:
+    """A uint8 picture (channels, r, r) as a data URI, pixel for pixel."""
+    return "data:image/png;base64," + base64.b64encode(to_png(to_picture(image))).decode()

@@ -41,3 +41,20 @@ def polyline(values: Sequence[float], low: float, high: float, width: float, hei
     across = Scale(0, max(len(values) - 1, 1), width)
     up = Scale(low, high if high > low else low + 1e-12, height)
     return " ".join(f"{across(i)},{round(height - up(value), 1)}" for i, value in enumerate(values))
+
+
+def format_number(value: float | None) -> str:
+    """Three significant digits, a true minus sign, a dash for None."""
+    if value is None:
+        return "–"
+    text = f"{value:.0f}" if abs(value) >= 1000 else f"{value:#.3g}".rstrip(".")
+    return text.replace("-", "−")
+
+
+def format_signed(difference: float) -> str:
+    """Three decimals with a plus or a true minus sign."""
+    return f"{difference:+.3f}".replace("-", "−")
+
+
+def format_interval(interval: Iterable[float] | None) -> str:
+    return "no interval" if interval is None else "{} to {}".format(*map(format_number, interval))

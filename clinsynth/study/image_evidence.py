@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, Any
 from clinsynth.metrics import records as m
 from clinsynth.metrics.finished import FinishedMeasurements
 from clinsynth.metrics.images.likeness import measure_pictures
-from clinsynth.metrics.images.manifold_measurement import measure_manifold
 from clinsynth.metrics.images.privacy import privacy_evidence
-from clinsynth.metrics.images.variety import read_collapse
+from clinsynth.metrics.images.variety import measure_manifold, read_collapse
 from clinsynth.models.image_encoders import (
     FeatureExtractor,
     cached_features,
@@ -26,10 +25,17 @@ from clinsynth.models.image_encoders import (
     train_default_extractor,
 )
 from clinsynth.run_folder import create_run_folder, describe_environment, write_run_config
-from clinsynth.study.alignment_run import load_alignment_judge, measure_alignment
-from clinsynth.synthesis.sets import describe_data, load_real, load_synthetic, read_generation, with_labels_of
-from clinsynth.synthesis.source_check import check_sources
-from clinsynth.trainers.classifiers.images import check_data, run_arms
+from clinsynth.study.alignment import gather_alignment, load_alignment_judge
+from clinsynth.synthesis.sets import (
+    check_sources,
+    describe_data,
+    load_real,
+    load_synthetic,
+    read_generation,
+    with_labels_of,
+)
+from clinsynth.trainers.classifiers.arms import check_data
+from clinsynth.trainers.classifiers.images import run_arms
 
 if TYPE_CHECKING:
     from clinsynth.data.images import ImageArrays
@@ -77,7 +83,7 @@ def gather_evidence(args: EvaluateImagesArguments) -> tuple[dict[str, Any], Comp
         "collapse": read_collapse(measurements),
         "privacy": privacy,
         "classifier": compare_classifiers(args, real, synthetic, output_dir),
-        "alignment": measure_alignment(args, judge, extractor, {**real, "synthetic": synthetic}, features, generation),
+        "alignment": gather_alignment(args, judge, extractor, {**real, "synthetic": synthetic}, features, generation),
         "environment": describe_environment(),
     }
     return evidence, Compared(real["train"], synthetic, privacy["pairs"])

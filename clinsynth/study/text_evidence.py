@@ -6,36 +6,48 @@ was stopped and a changed input is measured anew.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from clinsynth.metrics.finished import FinishedMeasurements
-from clinsynth.metrics.privacy.memorisation import MemorisationRecord
-from clinsynth.metrics.records import Features, Measurement, MeasurementSettings, comparisons
+from clinsynth.metrics.privacy.closest_records import MemorisationRecord
+from clinsynth.metrics.records import MIN_ROWS, Features, Measurement, MeasurementSettings, comparisons
 from clinsynth.metrics.texts.canaries import Canaries, measure_exposure
-from clinsynth.metrics.texts.diversity import measure_streams
-from clinsynth.metrics.texts.fidelity import measure_embeddings, measure_label_recovery, measure_tone
+from clinsynth.metrics.texts.diversity import measure_repetition, measure_streams
+from clinsynth.metrics.texts.fidelity import measure_embeddings, measure_label_recovery, measure_mauve, measure_tone
 from clinsynth.metrics.texts.findings import read_texts
-from clinsynth.metrics.texts.model_based import measure_bertscore
+from clinsynth.metrics.texts.model_based import (
+    MOST_SCORED,
+    TokenView,
+    draw_rows,
+    measure_bertscore,
+    measure_perplexity,
+)
 from clinsynth.metrics.texts.privacy import (
+    closest_pairs,
+    describe_distributions,
     measure_closeness,
     measure_entities,
     measure_memorisation,
     measure_overlap,
     measure_prompt_overlap,
 )
-from clinsynth.metrics.texts.text_closest import closest_pairs, describe_distributions
-from clinsynth.metrics.texts.text_mauve import measure_mauve
-from clinsynth.metrics.texts.text_perplexity import measure_perplexity
-from clinsynth.metrics.texts.text_repetition import measure_repetition
-from clinsynth.study.text_views import Views, check_sets, describe_sets, view, view_losses
-from clinsynth.metrics.texts.text_words import TextSet
+from clinsynth.metrics.texts.records import Sides
+from clinsynth.metrics.texts.words import TextSet, as_rows, word_rows
 from clinsynth.models.image_encoders import hash_arrays
-from clinsynth.models.text_encoders import TextEncoder, TextModel, pack_texts
+from clinsynth.models.text_encoders import TextEncoder, TextModel, embed_all, embed_texts, pack_texts
 from clinsynth.run_folder import create_run_folder, describe_environment
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from clinsynth.scripts.evaluate_text import EvaluateTextArguments
 
 SPLITS = ("synthetic", "train", "test")
 REFERENCES = (("test", "train"), ("train", "test"))
@@ -204,3 +216,197 @@ def hash_evidence(
     ]
     planted = None if canaries is None else asdict(canaries)
     return hash_arrays(*contents, encoder.fingerprint, f"{settings}{label_names}{planted}")[:16]
+
+
+MEND = "give the folder that `clinsynth generate text` wrote"
+READ_SPLITS = ("train", "validation", "test")
+DATA_FLAGS = (
+    "text_column",
+    "label_column",
+    "label_names",
+    "train_fraction",
+    "few_shot",
+    "min_class_size",
+    "drop_small_classes",
+)
+
+
+def load_real_texts(args: EvaluateTextArguments) -> tuple[dict[str, TextSet], list[str]]:
+    """Splits train, validation and test of `--real`, and the names of the classes."""
+    from clinsynth.data.arguments import TextDataArguments
+    from clinsynth.data.texts import load_text_dataset
+
+    flags = {name: getattr(args, name) for name in DATA_FLAGS}
+    try:
+        splits = load_text_dataset(TextDataArguments(dataset=args.real, **flags), args.seed)
+    except ValueError as error:
+        raise ValueError(str(error).replace("--dataset", "--real")) from error
+    return {name: TextSet.of(splits[name]) for name in READ_SPLITS}, list(splits["train"].features["label"].names)
+
+
+def read_text_generation(folder: Path) -> dict[str, Any] | None:
+    """How the synthetic set was made: its generation.json, None where it has none.
+
+    Raises:
+        ValueError: the generation was stopped and has not finished, or the file is damaged.
+    """
+    path = folder / "generation.json"
+    if not path.exists():
+        return None
+    mend = "start its `clinsynth generate text` command again"
+    try:
+        generation: dict[str, Any] = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"--synthetic {folder}: generation.json is damaged ({error}); {mend}") from error
+    if not generation.get("complete", True):
+        raise ValueError(f"--synthetic {folder} is not finished; {mend}")
+    return generation
+
+
+def load_canaries(path: str | None, generation: dict[str, Any] | None) -> Canaries | None:
+    """The sentences in the file `path`; where none is given, those that the generator was fine-tuned with, if any.
+
+    Raises:
+        ValueError: no such file, or not what `clinsynth train text-lora --canaries` writes.
+    """
+    if path is None:
+        generator = (generation or {}).get("generator") or {}
+        own = Path(str(generator.get("model", ""))) / "canaries.json"
+        if not own.is_file():
+            return None
+        path = str(own)
+    mend = "give the canaries.json of a folder that `clinsynth train text-lora --canaries` wrote"
+    try:
+        return Canaries(**json.loads(Path(path).read_text()))
+    except FileNotFoundError as error:
+        raise ValueError(f"--canaries {path}: there is no such file; {mend}") from error
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"--canaries {path} is not a list of canaries ({error}); {mend}") from error
+
+
+def load_synthetic_texts(folder: Path, label_names: list[str]) -> TextSet:
+    """The Parquet shards of `folder`, labels numbered as in `label_names`; some of these may have no text.
+
+    Columns text (string) and label (with class names, or names themselves); example_ids and id where they are there.
+
+    Raises:
+        ValueError: no folder, shard, row or column of that kind, an empty text, or a class that the real set lacks.
+    """
+    dataset = read_synthetic(folder)
+    given = given_labels(dataset, folder)
+    texts = dataset["text"][:]
+    empty = next((row for row, text in enumerate(texts) if not isinstance(text, str) or not text.strip()), None)
+    if empty is not None:
+        raise ValueError(f"--synthetic {folder}: row {empty} holds no text; leave it out, or generate the set again")
+    unknown = sorted(set(given) - set(label_names))
+    if unknown:
+        raise ValueError(
+            f"--synthetic {folder} has labels {', '.join(sorted(set(given)))}, --real has {', '.join(label_names)}: "
+            f"{', '.join(unknown)} is not among these; give the --real that the texts were made for, or name its "
+            "classes in the order of their numbers with --label_names"
+        )
+    numbers = [label_names.index(name) for name in given]
+    dataset = dataset.remove_columns("label").add_column("label", numbers)
+    made = TextSet.of(dataset)
+    return replace(made, labels=np.asarray(numbers, dtype=np.int64))
+
+
+def read_synthetic(folder: Path) -> Dataset:
+    """All rows of the folder's shards.
+
+    Raises:
+        ValueError: there is no folder, shard, row, or column text or label.
+    """
+    from datasets import concatenate_datasets
+
+    from clinsynth.synthesis.sets import read_shard
+
+    if not folder.is_dir():
+        raise ValueError(f"--synthetic {folder} is not a folder; {MEND}")
+    shards = sorted(folder.glob("data/*.parquet")) or sorted(folder.glob("*.parquet"))
+    if not shards:
+        raise ValueError(f"--synthetic {folder} holds no .parquet file; {MEND}")
+    dataset = concatenate_datasets([read_shard(path) for path in shards])
+    if len(dataset) == 0:
+        raise ValueError(f"--synthetic {folder} holds no text; {MEND}")
+    for column in ("text", "label"):
+        if column not in dataset.column_names:
+            raise ValueError(
+                f"--synthetic {folder} has no column {column!r}; it has {', '.join(dataset.column_names)}: {MEND}"
+            )
+    return dataset
+
+
+def given_labels(dataset: Dataset, folder: Path) -> list[str]:
+    """The label of each row by its name.
+
+    Raises:
+        ValueError: labels are numbers without names, or missing.
+    """
+    names = getattr(dataset.features["label"], "names", None)
+    values = dataset["label"][:]
+    if names is not None and all(value is not None and 0 <= value < len(names) for value in values):
+        return [names[value] for value in values]
+    if names is None and all(isinstance(value, str) for value in values):
+        return list(values)
+    raise ValueError(f"--synthetic {folder}: labels need names, in each row; {MEND}")
+
+
+@dataclass(frozen=True)
+class Views:
+    """Features of "synthetic", "train" and "test" as the measures take them: embeddings, lists of words, texts."""
+
+    embeddings: dict[str, Features]
+    words: dict[str, Features]
+    texts: dict[str, Features]
+
+    def tokens(self, name: str, encoder: TextEncoder) -> TokenView:
+        """The set `name` as BERTScore takes it."""
+        return TokenView(self.texts[name], encoder, name)
+
+    def sides(self, name: str, label_names: list[str]) -> Sides:
+        """One view of the synthetic texts beside train, the test split held out."""
+        view: dict[str, Features] = getattr(self, name)
+        return Sides(view["synthetic"], view["train"], view["test"], label_names)
+
+
+def check_sets(sets: dict[str, TextSet]) -> None:
+    """Raise a `ValueError` that names the set in which nothing can be measured."""
+    for name, side in sets.items():
+        if len(side) < MIN_ROWS:
+            raise ValueError(f"the {name} set must hold {MIN_ROWS} texts or more, got {len(side)}; add texts")
+        empty = next((row for row, words in enumerate(word_rows(side.texts)) if not words), None)
+        if empty is not None:
+            raise ValueError(f"text {side.ids[empty]} of the {name} set (row {empty}) holds no word; leave it out")
+
+
+def view(sets: dict[str, TextSet], encoder: TextEncoder, folder: Path) -> Views:
+    """All views of the three sets; embeddings are kept in `folder`."""
+    views = Views({}, {}, {})
+    rows = embed_all(encoder, sets, folder)
+    for name, side in sets.items():
+        views.embeddings[name] = Features(rows[name], side.labels)
+        views.words[name] = Features(word_rows(side.texts), side.labels)
+        views.texts[name] = Features(as_rows(side.texts), side.labels)
+    return views
+
+
+def view_losses(sets: dict[str, TextSet], model: TextModel, folder: Path, seed: int) -> dict[str, Features]:
+    """The losses (n, 1) of at most 200 texts of each set, kept in `folder`."""
+    losses = {}
+    for name, side in sets.items():
+        rows = draw_rows(len(side), MOST_SCORED, seed)
+        drawn = [side.texts[row] for row in rows]
+        losses[name] = Features(embed_texts(model, drawn, folder, f"losses, {name}"), side.labels[rows])
+    return losses
+
+
+def describe_sets(sets: dict[str, TextSet], label_names: list[str], encoder: TextEncoder) -> dict[str, Any]:
+    """Texts a class and set, mean words a text, and the share of texts that the encoder cuts."""
+    counts = {
+        name: dict(zip(label_names, np.bincount(side.labels, minlength=len(label_names)).tolist(), strict=True))
+        for name, side in sets.items()
+    }
+    words = {name: float(np.mean([len(words) for words in word_rows(side.texts)])) for name, side in sets.items()}
+    cut = {name: float((encoder.count_tokens(side.texts) > encoder.most_tokens).mean()) for name, side in sets.items()}
+    return {"label_names": label_names, "counts": counts, "words_a_text": words, "cut_by_encoder": cut}

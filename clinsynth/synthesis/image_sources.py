@@ -6,18 +6,23 @@ its source's id, class and the strength.
 
 from __future__ import annotations
 
+import json
 import logging
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm.auto import tqdm
 
 from clinsynth.data.arguments import ImageDataArguments
-from clinsynth.data.labels import first_of
+from clinsynth.data.labels import UNKNOWN, first_of
 from clinsynth.images import to_picture
 from clinsynth.judges.checklists import sample_id
+from clinsynth.run_folder import atomic_write, read_json
 from clinsynth.seeds import derive_seed
-from clinsynth.synthesis.source_compatibility import read_compatible
 
 logger = logging.getLogger("clinsynth")
 
@@ -169,7 +174,7 @@ def load_sources(args: Any, pipeline: Any, labels: list[int], split: str = "trai
 def load_drawn(args: Any, pipeline: Any) -> dict[str, Any]:
     """The splits of --dataset as the model draws pictures; a text-to-image model draws larger ones than others."""
     from clinsynth.data.images import load_image_arrays
-    from clinsynth.trainers.text_to_image.text_to_image_pictures import open_pictures
+    from clinsynth.trainers.text_to_image.latents import open_pictures
 
     drawn = drawn_form(args, pipeline)
     if "vae" in pipeline.components:
@@ -227,3 +232,112 @@ def serves(data: Any, classes: list[str], target: str, givers: list[str], allowe
     for column, values in allowed.items():
         mask &= np.isin(data.groups[column], values)
     return mask
+
+
+def read_compatible(path: str, train: Any, targets: list[str]) -> dict[str, dict[str, list[str]]]:
+    """Class to column to the values that its sources may have; an unknown value agrees with nothing.
+
+    Raises:
+        ValueError: the file cannot be read, or names a column or class that there is not.
+    """
+    import yaml
+
+    try:
+        table = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"--compatible {path} cannot be read as YAML in UTF-8 ({error}); correct it there") from error
+    if not isinstance(table, dict) or not table.get("agree") or set(table) - {"agree", "classes"}:
+        raise ValueError(
+            f"--compatible {path} must hold `agree: [column, …]` and, if need be, `classes:`; write these"
+        )
+    own = table.get("classes") or {}
+    for name in own:
+        if name not in train.label_names:
+            raise ValueError(f"--compatible {path} names the class {name!r}; there are {', '.join(train.label_names)}")
+    for column in [*table["agree"], *(column for values in own.values() for column in values)]:
+        if column not in train.groups:
+            raise ValueError(
+                f"--compatible {path}: --from_images has no column {column!r} of groups; it has "
+                f"{', '.join(train.groups) or 'none'}"
+            )
+    return {name: {**values_of(train, name, table["agree"]), **as_texts(own.get(name, {}))} for name in targets}
+
+
+def values_of(train: Any, name: str, columns: list[str]) -> dict[str, list[str]]:
+    """The known values that the train pictures of a class have in each column."""
+    mine = np.array([train.label_names[label] == name for label in train.labels])
+    return {column: sorted(set(train.groups[column][mine]) - {UNKNOWN}) for column in columns}
+
+
+def as_texts(values: dict[str, list[Any]]) -> dict[str, list[str]]:
+    return {column: [str(value) for value in entries] for column, entries in values.items()}
+
+
+PICTURES = 24
+"""Of each class at each strength, from the same sources and seeds at every strength."""
+SWEEP = 2**32
+"""Apart from the numbers of rows, whose seeds must not come here."""
+
+Sampler = Callable[[ImageSources], Any]
+
+
+def sweep_strengths(
+    path: Path,
+    strengths: list[float],
+    validation: ImageSources,
+    sampler: Sampler,
+    keep: Any,
+    names: dict[int, str],
+    made_by: dict[str, Any],
+) -> dict[str, Any]:
+    """How many of 24 pictures a class are kept at each strength, and the strength chosen for each class.
+
+    Args:
+        path: JSON file in which the result is kept, and found again.
+        strengths: to choose from, rising.
+        validation: sources in the validation split.
+        sampler: from sources to the function from labels and seeds to pictures.
+        keep: the checks, for pictures made from `validation`.
+        names: class number to name.
+        made_by: generator, with its `seed`, sources and checks; another one's result is not used.
+
+    Returns:
+        class name to `chosen` and `tried` (strength to kept share and reasons); the most kept wins, of equals the
+        smallest strength, which keeps most of the source.
+    """
+    made_by = {**made_by, "strengths": strengths}
+    before = read_json(path)
+    if before.get("made_by") == made_by:
+        return dict(before["classes"])
+    found: dict[str, Any] = {}
+    with tqdm(total=len(strengths) * len(validation.of_class), desc="strengths", unit="class") as progress:
+        for label in validation.of_class:
+            tried = {}
+            for strength in strengths:
+                sources = validation.with_strengths(dict.fromkeys(validation.of_class, strength), names)
+                tried[str(strength)] = try_strength(label, sampler(sources), keep, made_by["seed"])
+                progress.update()
+            best = max(tried, key=lambda strength: tried[strength]["kept"])  # the first of equals
+            found[names[label]] = {"chosen": float(best), "n": PICTURES, "tried": tried}
+    atomic_write(path, json.dumps({"made_by": made_by, "classes": found}, indent=1) + "\n")
+    return found
+
+
+def try_strength(label: int, sample: Any, keep: Any, seed: int) -> dict[str, Any]:
+    """The share of pictures of one class that are kept, and how many are not, by reason."""
+    seeds = [derive_seed(seed, SWEEP, label, number) for number in range(PICTURES)]
+    images, usable = sample([label] * PICTURES, seeds)
+    reasons = keep(images, [label] * PICTURES, seeds)
+    counts = Counter(reason if good else "not finite" for reason, good in zip(reasons, usable, strict=True))
+    kept = counts.pop(None, 0)
+    return {"kept": kept / PICTURES, "rejected": dict(sorted(counts.items()))}
+
+
+def lines(found: dict[str, Any]) -> list[str]:
+    """What was tried and chosen, a line a class."""
+    out = []
+    for name, record in found.items():
+        tried = ", ".join(f"{strength}: {value['kept']:.0%}" for strength, value in record["tried"].items())
+        none = "" if any(value["kept"] for value in record["tried"].values()) else " (nothing was kept at any)"
+        out.append(f"strength for {name}: {record['chosen']}{none}; kept of {record['n']} at {tried}")
+    return out

@@ -11,10 +11,13 @@ import numpy as np
 
 from clinsynth.data.arguments import ImageDataArguments
 from clinsynth.data.images import ImageArrays, load_image_arrays, to_arrays
+from clinsynth.images import to_picture
+from clinsynth.judges.checklists import sample_id
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
+    from clinsynth.data.images import ImageArrays
     from clinsynth.scripts.evaluate_images import EvaluateImagesArguments
 
 
@@ -122,3 +125,31 @@ def describe_data(
         "resolution": synthetic.images.shape[-1],
         "channels": synthetic.images.shape[1],
     }
+
+
+def check_sources(folder: Path, real: dict[str, ImageArrays]) -> None:
+    """Raise a `ValueError` where a row of the synthetic set was made from a held-out (test) picture.
+
+    Ids are those of the pictures at the synthetic set's size and channels, which `real` has been brought to.
+    """
+    used = source_ids(folder)
+    if not used:
+        return
+    held_out = {sample_id(to_picture(image)) for image in real["test"].images}
+    count = sum(i in held_out for i in used)
+    if count:
+        raise ValueError(
+            f"--synthetic {folder}: {count} of {len(used)} pictures were made from test pictures of --real, so that "
+            "nothing measured with these would count; generate the set anew with the --from_images that --real names"
+        )
+
+
+def source_ids(folder: Path) -> list[str]:
+    """The column source_id of a synthetic set; empty where it has none."""
+    import pyarrow.parquet as pq
+
+    found: list[str] = []
+    for path in sorted(folder.glob("data/*.parquet")) or sorted(folder.glob("*.parquet")):
+        if "source_id" in pq.read_schema(path).names:
+            found += pq.read_table(path, columns=["source_id"])["source_id"].to_pylist()
+    return found

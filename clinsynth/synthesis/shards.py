@@ -24,8 +24,7 @@ from datasets import ClassLabel, Dataset, Features, Value
 from datasets import Image as ImageFeature
 from tqdm.auto import tqdm
 
-from clinsynth.hub.hub_columns import REJECTED
-from clinsynth.hub.shards import GIVEN_UP, PublishedShards, parquet_options
+from clinsynth.hub.shards import GIVEN_UP, REJECTED, PublishedShards, parquet_options
 from clinsynth.hub.upload import HashedFile
 from clinsynth.images import contact_sheet, from_png, to_picture, to_png
 from clinsynth.run_folder import atomic_write, describe_environment, read_json

@@ -1,12 +1,16 @@
 """Which texts are drawn anew: wordless ones, near-duplicates of a kept one, near copies of real ones, other labels."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
-from clinsynth.data.text_duplicates import NearDuplicates
-from clinsynth.metrics.texts.text_words import words_of
-from clinsynth.synthesis.text_similar import Embed, SimilarTexts
+import numpy as np
+
+from clinsynth.data.duplicates import NearDuplicates
+from clinsynth.data.labels import first_of
+from clinsynth.metrics.texts.words import words_of
 
 NO_WORD = "no word"
 NEAR_DUPLICATE, TRAIN_COPY = "near duplicate", "near copy of a train text"
@@ -61,3 +65,105 @@ class SeenTexts:
             return NEAR_DUPLICATE
         unconfirmed = label is not None and self.read_label is not None and self.read_label(text) != label
         return NOT_CONFIRMED if unconfirmed else None
+
+
+Embed = Callable[[str], np.ndarray]
+"""From a text to its embedding (d,) of unit length."""
+
+
+class SimilarTexts:
+    """A growing set of texts that tells whether another is close to one of them.
+
+    Args:
+        embed: see above.
+        threshold: least cosine similarity of a near-duplicate, in (0, 1].
+    """
+
+    def __init__(self, embed: Embed, threshold: float):
+        self.embed, self.threshold, self.count = embed, threshold, 0
+        self.rows: np.ndarray = np.zeros((0, 0), dtype=np.float32)
+
+    def __contains__(self, text: str) -> bool:
+        return self.count > 0 and bool((self.rows[: self.count] @ self.embed(text)).max() >= self.threshold)
+
+    def add(self, text: str) -> None:
+        """Remember `text`."""
+        own = self.embed(text)
+        if self.count == len(self.rows):
+            more: np.ndarray = np.zeros((max(64, self.count), len(own)), dtype=np.float32)
+            self.rows = np.concatenate([self.rows.reshape(-1, len(own)), more])
+        self.rows[self.count] = own
+        self.count += 1
+
+
+def load_embed(source: str) -> Embed:
+    """The embeddings of the encoder `source`, as `clinsynth evaluate text --encoder` takes it.
+
+    Raises:
+        ValueError: it cannot be loaded.
+    """
+    from clinsynth.models.text_encoders import load_text_encoder, pack_texts
+
+    try:
+        encoder = load_text_encoder(source)
+    except ValueError as error:
+        raise ValueError(str(error).replace("--encoder", "--near_duplicate_encoder")) from error
+
+    @lru_cache(maxsize=2)  # a text that is looked up is often added next
+    def embed(text: str) -> np.ndarray:
+        return encoder(pack_texts([text]))[0].astype(np.float32)
+
+    return embed
+
+
+MOST_TOKENS = 512
+
+
+class LabelCheck:
+    """A classifier's label of a text.
+
+    Args:
+        source: folder or Hub id of a transformers text classifier, as `clinsynth train text-classifier` saves it; it
+            should have seen real train texts only.
+        names: the labels that texts are written for.
+        device: where to run it.
+
+    Attributes:
+        model: the classifier.
+
+    Raises:
+        ValueError: there is no such classifier, or it does not know one of the names; says which it knows.
+    """
+
+    def __init__(self, source: str, names: Sequence[str], device: Any = "cpu"):
+        from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+        try:
+            self.tokenizer = AutoTokenizer.from_pretrained(source)
+            model, loading = AutoModelForSequenceClassification.from_pretrained(source, output_loading_info=True)
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"--verify_labels {source} cannot be loaded as a text classifier ({type(error).__name__}); give a "
+                "folder that clinsynth train text-classifier saved, or another with config.json, tokenizer and weights"
+            ) from error
+        if loading["missing_keys"]:
+            raise ValueError(f"--verify_labels {source} has no trained classifier on its network; train it first")
+        self.model: Any = model.to(device).eval()
+        self.id2label: dict[int, str] = model.config.id2label
+        unknown = [name for name in names if name not in self.id2label.values()]
+        if unknown:
+            raise ValueError(
+                f"--verify_labels {source} knows the labels {first_of(self.id2label.values())}, but not "
+                f"{unknown[0]!r}, which is to be generated; give a classifier trained on the same labels"
+            )
+        room = getattr(model.config, "max_position_embeddings", MOST_TOKENS)
+        self.most_tokens = min(self.tokenizer.model_max_length, room, MOST_TOKENS)
+
+    def __call__(self, text: str) -> str:
+        """The likeliest label of `text`, which is cut at what the classifier can read."""
+        import torch
+
+        inputs = self.tokenizer(text, truncation=True, max_length=self.most_tokens, return_tensors="pt")
+        with torch.no_grad():
+            scores = self.model(**inputs.to(self.model.device)).logits[0]
+        return self.id2label[int(scores.argmax())]

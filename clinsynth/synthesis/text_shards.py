@@ -8,8 +8,10 @@ README.md                           tells `load_dataset` where the shards are
 
 import json
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from itertools import takewhile
+from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -17,11 +19,12 @@ from datasets import ClassLabel, Features, Value
 from datasets import Sequence as SequenceFeature
 from tqdm.auto import tqdm
 
-from clinsynth.models.language_models import Write
+from clinsynth.hub.shards import GIVEN_UP
+from clinsynth.models.language_models import Request, Result, Write
+from clinsynth.pipelines.structured_medical_text import RowResult
 from clinsynth.run_folder import atomic_write, describe_environment
-from clinsynth.synthesis.shards import GIVEN_UP, MOST_DRAWS, ShardPlan, seed_of, write_shard
+from clinsynth.synthesis.shards import MOST_DRAWS, ShardPlan, seed_of, write_shard
 from clinsynth.synthesis.text_filters import NEAR_DUPLICATE, SeenTexts
-from clinsynth.synthesis.text_journal import with_journal
 
 Ask = Callable[[int, int], tuple[list[dict[str, str]], list[str]]]
 """From a label's number and a seed to the messages and the ids of the examples in them."""
@@ -195,3 +198,38 @@ def read_shard(plan: TextShardPlan, shard: int) -> tuple[list[dict[str, Any]], C
     """The rows of a finished shard, and what was rejected."""
     table = pq.read_table(plan.path(shard))
     return table.to_pylist(), Counter(json.loads((table.schema.metadata or {}).get(b"rejected", b"{}")))
+
+
+def with_journal(write: Write, path: Path) -> Write:
+    """`write`, which puts each result on a line of `path` and takes those that stand there instead of drawing anew.
+
+    A result is known by the seed of its request, so that `path` must be of the same generator. It is the caller's to
+    remove.
+    """
+
+    def write_on(requests: list[Request]) -> Iterator[Result]:
+        known = read_journal(path)
+        first = [known[seed] for seed in takewhile(known.__contains__, (seed for _, seed in requests))]
+        yield from first
+        rest = requests[len(first) :]
+        if rest:
+            with path.open("a", encoding="utf-8") as file:
+                for (_, seed), result in zip(rest, write(rest), strict=True):
+                    kept = RowResult(result.data, seed, result.attempts, result.rejections)
+                    file.write(json.dumps(asdict(kept), ensure_ascii=False) + "\n")
+                    file.flush()
+                    yield result
+
+    return write_on
+
+
+def read_journal(path: Path) -> dict[int, RowResult]:
+    """The results of `path` by seed; a last line that a kill cut short is taken off the file."""
+    if not path.exists():
+        return {}
+    lines = path.read_bytes().splitlines(keepends=True)
+    whole = [line for line in lines if line.endswith(b"\n")]
+    if len(whole) < len(lines):
+        path.write_bytes(b"".join(whole))
+    results = [RowResult(**json.loads(line)) for line in whole]
+    return {result.seed: result for result in results}

@@ -12,8 +12,16 @@ from dataclasses import replace
 import numpy as np
 
 from clinsynth.metrics.nearest import nearest
-from clinsynth.metrics.record import MIN_ROWS, Measurement, MeasurementSettings, empty_record, mean_interval
-from clinsynth.metrics.records import FLOOR_SPLITS, Features, real_halves
+from clinsynth.metrics.records import (
+    FLOOR_SPLITS,
+    MIN_ROWS,
+    Features,
+    Measurement,
+    MeasurementSettings,
+    empty_record,
+    mean_interval,
+    real_halves,
+)
 from clinsynth.metrics.ssim.ssim import (
     BATCH,
     SCALE_WEIGHTS,

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from clinsynth.data.images import ImageArrays
-from clinsynth.metrics.closest import Closest, as_views, closest_rows
-from clinsynth.metrics.privacy.closest_records import measure_shares
+from clinsynth.metrics.nearest import Closest, as_views, closest_rows
+from clinsynth.metrics.privacy.closest_records import MemorisationRecord, measure_ratios, measure_shares
 from clinsynth.metrics.privacy.copies import (
     EXACT,
     NEAR,
@@ -28,7 +28,6 @@ from clinsynth.metrics.privacy.copies import (
     fit_threshold,
     pixel_digests,
 )
-from clinsynth.metrics.privacy.memorisation import MemorisationRecord, measure_ratios
 from clinsynth.metrics.privacy.verdict import judge
 from clinsynth.metrics.records import Features, MeasurementSettings
 

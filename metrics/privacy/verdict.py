@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from clinsynth.metrics.privacy.closest_records import DCR_SHARE, MemorisationRecord
 from clinsynth.metrics.privacy.copies import EXACT, CopyRecord
-from clinsynth.metrics.privacy.memorisation import DCR_SHARE, MemorisationRecord
 from clinsynth.metrics.records import OVERALL
 
 COPIES = "copies found"

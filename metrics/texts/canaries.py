@@ -12,9 +12,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from clinsynth.metrics.record import Measurement, MeasurementSettings, empty_record, mean_interval
-from clinsynth.metrics.texts.text_words import number_words, words_of
-from clinsynth.metrics.texts.words import shared_words
+from clinsynth.metrics.records import Measurement, MeasurementSettings, empty_record, mean_interval
+from clinsynth.metrics.texts.words import number_words, shared_words, words_of
 
 EXPOSURE, EMITTED = "canary_exposure", "canaries_emitted"
 WORDS_A_CANARY = 10

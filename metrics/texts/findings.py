@@ -11,12 +11,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from clinsynth.metrics.privacy.memorisation import DCR_SHARE, MemorisationRecord
+from clinsynth.metrics.privacy.closest_records import DCR_SHARE, MemorisationRecord
 from clinsynth.metrics.privacy.verdict import exceeds_chance, shifted
 from clinsynth.metrics.records import OVERALL
 from clinsynth.metrics.texts.canaries import EXPOSURE
 from clinsynth.metrics.texts.privacy import PROMPT
-from clinsynth.metrics.texts.text_lexicon import HARSH_AFFECT, NEGATIVE_AFFECT, NEGATIVE_SHARE, TONE_DISTANCE
+from clinsynth.metrics.texts.words import HARSH_AFFECT, NEGATIVE_AFFECT, NEGATIVE_SHARE, TONE_DISTANCE
 
 COPIES, LEAKS, REPEATS, SOFTENED = "copies", "leaks", "repeats itself", "softened tone"
 NO_SIGN = {

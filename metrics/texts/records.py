@@ -7,9 +7,18 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from clinsynth.metrics.privacy.memorisation import selections
-from clinsynth.metrics.record import MIN_ROWS, Measurement, MeasurementSettings, empty_record, mean_interval
-from clinsynth.metrics.records import OVERALL, Features, match_labels, real_halves
+from clinsynth.metrics.privacy.closest_records import selections
+from clinsynth.metrics.records import (
+    MIN_ROWS,
+    OVERALL,
+    Features,
+    Measurement,
+    MeasurementSettings,
+    empty_record,
+    match_labels,
+    mean_interval,
+    real_halves,
+)
 
 Values = dict[str, np.ndarray]
 """Metric to one value a text (n,)."""

@@ -155,7 +155,8 @@ def tile_line(tile: dict[str, Any]) -> str:
 
 def table_row(row: dict[str, Any]) -> list[str]:
     """Cells in the order of COLUMNS."""
-    from clinsynth.reports.images import METRIC_NAMES, VARIETY_NAMES, format_interval, format_number
+    from clinsynth.reports.images import METRIC_NAMES, VARIETY_NAMES
+    from clinsynth.reports.page import format_interval, format_number
 
     name = row.get("title") or {**METRIC_NAMES, **VARIETY_NAMES}.get(row["metric"], row["metric"])
     numbers = [format_number(row[key]) for key in ("floor", "floor_held_out")]

@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from clinsynth.trainers.classifiers.arm_medium import Samples
-from clinsynth.trainers.classifiers.scores import calibration_floor, metric_names, scores
+from clinsynth.data.labels import UNKNOWN
+from clinsynth.trainers.classifiers.arms import Samples
+from clinsynth.trainers.classifiers.scores import calibration_floor, class_scores, metric_names, scores
 
 CONFIDENCE = 0.95
 RESAMPLES = 2000
@@ -225,3 +226,156 @@ def sentence(record: dict[str, Any], pairs: int, noun: str) -> str:
         f"{low:+.3f} to {high:+.3f}; p {record['p']:.3f}{corrected}; {record['n']} test {noun}s, "
         f"{seeds} seed{'s' * (seeds > 1)}{gain}): {record['verdict']}"
     )
+
+
+AGREEMENT_RESAMPLES = 1000
+MIN_ROWS = 10
+OVERALL = "overall"
+MIXED_UP = "mixed up"
+
+
+def label_agreement(
+    source: str,
+    synthetic_labels: np.ndarray,
+    synthetic_predicted: np.ndarray,
+    test_labels: np.ndarray,
+    test_predicted: np.ndarray,
+    label_names: list[str],
+    noun: str = "picture",
+) -> list[dict[str, Any]]:
+    """One record a class and one of the mean of the measured classes ("overall").
+
+    `synthetic_predicted` and `test_predicted` are ints (seeds, n): what classifiers that were trained on real samples
+    alone say of the synthetic set named `source` and of the real test split, one row a seed. `noun` is what the notes
+    call a sample.
+
+    Returns:
+        Records: `value`, the share of the class's synthetic samples that the classifiers give its label; `floor`,
+        that of the real test samples; `chance`, that of all synthetic samples, whatever their label; `interval`, and
+        `difference` and `difference_interval` of value - floor (bootstrap over samples and seeds); `n`, `n_real`,
+        `seeds`; `flag`:
+
+        - "mixed up": the interval lies below the middle between chance and floor;
+        - "below real": the difference's interval lies below zero;
+        - "agrees": neither;
+        - "cannot tell": the classifiers know the real class no better than chance, or fewer than 10 samples.
+    """
+    rng = np.random.default_rng(0)
+    seeds = len(synthetic_predicted)
+    shares = np.concatenate([np.full((1, seeds), 1 / seeds), resampled_seeds(seeds, AGREEMENT_RESAMPLES, rng)])
+    records: list[dict[str, Any]] = []
+    parts: list[tuple[np.ndarray, np.ndarray]] = []
+    chances: list[float] = []
+    for number, name in enumerate(label_names):
+        mine, real = synthetic_labels == number, test_labels == number
+        chance = float((synthetic_predicted == number).mean())
+        record = {"source": source, "label": name, "n": int(mine.sum()), "n_real": int(real.sum()), "seeds": seeds}
+        if min(mine.sum(), real.sum()) < MIN_ROWS:
+            records.append({**record, **unmeasured(f"fewer than {MIN_ROWS} {noun}s")})
+            continue
+        found = resampled_share((synthetic_predicted == number)[:, mine], shares, rng)
+        floor = resampled_share((test_predicted == number)[:, real], shares, rng)
+        parts.append((found, floor))
+        chances.append(chance)
+        records.append({**record, **judge(found, floor, chance, noun)})
+    whole = {
+        "source": source,
+        "label": OVERALL,
+        "n": len(synthetic_labels),
+        "n_real": len(test_labels),
+        "seeds": seeds,
+    }
+    if not parts:
+        return [*records, {**whole, **unmeasured("no class could be measured")}]
+    found, floor = np.mean(parts, axis=0)
+    return [{**whole, **judge(found, floor, float(np.mean(chances)), noun)}, *records]
+
+
+def resampled_share(agrees: np.ndarray, shares: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Share of True in (seeds, n), mean of the seeds, for resampled samples and seeds: (1 + RESAMPLES,), first the
+    share itself; `shares` are the weights of the seeds, (1 + RESAMPLES, seeds)."""
+    n = agrees.shape[1]
+    drawn = rng.multinomial(n, np.full(n, 1 / n), size=AGREEMENT_RESAMPLES)
+    weights = np.concatenate([np.ones((1, n)), drawn]) / n
+    return (shares * (weights @ agrees.T)).sum(1)
+
+
+def judge(found: np.ndarray, floor: np.ndarray, chance: float, noun: str) -> dict[str, Any]:
+    """Value, floor, chance, difference and flag from resampled agreements (1 + RESAMPLES,)."""
+    value, real, gap = interval(found), interval(floor), interval(found - floor)
+    if real.low <= chance:
+        flag, note = "cannot tell", f"the classifiers know this class of real {noun}s no better than chance"
+    elif value.high < (chance + real.value) / 2:
+        flag, note = MIXED_UP, f"nearer to shuffled labels than to real {noun}s"
+    elif gap.high < 0:
+        flag, note = "below real", f"clearly less often than with real {noun}s"
+    else:
+        flag, note = "agrees", ""
+    return {
+        "value": value.value,
+        "interval": [value.low, value.high],
+        "confidence": CONFIDENCE,
+        "floor": real.value,
+        "floor_interval": [real.low, real.high],
+        "chance": chance,
+        "difference": gap.value,
+        "difference_interval": [gap.low, gap.high],
+        "flag": flag,
+        "note": note,
+    }
+
+
+def unmeasured(why: str) -> dict[str, Any]:
+    names = ("value", "interval", "floor", "floor_interval", "chance", "difference", "difference_interval")
+    return {**dict.fromkeys(names), "confidence": CONFIDENCE, "flag": "cannot tell", "note": why}
+
+
+MIN_GROUP = 20
+SUBGROUP_RESAMPLES = 500
+
+
+def subgroup_records(test: Samples, probabilities: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
+    """One record for each arm, subgroup column and group; `probabilities` maps an arm to (seeds, n, classes).
+
+    `value` is the macro-F1 over the classes that the group has test rows of (`classes`), None with fewer than 20 rows
+    or one class, which `note` says; `worst` marks the lowest value of its column and arm, rows of unknown
+    group aside. Groups differ in their classes and so in how hard they are: compare arms within one group.
+    """
+    records = []
+    for arm, runs in probabilities.items():
+        for column in test.groups:
+            found = list(column_records(test, column, runs.argmax(2)))
+            known = [r for r in found if r["value"] is not None and r["group"] != UNKNOWN]
+            worst = min(known, key=lambda r: r["value"], default=None)
+            records += [{"arm": arm, **record, "worst": record is worst and len(known) > 1} for record in found]
+    return records
+
+
+def column_records(test: Samples, column: str, predicted: np.ndarray) -> Iterator[dict[str, Any]]:
+    """Yield the record of each group of `column`, as yet without arm and worst; `predicted` are ints (seeds, n)."""
+    for group in np.unique(test.groups[column]):
+        inside = test.groups[column] == group
+        labels = test.labels[inside]
+        present = np.unique(labels)
+        record = {"column": column, "group": str(group), "n": len(labels), "classes": len(present)}
+        if len(labels) < MIN_GROUP or len(present) < 2:
+            why = f"{len(labels)} test {test.noun}s" if len(labels) < MIN_GROUP else "one class"
+            yield {**record, "value": None, "interval": None, "note": f"too small to measure: {why}"}
+            continue
+        found = interval(resampled_macro_f1(labels, predicted[:, inside], len(test.label_names)))
+        yield {
+            **record,
+            "value": found.value,
+            "interval": [found.low, found.high],
+            "confidence": CONFIDENCE,
+            "note": "",
+        }
+
+
+def resampled_macro_f1(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
+    """Macro-F1 over the classes in `labels`, mean of the seeds, (1 + RESAMPLES,); first the value itself."""
+    rng, seeds, present = np.random.default_rng(0), len(predicted), np.unique(labels)
+    weights = np.concatenate([np.ones((1, len(labels))), *resampled_rows(labels, classes, SUBGROUP_RESAMPLES, rng)])
+    shares = np.concatenate([np.full((1, seeds), 1 / seeds), resampled_seeds(seeds, SUBGROUP_RESAMPLES, rng)])
+    by_seed = [class_scores(labels, run, weights, classes)[0][:, present].mean(1) for run in predicted]
+    return (shares * np.stack(by_seed, axis=1)).sum(1)

@@ -20,15 +20,18 @@ from accelerate import PartialState
 from transformers.utils.logging import disable_progress_bar
 
 from clinsynth.run_folder import atomic_write, complete_folder, create_run_folder, write_run_config
-from clinsynth.trainers.classifiers.arm_data import as_sets, check_data
-from clinsynth.trainers.classifiers.arm_label_agreement import MIXED_UP, OVERALL, label_agreement
-from clinsynth.trainers.classifiers.arm_medium import Medium, S
-from clinsynth.trainers.classifiers.arm_subgroups import subgroup_records
-from clinsynth.trainers.classifiers.arm_training import ArmSettings, Trainings
-from clinsynth.trainers.classifiers.arms import Arm, control_of, resolve_arms
+from clinsynth.trainers.classifiers.arms import Arm, Medium, S, as_sets, check_data, control_of, resolve_arms
 from clinsynth.trainers.classifiers.scores import minority_classes
-from clinsynth.trainers.classifiers.statistics import arm_records, bootstrap, comparison_records
-from clinsynth.trainers.classifiers.trainings import run_one
+from clinsynth.trainers.classifiers.statistics import (
+    MIXED_UP,
+    OVERALL,
+    arm_records,
+    bootstrap,
+    comparison_records,
+    label_agreement,
+    subgroup_records,
+)
+from clinsynth.trainers.classifiers.trainings import ArmSettings, Trainings, run_one
 
 LONGEST_WAIT = timedelta(days=7)  # for the slowest process; torch's own limit is half an hour
 

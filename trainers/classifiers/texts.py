@@ -10,26 +10,26 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from transformers import PreTrainedModel
 
-from clinsynth.data.text_arrays import TextArrays, load_text_arrays
-from clinsynth.models.classifier_result import FitResult
+from clinsynth.data.texts import TextArrays, load_text_arrays
+from clinsynth.models.classifier_fitting import FitResult
 from clinsynth.models.text_classifiers import (
+    Tokens,
     build_small_bert,
     fit_text_classifier,
     load_text_classifier,
+    load_tokenizer,
     save_text_classifier,
+    small_tokenizer,
     text_outputs,
 )
-from clinsynth.models.text_tokens import Tokens, load_tokenizer, small_tokenizer
-from clinsynth.trainers.classifiers.arm_data import load_synthetic, parse_sets
-from clinsynth.trainers.classifiers.arm_medium import Medium
-from clinsynth.trainers.classifiers.arm_oversampling import repeat_samples
-from clinsynth.trainers.classifiers.arm_training import ArmSettings
-from clinsynth.trainers.classifiers.arms import TEXT_ARMS, Arm
+from clinsynth.trainers.classifiers.arms import TEXT_ARMS, Arm, Medium, load_synthetic, parse_sets
+from clinsynth.trainers.classifiers.feature_space import repeat_samples
 from clinsynth.trainers.classifiers.study import begin, run_study, write_results
+from clinsynth.trainers.classifiers.trainings import ArmSettings
 from clinsynth.trainers.train_text_classifier import SMALL
 
 if TYPE_CHECKING:
-    from clinsynth.trainers.classifiers.arm_medium import Read
+    from clinsynth.trainers.classifiers.feature_space import Read
     from clinsynth.trainers.train_text_classifier import TextClassifierArguments
 
 

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import json
 import math
+import secrets
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,7 +30,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+from accelerate import Accelerator
+from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+
 from clinsynth.run_folder import atomic_write, package_version
+from clinsynth.seeds import derive_seed
+from clinsynth.trainers.diffusion.model import StepInputs, diffusion_loss
 
 if TYPE_CHECKING:
     from clinsynth.trainers.train_ddpm import DDPMArguments
@@ -210,3 +217,103 @@ def check_same_plan(output_dir: Path, plan: PrivacyPlan) -> None:
                 f"the run in {output_dir} was started with {name} {before[name]:g}, now it would be {value:g} (has "
                 "the data set or opacus changed?); restore it, or start anew in another --output_dir"
             )
+
+
+SECRET_BITS = 128
+
+
+class PrivateTraining:
+    """What takes the steps of a DP-SGD run.
+
+    Args:
+        model: the network; gets opacus' hooks, its parameters stay its own.
+        optimizer: of `model`; learns from the noised gradients.
+        plan: noise, clipping and sampling.
+        images: number of training images.
+        secret: what all draws derive from; None draws it from the system's entropy, which the guarantee needs.
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        optimizer: torch.optim.Optimizer,
+        plan: PrivacyPlan,
+        images: int,
+        secret: int | None = None,
+    ):
+        from opacus.grad_sample import GradSampleModule
+        from opacus.optimizers import DPOptimizer
+
+        self.plan = plan
+        self.secret = secrets.randbits(SECRET_BITS) if secret is None else secret
+        self.batch_size = plan.sample_rate * images
+        for module in model.modules():
+            if isinstance(module, torch.nn.Conv2d):
+                module.register_forward_pre_hook(contiguous)
+        self.network = GradSampleModule(model, loss_reduction="sum")
+        self.optimizer = DPOptimizer(
+            optimizer,
+            noise_multiplier=plan.noise_multiplier,
+            max_grad_norm=plan.max_grad_norm,
+            expected_batch_size=self.batch_size,  # the drawn number itself is private
+        )
+
+    def train_step(
+        self, parts: list[StepInputs], scheduler: DDPMScheduler, step: int, min_snr_gamma: float | None
+    ) -> tuple[float, float]:
+        """One optimizer step on the batch drawn for step `step`, cut into `parts` to save memory.
+
+        Returns its summed loss over the expected batch size, which is not private, and the norm of the noised
+        gradient, which is.
+        """
+        device = next(self.network.parameters()).device
+        self.optimizer.generator = torch.Generator(device).manual_seed(derive_seed(self.secret, 5, step))
+        total = 0.0
+        for part in parts[:-1]:
+            self.optimizer.signal_skip_step()
+            total += self.backward(part, scheduler, min_snr_gamma)
+            self.optimizer.step()  # clips and adds up only
+            self.optimizer.zero_grad()
+        total += self.backward(parts[-1], scheduler, min_snr_gamma)
+        self.optimizer.step()
+        norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in self.optimizer.params])
+        self.optimizer.zero_grad()
+        return total / self.batch_size, float(norm)
+
+    def backward(self, part: StepInputs, scheduler: DDPMScheduler, min_snr_gamma: float | None) -> float:
+        """Leave each image's gradient in its parameter's `grad_sample`; returns the summed loss."""
+        count = len(part.images)
+        if count == 0:
+            for parameter in self.optimizer.params:
+                parameter.grad_sample = parameter.new_zeros(0, *parameter.shape)  # type: ignore[attr-defined]
+            return 0.0
+        loss = diffusion_loss(self.network, scheduler, part, min_snr_gamma) * count
+        with warnings.catch_warnings():  # layers that take time, class or image, none of which wants a gradient
+            warnings.filterwarnings("ignore", message="Full backward hook is firing")
+            loss.backward()
+        return float(loss.detach())
+
+
+def contiguous(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    """Bring a layer's inputs to row-major order: opacus 1.6 computes wrong gradients of a convolution on any other,
+    as attention leaves it (its `unfold2d` takes the strides of a row-major image for granted)."""
+    return tuple(tensor.contiguous() for tensor in inputs)
+
+
+def build_private_training(
+    state: Any, plan: PrivacyPlan, images: int, accelerator: Accelerator, output_dir: Path
+) -> PrivateTraining:
+    """What trains `state` (a `TrainingState`, new or resumed) by `plan`; brings `privacy.json` up to date.
+
+    Raises:
+        ValueError: several processes, or a resumed run whose plan was another.
+    """
+    if accelerator.num_processes > 1:
+        raise ValueError(
+            f"--dp_epsilon trains on one process, got {accelerator.num_processes}; start it without a launcher, with "
+            "a larger --gradient_accumulation_steps instead"
+        )
+    if state.step:
+        check_same_plan(output_dir, plan)
+    write_privacy(output_dir, plan, state.step)
+    return PrivateTraining(state.model, state.optimizer, plan, images)

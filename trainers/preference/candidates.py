@@ -22,7 +22,7 @@ from clinsynth.judges.judges import share_of_items
 from clinsynth.judges.scores import read_answers, write_scores
 from clinsynth.run_folder import create_run_folder
 from clinsynth.synthesis.shards import Sample, ShardPlan, write_shards
-from clinsynth.trainers.diffusion.ddpm_validation import to_fast
+from clinsynth.trainers.diffusion.step import to_fast
 from clinsynth.trainers.preference.loss import sample_paths
 from clinsynth.trainers.preference.model import describe_model, on_path, to_pictures, with_scheduler
 from clinsynth.trainers.preference.pairs import Candidate, check_pairs, make_pairs, write_pairs

@@ -15,11 +15,8 @@ from diffusers.training_utils import EMAModel
 from clinsynth.data.images import ImageArrays
 from clinsynth.seeds import derive_seed
 from clinsynth.trainers.diffusion.model import StepInputs, TrainingStream, diffusion_loss, image_losses, network_inputs
-from clinsynth.trainers.preference.loss import Paths, sample_paths, step_errors
-from clinsynth.trainers.preference.model import network_of, on_path, to_pictures, to_samples
-from clinsynth.trainers.preference.pairs import PREFERRED, Pictures, pictures_of, pixels_of, unpaired
-from clinsynth.trainers.preference.preference_adapter import FrozenAdapter, prepare_adapter
-from clinsynth.trainers.preference.preference_loss import (
+from clinsynth.trainers.preference.loss import (
+    Paths,
     PreferenceLoss,
     both_predictions,
     dpo_loss,
@@ -27,7 +24,18 @@ from clinsynth.trainers.preference.preference_loss import (
     kto_loss,
     reward_loss,
     reward_weights,
+    sample_paths,
+    step_errors,
 )
+from clinsynth.trainers.preference.model import (
+    FrozenAdapter,
+    network_of,
+    on_path,
+    prepare_adapter,
+    to_pictures,
+    to_samples,
+)
+from clinsynth.trainers.preference.pairs import PREFERRED, Pictures, pictures_of, pixels_of, unpaired
 from clinsynth.trainers.training_state import LoraState, TrainingState
 
 if TYPE_CHECKING:
