@@ -12,10 +12,10 @@ from PIL.PngImagePlugin import PngInfo
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "spaces" / "studio"))
 
-import sample_sets
-from sample_sets import LabelledSet
+import sets
+from sets import LabelledSet
 
-__all__ = ["GRADES", "LabelledSet", "noise", "pictures", "png", "sample_sets", "write_zip"]
+__all__ = ["GRADES", "LabelledSet", "noise", "pictures", "png", "sets", "write_zip"]
 
 GRADES = ("grade 0", "grade 1", "grade 2")
 

@@ -115,15 +115,15 @@ def test_the_pushed_space_runs_where_clinsynth_is_not_installed(loopback_hub: Lo
 
 def test_it_says_what_the_text_tab_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(SPACE))
-    import model_list
+    import models
     from text_tab import NO_MODEL, writer
 
-    monkeypatch.setattr(model_list.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(models.importlib.util, "find_spec", lambda name: None)
     tiny_pipeline().save_pretrained(tmp_path / "eyes")
-    models: Any = model_list.list_models(str(tmp_path / "eyes"), None, 1)
-    assert models.texts == {} and models.first is None and "--text_model" in NO_MODEL
+    listed: Any = models.list_models(str(tmp_path / "eyes"), None, 1)
+    assert listed.texts == {} and listed.first is None and "--text_model" in NO_MODEL
     with pytest.raises(gr.Error, match="is not one of this Space's: none"):
-        next(writer(models)("", "severity-posts", "mild"))
+        next(writer(listed)("", "severity-posts", "mild"))
 
 
 def test_a_gpu_is_asked_for_where_the_hub_lends_one(monkeypatch: pytest.MonkeyPatch) -> None:

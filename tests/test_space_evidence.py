@@ -24,7 +24,7 @@ from evidence_run import evaluate, prepare, split_lines  # noqa: E402
 from gradio.utils import get_upload_folder  # noqa: E402
 from gradio_client import Client, handle_file  # noqa: E402
 from gradio_client.exceptions import AppError  # noqa: E402
-from sample_sets import LabelledSet  # noqa: E402
+from sets import LabelledSet  # noqa: E402
 from text_posts import LABELS, save_tiny_encoder, write_posts  # noqa: E402
 
 

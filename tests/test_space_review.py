@@ -20,7 +20,7 @@ from gradio.utils import get_upload_folder  # noqa: E402
 from gradio_client import Client, handle_file  # noqa: E402
 from gradio_client.exceptions import AppError  # noqa: E402
 from review_session import Session, Sessions, draw_session  # noqa: E402
-from sample_sets import LabelledSet  # noqa: E402
+from sets import LabelledSet  # noqa: E402
 
 from clinsynth.checklists import Checklist, load_checklist, sample_id  # noqa: E402
 

@@ -7,11 +7,11 @@ import pytest
 from datasets import ClassLabel, Dataset, Features
 from datasets import Image as ImageFeature
 from PIL import Image
-from studio_sets import GRADES, LabelledSet, noise, pictures, png, sample_sets, write_zip
+from studio_sets import GRADES, LabelledSet, noise, pictures, png, sets, write_zip
 
 
 def read(path: Path) -> LabelledSet:
-    return sample_sets.read_set(None, str(path), "the set")
+    return sets.read_set(None, str(path), "the set")
 
 
 def test_a_zip_of_class_folders(tmp_path: Path) -> None:
@@ -45,11 +45,11 @@ def test_what_a_zip_may_not_hold(tmp_path: Path, name: str, content: bytes, told
 
 def test_a_zip_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_zip(tmp_path / "a.zip", pictures(1))
-    monkeypatch.setattr(sample_sets, "MAX_ROWS", 5)
+    monkeypatch.setattr(sets, "MAX_ROWS", 5)
     with pytest.raises(ValueError, match="has 12 samples, more than 5"):
         read(path)
-    monkeypatch.setattr(sample_sets, "MAX_ROWS", 50)
-    monkeypatch.setattr(sample_sets, "MAX_BYTES", 4000)
+    monkeypatch.setattr(sets, "MAX_ROWS", 50)
+    monkeypatch.setattr(sets, "MAX_BYTES", 4000)
     with pytest.raises(ValueError, match="is larger than"):
         read(path)
 
@@ -60,7 +60,7 @@ def test_a_zip_that_lies_about_its_sizes_is_bounded(tmp_path: Path, monkeypatch:
         archive.writestr("a/b.png", content)
     packed = (tmp_path / "a.zip").read_bytes().replace(len(content).to_bytes(4, "little"), (10).to_bytes(4, "little"))
     (tmp_path / "a.zip").write_bytes(packed)
-    monkeypatch.setattr(sample_sets, "MAX_BYTES", 50_000)
+    monkeypatch.setattr(sets, "MAX_BYTES", 50_000)
     with pytest.raises(ValueError, match=r"is larger than|damaged|cannot be read"):
         read(tmp_path / "a.zip")
 
@@ -84,7 +84,7 @@ def test_damaged_encrypted_and_other_uploads(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="upload it again"):
         read(tmp_path / "gone.zip")
     with pytest.raises(ValueError, match="the set is missing; pick one"):
-        sample_sets.read_set(None, None, "the set")
+        sets.read_set(None, None, "the set")
 
 
 def test_parquet_of_pictures_and_of_texts(tmp_path: Path) -> None:
@@ -117,10 +117,10 @@ def test_folders_that_the_app_is_given(tmp_path: Path, monkeypatch: pytest.Monke
     folder.mkdir(parents=True)
     (folder / "x.png").write_bytes(png(noise(1)))
     monkeypatch.setenv("STUDIO_SETS", str(tmp_path / "mine"))
-    assert "mine" in sample_sets.set_names()
-    assert sample_sets.read_set("mine", None, "the set").labels == ["grade 1"]
+    assert "mine" in sets.set_names()
+    assert sets.read_set("mine", None, "the set").labels == ["grade 1"]
     with pytest.raises(ValueError, match="'yours' is unknown; pick one of drawn eyes"):
-        sample_sets.read_set("yours", None, "the set")
+        sets.read_set("yours", None, "the set")
 
 
 @pytest.mark.parametrize(
@@ -151,5 +151,5 @@ def test_files_of_texts(tmp_path: Path) -> None:
     (tmp_path / "b.csv").write_bytes("text,label\nr\xe4in,mild\n".encode("latin-1"))
     with pytest.raises(ValueError, match=r"b\.csv cannot be read \(UnicodeDecodeError\)"):
         read(tmp_path / "b.csv")
-    posts = [sample_sets.read_set(f"made-up posts, seed {seed}", None, "the set") for seed in (0, 1)]
+    posts = [sets.read_set(f"made-up posts, seed {seed}", None, "the set") for seed in (0, 1)]
     assert posts[0].kind == "text" and len(set(posts[0].contents)) > 190 and posts[0].contents != posts[1].contents

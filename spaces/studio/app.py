@@ -56,13 +56,13 @@ def build(models: ModelList) -> gr.Blocks:  # type: ignore[name-defined]  # noqa
     import gradio as gr
     import images_tab
     import limits
-    import look
+    import page
     import review_tab
     import text_tab
 
-    with gr.Blocks(title=look.TITLE, analytics_enabled=False, delete_cache=limits.FILES) as demo:
-        gr.Markdown(f"# {look.TITLE}")
-        gr.Markdown(look.BANNER, elem_id="banner")
+    with gr.Blocks(title=page.TITLE, analytics_enabled=False, delete_cache=limits.FILES) as demo:
+        gr.Markdown(f"# {page.TITLE}")
+        gr.Markdown(page.BANNER, elem_id="banner")
         with gr.Tab("Images"):
             images_tab.build(models)
         with gr.Tab("Text"):
@@ -77,14 +77,14 @@ def build(models: ModelList) -> gr.Blocks:  # type: ignore[name-defined]  # noqa
 def main() -> None:
     """Build the page and serve it until it is stopped; a user's error ends with status 2 and one message."""
     arguments = read_arguments()
-    from model_list import import_networks, list_models
+    from models import import_networks, list_models
 
     try:
         models = list_models(arguments.models, arguments.text_model, arguments.train_steps)
     except (ValueError, OSError) as error:
         sys.exit(f"app.py: error: {error}")
     import limits
-    import look
+    import page
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, on which gradio closes its server
     import_networks()
@@ -92,8 +92,8 @@ def main() -> None:
     demo.launch(
         server_name=arguments.host,
         server_port=arguments.port,
-        theme=look.theme(),
-        css=look.CSS,
+        theme=page.theme(),
+        css=page.CSS,
         allowed_paths=[],
         max_file_size=limits.UPLOAD_SIZE,
         footer_links=["api"],

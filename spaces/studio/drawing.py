@@ -11,7 +11,7 @@ from typing import Any
 
 import limits
 import numpy as np
-from model_list import ImageModel, load_image_pipeline
+from models import ImageModel, load_image_pipeline
 from zero_gpu import device, on_gpu
 
 EVERY_CLASS = "every class"

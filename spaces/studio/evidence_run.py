@@ -20,8 +20,8 @@ from typing import IO
 import numpy as np
 import yaml
 from PIL import Image
-from sample_sets import DRAWN, LabelledSet, open_picture
 from set_checks import check_sets
+from sets import DRAWN, LabelledSet, open_picture
 
 import clinsynth
 

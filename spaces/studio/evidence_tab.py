@@ -11,8 +11,8 @@ from typing import Any
 import gradio as gr
 from evidence_run import MAX_SECONDS, MIN_REAL, evaluate, prepare
 from limits import MOST_SEED, whole_number
-from sample_sets import MAX_ROWS, LabelledSet, read_set, set_names
 from set_checks import MIN_SYNTHETIC
+from sets import MAX_ROWS, LabelledSet, read_set, set_names
 from text_evidence import MIN_REAL as MIN_REAL_TEXTS
 from text_evidence import prepare_texts, summarise_texts
 from uploads import downloadable, error_as_message, removed_afterwards

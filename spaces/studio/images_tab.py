@@ -11,7 +11,7 @@ import numpy as np
 from drawing import EVERY_CLASS, SCHEDULERS, Drawing, describe_rows, draw_parts, zip_pictures
 from gradio.processing_utils import save_bytes_to_cache
 from gradio.utils import get_upload_folder
-from model_list import ModelList
+from models import ModelList
 from training_pictures import NOT_HERE, TrainingPictures, find_training_pictures
 
 HINT = "Pictures appear here, each with its class and its seed: the same seed and settings draw it again."

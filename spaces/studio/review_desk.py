@@ -10,7 +10,7 @@ from limits import MOST_SEED, whole_number
 from review_agreement import agreement_table, discrimination_table
 from review_scores import check_rater, export_scores, open_session, read_scores, read_session, save_score
 from review_session import MAX_SAMPLES, Sample, Sessions, draw_session
-from sample_sets import read_set
+from sets import read_set
 from uploads import downloadable, error_as_message, removed_afterwards
 
 from clinsynth.checklists import load_checklist

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from PIL import Image
-from sample_sets import LabelledSet, open_picture
+from sets import LabelledSet, open_picture
 
 from clinsynth.checklists import Checklist, sample_id
 

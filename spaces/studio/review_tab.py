@@ -9,7 +9,7 @@ import gradio as gr
 from review_desk import NO_REAL, ReviewDesk
 from review_scores import scores_folder
 from review_session import MAX_SAMPLES, shown_picture
-from sample_sets import set_names
+from sets import set_names
 from uploads import error_as_message
 
 from clinsynth.checklists import checklist_names

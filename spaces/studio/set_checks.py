@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from sample_sets import LabelledSet
+from sets import LabelledSet
 
 MIN_SYNTHETIC = 20
 MIN_CLASS = 5

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from sample_sets import LabelledSet
 from set_checks import check_sets
+from sets import LabelledSet
 
 MIN_REAL = 80
 MAX_CHARACTERS = 20_000

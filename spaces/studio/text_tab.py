@@ -9,7 +9,7 @@ import gradio as gr
 import limits
 from gradio.processing_utils import save_bytes_to_cache
 from gradio.utils import get_upload_folder
-from model_list import ModelList
+from models import ModelList
 from writing import (
     Writing,
     describe_text,
