@@ -129,7 +129,7 @@ def test_it_says_what_the_text_tab_lacks(tmp_path: Path, monkeypatch: pytest.Mon
 def test_a_gpu_is_asked_for_where_the_hub_lends_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """A stand-in takes the place of the Hub's package, which is nowhere else."""
     monkeypatch.syspath_prepend(str(SPACE))
-    from zero_gpu import on_gpu
+    from models import on_gpu
 
     asked = []
     monkeypatch.setitem(sys.modules, "spaces", None)

@@ -13,7 +13,6 @@ from studio_sets import noise, pictures, png, write_zip
 
 gr = pytest.importorskip("gradio", reason="needs gradio: pip install clinsynth[space]")
 
-import review_agreement  # noqa: E402
 import review_scores  # noqa: E402
 import review_tab  # noqa: E402
 from gradio.utils import get_upload_folder  # noqa: E402
@@ -149,7 +148,7 @@ def test_kappa_of_two_raters_by_hand() -> None:
     """Equal in 7 of 10; Ann says yes six times, Bob five times: (0.7 - 0.5) / (1 - 0.5)."""
     ann = {str(i): int(i < 6) for i in range(10)}
     bob = {str(i): int(i in (0, 1, 2, 3, 8)) for i in range(10)}
-    found = review_agreement.agreement({"Ann": ann, "Bob": {**bob, "more": 1}})
+    found = review_scores.agreement({"Ann": ann, "Bob": {**bob, "more": 1}})
     assert found["value"] == pytest.approx(0.4)
     assert (found["statistic"], found["agreement"], found["samples"]) == ("Cohen's kappa", 0.7, 10)
 
@@ -166,17 +165,17 @@ def test_alpha_of_four_raters_as_krippendorff_gives_it() -> None:
         str(rater): {str(unit): answer for unit, answer in enumerate(row) if answer is not None}
         for rater, row in enumerate(rows)
     }
-    found = review_agreement.agreement(by_rater)
+    found = review_scores.agreement(by_rater)
     assert found["statistic"] == "Krippendorff's alpha"
     assert found["value"] == pytest.approx(0.743, abs=0.0005)
 
 
 def test_agreement_without_variance_is_undefined() -> None:
     same = {"Ann": {"a": 1, "b": 1}, "Bob": {"a": 1, "b": 1}}
-    found = review_agreement.agreement(same)
+    found = review_scores.agreement(same)
     assert (found["value"], found["agreement"]) == (None, 1.0)
     assert "undefined: every answer is the same" in found["note"]
-    alone = review_agreement.agreement({"Ann": {"a": 1}})
+    alone = review_scores.agreement({"Ann": {"a": 1}})
     assert alone["value"] is None
     assert "no sample that two raters scored" in alone["note"]
 
@@ -188,7 +187,7 @@ def test_who_has_not_finished_is_not_told_which_are_real(tmp_path: Path, session
         if number < 9:
             score(tmp_path, session, "Bob", number, 1)
     values = review_scores.read_session(tmp_path, session.id)
-    ann, bob = review_agreement.discrimination_table(values, review_scores.read_scores(tmp_path, session.id))
+    ann, bob = review_scores.discrimination_table(values, review_scores.read_scores(tmp_path, session.id))
     assert (ann["right"], ann["n"], ann["rate"]) == (8, 10, 0.8)
     assert (ann["low"], ann["high"]) == pytest.approx((0.4902, 0.9433), abs=1e-4)  # Wilson, by his formula
     assert bob == {"rater": "Bob", "what": "not finished (9 of 10)"}

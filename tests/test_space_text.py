@@ -43,7 +43,7 @@ def test_texts_come_one_by_one_and_are_valid(client: Any) -> None:
 
 def test_a_code_of_any_chapter_is_found_and_what_a_model_writes_is_but_text(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(SPACE))
-    from writing import Writing, readable, search_codes, validity
+    from text_tab import Writing, readable, search_codes, validity
 
     from clinsynth.pipelines.structured_medical_text.text_rows import RowResult
 

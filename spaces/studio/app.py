@@ -24,7 +24,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # a downloaded S
 
 def read_arguments(words: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    from first_model import STEPS
+    from models import STEPS
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(

@@ -5,6 +5,7 @@ That process can be stopped when its time is over, and gives back all of its mem
 
 from __future__ import annotations
 
+import json
 import os
 import queue
 import re
@@ -15,12 +16,11 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import yaml
 from PIL import Image
-from set_checks import check_sets
 from sets import DRAWN, LabelledSet, open_picture
 
 import clinsynth
@@ -30,9 +30,16 @@ SIDES = (28, 256)
 MAX_SECONDS = 900
 BOOTSTRAP = 50
 BAR = re.compile(r"^(?P<stage>[^|%]{1,80}?):\s+(?P<percent>\d{1,3})%")
-
 Report = Callable[[float, str], None]
 """Takes the share of a stage that is done, 0 .. 1, and what the stage is called."""
+MIN_SYNTHETIC = 20
+MIN_CLASS = 5
+MOST_NAMED = 10  # classes in a message
+MIN_REAL_TEXTS = 80
+MAX_CHARACTERS = 20_000
+MAX_ALL_CHARACTERS = 2_000_000
+ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
+ENCODER_VARIABLE = "STUDIO_TEXT_ENCODER"
 
 
 def prepare(folder: Path, real: LabelledSet, synthetic: LabelledSet, side: int | None, seed: int) -> None:
@@ -193,3 +200,108 @@ def split_lines(stream: IO[bytes]) -> Iterator[str]:
         yield from (line.decode(errors="replace").strip() for line in whole if line.strip())
     if rest.strip():
         yield rest.decode(errors="replace").strip()
+
+
+def check_sets(real: LabelledSet, synthetic: LabelledSet, noun: str, min_real: int) -> list[str]:
+    """The class names, sorted.
+
+    Args:
+        noun: what a message calls the samples, in the plural.
+        min_real: the fewest real samples.
+
+    Raises:
+        ValueError: too few samples, one class, a class that is too small or that the real set has not.
+    """
+    for chosen, least in ((real, min_real), (synthetic, MIN_SYNTHETIC)):
+        if len(chosen.labels) < least:
+            raise ValueError(
+                f"{chosen.name} has {len(chosen.labels)} {noun}, fewer than {least}; give more: so few make no "
+                "distance mean anything"
+            )
+    counts = Counter(real.labels)
+    if len(counts) < 2:
+        raise ValueError(f"{real.name} has one class, {next(iter(counts))!r}; give {noun} of at least two classes")
+    name, least_count = min(counts.items(), key=lambda pair: pair[1])
+    if least_count < MIN_CLASS:
+        raise ValueError(
+            f"{real.name} has {least_count} {noun} of class {name!r}, fewer than {MIN_CLASS}; add some, or leave "
+            "the class out of both sets"
+        )
+    unknown = sorted(set(synthetic.labels) - set(counts))
+    if unknown:
+        raise ValueError(
+            f"{synthetic.name} has classes that {real.name} has not: {', '.join(unknown[:MOST_NAMED])} (real: "
+            f"{', '.join(sorted(counts)[:MOST_NAMED])}); rename them alike, or leave them out"
+        )
+    return sorted(counts)
+
+
+def prepare_texts(folder: Path, real: LabelledSet, synthetic: LabelledSet, seed: int) -> None:
+    """Write both sets and the configuration of the evaluation into `folder`.
+
+    Raises:
+        ValueError: one class, too few or too long texts, or unknown classes.
+    """
+    names = check_sets(real, synthetic, "texts", MIN_REAL_TEXTS)
+    check_lengths(real)
+    check_lengths(synthetic)
+    rows = [{"text": text, "label": label} for text, label in zip(real.contents, real.labels, strict=True)]
+    (folder / "real.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    write_text_shard(folder / "synthetic", synthetic, names)
+    settings = {
+        "real": "real.jsonl",
+        "synthetic": "synthetic",
+        "output_dir": "evidence",
+        "encoder": encoder(),
+        "bootstrap": BOOTSTRAP,
+        "seed": seed,
+    }
+    (folder / "evaluate.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+
+
+def encoder() -> str:
+    """The encoder of the embeddings: a folder or Hub id in STUDIO_TEXT_ENCODER, else all-MiniLM-L6-v2."""
+    named = os.environ.get(ENCODER_VARIABLE) or ENCODER
+    return str(Path(named).resolve()) if Path(named).exists() else named
+
+
+def check_lengths(chosen: LabelledSet) -> None:
+    lengths = [len(text) for text in chosen.contents]
+    if max(lengths) > MAX_CHARACTERS:
+        row = lengths.index(max(lengths)) + 1
+        raise ValueError(
+            f"{chosen.name}: the text of row {row} has {max(lengths)} characters, more than {MAX_CHARACTERS}; cut it "
+            "into parts, or leave it out"
+        )
+    if sum(lengths) > MAX_ALL_CHARACTERS:
+        raise ValueError(
+            f"{chosen.name} has {sum(lengths)} characters in all, more than {MAX_ALL_CHARACTERS}; draw a smaller part "
+            "at random"
+        )
+
+
+def write_text_shard(folder: Path, chosen: LabelledSet, names: list[str]) -> None:
+    """A folder as `clinsynth generate text` leaves it, with one shard."""
+    from datasets import ClassLabel, Dataset, Features, Value
+
+    features = Features(text=Value("string"), label=ClassLabel(names=names))
+    (folder / "data").mkdir(parents=True)
+    columns = {"text": chosen.contents, "label": [names.index(label) for label in chosen.labels]}
+    Dataset.from_dict(columns, features=features).to_parquet(folder / "data" / "train-00000-of-00001.parquet")
+
+
+def summarise_texts(evidence: dict[str, Any]) -> dict[str, Any]:
+    """The findings of the report, and the overall numbers of its tables, under the tables' titles."""
+    from clinsynth.scripts.report_texts import TABLES, build_table, tiles
+
+    tables = [build_table(evidence, *entry) for entry in TABLES]
+    rows = [
+        {"table": table["title"], **{name: value for name, value in row.items() if name != "marks"}}
+        for table in tables
+        for row in table["rows"]
+    ]
+    return {
+        "findings": list(tiles(evidence["findings"])),
+        "measurements": rows,
+        "extractor": evidence["encoder"]["name"],
+    }

@@ -9,13 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from evidence_run import MAX_SECONDS, MIN_REAL, evaluate, prepare
+from evidence_run import (
+    MAX_SECONDS,
+    MIN_REAL,
+    MIN_REAL_TEXTS,
+    MIN_SYNTHETIC,
+    evaluate,
+    prepare,
+    prepare_texts,
+    summarise_texts,
+)
 from limits import MOST_SEED, whole_number
-from set_checks import MIN_SYNTHETIC
+from page import downloadable, error_as_message, removed_afterwards
 from sets import MAX_ROWS, LabelledSet, read_set, set_names
-from text_evidence import MIN_REAL as MIN_REAL_TEXTS
-from text_evidence import prepare_texts, summarise_texts
-from uploads import downloadable, error_as_message, removed_afterwards
 
 INTRODUCTION = (
     "Measures how far a synthetic set of pictures or texts lies from a real one, beside the floor that two parts "

@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import dataclasses
+import functools
+import io
+import json
+import zipfile
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 import limits
 import numpy as np
-from drawing import EVERY_CLASS, SCHEDULERS, Drawing, describe_rows, draw_parts, zip_pictures
+import page
+import yaml
 from gradio.processing_utils import save_bytes_to_cache
 from gradio.utils import get_upload_folder
-from models import ModelList
-from training_pictures import NOT_HERE, TrainingPictures, find_training_pictures
+from models import ImageModel, ModelList, device, load_image_pipeline, on_gpu
 
 HINT = "Pictures appear here, each with its class and its seed: the same seed and settings draw it again."
+EVERY_CLASS = "every class"
+SCHEDULERS = ["dpmsolver++", "unipc", "euler", "ddim", "ddpm"]
+PART_PIXELS = 4 * 32 * 32
+NOT_HERE = (
+    "The pictures that this model was trained on are not here, so how near these come to them cannot be told: that "
+    "needs the model's run folder with its config.yaml, and the training data that it names. The model's card may "
+    "report it."
+)
+MOST_COMPARED = 500
+"""Training pictures whose own distance to the nearest other one is taken, evenly chosen."""
 
 
 def build(models: ModelList) -> None:
@@ -46,7 +63,7 @@ def build(models: ModelList) -> None:
         lambda name: gr.Dropdown([EVERY_CLASS, *models.find_images(name).classes], value=EVERY_CLASS),
         model,
         label,
-        **limits.ASIDE,
+        **page.ASIDE,
     )
     drawn = button.click(
         drawer(models),
@@ -61,7 +78,7 @@ def build(models: ModelList) -> None:
         concurrency_limit=1,
         concurrency_id="images",
     )
-    drawn.success(lambda: gr.DownloadButton(interactive=True), None, download, **limits.ASIDE)
+    drawn.success(lambda: gr.DownloadButton(interactive=True), None, download, **page.ASIDE)
 
 
 def show_training(models: ModelList) -> None:
@@ -71,13 +88,13 @@ def show_training(models: ModelList) -> None:
     first = models.first
     status = gr.Markdown(first.status())
     timer = gr.Timer(2)
-    timer.tick(lambda: (first.status(), gr.Timer(active=not first.is_there)), None, [status, timer], **limits.ASIDE)
+    timer.tick(lambda: (first.status(), gr.Timer(active=not first.is_there)), None, [status, timer], **page.ASIDE)
 
 
 def drawer(models: ModelList) -> Any:
     """The event of the tab: pictures as they come, then their distances and the download."""
 
-    @limits.errors_as_messages
+    @page.errors_as_messages
     def images(
         model: str,
         label: str,
@@ -136,3 +153,172 @@ def show(files: list[bytes], rows: list[dict[str, Any]], near: list[bool]) -> li
 
 def explain(seconds: float, known: TrainingPictures | None, near: list[bool]) -> str:
     return f"Drawn in {seconds:.1f} s. {known.explain(near) if known else NOT_HERE}"
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """What was asked for; picture i has the seed `seed` + i, by which it can be drawn again alone.
+
+    Attributes:
+        label: a class, or "every class": one after the other.
+    """
+
+    model: str
+    label: str
+    count: int
+    guidance_scale: float
+    num_inference_steps: int
+    scheduler: str
+    seed: int
+
+    def check(self, model: ImageModel) -> None:
+        """Raise a `ValueError` that names what is out of range, its value and what it may be."""
+        limits.whole_number("Number of pictures", self.count, 1, limits.MOST_PICTURES)
+        limits.finite_number("Guidance", self.guidance_scale, 0, limits.MOST_GUIDANCE)
+        limits.whole_number("Steps", self.num_inference_steps, 1, limits.MOST_STEPS)
+        limits.whole_number("Seed", self.seed, 0, limits.MOST_SEED - limits.MOST_PICTURES)
+        if self.label not in (EVERY_CLASS, *model.classes):
+            raise ValueError(
+                f"Class {self.label!r} is unknown to {model.name}; give {EVERY_CLASS} or one of "
+                f"{', '.join(model.classes)}"
+            )
+        if self.scheduler not in SCHEDULERS:
+            raise ValueError(f"Scheduler must be one of {', '.join(SCHEDULERS)}, got {self.scheduler!r}")
+        if model.draws_at_once and self.guidance_scale != 1:
+            raise ValueError(
+                f"Guidance is {self.guidance_scale:g}, but {model.name} is a GAN, which knows none; set 1"
+            )
+
+    def check_cost(self, size: int) -> None:
+        """Raise a `ValueError` where the pictures, of `size` pixels, would take a machine of two cores too long."""
+        evaluations = 1 if self.guidance_scale in (0, 1) else 2
+        cost = self.count * self.num_inference_steps * evaluations * size * size
+        if cost > limits.MOST_PIXEL_STEPS:
+            doubled = ", twice as many with guidance," if evaluations == 2 else ""
+            raise ValueError(
+                f"{self.count} pictures of {size} px in {self.num_inference_steps} steps{doubled} are "
+                f"{cost / limits.MOST_PIXEL_STEPS:.1f} "
+                "times what one request may cost here; ask for fewer pictures or steps"
+            )
+
+    def labels(self, model: ImageModel) -> list[str]:
+        """The class of each picture."""
+        if self.label != EVERY_CLASS:
+            return [self.label] * self.count
+        return [model.classes[number % len(model.classes)] for number in range(self.count)]
+
+    def seeds(self) -> list[int]:
+        return [self.seed + number for number in range(self.count)]
+
+
+@on_gpu(seconds=60)
+def draw_parts(model: ImageModel, drawing: Drawing) -> Iterator[np.ndarray]:
+    """The pictures, uint8 (n, channels, size, size), a few at a time.
+
+    Raises:
+        ValueError: the pictures would cost too much, took too long, or are no numbers.
+    """
+    from clinsynth.scripts.generate_images import GenerateImagesArguments, sampler
+
+    pipeline, scheduler, _ = load_image_pipeline(model.source, model.name)
+    if scheduler is not None:
+        pipeline.scheduler = scheduler  # the one it came with: what is drawn must not depend on who drew before
+    config = (pipeline.unet if scheduler is not None else pipeline.generator).config
+    if scheduler is not None:
+        drawing.check_cost(config.sample_size)
+    settings = {name: getattr(drawing, name) for name in ("guidance_scale", "num_inference_steps", "scheduler")}
+    sample = sampler(GenerateImagesArguments(model=model.source, per_class=1, **settings), pipeline, device())
+    deadline = limits.Deadline(limits.PICTURE_SECONDS)
+    labels, seeds = pipeline.label_ids(drawing.labels(model)), drawing.seeds()
+    part = max(1, PART_PIXELS // config.sample_size**2)
+    for start in range(0, drawing.count, part):
+        if deadline.is_over:
+            raise ValueError(f"stopped after {deadline.seconds} s with {start} pictures; ask for fewer or fewer steps")
+        pictures, finite = sample(labels[start : start + part], seeds[start : start + part])
+        if not finite.all():
+            raise ValueError(
+                f"the model's numbers run off with guidance {drawing.guidance_scale:g} and {drawing.scheduler} in "
+                f"{drawing.num_inference_steps} steps; lower the guidance or take another scheduler"
+            )
+        yield pictures
+
+
+def describe_rows(model: ImageModel, drawing: Drawing, distances: list[float] | None) -> list[dict[str, Any]]:
+    """Class, seed and, where it is known, distance to the nearest training picture, of each picture."""
+    rows: list[dict[str, Any]] = []
+    for number, (label, seed) in enumerate(zip(drawing.labels(model), drawing.seeds(), strict=True)):
+        known = {} if distances is None else {"nearest_training_distance": round(distances[number], 4)}
+        rows.append({"file": f"{number:02d}-seed-{seed}.png", "label": label, "seed": seed, **known})
+    return rows
+
+
+def zip_pictures(files: list[bytes], rows: list[dict[str, Any]], drawing: Drawing, provenance: Any) -> bytes:
+    """PNG files with their provenance, and settings.json with that of all."""
+    settings = {**provenance.of_row(drawing.seed), **asdict(drawing), "pictures": rows}
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for row, file in zip(rows, files, strict=True):
+            archive.writestr(zipfile.ZipInfo(row["file"]), file)
+        archive.writestr(zipfile.ZipInfo("settings.json"), json.dumps(settings, indent=2) + "\n")
+    return buffer.getvalue()
+
+
+@dataclass(frozen=True)
+class TrainingPictures:
+    """The train split of a model, as band-passed thumbnails of unit length (`clinsynth.metrics.copies`).
+
+    Attributes:
+        space: in which pictures are compared.
+        threshold: of the relative distance, below which a picture is a near copy.
+        usual: distances that one in twenty and a half of the training pictures stay below among themselves.
+    """
+
+    space: Any
+    threshold: Any
+    usual: tuple[float, float]
+
+    @classmethod
+    def of(cls, images: np.ndarray) -> TrainingPictures:
+        """Of uint8 (n, channels, side, side)."""
+        from clinsynth.metrics.copies import ThumbnailSpace, duplicated, fit_threshold
+
+        space = ThumbnailSpace.of(images)
+        chosen = np.unique(np.linspace(0, len(images) - 1, MOST_COMPARED).round().astype(int))
+        nearest = space.closest(images[chosen], own=chosen)
+        low, middle = np.quantile(nearest.distances[:, 0], (0.05, 0.5))
+        return cls(space, fit_threshold(nearest.relative(), duplicated(nearest)), (float(low), float(middle)))
+
+    def compare(self, pictures: np.ndarray) -> tuple[list[float], list[bool]]:
+        """Distance of each picture to the nearest training picture, and whether it is a near copy of it."""
+        nearest = self.space.closest(pictures)
+        return nearest.distances[:, 0].tolist(), self.threshold.flags(nearest.relative()).tolist()
+
+    def explain(self, near: Sequence[bool]) -> str:
+        """What the distances mean."""
+        low, middle = self.usual
+        verdict = (
+            f"{sum(near)} of {len(near)} are near copies of a training picture." if any(near) else "None is a copy."
+        )
+        return (
+            "Distance: to the nearest training picture, also mirrored or moved by a pixel; 0 is the same picture and "
+            f"1.41 an unrelated one. Half of the training pictures have another one within {middle:.2f}, one in "
+            f"twenty within {low:.2f}. {verdict}"
+        )
+
+
+@functools.lru_cache(maxsize=2)
+def find_training_pictures(source: str) -> TrainingPictures | None:
+    """Those of the run folder `source`, by its config.yaml; None where there is no such file or they are not here."""
+    from clinsynth.data.arguments import ImageDataArguments
+    from clinsynth.data.arrays import load_image_arrays
+
+    config = Path(source) / "config.yaml"
+    if not config.is_file():
+        return None
+    values: dict[str, Any] = yaml.safe_load(config.read_text(encoding="utf-8")) or {}
+    known = [field.name for field in dataclasses.fields(ImageDataArguments) if field.name in values]
+    try:
+        data = load_image_arrays(ImageDataArguments(**{name: values[name] for name in known}), values.get("seed", 0))
+    except (ValueError, OSError):
+        return None
+    return TrainingPictures.of(data["train"].images)

@@ -5,13 +5,8 @@ They are for a machine of two cores that serves one request of each tab at a tim
 
 from __future__ import annotations
 
-import functools
-import inspect
 import time
-from collections.abc import Callable, Iterator
 from typing import Any
-
-import gradio as gr
 
 MOST_WAITING = 24
 """Requests that wait in the queue; the next one is told that it is full."""
@@ -25,8 +20,6 @@ MOST_TEXTS = 8
 MOST_TEMPERATURE = 2.0
 TEXT_SECONDS = 300
 MOST_SEED = 2**31 - 1
-ASIDE: dict[str, Any] = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
-"""Of events that cost nothing and cannot fail: they take no place in the queue, and only the page may call them."""
 UPLOAD_SIZE = "20mb"
 FILES = (600, 3600)
 """Every ten minutes files of results older than an hour are deleted."""
@@ -66,18 +59,3 @@ class Deadline:
     @property
     def is_over(self) -> bool:
         return self.spent > self.seconds
-
-
-def errors_as_messages(function: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
-    """A streaming event whose errors of the user are shown as messages; they hold no path of this machine."""
-    from clinsynth.hub_cards.private_words import shorten
-
-    @functools.wraps(function)
-    def wrapped(*args: Any, **kwargs: Any) -> Iterator[Any]:
-        try:
-            yield from function(*args, **kwargs)
-        except (ValueError, OSError, ImportError) as error:
-            raise gr.Error(shorten(str(error)), print_exception=False) from error
-
-    wrapped.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]  # gradio fills in the progress
-    return wrapped

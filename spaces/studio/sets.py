@@ -6,20 +6,21 @@ unpacked to disk, no path inside an upload is followed, and all that is read is 
 
 from __future__ import annotations
 
+import csv
 import functools
 import io
+import json
 import os
 import zipfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
-from text_files import SUFFIXES as TEXT_SUFFIXES
-from text_files import WRITTEN, read_text_file, write_posts
 
 MAX_ROWS = 2000
 MAX_BYTES = 200 << 20
@@ -31,6 +32,11 @@ DRAWN = {"drawn eyes, seed 0": 0, "drawn eyes, seed 1": 1}
 DRAWN_ROWS = 200
 DRAWN_SIZE = 64
 FOLDERS_VARIABLE = "STUDIO_SETS"
+WRITTEN = {"made-up posts, seed 0": 0, "made-up posts, seed 1": 1}
+"""Built-in sets of texts, and the seeds that they are written with."""
+WRITTEN_ROWS = 200
+TEXT_SUFFIXES = {".csv", ".jsonl"}
+MEND = "give columns text and label, in UTF-8"
 
 
 @dataclass(frozen=True)
@@ -245,3 +251,47 @@ def class_names(table: pa.Table) -> list[str]:
     if None in values:
         raise ValueError(f"row {values.index(None) + 1} has no label")
     return [feature.int2str(value) if isinstance(feature, ClassLabel) else str(value) for value in values]
+
+
+def read_text_file(path: Path, called: str, most_rows: int) -> tuple[list[str], list[str]]:
+    """Texts and labels of a .csv with a head line, or of a .jsonl with one object a line.
+
+    Raises:
+        ValueError: it is damaged, lacks a column, has an empty cell, or more than `most_rows` rows.
+    """
+    texts, labels = [], []
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            rows = csv.DictReader(file, strict=True) if path.suffix.lower() == ".csv" else read_lines(file)
+            for number, row in enumerate(rows, start=1):
+                if number > most_rows:
+                    raise ValueError(f"{called} has more than {most_rows} rows; draw a smaller part at random")
+                texts.append(cell(row, "text", f"{called}, row {number},"))
+                labels.append(cell(row, "label", f"{called}, row {number},"))
+    except (UnicodeDecodeError, csv.Error, json.JSONDecodeError) as error:
+        raise ValueError(f"{called}: {path.name} cannot be read ({type(error).__name__}); {MEND}") from error
+    if not texts:
+        raise ValueError(f"{called} is empty; {MEND}")
+    return texts, labels
+
+
+def read_lines(file: Any) -> Iterator[Any]:
+    return (json.loads(line) for line in file if line.strip())
+
+
+def cell(row: Any, column: str, place: str) -> str:
+    """A cell as text; a label may be a number."""
+    value = row.get(column) if isinstance(row, dict) else None
+    if column == "label" and isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"{place} has no {column}; {MEND}")
+    return value
+
+
+def write_posts(seed: int) -> tuple[list[str], list[str]]:
+    """Posts of four severities and their labels; no person stands behind them."""
+    from clinsynth.data.phantom_posts import LABELS, write_split
+
+    rows = list(write_split("test", WRITTEN_ROWS, seed))
+    return [row["text"] for row in rows], [LABELS[row["label"]] for row in rows]
