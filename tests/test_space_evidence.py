@@ -85,13 +85,13 @@ def test_sets_that_cannot_be_compared(tmp_path: Path, real: LabelledSet, made: L
 def test_a_comparison_is_stopped_when_its_time_is_over(tmp_path: Path) -> None:
     prepare(tmp_path, REAL, MADE, None, 0)
     with pytest.raises(ValueError, match="took longer than 0 s; give fewer or smaller pictures"):
-        evaluate(tmp_path, lambda share, stage: None, seconds=0.3)
+        evaluate(tmp_path, "picture", lambda share, stage: None, seconds=0.3)
 
 
 def test_what_the_evaluation_refuses_is_handed_on(tmp_path: Path) -> None:
     (tmp_path / "evaluate.yaml").write_text("bootstrap: -1\n")
     with pytest.raises(ValueError, match=r"^--bootstrap must be >= 0, got -1$"):
-        evaluate(tmp_path, lambda share, stage: None)
+        evaluate(tmp_path, "picture", lambda share, stage: None)
 
 
 def test_states_of_a_progress_bar_are_lines() -> None:
@@ -161,7 +161,7 @@ def relabelled(chosen: LabelledSet, **labels: str) -> LabelledSet:
 )
 def test_texts_that_cannot_be_compared(tmp_path: Path, real: LabelledSet, made: LabelledSet, told: str) -> None:
     with pytest.raises(ValueError, match=told):
-        evidence_tab.prepare_either(tmp_path, real, made, "as they are", 0)
+        prepare(tmp_path, real, made, None, 0)
     assert not list(tmp_path.iterdir())
 
 

@@ -71,7 +71,7 @@ def test_samples_that_cannot_be_judged_are_left_out_with_a_word(checklist: Check
 def test_sets_that_cannot_be_reviewed(checklist: Checklist) -> None:
     texts = LabelledSet("t", ["one", "two"], ["grade 0", "grade 1"])
     assert {s.content for s in draw_session(checklist, texts, None, 2, 0).samples} == {"one", "two"}
-    with pytest.raises(ValueError, match="one set holds pictures and the other texts"):
+    with pytest.raises(ValueError, match="t holds texts and set pictures; give two of a kind"):
         draw_session(checklist, texts, pictures(1), 2, 0)
     with pytest.raises(ValueError, match="the classes measles, the checklist phantom-fundus the conditions grade 0"):
         draw_session(checklist, LabelledSet("t", ["one"], ["measles"]), None, 2, 0)

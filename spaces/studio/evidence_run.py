@@ -21,53 +21,96 @@ from typing import IO, Any
 import numpy as np
 import yaml
 from PIL import Image
-from sets import DRAWN, LabelledSet, open_picture
+from sets import DRAWN, LabelledSet, check_same_kind, open_picture
 
 import clinsynth
 
-MIN_REAL = 60
+MIN_REAL = {"picture": 60, "text": 80}
 SIDES = (28, 256)
 MAX_SECONDS = 900
 BOOTSTRAP = 50
 BAR = re.compile(r"^(?P<stage>[^|%]{1,80}?):\s+(?P<percent>\d{1,3})%")
-Report = Callable[[float, str], None]
+Tell = Callable[[float, str], object]
 """Takes the share of a stage that is done, 0 .. 1, and what the stage is called."""
 MIN_SYNTHETIC = 20
 MIN_CLASS = 5
 MOST_NAMED = 10  # classes in a message
-MIN_REAL_TEXTS = 80
 MAX_CHARACTERS = 20_000
 MAX_ALL_CHARACTERS = 2_000_000
 ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
-ENCODER_VARIABLE = "STUDIO_TEXT_ENCODER"
 
 
-def prepare(folder: Path, real: LabelledSet, synthetic: LabelledSet, side: int | None, seed: int) -> None:
-    """Write both sets and the configuration of the evaluation into `folder`.
+def prepare(folder: Path, real: LabelledSet, synthetic: LabelledSet, side: int | None, seed: int) -> str:
+    """Write both sets and the configuration of the evaluation into `folder`; returns their kind.
 
     Args:
         side: pixels that all pictures are brought to; None: as they are.
 
     Raises:
-        ValueError: one class, too few pictures, unknown classes, or sizes that differ.
+        ValueError: the sets differ in kind, or an evaluation of them would mean nothing.
     """
-    names = check_sets(real, synthetic, "pictures", MIN_REAL)
+    names = check_sets(real, synthetic)
+    if real.kind == "text":
+        settings = write_texts(folder, real, synthetic, names)
+    else:
+        settings = write_pictures(folder, real, synthetic, names, side)
+    settings |= {"synthetic": "synthetic", "output_dir": "evidence", "bootstrap": BOOTSTRAP, "seed": seed}
+    (folder / "evaluate.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+    return real.kind
+
+
+def check_sets(real: LabelledSet, synthetic: LabelledSet) -> list[str]:
+    """The class names, sorted.
+
+    Raises:
+        ValueError: two kinds, too few samples, one class, a class that is too small or that the real set has not.
+    """
+    check_same_kind(real, synthetic)
+    noun = f"{real.kind}s"
+    for chosen, least in ((real, MIN_REAL[real.kind]), (synthetic, MIN_SYNTHETIC)):
+        if len(chosen.labels) < least:
+            raise ValueError(
+                f"{chosen.name} has {len(chosen.labels)} {noun}, fewer than {least}; give more: so few make no "
+                "distance mean anything"
+            )
+    counts = Counter(real.labels)
+    if len(counts) < 2:
+        raise ValueError(f"{real.name} has one class, {next(iter(counts))!r}; give {noun} of at least two classes")
+    name, least_count = min(counts.items(), key=lambda pair: pair[1])
+    if least_count < MIN_CLASS:
+        raise ValueError(
+            f"{real.name} has {least_count} {noun} of class {name!r}, fewer than {MIN_CLASS}; add some, or leave "
+            "the class out of both sets"
+        )
+    unknown = sorted(set(synthetic.labels) - set(counts))
+    if unknown:
+        raise ValueError(
+            f"{synthetic.name} has classes that {real.name} has not: {', '.join(unknown[:MOST_NAMED])} (real: "
+            f"{', '.join(sorted(counts)[:MOST_NAMED])}); rename them alike, or leave them out"
+        )
+    return sorted(counts)
+
+
+def write_pictures(
+    folder: Path, real: LabelledSet, synthetic: LabelledSet, names: list[str], side: int | None
+) -> dict[str, Any]:
+    """Write sets of pictures; returns what the configuration says of them.
+
+    Raises:
+        ValueError: a picture is damaged or not square, or their sizes differ.
+    """
+    from datasets import Image as ImageFeature
+
+    from clinsynth.data.sources import png_cell
+
     pictures = {called: decode_set(chosen, side) for called, chosen in (("real", real), ("synthetic", synthetic))}
-    check_sizes({called: sizes_of(found) for called, found in pictures.items()})
+    check_sizes({called: Counter(picture.width for picture in found) for called, found in pictures.items()})
     path = f"{file_name(real)}.npz"
     labels = np.array([[names.index(label)] for label in real.labels])
     np.savez(folder / path, train_images=stack(pictures["real"]), train_labels=labels)
-    write_shard(folder / "synthetic", pictures["synthetic"], synthetic.labels, names)
-    settings = {
-        "real": path,
-        "synthetic": "synthetic",
-        "output_dir": "evidence",
-        "label_names": names,
-        "classifier": "none",
-        "bootstrap": BOOTSTRAP,
-        "seed": seed,
-    }
-    (folder / "evaluate.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+    cells = [png_cell(Image.fromarray(pixels)) for pixels in stack(pictures["synthetic"])]
+    write_shard(folder / "synthetic", "image", ImageFeature(), cells, synthetic.labels, names)
+    return {"real": path, "label_names": names, "classifier": "none"}
 
 
 def decode_set(chosen: LabelledSet, side: int | None) -> list[Image.Image]:
@@ -85,10 +128,6 @@ def decode_set(chosen: LabelledSet, side: int | None) -> list[Image.Image]:
             picture = picture.resize((side, side), Image.Resampling.BICUBIC)
         pictures.append(picture)
     return pictures
-
-
-def sizes_of(pictures: list[Image.Image]) -> Counter[int]:
-    return Counter(picture.width for picture in pictures)
 
 
 def check_sizes(sizes: dict[str, Counter[int]]) -> None:
@@ -117,43 +156,86 @@ def stack(pictures: list[Image.Image]) -> np.ndarray:
     return np.stack([np.asarray(picture.convert(mode)) for picture in pictures])
 
 
-def write_shard(folder: Path, pictures: list[Image.Image], labels: list[str], names: list[str]) -> None:
-    """A folder as `clinsynth generate images` leaves it, with one shard."""
+def write_texts(folder: Path, real: LabelledSet, synthetic: LabelledSet, names: list[str]) -> dict[str, Any]:
+    """Write sets of texts; returns what the configuration says of them.
+
+    Raises:
+        ValueError: a text, or all of a set, is too long.
+    """
+    from datasets import Value
+
+    check_lengths(real)
+    check_lengths(synthetic)
+    rows = [{"text": text, "label": label} for text, label in zip(real.contents, real.labels, strict=True)]
+    (folder / "real.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    write_shard(folder / "synthetic", "text", Value("string"), synthetic.contents, synthetic.labels, names)
+    return {"real": "real.jsonl", "encoder": encoder()}
+
+
+def encoder() -> str:
+    """The encoder of the embeddings: a folder or Hub id in STUDIO_TEXT_ENCODER, else all-MiniLM-L6-v2."""
+    named = os.environ.get("STUDIO_TEXT_ENCODER") or ENCODER
+    return str(Path(named).resolve()) if Path(named).exists() else named
+
+
+def check_lengths(chosen: LabelledSet) -> None:
+    lengths = [len(text) for text in chosen.contents]
+    if max(lengths) > MAX_CHARACTERS:
+        row = lengths.index(max(lengths)) + 1
+        raise ValueError(
+            f"{chosen.name}: the text of row {row} has {max(lengths)} characters, more than {MAX_CHARACTERS}; cut it "
+            "into parts, or leave it out"
+        )
+    if sum(lengths) > MAX_ALL_CHARACTERS:
+        raise ValueError(
+            f"{chosen.name} has {sum(lengths)} characters in all, more than {MAX_ALL_CHARACTERS}; draw a smaller part "
+            "at random"
+        )
+
+
+def write_shard(
+    folder: Path, column: str, feature: Any, cells: list[Any], labels: list[str], names: list[str]
+) -> None:
+    """A folder as `clinsynth generate` leaves it, with one shard."""
     from datasets import ClassLabel, Dataset, Features
-    from datasets import Image as ImageFeature
 
-    from clinsynth.data.sources import png_cell
-
-    cells = [png_cell(Image.fromarray(pixels)) for pixels in stack(pictures)]
-    features = Features(image=ImageFeature(), label=ClassLabel(names=names))
+    features = Features({column: feature, "label": ClassLabel(names=names)})
     (folder / "data").mkdir(parents=True)
-    columns = {"image": cells, "label": [names.index(label) for label in labels]}
+    columns = {column: cells, "label": [names.index(label) for label in labels]}
     Dataset.from_dict(columns, features=features).to_parquet(folder / "data" / "train-00000-of-00001.parquet")
 
 
-def evaluate(folder: Path, report: Report, seconds: float = MAX_SECONDS, kind: str = "images") -> Path:
+def evaluate(folder: Path, kind: str, tell: Tell, seconds: float = MAX_SECONDS) -> Path:
     """Run the evaluation that was written down; the folder that holds evidence.json and report.html.
 
     Args:
-        kind: "images" or "text", as `prepare` or `prepare_texts` wrote it.
+        kind: of the sets, as `prepare` returned it.
 
     Raises:
         ValueError: it failed, or took longer than `seconds`.
     """
-    command = [sys.executable, "-m", "clinsynth", "evaluate", kind, "--config", "evaluate.yaml"]
+    command = [
+        sys.executable,
+        "-m",
+        "clinsynth",
+        "evaluate",
+        "text" if kind == "text" else "images",
+        "--config",
+        "evaluate.yaml",
+    ]
     beside = [str(Path(clinsynth.__file__).parent.parent), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(filter(None, beside)),  # a Space carries the package as a folder beside its app
         "TMPDIR": str(folder),
     }
-    if kind == "images":
+    if kind != "text":
         environment["HF_HUB_OFFLINE"] = "1"  # texts need an encoder, which may come from the Hub
     process = subprocess.Popen(
         command, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, bufsize=0
     )
     try:
-        last = follow(process, report, time.monotonic() + seconds)
+        last = follow(process, tell, time.monotonic() + seconds)
     finally:
         process.kill()
         process.wait()
@@ -164,7 +246,7 @@ def evaluate(folder: Path, report: Report, seconds: float = MAX_SECONDS, kind: s
     return folder / "evidence"
 
 
-def follow(process: subprocess.Popen[bytes], report: Report, deadline: float) -> str | None:
+def follow(process: subprocess.Popen[bytes], tell: Tell, deadline: float) -> str | None:
     """Hand on what the progress bars say until the process ends; its last line, None where the time is over."""
     lines: queue.Queue[str | None] = queue.Queue()
     assert process.stderr is not None
@@ -180,7 +262,7 @@ def follow(process: subprocess.Popen[bytes], report: Report, deadline: float) ->
             return last
         bar = BAR.match(line)
         if bar:
-            report(int(bar["percent"]) / 100, bar["stage"])
+            tell(int(bar["percent"]) / 100, bar["stage"])
         else:
             last = line
     return None
@@ -202,92 +284,22 @@ def split_lines(stream: IO[bytes]) -> Iterator[str]:
         yield rest.decode(errors="replace").strip()
 
 
-def check_sets(real: LabelledSet, synthetic: LabelledSet, noun: str, min_real: int) -> list[str]:
-    """The class names, sorted.
-
-    Args:
-        noun: what a message calls the samples, in the plural.
-        min_real: the fewest real samples.
-
-    Raises:
-        ValueError: too few samples, one class, a class that is too small or that the real set has not.
-    """
-    for chosen, least in ((real, min_real), (synthetic, MIN_SYNTHETIC)):
-        if len(chosen.labels) < least:
-            raise ValueError(
-                f"{chosen.name} has {len(chosen.labels)} {noun}, fewer than {least}; give more: so few make no "
-                "distance mean anything"
-            )
-    counts = Counter(real.labels)
-    if len(counts) < 2:
-        raise ValueError(f"{real.name} has one class, {next(iter(counts))!r}; give {noun} of at least two classes")
-    name, least_count = min(counts.items(), key=lambda pair: pair[1])
-    if least_count < MIN_CLASS:
-        raise ValueError(
-            f"{real.name} has {least_count} {noun} of class {name!r}, fewer than {MIN_CLASS}; add some, or leave "
-            "the class out of both sets"
-        )
-    unknown = sorted(set(synthetic.labels) - set(counts))
-    if unknown:
-        raise ValueError(
-            f"{synthetic.name} has classes that {real.name} has not: {', '.join(unknown[:MOST_NAMED])} (real: "
-            f"{', '.join(sorted(counts)[:MOST_NAMED])}); rename them alike, or leave them out"
-        )
-    return sorted(counts)
+def summarise(kind: str, evidence: dict[str, Any]) -> dict[str, Any]:
+    """What stands at the head of the report, and the overall numbers of samples of this kind."""
+    return summarise_texts(evidence) if kind == "text" else summarise_pictures(evidence)
 
 
-def prepare_texts(folder: Path, real: LabelledSet, synthetic: LabelledSet, seed: int) -> None:
-    """Write both sets and the configuration of the evaluation into `folder`.
+def summarise_pictures(evidence: dict[str, Any]) -> dict[str, Any]:
+    """The findings of the report, and every overall number beside the held-out split."""
+    from clinsynth.scripts.report import findings
 
-    Raises:
-        ValueError: one class, too few or too long texts, or unknown classes.
-    """
-    names = check_sets(real, synthetic, "texts", MIN_REAL_TEXTS)
-    check_lengths(real)
-    check_lengths(synthetic)
-    rows = [{"text": text, "label": label} for text, label in zip(real.contents, real.labels, strict=True)]
-    (folder / "real.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    write_text_shard(folder / "synthetic", synthetic, names)
-    settings = {
-        "real": "real.jsonl",
-        "synthetic": "synthetic",
-        "output_dir": "evidence",
-        "encoder": encoder(),
-        "bootstrap": BOOTSTRAP,
-        "seed": seed,
+    rows = [row for row in evidence["measurements"] if (row["reference"], row["label"]) == ("test", "overall")]
+    return {
+        "findings": list(findings(evidence)),
+        "measurements": rows,
+        "extractor": evidence["extractor"]["name"],
+        "resolution": evidence["data"]["resolution"],
     }
-    (folder / "evaluate.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
-
-
-def encoder() -> str:
-    """The encoder of the embeddings: a folder or Hub id in STUDIO_TEXT_ENCODER, else all-MiniLM-L6-v2."""
-    named = os.environ.get(ENCODER_VARIABLE) or ENCODER
-    return str(Path(named).resolve()) if Path(named).exists() else named
-
-
-def check_lengths(chosen: LabelledSet) -> None:
-    lengths = [len(text) for text in chosen.contents]
-    if max(lengths) > MAX_CHARACTERS:
-        row = lengths.index(max(lengths)) + 1
-        raise ValueError(
-            f"{chosen.name}: the text of row {row} has {max(lengths)} characters, more than {MAX_CHARACTERS}; cut it "
-            "into parts, or leave it out"
-        )
-    if sum(lengths) > MAX_ALL_CHARACTERS:
-        raise ValueError(
-            f"{chosen.name} has {sum(lengths)} characters in all, more than {MAX_ALL_CHARACTERS}; draw a smaller part "
-            "at random"
-        )
-
-
-def write_text_shard(folder: Path, chosen: LabelledSet, names: list[str]) -> None:
-    """A folder as `clinsynth generate text` leaves it, with one shard."""
-    from datasets import ClassLabel, Dataset, Features, Value
-
-    features = Features(text=Value("string"), label=ClassLabel(names=names))
-    (folder / "data").mkdir(parents=True)
-    columns = {"text": chosen.contents, "label": [names.index(label) for label in chosen.labels]}
-    Dataset.from_dict(columns, features=features).to_parquet(folder / "data" / "train-00000-of-00001.parquet")
 
 
 def summarise_texts(evidence: dict[str, Any]) -> dict[str, Any]:

@@ -12,33 +12,30 @@ import gradio as gr
 from evidence_run import (
     MAX_SECONDS,
     MIN_REAL,
-    MIN_REAL_TEXTS,
     MIN_SYNTHETIC,
     evaluate,
     prepare,
-    prepare_texts,
-    summarise_texts,
+    summarise,
 )
 from limits import MOST_SEED, whole_number
-from page import downloadable, error_as_message, removed_afterwards
-from sets import MAX_ROWS, LabelledSet, read_set, set_names
+from page import downloadable, errors_as_messages, removed_afterwards, set_fields
+from sets import MAX_ROWS, read_set
 
 INTRODUCTION = (
     "Measures how far a synthetic set of pictures or texts lies from a real one, beside the floor that two parts "
     "of the real set reach.\n\n"
-    f"- Pictures: {MIN_REAL} to {MAX_ROWS} real and at least {MIN_SYNTHETIC} synthetic ones, in class folders (.zip) "
-    "or as .parquet with columns image and label.\n"
-    f"- Texts: {MIN_REAL_TEXTS} to {MAX_ROWS} real and at least {MIN_SYNTHETIC} synthetic ones, as .csv, .jsonl or "
+    f"- Pictures: {MIN_REAL['picture']} to {MAX_ROWS} real and at least {MIN_SYNTHETIC} synthetic ones, in class "
+    "folders (.zip) or as .parquet with columns image and label.\n"
+    f"- Texts: {MIN_REAL['text']} to {MAX_ROWS} real and at least {MIN_SYNTHETIC} synthetic ones, as .csv, .jsonl or "
     ".parquet with columns text and label.\n\n"
     f"It takes minutes, {MAX_SECONDS // 60} at most. A fifth of the real set is held out. Uploads are removed "
     "afterwards. The report on pictures shows real ones, so keep it as private as they are; that on texts shows none."
 )
-KINDS = [".zip", ".parquet", ".csv", ".jsonl"]
-UPLOAD = "Or upload it (.zip of class folders, .parquet, .csv, .jsonl)"
+SUFFIXES = [".parquet", ".csv", ".jsonl"]
 OWN_SIZE = "as they are"
 RESOLUTIONS = [OWN_SIZE, "28", "32", "64", "128"]
 COLUMNS = ["metric", "value", "95 % interval", "floor", "floor, held out", "real", "synthetic"]
-WIDTHS = ["180px", "90px", "150px", "90px", "100px", "80px", "100px"]
+WIDTHS: list[str | int] = ["180px", "90px", "150px", "90px", "100px", "80px", "100px"]
 """Of these columns: a phone is to scroll through them, not to break their words."""
 FLOORS = (
     "*Floor*: the same number between two halves of the held-out real samples. *Floor, held out*: between real train "
@@ -51,11 +48,9 @@ def build() -> None:
     """The components of the tab, inside the `gr.Blocks` that is open."""
     gr.Markdown(INTRODUCTION)
     with gr.Row():
-        real = gr.Dropdown(set_names(), value="drawn eyes, seed 0", label="Real set", min_width=280)
-        real_file = gr.File(label=UPLOAD, file_types=KINDS, height=160, min_width=280)
+        real, real_file = set_fields("Real set", "drawn eyes, seed 0", SUFFIXES)
     with gr.Row():
-        synthetic = gr.Dropdown(set_names(), value="drawn eyes, seed 1", label="Synthetic set", min_width=280)
-        synthetic_file = gr.File(label=UPLOAD, file_types=KINDS, height=160, min_width=280)
+        synthetic, synthetic_file = set_fields("Synthetic set", "drawn eyes, seed 1", SUFFIXES)
     with gr.Row():
         resolution = gr.Dropdown(RESOLUTIONS, value=OWN_SIZE, label="Resolution of pictures in pixels")
         seed = gr.Number(0, precision=0, minimum=0, label="Seed of the measurements")
@@ -81,7 +76,7 @@ def build() -> None:
     compared.success(show, [summary, files], shown, api_visibility="private", show_progress="hidden")
 
 
-@error_as_message
+@errors_as_messages()
 def compare(
     real: str | None,
     real_file: str | None,
@@ -105,40 +100,13 @@ def compare(
                 read_set(real, real_file, "the real set"),
                 read_set(synthetic, synthetic_file, "the synthetic set"),
             )
-            kind = prepare_either(folder, *chosen, resolution, whole_number("the seed", seed, 0, MOST_SEED))
+            side = None if resolution == OWN_SIZE else int(resolution)
+            kind = prepare(folder, *chosen, side, whole_number("the seed", seed, 0, MOST_SEED))
         progress(0, desc="starting the comparison")
-        result = evaluate(folder, lambda share, stage: progress(share, desc=stage), kind=kind)
-        evidence = json.loads((result / "evidence.json").read_text(encoding="utf-8"))
-        summary = summarise_texts(evidence) if kind == "text" else summarise(evidence)
-        return summary, [downloadable(result / name) for name in ("report.html", "evidence.json")]
-
-
-def prepare_either(folder: Path, real: LabelledSet, synthetic: LabelledSet, resolution: str, seed: int) -> str:
-    """Write down what is compared; returns its kind, "images" or "text".
-
-    Raises:
-        ValueError: the sets differ in kind, or cannot be compared.
-    """
-    if real.kind != synthetic.kind:
-        raise ValueError(f"{real.name} holds {real.kind}s and {synthetic.name} {synthetic.kind}s; give two of a kind")
-    if real.kind == "text":
-        prepare_texts(folder, real, synthetic, seed)
-        return "text"
-    prepare(folder, real, synthetic, None if resolution == OWN_SIZE else int(resolution), seed)
-    return "images"
-
-
-def summarise(evidence: dict[str, Any]) -> dict[str, Any]:
-    """The findings of the report, and every overall number beside the held-out split."""
-    from clinsynth.scripts.report import findings
-
-    rows = [row for row in evidence["measurements"] if (row["reference"], row["label"]) == ("test", "overall")]
-    return {
-        "findings": list(findings(evidence)),
-        "measurements": rows,
-        "extractor": evidence["extractor"]["name"],
-        "resolution": evidence["data"]["resolution"],
-    }
+        result = evaluate(folder, kind, lambda share, stage: progress(share, desc=stage))
+        report, evidence = result / "report.html", result / "evidence.json"
+        summary = summarise(kind, json.loads(evidence.read_text(encoding="utf-8")))
+        return summary, [downloadable(path.name, path.read_bytes()) for path in (report, evidence)]
 
 
 def show(summary: dict[str, Any], files: list[str]) -> list[Any]:

@@ -17,8 +17,6 @@ import limits
 import numpy as np
 import page
 import yaml
-from gradio.processing_utils import save_bytes_to_cache
-from gradio.utils import get_upload_folder
 from models import ImageModel, ModelList, device, load_image_pipeline, on_gpu
 
 HINT = "Pictures appear here, each with its class and its seed: the same seed and settings draw it again."
@@ -94,7 +92,6 @@ def show_training(models: ModelList) -> None:
 def drawer(models: ModelList) -> Any:
     """The event of the tab: pictures as they come, then their distances and the download."""
 
-    @page.errors_as_messages
     def images(
         model: str,
         label: str,
@@ -105,26 +102,28 @@ def drawer(models: ModelList) -> Any:
         seed: int = 0,
         progress: gr.Progress = gr.Progress(),  # noqa: B008 (gradio's way)
     ) -> Iterator[tuple[Any, Any, str]]:
-        found = models.find_images(model)
-        drawing = Drawing(model, label, count, guidance, steps, scheduler, seed)
-        drawing.check(found)
-        loaded = models.load_images(model, lambda share, words: progress(share, desc=words))
-        deadline = limits.Deadline(limits.PICTURE_SECONDS)
-        parts: list[np.ndarray] = []
-        files: list[bytes] = []
-        for part in draw_parts(found, drawing):
-            parts.append(part)
-            files += mark(part, drawing.seeds()[len(files) :], loaded.provenance)
-            rows = describe_rows(found, drawing, None)
-            yield show(files, rows, []), gr.skip(), f"{len(files)} of {count} in {deadline.spent:.1f} s …"
-        spent = deadline.spent
-        known = find_training_pictures(found.source)
-        distances, near = known.compare(np.concatenate(parts)) if known else (None, [])
-        rows = describe_rows(found, drawing, distances)
-        archive = save_bytes_to_cache(
-            zip_pictures(files, rows, drawing, loaded.provenance), "synthetic-pictures.zip", get_upload_folder()
-        )
-        yield show(files, rows, near), archive, explain(spent, known, near)
+        with page.errors_as_messages():
+            found = models.find_images(model)
+            drawing = Drawing(model, label, count, guidance, steps, scheduler, seed)
+            drawing.check(found)
+            loaded = models.load_images(model, lambda share, words: progress(share, desc=words))
+            deadline = limits.Deadline(limits.PICTURE_SECONDS)
+            parts: list[np.ndarray] = []
+            files: list[bytes] = []
+            for part in draw_parts(found, drawing):
+                parts.append(part)
+                files += mark(part, drawing.seeds()[len(files) :], loaded.provenance)
+                rows = describe_rows(found, drawing, None)
+                yield show(files, rows, []), gr.skip(), f"{len(files)} of {count} in {deadline.spent:.1f} s …"
+            spent = deadline.spent
+            known = find_training_pictures(found.source)
+            distances, near = known.compare(np.concatenate(parts)) if known else (None, [])
+            rows = describe_rows(found, drawing, distances)
+            archive = page.downloadable(
+                "synthetic-pictures.zip", zip_pictures(files, rows, drawing, loaded.provenance)
+            )
+            near_copies = known.explain(near) if known else NOT_HERE
+            yield show(files, rows, near), archive, f"Drawn in {spent:.1f} s. {near_copies}"
 
     return images
 
@@ -147,12 +146,8 @@ def show(files: list[bytes], rows: list[dict[str, Any]], near: list[bool]) -> li
             caption += f", distance {row['nearest_training_distance']:.2f}"
         if near and near[number]:
             caption += ", NEAR COPY"
-        shown.append((save_bytes_to_cache(file, row["file"], get_upload_folder()), caption))
+        shown.append((page.downloadable(row["file"], file), caption))
     return shown
-
-
-def explain(seconds: float, known: TrainingPictures | None, near: list[bool]) -> str:
-    return f"Drawn in {seconds:.1f} s. {known.explain(near) if known else NOT_HERE}"
 
 
 @dataclass(frozen=True)
@@ -220,7 +215,7 @@ def draw_parts(model: ImageModel, drawing: Drawing) -> Iterator[np.ndarray]:
     """
     from clinsynth.scripts.generate_images import GenerateImagesArguments, sampler
 
-    pipeline, scheduler, _ = load_image_pipeline(model.source, model.name)
+    pipeline, _, scheduler = load_image_pipeline(model.source, model.name)
     if scheduler is not None:
         pipeline.scheduler = scheduler  # the one it came with: what is drawn must not depend on who drew before
     config = (pipeline.unet if scheduler is not None else pipeline.generator).config

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import yaml
 
@@ -23,6 +23,7 @@ HERE = Path(__file__).parent
 FIRST_NAME = "phantom-fundus-ddpm"
 KEPT_IN_MEMORY = 2
 Tell = Callable[[float, str], object]
+T = TypeVar("T")
 DATASET = "phantom-fundus"
 STEPS = 300
 SETTINGS = (
@@ -49,12 +50,12 @@ class ImageModel:
     draws_at_once: bool = False
 
 
-class LoadedImages(NamedTuple):
-    """A pipeline, the scheduler that it came with, and what its pictures say of their origin."""
+class Loaded(NamedTuple):
+    """A pipeline, what its samples say of their origin, and of a diffusion model the scheduler that it came with."""
 
     pipeline: Any
-    scheduler: Any
     provenance: Any
+    scheduler: Any = None
 
 
 @dataclass
@@ -72,7 +73,7 @@ class ModelList:
     first: FirstModel | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def load_images(self, name: str, tell: Tell) -> LoadedImages:
+    def load_images(self, name: str, tell: Tell) -> Loaded:
         """An image model; the first one is waited for while it is trained.
 
         Raises:
@@ -86,9 +87,10 @@ class ModelList:
             return load_image_pipeline(model.source, model.name)
 
     def find_images(self, name: str) -> ImageModel:
-        if name not in self.images:
-            raise ValueError(f"Model {name!r} is not one of this Space's: {', '.join(self.images)}")
-        return self.images[name]
+        return pick(self.images, name, "Model")
+
+    def find_text(self, name: str) -> str:
+        return pick(self.texts, name, "Language model")
 
     def warm_up(self) -> None:
         """Load the first image model, training it before where it must be, so that the first visitor need not wait.
@@ -99,6 +101,13 @@ class ModelList:
 
         with contextlib.suppress(ValueError, OSError):
             self.load_images(next(iter(self.images)), lambda share, words: None)
+
+
+def pick(models: dict[str, T], name: str, called: str) -> T:
+    """The model of this name; a `ValueError` that tells the others where there is none."""
+    if name not in models:
+        raise ValueError(f"{called} {name!r} is not one of this Space's: {', '.join(models) or 'none'}")
+    return models[name]
 
 
 def list_models(models: str | None, text_model: str | None, train_steps: int) -> ModelList:
@@ -192,7 +201,7 @@ def packaged_language_model() -> dict[str, str]:
 
 
 @functools.lru_cache(maxsize=KEPT_IN_MEMORY)
-def load_image_pipeline(source: str, name: str) -> LoadedImages:
+def load_image_pipeline(source: str, name: str) -> Loaded:
     """The pipeline of a folder or Hub id, with `name` as the generator in its provenance."""
     from clinsynth.hub_provenance import Provenance
     from clinsynth.scripts.checkpoint import load_pipeline
@@ -201,7 +210,22 @@ def load_image_pipeline(source: str, name: str) -> LoadedImages:
     pipeline = load_pipeline(source)
     diffusion = "unet" in pipeline.components
     revision = hash_weights(pipeline.unet if diffusion else pipeline.generator)
-    return LoadedImages(pipeline, pipeline.scheduler if diffusion else None, Provenance(name, revision))
+    return Loaded(pipeline, Provenance(name, revision), pipeline.scheduler if diffusion else None)
+
+
+@functools.lru_cache(maxsize=1)
+def load_language_model(source: str, name: str) -> Loaded:
+    """The pipeline around a language model; each request brings the schema of its own task."""
+    from clinsynth.hub_provenance import Provenance
+    from clinsynth.scripts.generate_text import GenerateTextArguments
+    from clinsynth.scripts.synthetic_shards import hash_weights
+    from clinsynth.scripts.text_writer import load_pipeline
+    from clinsynth.tasks import load_task
+
+    task = "severity-posts"
+    arguments = GenerateTextArguments(model=source, task=task, per_class=1)
+    pipeline = load_pipeline(arguments, load_task(task), "cpu")
+    return Loaded(pipeline, Provenance(name, hash_weights(pipeline.model)))
 
 
 class FirstModel:
@@ -242,7 +266,7 @@ class FirstModel:
         records = read_metrics(self.folder)
         return int(records[-1]["step"]) if records else 0
 
-    def wait(self, tell: Callable[[float, str], object]) -> Path:
+    def wait(self, tell: Tell) -> Path:
         """The folder of the checkpoint, once it is there.
 
         Args:

@@ -1,17 +1,16 @@
-"""How the Space looks: gradio's own theme with the fonts of the reader's machine, and the banner."""
+"""What the tabs share: how the page looks, the errors it shows, and files that visitors send and take away."""
 
 from __future__ import annotations
 
-import functools
-import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 import gradio as gr
-from gradio.processing_utils import save_file_to_cache
+from gradio.processing_utils import save_bytes_to_cache
 from gradio.utils import get_upload_folder
+from sets import set_names
 
 TITLE = "clinsynth studio"
 BANNER = (
@@ -33,11 +32,9 @@ CSS = """
 """
 ASIDE: dict[str, Any] = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
 """Of events that cost nothing and cannot fail: they take no place in the queue, and only the page may call them."""
-P = ParamSpec("P")
-T = TypeVar("T")
 
 
-def theme() -> gr.themes.Default:
+def theme() -> gr.themes.Base:
     """Without fonts from elsewhere, so that the page asks no other server for anything; with readable contrast."""
     return gr.themes.Default(primary_hue="blue", font=SANS, font_mono=MONO).set(
         button_primary_background_fill="*primary_600",
@@ -46,6 +43,29 @@ def theme() -> gr.themes.Default:
         button_primary_background_fill_hover_dark="*primary_700",
         body_text_color_subdued="*neutral_600",
         body_text_color_subdued_dark="*neutral_300",
+    )
+
+
+@contextmanager
+def errors_as_messages() -> Iterator[None]:
+    """Show errors of the user, in the block or the function that it decorates, as messages that hold no path.
+
+    A function that streams needs the block: its call is over before anything can go wrong.
+    """
+    try:
+        yield
+    except (ValueError, OSError, ImportError) as error:
+        from clinsynth.hub_cards.private_words import shorten
+
+        raise gr.Error(shorten(str(error)), print_exception=False) from error
+
+
+def set_fields(label: str, picked: str, suffixes: list[str], *others: str) -> tuple[gr.Dropdown, gr.File]:
+    """A set to pick, of `others` and those that are here, or to upload as .zip or with one of the suffixes."""
+    upload = f"Or upload it (.zip of class folders, {', '.join(suffixes)})"
+    return (
+        gr.Dropdown([*others, *set_names()], value=picked, label=label, min_width=280),
+        gr.File(label=upload, file_types=[".zip", *suffixes], height=160, min_width=280),
     )
 
 
@@ -60,35 +80,7 @@ def removed_afterwards(*uploads: str | None) -> Iterator[None]:
                 Path(upload).unlink(missing_ok=True)
 
 
-def downloadable(path: Path) -> str:
-    """A copy where gradio serves files from and deletes them in time (`delete_cache` of the app)."""
-    return save_file_to_cache(path, get_upload_folder())
-
-
-def error_as_message(function: Callable[P, T]) -> Callable[P, T]:
-    """An event whose errors of the user are shown as messages; they hold no path of this machine."""
-    from clinsynth.hub_cards.private_words import shorten
-
-    @functools.wraps(function)
-    def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
-        try:
-            return function(*args, **kwargs)
-        except (ValueError, OSError, ImportError) as error:
-            raise gr.Error(shorten(str(error)), print_exception=False) from error
-
-    return wrapped
-
-
-def errors_as_messages(function: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
-    """A streaming event whose errors of the user are shown as messages; they hold no path of this machine."""
-    from clinsynth.hub_cards.private_words import shorten
-
-    @functools.wraps(function)
-    def wrapped(*args: Any, **kwargs: Any) -> Iterator[Any]:
-        try:
-            yield from function(*args, **kwargs)
-        except (ValueError, OSError, ImportError) as error:
-            raise gr.Error(shorten(str(error)), print_exception=False) from error
-
-    wrapped.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]  # gradio fills in the progress
-    return wrapped
+def downloadable(name: str, content: bytes) -> str:
+    """A file where gradio serves files from and deletes them in time (`delete_cache` of the app)."""
+    path: str = save_bytes_to_cache(content, name, get_upload_folder())
+    return path

@@ -21,7 +21,6 @@ from review_session import Session
 
 from clinsynth.run_folder import atomic_write
 
-FOLDER_VARIABLE = "STUDIO_SCORES"
 RATER = re.compile(r"[^\W_][\w .@-]{0,39}")
 SESSION = re.compile(r"[0-9a-f]{16}")
 MAX_FILE = 16 << 20
@@ -30,14 +29,14 @@ LAST = ("looks_real", "time")
 Answers = dict[str, dict[str, int]]
 """Rater to sample id to 0 or 1."""
 Scores = dict[str, dict[str, dict[str, Any]]]
-"""Rater to sample id to record, as `review_scores.read_scores` gives them."""
+"""Rater to sample id to the last record of it."""
 LOOKS_REAL = "looks real"
 ALL_ITEMS = "all items"
 
 
 def scores_folder() -> Path:
     """The folder that the environment variable STUDIO_SCORES names, else review_scores in the working folder."""
-    return Path(os.environ.get(FOLDER_VARIABLE) or "review_scores")
+    return Path(os.environ.get("STUDIO_SCORES") or "review_scores")
 
 
 def check_rater(rater: str) -> str:
@@ -140,16 +139,16 @@ def append_line(path: Path, line: str) -> None:
         os.fsync(file.fileno())
 
 
-def read_scores(folder: Path, session_id: str) -> dict[str, dict[str, dict[str, Any]]]:
+def read_scores(folder: Path, session_id: str) -> Scores:
     """Rater to sample id to the last score of it; lines that a killed process left unfinished are passed over."""
-    latest: dict[str, dict[str, dict[str, Any]]] = {}
+    latest: Scores = {}
     for path in sorted((folder / session_id).glob("*.jsonl")):
-        for record in read_lines(path):
+        for record in read_records(path):
             latest.setdefault(record["rater"], {})[record["sample_id"]] = record
     return dict(sorted(latest.items()))
 
 
-def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+def read_records(path: Path) -> Iterator[dict[str, Any]]:
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             yield json.loads(line)
@@ -237,7 +236,7 @@ def agreement(answers: Answers) -> dict[str, Any]:
     units = list(shared_units(answers))
     raters = {rater for rater, by_sample in answers.items() if by_sample}
     statistic = "Krippendorff's alpha" if len(raters) > 2 else "Cohen's kappa"
-    row = {"statistic": statistic, "value": None, "agreement": None, "samples": len(units), "note": ""}
+    row: dict[str, Any] = {"statistic": statistic, "value": None, "agreement": None, "samples": len(units), "note": ""}
     if not units:
         return row | {"note": "undefined: no sample that two raters scored"}
     pairs = [(a, b) for unit in units for i, a in enumerate(unit) for b in unit[i + 1 :]]
@@ -302,10 +301,9 @@ def discrimination_table(session: dict[str, Any], scores: Scores) -> list[dict[s
 
 def proportion(hits: list[bool]) -> dict[str, Any]:
     """Share of hits with its 95 % Wilson score interval; None where there is nothing to count."""
-    from scipy.stats import binomtest
+    from clinsynth.scripts.judges import wilson_interval
 
     if not hits:
         return {"right": 0, "n": 0, "rate": None, "low": None, "high": None}
-    interval = binomtest(sum(hits), len(hits)).proportion_ci(method="wilson")
-    rate = sum(hits) / len(hits)
-    return {"right": sum(hits), "n": len(hits), "rate": rate, "low": float(interval.low), "high": float(interval.high)}
+    low, high = wilson_interval(sum(hits), len(hits))
+    return {"right": sum(hits), "n": len(hits), "rate": sum(hits) / len(hits), "low": low, "high": high}

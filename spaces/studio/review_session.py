@@ -12,13 +12,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from PIL import Image
-from sets import LabelledSet, open_picture
+from sets import LabelledSet, check_same_kind, open_picture
 
 from clinsynth.checklists import Checklist, sample_id
+from clinsynth.pictures import to_png
 
 MAX_SAMPLES = 200
 MEMORY = 256 << 20
 SHOWN_SIDE = 448
+QUICK = 1  # compression of a PNG file that is shown once
 
 
 @dataclass(frozen=True)
@@ -85,8 +87,8 @@ def draw_session(
     if not 2 <= number <= MAX_SAMPLES:
         raise ValueError(f"the number of samples must be 2 to {MAX_SAMPLES}, got {number}")
     sets = {"synthetic": synthetic} if real is None else {"synthetic": synthetic, "real": real}
-    if len({chosen.kind for chosen in sets.values()}) > 1:
-        raise ValueError("one set holds pictures and the other texts; give two of a kind")
+    if real:
+        check_same_kind(synthetic, real)
     notes = [note for name, chosen in sets.items() for note in unknown_labels(name, chosen, checklist)]
     counts = draw_conditions(sets, checklist, number, np.random.default_rng([seed, 0]))
     samples: list[Sample] = []
@@ -143,7 +145,7 @@ def draw_samples(
                 samples.append(Sample(sample_id(content), condition, source, content))
             else:
                 picture = open_picture(content, f"{chosen.name}, sample {row + 1},")
-                samples.append(Sample(sample_id(picture), condition, source, to_png(picture)))
+                samples.append(Sample(sample_id(picture), condition, source, to_png(picture, QUICK)))
     return samples
 
 
@@ -168,7 +170,7 @@ def made_alike(samples: list[Sample]) -> tuple[list[Sample], list[str]]:
     if not notes:
         return samples, []
     alike = [
-        replace(sample, content=to_png(reduce_to(picture.convert(mode), side)))
+        replace(sample, content=to_png(reduce_to(picture.convert(mode), side), QUICK))
         for sample, picture in zip(samples, pictures, strict=True)
     ]
     return alike, [f"{', '.join(notes)}, so that size and colour do not tell the source"]
@@ -178,13 +180,6 @@ def reduce_to(picture: Image.Image, side: int) -> Image.Image:
     factor = side / max(picture.size)
     size = (max(1, round(picture.width * factor)), max(1, round(picture.height * factor)))
     return picture if factor == 1 else picture.resize(size, Image.Resampling.BICUBIC)
-
-
-def to_png(picture: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    picture.info.clear()
-    picture.save(buffer, "PNG", compress_level=1)
-    return buffer.getvalue()
 
 
 def shown_picture(content: bytes) -> Image.Image:

@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 from limits import MOST_SEED, whole_number
-from page import downloadable, error_as_message, removed_afterwards
+from page import downloadable, errors_as_messages, removed_afterwards, set_fields
 from review_scores import (
     agreement_table,
     check_rater,
@@ -21,7 +21,7 @@ from review_scores import (
     scores_folder,
 )
 from review_session import MAX_SAMPLES, Sample, Sessions, draw_session, shown_picture
-from sets import read_set, set_names
+from sets import read_set
 
 from clinsynth.checklists import checklist_names, load_checklist
 
@@ -57,7 +57,7 @@ def build() -> None:
     outputs = [position, panel, *view]
     started = start.click(desk.start, inputs, plan, api_name="review_start", concurrency_limit=2)
     shown = started.success(
-        error_as_message(lambda values: show(desk, values, first_open(values))),
+        errors_as_messages()(lambda values: show(desk, values, first_open(values))),
         plan,
         outputs,
         api_visibility="private",
@@ -77,17 +77,10 @@ def build_setup() -> list[gr.components.Component]:
         checklist_file = gr.File(
             label="Or a checklist of your own (.yaml)", file_types=[".yaml"], height=160, min_width=280
         )
-    kinds = [".zip", ".parquet"]
     with gr.Row():
-        synthetic = gr.Dropdown(set_names(), value="drawn eyes, seed 1", label="Synthetic set")
-        synthetic_file = gr.File(
-            label="Or upload it (.zip of class folders, .parquet)", file_types=kinds, height=160, min_width=280
-        )
+        synthetic, synthetic_file = set_fields("Synthetic set", "drawn eyes, seed 1", [".parquet"])
     with gr.Row():
-        real = gr.Dropdown([NO_REAL, *set_names()], value="drawn eyes, seed 0", label="Real set")
-        real_file = gr.File(
-            label="Or upload it (.zip of class folders, .parquet)", file_types=kinds, height=160, min_width=280
-        )
+        real, real_file = set_fields("Real set", "drawn eyes, seed 0", [".parquet"], NO_REAL)
     with gr.Row():
         number = gr.Slider(2, MAX_SAMPLES, value=20, step=1, label="Samples")
         seed = gr.Number(0, precision=0, label="Seed", minimum=0)
@@ -125,11 +118,11 @@ def bind_moves(
     back, following = moves
     _, _, _, items, _, real = view
 
-    @error_as_message
+    @errors_as_messages()
     def go_back(values: dict[str, Any], at: int) -> list[Any]:
         return show(desk, values, max(0, at - 1))
 
-    @error_as_message
+    @errors_as_messages()
     def save_and_go_on(values: dict[str, Any], at: int, ticked: list[str], looks_real: str | None) -> list[Any]:
         save(desk, values, at, ticked, looks_real)
         return show(desk, values, min(at + 1, len(values["samples"]) - 1))
@@ -165,18 +158,22 @@ def show(desk: ReviewDesk, plan: dict[str, Any], at: int) -> list[Any]:
     choices = [(f"{number}. {item['question']}", item["id"]) for number, item in enumerate(items, start=1)]
     ticked = [item for item, score in before["scores"].items() if score] if before else []
     criteria = "\n".join(f"{number}. {escape(item['criterion'])}" for number, item in enumerate(items, start=1))
-    content = sample.content
-    is_text = isinstance(content, str)
     return [
         at,
         gr.Column(visible=True),
         describe_progress(plan, at, len(given), before is not None),
-        gr.Image(visible=False) if is_text else gr.Image(shown_picture(content), visible=True, alt_text="the sample"),
-        gr.Textbox(content, visible=True) if is_text else gr.Textbox(visible=False),
+        *show_content(sample.content),
         gr.CheckboxGroup(choices, value=ticked),
         f"**Yes means**\n\n{criteria}",
         None if before is None or before["looks_real"] is None else YES if before["looks_real"] else NO,
     ]
+
+
+def show_content(content: bytes | str) -> tuple[gr.Image, gr.Textbox]:
+    """The picture and the text of a sample, one of them hidden."""
+    if isinstance(content, str):
+        return gr.Image(visible=False), gr.Textbox(content, visible=True)
+    return gr.Image(shown_picture(content), visible=True, alt_text="the sample"), gr.Textbox(visible=False)
 
 
 def describe_progress(plan: dict[str, Any], at: int, scored: int, has_score: bool) -> str:
@@ -233,7 +230,7 @@ class ReviewDesk:
         self.folder = folder
         self.sessions = Sessions()
 
-    @error_as_message
+    @errors_as_messages()
     def start(
         self,
         rater: str,
@@ -280,7 +277,7 @@ class ReviewDesk:
         """Sample id to the rater's last score of it."""
         return read_scores(self.folder, session).get(rater, {})
 
-    @error_as_message
+    @errors_as_messages()
     def score(
         self, session: str, rater: str, sample_id: str, scores: dict[str, int], looks_real: bool | None
     ) -> dict[str, Any]:
@@ -289,7 +286,7 @@ class ReviewDesk:
         total = len(read_session(self.folder, session)["samples"])
         return record | {"scored": len(self.given(session, record["rater"])), "total": total}
 
-    @error_as_message
+    @errors_as_messages()
     def agreement(self, session: str) -> dict[str, Any]:
         """Agreement of the raters on each item, and how well each of them told real from synthetic."""
         values, scores = read_session(self.folder, session), read_scores(self.folder, session)
@@ -300,9 +297,9 @@ class ReviewDesk:
             "discrimination": discrimination_table(values, scores),
         }
 
-    @error_as_message
+    @errors_as_messages()
     def export(self, session: str) -> list[str]:
         """All scores of the session as a Parquet and a CSV file, one row an item, sample and rater."""
         with tempfile.TemporaryDirectory() as folder:
-            parquet, csv = export_scores(self.folder, session, Path(folder))
-            return [downloadable(parquet), downloadable(csv)]
+            paths = export_scores(self.folder, session, Path(folder))
+            return [downloadable(path.name, path.read_bytes()) for path in paths]

@@ -29,12 +29,10 @@ SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
 DRAWN = {"drawn eyes, seed 0": 0, "drawn eyes, seed 1": 1}
 """Built-in sets, and the seeds that they are drawn with."""
-DRAWN_ROWS = 200
+PHANTOM_ROWS = 200
 DRAWN_SIZE = 64
-FOLDERS_VARIABLE = "STUDIO_SETS"
 WRITTEN = {"made-up posts, seed 0": 0, "made-up posts, seed 1": 1}
 """Built-in sets of texts, and the seeds that they are written with."""
-WRITTEN_ROWS = 200
 TEXT_SUFFIXES = {".csv", ".jsonl"}
 MEND = "give columns text and label, in UTF-8"
 
@@ -53,6 +51,12 @@ class LabelledSet:
         return "text" if isinstance(self.contents[0], str) else "picture"
 
 
+def check_same_kind(first: LabelledSet, second: LabelledSet) -> None:
+    """Raise a `ValueError` for pictures against texts."""
+    if first.kind != second.kind:
+        raise ValueError(f"{first.name} holds {first.kind}s and {second.name} {second.kind}s; give two of a kind")
+
+
 def set_names() -> list[str]:
     """What can be picked: the built-in sets, and the folders that the environment variable STUDIO_SETS lists."""
     return [*DRAWN, *WRITTEN, *given_folders()]
@@ -60,7 +64,7 @@ def set_names() -> list[str]:
 
 def given_folders() -> dict[str, Path]:
     """Folders of STUDIO_SETS (separated as in PATH) by their last part."""
-    paths = [Path(text) for text in os.environ.get(FOLDERS_VARIABLE, "").split(os.pathsep) if text]
+    paths = [Path(text) for text in os.environ.get("STUDIO_SETS", "").split(os.pathsep) if text]
     return {path.name: path for path in paths}
 
 
@@ -75,10 +79,8 @@ def read_set(picked: str | None, uploaded: str | None, called: str) -> LabelledS
     """
     if uploaded:
         return read_upload(Path(uploaded), called)
-    if picked in DRAWN:
-        return draw_set(picked, DRAWN[picked])
-    if picked in WRITTEN:
-        return LabelledSet(picked, *write_posts(WRITTEN[picked]))
+    if picked in DRAWN or picked in WRITTEN:
+        return phantom_set(picked)
     folders = given_folders()
     if picked in folders:
         return read_folder(folders[picked], called)
@@ -87,12 +89,16 @@ def read_set(picked: str | None, uploaded: str | None, called: str) -> LabelledS
     raise ValueError(f"{called} is missing; pick one, or upload a file")
 
 
-@functools.lru_cache(maxsize=len(DRAWN))
-def draw_set(name: str, seed: int) -> LabelledSet:
-    """The test split of the drawn eyes of `seed`; no patient stands behind them."""
+@functools.lru_cache(maxsize=len(DRAWN) + len(WRITTEN))
+def phantom_set(name: str) -> LabelledSet:
+    """The test split of phantom eyes or posts; no person stands behind them."""
     from clinsynth.data.phantom_fundus import GRADES, PhantomOptions, draw_split
+    from clinsynth.data.phantom_posts import LABELS, write_split
 
-    options = PhantomOptions(size=DRAWN_SIZE, seed=seed, totals={"test": DRAWN_ROWS})
+    if name in WRITTEN:
+        rows = list(write_split("test", PHANTOM_ROWS, WRITTEN[name]))
+        return LabelledSet(name, [row["text"] for row in rows], [LABELS[row["label"]] for row in rows])
+    options = PhantomOptions(size=DRAWN_SIZE, seed=DRAWN[name], totals={"test": PHANTOM_ROWS})
     rows = list(draw_split("test", options))
     return LabelledSet(name, [row["image"]["bytes"] for row in rows], [GRADES[row["label"]] for row in rows])
 
@@ -106,7 +112,7 @@ def read_upload(path: Path, called: str) -> LabelledSet:
     if path.suffix.lower() == ".zip":
         return read_zip(path, called)
     if path.suffix.lower() in TEXT_SUFFIXES:
-        return LabelledSet(called, *read_text_file(path, called, MAX_ROWS))
+        return read_text_file(path, called)
     raise ValueError(
         f"{called}: {path.name} is none of .zip, .parquet, .csv and .jsonl; pack pictures in class folders as a .zip"
     )
@@ -186,9 +192,11 @@ def open_picture(content: bytes, called: str) -> Image.Image:
     """
     try:
         picture = Image.open(io.BytesIO(content), formats=FORMATS)
-        return picture.convert("L" if picture.mode in ("1", "L", "LA") else "RGB")
+        decoded = picture.convert("L" if picture.mode in ("1", "L", "LA") else "RGB")
     except (OSError, SyntaxError, ValueError) as error:
         raise ValueError(f"{called} holds a damaged picture ({error}); save it as PNG again") from error
+    decoded.info.clear()  # a colour profile would go into the PNG file that is made of it
+    return decoded
 
 
 def read_folder(path: Path, called: str) -> LabelledSet:
@@ -231,7 +239,7 @@ def read_parquet(paths: list[Path], called: str) -> LabelledSet:
     return LabelledSet(called, contents, labels)
 
 
-def cells(table: pa.Table, column: str) -> list[bytes] | list[str]:
+def cells(table: pa.Table, column: str) -> list[Any]:
     values = table[column].to_pylist()
     if column == "image":
         values = [value.get("bytes") if isinstance(value, dict) else value for value in values]
@@ -253,30 +261,27 @@ def class_names(table: pa.Table) -> list[str]:
     return [feature.int2str(value) if isinstance(feature, ClassLabel) else str(value) for value in values]
 
 
-def read_text_file(path: Path, called: str, most_rows: int) -> tuple[list[str], list[str]]:
+def read_text_file(path: Path, called: str) -> LabelledSet:
     """Texts and labels of a .csv with a head line, or of a .jsonl with one object a line.
 
     Raises:
-        ValueError: it is damaged, lacks a column, has an empty cell, or more than `most_rows` rows.
+        ValueError: it is damaged, lacks a column, has an empty cell, or too many rows.
     """
     texts, labels = [], []
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
-            rows = csv.DictReader(file, strict=True) if path.suffix.lower() == ".csv" else read_lines(file)
+            is_table = path.suffix.lower() == ".csv"
+            rows: Any = csv.DictReader(file, strict=True) if is_table else map(json.loads, filter(str.strip, file))
             for number, row in enumerate(rows, start=1):
-                if number > most_rows:
-                    raise ValueError(f"{called} has more than {most_rows} rows; draw a smaller part at random")
+                if number > MAX_ROWS:
+                    raise ValueError(f"{called} has more than {MAX_ROWS} rows; draw a smaller part at random")
                 texts.append(cell(row, "text", f"{called}, row {number},"))
                 labels.append(cell(row, "label", f"{called}, row {number},"))
     except (UnicodeDecodeError, csv.Error, json.JSONDecodeError) as error:
         raise ValueError(f"{called}: {path.name} cannot be read ({type(error).__name__}); {MEND}") from error
     if not texts:
         raise ValueError(f"{called} is empty; {MEND}")
-    return texts, labels
-
-
-def read_lines(file: Any) -> Iterator[Any]:
-    return (json.loads(line) for line in file if line.strip())
+    return LabelledSet(called, texts, labels)
 
 
 def cell(row: Any, column: str, place: str) -> str:
@@ -287,11 +292,3 @@ def cell(row: Any, column: str, place: str) -> str:
     if not isinstance(value, str) or not value.strip():
         raise ValueError(f"{place} has no {column}; {MEND}")
     return value
-
-
-def write_posts(seed: int) -> tuple[list[str], list[str]]:
-    """Posts of four severities and their labels; no person stands behind them."""
-    from clinsynth.data.phantom_posts import LABELS, write_split
-
-    rows = list(write_split("test", WRITTEN_ROWS, seed))
-    return [row["text"] for row in rows], [LABELS[row["label"]] for row in rows]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import html
 import json
 from collections import Counter
@@ -13,9 +12,7 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 import limits
 import page
-from gradio.processing_utils import save_bytes_to_cache
-from gradio.utils import get_upload_folder
-from models import ModelList, device, on_gpu
+from models import ModelList, device, load_language_model, on_gpu
 
 if TYPE_CHECKING:
     from clinsynth.pipelines.structured_medical_text.prompts import Task
@@ -99,7 +96,6 @@ def find_labels(words: str) -> Any:
 def writer(models: ModelList) -> Any:
     """The event of the tab: texts as they are written, then the download."""
 
-    @page.errors_as_messages
     def text(
         model: str,
         task: str,
@@ -109,27 +105,25 @@ def writer(models: ModelList) -> Any:
         seed: int = 0,
         progress: gr.Progress = gr.Progress(),  # noqa: B008 (gradio's way)
     ) -> Iterator[tuple[Any, Any, Any, str]]:
-        writing = Writing(model, task, label, count, temperature, seed)
-        writing.check()
-        if model not in models.texts:
-            raise ValueError(
-                f"Language model {model!r} is not one of this Space's: {', '.join(models.texts) or 'none'}"
-            )
-        asked = writing.load_task()
-        progress(0, desc="loading the language model")
-        _, provenance = load_language_model(models.texts[model], model)
-        progress(0, desc="writing")
-        deadline = limits.Deadline(limits.TEXT_SECONDS)
-        results, rows = [], []
-        for result in write_texts(models.texts[model], model, asked, writing):
-            results.append(result)
-            if result.data is not None:
-                rows.append(describe_text(result, str(label), provenance))
-            said = validity(results, count, deadline.spent, False)
-            yield readable(results, str(label)), rows, gr.skip(), said
-        said = validity(results, count, deadline.spent, True)
-        file = save_bytes_to_cache(to_jsonl(rows), "synthetic-texts.jsonl", get_upload_folder())
-        yield readable(results, str(label)), rows, file, said
+        with page.errors_as_messages():
+            writing = Writing(model, task, label, count, temperature, seed)
+            writing.check()
+            source = models.find_text(model)
+            asked = writing.load_task()
+            progress(0, desc="loading the language model")
+            provenance = load_language_model(source, model).provenance
+            progress(0, desc="writing")
+            deadline = limits.Deadline(limits.TEXT_SECONDS)
+            results, rows = [], []
+            for result in write_texts(source, model, asked, writing):
+                results.append(result)
+                if result.data is not None:
+                    rows.append(describe_text(result, str(label), provenance))
+                said = validity(results, count, deadline.spent, False)
+                yield readable(results, str(label)), rows, gr.skip(), said
+            said = validity(results, count, deadline.spent, True)
+            file = page.downloadable("synthetic-texts.jsonl", to_jsonl(rows))
+            yield readable(results, str(label)), rows, file, said
 
     return text
 
@@ -219,28 +213,13 @@ def search_codes(words: str) -> list[tuple[str, str]]:
     return found
 
 
-@functools.lru_cache(maxsize=1)
-def load_language_model(source: str, name: str) -> tuple[Any, Any]:
-    """The pipeline around a language model, and the provenance of its texts."""
-    from clinsynth.hub_provenance import Provenance
-    from clinsynth.scripts.generate_text import GenerateTextArguments
-    from clinsynth.scripts.synthetic_shards import hash_weights
-    from clinsynth.scripts.text_writer import load_pipeline
-    from clinsynth.tasks import load_task, task_names
-
-    task = next(name for name in task_names() if not takes_codes(name))  # each request brings its own schema
-    arguments = GenerateTextArguments(model=source, task=task, per_class=1)
-    pipeline = load_pipeline(arguments, load_task(task), "cpu")
-    return pipeline, Provenance(name, hash_weights(pipeline.model))
-
-
 @on_gpu(seconds=120)
 def write_texts(source: str, name: str, task: Task, writing: Writing) -> Iterator[RowResult]:
     """The results, one by one; ends early when the time is over."""
     from clinsynth.pipelines.structured_medical_text.prompts import render_messages
     from clinsynth.pipelines.structured_medical_text.text_rows import RowRequest
 
-    pipeline, _ = load_language_model(source, name)
+    pipeline = load_language_model(source, name).pipeline
     pipeline.model.to(device())
     label = next(iter(task.labels)) if takes_codes(writing.task) else writing.label
     deadline = limits.Deadline(limits.TEXT_SECONDS)
