@@ -12,10 +12,11 @@ from PIL.PngImagePlugin import PngInfo
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "spaces" / "studio"))
 
+import limits
 import sets
 from sets import LabelledSet
 
-__all__ = ["GRADES", "LabelledSet", "noise", "pictures", "png", "sets", "write_zip"]
+__all__ = ["GRADES", "LabelledSet", "limits", "noise", "pictures", "png", "sets", "write_zip"]
 
 GRADES = ("grade 0", "grade 1", "grade 2")
 

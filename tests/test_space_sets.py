@@ -7,7 +7,7 @@ import pytest
 from datasets import ClassLabel, Dataset, Features
 from datasets import Image as ImageFeature
 from PIL import Image
-from studio_sets import GRADES, LabelledSet, noise, pictures, png, sets, write_zip
+from studio_sets import GRADES, LabelledSet, limits, noise, pictures, png, sets, write_zip
 
 
 def read(path: Path) -> LabelledSet:
@@ -45,11 +45,11 @@ def test_what_a_zip_may_not_hold(tmp_path: Path, name: str, content: bytes, told
 
 def test_a_zip_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_zip(tmp_path / "a.zip", pictures(1))
-    monkeypatch.setattr(sets, "MAX_ROWS", 5)
+    monkeypatch.setattr(limits, "MOST_ROWS", 5)
     with pytest.raises(ValueError, match="has 12 samples, more than 5"):
         read(path)
-    monkeypatch.setattr(sets, "MAX_ROWS", 50)
-    monkeypatch.setattr(sets, "MAX_BYTES", 4000)
+    monkeypatch.setattr(limits, "MOST_ROWS", 50)
+    monkeypatch.setattr(limits, "MOST_BYTES", 4000)
     with pytest.raises(ValueError, match="is larger than"):
         read(path)
 
@@ -60,7 +60,7 @@ def test_a_zip_that_lies_about_its_sizes_is_bounded(tmp_path: Path, monkeypatch:
         archive.writestr("a/b.png", content)
     packed = (tmp_path / "a.zip").read_bytes().replace(len(content).to_bytes(4, "little"), (10).to_bytes(4, "little"))
     (tmp_path / "a.zip").write_bytes(packed)
-    monkeypatch.setattr(sets, "MAX_BYTES", 50_000)
+    monkeypatch.setattr(limits, "MOST_BYTES", 50_000)
     with pytest.raises(ValueError, match=r"is larger than|damaged|cannot be read"):
         read(tmp_path / "a.zip")
 

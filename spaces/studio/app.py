@@ -60,7 +60,7 @@ def build(models: ModelList) -> gr.Blocks:  # type: ignore[name-defined]  # noqa
     import review_tab
     import text_tab
 
-    with gr.Blocks(title=page.TITLE, analytics_enabled=False, delete_cache=limits.FILES) as demo:
+    with gr.Blocks(title=page.TITLE, analytics_enabled=False, delete_cache=limits.FILES_KEPT) as demo:
         gr.Markdown(f"# {page.TITLE}")
         gr.Markdown(page.BANNER, elem_id="banner")
         with gr.Tab("Images"):

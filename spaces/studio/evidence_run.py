@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
+import limits
 import numpy as np
 import yaml
 from PIL import Image
@@ -27,7 +28,6 @@ import clinsynth
 
 MIN_REAL = {"picture": 60, "text": 80}
 SIDES = (28, 256)
-MAX_SECONDS = 900
 BOOTSTRAP = 50
 BAR = re.compile(r"^(?P<stage>[^|%]{1,80}?):\s+(?P<percent>\d{1,3})%")
 Tell = Callable[[float, str], object]
@@ -35,8 +35,6 @@ Tell = Callable[[float, str], object]
 MIN_SYNTHETIC = 20
 MIN_CLASS = 5
 MOST_NAMED = 10  # classes in a message
-MAX_CHARACTERS = 20_000
-MAX_ALL_CHARACTERS = 2_000_000
 ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
 
 
@@ -180,16 +178,16 @@ def encoder() -> str:
 
 def check_lengths(chosen: LabelledSet) -> None:
     lengths = [len(text) for text in chosen.contents]
-    if max(lengths) > MAX_CHARACTERS:
+    if max(lengths) > limits.MOST_CHARACTERS:
         row = lengths.index(max(lengths)) + 1
         raise ValueError(
-            f"{chosen.name}: the text of row {row} has {max(lengths)} characters, more than {MAX_CHARACTERS}; cut it "
-            "into parts, or leave it out"
+            f"{chosen.name}: the text of row {row} has {max(lengths)} characters, more than {limits.MOST_CHARACTERS}; "
+            "cut it into parts, or leave it out"
         )
-    if sum(lengths) > MAX_ALL_CHARACTERS:
+    if sum(lengths) > limits.MOST_CHARACTERS_IN_ALL:
         raise ValueError(
-            f"{chosen.name} has {sum(lengths)} characters in all, more than {MAX_ALL_CHARACTERS}; draw a smaller part "
-            "at random"
+            f"{chosen.name} has {sum(lengths)} characters in all, more than {limits.MOST_CHARACTERS_IN_ALL}; draw a "
+            "smaller part at random"
         )
 
 
@@ -205,7 +203,7 @@ def write_shard(
     Dataset.from_dict(columns, features=features).to_parquet(folder / "data" / "train-00000-of-00001.parquet")
 
 
-def evaluate(folder: Path, kind: str, tell: Tell, seconds: float = MAX_SECONDS) -> Path:
+def evaluate(folder: Path, kind: str, tell: Tell, seconds: float = limits.EVIDENCE_SECONDS) -> Path:
     """Run the evaluation that was written down; the folder that holds evidence.json and report.html.
 
     Args:

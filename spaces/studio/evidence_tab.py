@@ -9,27 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from evidence_run import (
-    MAX_SECONDS,
-    MIN_REAL,
-    MIN_SYNTHETIC,
-    evaluate,
-    prepare,
-    summarise,
-)
-from limits import MOST_SEED, whole_number
+import limits
+from evidence_run import MIN_REAL, MIN_SYNTHETIC, evaluate, prepare, summarise
 from page import downloadable, errors_as_messages, removed_afterwards, set_fields
-from sets import MAX_ROWS, read_set
+from sets import read_set
 
 INTRODUCTION = (
     "Measures how far a synthetic set of pictures or texts lies from a real one, beside the floor that two parts "
     "of the real set reach.\n\n"
-    f"- Pictures: {MIN_REAL['picture']} to {MAX_ROWS} real and at least {MIN_SYNTHETIC} synthetic ones, in class "
-    "folders (.zip) or as .parquet with columns image and label.\n"
-    f"- Texts: {MIN_REAL['text']} to {MAX_ROWS} real and at least {MIN_SYNTHETIC} synthetic ones, as .csv, .jsonl or "
-    ".parquet with columns text and label.\n\n"
-    f"It takes minutes, {MAX_SECONDS // 60} at most. A fifth of the real set is held out. Uploads are removed "
-    "afterwards. The report on pictures shows real ones, so keep it as private as they are; that on texts shows none."
+    f"- Pictures: {MIN_REAL['picture']} to {limits.MOST_ROWS} real and at least {MIN_SYNTHETIC} synthetic ones, in "
+    "class folders (.zip) or as .parquet with columns image and label.\n"
+    f"- Texts: {MIN_REAL['text']} to {limits.MOST_ROWS} real and at least {MIN_SYNTHETIC} synthetic ones, as .csv, "
+    ".jsonl or .parquet with columns text and label.\n\n"
+    f"It takes minutes, {limits.EVIDENCE_SECONDS // 60} at most. A fifth of the real set is held out. Uploads are "
+    "removed afterwards. The report on pictures shows real ones, so keep it as private as they are; that on texts "
+    "shows none."
 )
 SUFFIXES = [".parquet", ".csv", ".jsonl"]
 OWN_SIZE = "as they are"
@@ -101,7 +95,7 @@ def compare(
                 read_set(synthetic, synthetic_file, "the synthetic set"),
             )
             side = None if resolution == OWN_SIZE else int(resolution)
-            kind = prepare(folder, *chosen, side, whole_number("the seed", seed, 0, MOST_SEED))
+            kind = prepare(folder, *chosen, side, limits.whole_number("the seed", seed, 0, limits.MOST_SEED))
         progress(0, desc="starting the comparison")
         result = evaluate(folder, kind, lambda share, stage: progress(share, desc=stage))
         report, evidence = result / "report.html", result / "evidence.json"

@@ -10,19 +10,34 @@ from typing import Any
 
 MOST_WAITING = 24
 """Requests that wait in the queue; the next one is told that it is full."""
+MOST_SEED = 2**31 - 1
+FILES_KEPT = (600, 3600)
+"""Every ten minutes files of results older than an hour are deleted."""
+
 MOST_PICTURES = 16
 MOST_STEPS = 250
 MOST_GUIDANCE = 10.0
 MOST_PIXEL_STEPS = 16 * 100 * 32 * 32
 """Pixels of one picture x evaluations of the network x pictures: 16 pictures of 32 px in 100 steps."""
 PICTURE_SECONDS = 120
+
 MOST_TEXTS = 8
 MOST_TEMPERATURE = 2.0
 TEXT_SECONDS = 300
-MOST_SEED = 2**31 - 1
+
 UPLOAD_SIZE = "20mb"
-FILES = (600, 3600)
-"""Every ten minutes files of results older than an hour are deleted."""
+MOST_ROWS = 2000
+MOST_BYTES = 200 << 20
+MOST_PIXELS = 1024 * 1024
+"""Of a set: its samples, its bytes when unpacked, the pixels of one picture."""
+
+EVIDENCE_SECONDS = 900
+MOST_CHARACTERS = 20_000
+MOST_CHARACTERS_IN_ALL = 2_000_000
+"""Of a text, and of all texts of a set that is compared."""
+
+MOST_REVIEWED = 200
+"""Samples of a review."""
 
 
 def whole_number(name: str, value: Any, least: int, most: int) -> int:

@@ -10,6 +10,7 @@ import io
 from collections import Counter, OrderedDict
 from dataclasses import dataclass, replace
 
+import limits
 import numpy as np
 from PIL import Image
 from sets import LabelledSet, check_same_kind, open_picture
@@ -17,7 +18,6 @@ from sets import LabelledSet, check_same_kind, open_picture
 from clinsynth.checklists import Checklist, sample_id
 from clinsynth.pictures import to_png
 
-MAX_SAMPLES = 200
 MEMORY = 256 << 20
 SHOWN_SIDE = 448
 QUICK = 1  # compression of a PNG file that is shown once
@@ -84,8 +84,8 @@ def draw_session(
     Raises:
         ValueError: pictures against texts, no condition of the checklist in the sets, or a number out of range.
     """
-    if not 2 <= number <= MAX_SAMPLES:
-        raise ValueError(f"the number of samples must be 2 to {MAX_SAMPLES}, got {number}")
+    if not 2 <= number <= limits.MOST_REVIEWED:
+        raise ValueError(f"the number of samples must be 2 to {limits.MOST_REVIEWED}, got {number}")
     sets = {"synthetic": synthetic} if real is None else {"synthetic": synthetic, "real": real}
     if real:
         check_same_kind(synthetic, real)

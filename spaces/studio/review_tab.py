@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from limits import MOST_SEED, whole_number
+import limits
 from page import downloadable, errors_as_messages, removed_afterwards, set_fields
 from review_scores import (
     agreement_table,
@@ -20,7 +20,7 @@ from review_scores import (
     save_score,
     scores_folder,
 )
-from review_session import MAX_SAMPLES, Sample, Sessions, draw_session, shown_picture
+from review_session import Sample, Sessions, draw_session, shown_picture
 from sets import read_set
 
 from clinsynth.checklists import checklist_names, load_checklist
@@ -82,7 +82,7 @@ def build_setup() -> list[gr.components.Component]:
     with gr.Row():
         real, real_file = set_fields("Real set", "drawn eyes, seed 0", [".parquet"], NO_REAL)
     with gr.Row():
-        number = gr.Slider(2, MAX_SAMPLES, value=20, step=1, label="Samples")
+        number = gr.Slider(2, limits.MOST_REVIEWED, value=20, step=1, label="Samples")
         seed = gr.Number(0, precision=0, label="Seed", minimum=0)
     return [rater, checklist, checklist_file, synthetic, synthetic_file, real, real_file, number, seed]
 
@@ -250,8 +250,8 @@ class ReviewDesk:
             made = read_set(synthetic, synthetic_file, "the synthetic set")
             wanted = real_file or real not in (None, "", NO_REAL)
             true = read_set(real, real_file, "the real set") if wanted else None
-        count = whole_number("the number of samples", number, 2, MAX_SAMPLES)
-        session = draw_session(chosen, made, true, count, whole_number("the seed", seed, 0, MOST_SEED))
+        count = limits.whole_number("the number of samples", number, 2, limits.MOST_REVIEWED)
+        session = draw_session(chosen, made, true, count, limits.whole_number("the seed", seed, 0, limits.MOST_SEED))
         open_session(self.folder, session)
         self.sessions.add(session)
         shown = {sample.condition for sample in session.samples}

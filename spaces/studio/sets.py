@@ -18,13 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import limits
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-MAX_ROWS = 2000
-MAX_BYTES = 200 << 20
-MAX_PIXELS = 1024 * 1024
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
 DRAWN = {"drawn eyes, seed 0": 0, "drawn eyes, seed 1": 1}
@@ -152,14 +150,14 @@ def class_of(path: PurePosixPath, called: str) -> str:
 
 def read_entries(archive: zipfile.ZipFile, entries: list[zipfile.ZipInfo], called: str) -> Iterator[bytes]:
     """Contents of the entries; what the archive's own table says of their sizes is not believed."""
-    left = MAX_BYTES
+    left = limits.MOST_BYTES
     for entry in entries:
         if entry.flag_bits & 1:
             raise ValueError(f"{called}: {entry.filename!r} is encrypted; pack it again without a password")
         with archive.open(entry) as file:
             content = file.read(left + 1)
         left -= len(content)
-        check_bounds(called, len(entries), MAX_BYTES - left)
+        check_bounds(called, len(entries), limits.MOST_BYTES - left)
         check_picture(content, f"{called}: {entry.filename!r}")
         yield content
 
@@ -167,10 +165,12 @@ def read_entries(archive: zipfile.ZipFile, entries: list[zipfile.ZipInfo], calle
 def check_bounds(called: str, rows: int, size: int) -> None:
     if rows == 0:
         raise ValueError(f"{called} is empty; give one with pictures or texts in it")
-    if rows > MAX_ROWS:
-        raise ValueError(f"{called} has {rows} samples, more than {MAX_ROWS}; draw a smaller part at random")
-    if size > MAX_BYTES:
-        raise ValueError(f"{called} is larger than {MAX_BYTES >> 20} MB when unpacked; give fewer or smaller pictures")
+    if rows > limits.MOST_ROWS:
+        raise ValueError(f"{called} has {rows} samples, more than {limits.MOST_ROWS}; draw a smaller part at random")
+    if size > limits.MOST_BYTES:
+        raise ValueError(
+            f"{called} is larger than {limits.MOST_BYTES >> 20} MB when unpacked; give fewer or smaller pictures"
+        )
 
 
 def check_picture(content: bytes, called: str) -> None:
@@ -180,7 +180,7 @@ def check_picture(content: bytes, called: str) -> None:
             width, height = picture.size
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"{called} cannot be read as a picture; save it as PNG again") from error
-    if width * height > MAX_PIXELS:
+    if width * height > limits.MOST_PIXELS:
         raise ValueError(f"{called} is {width}x{height} pixels, more than 1024x1024; make it smaller")
 
 
@@ -273,8 +273,8 @@ def read_text_file(path: Path, called: str) -> LabelledSet:
             is_table = path.suffix.lower() == ".csv"
             rows: Any = csv.DictReader(file, strict=True) if is_table else map(json.loads, filter(str.strip, file))
             for number, row in enumerate(rows, start=1):
-                if number > MAX_ROWS:
-                    raise ValueError(f"{called} has more than {MAX_ROWS} rows; draw a smaller part at random")
+                if number > limits.MOST_ROWS:
+                    raise ValueError(f"{called} has more than {limits.MOST_ROWS} rows; draw a smaller part at random")
                 texts.append(cell(row, "text", f"{called}, row {number},"))
                 labels.append(cell(row, "label", f"{called}, row {number},"))
     except (UnicodeDecodeError, csv.Error, json.JSONDecodeError) as error:
