@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from datasets import load_dataset
 from PIL import Image
-from studio_sets import noise, pictures, png, write_zip
+from studio_sets import images, noise, png, write_zip
 
 gr = pytest.importorskip("gradio", reason="needs gradio: pip install clinsynth[space]")
 
@@ -30,7 +30,7 @@ def checklist() -> Checklist:
 
 
 def test_a_session_is_mixed_evenly_and_always_the_same(checklist: Checklist) -> None:
-    synthetic, real = pictures(1), pictures(2, per_class=3)
+    synthetic, real = images(1), images(2, per_class=3)
     session = draw_session(checklist, synthetic, real, 10, 0)
     assert session == draw_session(checklist, synthetic, real, 10, 0)
     assert session.id != draw_session(checklist, synthetic, real, 10, 1).id
@@ -50,14 +50,14 @@ def test_nothing_but_pixels_is_shown(checklist: Checklist) -> None:
 
 
 def test_size_and_colour_tell_nothing(checklist: Checklist) -> None:
-    session = draw_session(checklist, pictures(1, side=28, mode="L"), pictures(2, side=56), 12, 0)
+    session = draw_session(checklist, images(1, side=28, mode="L"), images(2, side=56), 12, 0)
     shown = [Image.open(io.BytesIO(sample.content)) for sample in session.samples]
-    assert {(picture.size, picture.mode) for picture in shown} == {((28, 28), "L")}
-    assert "6 pictures reduced to 28 pixels, 6 pictures turned grey" in session.notes[0]
+    assert {(image.size, image.mode) for image in shown} == {((28, 28), "L")}
+    assert "6 images reduced to 28 pixels, 6 images turned grey" in session.notes[0]
 
 
 def test_samples_that_cannot_be_judged_are_left_out_with_a_word(checklist: Checklist) -> None:
-    synthetic, real = pictures(1), pictures(2)
+    synthetic, real = images(1), images(2)
     copied = LabelledSet("s", [*synthetic.contents[:11], real.contents[11]], synthetic.labels)
     session = draw_session(checklist, copied, real, 24, 0)
     assert len(session.samples) == 22
@@ -71,20 +71,20 @@ def test_samples_that_cannot_be_judged_are_left_out_with_a_word(checklist: Check
 def test_sets_that_cannot_be_reviewed(checklist: Checklist) -> None:
     texts = LabelledSet("t", ["one", "two"], ["grade 0", "grade 1"])
     assert {s.content for s in draw_session(checklist, texts, None, 2, 0).samples} == {"one", "two"}
-    with pytest.raises(ValueError, match="t holds texts and set pictures; give two of a kind"):
-        draw_session(checklist, texts, pictures(1), 2, 0)
+    with pytest.raises(ValueError, match="t holds texts and set images; give two of a kind"):
+        draw_session(checklist, texts, images(1), 2, 0)
     with pytest.raises(ValueError, match="the classes measles, the checklist phantom-fundus the conditions grade 0"):
         draw_session(checklist, LabelledSet("t", ["one"], ["measles"]), None, 2, 0)
-    with pytest.raises(ValueError, match="number of samples must be 2 to 200, got 201"):
+    with pytest.raises(ValueError, match="number of samples must be a number from 2 to 200, got 201"):
         draw_session(checklist, texts, None, 201, 0)
     with pytest.raises(ValueError, match="as if both sets were the same"):
-        draw_session(checklist, pictures(1), pictures(1), 24, 0)
+        draw_session(checklist, images(1), images(1), 24, 0)
 
 
 def test_sessions_in_memory_are_bounded(checklist: Checklist, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("review_session.MEMORY", 60_000)
     sessions = Sessions()
-    drawn = [draw_session(checklist, pictures(i), None, 12, 0) for i in range(3)]
+    drawn = [draw_session(checklist, images(i), None, 12, 0) for i in range(3)]
     for session in drawn:
         sessions.add(session)
     assert sum(kept.size() for kept in sessions.kept.values()) <= 60_000
@@ -95,7 +95,7 @@ def test_sessions_in_memory_are_bounded(checklist: Checklist, monkeypatch: pytes
 
 @pytest.fixture
 def session(tmp_path: Path, checklist: Checklist) -> Session:
-    opened = draw_session(checklist, pictures(1), pictures(2), 10, 0)
+    opened = draw_session(checklist, images(1), images(2), 10, 0)
     review_scores.open_session(tmp_path, opened)
     return opened
 
@@ -208,8 +208,8 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
 
 
 def start(client: Client, folder: Path, rater: str, **sets: Path) -> dict[str, Any]:
-    made = write_zip(folder / "made.zip", pictures(1))
-    true = write_zip(folder / "true.zip", pictures(2))
+    made = write_zip(folder / "made.zip", images(1))
+    true = write_zip(folder / "true.zip", images(2))
     files = [handle_file(str(sets.get("made", made))), handle_file(str(true))]
     arguments = [rater, "phantom-fundus", None, None, files[0], None, files[1], 10, 0]
     plan: dict[str, Any] = client.predict(*arguments, api_name="/review_start")

@@ -1,10 +1,10 @@
-"""The Space: draws pictures, writes texts, compares data sets, and lets experts review, on this machine or on the Hub.
+"""The Space: draws images, writes texts, compares data sets, and lets experts review, on this machine or on the Hub.
 
     python spaces/studio/app.py
     python spaces/studio/app.py --models runs/retina,me/chest-ddpm --text_model runs/posts-lora --port 7861
 
 Without --models it takes those of the environment variable STUDIO_MODELS, else those of the README's header (what
-`clinsynth push space --models` writes), else it trains a small one on drawn eyes, once. Nothing leaves the machine.
+`clinsynth push space --models` writes), else it trains a small one on phantom eyes, once. Nothing leaves the machine.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # a downloaded S
 
 def read_arguments(words: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    from models import STEPS
+    from models import FIRST_STEPS
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
@@ -42,8 +42,8 @@ def read_arguments(words: list[str] | None = None) -> argparse.Namespace:
         "--train_steps",
         metavar="N",
         type=int,
-        default=int(os.environ.get("STUDIO_TRAIN_STEPS", STEPS)),
-        help=f"steps of the small model that is trained where no other is given; default: {STEPS}",
+        default=int(os.environ.get("STUDIO_TRAIN_STEPS", FIRST_STEPS)),
+        help=f"steps of the small model that is trained where no other is given; default: {FIRST_STEPS}",
     )
     parser.add_argument("--host", help="address to listen on; default: GRADIO_SERVER_NAME, else 127.0.0.1")
     parser.add_argument("--port", type=int, help="port to listen on; default: GRADIO_SERVER_PORT, else from 7860 on")

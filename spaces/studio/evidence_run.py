@@ -21,37 +21,37 @@ from typing import IO, Any
 import limits
 import numpy as np
 import yaml
+from models import Tell
 from PIL import Image
-from sets import DRAWN, LabelledSet, check_same_kind, open_picture
+from sets import PHANTOM_IMAGES, LabelledSet, check_same_kind, open_image
 
 import clinsynth
 
-MIN_REAL = {"picture": 60, "text": 80}
+MIN_REAL = {"image": 60, "text": 80}
 SIDES = (28, 256)
 BOOTSTRAP = 50
 BAR = re.compile(r"^(?P<stage>[^|%]{1,80}?):\s+(?P<percent>\d{1,3})%")
-Tell = Callable[[float, str], object]
-"""Takes the share of a stage that is done, 0 .. 1, and what the stage is called."""
 MIN_SYNTHETIC = 20
 MIN_CLASS = 5
 MOST_NAMED = 10  # classes in a message
 ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
 
 
-def prepare(folder: Path, real: LabelledSet, synthetic: LabelledSet, side: int | None, seed: int) -> str:
+def prepare(folder: Path, real: LabelledSet, synthetic: LabelledSet, side: int | None, seed: float) -> str:
     """Write both sets and the configuration of the evaluation into `folder`; returns their kind.
 
     Args:
-        side: pixels that all pictures are brought to; None: as they are.
+        side: pixels that all images are brought to; None: as they are.
 
     Raises:
         ValueError: the sets differ in kind, or an evaluation of them would mean nothing.
     """
+    seed = limits.whole_number("the seed", seed, 0, limits.MOST_SEED)
     names = check_sets(real, synthetic)
     if real.kind == "text":
         settings = write_texts(folder, real, synthetic, names)
     else:
-        settings = write_pictures(folder, real, synthetic, names, side)
+        settings = write_images(folder, real, synthetic, names, side)
     settings |= {"synthetic": "synthetic", "output_dir": "evidence", "bootstrap": BOOTSTRAP, "seed": seed}
     (folder / "evaluate.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
     return real.kind
@@ -89,43 +89,43 @@ def check_sets(real: LabelledSet, synthetic: LabelledSet) -> list[str]:
     return sorted(counts)
 
 
-def write_pictures(
+def write_images(
     folder: Path, real: LabelledSet, synthetic: LabelledSet, names: list[str], side: int | None
 ) -> dict[str, Any]:
-    """Write sets of pictures; returns what the configuration says of them.
+    """Write sets of images; returns what the configuration says of them.
 
     Raises:
-        ValueError: a picture is damaged or not square, or their sizes differ.
+        ValueError: an image is damaged or not square, or their sizes differ.
     """
     from datasets import Image as ImageFeature
 
     from clinsynth.data.sources import png_cell
 
-    pictures = {called: decode_set(chosen, side) for called, chosen in (("real", real), ("synthetic", synthetic))}
-    check_sizes({called: Counter(picture.width for picture in found) for called, found in pictures.items()})
-    path = f"{file_name(real)}.npz"
+    images = {called: decode_set(chosen, side) for called, chosen in (("real", real), ("synthetic", synthetic))}
+    check_sizes({called: Counter(image.width for image in found) for called, found in images.items()})
+    path = f"{name_in_report(real)}.npz"
     labels = np.array([[names.index(label)] for label in real.labels])
-    np.savez(folder / path, train_images=stack(pictures["real"]), train_labels=labels)
-    cells = [png_cell(Image.fromarray(pixels)) for pixels in stack(pictures["synthetic"])]
+    np.savez(folder / path, train_images=stack_images(images["real"]), train_labels=labels)
+    cells = [png_cell(Image.fromarray(pixels)) for pixels in stack_images(images["synthetic"])]
     write_shard(folder / "synthetic", "image", ImageFeature(), cells, synthetic.labels, names)
     return {"real": path, "label_names": names, "classifier": "none"}
 
 
 def decode_set(chosen: LabelledSet, side: int | None) -> list[Image.Image]:
-    """All pictures, brought to `side` pixels where it is given (bicubic)."""
-    pictures = []
+    """All images, brought to `side` pixels where it is given (bicubic)."""
+    images = []
     for number, content in enumerate(chosen.contents, start=1):
         assert isinstance(content, bytes)
-        picture = open_picture(content, f"{chosen.name}, picture {number},")
-        if picture.width != picture.height:
+        image = open_image(content, f"{chosen.name}, image {number},")
+        if image.width != image.height:
             raise ValueError(
-                f"{chosen.name}, picture {number} is {picture.width}x{picture.height} pixels, which is not square; "
+                f"{chosen.name}, image {number} is {image.width}x{image.height} pixels, which is not square; "
                 "crop its set to squares"
             )
-        if side is not None and picture.width != side:
-            picture = picture.resize((side, side), Image.Resampling.BICUBIC)
-        pictures.append(picture)
-    return pictures
+        if side is not None and image.width != side:
+            image = image.resize((side, side), Image.Resampling.BICUBIC)
+        images.append(image)
+    return images
 
 
 def check_sizes(sizes: dict[str, Counter[int]]) -> None:
@@ -135,23 +135,23 @@ def check_sizes(sizes: dict[str, Counter[int]]) -> None:
             f"{called}: " + ", ".join(f"{n} of {side}x{side}" for side, n in sorted(counts.items())[:4])
             for called, counts in sizes.items()
         )
-        raise ValueError(f"the pictures differ in size ({told}); choose a resolution that all are brought to")
+        raise ValueError(f"the images differ in size ({told}); choose a resolution that all are brought to")
     if not SIDES[0] <= found[0] <= SIDES[1]:
         raise ValueError(
-            f"the pictures are {found[0]}x{found[0]} pixels; only {SIDES[0]} to {SIDES[1]} are compared: choose a "
+            f"the images are {found[0]}x{found[0]} pixels; only {SIDES[0]} to {SIDES[1]} are compared: choose a "
             "resolution"
         )
 
 
-def file_name(chosen: LabelledSet) -> str:
+def name_in_report(chosen: LabelledSet) -> str:
     """What the report calls the real set."""
-    return f"phantom-fundus-seed-{DRAWN[chosen.name]}" if chosen.name in DRAWN else "real"
+    return f"phantom-fundus-seed-{PHANTOM_IMAGES[chosen.name]}" if chosen.name in PHANTOM_IMAGES else "real"
 
 
-def stack(pictures: list[Image.Image]) -> np.ndarray:
+def stack_images(images: list[Image.Image]) -> np.ndarray:
     """uint8 (n, side, side), or (n, side, side, 3) where one of them is in colour."""
-    mode = "L" if all(picture.mode == "L" for picture in pictures) else "RGB"
-    return np.stack([np.asarray(picture.convert(mode)) for picture in pictures])
+    mode = "L" if all(image.mode == "L" for image in images) else "RGB"
+    return np.stack([np.asarray(image.convert(mode)) for image in images])
 
 
 def write_texts(folder: Path, real: LabelledSet, synthetic: LabelledSet, names: list[str]) -> dict[str, Any]:
@@ -167,10 +167,10 @@ def write_texts(folder: Path, real: LabelledSet, synthetic: LabelledSet, names: 
     rows = [{"text": text, "label": label} for text, label in zip(real.contents, real.labels, strict=True)]
     (folder / "real.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     write_shard(folder / "synthetic", "text", Value("string"), synthetic.contents, synthetic.labels, names)
-    return {"real": "real.jsonl", "encoder": encoder()}
+    return {"real": "real.jsonl", "encoder": text_encoder()}
 
 
-def encoder() -> str:
+def text_encoder() -> str:
     """The encoder of the embeddings: a folder or Hub id in STUDIO_TEXT_ENCODER, else all-MiniLM-L6-v2."""
     named = os.environ.get("STUDIO_TEXT_ENCODER") or ENCODER
     return str(Path(named).resolve()) if Path(named).exists() else named
@@ -208,19 +208,12 @@ def evaluate(folder: Path, kind: str, tell: Tell, seconds: float = limits.EVIDEN
 
     Args:
         kind: of the sets, as `prepare` returned it.
+        tell: takes the share of a stage that is done and what the stage is called.
 
     Raises:
         ValueError: it failed, or took longer than `seconds`.
     """
-    command = [
-        sys.executable,
-        "-m",
-        "clinsynth",
-        "evaluate",
-        "text" if kind == "text" else "images",
-        "--config",
-        "evaluate.yaml",
-    ]
+    words = ["evaluate", "text" if kind == "text" else "images", "--config", "evaluate.yaml"]
     beside = [str(Path(clinsynth.__file__).parent.parent), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     environment = {
         **os.environ,
@@ -229,18 +222,18 @@ def evaluate(folder: Path, kind: str, tell: Tell, seconds: float = limits.EVIDEN
     }
     if kind != "text":
         environment["HF_HUB_OFFLINE"] = "1"  # texts need an encoder, which may come from the Hub
-    process = subprocess.Popen(
-        command, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, bufsize=0
-    )
+    command = [sys.executable, "-m", "clinsynth", *words]
+    pipes: Any = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "bufsize": 0}
+    process = subprocess.Popen(command, cwd=folder, env=environment, **pipes)
     try:
         last = follow(process, tell, time.monotonic() + seconds)
     finally:
         process.kill()
         process.wait()
     if last is None:
-        raise ValueError(f"the comparison took longer than {seconds:.0f} s; give fewer or smaller pictures")
+        raise ValueError(f"the comparison took longer than {seconds:.0f} s; give fewer samples or smaller images")
     if process.returncode:
-        raise ValueError(last.partition("error: ")[2] or "the comparison failed; give other pictures")
+        raise ValueError(last.partition("error: ")[2] or "the comparison failed; give other sets")
     return folder / "evidence"
 
 
@@ -248,7 +241,7 @@ def follow(process: subprocess.Popen[bytes], tell: Tell, deadline: float) -> str
     """Hand on what the progress bars say until the process ends; its last line, None where the time is over."""
     lines: queue.Queue[str | None] = queue.Queue()
     assert process.stderr is not None
-    threading.Thread(target=read_lines, args=(process.stderr, lines.put), daemon=True).start()
+    threading.Thread(target=put_lines, args=(process.stderr, lines.put), daemon=True).start()
     last = ""
     while time.monotonic() < deadline:
         try:
@@ -266,7 +259,7 @@ def follow(process: subprocess.Popen[bytes], tell: Tell, deadline: float) -> str
     return None
 
 
-def read_lines(stream: IO[bytes], put: Callable[[str | None], None]) -> None:
+def put_lines(stream: IO[bytes], put: Callable[[str | None], None]) -> None:
     """Lines and states of progress bars as they come, then None."""
     for line in split_lines(stream):
         put(line)
@@ -284,10 +277,10 @@ def split_lines(stream: IO[bytes]) -> Iterator[str]:
 
 def summarise(kind: str, evidence: dict[str, Any]) -> dict[str, Any]:
     """What stands at the head of the report, and the overall numbers of samples of this kind."""
-    return summarise_texts(evidence) if kind == "text" else summarise_pictures(evidence)
+    return summarise_texts(evidence) if kind == "text" else summarise_images(evidence)
 
 
-def summarise_pictures(evidence: dict[str, Any]) -> dict[str, Any]:
+def summarise_images(evidence: dict[str, Any]) -> dict[str, Any]:
     """The findings of the report, and every overall number beside the held-out split."""
     from clinsynth.scripts.report import findings
 

@@ -1,4 +1,4 @@
-"""The tab Evidence: a synthetic set of pictures or texts against a real one, measured by the package's own report."""
+"""The tab Evidence: a synthetic set of images or texts against a real one, measured by the package's own report."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from page import downloadable, errors_as_messages, removed_afterwards, set_field
 from sets import read_set
 
 INTRODUCTION = (
-    "Measures how far a synthetic set of pictures or texts lies from a real one, beside the floor that two parts "
+    "Measures how far a synthetic set of images or texts lies from a real one, beside the floor that two parts "
     "of the real set reach.\n\n"
-    f"- Pictures: {MIN_REAL['picture']} to {limits.MOST_ROWS} real and at least {MIN_SYNTHETIC} synthetic ones, in "
+    f"- Images: {MIN_REAL['image']} to {limits.MOST_ROWS} real and at least {MIN_SYNTHETIC} synthetic ones, in "
     "class folders (.zip) or as .parquet with columns image and label.\n"
     f"- Texts: {MIN_REAL['text']} to {limits.MOST_ROWS} real and at least {MIN_SYNTHETIC} synthetic ones, as .csv, "
     ".jsonl or .parquet with columns text and label.\n\n"
     f"It takes minutes, {limits.EVIDENCE_SECONDS // 60} at most. A fifth of the real set is held out. Uploads are "
-    "removed afterwards. The report on pictures shows real ones, so keep it as private as they are; that on texts "
+    "removed afterwards. The report on images shows real ones, so keep it as private as they are; that on texts "
     "shows none."
 )
 SUFFIXES = [".parquet", ".csv", ".jsonl"]
@@ -56,7 +56,7 @@ def build() -> None:
     )
     gr.Markdown(FLOORS)
     files = gr.File(label="report.html and evidence.json", file_count="multiple", interactive=False, height=140)
-    page = gr.HTML()
+    report = gr.HTML()
     compared = compare_button.click(
         compare,
         [real, real_file, synthetic, synthetic_file, resolution, seed],
@@ -66,8 +66,8 @@ def build() -> None:
         concurrency_id="evidence",
         show_progress_on=[metrics],
     )
-    shown = [findings, metrics, page, real_file, synthetic_file]
-    compared.success(show, [summary, files], shown, api_visibility="private", show_progress="hidden")
+    shown = [findings, metrics, report, real_file, synthetic_file]
+    compared.success(show_report, [summary, files], shown, api_visibility="private", show_progress="hidden")
 
 
 @errors_as_messages()
@@ -90,12 +90,9 @@ def compare(
         folder = Path(name)
         with removed_afterwards(real_file, synthetic_file):
             progress(0, desc="reading")
-            chosen = (
-                read_set(real, real_file, "the real set"),
-                read_set(synthetic, synthetic_file, "the synthetic set"),
-            )
-            side = None if resolution == OWN_SIZE else int(resolution)
-            kind = prepare(folder, *chosen, side, limits.whole_number("the seed", seed, 0, limits.MOST_SEED))
+            true = read_set(real, real_file, "the real set")
+            made = read_set(synthetic, synthetic_file, "the synthetic set")
+            kind = prepare(folder, true, made, None if resolution == OWN_SIZE else int(resolution), seed)
         progress(0, desc="starting the comparison")
         result = evaluate(folder, kind, lambda share, stage: progress(share, desc=stage))
         report, evidence = result / "report.html", result / "evidence.json"
@@ -103,17 +100,17 @@ def compare(
         return summary, [downloadable(path.name, path.read_bytes()) for path in (report, evidence)]
 
 
-def show(summary: dict[str, Any], files: list[str]) -> list[Any]:
+def show_report(summary: dict[str, Any], files: list[str]) -> list[Any]:
     """Findings, table, report in the page, and both upload fields empty."""
     tiles = "\n".join(tile_line(tile) for tile in summary["findings"])
-    size = f", pictures at {summary['resolution']} pixels" if "resolution" in summary else ""
+    size = f", images at {summary['resolution']} pixels" if "resolution" in summary else ""
     extractor = f"Extractor: {summary['extractor']}{size}."
     report = Path(files[0]).read_text(encoding="utf-8")
     frame = (
         f'<iframe title="Report" sandbox style="width: 100%; height: 80vh; border: 0" srcdoc="{html.escape(report)}">'
         "</iframe>"
     )
-    return [f"{tiles}\n\n{extractor}", [table_row(row) for row in summary["measurements"]], frame, None, None]
+    return [f"{tiles}\n\n{extractor}", [measurement_cells(row) for row in summary["measurements"]], frame, None, None]
 
 
 def tile_line(tile: dict[str, Any]) -> str:
@@ -121,7 +118,7 @@ def tile_line(tile: dict[str, Any]) -> str:
     return f"- **{tile['title']}: {tile['value']}**{more}"
 
 
-def table_row(row: dict[str, Any]) -> list[str]:
+def measurement_cells(row: dict[str, Any]) -> list[str]:
     """Cells in the order of COLUMNS."""
     from clinsynth.scripts.report import METRIC_NAMES, VARIETY_NAMES, format_interval, format_number
 

@@ -1,4 +1,4 @@
-"""The tab Images: pictures of a class with their seeds, how near they come to the training data, and a download."""
+"""The tab Images: images of a class with their seeds, how near they come to the training data, and a download."""
 
 from __future__ import annotations
 
@@ -19,17 +19,16 @@ import page
 import yaml
 from models import ImageModel, ModelList, device, load_image_pipeline, on_gpu
 
-HINT = "Pictures appear here, each with its class and its seed: the same seed and settings draw it again."
 EVERY_CLASS = "every class"
 SCHEDULERS = ["dpmsolver++", "unipc", "euler", "ddim", "ddpm"]
 PART_PIXELS = 4 * 32 * 32
-NOT_HERE = (
-    "The pictures that this model was trained on are not here, so how near these come to them cannot be told: that "
+NO_TRAINING_IMAGES = (
+    "The images that this model was trained on are not here, so how near these come to them cannot be told: that "
     "needs the model's run folder with its config.yaml, and the training data that it names. The model's card may "
     "report it."
 )
 MOST_COMPARED = 500
-"""Training pictures whose own distance to the nearest other one is taken, evenly chosen."""
+"""Training images whose own distance to the nearest other one is taken, evenly chosen."""
 
 
 def build(models: ModelList) -> None:
@@ -39,8 +38,8 @@ def build(models: ModelList) -> None:
         with gr.Column(scale=1, min_width=280):
             model = gr.Dropdown(list(models.images), value=first.name, label="Model")
             label = gr.Dropdown([EVERY_CLASS, *first.classes], label="Class")
-            count = gr.Slider(1, limits.MOST_PICTURES, value=4, step=1, label="Number of pictures")
-            seed = gr.Number(0, precision=0, label="Seed", info="of the first picture; the next ones count up")
+            count = gr.Slider(1, limits.MOST_IMAGES, value=4, step=1, label="Number of pictures")
+            seed = gr.Number(0, precision=0, label="Seed", info="of the first image; the next ones count up")
             with gr.Accordion("Sampling", open=False):
                 steps = gr.Slider(1, limits.MOST_STEPS, value=25, step=1, label="Steps")
                 guidance = gr.Slider(
@@ -53,26 +52,29 @@ def build(models: ModelList) -> None:
         with gr.Column(scale=2, min_width=280):
             gallery = gr.Gallery(
                 label="Synthetic pictures", show_label=False, columns=4, object_fit="contain", format="png",
-                interactive=False, elem_id="pictures", buttons=["fullscreen", "download"], height="auto",
+                interactive=False, elem_id="images", buttons=["fullscreen", "download"], height="auto",
             )  # fmt: skip
-            note = gr.Markdown(HINT, label="Note")
+            note = gr.Markdown(
+                "Images appear here, each with its class and its seed: the same seed and settings draw it again.",
+                label="Note",
+            )
             download = gr.DownloadButton("Download as zip", interactive=False)
     model.change(
-        lambda name: gr.Dropdown([EVERY_CLASS, *models.find_images(name).classes], value=EVERY_CLASS),
+        lambda name: gr.Dropdown([EVERY_CLASS, *models.find_image_model(name).classes], value=EVERY_CLASS),
         model,
         label,
         **page.ASIDE,
     )
     drawn = button.click(
-        drawer(models),
+        images_event(models),
         [model, label, count, guidance, steps, scheduler, seed],
         [gallery, download, note],
         api_name="images",
         api_description=(
-            f"Pictures of a class (or {EVERY_CLASS!r}); returns the pictures with their captions, a zip of PNG files "
+            f"Images of a class (or {EVERY_CLASS!r}); returns the images with their captions, a zip of PNG files "
             "with provenance and settings.json, and a note."
         ),
-        preprocess=False,  # the checks of `Drawing` name what is out of range
+        preprocess=False,  # the checks of `ImageRequest` name what is out of range
         concurrency_limit=1,
         concurrency_id="images",
     )
@@ -89,8 +91,8 @@ def show_training(models: ModelList) -> None:
     timer.tick(lambda: (first.status(), gr.Timer(active=not first.is_there)), None, [status, timer], **page.ASIDE)
 
 
-def drawer(models: ModelList) -> Any:
-    """The event of the tab: pictures as they come, then their distances and the download."""
+def images_event(models: ModelList) -> Any:
+    """The event of the tab: images as they come, then their distances and the download."""
 
     def images(
         model: str,
@@ -103,41 +105,39 @@ def drawer(models: ModelList) -> Any:
         progress: gr.Progress = gr.Progress(),  # noqa: B008 (gradio's way)
     ) -> Iterator[tuple[Any, Any, str]]:
         with page.errors_as_messages():
-            found = models.find_images(model)
-            drawing = Drawing(model, label, count, guidance, steps, scheduler, seed)
-            drawing.check(found)
-            loaded = models.load_images(model, lambda share, words: progress(share, desc=words))
-            deadline = limits.Deadline(limits.PICTURE_SECONDS)
+            found = models.find_image_model(model)
+            request = ImageRequest(model, label, count, guidance, steps, scheduler, seed)
+            request.check(found)
+            loaded = models.load_image_model(model, lambda share, words: progress(share, desc=words))
+            deadline = limits.Deadline(limits.IMAGE_SECONDS)
             parts: list[np.ndarray] = []
             files: list[bytes] = []
-            for part in draw_parts(found, drawing):
+            for part in draw_images(found, request):
                 parts.append(part)
-                files += mark(part, drawing.seeds()[len(files) :], loaded.provenance)
-                rows = describe_rows(found, drawing, None)
-                yield show(files, rows, []), gr.skip(), f"{len(files)} of {count} in {deadline.spent:.1f} s …"
+                files += marked_files(part, request.seeds()[len(files) :], loaded.provenance)
+                rows = image_rows(found, request, None)
+                yield gallery_items(files, rows, []), gr.skip(), f"{len(files)} of {count} in {deadline.spent:.1f} s …"
             spent = deadline.spent
-            known = find_training_pictures(found.source)
+            known = find_training_images(found.source)
             distances, near = known.compare(np.concatenate(parts)) if known else (None, [])
-            rows = describe_rows(found, drawing, distances)
-            archive = page.downloadable(
-                "synthetic-pictures.zip", zip_pictures(files, rows, drawing, loaded.provenance)
-            )
-            near_copies = known.explain(near) if known else NOT_HERE
-            yield show(files, rows, near), archive, f"Drawn in {spent:.1f} s. {near_copies}"
+            rows = image_rows(found, request, distances)
+            archive = page.downloadable("synthetic-pictures.zip", zip_images(files, rows, request, loaded.provenance))
+            near_copies = known.explain(near) if known else NO_TRAINING_IMAGES
+            yield gallery_items(files, rows, near), archive, f"Drawn in {spent:.1f} s. {near_copies}"
 
     return images
 
 
-def mark(pictures: np.ndarray, seeds: list[int], provenance: Any) -> list[bytes]:
+def marked_files(images: np.ndarray, seeds: list[int], provenance: Any) -> list[bytes]:
     """PNG files that say that they are synthetic, of what generator and which seed."""
     from clinsynth.hub_provenance import mark_picture
     from clinsynth.pictures import to_picture, to_png
 
-    rows = zip(pictures, seeds, strict=False)
-    return [mark_picture(to_png(to_picture(picture)), provenance.of_row(seed)) for picture, seed in rows]
+    rows = zip(images, seeds, strict=False)
+    return [mark_picture(to_png(to_picture(image)), provenance.of_row(seed)) for image, seed in rows]
 
 
-def show(files: list[bytes], rows: list[dict[str, Any]], near: list[bool]) -> list[tuple[str, str]]:
+def gallery_items(files: list[bytes], rows: list[dict[str, Any]], near: list[bool]) -> list[tuple[str, str]]:
     """The gallery's value: files and captions."""
     shown = []
     for number, (file, row) in enumerate(zip(files, rows, strict=False)):
@@ -151,8 +151,8 @@ def show(files: list[bytes], rows: list[dict[str, Any]], near: list[bool]) -> li
 
 
 @dataclass(frozen=True)
-class Drawing:
-    """What was asked for; picture i has the seed `seed` + i, by which it can be drawn again alone.
+class ImageRequest:
+    """What was asked for; image i has the seed `seed` + i, by which it can be drawn again alone.
 
     Attributes:
         label: a class, or "every class": one after the other.
@@ -168,10 +168,10 @@ class Drawing:
 
     def check(self, model: ImageModel) -> None:
         """Raise a `ValueError` that names what is out of range, its value and what it may be."""
-        limits.whole_number("Number of pictures", self.count, 1, limits.MOST_PICTURES)
+        limits.whole_number("Number of pictures", self.count, 1, limits.MOST_IMAGES)
         limits.finite_number("Guidance", self.guidance_scale, 0, limits.MOST_GUIDANCE)
         limits.whole_number("Steps", self.num_inference_steps, 1, limits.MOST_STEPS)
-        limits.whole_number("Seed", self.seed, 0, limits.MOST_SEED - limits.MOST_PICTURES)
+        limits.whole_number("Seed", self.seed, 0, limits.MOST_SEED - limits.MOST_IMAGES)
         if self.label not in (EVERY_CLASS, *model.classes):
             raise ValueError(
                 f"Class {self.label!r} is unknown to {model.name}; give {EVERY_CLASS} or one of "
@@ -185,19 +185,19 @@ class Drawing:
             )
 
     def check_cost(self, size: int) -> None:
-        """Raise a `ValueError` where the pictures, of `size` pixels, would take a machine of two cores too long."""
+        """Raise a `ValueError` where the images, of `size` pixels, would take a machine of two cores too long."""
         evaluations = 1 if self.guidance_scale in (0, 1) else 2
         cost = self.count * self.num_inference_steps * evaluations * size * size
         if cost > limits.MOST_PIXEL_STEPS:
             doubled = ", twice as many with guidance," if evaluations == 2 else ""
             raise ValueError(
-                f"{self.count} pictures of {size} px in {self.num_inference_steps} steps{doubled} are "
+                f"{self.count} images of {size} px in {self.num_inference_steps} steps{doubled} are "
                 f"{cost / limits.MOST_PIXEL_STEPS:.1f} "
-                "times what one request may cost here; ask for fewer pictures or steps"
+                "times what one request may cost here; ask for fewer images or steps"
             )
 
     def labels(self, model: ImageModel) -> list[str]:
-        """The class of each picture."""
+        """The class of each image."""
         if self.label != EVERY_CLASS:
             return [self.label] * self.count
         return [model.classes[number % len(model.classes)] for number in range(self.count)]
@@ -207,11 +207,11 @@ class Drawing:
 
 
 @on_gpu(seconds=60)
-def draw_parts(model: ImageModel, drawing: Drawing) -> Iterator[np.ndarray]:
-    """The pictures, uint8 (n, channels, size, size), a few at a time.
+def draw_images(model: ImageModel, request: ImageRequest) -> Iterator[np.ndarray]:
+    """The images, uint8 (n, channels, size, size), a few at a time.
 
     Raises:
-        ValueError: the pictures would cost too much, took too long, or are no numbers.
+        ValueError: the images would cost too much, took too long, or are no numbers.
     """
     from clinsynth.scripts.generate_images import GenerateImagesArguments, sampler
 
@@ -220,36 +220,36 @@ def draw_parts(model: ImageModel, drawing: Drawing) -> Iterator[np.ndarray]:
         pipeline.scheduler = scheduler  # the one it came with: what is drawn must not depend on who drew before
     config = (pipeline.unet if scheduler is not None else pipeline.generator).config
     if scheduler is not None:
-        drawing.check_cost(config.sample_size)
-    settings = {name: getattr(drawing, name) for name in ("guidance_scale", "num_inference_steps", "scheduler")}
+        request.check_cost(config.sample_size)
+    settings = {name: getattr(request, name) for name in ("guidance_scale", "num_inference_steps", "scheduler")}
     sample = sampler(GenerateImagesArguments(model=model.source, per_class=1, **settings), pipeline, device())
-    deadline = limits.Deadline(limits.PICTURE_SECONDS)
-    labels, seeds = pipeline.label_ids(drawing.labels(model)), drawing.seeds()
+    deadline = limits.Deadline(limits.IMAGE_SECONDS)
+    labels, seeds = pipeline.label_ids(request.labels(model)), request.seeds()
     part = max(1, PART_PIXELS // config.sample_size**2)
-    for start in range(0, drawing.count, part):
+    for start in range(0, request.count, part):
         if deadline.is_over:
-            raise ValueError(f"stopped after {deadline.seconds} s with {start} pictures; ask for fewer or fewer steps")
-        pictures, finite = sample(labels[start : start + part], seeds[start : start + part])
+            raise ValueError(f"stopped after {deadline.seconds} s with {start} images; ask for fewer or fewer steps")
+        images, finite = sample(labels[start : start + part], seeds[start : start + part])
         if not finite.all():
             raise ValueError(
-                f"the model's numbers run off with guidance {drawing.guidance_scale:g} and {drawing.scheduler} in "
-                f"{drawing.num_inference_steps} steps; lower the guidance or take another scheduler"
+                f"the model's numbers run off with guidance {request.guidance_scale:g} and {request.scheduler} in "
+                f"{request.num_inference_steps} steps; lower the guidance or take another scheduler"
             )
-        yield pictures
+        yield images
 
 
-def describe_rows(model: ImageModel, drawing: Drawing, distances: list[float] | None) -> list[dict[str, Any]]:
-    """Class, seed and, where it is known, distance to the nearest training picture, of each picture."""
+def image_rows(model: ImageModel, request: ImageRequest, distances: list[float] | None) -> list[dict[str, Any]]:
+    """Class, seed and, where it is known, distance to the nearest training image, of each image."""
     rows: list[dict[str, Any]] = []
-    for number, (label, seed) in enumerate(zip(drawing.labels(model), drawing.seeds(), strict=True)):
+    for number, (label, seed) in enumerate(zip(request.labels(model), request.seeds(), strict=True)):
         known = {} if distances is None else {"nearest_training_distance": round(distances[number], 4)}
         rows.append({"file": f"{number:02d}-seed-{seed}.png", "label": label, "seed": seed, **known})
     return rows
 
 
-def zip_pictures(files: list[bytes], rows: list[dict[str, Any]], drawing: Drawing, provenance: Any) -> bytes:
+def zip_images(files: list[bytes], rows: list[dict[str, Any]], request: ImageRequest, provenance: Any) -> bytes:
     """PNG files with their provenance, and settings.json with that of all."""
-    settings = {**provenance.of_row(drawing.seed), **asdict(drawing), "pictures": rows}
+    settings = {**provenance.of_row(request.seed), **asdict(request), "pictures": rows}
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for row, file in zip(rows, files, strict=True):
@@ -259,13 +259,13 @@ def zip_pictures(files: list[bytes], rows: list[dict[str, Any]], drawing: Drawin
 
 
 @dataclass(frozen=True)
-class TrainingPictures:
+class TrainingImages:
     """The train split of a model, as band-passed thumbnails of unit length (`clinsynth.metrics.copies`).
 
     Attributes:
-        space: in which pictures are compared.
-        threshold: of the relative distance, below which a picture is a near copy.
-        usual: distances that one in twenty and a half of the training pictures stay below among themselves.
+        space: in which images are compared.
+        threshold: of the relative distance, below which an image is a near copy.
+        usual: distances that one in twenty and a half of the training images stay below among themselves.
     """
 
     space: Any
@@ -273,7 +273,7 @@ class TrainingPictures:
     usual: tuple[float, float]
 
     @classmethod
-    def of(cls, images: np.ndarray) -> TrainingPictures:
+    def of(cls, images: np.ndarray) -> TrainingImages:
         """Of uint8 (n, channels, side, side)."""
         from clinsynth.metrics.copies import ThumbnailSpace, duplicated, fit_threshold
 
@@ -283,26 +283,26 @@ class TrainingPictures:
         low, middle = np.quantile(nearest.distances[:, 0], (0.05, 0.5))
         return cls(space, fit_threshold(nearest.relative(), duplicated(nearest)), (float(low), float(middle)))
 
-    def compare(self, pictures: np.ndarray) -> tuple[list[float], list[bool]]:
-        """Distance of each picture to the nearest training picture, and whether it is a near copy of it."""
-        nearest = self.space.closest(pictures)
+    def compare(self, images: np.ndarray) -> tuple[list[float], list[bool]]:
+        """Distance of each image to the nearest training image, and whether it is a near copy of it."""
+        nearest = self.space.closest(images)
         return nearest.distances[:, 0].tolist(), self.threshold.flags(nearest.relative()).tolist()
 
     def explain(self, near: Sequence[bool]) -> str:
         """What the distances mean."""
         low, middle = self.usual
         verdict = (
-            f"{sum(near)} of {len(near)} are near copies of a training picture." if any(near) else "None is a copy."
+            f"{sum(near)} of {len(near)} are near copies of a training image." if any(near) else "None is a copy."
         )
         return (
-            "Distance: to the nearest training picture, also mirrored or moved by a pixel; 0 is the same picture and "
-            f"1.41 an unrelated one. Half of the training pictures have another one within {middle:.2f}, one in "
+            "Distance: to the nearest training image, also mirrored or moved by a pixel; 0 is the same image and "
+            f"1.41 an unrelated one. Half of the training images have another one within {middle:.2f}, one in "
             f"twenty within {low:.2f}. {verdict}"
         )
 
 
 @functools.lru_cache(maxsize=2)
-def find_training_pictures(source: str) -> TrainingPictures | None:
+def find_training_images(source: str) -> TrainingImages | None:
     """Those of the run folder `source`, by its config.yaml; None where there is no such file or they are not here."""
     from clinsynth.data.arguments import ImageDataArguments
     from clinsynth.data.arrays import load_image_arrays
@@ -316,4 +316,4 @@ def find_training_pictures(source: str) -> TrainingPictures | None:
         data = load_image_arrays(ImageDataArguments(**{name: values[name] for name in known}), values.get("seed", 0))
     except (ValueError, OSError):
         return None
-    return TrainingPictures.of(data["train"].images)
+    return TrainingImages.of(data["train"].images)

@@ -14,12 +14,12 @@ MOST_SEED = 2**31 - 1
 FILES_KEPT = (600, 3600)
 """Every ten minutes files of results older than an hour are deleted."""
 
-MOST_PICTURES = 16
+MOST_IMAGES = 16
 MOST_STEPS = 250
 MOST_GUIDANCE = 10.0
 MOST_PIXEL_STEPS = 16 * 100 * 32 * 32
-"""Pixels of one picture x evaluations of the network x pictures: 16 pictures of 32 px in 100 steps."""
-PICTURE_SECONDS = 120
+"""Pixels of one image x evaluations of the network x images: 16 images of 32 px in 100 steps."""
+IMAGE_SECONDS = 120
 
 MOST_TEXTS = 8
 MOST_TEMPERATURE = 2.0
@@ -29,7 +29,7 @@ UPLOAD_SIZE = "20mb"
 MOST_ROWS = 2000
 MOST_BYTES = 200 << 20
 MOST_PIXELS = 1024 * 1024
-"""Of a set: its samples, its bytes when unpacked, the pixels of one picture."""
+"""Of a set: its samples, its bytes when unpacked, the pixels of one image."""
 
 EVIDENCE_SECONDS = 900
 MOST_CHARACTERS = 20_000
@@ -37,7 +37,8 @@ MOST_CHARACTERS_IN_ALL = 2_000_000
 """Of a text, and of all texts of a set that is compared."""
 
 MOST_REVIEWED = 200
-"""Samples of a review."""
+MOST_SCORE_BYTES = 16 << 20
+"""Of a review: its samples, and the file of a rater's scores."""
 
 
 def whole_number(name: str, value: Any, least: int, most: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import importlib.util
 import os
@@ -20,17 +21,18 @@ import yaml
 from clinsynth.run_folder import read_metrics
 
 HERE = Path(__file__).parent
-FIRST_NAME = "phantom-fundus-ddpm"
 KEPT_IN_MEMORY = 2
-Tell = Callable[[float, str], object]
-T = TypeVar("T")
-DATASET = "phantom-fundus"
-STEPS = 300
-SETTINGS = (
-    f"--dataset {DATASET} --resolution 32 --channels 1 --width 16 --train_batch_size 32 --validation_steps 0 "
+FIRST_DATASET = "phantom-fundus"
+FIRST_NAME = f"{FIRST_DATASET}-ddpm"
+FIRST_STEPS = 300
+FIRST_SETTINGS = (
+    f"--dataset {FIRST_DATASET} --resolution 32 --channels 1 --width 16 --train_batch_size 32 --validation_steps 0 "
     "--checkpointing_steps 50 --log_steps 10 --lr_warmup_steps 20"
 )
 LINES_SHOWN = 3
+Tell = Callable[[float, str], object]
+"""Takes the share that is done, 0 .. 1, and words for it."""
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -73,34 +75,32 @@ class ModelList:
     first: FirstModel | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def load_images(self, name: str, tell: Tell) -> Loaded:
+    def load_image_model(self, name: str, tell: Tell) -> Loaded:
         """An image model; the first one is waited for while it is trained.
 
         Raises:
             ValueError: there is no such model, or it cannot be loaded.
         """
-        model = self.find_images(name)
+        model = self.find_image_model(name)
         if self.first is not None:
             self.first.wait(tell)
         tell(0, "loading the model")
         with self.lock:
             return load_image_pipeline(model.source, model.name)
 
-    def find_images(self, name: str) -> ImageModel:
+    def find_image_model(self, name: str) -> ImageModel:
         return pick(self.images, name, "Model")
 
-    def find_text(self, name: str) -> str:
+    def find_language_model(self, name: str) -> str:
         return pick(self.texts, name, "Language model")
 
     def warm_up(self) -> None:
         """Load the first image model, training it before where it must be, so that the first visitor need not wait.
 
-        What goes wrong is told to who asks for a picture.
+        What goes wrong is told to who asks for an image.
         """
-        import contextlib
-
         with contextlib.suppress(ValueError, OSError):
-            self.load_images(next(iter(self.images)), lambda share, words: None)
+            self.load_image_model(next(iter(self.images)), lambda share, words: None)
 
 
 def pick(models: dict[str, T], name: str, called: str) -> T:
@@ -116,7 +116,7 @@ def list_models(models: str | None, text_model: str | None, train_steps: int) ->
     Raises:
         ValueError: a folder holds no finished checkpoint, or two models have one name.
     """
-    named = split(models or os.environ.get("STUDIO_MODELS")) or read_header()
+    named = split_names(models or os.environ.get("STUDIO_MODELS")) or read_header()
     images, texts = {}, {}
     for source in named:
         name = shown_name(source)
@@ -127,7 +127,7 @@ def list_models(models: str | None, text_model: str | None, train_steps: int) ->
             images[name] = model
         else:
             texts[name] = source
-    for source in split(text_model or os.environ.get("STUDIO_TEXT_MODEL")):
+    for source in split_names(text_model or os.environ.get("STUDIO_TEXT_MODEL")):
         texts[shown_name(source)] = source
     first = None if images else FirstModel(train_steps)
     if first:
@@ -142,7 +142,7 @@ def import_networks() -> None:
     import clinsynth.scripts.synthetic_shards  # noqa: F401
 
 
-def split(words: str | None) -> list[str]:
+def split_names(words: str | None) -> list[str]:
     return [word.strip() for word in (words or "").split(",") if word.strip()]
 
 
@@ -235,11 +235,11 @@ class FirstModel:
         steps: optimizer steps; another number is another model.
     """
 
-    def __init__(self, steps: int = STEPS) -> None:
+    def __init__(self, steps: int = FIRST_STEPS) -> None:
         from huggingface_hub.constants import HF_HOME
 
         self.steps = steps
-        self.folder = Path(HF_HOME) / "clinsynth-studio" / f"{DATASET}-{steps}-steps"
+        self.folder = Path(HF_HOME) / "clinsynth-studio" / f"{FIRST_DATASET}-{steps}-steps"
         self.log = self.folder.with_suffix(".log")
         self.process: subprocess.Popen[bytes] | None = None
         self.lock = threading.Lock()
@@ -255,7 +255,7 @@ class FirstModel:
             if self.is_there or (self.process and self.process.poll() is None):
                 return
             self.folder.parent.mkdir(parents=True, exist_ok=True)
-            words = ["train", "ddpm", *SETTINGS.split(), "--train_steps", str(self.steps)]
+            words = ["train", "ddpm", *FIRST_SETTINGS.split(), "--train_steps", str(self.steps)]
             command = [sys.executable, "-m", "clinsynth", *words, "--output_dir", str(self.folder)]
             with open(self.log, "wb") as log:
                 self.process = subprocess.Popen(command, cwd=HERE, stdout=log, stderr=log)
@@ -270,7 +270,7 @@ class FirstModel:
         """The folder of the checkpoint, once it is there.
 
         Args:
-            tell: is called every half second with the share that is done and words for it.
+            tell: is called every half second.
 
         Raises:
             ValueError: the training has failed; ends with what it said.
@@ -288,7 +288,7 @@ class FirstModel:
         """One sentence for a visitor who waits; empty once the model is there."""
         if self.is_there:
             return ""
-        return f"A small model is being trained on drawn eyes, once: step {self.steps_done()} of {self.steps}"
+        return f"A small model is being trained on phantom eyes, once: step {self.steps_done()} of {self.steps}"
 
     def last_words(self) -> str:
         lines = self.log.read_text(errors="replace").replace("\r", "\n").splitlines()

@@ -21,10 +21,10 @@ SANS = ("system-ui", "sans-serif")
 MONO = ("ui-monospace", "monospace")
 CSS = """
 #banner {border-left: 4px solid #d97706; padding: 0.25rem 0.75rem;}
-#pictures img {image-rendering: pixelated; aspect-ratio: 1; height: auto;}
-#pictures .grid-wrap {min-height: 0; max-height: none; height: auto;}
-#pictures .thumbnail-lg {aspect-ratio: auto; display: flex; flex-direction: column;}
-#pictures .caption-label {position: static; max-width: none; width: 100%; white-space: normal; text-align: left;}
+#images img {image-rendering: pixelated; aspect-ratio: 1; height: auto;}
+#images .grid-wrap {min-height: 0; max-height: none; height: auto;}
+#images .thumbnail-lg {aspect-ratio: auto; display: flex; flex-direction: column;}
+#images .caption-label {position: static; max-width: none; width: 100%; white-space: normal; text-align: left;}
 #texts article {border-top: 1px solid var(--border-color-primary); padding: 0.75rem 0; overflow-wrap: anywhere;}
 #texts h3 {font-weight: 600;}
 #texts h4 {color: var(--body-text-color-subdued); margin-top: 0.5rem;}

@@ -3,7 +3,7 @@
     <folder>/<session>/session.json      checklist, questions, and condition and source of each sample
     <folder>/<session>/<rater>.jsonl     one score a line; the last one on a sample counts
 
-No picture and no text is kept there.
+No image and no text is kept there.
 """
 
 from __future__ import annotations
@@ -17,21 +17,29 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import limits
 from review_session import Session
 
 from clinsynth.run_folder import atomic_write
 
 RATER = re.compile(r"[^\W_][\w .@-]{0,39}")
 SESSION = re.compile(r"[0-9a-f]{16}")
-MAX_FILE = 16 << 20
-SHARED = ("sample_id", "condition", "checklist", "version", "rater")
-LAST = ("looks_real", "time")
+COLUMNS = {
+    "sample_id": "string",
+    "condition": "string",
+    "checklist": "string",
+    "version": "int32",
+    "rater": "string",
+    "item_id": "string",
+    "score": "int8",
+    "looks_real": "bool",
+    "time": "string",
+}
+"""Of the export, and the type of each."""
 Answers = dict[str, dict[str, int]]
 """Rater to sample id to 0 or 1."""
 Scores = dict[str, dict[str, dict[str, Any]]]
 """Rater to sample id to the last record of it."""
-LOOKS_REAL = "looks real"
-ALL_ITEMS = "all items"
 
 
 def scores_folder() -> Path:
@@ -128,7 +136,7 @@ def append_line(path: Path, line: str) -> None:
     """Append and flush to the disk; what a killed process left of a line is ended first."""
     with open(path, "a+b") as file:
         size = file.seek(0, os.SEEK_END)
-        if size > MAX_FILE:
+        if size > limits.MOST_SCORE_BYTES:
             raise ValueError("this rater has changed scores too often; export them, and start anew with another seed")
         torn = b""
         if size:
@@ -164,7 +172,7 @@ def export_rows(folder: Path, session_id: str) -> list[dict[str, Any]]:
     """
     read_session(folder, session_id)
     rows = [
-        {**{key: record[key] for key in SHARED}, "item_id": item, "score": score, **{k: record[k] for k in LAST}}
+        {name: (record | {"item_id": item, "score": score})[name] for name in COLUMNS}
         for by_sample in read_scores(folder, session_id).values()
         for record in by_sample.values()
         for item, score in record["scores"].items()
@@ -178,18 +186,7 @@ def export_scores(folder: Path, session_id: str, target: Path) -> tuple[Path, Pa
     """Write scores.parquet, which `datasets.load_dataset` reads, and scores.csv into the folder `target`."""
     from datasets import Dataset, Features, Value
 
-    columns = {
-        "sample_id": "string",
-        "condition": "string",
-        "checklist": "string",
-        "version": "int32",
-        "rater": "string",
-        "item_id": "string",
-        "score": "int8",
-        "looks_real": "bool",
-        "time": "string",
-    }
-    features = Features({name: Value(dtype) for name, dtype in columns.items()})
+    features = Features({name: Value(dtype) for name, dtype in COLUMNS.items()})
     dataset = Dataset.from_list(export_rows(folder, session_id), features=features)
     parquet, csv = target / "scores.parquet", target / "scores.csv"
     dataset.to_parquet(parquet)
@@ -209,8 +206,8 @@ def agreement_table(session: dict[str, Any], scores: Scores) -> list[dict[str, A
         rows.append({"item": item, "question": question, **agreement(answers)})
         for rater, by_sample in answers.items():
             everything[rater] |= {f"{item} {question} {sample}": answer for sample, answer in by_sample.items()}
-    rows.append({"item": ALL_ITEMS, "question": "", **agreement(everything)})
-    rows.append({"item": LOOKS_REAL, "question": "Does it look real?", **agreement(looks_real(scores))})
+    rows.append({"item": "all items", "question": "", **agreement(everything)})
+    rows.append({"item": "looks real", "question": "Does it look real?", **agreement(looks_real_answers(scores))})
     return rows
 
 
@@ -224,7 +221,7 @@ def by_item(session: dict[str, Any], scores: Scores) -> dict[tuple[str, str], An
     return found
 
 
-def looks_real(scores: Scores) -> Answers:
+def looks_real_answers(scores: Scores) -> Answers:
     return {
         rater: {s: int(record["looks_real"]) for s, record in by_sample.items() if record["looks_real"] is not None}
         for rater, by_sample in scores.items()

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import limits
 import numpy as np
 from PIL import Image
-from sets import LabelledSet, check_same_kind, open_picture
+from sets import LabelledSet, check_same_kind, open_image
 
 from clinsynth.checklists import Checklist, sample_id
 from clinsynth.pictures import to_png
@@ -25,7 +25,7 @@ QUICK = 1  # compression of a PNG file that is shown once
 
 @dataclass(frozen=True)
 class Sample:
-    """One picture (as PNG bytes without metadata) or text; `source`, real or synthetic, is never shown."""
+    """One image (as PNG bytes without metadata) or text; `source`, real or synthetic, is never shown."""
 
     id: str
     condition: str
@@ -77,15 +77,15 @@ class Sessions:
 
 
 def draw_session(
-    checklist: Checklist, synthetic: LabelledSet, real: LabelledSet | None, number: int, seed: int
+    checklist: Checklist, synthetic: LabelledSet, real: LabelledSet | None, number: float, seed: float
 ) -> Session:
     """Draw `number` samples by `seed`; with a real set half of them are real, with the same mix of conditions.
 
     Raises:
-        ValueError: pictures against texts, no condition of the checklist in the sets, or a number out of range.
+        ValueError: images against texts, no condition of the checklist in the sets, or a number that is out of range.
     """
-    if not 2 <= number <= limits.MOST_REVIEWED:
-        raise ValueError(f"the number of samples must be 2 to {limits.MOST_REVIEWED}, got {number}")
+    number = limits.whole_number("the number of samples", number, 2, limits.MOST_REVIEWED)
+    seed = limits.whole_number("the seed", seed, 0, limits.MOST_SEED)
     sets = {"synthetic": synthetic} if real is None else {"synthetic": synthetic, "real": real}
     if real:
         check_same_kind(synthetic, real)
@@ -97,7 +97,7 @@ def draw_session(
     samples, doubled = without_doubled(samples)
     if doubled:
         notes.append(f"{doubled} samples left out, since they are there more than once")
-    if synthetic.kind == "picture":
+    if synthetic.kind == "image":
         samples, changed = made_alike(samples)
         notes += changed
     if len(samples) < number:
@@ -144,8 +144,8 @@ def draw_samples(
             if isinstance(content, str):
                 samples.append(Sample(sample_id(content), condition, source, content))
             else:
-                picture = open_picture(content, f"{chosen.name}, sample {row + 1},")
-                samples.append(Sample(sample_id(picture), condition, source, to_png(picture, QUICK)))
+                image = open_image(content, f"{chosen.name}, sample {row + 1},")
+                samples.append(Sample(sample_id(image), condition, source, to_png(image, QUICK)))
     return samples
 
 
@@ -159,34 +159,34 @@ def without_doubled(samples: list[Sample]) -> tuple[list[Sample], int]:
 
 
 def made_alike(samples: list[Sample]) -> tuple[list[Sample], list[str]]:
-    """The pictures at one size and mode, the smallest and simplest there is, since these tell sources apart."""
-    pictures = [Image.open(io.BytesIO(sample.content)) for sample in samples]  # type: ignore[arg-type]
-    side = min(max(picture.size) for picture in pictures)
-    mode = "L" if any(picture.mode == "L" for picture in pictures) else "RGB"
-    reduced = sum(max(picture.size) > side for picture in pictures)
-    greyed = sum(picture.mode != mode for picture in pictures)
-    notes = [f"{reduced} pictures reduced to {side} pixels"] if reduced else []
-    notes += [f"{greyed} pictures turned grey"] if greyed else []
+    """The images at one size and mode, the smallest and simplest there is, since these tell sources apart."""
+    images = [Image.open(io.BytesIO(sample.content)) for sample in samples]  # type: ignore[arg-type]
+    side = min(max(image.size) for image in images)
+    mode = "L" if any(image.mode == "L" for image in images) else "RGB"
+    reduced = sum(max(image.size) > side for image in images)
+    greyed = sum(image.mode != mode for image in images)
+    notes = [f"{reduced} images reduced to {side} pixels"] if reduced else []
+    notes += [f"{greyed} images turned grey"] if greyed else []
     if not notes:
         return samples, []
     alike = [
-        replace(sample, content=to_png(reduce_to(picture.convert(mode), side), QUICK))
-        for sample, picture in zip(samples, pictures, strict=True)
+        replace(sample, content=to_png(reduce_to(image.convert(mode), side), QUICK))
+        for sample, image in zip(samples, images, strict=True)
     ]
     return alike, [f"{', '.join(notes)}, so that size and colour do not tell the source"]
 
 
-def reduce_to(picture: Image.Image, side: int) -> Image.Image:
-    factor = side / max(picture.size)
-    size = (max(1, round(picture.width * factor)), max(1, round(picture.height * factor)))
-    return picture if factor == 1 else picture.resize(size, Image.Resampling.BICUBIC)
+def reduce_to(image: Image.Image, side: int) -> Image.Image:
+    factor = side / max(image.size)
+    size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
+    return image if factor == 1 else image.resize(size, Image.Resampling.BICUBIC)
 
 
-def shown_picture(content: bytes) -> Image.Image:
-    """The picture enlarged by a whole factor, without smoothing, to at least SHOWN_SIDE pixels."""
-    picture = Image.open(io.BytesIO(content)).convert("RGB")
-    factor = max(1, -(-SHOWN_SIDE // max(picture.size)))
-    return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
+def shown_image(content: bytes) -> Image.Image:
+    """The image enlarged by a whole factor, without smoothing, to at least SHOWN_SIDE pixels."""
+    image = Image.open(io.BytesIO(content)).convert("RGB")
+    factor = max(1, -(-SHOWN_SIDE // max(image.size)))
+    return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
 
 
 def session_id(checklist: Checklist, samples: list[Sample]) -> str:

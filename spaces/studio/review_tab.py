@@ -1,4 +1,4 @@
-"""The tab Review: score pictures or texts against a checklist, blinded, one at a time, by mouse or keyboard."""
+"""The tab Review: score images or texts against a checklist, blinded, one at a time, by mouse or keyboard."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from review_scores import (
     save_score,
     scores_folder,
 )
-from review_session import Sample, Sessions, draw_session, shown_picture
+from review_session import Sample, Sessions, draw_session, shown_image
 from sets import read_set
 
 from clinsynth.checklists import checklist_names, load_checklist
@@ -57,7 +57,7 @@ def build() -> None:
     outputs = [position, panel, *view]
     started = start.click(desk.start, inputs, plan, api_name="review_start", concurrency_limit=2)
     shown = started.success(
-        errors_as_messages()(lambda values: show(desk, values, first_open(values))),
+        errors_as_messages()(lambda values: show_sample(desk, values, first_open(values))),
         plan,
         outputs,
         api_visibility="private",
@@ -92,7 +92,7 @@ def build_panel() -> tuple[list[gr.components.Component], list[gr.Button]]:
     progress = gr.Markdown(elem_id="review-progress")
     with gr.Row():
         with gr.Column(min_width=280):
-            picture = gr.Image(label="Sample", format="png", type="pil", interactive=False, buttons=[], visible=False)
+            image = gr.Image(label="Sample", format="png", type="pil", interactive=False, buttons=[], visible=False)
             text = gr.Textbox(label="Sample", lines=6, interactive=False, visible=False)
         with gr.Column(min_width=280):
             items = gr.CheckboxGroup([], label="What is so?", elem_id="review-items")
@@ -103,7 +103,7 @@ def build_panel() -> tuple[list[gr.components.Component], list[gr.Button]]:
                 following = gr.Button("Save and next →", variant="primary", elem_id="review-next", min_width=120)
     gr.Markdown(KEYS)
     gr.HTML(ONE_BELOW_ANOTHER, js_on_load=ON_LOAD)
-    return [progress, picture, text, items, criteria, real], [back, following]
+    return [progress, image, text, items, criteria, real], [back, following]
 
 
 def bind_moves(
@@ -120,12 +120,12 @@ def bind_moves(
 
     @errors_as_messages()
     def go_back(values: dict[str, Any], at: int) -> list[Any]:
-        return show(desk, values, max(0, at - 1))
+        return show_sample(desk, values, max(0, at - 1))
 
     @errors_as_messages()
     def save_and_go_on(values: dict[str, Any], at: int, ticked: list[str], looks_real: str | None) -> list[Any]:
-        save(desk, values, at, ticked, looks_real)
-        return show(desk, values, min(at + 1, len(values["samples"]) - 1))
+        save_answers(desk, values, at, ticked, looks_real)
+        return show_sample(desk, values, min(at + 1, len(values["samples"]) - 1))
 
     settings: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
     back.click(go_back, [plan, position], outputs, **settings)
@@ -139,7 +139,7 @@ def first_open(plan: dict[str, Any]) -> int:
     return next((i for i, sample in enumerate(samples) if sample["id"] not in scored), len(samples) - 1)
 
 
-def save(desk: ReviewDesk, plan: dict[str, Any], at: int, ticked: list[str], looks_real: str | None) -> None:
+def save_answers(desk: ReviewDesk, plan: dict[str, Any], at: int, ticked: list[str], looks_real: str | None) -> None:
     """Keep the answers on the sample at position `at`."""
     if looks_real is None:
         raise ValueError("“Does it look real?” has no answer yet; press y or n")
@@ -148,7 +148,7 @@ def save(desk: ReviewDesk, plan: dict[str, Any], at: int, ticked: list[str], loo
     desk.score(plan["session"], plan["rater"], sample["id"], scores, looks_real == YES)
 
 
-def show(desk: ReviewDesk, plan: dict[str, Any], at: int) -> list[Any]:
+def show_sample(desk: ReviewDesk, plan: dict[str, Any], at: int) -> list[Any]:
     """Values of position, panel and view for the sample at position `at`."""
     place = plan["samples"][at]
     sample = desk.sample(plan["session"], place["id"])
@@ -170,10 +170,10 @@ def show(desk: ReviewDesk, plan: dict[str, Any], at: int) -> list[Any]:
 
 
 def show_content(content: bytes | str) -> tuple[gr.Image, gr.Textbox]:
-    """The picture and the text of a sample, one of them hidden."""
+    """The image and the text of a sample, one of them hidden."""
     if isinstance(content, str):
         return gr.Image(visible=False), gr.Textbox(content, visible=True)
-    return gr.Image(shown_picture(content), visible=True, alt_text="the sample"), gr.Textbox(visible=False)
+    return gr.Image(shown_image(content), visible=True, alt_text="the sample"), gr.Textbox(visible=False)
 
 
 def describe_progress(plan: dict[str, Any], at: int, scored: int, has_score: bool) -> str:
@@ -204,7 +204,7 @@ def build_results(desk: ReviewDesk, plan: gr.JSON) -> None:
     files = gr.File(label="scores.parquet and scores.csv", file_count="multiple", interactive=False, height=140)
     measured = measure.click(desk.agreement, session, raw, api_name="review_agreement")
     measured.success(
-        lambda values: (table(values["agreement"], AGREEMENT), table(values["discrimination"], DISCRIMINATION)),
+        lambda found: (table_rows(found["agreement"], AGREEMENT), table_rows(found["discrimination"], DISCRIMINATION)),
         raw,
         [agreement, discrimination],
         api_visibility="private",
@@ -212,12 +212,12 @@ def build_results(desk: ReviewDesk, plan: gr.JSON) -> None:
     export.click(desk.export, session, files, api_name="review_export")
 
 
-def table(rows: list[dict[str, Any]], columns: list[str]) -> list[list[Any]]:
+def table_rows(rows: list[dict[str, Any]], columns: list[str]) -> list[list[Any]]:
     """Cells in the order of the columns, numbers with three decimals, a dash where there is none."""
-    return [[cell(row.get(column)) for column in columns] for row in rows]
+    return [[table_cell(row.get(column)) for column in columns] for row in rows]
 
 
-def cell(value: Any) -> str:
+def table_cell(value: Any) -> str:
     if value is None:
         return "–"
     return f"{value:.3f}" if isinstance(value, float) else str(value)
@@ -250,8 +250,7 @@ class ReviewDesk:
             made = read_set(synthetic, synthetic_file, "the synthetic set")
             wanted = real_file or real not in (None, "", NO_REAL)
             true = read_set(real, real_file, "the real set") if wanted else None
-        count = limits.whole_number("the number of samples", number, 2, limits.MOST_REVIEWED)
-        session = draw_session(chosen, made, true, count, limits.whole_number("the seed", seed, 0, limits.MOST_SEED))
+        session = draw_session(chosen, made, true, number, seed)
         open_session(self.folder, session)
         self.sessions.add(session)
         shown = {sample.condition for sample in session.samples}

