@@ -49,9 +49,9 @@ def prepare(folder: Path, real: LabelledSet, synthetic: LabelledSet, side: int |
     seed = limits.whole_number("the seed", seed, 0, limits.MOST_SEED)
     names = check_sets(real, synthetic)
     if real.kind == "text":
-        settings = write_texts(folder, real, synthetic, names)
+        settings = write_text_sets(folder, real, synthetic, names)
     else:
-        settings = write_images(folder, real, synthetic, names, side)
+        settings = write_image_sets(folder, real, synthetic, names, side)
     settings |= {"synthetic": "synthetic", "output_dir": "evidence", "bootstrap": BOOTSTRAP, "seed": seed}
     (folder / "evaluate.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
     return real.kind
@@ -89,7 +89,7 @@ def check_sets(real: LabelledSet, synthetic: LabelledSet) -> list[str]:
     return sorted(counts)
 
 
-def write_images(
+def write_image_sets(
     folder: Path, real: LabelledSet, synthetic: LabelledSet, names: list[str], side: int | None
 ) -> dict[str, Any]:
     """Write sets of images; returns what the configuration says of them.
@@ -154,7 +154,7 @@ def stack_images(images: list[Image.Image]) -> np.ndarray:
     return np.stack([np.asarray(image.convert(mode)) for image in images])
 
 
-def write_texts(folder: Path, real: LabelledSet, synthetic: LabelledSet, names: list[str]) -> dict[str, Any]:
+def write_text_sets(folder: Path, real: LabelledSet, synthetic: LabelledSet, names: list[str]) -> dict[str, Any]:
     """Write sets of texts; returns what the configuration says of them.
 
     Raises:

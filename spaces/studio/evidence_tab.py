@@ -28,8 +28,8 @@ INTRODUCTION = (
 SUFFIXES = [".parquet", ".csv", ".jsonl"]
 OWN_SIZE = "as they are"
 RESOLUTIONS = [OWN_SIZE, "28", "32", "64", "128"]
-COLUMNS = ["metric", "value", "95 % interval", "floor", "floor, held out", "real", "synthetic"]
-WIDTHS: list[str | int] = ["180px", "90px", "150px", "90px", "100px", "80px", "100px"]
+TABLE_COLUMNS = ["metric", "value", "95 % interval", "floor", "floor, held out", "real", "synthetic"]
+TABLE_WIDTHS: list[str | int] = ["180px", "90px", "150px", "90px", "100px", "80px", "100px"]
 """Of these columns: a phone is to scroll through them, not to break their words."""
 FLOORS = (
     "*Floor*: the same number between two halves of the held-out real samples. *Floor, held out*: between real train "
@@ -52,7 +52,7 @@ def build() -> None:
     findings = gr.Markdown()
     summary = gr.JSON(visible=False)
     metrics = gr.Dataframe(
-        headers=COLUMNS, column_widths=WIDTHS, label="Overall numbers", interactive=False, wrap=True
+        headers=TABLE_COLUMNS, column_widths=TABLE_WIDTHS, label="Overall numbers", interactive=False, wrap=True
     )
     gr.Markdown(FLOORS)
     files = gr.File(label="report.html and evidence.json", file_count="multiple", interactive=False, height=140)
@@ -119,7 +119,7 @@ def tile_line(tile: dict[str, Any]) -> str:
 
 
 def measurement_cells(row: dict[str, Any]) -> list[str]:
-    """Cells in the order of COLUMNS."""
+    """Cells in the order of TABLE_COLUMNS."""
     from clinsynth.scripts.report import METRIC_NAMES, VARIETY_NAMES, format_interval, format_number
 
     name = row.get("title") or {**METRIC_NAMES, **VARIETY_NAMES}.get(row["metric"], row["metric"])

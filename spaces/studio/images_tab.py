@@ -122,8 +122,8 @@ def images_event(models: ModelList) -> Any:
             distances, near = known.compare(np.concatenate(parts)) if known else (None, [])
             rows = image_rows(found, request, distances)
             archive = page.downloadable("synthetic-pictures.zip", zip_images(files, rows, request, loaded.provenance))
-            near_copies = known.explain(near) if known else NO_TRAINING_IMAGES
-            yield gallery_items(files, rows, near), archive, f"Drawn in {spent:.1f} s. {near_copies}"
+            meaning = known.explain(near) if known else NO_TRAINING_IMAGES
+            yield gallery_items(files, rows, near), archive, f"Drawn in {spent:.1f} s. {meaning}"
 
     return images
 

@@ -266,8 +266,8 @@ class FirstModel:
         records = read_metrics(self.folder)
         return int(records[-1]["step"]) if records else 0
 
-    def wait(self, tell: Tell) -> Path:
-        """The folder of the checkpoint, once it is there.
+    def wait(self, tell: Tell) -> None:
+        """Return once the checkpoint is there.
 
         Args:
             tell: is called every half second.
@@ -282,7 +282,6 @@ class FirstModel:
             if process and process.poll() is not None and not self.is_there:
                 raise ValueError(f"the first model could not be trained: {self.last_words()}")
             time.sleep(0.5)
-        return self.folder
 
     def status(self) -> str:
         """One sentence for a visitor who waits; empty once the model is there."""

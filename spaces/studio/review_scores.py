@@ -24,7 +24,7 @@ from clinsynth.run_folder import atomic_write
 
 RATER = re.compile(r"[^\W_][\w .@-]{0,39}")
 SESSION = re.compile(r"[0-9a-f]{16}")
-COLUMNS = {
+EXPORT_COLUMNS = {
     "sample_id": "string",
     "condition": "string",
     "checklist": "string",
@@ -35,7 +35,6 @@ COLUMNS = {
     "looks_real": "bool",
     "time": "string",
 }
-"""Of the export, and the type of each."""
 Answers = dict[str, dict[str, int]]
 """Rater to sample id to 0 or 1."""
 Scores = dict[str, dict[str, dict[str, Any]]]
@@ -172,7 +171,7 @@ def export_rows(folder: Path, session_id: str) -> list[dict[str, Any]]:
     """
     read_session(folder, session_id)
     rows = [
-        {name: (record | {"item_id": item, "score": score})[name] for name in COLUMNS}
+        {name: (record | {"item_id": item, "score": score})[name] for name in EXPORT_COLUMNS}
         for by_sample in read_scores(folder, session_id).values()
         for record in by_sample.values()
         for item, score in record["scores"].items()
@@ -186,7 +185,7 @@ def export_scores(folder: Path, session_id: str, target: Path) -> tuple[Path, Pa
     """Write scores.parquet, which `datasets.load_dataset` reads, and scores.csv into the folder `target`."""
     from datasets import Dataset, Features, Value
 
-    features = Features({name: Value(dtype) for name, dtype in COLUMNS.items()})
+    features = Features({name: Value(dtype) for name, dtype in EXPORT_COLUMNS.items()})
     dataset = Dataset.from_list(export_rows(folder, session_id), features=features)
     parquet, csv = target / "scores.parquet", target / "scores.csv"
     dataset.to_parquet(parquet)

@@ -55,13 +55,13 @@ def build() -> None:
     with gr.Accordion("Results", open=False):
         build_results(desk, plan)
     outputs = [position, panel, *view]
+
+    @errors_as_messages()
+    def show_first(values: dict[str, Any]) -> list[Any]:
+        return show_sample(desk, values, first_open(values))
+
     started = start.click(desk.start, inputs, plan, api_name="review_start", concurrency_limit=2)
-    shown = started.success(
-        errors_as_messages()(lambda values: show_sample(desk, values, first_open(values))),
-        plan,
-        outputs,
-        api_visibility="private",
-    )
+    shown = started.success(show_first, plan, outputs, api_visibility="private")
     uploads = [field for field in inputs if isinstance(field, gr.File)]
     closed = [setup, *uploads]  # what was uploaded is removed by now
     shown.success(lambda: [gr.Accordion(open=False), None, None, None], None, closed, api_visibility="private")
