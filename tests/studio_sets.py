@@ -1,4 +1,4 @@
-"""Small sets of made-up pictures for the tests of the Space's tabs Review and Evidence."""
+"""Small sets of made-up images for the tests of the Space's tabs Review and Evidence."""
 
 import io
 import sys
@@ -12,10 +12,11 @@ from PIL.PngImagePlugin import PngInfo
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "spaces" / "studio"))
 
-import sample_sets
-from sample_sets import LabelledSet
+import limits
+import sets
+from sets import LabelledSet
 
-__all__ = ["GRADES", "LabelledSet", "noise", "pictures", "png", "sample_sets", "write_zip"]
+__all__ = ["GRADES", "LabelledSet", "images", "limits", "noise", "png", "sets", "write_zip"]
 
 GRADES = ("grade 0", "grade 1", "grade 2")
 
@@ -25,15 +26,15 @@ def noise(seed: int, side: int = 28, mode: str = "RGB") -> Image.Image:
     return Image.fromarray(np.random.default_rng(seed).integers(0, 255, shape).astype(np.uint8))
 
 
-def png(picture: Image.Image, **texts: str) -> bytes:
+def png(image: Image.Image, **texts: str) -> bytes:
     buffer, info = io.BytesIO(), PngInfo()
     for name, text in texts.items():
         info.add_text(name, text)
-    picture.save(buffer, "PNG", pnginfo=info)
+    image.save(buffer, "PNG", pnginfo=info)
     return buffer.getvalue()
 
 
-def pictures(seed: int, per_class: int = 4, **form: Any) -> LabelledSet:
+def images(seed: int, per_class: int = 4, **form: Any) -> LabelledSet:
     labels = [grade for grade in GRADES for _ in range(per_class)]
     return LabelledSet("set", [png(noise(1000 * seed + i, **form)) for i in range(len(labels))], labels)
 

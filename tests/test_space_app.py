@@ -34,7 +34,7 @@ sys.meta_path[:] = [finder for finder in sys.meta_path if "editable" not in geta
 
 def test_help_teaches_and_is_quick() -> None:
     said = run_python(SPACE / "app.py", "--help").stdout
-    for word in ("--models", "--text_model", "--train_steps", "--host", "--port", "STUDIO_MODELS", "drawn eyes"):
+    for word in ("--models", "--text_model", "--train_steps", "--host", "--port", "STUDIO_MODELS", "phantom eyes"):
         assert word in said
 
 
@@ -104,9 +104,9 @@ def test_the_pushed_space_runs_where_clinsynth_is_not_installed(loopback_hub: Lo
     where = subprocess.check_output([sys.executable, "-c", ask], cwd=copy, env=one_thread(**environment), text=True)
     assert {Path(part).relative_to(copy).parts[0] for part in where.split()} == {"clinsynth"}
     studio = start_studio(tmp_path, app=copy / "app.py", **environment)
-    pictures, _, note = studio.client().predict(label="grade 3", count=2, steps=2, seed=7, api_name="/images")
-    assert [item["caption"].split(", distance")[0] for item in pictures] == ["grade 3, seed 7", "grade 3, seed 8"]
-    assert "nearest training picture" in note
+    images, _, note = studio.client().predict(label="grade 3", count=2, steps=2, seed=7, api_name="/images")
+    assert [item["caption"].split(", distance")[0] for item in images] == ["grade 3, seed 7", "grade 3, seed 8"]
+    assert "nearest training image" in note
     folder = tmp_path / "home" / "clinsynth-studio" / "phantom-fundus-2-steps"
     made = json.loads((folder / "environment.json").read_text())
     assert (folder / "model_index.json").exists() and made["git_commit"] is None
@@ -115,21 +115,21 @@ def test_the_pushed_space_runs_where_clinsynth_is_not_installed(loopback_hub: Lo
 
 def test_it_says_what_the_text_tab_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(SPACE))
-    import model_list
-    from text_tab import NO_MODEL, writer
+    import models
+    from text_tab import NO_MODEL, text_event
 
-    monkeypatch.setattr(model_list.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(models.importlib.util, "find_spec", lambda name: None)
     tiny_pipeline().save_pretrained(tmp_path / "eyes")
-    models: Any = model_list.list_models(str(tmp_path / "eyes"), None, 1)
-    assert models.texts == {} and models.first is None and "--text_model" in NO_MODEL
+    listed: Any = models.list_models(str(tmp_path / "eyes"), None, 1)
+    assert listed.texts == {} and listed.first is None and "--text_model" in NO_MODEL
     with pytest.raises(gr.Error, match="is not one of this Space's: none"):
-        next(writer(models)("", "severity-posts", "mild"))
+        next(text_event(listed)("", "severity-posts", "mild"))
 
 
 def test_a_gpu_is_asked_for_where_the_hub_lends_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """A stand-in takes the place of the Hub's package, which is nowhere else."""
     monkeypatch.syspath_prepend(str(SPACE))
-    from zero_gpu import on_gpu
+    from models import on_gpu
 
     asked = []
     monkeypatch.setitem(sys.modules, "spaces", None)

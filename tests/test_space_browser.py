@@ -158,7 +158,7 @@ def test_every_tab_fits_and_every_field_has_a_label(visit: Visit) -> None:
 
 
 @pytest.mark.parametrize("visit", ["wide-light", "phone-dark"], indirect=True)
-def test_pictures_are_drawn_and_downloaded_and_an_error_is_told(visit: Visit) -> None:
+def test_images_are_drawn_and_downloaded_and_an_error_is_told(visit: Visit) -> None:
     visit.fill("Number of pictures", 3)
     visit.fill("Seed", 11)
     visit.page.get_by_role("button", name="Draw pictures").click()

@@ -24,11 +24,11 @@ from evidence_run import evaluate, prepare, split_lines  # noqa: E402
 from gradio.utils import get_upload_folder  # noqa: E402
 from gradio_client import Client, handle_file  # noqa: E402
 from gradio_client.exceptions import AppError  # noqa: E402
-from sample_sets import LabelledSet  # noqa: E402
+from sets import LabelledSet  # noqa: E402
 from text_posts import LABELS, save_tiny_encoder, write_posts  # noqa: E402
 
 
-def picture(seed: int, level: int, width: int = 28, height: int | None = None) -> bytes:
+def image(seed: int, level: int, width: int = 28, height: int | None = None) -> bytes:
     noise = np.random.default_rng(seed).integers(0, 80, (height or width, width))
     buffer = io.BytesIO()
     Image.fromarray((noise + level).astype(np.uint8)).save(buffer, "PNG")
@@ -38,7 +38,7 @@ def picture(seed: int, level: int, width: int = 28, height: int | None = None) -
 def a_set(name: str, seed: int, dark: int, bright: int, width: int = 28) -> LabelledSet:
     labels = ["dark"] * dark + ["bright"] * bright
     levels = [20 if label == "dark" else 150 for label in labels]
-    return LabelledSet(name, [picture(1000 * seed + i, level, width) for i, level in enumerate(levels)], labels)
+    return LabelledSet(name, [image(1000 * seed + i, level, width) for i, level in enumerate(levels)], labels)
 
 
 def with_last(chosen: LabelledSet, content: bytes, label: str = "dark") -> LabelledSet:
@@ -63,18 +63,18 @@ REAL, MADE = a_set("the real set", 1, 40, 20), a_set("the synthetic set", 2, 10,
 @pytest.mark.parametrize(
     ("real", "made", "told"),
     [
-        (a_set("the real set", 1, 60, 0), MADE, "the real set has one class, 'dark'; give pictures of at least two"),
-        (a_set("the real set", 1, 40, 10), MADE, "the real set has 50 pictures, fewer than 60; give more"),
-        (REAL, a_set("the synthetic set", 1, 9, 10), "the synthetic set has 19 pictures, fewer than 20"),
-        (a_set("the real set", 1, 60, 4), MADE, "has 4 pictures of class 'bright', fewer than 5; add some"),
-        (REAL, with_last(MADE, picture(1, 1), "grey"), r"has classes that the real set has not: grey \(real: bright"),
+        (a_set("the real set", 1, 60, 0), MADE, "the real set has one class, 'dark'; give images of at least two"),
+        (a_set("the real set", 1, 40, 10), MADE, "the real set has 50 images, fewer than 60; give more"),
+        (REAL, a_set("the synthetic set", 1, 9, 10), "the synthetic set has 19 images, fewer than 20"),
+        (a_set("the real set", 1, 60, 4), MADE, "has 4 images of class 'bright', fewer than 5; add some"),
+        (REAL, with_last(MADE, image(1, 1), "grey"), r"has classes that the real set has not: grey \(real: bright"),
         (
             REAL,
             a_set("made", 2, 10, 10, width=32),
             r"real: 60 of 28x28; synthetic: 20 of 32x32\); choose a resolution",
         ),
-        (REAL, with_last(MADE, picture(1, 1, 28, 40)), "picture 20 is 28x40 pixels, which is not square; crop"),
-        (REAL, with_last(MADE, picture(1, 1)[:-300]), "picture 20, holds a damaged picture"),
+        (REAL, with_last(MADE, image(1, 1, 28, 40)), "image 20 is 28x40 pixels, which is not square; crop"),
+        (REAL, with_last(MADE, image(1, 1)[:-300]), "image 20, holds a damaged image"),
     ],
 )
 def test_sets_that_cannot_be_compared(tmp_path: Path, real: LabelledSet, made: LabelledSet, told: str) -> None:
@@ -84,14 +84,14 @@ def test_sets_that_cannot_be_compared(tmp_path: Path, real: LabelledSet, made: L
 
 def test_a_comparison_is_stopped_when_its_time_is_over(tmp_path: Path) -> None:
     prepare(tmp_path, REAL, MADE, None, 0)
-    with pytest.raises(ValueError, match="took longer than 0 s; give fewer or smaller pictures"):
-        evaluate(tmp_path, lambda share, stage: None, seconds=0.3)
+    with pytest.raises(ValueError, match="took longer than 0 s; give fewer samples or smaller images"):
+        evaluate(tmp_path, "image", lambda share, stage: None, seconds=0.3)
 
 
 def test_what_the_evaluation_refuses_is_handed_on(tmp_path: Path) -> None:
     (tmp_path / "evaluate.yaml").write_text("bootstrap: -1\n")
     with pytest.raises(ValueError, match=r"^--bootstrap must be >= 0, got -1$"):
-        evaluate(tmp_path, lambda share, stage: None)
+        evaluate(tmp_path, "image", lambda share, stage: None)
 
 
 def test_states_of_a_progress_bar_are_lines() -> None:
@@ -156,12 +156,12 @@ def relabelled(chosen: LabelledSet, **labels: str) -> LabelledSet:
             LabelledSet("made", ["a" * 20_001, *MADE_TEXTS.contents[1:]], MADE_TEXTS.labels),
             "made: the text of row 1 has 20001 characters, more than 20000; cut it",
         ),
-        (TEXTS, MADE, "the real set holds texts and the synthetic set pictures; give two of a kind"),
+        (TEXTS, MADE, "the real set holds texts and the synthetic set images; give two of a kind"),
     ],
 )
 def test_texts_that_cannot_be_compared(tmp_path: Path, real: LabelledSet, made: LabelledSet, told: str) -> None:
     with pytest.raises(ValueError, match=told):
-        evidence_tab.prepare_either(tmp_path, real, made, "as they are", 0)
+        prepare(tmp_path, real, made, None, 0)
     assert not list(tmp_path.iterdir())
 
 
@@ -186,9 +186,9 @@ def test_two_uploaded_sets_of_texts_through_the_server(
     assert "<svg" in page and str(tmp_path) not in page
     assert not any(text in page for text in TEXTS.contents)
     assert not [path for path in Path(get_upload_folder()).rglob("*") if path.suffix in (".csv", ".jsonl")]
-    shown = evidence_tab.show(summary, [report, file])
+    shown = evidence_tab.show_report(summary, [report, file])
     assert {row[0] for row in shown[1]} >= {"MMD² of embeddings", "distinct-2", "near-duplicates"}
-    assert "pictures at" not in shown[0] and "<iframe" in shown[2]
+    assert "images at" not in shown[0] and "<iframe" in shown[2]
 
 
 def ask(client: Client, real: Path, made: Path) -> tuple[dict, list[str]]:
@@ -210,7 +210,7 @@ def test_two_uploaded_sets_through_the_server(client: Client, tmp_path: Path) ->
     assert "<svg" in page
     assert str(tmp_path) not in page
     assert not [path for path in Path(get_upload_folder()).rglob("*") if path.suffix in (".zip", ".parquet")]
-    shown = evidence_tab.show(summary, [report, file])
+    shown = evidence_tab.show_report(summary, [report, file])
     assert "**Privacy: " in shown[0]
     assert {row[0] for row in shown[1]} >= {"Fréchet distance", "KID", "near-duplicates"}
     assert "<iframe" in shown[2]

@@ -1,4 +1,4 @@
-"""The tab Images of the Space, asked by `gradio_client`: pictures, seeds, distances, provenance, messages, crowds."""
+"""The tab Images of the Space, asked by `gradio_client`: images, seeds, distances, provenance, messages, crowds."""
 
 import io
 import json
@@ -48,7 +48,7 @@ def message(client: Any, **settings: Any) -> str:
     return str(error.value)
 
 
-def test_pictures_are_drawn_again_by_their_seeds(client: Any) -> None:
+def test_images_are_drawn_again_by_their_seeds(client: Any) -> None:
     first = ask(client, count=3, seed=5)
     assert [item["caption"].rpartition(",")[0] for item in first[0]] == [f"mild, seed {seed}" for seed in (5, 6, 7)]
     alone = ask(client, count=1, seed=6)
@@ -61,15 +61,15 @@ def test_pictures_are_drawn_again_by_their_seeds(client: Any) -> None:
     )
 
 
-def test_the_download_holds_every_picture_with_its_provenance(client: Any) -> None:
-    pictures, file, _ = ask(client, label="every class", count=4, seed=9)
+def test_the_download_holds_every_image_with_its_provenance(client: Any) -> None:
+    images, file, _ = ask(client, label="every class", count=4, seed=9)
     with zipfile.ZipFile(file) as archive:
         settings = json.loads(archive.read("settings.json"))
         files = [archive.read(row["file"]) for row in settings["pictures"]]
         assert len(archive.namelist()) == 5
     assert [row["label"] for row in settings["pictures"]] == [LABELS[0], LABELS[1], LABELS[2], LABELS[0]]
     assert settings["synthetic"] is True and settings["num_inference_steps"] == 2 and len(settings["revision"]) == 64
-    for seed, content, item in zip(range(9, 13), files, pictures, strict=True):
+    for seed, content, item in zip(range(9, 13), files, images, strict=True):
         says = read_picture(content)
         assert says == read_picture(Path(item["image"]).read_bytes())
         assert says is not None and says["seed"] == seed and says["generator"] == "eyes"
@@ -77,15 +77,15 @@ def test_the_download_holds_every_picture_with_its_provenance(client: Any) -> No
         assert Image.open(io.BytesIO(content)).size == (28, 28)
 
 
-def test_distances_where_the_training_pictures_are_known(client: Any) -> None:
-    pictures, file, note = ask(client)
+def test_distances_where_the_training_images_are_known(client: Any) -> None:
+    images, file, note = ask(client)
     rows = json.loads(zipfile.ZipFile(file).read("settings.json"))["pictures"]
-    for row, item in zip(rows, pictures, strict=True):
+    for row, item in zip(rows, images, strict=True):
         assert 0 < row["nearest_training_distance"] < 2
         assert item["caption"].endswith(f"distance {row['nearest_training_distance']:.2f}")
-    assert "nearest training picture" in note
-    pictures, _, note = ask(client, model="skin")
-    assert "are not here" in note and "distance" not in pictures[0]["caption"]
+    assert "nearest training image" in note
+    images, _, note = ask(client, model="skin")
+    assert "are not here" in note and "distance" not in images[0]["caption"]
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_distances_where_the_training_pictures_are_known(client: Any) -> None:
         ({"count": 16, "steps": 250, "guidance": 3}, "3.8 times what one request may cost here; ask for fewer"),
     ],
 )
-def test_a_value_out_of_range_is_named_with_its_mend(client: Any, settings: dict[str, Any], said: str) -> None:
+def test_a_value_out_of_range_is_named_with_its_hint(client: Any, settings: dict[str, Any], said: str) -> None:
     assert said in message(client, **settings)
 
 

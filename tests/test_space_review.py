@@ -9,18 +9,17 @@ from typing import Any
 import pytest
 from datasets import load_dataset
 from PIL import Image
-from studio_sets import noise, pictures, png, write_zip
+from studio_sets import images, noise, png, write_zip
 
 gr = pytest.importorskip("gradio", reason="needs gradio: pip install clinsynth[space]")
 
-import review_agreement  # noqa: E402
 import review_scores  # noqa: E402
 import review_tab  # noqa: E402
 from gradio.utils import get_upload_folder  # noqa: E402
 from gradio_client import Client, handle_file  # noqa: E402
 from gradio_client.exceptions import AppError  # noqa: E402
 from review_session import Session, Sessions, draw_session  # noqa: E402
-from sample_sets import LabelledSet  # noqa: E402
+from sets import LabelledSet  # noqa: E402
 
 from clinsynth.judges.checklists import Checklist, load_checklist, sample_id  # noqa: E402
 
@@ -31,7 +30,7 @@ def checklist() -> Checklist:
 
 
 def test_a_session_is_mixed_evenly_and_always_the_same(checklist: Checklist) -> None:
-    synthetic, real = pictures(1), pictures(2, per_class=3)
+    synthetic, real = images(1), images(2, per_class=3)
     session = draw_session(checklist, synthetic, real, 10, 0)
     assert session == draw_session(checklist, synthetic, real, 10, 0)
     assert session.id != draw_session(checklist, synthetic, real, 10, 1).id
@@ -51,14 +50,14 @@ def test_nothing_but_pixels_is_shown(checklist: Checklist) -> None:
 
 
 def test_size_and_colour_tell_nothing(checklist: Checklist) -> None:
-    session = draw_session(checklist, pictures(1, side=28, mode="L"), pictures(2, side=56), 12, 0)
+    session = draw_session(checklist, images(1, side=28, mode="L"), images(2, side=56), 12, 0)
     shown = [Image.open(io.BytesIO(sample.content)) for sample in session.samples]
-    assert {(picture.size, picture.mode) for picture in shown} == {((28, 28), "L")}
-    assert "6 pictures reduced to 28 pixels, 6 pictures turned grey" in session.notes[0]
+    assert {(image.size, image.mode) for image in shown} == {((28, 28), "L")}
+    assert "6 images reduced to 28 pixels, 6 images turned grey" in session.notes[0]
 
 
 def test_samples_that_cannot_be_judged_are_left_out_with_a_word(checklist: Checklist) -> None:
-    synthetic, real = pictures(1), pictures(2)
+    synthetic, real = images(1), images(2)
     copied = LabelledSet("s", [*synthetic.contents[:11], real.contents[11]], synthetic.labels)
     session = draw_session(checklist, copied, real, 24, 0)
     assert len(session.samples) == 22
@@ -72,20 +71,20 @@ def test_samples_that_cannot_be_judged_are_left_out_with_a_word(checklist: Check
 def test_sets_that_cannot_be_reviewed(checklist: Checklist) -> None:
     texts = LabelledSet("t", ["one", "two"], ["grade 0", "grade 1"])
     assert {s.content for s in draw_session(checklist, texts, None, 2, 0).samples} == {"one", "two"}
-    with pytest.raises(ValueError, match="one set holds pictures and the other texts"):
-        draw_session(checklist, texts, pictures(1), 2, 0)
+    with pytest.raises(ValueError, match="t holds texts and set images; give two of a kind"):
+        draw_session(checklist, texts, images(1), 2, 0)
     with pytest.raises(ValueError, match="the classes measles, the checklist phantom-fundus the conditions grade 0"):
         draw_session(checklist, LabelledSet("t", ["one"], ["measles"]), None, 2, 0)
-    with pytest.raises(ValueError, match="number of samples must be 2 to 200, got 201"):
+    with pytest.raises(ValueError, match="number of samples must be a number from 2 to 200, got 201"):
         draw_session(checklist, texts, None, 201, 0)
     with pytest.raises(ValueError, match="as if both sets were the same"):
-        draw_session(checklist, pictures(1), pictures(1), 24, 0)
+        draw_session(checklist, images(1), images(1), 24, 0)
 
 
 def test_sessions_in_memory_are_bounded(checklist: Checklist, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("review_session.MEMORY", 60_000)
     sessions = Sessions()
-    drawn = [draw_session(checklist, pictures(i), None, 12, 0) for i in range(3)]
+    drawn = [draw_session(checklist, images(i), None, 12, 0) for i in range(3)]
     for session in drawn:
         sessions.add(session)
     assert sum(kept.size() for kept in sessions.kept.values()) <= 60_000
@@ -96,7 +95,7 @@ def test_sessions_in_memory_are_bounded(checklist: Checklist, monkeypatch: pytes
 
 @pytest.fixture
 def session(tmp_path: Path, checklist: Checklist) -> Session:
-    opened = draw_session(checklist, pictures(1), pictures(2), 10, 0)
+    opened = draw_session(checklist, images(1), images(2), 10, 0)
     review_scores.open_session(tmp_path, opened)
     return opened
 
@@ -149,7 +148,7 @@ def test_kappa_of_two_raters_by_hand() -> None:
     """Equal in 7 of 10; Ann says yes six times, Bob five times: (0.7 - 0.5) / (1 - 0.5)."""
     ann = {str(i): int(i < 6) for i in range(10)}
     bob = {str(i): int(i in (0, 1, 2, 3, 8)) for i in range(10)}
-    found = review_agreement.agreement({"Ann": ann, "Bob": {**bob, "more": 1}})
+    found = review_scores.agreement({"Ann": ann, "Bob": {**bob, "more": 1}})
     assert found["value"] == pytest.approx(0.4)
     assert (found["statistic"], found["agreement"], found["samples"]) == ("Cohen's kappa", 0.7, 10)
 
@@ -166,17 +165,17 @@ def test_alpha_of_four_raters_as_krippendorff_gives_it() -> None:
         str(rater): {str(unit): answer for unit, answer in enumerate(row) if answer is not None}
         for rater, row in enumerate(rows)
     }
-    found = review_agreement.agreement(by_rater)
+    found = review_scores.agreement(by_rater)
     assert found["statistic"] == "Krippendorff's alpha"
     assert found["value"] == pytest.approx(0.743, abs=0.0005)
 
 
 def test_agreement_without_variance_is_undefined() -> None:
     same = {"Ann": {"a": 1, "b": 1}, "Bob": {"a": 1, "b": 1}}
-    found = review_agreement.agreement(same)
+    found = review_scores.agreement(same)
     assert (found["value"], found["agreement"]) == (None, 1.0)
     assert "undefined: every answer is the same" in found["note"]
-    alone = review_agreement.agreement({"Ann": {"a": 1}})
+    alone = review_scores.agreement({"Ann": {"a": 1}})
     assert alone["value"] is None
     assert "no sample that two raters scored" in alone["note"]
 
@@ -188,7 +187,7 @@ def test_who_has_not_finished_is_not_told_which_are_real(tmp_path: Path, session
         if number < 9:
             score(tmp_path, session, "Bob", number, 1)
     values = review_scores.read_session(tmp_path, session.id)
-    ann, bob = review_agreement.discrimination_table(values, review_scores.read_scores(tmp_path, session.id))
+    ann, bob = review_scores.discrimination_table(values, review_scores.read_scores(tmp_path, session.id))
     assert (ann["right"], ann["n"], ann["rate"]) == (8, 10, 0.8)
     assert (ann["low"], ann["high"]) == pytest.approx((0.4902, 0.9433), abs=1e-4)  # Wilson, by his formula
     assert bob == {"rater": "Bob", "what": "not finished (9 of 10)"}
@@ -209,8 +208,8 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
 
 
 def start(client: Client, folder: Path, rater: str, **sets: Path) -> dict[str, Any]:
-    made = write_zip(folder / "made.zip", pictures(1))
-    true = write_zip(folder / "true.zip", pictures(2))
+    made = write_zip(folder / "made.zip", images(1))
+    true = write_zip(folder / "true.zip", images(2))
     files = [handle_file(str(sets.get("made", made))), handle_file(str(true))]
     arguments = [rater, "phantom-fundus", None, None, files[0], None, files[1], 10, 0]
     plan: dict[str, Any] = client.predict(*arguments, api_name="/review_start")

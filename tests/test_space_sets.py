@@ -7,21 +7,21 @@ import pytest
 from datasets import ClassLabel, Dataset, Features
 from datasets import Image as ImageFeature
 from PIL import Image
-from studio_sets import GRADES, LabelledSet, noise, pictures, png, sample_sets, write_zip
+from studio_sets import GRADES, LabelledSet, images, limits, noise, png, sets, write_zip
 
 
 def read(path: Path) -> LabelledSet:
-    return sample_sets.read_set(None, str(path), "the set")
+    return sets.read_set(None, str(path), "the set")
 
 
 def test_a_zip_of_class_folders(tmp_path: Path) -> None:
-    chosen = pictures(1)
+    chosen = images(1)
     path = write_zip(tmp_path / "a.zip", chosen, "some/where/")
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr("__MACOSX/._x.png", b"")
         archive.writestr("some/.DS_Store", b"")
     found = read(path)
-    assert (found.contents, found.labels, found.kind) == (chosen.contents, chosen.labels, "picture")
+    assert (found.contents, found.labels, found.kind) == (chosen.contents, chosen.labels, "image")
 
 
 @pytest.mark.parametrize(
@@ -29,9 +29,9 @@ def test_a_zip_of_class_folders(tmp_path: Path) -> None:
     [
         ("../out/a.png", b"", "leaves the archive"),
         ("/etc/a/b.png", b"", "leaves the archive"),
-        ("a/run.sh", b"", "is no picture"),
+        ("a/run.sh", b"", "is no image"),
         ("a.png", b"", "lies in no class folder"),
-        ("a/b.png", b"not a picture", "cannot be read as a picture"),
+        ("a/b.png", b"not an image", "cannot be read as an image"),
         ("a/b.png", png(Image.new("L", (2000, 2000))), "is 2000x2000 pixels"),
     ],
 )
@@ -44,12 +44,12 @@ def test_what_a_zip_may_not_hold(tmp_path: Path, name: str, content: bytes, told
 
 
 def test_a_zip_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = write_zip(tmp_path / "a.zip", pictures(1))
-    monkeypatch.setattr(sample_sets, "MAX_ROWS", 5)
+    path = write_zip(tmp_path / "a.zip", images(1))
+    monkeypatch.setattr(limits, "MOST_ROWS", 5)
     with pytest.raises(ValueError, match="has 12 samples, more than 5"):
         read(path)
-    monkeypatch.setattr(sample_sets, "MAX_ROWS", 50)
-    monkeypatch.setattr(sample_sets, "MAX_BYTES", 4000)
+    monkeypatch.setattr(limits, "MOST_ROWS", 50)
+    monkeypatch.setattr(limits, "MOST_BYTES", 4000)
     with pytest.raises(ValueError, match="is larger than"):
         read(path)
 
@@ -60,13 +60,13 @@ def test_a_zip_that_lies_about_its_sizes_is_bounded(tmp_path: Path, monkeypatch:
         archive.writestr("a/b.png", content)
     packed = (tmp_path / "a.zip").read_bytes().replace(len(content).to_bytes(4, "little"), (10).to_bytes(4, "little"))
     (tmp_path / "a.zip").write_bytes(packed)
-    monkeypatch.setattr(sample_sets, "MAX_BYTES", 50_000)
+    monkeypatch.setattr(limits, "MOST_BYTES", 50_000)
     with pytest.raises(ValueError, match=r"is larger than|damaged|cannot be read"):
         read(tmp_path / "a.zip")
 
 
 def test_damaged_encrypted_and_other_uploads(tmp_path: Path) -> None:
-    path = write_zip(tmp_path / "a.zip", pictures(1, per_class=1))
+    path = write_zip(tmp_path / "a.zip", images(1, per_class=1))
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match=r"damaged \.zip .*pack it again"):
@@ -84,11 +84,11 @@ def test_damaged_encrypted_and_other_uploads(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="upload it again"):
         read(tmp_path / "gone.zip")
     with pytest.raises(ValueError, match="the set is missing; pick one"):
-        sample_sets.read_set(None, None, "the set")
+        sets.read_set(None, None, "the set")
 
 
-def test_parquet_of_pictures_and_of_texts(tmp_path: Path) -> None:
-    chosen = pictures(2)
+def test_parquet_of_images_and_of_texts(tmp_path: Path) -> None:
+    chosen = images(2)
     features = Features(image=ImageFeature(), label=ClassLabel(names=list(GRADES)))
     cells = [{"bytes": content, "path": None} for content in chosen.contents]
     labels = [GRADES.index(label) for label in chosen.labels]
@@ -96,8 +96,8 @@ def test_parquet_of_pictures_and_of_texts(tmp_path: Path) -> None:
     assert read(tmp_path / "a.parquet") == LabelledSet("the set", chosen.contents, chosen.labels)
     Dataset.from_dict({"text": ["one", "two"], "label": ["a", "b"]}).to_parquet(tmp_path / "b.parquet")
     assert read(tmp_path / "b.parquet").kind == "text"
-    Dataset.from_dict({"picture": ["one"]}).to_parquet(tmp_path / "c.parquet")
-    with pytest.raises(ValueError, match="needs columns image or text, and label; it has picture"):
+    Dataset.from_dict({"photo": ["one"]}).to_parquet(tmp_path / "c.parquet")
+    with pytest.raises(ValueError, match="needs columns image or text, and label; it has photo"):
         read(tmp_path / "c.parquet")
     (tmp_path / "d.parquet").write_bytes(b"PAR1 no")
     with pytest.raises(ValueError, match="cannot be taken as Parquet"):
@@ -117,10 +117,10 @@ def test_folders_that_the_app_is_given(tmp_path: Path, monkeypatch: pytest.Monke
     folder.mkdir(parents=True)
     (folder / "x.png").write_bytes(png(noise(1)))
     monkeypatch.setenv("STUDIO_SETS", str(tmp_path / "mine"))
-    assert "mine" in sample_sets.set_names()
-    assert sample_sets.read_set("mine", None, "the set").labels == ["grade 1"]
+    assert "mine" in sets.set_names()
+    assert sets.read_set("mine", None, "the set").labels == ["grade 1"]
     with pytest.raises(ValueError, match="'yours' is unknown; pick one of drawn eyes"):
-        sample_sets.read_set("yours", None, "the set")
+        sets.read_set("yours", None, "the set")
 
 
 @pytest.mark.parametrize(
@@ -151,5 +151,5 @@ def test_files_of_texts(tmp_path: Path) -> None:
     (tmp_path / "b.csv").write_bytes("text,label\nr\xe4in,mild\n".encode("latin-1"))
     with pytest.raises(ValueError, match=r"b\.csv cannot be read \(UnicodeDecodeError\)"):
         read(tmp_path / "b.csv")
-    posts = [sample_sets.read_set(f"made-up posts, seed {seed}", None, "the set") for seed in (0, 1)]
+    posts = [sets.read_set(f"made-up posts, seed {seed}", None, "the set") for seed in (0, 1)]
     assert posts[0].kind == "text" and len(set(posts[0].contents)) > 190 and posts[0].contents != posts[1].contents

@@ -43,18 +43,20 @@ def test_texts_come_one_by_one_and_are_valid(client: Any) -> None:
 
 def test_a_code_of_any_chapter_is_found_and_what_a_model_writes_is_but_text(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(SPACE))
-    from writing import Writing, readable, search_codes, validity
+    from text_tab import TextRequest, as_html, describe_validity, search_codes
 
     from clinsynth.pipelines.structured_medical_text.text_rows import RowResult
 
-    task = Writing("words", "icd10-report", "i10", 1, 1.0, 0).load_task()
+    task = TextRequest("words", "icd10-report", "i10", 1, 1.0, 0).labelled_task()
     assert list(task.labels) == ["I10"] and "hypertension" in task.labels["I10"]
     assert search_codes("F41 panic")[0][1] == "F41.0" and "I10" in [code for _, code in search_codes("i10")]
     assert search_codes("no such illness") == []
     results = [RowResult({"risk": "<script>x</script>"}, 7, 2, ["not JSON"]), RowResult(None, 8, 3, ["not JSON"] * 3)]
-    assert "&lt;script&gt;" in readable(results, "I10") and "<script>" not in readable(results, "I10")
-    assert "**1 of 2 valid**" in validity(results, 2, 1.0, True) and "4 not JSON" in validity(results, 2, 1.0, True)
-    assert "2 to come" in validity(results, 4, 1.0, False) and "Stopped after" in validity(results, 4, 1.0, True)
+    assert "&lt;script&gt;" in as_html(results, "I10") and "<script>" not in as_html(results, "I10")
+    said = describe_validity(results, 2, 1.0, True)
+    assert "**1 of 2 valid**" in said and "4 not JSON" in said
+    assert "2 to come" in describe_validity(results, 4, 1.0, False)
+    assert "Stopped after" in describe_validity(results, 4, 1.0, True)
 
 
 @pytest.mark.parametrize(
@@ -68,7 +70,7 @@ def test_a_code_of_any_chapter_is_found_and_what_a_model_writes_is_but_text(monk
         ({"model": "gpt"}, "Language model 'gpt' is not one of this Space's: words"),
     ],
 )
-def test_a_value_out_of_range_is_named_with_its_mend(client: Any, settings: dict[str, Any], said: str) -> None:
+def test_a_value_out_of_range_is_named_with_its_hint(client: Any, settings: dict[str, Any], said: str) -> None:
     with pytest.raises(AppError) as error:
         submit(client, **settings).result(timeout=500)
     assert said in str(error.value)

@@ -1,10 +1,10 @@
-"""The Space: draws pictures, writes texts, compares data sets, and lets experts review, on this machine or on the Hub.
+"""The Space: draws images, writes texts, compares data sets, and lets experts review, on this machine or on the Hub.
 
     python spaces/studio/app.py
     python spaces/studio/app.py --models runs/retina,me/chest-ddpm --text_model runs/posts-lora --port 7861
 
 Without --models it takes those of the environment variable STUDIO_MODELS, else those of the README's header (what
-`clinsynth push space --models` writes), else it trains a small one on drawn eyes, once. Nothing leaves the machine.
+`clinsynth push space --models` writes), else it trains a small one on phantom eyes, once. Nothing leaves the machine.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # a downloaded S
 
 def read_arguments(words: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    from first_model import STEPS
+    from models import FIRST_STEPS
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
@@ -42,8 +42,8 @@ def read_arguments(words: list[str] | None = None) -> argparse.Namespace:
         "--train_steps",
         metavar="N",
         type=int,
-        default=int(os.environ.get("STUDIO_TRAIN_STEPS", STEPS)),
-        help=f"steps of the small model that is trained where no other is given; default: {STEPS}",
+        default=int(os.environ.get("STUDIO_TRAIN_STEPS", FIRST_STEPS)),
+        help=f"steps of the small model that is trained where no other is given; default: {FIRST_STEPS}",
     )
     parser.add_argument("--host", help="address to listen on; default: GRADIO_SERVER_NAME, else 127.0.0.1")
     parser.add_argument("--port", type=int, help="port to listen on; default: GRADIO_SERVER_PORT, else from 7860 on")
@@ -56,13 +56,13 @@ def build(models: ModelList) -> gr.Blocks:  # type: ignore[name-defined]  # noqa
     import gradio as gr
     import images_tab
     import limits
-    import look
+    import page
     import review_tab
     import text_tab
 
-    with gr.Blocks(title=look.TITLE, analytics_enabled=False, delete_cache=limits.FILES) as demo:
-        gr.Markdown(f"# {look.TITLE}")
-        gr.Markdown(look.BANNER, elem_id="banner")
+    with gr.Blocks(title=page.TITLE, analytics_enabled=False, delete_cache=limits.FILES_KEPT) as demo:
+        gr.Markdown(f"# {page.TITLE}")
+        gr.Markdown(page.BANNER, elem_id="banner")
         with gr.Tab("Images"):
             images_tab.build(models)
         with gr.Tab("Text"):
@@ -77,14 +77,14 @@ def build(models: ModelList) -> gr.Blocks:  # type: ignore[name-defined]  # noqa
 def main() -> None:
     """Build the page and serve it until it is stopped; a user's error ends with status 2 and one message."""
     arguments = read_arguments()
-    from model_list import import_networks, list_models
+    from models import import_networks, list_models
 
     try:
         models = list_models(arguments.models, arguments.text_model, arguments.train_steps)
     except (ValueError, OSError) as error:
         sys.exit(f"app.py: error: {error}")
     import limits
-    import look
+    import page
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, on which gradio closes its server
     import_networks()
@@ -92,8 +92,8 @@ def main() -> None:
     demo.launch(
         server_name=arguments.host,
         server_port=arguments.port,
-        theme=look.theme(),
-        css=look.CSS,
+        theme=page.theme(),
+        css=page.CSS,
         allowed_paths=[],
         max_file_size=limits.UPLOAD_SIZE,
         footer_links=["api"],

@@ -1,4 +1,4 @@
-"""The tab Evidence: a synthetic set of pictures or texts against a real one, measured by the package's own report."""
+"""The tab Evidence: a synthetic set of images or texts against a real one, measured by the package's own report."""
 
 from __future__ import annotations
 
@@ -9,30 +9,27 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from evidence_run import MAX_SECONDS, MIN_REAL, evaluate, prepare
-from limits import MOST_SEED, whole_number
-from sample_sets import MAX_ROWS, LabelledSet, read_set, set_names
-from set_checks import MIN_SYNTHETIC
-from text_evidence import MIN_REAL as MIN_REAL_TEXTS
-from text_evidence import prepare_texts, summarise_texts
-from uploads import downloadable, error_as_message, removed_afterwards
+import limits
+from evidence_run import MIN_REAL, MIN_SYNTHETIC, evaluate, prepare, summarise
+from page import downloadable, errors_as_messages, removed_afterwards, set_fields
+from sets import read_set
 
 INTRODUCTION = (
-    "Measures how far a synthetic set of pictures or texts lies from a real one, beside the floor that two parts "
+    "Measures how far a synthetic set of images or texts lies from a real one, beside the floor that two parts "
     "of the real set reach.\n\n"
-    f"- Pictures: {MIN_REAL} to {MAX_ROWS} real and at least {MIN_SYNTHETIC} synthetic ones, in class folders (.zip) "
-    "or as .parquet with columns image and label.\n"
-    f"- Texts: {MIN_REAL_TEXTS} to {MAX_ROWS} real and at least {MIN_SYNTHETIC} synthetic ones, as .csv, .jsonl or "
-    ".parquet with columns text and label.\n\n"
-    f"It takes minutes, {MAX_SECONDS // 60} at most. A fifth of the real set is held out. Uploads are removed "
-    "afterwards. The report on pictures shows real ones, so keep it as private as they are; that on texts shows none."
+    f"- Images: {MIN_REAL['image']} to {limits.MOST_ROWS} real and at least {MIN_SYNTHETIC} synthetic ones, in "
+    "class folders (.zip) or as .parquet with columns image and label.\n"
+    f"- Texts: {MIN_REAL['text']} to {limits.MOST_ROWS} real and at least {MIN_SYNTHETIC} synthetic ones, as .csv, "
+    ".jsonl or .parquet with columns text and label.\n\n"
+    f"It takes minutes, {limits.EVIDENCE_SECONDS // 60} at most. A fifth of the real set is held out. Uploads are "
+    "removed afterwards. The report on images shows real ones, so keep it as private as they are; that on texts "
+    "shows none."
 )
-KINDS = [".zip", ".parquet", ".csv", ".jsonl"]
-UPLOAD = "Or upload it (.zip of class folders, .parquet, .csv, .jsonl)"
+SUFFIXES = [".parquet", ".csv", ".jsonl"]
 OWN_SIZE = "as they are"
 RESOLUTIONS = [OWN_SIZE, "28", "32", "64", "128"]
-COLUMNS = ["metric", "value", "95 % interval", "floor", "floor, held out", "real", "synthetic"]
-WIDTHS = ["180px", "90px", "150px", "90px", "100px", "80px", "100px"]
+TABLE_COLUMNS = ["metric", "value", "95 % interval", "floor", "floor, held out", "real", "synthetic"]
+TABLE_WIDTHS: list[str | int] = ["180px", "90px", "150px", "90px", "100px", "80px", "100px"]
 """Of these columns: a phone is to scroll through them, not to break their words."""
 FLOORS = (
     "*Floor*: the same number between two halves of the held-out real samples. *Floor, held out*: between real train "
@@ -45,11 +42,9 @@ def build() -> None:
     """The components of the tab, inside the `gr.Blocks` that is open."""
     gr.Markdown(INTRODUCTION)
     with gr.Row():
-        real = gr.Dropdown(set_names(), value="drawn eyes, seed 0", label="Real set", min_width=280)
-        real_file = gr.File(label=UPLOAD, file_types=KINDS, height=160, min_width=280)
+        real, real_file = set_fields("Real set", "drawn eyes, seed 0", SUFFIXES)
     with gr.Row():
-        synthetic = gr.Dropdown(set_names(), value="drawn eyes, seed 1", label="Synthetic set", min_width=280)
-        synthetic_file = gr.File(label=UPLOAD, file_types=KINDS, height=160, min_width=280)
+        synthetic, synthetic_file = set_fields("Synthetic set", "drawn eyes, seed 1", SUFFIXES)
     with gr.Row():
         resolution = gr.Dropdown(RESOLUTIONS, value=OWN_SIZE, label="Resolution of pictures in pixels")
         seed = gr.Number(0, precision=0, minimum=0, label="Seed of the measurements")
@@ -57,11 +52,11 @@ def build() -> None:
     findings = gr.Markdown()
     summary = gr.JSON(visible=False)
     metrics = gr.Dataframe(
-        headers=COLUMNS, column_widths=WIDTHS, label="Overall numbers", interactive=False, wrap=True
+        headers=TABLE_COLUMNS, column_widths=TABLE_WIDTHS, label="Overall numbers", interactive=False, wrap=True
     )
     gr.Markdown(FLOORS)
     files = gr.File(label="report.html and evidence.json", file_count="multiple", interactive=False, height=140)
-    page = gr.HTML()
+    report = gr.HTML()
     compared = compare_button.click(
         compare,
         [real, real_file, synthetic, synthetic_file, resolution, seed],
@@ -71,11 +66,11 @@ def build() -> None:
         concurrency_id="evidence",
         show_progress_on=[metrics],
     )
-    shown = [findings, metrics, page, real_file, synthetic_file]
-    compared.success(show, [summary, files], shown, api_visibility="private", show_progress="hidden")
+    shown = [findings, metrics, report, real_file, synthetic_file]
+    compared.success(show_report, [summary, files], shown, api_visibility="private", show_progress="hidden")
 
 
-@error_as_message
+@errors_as_messages()
 def compare(
     real: str | None,
     real_file: str | None,
@@ -95,57 +90,27 @@ def compare(
         folder = Path(name)
         with removed_afterwards(real_file, synthetic_file):
             progress(0, desc="reading")
-            chosen = (
-                read_set(real, real_file, "the real set"),
-                read_set(synthetic, synthetic_file, "the synthetic set"),
-            )
-            kind = prepare_either(folder, *chosen, resolution, whole_number("the seed", seed, 0, MOST_SEED))
+            true = read_set(real, real_file, "the real set")
+            made = read_set(synthetic, synthetic_file, "the synthetic set")
+            kind = prepare(folder, true, made, None if resolution == OWN_SIZE else int(resolution), seed)
         progress(0, desc="starting the comparison")
-        result = evaluate(folder, lambda share, stage: progress(share, desc=stage), kind=kind)
-        evidence = json.loads((result / "evidence.json").read_text(encoding="utf-8"))
-        summary = summarise_texts(evidence) if kind == "text" else summarise(evidence)
-        return summary, [downloadable(result / name) for name in ("report.html", "evidence.json")]
+        result = evaluate(folder, kind, lambda share, stage: progress(share, desc=stage))
+        report, evidence = result / "report.html", result / "evidence.json"
+        summary = summarise(kind, json.loads(evidence.read_text(encoding="utf-8")))
+        return summary, [downloadable(path.name, path.read_bytes()) for path in (report, evidence)]
 
 
-def prepare_either(folder: Path, real: LabelledSet, synthetic: LabelledSet, resolution: str, seed: int) -> str:
-    """Write down what is compared; returns its kind, "images" or "text".
-
-    Raises:
-        ValueError: the sets differ in kind, or cannot be compared.
-    """
-    if real.kind != synthetic.kind:
-        raise ValueError(f"{real.name} holds {real.kind}s and {synthetic.name} {synthetic.kind}s; give two of a kind")
-    if real.kind == "text":
-        prepare_texts(folder, real, synthetic, seed)
-        return "text"
-    prepare(folder, real, synthetic, None if resolution == OWN_SIZE else int(resolution), seed)
-    return "images"
-
-
-def summarise(evidence: dict[str, Any]) -> dict[str, Any]:
-    """The findings of the report, and every overall number beside the held-out split."""
-    from clinsynth.reports.images import findings
-
-    rows = [row for row in evidence["measurements"] if (row["reference"], row["label"]) == ("test", "overall")]
-    return {
-        "findings": list(findings(evidence)),
-        "measurements": rows,
-        "extractor": evidence["extractor"]["name"],
-        "resolution": evidence["data"]["resolution"],
-    }
-
-
-def show(summary: dict[str, Any], files: list[str]) -> list[Any]:
+def show_report(summary: dict[str, Any], files: list[str]) -> list[Any]:
     """Findings, table, report in the page, and both upload fields empty."""
     tiles = "\n".join(tile_line(tile) for tile in summary["findings"])
-    size = f", pictures at {summary['resolution']} pixels" if "resolution" in summary else ""
+    size = f", images at {summary['resolution']} pixels" if "resolution" in summary else ""
     extractor = f"Extractor: {summary['extractor']}{size}."
     report = Path(files[0]).read_text(encoding="utf-8")
     frame = (
         f'<iframe title="Report" sandbox style="width: 100%; height: 80vh; border: 0" srcdoc="{html.escape(report)}">'
         "</iframe>"
     )
-    return [f"{tiles}\n\n{extractor}", [table_row(row) for row in summary["measurements"]], frame, None, None]
+    return [f"{tiles}\n\n{extractor}", [measurement_cells(row) for row in summary["measurements"]], frame, None, None]
 
 
 def tile_line(tile: dict[str, Any]) -> str:
@@ -153,8 +118,8 @@ def tile_line(tile: dict[str, Any]) -> str:
     return f"- **{tile['title']}: {tile['value']}**{more}"
 
 
-def table_row(row: dict[str, Any]) -> list[str]:
-    """Cells in the order of COLUMNS."""
+def measurement_cells(row: dict[str, Any]) -> list[str]:
+    """Cells in the order of TABLE_COLUMNS."""
     from clinsynth.reports.images import METRIC_NAMES, VARIETY_NAMES
     from clinsynth.reports.page import format_interval, format_number
 

@@ -5,31 +5,40 @@ They are for a machine of two cores that serves one request of each tab at a tim
 
 from __future__ import annotations
 
-import functools
-import inspect
 import time
-from collections.abc import Callable, Iterator
 from typing import Any
-
-import gradio as gr
 
 MOST_WAITING = 24
 """Requests that wait in the queue; the next one is told that it is full."""
-MOST_PICTURES = 16
+MOST_SEED = 2**31 - 1
+FILES_KEPT = (600, 3600)
+"""Every ten minutes files of results older than an hour are deleted."""
+
+MOST_IMAGES = 16
 MOST_STEPS = 250
 MOST_GUIDANCE = 10.0
 MOST_PIXEL_STEPS = 16 * 100 * 32 * 32
-"""Pixels of one picture x evaluations of the network x pictures: 16 pictures of 32 px in 100 steps."""
-PICTURE_SECONDS = 120
+"""Pixels of one image x evaluations of the network x images: 16 images of 32 px in 100 steps."""
+IMAGE_SECONDS = 120
+
 MOST_TEXTS = 8
 MOST_TEMPERATURE = 2.0
 TEXT_SECONDS = 300
-MOST_SEED = 2**31 - 1
-ASIDE: dict[str, Any] = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
-"""Of events that cost nothing and cannot fail: they take no place in the queue, and only the page may call them."""
+
 UPLOAD_SIZE = "20mb"
-FILES = (600, 3600)
-"""Every ten minutes files of results older than an hour are deleted."""
+MOST_ROWS = 2000
+MOST_BYTES = 200 << 20
+MOST_PIXELS = 1024 * 1024
+"""Of a set: its samples, its bytes when unpacked, the pixels of one image."""
+
+EVIDENCE_SECONDS = 900
+MOST_CHARACTERS = 20_000
+MOST_CHARACTERS_IN_ALL = 2_000_000
+"""Of a text, and of all texts of a set that is compared."""
+
+MOST_REVIEWED = 200
+MOST_SCORE_BYTES = 16 << 20
+"""Of a review: its samples, and the file of a rater's scores."""
 
 
 def whole_number(name: str, value: Any, least: int, most: int) -> int:
@@ -66,18 +75,3 @@ class Deadline:
     @property
     def is_over(self) -> bool:
         return self.spent > self.seconds
-
-
-def errors_as_messages(function: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
-    """A streaming event whose errors of the user are shown as messages; they hold no path of this machine."""
-    from clinsynth.private_words import shorten
-
-    @functools.wraps(function)
-    def wrapped(*args: Any, **kwargs: Any) -> Iterator[Any]:
-        try:
-            yield from function(*args, **kwargs)
-        except (ValueError, OSError, ImportError) as error:
-            raise gr.Error(shorten(str(error)), print_exception=False) from error
-
-    wrapped.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]  # gradio fills in the progress
-    return wrapped

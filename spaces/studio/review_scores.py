@@ -3,7 +3,7 @@
     <folder>/<session>/session.json      checklist, questions, and condition and source of each sample
     <folder>/<session>/<rater>.jsonl     one score a line; the last one on a sample counts
 
-No picture and no text is kept there.
+No image and no text is kept there.
 """
 
 from __future__ import annotations
@@ -17,19 +17,33 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import limits
 from review_session import Session
 
 from clinsynth.run_folder import atomic_write
 
-FOLDER_VARIABLE = "STUDIO_SCORES"
 RATER = re.compile(r"[^\W_][\w .@-]{0,39}")
 SESSION = re.compile(r"[0-9a-f]{16}")
-MAX_FILE = 16 << 20
+EXPORT_COLUMNS = {
+    "sample_id": "string",
+    "condition": "string",
+    "checklist": "string",
+    "version": "int32",
+    "rater": "string",
+    "item_id": "string",
+    "score": "int8",
+    "looks_real": "bool",
+    "time": "string",
+}
+Answers = dict[str, dict[str, int]]
+"""Rater to sample id to 0 or 1."""
+Scores = dict[str, dict[str, dict[str, Any]]]
+"""Rater to sample id to the last record of it."""
 
 
 def scores_folder() -> Path:
     """The folder that the environment variable STUDIO_SCORES names, else review_scores in the working folder."""
-    return Path(os.environ.get(FOLDER_VARIABLE) or "review_scores")
+    return Path(os.environ.get("STUDIO_SCORES") or "review_scores")
 
 
 def check_rater(rater: str) -> str:
@@ -121,7 +135,7 @@ def append_line(path: Path, line: str) -> None:
     """Append and flush to the disk; what a killed process left of a line is ended first."""
     with open(path, "a+b") as file:
         size = file.seek(0, os.SEEK_END)
-        if size > MAX_FILE:
+        if size > limits.MOST_SCORE_BYTES:
             raise ValueError("this rater has changed scores too often; export them, and start anew with another seed")
         torn = b""
         if size:
@@ -132,16 +146,16 @@ def append_line(path: Path, line: str) -> None:
         os.fsync(file.fileno())
 
 
-def read_scores(folder: Path, session_id: str) -> dict[str, dict[str, dict[str, Any]]]:
+def read_scores(folder: Path, session_id: str) -> Scores:
     """Rater to sample id to the last score of it; lines that a killed process left unfinished are passed over."""
-    latest: dict[str, dict[str, dict[str, Any]]] = {}
+    latest: Scores = {}
     for path in sorted((folder / session_id).glob("*.jsonl")):
-        for record in read_lines(path):
+        for record in read_records(path):
             latest.setdefault(record["rater"], {})[record["sample_id"]] = record
     return dict(sorted(latest.items()))
 
 
-def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+def read_records(path: Path) -> Iterator[dict[str, Any]]:
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             yield json.loads(line)
@@ -157,7 +171,7 @@ def export_rows(folder: Path, session_id: str) -> list[dict[str, Any]]:
     """
     read_session(folder, session_id)
     rows = [
-        {**{key: record[key] for key in SHARED}, "item_id": item, "score": score, **{k: record[k] for k in LAST}}
+        {name: (record | {"item_id": item, "score": score})[name] for name in EXPORT_COLUMNS}
         for by_sample in read_scores(folder, session_id).values()
         for record in by_sample.values()
         for item, score in record["scores"].items()
@@ -167,28 +181,125 @@ def export_rows(folder: Path, session_id: str) -> list[dict[str, Any]]:
     return rows
 
 
-SHARED = ("sample_id", "condition", "checklist", "version", "rater")
-LAST = ("looks_real", "time")
-
-
 def export_scores(folder: Path, session_id: str, target: Path) -> tuple[Path, Path]:
     """Write scores.parquet, which `datasets.load_dataset` reads, and scores.csv into the folder `target`."""
     from datasets import Dataset, Features, Value
 
-    columns = {
-        "sample_id": "string",
-        "condition": "string",
-        "checklist": "string",
-        "version": "int32",
-        "rater": "string",
-        "item_id": "string",
-        "score": "int8",
-        "looks_real": "bool",
-        "time": "string",
-    }
-    features = Features({name: Value(dtype) for name, dtype in columns.items()})
+    features = Features({name: Value(dtype) for name, dtype in EXPORT_COLUMNS.items()})
     dataset = Dataset.from_list(export_rows(folder, session_id), features=features)
     parquet, csv = target / "scores.parquet", target / "scores.csv"
     dataset.to_parquet(parquet)
     dataset.to_csv(csv)
     return parquet, csv
+
+
+def agreement_table(session: dict[str, Any], scores: Scores) -> list[dict[str, Any]]:
+    """One row an item: `item`, `question`, `statistic`, `value` (None where undefined), `agreement` (share of pairs of
+    answers that are equal), `samples` (scored by two raters or more), `note`.
+
+    An item that several conditions ask in the same words is one item here.
+    """
+    rows = []
+    everything: Answers = {rater: {} for rater in scores}
+    for (item, question), answers in by_item(session, scores).items():
+        rows.append({"item": item, "question": question, **agreement(answers)})
+        for rater, by_sample in answers.items():
+            everything[rater] |= {f"{item} {question} {sample}": answer for sample, answer in by_sample.items()}
+    rows.append({"item": "all items", "question": "", **agreement(everything)})
+    rows.append({"item": "looks real", "question": "Does it look real?", **agreement(looks_real_answers(scores))})
+    return rows
+
+
+def by_item(session: dict[str, Any], scores: Scores) -> dict[tuple[str, str], Answers]:
+    found: dict[tuple[str, str], Answers] = {}
+    for rater, by_sample in scores.items():
+        for sample, record in by_sample.items():
+            for item, answer in record["scores"].items():
+                question = session["questions"][record["condition"]][item]
+                found.setdefault((item, question), {}).setdefault(rater, {})[sample] = answer
+    return found
+
+
+def looks_real_answers(scores: Scores) -> Answers:
+    return {
+        rater: {s: int(record["looks_real"]) for s, record in by_sample.items() if record["looks_real"] is not None}
+        for rater, by_sample in scores.items()
+    }
+
+
+def agreement(answers: Answers) -> dict[str, Any]:
+    """Cohen's kappa for two raters, Krippendorff's alpha (nominal, takes missing answers) for more."""
+    units = list(shared_units(answers))
+    raters = {rater for rater, by_sample in answers.items() if by_sample}
+    statistic = "Krippendorff's alpha" if len(raters) > 2 else "Cohen's kappa"
+    row: dict[str, Any] = {"statistic": statistic, "value": None, "agreement": None, "samples": len(units), "note": ""}
+    if not units:
+        return row | {"note": "undefined: no sample that two raters scored"}
+    pairs = [(a, b) for unit in units for i, a in enumerate(unit) for b in unit[i + 1 :]]
+    row["agreement"] = sum(a == b for a, b in pairs) / len(pairs)
+    if len({answer for unit in units for answer in unit}) == 1:
+        return row | {"note": "undefined: every answer is the same, so that chance would agree as well"}
+    return row | {"value": krippendorff_alpha(units) if len(raters) > 2 else cohen_kappa(units)}
+
+
+def shared_units(answers: Answers) -> Iterator[list[int]]:
+    """The answers on each sample that two raters or more scored, in the order of the raters."""
+    samples = sorted({sample for by_sample in answers.values() for sample in by_sample})
+    for sample in samples:
+        unit = [by_sample[sample] for by_sample in answers.values() if sample in by_sample]
+        if len(unit) > 1:
+            yield unit
+
+
+def cohen_kappa(units: list[list[int]]) -> float:
+    """Agreement of two raters beyond chance (Cohen 1960)."""
+    from sklearn.metrics import cohen_kappa_score
+
+    first, second = zip(*units, strict=True)
+    return float(cohen_kappa_score(first, second))
+
+
+def krippendorff_alpha(units: list[list[int]]) -> float:
+    """Nominal alpha, 1 - observed / expected disagreement (Krippendorff, Computing Krippendorff's alpha-reliability).
+
+    Args:
+        units: the answers on each sample, two or more each, not all of them equal.
+    """
+    total = sum(map(len, units))
+    counts: dict[int, int] = {}
+    observed = 0.0
+    for unit in units:
+        for answer in unit:
+            counts[answer] = counts.get(answer, 0) + 1
+            observed += sum(other != answer for other in unit) / (len(unit) - 1)
+    expected = sum(n * (total - n) for n in counts.values()) / (total - 1)
+    return 1 - observed / expected
+
+
+def discrimination_table(session: dict[str, Any], scores: Scores) -> list[dict[str, Any]]:
+    """One row a rater who has scored everything: `rater`, `what`, `right`, `n`, `rate`, `low`, `high` (95 %, Wilson).
+
+    Others would be told on the way which samples are real: of them the row says how far they are.
+    """
+    samples = session["samples"]
+    mixed = len({sample["source"] for sample in samples.values()}) > 1
+    rows = []
+    for rater, by_sample in scores.items():
+        if len(by_sample) < len(samples):
+            rows.append({"rater": rater, "what": f"not finished ({len(by_sample)} of {len(samples)})"})
+            continue
+        answers = {s: record["looks_real"] for s, record in by_sample.items() if record["looks_real"] is not None}
+        wanted = {s: answer == (samples[s]["source"] == "real") for s, answer in answers.items()}
+        what = "told real from synthetic" if mixed else "called synthetic what is synthetic"
+        rows.append({"rater": rater, "what": what, **proportion(list(wanted.values()))})
+    return rows
+
+
+def proportion(hits: list[bool]) -> dict[str, Any]:
+    """Share of hits with its 95 % Wilson score interval; None where there is nothing to count."""
+    from clinsynth.judges.judges import wilson_interval
+
+    if not hits:
+        return {"right": 0, "n": 0, "rate": None, "low": None, "high": None}
+    low, high = wilson_interval(sum(hits), len(hits))
+    return {"right": sum(hits), "n": len(hits), "rate": sum(hits) / len(hits), "low": low, "high": high}

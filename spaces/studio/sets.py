@@ -1,36 +1,38 @@
-"""Sets of labelled pictures or texts: uploaded, lying in a folder, or made by a program.
+"""Sets of labelled images or texts: uploaded, lying in a folder, or made by a program.
 
-Pictures come as .zip or .parquet, texts as .csv, .jsonl or .parquet. Nothing that was uploaded is
+Images come as .zip or .parquet, texts as .csv, .jsonl or .parquet. Nothing that was uploaded is
 unpacked to disk, no path inside an upload is followed, and all that is read is bounded.
 """
 
 from __future__ import annotations
 
+import csv
 import functools
 import io
+import json
 import os
 import zipfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
+import limits
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
-from text_files import SUFFIXES as TEXT_SUFFIXES
-from text_files import WRITTEN, read_text_file, write_posts
 
-MAX_ROWS = 2000
-MAX_BYTES = 200 << 20
-MAX_PIXELS = 1024 * 1024
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
-DRAWN = {"drawn eyes, seed 0": 0, "drawn eyes, seed 1": 1}
-"""Built-in sets, and the seeds that they are drawn with."""
-DRAWN_ROWS = 200
-DRAWN_SIZE = 64
-FOLDERS_VARIABLE = "STUDIO_SETS"
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
+IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
+PHANTOM_IMAGES = {"drawn eyes, seed 0": 0, "drawn eyes, seed 1": 1}
+"""Built-in sets of images, and the seeds that they are drawn with."""
+PHANTOM_TEXTS = {"made-up posts, seed 0": 0, "made-up posts, seed 1": 1}
+"""Built-in sets of texts, and the seeds that they are written with."""
+PHANTOM_ROWS = 200
+PHANTOM_SIZE = 64
+TEXT_SUFFIXES = {".csv", ".jsonl"}
+HINT = "give columns text and label, in UTF-8"
 
 
 @dataclass(frozen=True)
@@ -43,18 +45,24 @@ class LabelledSet:
 
     @property
     def kind(self) -> str:
-        """picture or text."""
-        return "text" if isinstance(self.contents[0], str) else "picture"
+        """image or text."""
+        return "text" if isinstance(self.contents[0], str) else "image"
+
+
+def check_same_kind(first: LabelledSet, second: LabelledSet) -> None:
+    """Raise a `ValueError` for images against texts."""
+    if first.kind != second.kind:
+        raise ValueError(f"{first.name} holds {first.kind}s and {second.name} {second.kind}s; give two of a kind")
 
 
 def set_names() -> list[str]:
     """What can be picked: the built-in sets, and the folders that the environment variable STUDIO_SETS lists."""
-    return [*DRAWN, *WRITTEN, *given_folders()]
+    return [*PHANTOM_IMAGES, *PHANTOM_TEXTS, *given_folders()]
 
 
 def given_folders() -> dict[str, Path]:
     """Folders of STUDIO_SETS (separated as in PATH) by their last part."""
-    paths = [Path(text) for text in os.environ.get(FOLDERS_VARIABLE, "").split(os.pathsep) if text]
+    paths = [Path(text) for text in os.environ.get("STUDIO_SETS", "").split(os.pathsep) if text]
     return {path.name: path for path in paths}
 
 
@@ -65,14 +73,12 @@ def read_set(picked: str | None, uploaded: str | None, called: str) -> LabelledS
         called: how messages call it, such as "the real set".
 
     Raises:
-        ValueError: neither is given, or it cannot be taken; names the set, what is wrong and the mend.
+        ValueError: neither is given, or it cannot be taken; names the set, what is wrong, and a hint.
     """
     if uploaded:
         return read_upload(Path(uploaded), called)
-    if picked in DRAWN:
-        return draw_set(picked, DRAWN[picked])
-    if picked in WRITTEN:
-        return LabelledSet(picked, *write_posts(WRITTEN[picked]))
+    if picked in PHANTOM_IMAGES or picked in PHANTOM_TEXTS:
+        return phantom_set(picked)
     folders = given_folders()
     if picked in folders:
         return read_folder(folders[picked], called)
@@ -81,18 +87,22 @@ def read_set(picked: str | None, uploaded: str | None, called: str) -> LabelledS
     raise ValueError(f"{called} is missing; pick one, or upload a file")
 
 
-@functools.lru_cache(maxsize=len(DRAWN))
-def draw_set(name: str, seed: int) -> LabelledSet:
-    """The test split of the drawn eyes of `seed`; no patient stands behind them."""
+@functools.lru_cache(maxsize=len(PHANTOM_IMAGES) + len(PHANTOM_TEXTS))
+def phantom_set(name: str) -> LabelledSet:
+    """The test split of phantom eyes or posts; no person stands behind them."""
     from clinsynth.data.phantom_fundus import GRADES, PhantomOptions, draw_split
+    from clinsynth.data.phantom_posts import LABELS, write_split
 
-    options = PhantomOptions(size=DRAWN_SIZE, seed=seed, totals={"test": DRAWN_ROWS})
+    if name in PHANTOM_TEXTS:
+        rows = list(write_split("test", PHANTOM_ROWS, PHANTOM_TEXTS[name]))
+        return LabelledSet(name, [row["text"] for row in rows], [LABELS[row["label"]] for row in rows])
+    options = PhantomOptions(size=PHANTOM_SIZE, seed=PHANTOM_IMAGES[name], totals={"test": PHANTOM_ROWS})
     rows = list(draw_split("test", options))
     return LabelledSet(name, [row["image"]["bytes"] for row in rows], [GRADES[row["label"]] for row in rows])
 
 
 def read_upload(path: Path, called: str) -> LabelledSet:
-    """A .zip of pictures in class folders, a .csv or .jsonl of text and label, or a .parquet of either."""
+    """A .zip of images in class folders, a .csv or .jsonl of text and label, or a .parquet of either."""
     if not path.is_file():
         raise ValueError(f"{called}: the upload is no longer here (uploads are removed after use); upload it again")
     if path.suffix.lower() == ".parquet":
@@ -100,27 +110,27 @@ def read_upload(path: Path, called: str) -> LabelledSet:
     if path.suffix.lower() == ".zip":
         return read_zip(path, called)
     if path.suffix.lower() in TEXT_SUFFIXES:
-        return LabelledSet(called, *read_text_file(path, called, MAX_ROWS))
+        return read_text_file(path, called)
     raise ValueError(
-        f"{called}: {path.name} is none of .zip, .parquet, .csv and .jsonl; pack pictures in class folders as a .zip"
+        f"{called}: {path.name} is none of .zip, .parquet, .csv and .jsonl; pack images in class folders as a .zip"
     )
 
 
 def read_zip(path: Path, called: str) -> LabelledSet:
-    """Pictures of a .zip, read in memory; a picture's class is the folder that it lies in.
+    """Images of a .zip, read in memory; an image's class is the folder that it lies in.
 
     Raises:
-        ValueError: damaged, encrypted, too many or too large entries, or an entry that is no picture of a class.
+        ValueError: damaged, encrypted, too many or too large entries, or an entry that is no image of a class.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             entries = [entry for entry in archive.infolist() if not entry.is_dir() and not is_litter(entry.filename)]
             check_bounds(called, len(entries), sum(entry.file_size for entry in entries))
             labels = [class_of(PurePosixPath(entry.filename), called) for entry in entries]
-            pictures = list(read_entries(archive, entries, called))
+            images = list(read_entries(archive, entries, called))
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
         raise ValueError(f"{called}: {path.name} is a damaged .zip ({error}); pack it again") from error
-    return LabelledSet(called, pictures, labels)
+    return LabelledSet(called, images, labels)
 
 
 def is_litter(name: str) -> bool:
@@ -131,8 +141,8 @@ def is_litter(name: str) -> bool:
 def class_of(path: PurePosixPath, called: str) -> str:
     if path.is_absolute() or ".." in path.parts or "\\" in str(path):
         raise ValueError(f"{called}: the path {str(path)!r} leaves the archive; pack it again with relative paths")
-    if path.suffix.lower() not in SUFFIXES:
-        raise ValueError(f"{called}: {str(path)!r} is no picture ({', '.join(sorted(SUFFIXES))}); take it out")
+    if path.suffix.lower() not in IMAGE_SUFFIXES:
+        raise ValueError(f"{called}: {str(path)!r} is no image ({', '.join(sorted(IMAGE_SUFFIXES))}); take it out")
     if len(path.parts) < 2:
         raise ValueError(f"{called}: {str(path)!r} lies in no class folder; put it into a folder named as its class")
     return path.parts[-2]
@@ -140,67 +150,71 @@ def class_of(path: PurePosixPath, called: str) -> str:
 
 def read_entries(archive: zipfile.ZipFile, entries: list[zipfile.ZipInfo], called: str) -> Iterator[bytes]:
     """Contents of the entries; what the archive's own table says of their sizes is not believed."""
-    left = MAX_BYTES
+    left = limits.MOST_BYTES
     for entry in entries:
         if entry.flag_bits & 1:
             raise ValueError(f"{called}: {entry.filename!r} is encrypted; pack it again without a password")
         with archive.open(entry) as file:
             content = file.read(left + 1)
         left -= len(content)
-        check_bounds(called, len(entries), MAX_BYTES - left)
-        check_picture(content, f"{called}: {entry.filename!r}")
+        check_bounds(called, len(entries), limits.MOST_BYTES - left)
+        check_image(content, f"{called}: {entry.filename!r}")
         yield content
 
 
 def check_bounds(called: str, rows: int, size: int) -> None:
     if rows == 0:
-        raise ValueError(f"{called} is empty; give one with pictures or texts in it")
-    if rows > MAX_ROWS:
-        raise ValueError(f"{called} has {rows} samples, more than {MAX_ROWS}; draw a smaller part at random")
-    if size > MAX_BYTES:
-        raise ValueError(f"{called} is larger than {MAX_BYTES >> 20} MB when unpacked; give fewer or smaller pictures")
+        raise ValueError(f"{called} is empty; give one with images or texts in it")
+    if rows > limits.MOST_ROWS:
+        raise ValueError(f"{called} has {rows} samples, more than {limits.MOST_ROWS}; draw a smaller part at random")
+    if size > limits.MOST_BYTES:
+        raise ValueError(
+            f"{called} is larger than {limits.MOST_BYTES >> 20} MB when unpacked; give fewer or smaller images"
+        )
 
 
-def check_picture(content: bytes, called: str) -> None:
-    """Raise a `ValueError` for what is no picture or has too many pixels; reads its header only."""
+def check_image(content: bytes, called: str) -> None:
+    """Raise a `ValueError` for what is no image or has too many pixels; reads its header only."""
     try:
-        with Image.open(io.BytesIO(content), formats=FORMATS) as picture:
-            width, height = picture.size
+        with Image.open(io.BytesIO(content), formats=IMAGE_FORMATS) as image:
+            width, height = image.size
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{called} cannot be read as a picture; save it as PNG again") from error
-    if width * height > MAX_PIXELS:
+        raise ValueError(f"{called} cannot be read as an image; save it as PNG again") from error
+    if width * height > limits.MOST_PIXELS:
         raise ValueError(f"{called} is {width}x{height} pixels, more than 1024x1024; make it smaller")
 
 
-def open_picture(content: bytes, called: str) -> Image.Image:
-    """The decoded picture as L or RGB, without metadata.
+def open_image(content: bytes, called: str) -> Image.Image:
+    """The decoded image as L or RGB, without metadata.
 
     Raises:
         ValueError: it is damaged.
     """
     try:
-        picture = Image.open(io.BytesIO(content), formats=FORMATS)
-        return picture.convert("L" if picture.mode in ("1", "L", "LA") else "RGB")
+        image = Image.open(io.BytesIO(content), formats=IMAGE_FORMATS)
+        decoded = image.convert("L" if image.mode in ("1", "L", "LA") else "RGB")
     except (OSError, SyntaxError, ValueError) as error:
-        raise ValueError(f"{called} holds a damaged picture ({error}); save it as PNG again") from error
+        raise ValueError(f"{called} holds a damaged image ({error}); save it as PNG again") from error
+    decoded.info.clear()  # a colour profile would go into the PNG file that is made of it
+    return decoded
 
 
 def read_folder(path: Path, called: str) -> LabelledSet:
-    """Parquet shards as `clinsynth generate` writes them, or pictures in class folders."""
+    """Parquet shards as `clinsynth generate` writes them, or images in class folders."""
     shards = sorted(path.glob("data/*.parquet")) or sorted(path.glob("*.parquet"))
     if shards:
         return read_parquet(shards, called)
-    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
+    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
     check_bounds(called, len(files), sum(file.stat().st_size for file in files))
     labels = [class_of(PurePosixPath(file.relative_to(path).as_posix()), called) for file in files]
     contents = [file.read_bytes() for file in files]
     for file, content in zip(files, contents, strict=True):
-        check_picture(content, f"{called}: {file.name!r}")
+        check_image(content, f"{called}: {file.name!r}")
     return LabelledSet(called, contents, labels)
 
 
 def read_parquet(paths: list[Path], called: str) -> LabelledSet:
-    """Columns image (pictures inside the file; no path is followed) or text, and label.
+    """Columns image (images inside the file; no path is followed) or text, and label.
 
     Raises:
         ValueError: damaged, too large, without these columns, or with an empty cell.
@@ -215,17 +229,17 @@ def read_parquet(paths: list[Path], called: str) -> LabelledSet:
         if column is None or "label" not in names:
             raise ValueError(f"needs columns image or text, and label; it has {', '.join(names)}")
         table = pa.concat_tables([table.read([column, "label"]) for table in tables])
-        contents = cells(table, column)
+        contents = parquet_cells(table, column)
         labels = class_names(table)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise ValueError(f"{called} cannot be taken as Parquet: {error}; write it again") from error
     if column == "image":
         for number, content in enumerate(contents, start=1):
-            check_picture(content, f"{called}: the picture of row {number}")
+            check_image(content, f"{called}: the image of row {number}")
     return LabelledSet(called, contents, labels)
 
 
-def cells(table: pa.Table, column: str) -> list[bytes] | list[str]:
+def parquet_cells(table: pa.Table, column: str) -> list[Any]:
     values = table[column].to_pylist()
     if column == "image":
         values = [value.get("bytes") if isinstance(value, dict) else value for value in values]
@@ -245,3 +259,36 @@ def class_names(table: pa.Table) -> list[str]:
     if None in values:
         raise ValueError(f"row {values.index(None) + 1} has no label")
     return [feature.int2str(value) if isinstance(feature, ClassLabel) else str(value) for value in values]
+
+
+def read_text_file(path: Path, called: str) -> LabelledSet:
+    """Texts and labels of a .csv with a head line, or of a .jsonl with one object a line.
+
+    Raises:
+        ValueError: it is damaged, lacks a column, has an empty cell, or too many rows.
+    """
+    texts, labels = [], []
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            is_table = path.suffix.lower() == ".csv"
+            rows: Any = csv.DictReader(file, strict=True) if is_table else map(json.loads, filter(str.strip, file))
+            for number, row in enumerate(rows, start=1):
+                if number > limits.MOST_ROWS:
+                    raise ValueError(f"{called} has more than {limits.MOST_ROWS} rows; draw a smaller part at random")
+                texts.append(text_cell(row, "text", f"{called}, row {number},"))
+                labels.append(text_cell(row, "label", f"{called}, row {number},"))
+    except (UnicodeDecodeError, csv.Error, json.JSONDecodeError) as error:
+        raise ValueError(f"{called}: {path.name} cannot be read ({type(error).__name__}); {HINT}") from error
+    if not texts:
+        raise ValueError(f"{called} is empty; {HINT}")
+    return LabelledSet(called, texts, labels)
+
+
+def text_cell(row: Any, column: str, place: str) -> str:
+    """A cell as text; a label may be a number."""
+    value = row.get(column) if isinstance(row, dict) else None
+    if column == "label" and isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"{place} has no {column}; {HINT}")
+    return value

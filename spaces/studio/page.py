@@ -1,0 +1,86 @@
+"""What the tabs share: how the page looks, the errors it shows, and files that visitors send and take away."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from gradio.processing_utils import save_bytes_to_cache
+from gradio.utils import get_upload_folder
+from sets import set_names
+
+TITLE = "clinsynth studio"
+BANNER = (
+    "**Everything that this page makes is synthetic. It shows no patient and is not for diagnosis, treatment or any "
+    "other decision about a person.**"
+)
+SANS = ("system-ui", "sans-serif")
+MONO = ("ui-monospace", "monospace")
+CSS = """
+#banner {border-left: 4px solid #d97706; padding: 0.25rem 0.75rem;}
+#images img {image-rendering: pixelated; aspect-ratio: 1; height: auto;}
+#images .grid-wrap {min-height: 0; max-height: none; height: auto;}
+#images .thumbnail-lg {aspect-ratio: auto; display: flex; flex-direction: column;}
+#images .caption-label {position: static; max-width: none; width: 100%; white-space: normal; text-align: left;}
+#texts article {border-top: 1px solid var(--border-color-primary); padding: 0.75rem 0; overflow-wrap: anywhere;}
+#texts h3 {font-weight: 600;}
+#texts h4 {color: var(--body-text-color-subdued); margin-top: 0.5rem;}
+#texts p {white-space: pre-wrap;}
+"""
+ASIDE: dict[str, Any] = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
+"""Of events that cost nothing and cannot fail: they take no place in the queue, and only the page may call them."""
+
+
+def theme() -> gr.themes.Base:
+    """Without fonts from elsewhere, so that the page asks no other server for anything; with readable contrast."""
+    return gr.themes.Default(primary_hue="blue", font=SANS, font_mono=MONO).set(
+        button_primary_background_fill="*primary_600",
+        button_primary_background_fill_dark="*primary_600",
+        button_primary_background_fill_hover="*primary_700",
+        button_primary_background_fill_hover_dark="*primary_700",
+        body_text_color_subdued="*neutral_600",
+        body_text_color_subdued_dark="*neutral_300",
+    )
+
+
+@contextmanager
+def errors_as_messages() -> Iterator[None]:
+    """Show errors of the user, in the block or the function that it decorates, as messages that hold no path.
+
+    A function that streams needs the block: its call is over before anything can go wrong.
+    """
+    try:
+        yield
+    except (ValueError, OSError, ImportError) as error:
+        from clinsynth.private_words import shorten
+
+        raise gr.Error(shorten(str(error)), print_exception=False) from error
+
+
+def set_fields(label: str, picked: str, suffixes: list[str], *others: str) -> tuple[gr.Dropdown, gr.File]:
+    """A set to pick, of `others` and those that are here, or to upload as .zip or with one of the suffixes."""
+    upload = f"Or upload it (.zip of class folders, {', '.join(suffixes)})"
+    return (
+        gr.Dropdown([*others, *set_names()], value=picked, label=label, min_width=280),
+        gr.File(label=upload, file_types=[".zip", *suffixes], height=160, min_width=280),
+    )
+
+
+@contextmanager
+def removed_afterwards(*uploads: str | None) -> Iterator[None]:
+    """Delete the uploaded files when the block ends, with or without an error."""
+    try:
+        yield
+    finally:
+        for upload in filter(None, uploads):
+            if Path(upload).resolve().is_relative_to(Path(get_upload_folder()).resolve()):
+                Path(upload).unlink(missing_ok=True)
+
+
+def downloadable(name: str, content: bytes) -> str:
+    """A file where gradio serves files from and deletes them in time (`delete_cache` of the app)."""
+    path: str = save_bytes_to_cache(content, name, get_upload_folder())
+    return path
