@@ -15,7 +15,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clinsynth.arguments import run
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from benchmarks.equal_time import OurTraining
+from benchmarks.samples import draw_all, labels_like, our_draw, paper_draw
+from benchmarks.score import cells, distances, named_extractor, real_splits
+from benchmarks.timing import Comparison, Run, compare
+from clinsynth.arguments import parse, run
+from clinsynth.data.images import ImageArrays
+from clinsynth.trainers.train_ddpm import DDPMArguments
 
 if TYPE_CHECKING:
     from benchmarks.timing import Comparison
@@ -88,8 +98,6 @@ def main(args: SamplingArguments) -> None:
         text += table(comparisons, args.clock) + "\n"
         record["comparisons"] = [comparison.record() for comparison in comparisons]
     if "quality" in wanted:
-        from benchmarks.quality import measure_quality, quality_table
-
         record["quality"] = measure_quality(args, fast, trained.scheduler, output_dir)
         text += "\n" + quality_table(record["quality"]) + "\n"
     name = "sampling" if comparisons else "quality"
@@ -120,8 +128,6 @@ def measure(args: SamplingArguments, wanted: list[str], pipe: Any, scheduler: An
     if "peer" in wanted:
         comparisons.append(against_peer(args, pipe))
     if "training" in wanted:
-        from benchmarks.training import over_bare_step
-
         comparisons.append(over_bare_step(args, pipe))
     return comparisons
 
@@ -246,6 +252,92 @@ def against_peer(args: SamplingArguments, pipe: Any) -> "Comparison":
         note=f"guidance {scale:g}, {2 * args.num_inference_steps} evaluations a picture each, parameters {target:,} "
         f"and {count_parameters(diffusion.model):,} (dim {dim}, dim_mults {mults}), float32, seconds a batch",
     )
+
+
+def measure_quality(args: "SamplingArguments", pipe: Any, scheduler: Any, output_dir: Path) -> dict[str, Any]:
+    """Draw with both samplers and compare each with the real train split.
+
+    Args:
+        pipe: the pipeline with the fast scheduler.
+        scheduler: the checkpoint's own, whose noise levels the weights were trained with.
+    """
+    config = pipe.unet.config
+    splits = real_splits(args.dataset, config.sample_size, config.in_channels)
+    labels = labels_like(splits["train"].labels, args.n)
+    pipe.to(args.device, getattr(torch, args.precision))
+    ours = f"{type(pipe.scheduler).__name__}-{args.num_inference_steps}-guidance-{args.guidance_scale:g}"
+    paper = f"paper-{args.paper_levels}-levels-guidance-{args.paper_guidance_scale:g}"
+    draws = {
+        ours: our_draw(pipe, args.guidance_scale, args.num_inference_steps),
+        paper: paper_draw(pipe, scheduler, args.paper_guidance_scale, args.paper_levels),
+    }
+    extract = named_extractor(args.extractor, splits, output_dir / "extractor")
+    real = extract(splits["train"].images)
+    rows = {}
+    for name, draw in draws.items():
+        images, seconds = draw_all(draw, labels, output_dir / name, args.batch_size)
+        rows[name] = distances(real, extract(images), args.n_bootstrap) | {
+            "cpu_seconds": seconds,
+            "device": args.device,
+            "precision": args.precision,
+        }
+    rows["floor: real test"] = distances(real, extract(splits["test"].images), args.n_bootstrap)
+    return {"extractor": extract.name, "dataset": args.dataset, "rows": rows}
+
+
+def quality_table(measured: dict[str, Any]) -> str:
+    """A Markdown table, a row a sampler, and the extractor's name under it."""
+    lines = [
+        "| against real train | n | Fréchet distance (95 %) | 1000 × KID (95 %) | CPU s |",
+        "|---|---|---|---|---|",
+    ]
+    for name, row in measured["rows"].items():
+        seconds = f"{row['cpu_seconds']:.0f}" if row.get("device") == "cpu" else ""
+        lines.append(f"| {name} | {row['n']} | {cells(row)} | {seconds} |")
+    return "\n".join([*lines, "", f"Extractor: {measured['extractor']}. Real: {measured['dataset']}, train split."])
+
+
+def over_bare_step(args: "SamplingArguments", pipe: Any) -> Comparison:
+    """Seconds of the body of the trainer's loop (batch, noise, loss, clipping, optimizer, learning rate, averaging of
+    weights) over those of a bare step of the same network in the same precision, with the settings of the run folder
+    `args.model` where it has them, else the trainer's defaults."""
+    config = Path(args.model) / "config.yaml"
+    settings = parse(DDPMArguments, ["--config", str(config)] if config.exists() else [])
+    training = OurTraining(settings, random_data(pipe, settings), Path(args.output_dir))
+    precision = training.accelerator.mixed_precision
+    return compare(
+        "training step over the bare step",
+        ("trainer's step", training.step),
+        ("bare step", bare_step(training, precision, settings)),
+        repeats=args.repeats,
+        goal=("<=", 1.05),
+        note=f"{settings.backbone}, width {settings.width}, batch {settings.train_batch_size}, {precision}",
+    )
+
+
+def random_data(pipe: Any, settings: DDPMArguments) -> dict[str, ImageArrays]:
+    """Four batches of noise, of the pipeline's size and classes."""
+    config, n = pipe.unet.config, 4 * settings.train_batch_size
+    generator = np.random.default_rng(0)
+    shape = (n, config.in_channels, config.sample_size, config.sample_size)
+    names = [pipe.id2label[i] for i in range(pipe.num_classes)]
+    return {"train": ImageArrays(generator.integers(0, 256, shape, dtype=np.uint8), np.arange(n) % len(names), names)}
+
+
+def bare_step(training: OurTraining, precision: str, settings: DDPMArguments) -> Run:
+    """Forward, mean squared error, backward and AdamW on fixed inputs, with a copy of the trainer's network."""
+    network = type(training.network).from_config(training.network.config).train()
+    optimizer = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    batch = training.stream.step(0, settings.train_batch_size)[0]
+
+    def step() -> None:
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            prediction = network(batch.noise, batch.timesteps, class_labels=batch.labels).sample
+        F.mse_loss(prediction.float(), batch.noise).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
 
 
 if __name__ == "__main__":

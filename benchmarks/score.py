@@ -12,8 +12,85 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.ndimage import gaussian_filter
 
 from clinsynth.arguments import run
+from clinsynth.data.arguments import ImageDataArguments
+from clinsynth.data.images import ImageArrays, load_image_arrays
+from clinsynth.metrics.frechet.frechet import frechet_distance, frechet_interval
+from clinsynth.metrics.kid.kid import kernel_distance, kernel_interval
+
+
+def real_splits(dataset: str, resolution: int, channels: int) -> dict[str, ImageArrays]:
+    """Train, validation and test of `dataset` at the size and mode of the pictures they are compared with."""
+    return load_image_arrays(ImageDataArguments(dataset=dataset, resolution=resolution, channels=channels))
+
+
+def named_extractor(name: str, splits: dict[str, ImageArrays], folder: Path, seed: int = 0) -> Any:
+    """The extractor `name`: a path or id, or "default", the CNN that is trained on
+    `splits["train"]` the first time and kept in `folder`."""
+    from clinsynth.models.image_encoders import load_extractor, train_default_extractor
+
+    if name != "default":
+        return load_extractor(name)
+    return train_default_extractor(splits["train"], splits["validation"], folder, seed)
+
+
+def distances(real: np.ndarray, other: np.ndarray, n_bootstrap: int) -> dict[str, Any]:
+    """Fréchet distance and KID of two sets of features, float64 (n, d) and (m, d), each with a 95 % interval.
+
+    A replicate of the Fréchet distance costs a singular value decomposition, about a second where d is 1280; 0
+    replicates leave both intervals out.
+    """
+    return {
+        "frechet": frechet_distance(real, other),
+        "frechet_interval": frechet_interval(real, other, n_bootstrap) if n_bootstrap else None,
+        "kid": kernel_distance(real, other),
+        "kid_interval": kernel_interval(real, other, n_bootstrap) if n_bootstrap else None,
+        "n_real": len(real),
+        "n": len(other),
+        "dimension": real.shape[1],
+    }
+
+
+def cells(measured: dict[str, Any]) -> str:
+    """Fréchet distance and 1000 × KID with their intervals, as two cells of a Markdown row."""
+    frechet, kid = f"{measured['frechet']:.3f}", f"{1000 * measured['kid']:.2f}"
+    if measured["frechet_interval"]:
+        (low, high), (kid_low, kid_high) = measured["frechet_interval"], measured["kid_interval"]
+        frechet += f" ({low:.3f} to {high:.3f})"
+        kid += f" ({1000 * kid_low:.2f} to {1000 * kid_high:.2f})"
+    return f"{frechet} | {kid}"
+
+
+def gaussian_noise_like(images: np.ndarray, n: int, seed: int = 0) -> np.ndarray:
+    """`n` pictures, uint8 (n, c, r, r), drawn from the normal distribution with the mean and the full covariance of
+    all pixels of `images`, uint8 (m, c, r, r); rounded and clipped to 0 .. 255.
+
+    A random mixture of the m centred pictures has just their covariance, so that the matrix, (c r r) squared, is
+    never formed.
+    """
+    flat = images.reshape(len(images), -1).astype(np.float64)
+    mean = flat.mean(0)
+    weights = np.random.default_rng(seed).standard_normal((n, len(flat))) / np.sqrt(len(flat) - 1)
+    noise = mean + weights @ (flat - mean)
+    return np.clip(np.rint(noise), 0, 255).astype(np.uint8).reshape(n, *images.shape[1:])
+
+
+def blurred(images: np.ndarray, sigma: float = 1.5) -> np.ndarray:
+    """`images`, uint8 (n, c, r, r), each channel blurred by a Gaussian of `sigma` pixels, mirrored at the border."""
+    smooth = gaussian_filter(images.astype(np.float32), (0, 0, sigma, sigma), mode="reflect")
+    return np.clip(np.rint(smooth), 0, 255).astype(np.uint8)
+
+
+def references(train: np.ndarray, test: np.ndarray, seed: int = 0) -> dict[str, np.ndarray]:
+    """Name of the table's row to pictures, uint8 (n, c, r, r): the floor (to be compared with train) and the anchors,
+    both made of as many pictures as train has."""
+    return {
+        "floor: real test": test,
+        "anchor: blurred real train, sigma 1.5": blurred(train),
+        "anchor: noise with real mean and covariance": gaussian_noise_like(train, len(train), seed),
+    }
 
 
 @dataclass
@@ -34,7 +111,6 @@ class ScoreArguments:
 
 def main(args: ScoreArguments) -> None:
     """Score every set with every extractor; print and write the tables."""
-    from benchmarks.features import named_extractor, real_splits
     from clinsynth.run_folder import atomic_write, create_run_folder, describe_environment
 
     sets = find_samples(Path(args.samples))
@@ -68,8 +144,6 @@ def score_all(
     extract: Any, train: np.ndarray, test: np.ndarray, sets: list[dict[str, Any]], n_bootstrap: int
 ) -> list[dict[str, Any]]:
     """One row a set, the floor and the anchors first; each against train and test."""
-    from benchmarks.anchors import references
-    from benchmarks.features import distances
 
     real = {"train": extract(train), "test": extract(test)}
     fixed = [{"name": name, "images": images} for name, images in references(train, test).items()]
@@ -86,7 +160,6 @@ def score_all(
 
 def score_table(extractor: str, rows: list[dict[str, Any]]) -> str:
     """A Markdown table of all rows, with the extractor's name over it."""
-    from benchmarks.features import cells
 
     lines = [
         f"Extractor: {extractor} ({rows[0]['train']['dimension']} features). Fréchet distance and "

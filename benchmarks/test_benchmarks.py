@@ -9,7 +9,6 @@ import pytest
 import torch
 from diffusers import DDPMScheduler, UNet2DModel
 
-from benchmarks.anchors import blurred, gaussian_noise_like
 from benchmarks.equal_time import EqualTimeArguments, build_training, resume, save
 from benchmarks.peers import (
     ancestral_step,
@@ -22,6 +21,7 @@ from benchmarks.peers import (
     sample_as_paper,
 )
 from benchmarks.samples import draw_all, labels_like
+from benchmarks.score import blurred, gaussian_noise_like
 from benchmarks.timing import compare, table
 from clinsynth.data.images import ImageArrays
 
