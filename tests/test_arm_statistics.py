@@ -53,7 +53,7 @@ def held_out_set(labels: np.ndarray, **groups: np.ndarray) -> ImageArrays:
 def records_of(labels: np.ndarray, arms: dict[str, np.ndarray], pairs: list[tuple[str, str]]) -> list[dict]:
     test = held_out_set(labels)
     resampled = bootstrap(labels, arms, 3)
-    return comparison_records(resampled, pairs, arm_records(resampled, test, arms), NAMES)
+    return comparison_records(resampled, pairs, arm_records(resampled, test, arms), test)
 
 
 def test_scores_are_those_of_scikit_learn():
@@ -186,7 +186,8 @@ def test_subgroups_name_the_worst_and_those_too_small():
 
 def agreement(labels: np.ndarray, predicted: np.ndarray, accuracy: float = 0.8) -> dict[str, dict]:
     rng, test = np.random.default_rng(1), np.arange(120) % 3
-    records = label_agreement("ddpm", labels, predicted, test, guesses(test, accuracy, 3, rng), NAMES)
+    on_test = guesses(test, accuracy, 3, rng)
+    records = label_agreement("ddpm", held_out_set(labels), predicted, held_out_set(test), on_test)
     return {record["label"]: record for record in records}
 
 

@@ -127,7 +127,7 @@ def test_a_saved_judge_loads_without_clinsynth(judge: Any, tmp_path: Path) -> No
 def save_classifier(folder: Path, names: list[str], channels: int = 1) -> Path:
     """An untrained small classifier."""
     from clinsynth.models.image_classifiers import build_small_resnet
-    from clinsynth.models.image_classifiers import save_classifier as save
+    from clinsynth.models.image_classifiers import save_image_classifier as save
 
     folder.mkdir()
     save(build_small_resnet(len(names), channels), names, folder)

@@ -18,7 +18,7 @@ from clinsynth.data.images import ImageArrays
 from clinsynth.data.phantom_fundus import GRADES
 from clinsynth.models.classifiers import FitSettings
 from clinsynth.models.generators import load_pipeline
-from clinsynth.models.image_classifiers import build_small_resnet, fit_image_classifier, save_classifier
+from clinsynth.models.image_classifiers import build_small_resnet, fit_image_classifier, save_image_classifier
 from clinsynth.run_folder import read_metrics
 from clinsynth.trainers.diffusion.model import StepInputs
 from clinsynth.trainers.preference.loss import PreferenceLoss, both_predictions, dpo_loss, join
@@ -52,7 +52,7 @@ def sees_darkness(tmp_path_factory: pytest.TempPathFactory) -> Path:
     fit_image_classifier(network, train, None, settings, class_weights=False, views="none")
     folder = tmp_path_factory.mktemp("judge") / "sees-darkness"
     folder.mkdir()
-    save_classifier(network, names, folder)
+    save_image_classifier(network, names, folder)
     return folder
 
 

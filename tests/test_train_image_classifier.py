@@ -33,15 +33,13 @@ from clinsynth.models.image_classifiers import (
     pooled_features,
     predict,
     random_views,
-    save_classifier,
+    save_image_classifier,
     strong_views,
 )
-from clinsynth.trainers.classifiers.arms import Arm
 from clinsynth.trainers.classifiers.feature_space import features_of
-from clinsynth.trainers.classifiers.images import Pictures
-from clinsynth.trainers.classifiers.trainings import ArmSettings
+from clinsynth.trainers.classifiers.images import ImageClassifiers
 from clinsynth.trainers.train_image_classifier import ImageClassifierArguments, main
-from tests.arm_studies import NAMES, TRAINER, brightness_data
+from tests.arm_studies import NAMES, TRAINER, brightness_data, settings
 
 
 def small_model(seed: int = 0, channels: int = 1):
@@ -175,7 +173,7 @@ def test_probabilities_and_features_do_not_depend_on_the_batch():
 
 def test_a_saved_classifier_loads_with_plain_transformers(tmp_path: Path):
     model = small_model(channels=3)
-    save_classifier(model, NAMES, tmp_path)
+    save_image_classifier(model, NAMES, tmp_path)
     assert not list(tmp_path.glob("*.bin"))
     pixels = brightness_data(1, 0).images[0, 0]
     ours = predict(model, pixels[None, None])[0]
@@ -213,25 +211,24 @@ def test_an_architecture_is_trained_from_scratch(tmp_path: Path):
     assert predict(models[0], brightness_data(2, 0).images).shape == (2, 3)
 
 
-def test_pictures_enter_at_the_size_that_is_asked_for(tmp_path: Path):
-    data, settings = brightness_data(2, 0), ArmSettings("small-resnet", epochs=1, batch_size=2, learning_rates=(1e-3,))
+def test_images_enter_at_the_size_that_is_asked_for(tmp_path: Path):
+    data = brightness_data(2, 0)
     for side, expected in ((None, 64), (24, 24)):
-        medium = Pictures(input_size=side)
-        medium.save(medium.build(settings, data, seed=0), NAMES, tmp_path / str(side))
-        loaded = medium.load(tmp_path / str(side), NAMES)
+        classifiers = ImageClassifiers(input_size=side)
+        classifiers.save(classifiers.build(settings(), data, seed=0), NAMES, tmp_path / str(side))
+        loaded = classifiers.load(tmp_path / str(side))
         assert model_inputs(loaded, data.images).shape == (2, 3, expected, expected)
-    assert Pictures().identity(Arm("real"), "real") != Pictures(input_size=64).identity(Arm("real"), "real")
+    assert ImageClassifiers().identity("light") != ImageClassifiers(input_size=64).identity("light")
     with pytest.raises(ValueError, match="--input_size must be at least 16 pixels, got 8"):
-        Pictures(input_size=8)
+        ImageClassifiers(input_size=8)
 
 
 def test_an_architecture_of_one_size_refuses_another(tmp_path: Path):
     ViTConfig(image_size=32, hidden_size=8, num_attention_heads=1, num_hidden_layers=1).save_pretrained(tmp_path)
-    common = {"epochs": 1, "batch_size": 2, "learning_rates": (1e-3,), "from_scratch": True}
-    settings, data = ArmSettings(str(tmp_path), **common), brightness_data(2, 0)
-    assert Pictures().build(settings, data, seed=0).config.input_size == 32
+    args, data = settings(model=str(tmp_path), from_scratch=True), brightness_data(2, 0)
+    assert ImageClassifiers().build(args, data, seed=0).config.input_size == 32
     with pytest.raises(ValueError, match=r"--input_size 16 does not suit --model .*leave it out"):
-        Pictures(input_size=16).build(settings, data, seed=0)
+        ImageClassifiers(input_size=16).build(args, data, seed=0)
 
 
 def test_the_last_layer_is_found_with_what_goes_into_it():
@@ -239,7 +236,7 @@ def test_the_last_layer_is_found_with_what_goes_into_it():
     config.update({"input_size": 32, "image_mean": [0.5] * 3, "image_std": [0.5] * 3})
     for model in (MobileNetV2ForImageClassification(config), small_model(channels=3)):
         data = brightness_data(70, 0)  # in more than one batch
-        features = features_of(Pictures(), model, data).values
+        features = features_of(ImageClassifiers().outputs, model, data).values
         logits = torch.from_numpy(features) @ last_layer(model).weight.T + last_layer(model).bias
         assert np.allclose(logits.softmax(1).detach(), predict(model, data.images), atol=1e-6)
 
@@ -251,7 +248,7 @@ def test_a_real_pretrained_classifier_is_loaded(shared_data: Path):
         pytest.skip("needs the weights in ../shared/models, which are not here")
     model = load_image_classifier_to_train(str(folder), NAMES, seed=0)
     assert last_layer(model).weight.shape == (3, 1280) and model.config.input_size == 224
-    assert features_of(Pictures(), model, brightness_data(2, 0, channels=3)).values.shape == (2, 1280)
+    assert features_of(ImageClassifiers().outputs, model, brightness_data(2, 0, channels=3)).values.shape == (2, 1280)
 
 
 def test_a_model_that_is_not_there_is_named(tmp_path: Path):

@@ -14,8 +14,14 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from clinsynth.data import dicom, phantom_fundus, sources
-from clinsynth.data.arguments import ImageDataArguments
-from clinsynth.data.labels import check_classes, check_not_empty, with_class_labels, without_identifiers
+from clinsynth.data.labels import (
+    LabelledSamples,
+    check_classes,
+    check_not_empty,
+    subgroups,
+    with_class_labels,
+    without_identifiers,
+)
 from clinsynth.data.sources import published_names
 from clinsynth.data.splits import choose_train, with_all_splits
 
@@ -34,20 +40,15 @@ Survey = Counter[tuple[str, tuple[int, int]]]
 
 
 @dataclass(frozen=True)
-class ImageArrays:
-    """One split in memory.
+class ImageArrays(LabelledSamples):
+    """One split in memory; see `LabelledRows`.
 
     Attributes:
         images: uint8, (n, channels, resolution, resolution).
-        labels: int64, (n,), each in 0 .. len(label_names) - 1.
-        label_names: class names in the order of their numbers.
-        groups: subgroup column to its texts (n,), "unknown" where a row has none; see `clinsynth.data.labels`.
-        noun: what a row is called in messages.
-        column: of a data set that holds it.
-        made_by: the command that writes synthetic ones.
     """
 
     noun: ClassVar[str] = "picture"
+    rows_in: ClassVar[str] = "images"
     column: ClassVar[str] = "image"
     made_by: ClassVar[str] = "clinsynth generate images"
 
@@ -56,33 +57,14 @@ class ImageArrays:
     label_names: list[str]
     groups: dict[str, np.ndarray] = field(default_factory=dict)
 
-    def take(self, rows: np.ndarray) -> ImageArrays:
-        """The rows at `rows` (numbers or a mask)."""
-        groups = {column: values[rows] for column, values in self.groups.items()}
-        return ImageArrays(self.images[rows], self.labels[rows], self.label_names, groups)
-
-    def followed_by(self, more: ImageArrays) -> ImageArrays:
-        """These rows and after them those of `more`, whose subgroups count as unknown."""
-        from clinsynth.data.labels import followed_by_unknown  # which needs this module
-
-        return ImageArrays(
-            np.concatenate([self.images, more.images]),
-            np.concatenate([self.labels, more.labels]),
-            self.label_names,
-            followed_by_unknown(self.groups, len(more.labels)),
-        )
-
     def content(self) -> bytes:
-        """The pictures as bytes, other ones for other pictures."""
         return repr(self.images.shape).encode() + self.images.tobytes()
 
     def read_like(self, dataset: Dataset) -> ImageArrays:
-        """The columns image and label of a data set, pictures in the size and mode of these."""
         channels, side = self.images.shape[1:3]
         return to_arrays(dataset.select_columns(["image", "label"]), side, channels, None)
 
     def check_like(self, other: ImageArrays, name: str) -> None:
-        """Raise a `ValueError` where the pictures of `other`, the set called `name`, have another form than these."""
         if other.images.shape[1:] != self.images.shape[1:]:
             raise ValueError(
                 f"pictures differ: train has (channels, height, width) {self.images.shape[1:]}, "
@@ -204,8 +186,6 @@ def state_changes(found: Survey, target: Target) -> None:
 
 
 def render(dataset: Dataset, target: Target) -> ImageArrays:
-    from clinsynth.data.labels import subgroups  # which needs this module
-
     side, channels = target.resolution, target.channels
     images = np.empty((len(dataset), channels, side, side), dtype=np.uint8)
     for row, (name, image) in enumerate(open_images(dataset)):

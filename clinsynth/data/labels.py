@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
@@ -181,10 +182,61 @@ def subgroups(dataset: Dataset) -> dict[str, np.ndarray]:
     return found
 
 
-def followed_by_unknown(groups: dict[str, np.ndarray], count: int) -> dict[str, np.ndarray]:
-    """Subgroups with `count` more rows of which none is known."""
-    unknown = np.full(count, UNKNOWN)
-    return {column: np.concatenate([values, unknown]) for column, values in groups.items()}
+class LabelledRows:
+    """One split in memory: samples, or features of them, with their labels and subgroups; of frozen dataclasses.
+
+    Attributes:
+        noun: what a row is called in messages and in published records.
+        rows_in: name of the field that holds the samples, an array of n.
+        labels: int64, (n,), each in 0 .. len(label_names) - 1.
+        label_names: class names in the order of their numbers.
+        groups: subgroup column to its texts (n,), "unknown" where a row has none; see `subgroups`.
+    """
+
+    noun: ClassVar[str]
+    rows_in: ClassVar[str]
+    labels: np.ndarray
+    label_names: list[str]
+    groups: dict[str, np.ndarray]
+
+    def take(self, rows: np.ndarray) -> Self:
+        """The rows at `rows` (numbers or a mask)."""
+        groups = {column: values[rows] for column, values in self.groups.items()}
+        return self._with(getattr(self, self.rows_in)[rows], self.labels[rows], groups)
+
+    def followed_by(self, more: Self) -> Self:
+        """These rows and after them those of `more`, whose subgroups count as unknown."""
+        values = [getattr(rows, self.rows_in) for rows in (self, more)]
+        unknown = np.full(len(more.labels), UNKNOWN)
+        groups = {column: np.concatenate([known, unknown]) for column, known in self.groups.items()}
+        return self._with(np.concatenate(values), np.concatenate([self.labels, more.labels]), groups)
+
+    def _with(self, values: np.ndarray, labels: np.ndarray, groups: dict[str, np.ndarray]) -> Self:
+        fields: dict[str, Any] = {self.rows_in: values, "labels": labels, "groups": groups}
+        return replace(self, **fields)  # type: ignore[type-var]  # a frozen dataclass inherits from this
+
+
+class LabelledSamples(LabelledRows):
+    """Samples as a generator makes them and a classifier takes them.
+
+    Attributes:
+        column: of a data set that holds them.
+        made_by: the command that writes synthetic ones.
+    """
+
+    column: ClassVar[str]
+    made_by: ClassVar[str]
+
+    def content(self) -> bytes:
+        """The samples as bytes, other ones for other samples."""
+        raise NotImplementedError
+
+    def read_like(self, dataset: Dataset) -> Self:
+        """The samples and labels of a data set, in the form of these."""
+        raise NotImplementedError
+
+    def check_like(self, other: Self, name: str) -> None:
+        """Raise a `ValueError` where the samples of `other`, the set called `name`, have another form than these."""
 
 
 def as_texts(values: Sequence[Any]) -> list[str]:

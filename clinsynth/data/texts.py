@@ -22,8 +22,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from clinsynth.data.arguments import TextDataArguments
-from clinsynth.data.labels import followed_by_unknown, subgroups
+from clinsynth.data.labels import LabelledSamples, subgroups
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -65,8 +64,6 @@ def with_all_text_splits(splits: dict[str, Dataset]) -> dict[str, Dataset]:
     Raises:
         ValueError: a split would come out empty.
     """
-    import numpy as np
-
     from clinsynth.data.splits import SHARES, cut_rows
 
     missing = {name: share for name, share in SHARES.items() if name not in splits}
@@ -113,8 +110,6 @@ def choose_train_texts(train: Dataset, args: TextDataArguments, seed: int) -> Da
     Raises:
         ValueError: a class with fewer texts than `--few_shot`, or a negative seed.
     """
-    import numpy as np
-
     if seed < 0:
         raise ValueError(f"--seed must be at least 0, got {seed}")
     if args.few_shot is None and args.train_fraction == 1:
@@ -136,8 +131,6 @@ def choose_train_texts(train: Dataset, args: TextDataArguments, seed: int) -> Da
 
 def check_text_classes(train: Dataset, args: TextDataArguments) -> None:
     """Raise a `ValueError` for fewer than two classes, or one below `--min_class_size` train texts."""
-    import numpy as np
-
     names = train.features["label"].names
     if len(names) < 2:
         raise ValueError(
@@ -155,20 +148,15 @@ def check_text_classes(train: Dataset, args: TextDataArguments) -> None:
 
 
 @dataclass(frozen=True)
-class TextArrays:
-    """One split in memory.
+class TextArrays(LabelledSamples):
+    """One split in memory; see `LabelledRows`.
 
     Attributes:
         texts: strings (n,), as objects.
-        labels: int64, (n,), each in 0 .. len(label_names) - 1.
-        label_names: class names in the order of their numbers.
-        groups: subgroup column to its texts (n,), "unknown" where a row has none; see `clinsynth.data.labels`.
-        noun: what a row is called in messages.
-        column: of a data set that holds it.
-        made_by: the command that writes synthetic ones.
     """
 
     noun: ClassVar[str] = "text"
+    rows_in: ClassVar[str] = "texts"
     column: ClassVar[str] = "text"
     made_by: ClassVar[str] = "clinsynth generate text"
 
@@ -177,22 +165,7 @@ class TextArrays:
     label_names: list[str]
     groups: dict[str, np.ndarray] = field(default_factory=dict)
 
-    def take(self, rows: np.ndarray) -> TextArrays:
-        """The rows at `rows` (numbers or a mask)."""
-        groups = {column: values[rows] for column, values in self.groups.items()}
-        return TextArrays(self.texts[rows], self.labels[rows], self.label_names, groups)
-
-    def followed_by(self, more: TextArrays) -> TextArrays:
-        """These rows and after them those of `more`, whose subgroups count as unknown."""
-        return TextArrays(
-            np.concatenate([self.texts, more.texts]),
-            np.concatenate([self.labels, more.labels]),
-            self.label_names,
-            followed_by_unknown(self.groups, len(more.labels)),
-        )
-
     def content(self) -> bytes:
-        """The texts as bytes, other ones for other texts."""
         return json.dumps(self.texts.tolist()).encode()
 
     def read_like(self, dataset: Dataset) -> TextArrays:
@@ -208,9 +181,6 @@ class TextArrays:
             if label is None or label < 0:
                 raise ValueError(f"synthetic row {row} has no label; give it one or remove the row")
         return TextArrays(as_objects(texts), np.asarray(labels, dtype=np.int64), list(dataset.features["label"].names))
-
-    def check_like(self, other: TextArrays, name: str) -> None:
-        """Texts of any length go together."""
 
 
 def load_text_arrays(args: TextDataArguments, seed: int = 0) -> dict[str, TextArrays]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from safetensors.torch import save_model
 from tqdm.auto import tqdm
 from transformers import AutoConfig, PreTrainedModel, get_cosine_schedule_with_warmup
 
-from clinsynth.data.labels import first_of
+from clinsynth.data.labels import LabelledRows, first_of
 
 Record = dict[str, float]
 """What there is to say of an epoch."""
@@ -55,22 +55,10 @@ class FitResult:
     history: list[Record]
 
 
-class Labelled(Protocol):
-    """Rows of which the labels are looked at."""
-
-    noun: ClassVar[str]
-
-    @property
-    def labels(self) -> np.ndarray: ...
-
-    @property
-    def label_names(self) -> list[str]: ...
-
-
 def fit_classifier(
     network: torch.nn.Module,
-    train: Labelled,
-    validation: Labelled | None,
+    train: LabelledRows,
+    validation: LabelledRows | None,
     loss_of: Callable[[np.ndarray, torch.Tensor | None], torch.Tensor],
     predict: Callable[[], np.ndarray],
     settings: FitSettings,
@@ -89,7 +77,7 @@ def fit_classifier(
     device = next(network.parameters()).device
     weight = balancing_weights(train).to(device) if class_weights else None
 
-    def score(known: Labelled) -> float:
+    def score(known: LabelledRows) -> float:
         return macro_f1(known.labels, predict().argmax(1), len(known.label_names))
 
     return fit(
@@ -177,7 +165,7 @@ def endless_batches(n: int, batch_size: int) -> Iterator[np.ndarray]:
         rows = rows[batch_size:]
 
 
-def balancing_weights(data: Labelled) -> torch.Tensor:
+def balancing_weights(data: LabelledRows) -> torch.Tensor:
     """One loss weight a class, n / (classes * rows of the class), float32; a class without a row is an error."""
     counts = np.bincount(data.labels, minlength=len(data.label_names))
     if (counts == 0).any():

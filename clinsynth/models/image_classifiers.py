@@ -125,7 +125,7 @@ def with_input_size(model: PreTrainedModel, side: int, name: str) -> PreTrainedM
     return model
 
 
-def save_classifier(model: PreTrainedModel, label_names: list[str], folder: Path) -> None:
+def save_image_classifier(model: PreTrainedModel, label_names: list[str], folder: Path) -> None:
     """Write model and image processor, so that `transformers.pipeline("image-classification", folder)` takes them."""
     save_network(model, label_names, folder)
     side = model.config.input_size

@@ -34,8 +34,10 @@ from clinsynth.synthesis.sets import (
     read_generation,
     with_labels_of,
 )
-from clinsynth.trainers.classifiers.arms import check_data
-from clinsynth.trainers.classifiers.images import run_arms
+from clinsynth.trainers.classifiers.arms import ArmArguments
+from clinsynth.trainers.classifiers.images import ImageClassifiers
+from clinsynth.trainers.classifiers.rows import check_data
+from clinsynth.trainers.classifiers.study import run_study
 
 if TYPE_CHECKING:
     from clinsynth.data.images import ImageArrays
@@ -189,12 +191,15 @@ def compare_classifiers(
         return None
     arrays = [real["train"].images, real["test"].images, synthetic.images, synthetic.labels]
     key = hash_arrays(*arrays, f"{args.classifier} {args.classifier_epochs}")[:12]
-    return run_arms(
-        real,
-        synthetic,
-        folder / f"classifier-{key}",
+    arms = ArmArguments(
+        arms=["real", "composite"],
+        control="real",
         model=args.classifier,
         seeds=args.classifier_seeds,
-        first_seed=args.seed,
         epochs=args.classifier_epochs,
+        batch_size=64,
+        learning_rates=2e-3,
+        seed=args.seed,
+        output_dir=str(folder / f"classifier-{key}"),
     )
+    return run_study(ImageClassifiers(), arms, real, synthetic)
