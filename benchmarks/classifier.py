@@ -92,8 +92,8 @@ def our_training(args: ClassifierBenchmarkArguments) -> "Run":
     from clinsynth.models.image_classifiers import fit_image_classifier
 
     model, data = resnet18(args.input_size), random_images(args)
-    settings = FitSettings(epochs=1, batch_size=args.batch_size, learning_rate=1e-3, seed=0)
-    return lambda: fit_image_classifier(model, data, None, settings, class_weights=True, views="strong", flips=True)
+    settings = FitSettings(1, args.batch_size, learning_rate=1e-3, seed=0, class_weights=True, views="strong")
+    return lambda: fit_image_classifier(model, data, None, settings, flips=True)
 
 
 def bare_training(args: ClassifierBenchmarkArguments) -> "Run":

@@ -49,7 +49,7 @@ def sees_darkness(tmp_path_factory: pytest.TempPathFactory) -> Path:
     network = build_small_resnet(6, 1, input_size=28)
     settings = FitSettings(epochs=10, batch_size=20, learning_rate=5e-3, seed=0)
     train = ImageArrays(images, labels, names)
-    fit_image_classifier(network, train, None, settings, class_weights=False, views="none")
+    fit_image_classifier(network, train, None, settings)
     folder = tmp_path_factory.mktemp("judge") / "sees-darkness"
     folder.mkdir()
     save_image_classifier(network, names, folder)

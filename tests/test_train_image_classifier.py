@@ -46,9 +46,9 @@ def small_model(seed: int = 0, channels: int = 1):
     return build_small_resnet(3, channels, input_size=24, seed=seed)
 
 
-def fit(model, train, validation=None, views: str = "light", **changes) -> FitResult:
-    settings = FitSettings(**{"epochs": 2, "batch_size": 16, "learning_rate": 3e-3, "seed": 0, **changes})
-    return fit_image_classifier(model, train, validation, settings, class_weights=True, views=views)
+def fit(model, train, validation=None, **changes) -> FitResult:
+    usual = {"epochs": 2, "batch_size": 16, "learning_rate": 3e-3, "seed": 0, "class_weights": True, "views": "light"}
+    return fit_image_classifier(model, train, validation, FitSettings(**{**usual, **changes}))
 
 
 def test_training_learns_and_keeps_the_best_epoch():

@@ -158,8 +158,8 @@ def test_models_are_loaded_with_a_new_head_and_saved_whole(kind: str, real, enco
     assert torch.equal(last_layer(model).weight, last_layer(same).weight) and model.num_labels == 2
     words = [m.get_input_embeddings().weight for m in (model, scratch)]
     assert not torch.equal(words[0], words[1])
-    fit = FitSettings(epochs=1, batch_size=16, learning_rate=1e-3, seed=0)
-    result = medium.fit(model, real["train"], real["validation"], fit, views="none", class_weights=True)
+    fit = FitSettings(epochs=1, batch_size=16, learning_rate=1e-3, seed=0, class_weights=True)
+    result = medium.fit(model, real["train"], real["validation"], fit)
     assert result.steps == 3 and not torch.equal(last_layer(model).weight, last_layer(same).weight)
     medium.save(model, LABELS, tmp_path / "saved")
     ours = medium.predict(model, real["test"])

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -29,6 +29,8 @@ class FitSettings:
     """How a network is trained.
 
     Attributes:
+        class_weights: weight the classes in a classifier's loss by their inverse frequency.
+        views: how images are varied; texts never are.
         steps_per_epoch: batches an epoch; None: one pass over the rows.
         progress: name of the bar; None shows none.
         on_epoch: called with the record of each epoch.
@@ -38,6 +40,8 @@ class FitSettings:
     batch_size: int
     learning_rate: float
     seed: int
+    class_weights: bool = False
+    views: Literal["none", "light", "strong"] = "none"
     steps_per_epoch: int | None = None
     progress: str | None = None
     on_epoch: Callable[[Record], None] | None = None
@@ -62,20 +66,18 @@ def fit_classifier(
     loss_of: Callable[[np.ndarray, torch.Tensor | None], torch.Tensor],
     predict: Callable[[], np.ndarray],
     settings: FitSettings,
-    class_weights: bool,
 ) -> FitResult:
     """`fit` on the rows of `train`; it ends with the weights of the epoch whose macro-F1 on `validation` is best.
 
     Args:
         loss_of: the loss of the rows of these numbers, given a weight a class, float32 (classes,), or None.
         predict: what the network gives for `validation` now, (n, classes).
-        class_weights: weight the classes by their inverse frequency.
 
     Raises:
         ValueError: a loss that is not finite (names the step), or a class without a train row to weight.
     """
     device = next(network.parameters()).device
-    weight = balancing_weights(train).to(device) if class_weights else None
+    weight = balancing_weights(train).to(device) if settings.class_weights else None
 
     def score(known: LabelledRows) -> float:
         return macro_f1(known.labels, predict().argmax(1), len(known.label_names))

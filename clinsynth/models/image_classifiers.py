@@ -36,8 +36,6 @@ if TYPE_CHECKING:
 BILINEAR = 2  # PIL's number for it
 BATCH_SIZE = 256
 CPU_PIXELS = 4 * 224**2  # of a batch: clinsynth/models/image_encoders.py says why so few
-VIEWS = ("none", "light", "strong")
-"""How images are varied in training."""
 WANTED = "the folder or Hub id of an image classifier with its"
 
 
@@ -194,20 +192,17 @@ def fit_image_classifier(
     train: ImageArrays,
     validation: ImageArrays | None,
     settings: FitSettings,
-    *,
-    class_weights: bool,
-    views: str,
     flips: bool = False,
 ) -> FitResult:
-    """Train `model` in place on random views of the images, one of VIEWS, with `strong` mixed up as well; `flips`
-    mirrors them at random, too. See `fit_classifier`."""
+    """Train `model` in place on random views of the images, with `strong` ones mixed up as well; `flips` mirrors them
+    at random, too. See `fit_classifier`."""
 
     def loss_of(rows: np.ndarray, weight: torch.Tensor | None) -> torch.Tensor:
         pixels = model_inputs(model, train.images[rows])
         labels = torch.as_tensor(train.labels[rows], device=model.device)
-        if views == "strong":
+        if settings.views == "strong":
             return mixup_loss(model, strong_views(pixels, flips), labels, weight)
-        if views == "light":
+        if settings.views == "light":
             pixels = random_views(pixels, flips)
         return F.cross_entropy(model(pixels).logits, labels, weight=weight)
 
@@ -215,7 +210,7 @@ def fit_image_classifier(
         assert validation is not None
         return predict(model, validation.images)
 
-    return fit_classifier(model, train, validation, loss_of, predicted, settings, class_weights)
+    return fit_classifier(model, train, validation, loss_of, predicted, settings)
 
 
 NOISE = 0.15  # largest standard deviation; normalised pixels have about 1

@@ -226,40 +226,25 @@ def default_classifier(
 
     Kept in a folder of `output_dir` that is named by data, seed and epochs (safetensors), and found there again.
     """
-    from safetensors.torch import load_model
-
-    from clinsynth.models.image_classifiers import build_small_resnet
-
-    key = hash_arrays(train.images, train.labels, validation.images, validation.labels, f"{seed} {epochs}")
-    kept = output_dir / key[:16]
-    if not kept.exists():
-        with complete_folder(kept) as folder:
-            score = _train(train, validation, folder, seed, epochs, progress)
-            facts = {"epochs": epochs, "seed": seed, "validation_macro_f1": score}
-            atomic_write(folder / "training.json", json.dumps(facts, indent=2) + "\n")
-    facts = json.loads((kept / "training.json").read_text())
-    model: Any = build_small_resnet(len(train.label_names), train.images.shape[1], seed=seed)
-    load_model(model, kept / "model.safetensors")
-    return model.to(best_device()).eval(), facts["validation_macro_f1"]
-
-
-def _train(
-    train: ImageArrays, validation: ImageArrays, folder: Path, seed: int, epochs: int, progress: str | None
-) -> float:
-    """Train and save the default extractor; returns its macro-F1 on validation."""
-    from safetensors.torch import save_model
+    from safetensors.torch import load_model, save_model
 
     from clinsynth.models.classifiers import FitSettings
     from clinsynth.models.image_classifiers import build_small_resnet, fit_image_classifier
 
+    key = hash_arrays(train.images, train.labels, validation.images, validation.labels, f"{seed} {epochs}")
+    kept = output_dir / key[:16]
     model: Any = build_small_resnet(len(train.label_names), train.images.shape[1], seed=seed)
-    settings = FitSettings(epochs, batch_size=64, learning_rate=1e-3, seed=seed, progress=progress)
-    result = fit_image_classifier(
-        model.to(best_device()), train, validation, settings, class_weights=True, views="light"
-    )
-    model.config.save_pretrained(folder)
-    save_model(model, str(folder / "model.safetensors"), metadata={"format": "pt"})
-    return result.best_macro_f1
+    model = model.to(best_device())
+    if not kept.exists():
+        settings = FitSettings(epochs, 64, 1e-3, seed, class_weights=True, views="light", progress=progress)
+        score = fit_image_classifier(model, train, validation, settings).best_macro_f1
+        with complete_folder(kept) as folder:
+            facts = {"epochs": epochs, "seed": seed, "validation_macro_f1": score}
+            atomic_write(folder / "training.json", json.dumps(facts, indent=2) + "\n")
+            model.config.save_pretrained(folder)
+            save_model(model, str(folder / "model.safetensors"), metadata={"format": "pt"})
+    load_model(model, kept / "model.safetensors")
+    return model.eval(), json.loads((kept / "training.json").read_text())["validation_macro_f1"]
 
 
 def three_channels(images: np.ndarray) -> np.ndarray:

@@ -120,13 +120,7 @@ def batch_logits(model: PreTrainedModel, tokens: Tokens, texts: Collection[str])
 
 
 def fit_text_classifier(
-    model: PreTrainedModel,
-    tokens: Tokens,
-    train: TextArrays,
-    validation: TextArrays,
-    settings: FitSettings,
-    *,
-    class_weights: bool,
+    model: PreTrainedModel, tokens: Tokens, train: TextArrays, validation: TextArrays, settings: FitSettings
 ) -> FitResult:
     """Train `model` in place on cross-entropy; see `fit_classifier`."""
     labels = torch.as_tensor(train.labels, device=model.device)
@@ -137,7 +131,7 @@ def fit_text_classifier(
     def predicted() -> np.ndarray:
         return text_outputs(model, tokens, validation.texts, lambda logits: logits)
 
-    return fit_classifier(model, train, validation, loss_of, predicted, settings, class_weights)
+    return fit_classifier(model, train, validation, loss_of, predicted, settings)
 
 
 SPECIAL = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}

@@ -25,7 +25,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Literal
 
+Views = Literal["none", "light", "strong"]
 SMALL_RESNET, SMALL_BERT = "small-resnet", "small-bert"
 TUNED = ("real_strong", "real_weighted")
 CONTROLS = ("real", *TUNED)
@@ -207,8 +209,8 @@ def control_of(arm: Arm, control: str) -> str:
     return REAL_FEATURES if arm.in_features and arm.kind != REAL_FEATURES else control
 
 
-def augmentation(arm: Arm, control: str, light: bool) -> str:
-    """How the images of an arm are varied in training: "none", "light" or "strong"."""
+def augmentation(arm: Arm, control: str, light: bool) -> Views:
+    """How the images of an arm are varied in training."""
     if arm.in_features:
         return "none"  # the features are computed once
     return "strong" if is_tuned(arm, control) else "light" if light else "none"

@@ -85,9 +85,7 @@ def head_probabilities(model: PreTrainedModel, features: Features) -> np.ndarray
         return logits.softmax(-1).float().cpu().numpy()
 
 
-def fit_head(
-    model: PreTrainedModel, train: Features, validation: Features, settings: FitSettings, class_weights: bool
-) -> FitResult:
+def fit_head(model: PreTrainedModel, train: Features, validation: Features, settings: FitSettings) -> FitResult:
     """Train `model`'s last layer anew on features of the train samples, real ones and those made of them, and put it
     into `model`; the epoch is chosen on features of the real validation samples."""
     mean, spread = train.values.mean(0), train.values.std(0) + 1e-6
@@ -108,7 +106,7 @@ def fit_head(
         with torch.inference_mode():
             return head(held_out).cpu().numpy()
 
-    result = fit_classifier(head, train, validation, loss_of, predicted, settings, class_weights)
+    result = fit_classifier(head, train, validation, loss_of, predicted, settings)
     install(head, model, mean, spread)
     return result
 

@@ -72,18 +72,9 @@ class ImageClassifiers(Classifiers[ImageArrays]):
         return load_image_classifier("the classifier in", str(folder))[0]
 
     def fit(
-        self,
-        model: PreTrainedModel,
-        train: ImageArrays,
-        validation: ImageArrays,
-        settings: FitSettings,
-        *,
-        views: str,
-        class_weights: bool,
+        self, model: PreTrainedModel, train: ImageArrays, validation: ImageArrays, settings: FitSettings
     ) -> FitResult:
-        return fit_image_classifier(
-            model, train, validation, settings, class_weights=class_weights, views=views, flips=self.flips
-        )
+        return fit_image_classifier(model, train, validation, settings, self.flips)
 
     def outputs(self, model: PreTrainedModel, data: ImageArrays, read: Read) -> np.ndarray:
         return in_batches(model, data.images, lambda pixels: read(model(pixels).logits))

@@ -73,16 +73,9 @@ class TextClassifiers(Classifiers[TextArrays]):
         return load_text_classifier("the classifier in", str(folder))[0]
 
     def fit(
-        self,
-        model: PreTrainedModel,
-        train: TextArrays,
-        validation: TextArrays,
-        settings: FitSettings,
-        *,
-        views: str,
-        class_weights: bool,
+        self, model: PreTrainedModel, train: TextArrays, validation: TextArrays, settings: FitSettings
     ) -> FitResult:
-        return fit_text_classifier(model, self.tokens, train, validation, settings, class_weights=class_weights)
+        return fit_text_classifier(model, self.tokens, train, validation, settings)
 
     def outputs(self, model: PreTrainedModel, data: TextArrays, read: Read) -> np.ndarray:
         return text_outputs(model, self.tokens, data.texts, read)

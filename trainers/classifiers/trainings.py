@@ -7,7 +7,7 @@ import json
 import logging
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 
 from clinsynth.models.classifiers import FitResult, FitSettings, Read, Record
 from clinsynth.run_folder import MADE_ANEW, append_metrics, atomic_write, complete_folder, explained_where_damaged
-from clinsynth.trainers.classifiers.arms import REAL_FEATURES, Arm, ArmArguments, augmentation, weighted
+from clinsynth.trainers.classifiers.arms import REAL_FEATURES, Arm, ArmArguments, Views, augmentation, weighted
 from clinsynth.trainers.classifiers.feature_space import (
     Features,
     features_of,
@@ -67,17 +67,8 @@ class Classifiers(ABC, Generic[S]):
         """Read back what `save` wrote."""
 
     @abstractmethod
-    def fit(
-        self,
-        model: PreTrainedModel,
-        train: S,
-        validation: S,
-        settings: FitSettings,
-        *,
-        views: str,
-        class_weights: bool,
-    ) -> FitResult:
-        """Train the whole of `model` in place; `views` is how the samples are varied, as `augmentation` says."""
+    def fit(self, model: PreTrainedModel, train: S, validation: S, settings: FitSettings) -> FitResult:
+        """Train the whole of `model` in place."""
 
     @abstractmethod
     def outputs(self, model: PreTrainedModel, data: S, read: Read) -> np.ndarray:
@@ -211,7 +202,7 @@ def fit_best(
         if isinstance(rows.data, Features):
             model = trainings.body(seed)  # anew, since fit_head changes its last layer
             held_out = trainings.features(trainings.real["validation"], seed)
-            result = fit_head(model, rows.data, held_out, settings, trainings.weighted(arm))
+            result = fit_head(model, rows.data, held_out, settings)
         else:
             model = trainings.new_classifier(seed)
             result = fit_whole(trainings, arm, rows.data, model, settings)
@@ -230,6 +221,8 @@ def fit_settings(trainings: Trainings[S], arm: Arm, seed: int, learning_rate: fl
         batch_size,
         learning_rate,
         seed,
+        trainings.weighted(arm),
+        trainings.views(arm),
         steps_per_epoch=math.ceil(rows / batch_size),
         progress=f"{arm.name}, seed {seed}, learning rate {learning_rate:g}" if trainings.progress else None,
         on_epoch=partial(append_epoch, folder, arm.name, seed),
@@ -242,12 +235,10 @@ def append_epoch(folder: Path, arm: str, seed: int, record: Record) -> None:
 
 def fit_whole(trainings: Trainings[S], arm: Arm, data: S, model: PreTrainedModel, settings: FitSettings) -> FitResult:
     """Train the whole of `model` on the samples of an arm."""
-    real, views, class_weights = trainings.real, trainings.views(arm), trainings.weighted(arm)
+    real = trainings.real
 
     def fit(samples: S, settings: FitSettings) -> FitResult:
-        return trainings.classifiers.fit(
-            model, samples, real["validation"], settings, views=views, class_weights=class_weights
-        )
+        return trainings.classifiers.fit(model, samples, real["validation"], settings)
 
     if arm.kind != "pretrain_finetune":
         return fit(data, settings)
@@ -324,7 +315,7 @@ class Trainings(Generic[S]):
     def control(self) -> Arm:
         return Arm(self.args.control)
 
-    def views(self, arm: Arm) -> str:
+    def views(self, arm: Arm) -> Views:
         """How the samples of an arm are varied in training."""
         return augmentation(arm, self.args.control, self.classifiers.augment)
 
@@ -376,14 +367,13 @@ class Trainings(Generic[S]):
         else:
             identity = {"model": self.args.model, **self.classifiers.identity(self.views(Arm(REAL_FEATURES)))}
             folder = self.cache_dir / "features" / short_hash(identity)
-        path = folder / f"features-{hash_sets(data)}.safetensors"
-        if not path.exists():
-            progress = f"features of {len(data.labels)} {data.noun}s" if self.progress else None
-            path.parent.mkdir(parents=True, exist_ok=True)
-            values = features_of(self.classifiers.outputs, self.body(seed), data, progress).values
-            atomic_write(path, save({"values": values}))
-        with explained_where_damaged(path, MADE_ANEW):
-            return Features(load_file(path)["values"], data.labels, data.label_names)
+        progress = f"features of {len(data.labels)} {data.noun}s" if self.progress else None
+        values = kept_array(
+            folder / f"features-{hash_sets(data)}.safetensors",
+            "values",
+            lambda: features_of(self.classifiers.outputs, self.body(seed), data, progress).values,
+        )
+        return Features(values, data.labels, data.label_names)
 
     def predict(self, arm: Arm, seed: int, model: PreTrainedModel, data: S) -> np.ndarray:
         """Class probabilities (n, classes) by the trained `model` of an arm and seed."""
@@ -393,12 +383,21 @@ class Trainings(Generic[S]):
 
     def synthetic_probabilities(self, source: str, seed: int) -> np.ndarray:
         """What the control's classifier of this seed says of a synthetic set: (n, classes), kept beside it."""
-        path = self.folder(self.control, seed) / f"synthetic-{self.fingerprints[source]}.safetensors"
-        if not path.exists():
-            probabilities = self.predict(self.control, seed, self.control_model(seed), self.synthetic[source])
-            atomic_write(path, save({"probabilities": probabilities}))
-        with explained_where_damaged(path, MADE_ANEW):
-            return load_file(path)["probabilities"]
+        return kept_array(
+            self.folder(self.control, seed) / f"synthetic-{self.fingerprints[source]}.safetensors",
+            "probabilities",
+            lambda: self.predict(self.control, seed, self.control_model(seed), self.synthetic[source]),
+        )
+
+
+def kept_array(path: Path, name: str, compute: Callable[[], np.ndarray]) -> np.ndarray:
+    """`compute()`, kept in a safetensors file under `name`."""
+    if not path.exists():
+        value = compute()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        atomic_write(path, save({name: value}))
+    with explained_where_damaged(path, MADE_ANEW):
+        return load_file(path)[name]
 
 
 def short_hash(identity: dict[str, Any]) -> str:
