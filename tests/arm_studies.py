@@ -27,7 +27,8 @@ def settings(**changes: Any) -> ArmArguments:
 def run_arms(real: dict[str, ImageArrays], synthetic: Any, output_dir: Path, **changes: Any) -> dict[str, Any]:
     """The results of a study."""
     args = settings(**changes, output_dir=str(output_dir))
-    return run_study(ImageClassifiers(), args, real, synthetic, progress=False)
+    sets = {"": synthetic} if isinstance(synthetic, ImageArrays) else synthetic or {}
+    return run_study(ImageClassifiers(), args, real, sets, progress=False)
 
 
 def brightness_data(rows: int, seed: int, channels: int = 1) -> ImageArrays:

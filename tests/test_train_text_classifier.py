@@ -189,7 +189,7 @@ def save_tiny(kind: str, encoder: Path, folder: Path) -> Path:
 def test_every_arm_runs_with_equally_many_steps_and_leaves_models(real, medium: TextClassifiers, tmp_path: Path):
     def study() -> dict:
         args = settings(arms=list(TEXT_ARMS), seed=4, output_dir=str(tmp_path))
-        return run_study(medium, args, real, posts(30, 9), progress=False)
+        return run_study(medium, args, real, {"": posts(30, 9)}, progress=False)
 
     results = study()
     refused = {record["arm"] for record in results["refused"]}

@@ -66,7 +66,7 @@ def gather_evidence(args: EvaluateImagesArguments) -> tuple[dict[str, Any], Comp
     check_sources(Path(args.synthetic), real)
     judge = load_alignment_judge(args, real["train"].label_names) if args.checklist else None
     if args.classifier != "none":
-        check_data(real, synthetic)
+        check_data(real, {"": synthetic})
     output_dir = create_run_folder(args.output_dir)
     write_run_config(output_dir, args)
     cache = create_run_folder(args.cache_dir, "cache_dir") if args.cache_dir else output_dir
@@ -202,4 +202,4 @@ def compare_classifiers(
         seed=args.seed,
         output_dir=str(folder / f"classifier-{key}"),
     )
-    return run_study(ImageClassifiers(), arms, real, synthetic)
+    return run_study(ImageClassifiers(), arms, real, {"": synthetic})

@@ -134,6 +134,15 @@ class ArmArguments:
             raise ValueError(f"--features_from must be control or model, got {self.features_from}")
         if self.control == REAL_FEATURES and self.features_from == "control":
             raise ValueError(f"--control {REAL_FEATURES} trains no body to take from; add --features_from model")
+        if self.model in (SMALL_RESNET, SMALL_BERT) and (self.from_scratch or self.features_from == "model"):
+            flag = "from_scratch" if self.from_scratch else "features_from model"
+            raise ValueError(
+                f"--{flag} needs a --model other than {self.model}, which has no trained weights to start from"
+            )
+        if self.from_scratch and self.features_from == "model":
+            raise ValueError("--features_from model takes the trained body of --model; leave --from_scratch out")
+        if self.epochs < 2 and "pretrain_finetune" in (self.arms or ()):
+            raise ValueError(f"--epochs must be at least 2 for pretrain_finetune, got {self.epochs}")
 
     def choose_arms(self, known: tuple[str, ...]) -> None:
         """Settle `arms`, by default the two controls and, with synthetic samples, synthetic and composite.

@@ -39,7 +39,6 @@ class ImageClassifiers(Classifiers[ImageArrays]):
     """
 
     arms = ARMS
-    small = SMALL_RESNET
     minority_recall = False
 
     augment: bool = True
@@ -59,7 +58,7 @@ class ImageClassifiers(Classifiers[ImageArrays]):
         """The small ResNet, in colour because transformers' pipelines hand every image over so, or one of
         transformers' architectures, pretrained or not."""
         names, own = train.label_names, max(64, train.images.shape[-1])
-        if args.model == self.small:
+        if args.model == SMALL_RESNET:
             model: PreTrainedModel = build_small_resnet(len(names), 3, input_size=own, seed=seed)
         else:
             model = load_image_classifier_to_train(args.model, names, seed, args.from_scratch, own)

@@ -29,13 +29,6 @@ class ArmRefusedError(ValueError):
     """An arm that this data does not allow; a study goes on without it and says why."""
 
 
-def as_sets(synthetic: S | Mapping[str, S] | None) -> dict[str, S]:
-    """Synthetic sets by name; a single one has the empty name."""
-    if synthetic is None:
-        return {}
-    return dict(synthetic) if isinstance(synthetic, Mapping) else {"": synthetic}
-
-
 def load_synthetic_sets(spec: str | None, like: S) -> dict[str, S]:
     """The sets of `--synthetic` by name, in the form of `like`; errors are those of `load_synthetic`."""
     return {name: load_synthetic(folder, like) for name, folder in parse_sets(spec).items()} if spec else {}
@@ -82,16 +75,14 @@ def load_synthetic(spec: str, like: S) -> S:
     return like.read_like(data)
 
 
-def check_data(real: Mapping[str, S], synthetic: S | Mapping[str, S] | None) -> None:
+def check_data(real: Mapping[str, S], synthetic: Mapping[str, S]) -> None:
     """Make sure that all sets have samples, of the same classes and form, and the test split every class.
 
     Raises:
         ValueError: which set does not, with a hint.
     """
     train = real["train"]
-    sets: dict[str, S] = as_sets(synthetic)
-    others = {**real, **{f"synthetic {name}".strip(): data for name, data in sets.items()}}
-    for name, data in others.items():
+    for name, data in {**real, **{f"synthetic {name}".strip(): data for name, data in synthetic.items()}}.items():
         if len(data.labels) == 0:
             raise ValueError(f"the {name} set holds no {train.noun}; give at least one a class")
         if data.label_names != train.label_names:

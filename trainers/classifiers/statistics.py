@@ -9,7 +9,7 @@ corrected together by Holm's method (1979), each metric for itself.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
@@ -32,6 +32,10 @@ class Interval:
     value: float
     low: float
     high: float
+
+    def record(self, name: str = "value") -> dict[str, Any]:
+        """As it stands in results, the value called `name`."""
+        return {name: self.value, "interval": [self.low, self.high], "confidence": CONFIDENCE}
 
 
 def resampled_rows(labels: np.ndarray, classes: int, count: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
@@ -137,9 +141,7 @@ def arm_records(
             record = {
                 "arm": arm,
                 "metric": metric,
-                "value": found.value,
-                "interval": [max(0.0, found.low), found.high],
-                "confidence": CONFIDENCE,
+                **replace(found, low=max(0.0, found.low)).record(),
                 "n": len(test.labels),
                 "seeds": len(per_seed),
                 "per_seed": per_seed[:, column].tolist(),
@@ -187,9 +189,7 @@ def gap_record(gap: np.ndarray, pair: tuple[str, str], arm: dict[str, Any], cont
         "arm": pair[0],
         "metric": arm["metric"],
         "arms": list(pair),
-        "difference": found.value,
-        "interval": [found.low, found.high],
-        "confidence": CONFIDENCE,
+        **found.record("difference"),
         "n": arm["n"],
         "seeds": arm["seeds"],
     }
@@ -297,9 +297,7 @@ def agreement_of(found: np.ndarray, floor: np.ndarray, chance: float, noun: str)
     else:
         flag, note = "agrees", ""
     return {
-        "value": value.value,
-        "interval": [value.low, value.high],
-        "confidence": CONFIDENCE,
+        **value.record(),
         "floor": real.value,
         "floor_interval": [real.low, real.high],
         "chance": chance,
@@ -348,13 +346,7 @@ def column_records(test: LabelledRows, column: str, predicted: np.ndarray) -> It
             yield {**record, "value": None, "interval": None, "note": f"too small to measure: {why}"}
             continue
         found = interval(resampled_macro_f1(labels, predicted[:, inside], len(test.label_names)))
-        yield {
-            **record,
-            "value": found.value,
-            "interval": [found.low, found.high],
-            "confidence": CONFIDENCE,
-            "note": "",
-        }
+        yield {**record, **found.record(), "note": ""}
 
 
 def resampled_macro_f1(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:

@@ -21,7 +21,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from clinsynth.run_folder import atomic_write, complete_folder, create_run_folder, write_run_config
 from clinsynth.trainers.classifiers.arms import Arm, ArmArguments, control_of, resolve_arms
-from clinsynth.trainers.classifiers.rows import S, as_sets, check_data
+from clinsynth.trainers.classifiers.rows import S, check_data
 from clinsynth.trainers.classifiers.scores import minority_classes
 from clinsynth.trainers.classifiers.statistics import (
     MIXED_UP,
@@ -43,14 +43,15 @@ def run_study(
     classifiers: Classifiers[S],
     args: ArmArguments,
     real: Mapping[str, S],
-    synthetic: S | Mapping[str, S] | None,
+    synthetic: Mapping[str, S],
     *,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Train `classifiers` `args.seeds` times an arm and compare the arms with the control on the real test split;
     JSON-able.
 
-    `real` has splits train, validation and test; `synthetic` is one set, or several by name. All arms take the same
+    `real` has splits train, validation and test; `synthetic` are sets by name, a single one
+    without a name. All arms take the same
     number of optimizer steps and choose among the same learning rates. Trainings found complete in `arms` of
     `args.output_dir` are not repeated; under `accelerate launch` the processes share the others.
 
@@ -65,26 +66,14 @@ def run_study(
     Raises:
         ValueError: a bad setting, or sets that do not fit each other, by name.
     """
-    sets, output_dir = as_sets(synthetic), Path(args.output_dir)
-    arms = resolve_arms(args.kinds, args.control, sets, classifiers.arms)
-    check_settings(classifiers.small, args, arms)
-    check_data(real, sets)
+    arms = resolve_arms(args.kinds, args.control, synthetic, classifiers.arms)
+    check_data(real, synthetic)
+    output_dir = Path(args.output_dir)
     cache = create_run_folder(args.cache_dir, "cache_dir") if args.cache_dir else output_dir
-    trainings = Trainings(classifiers, args, real, sets, output_dir, cache, progress)
+    trainings = Trainings(classifiers, args, real, synthetic, output_dir, cache, progress)
     seeds = range(args.seed, args.seed + args.seeds)
     run_shared(trainings, [(arm, seed) for seed in seeds for arm in arms])
     return gather_results(trainings, arms, list(seeds))
-
-
-def check_settings(small: str, args: ArmArguments, arms: list[Arm]) -> None:
-    """Raise a `ValueError` for settings that do not go together; `small` is the model without trained weights."""
-    if args.epochs < 2 and any(arm.kind == "pretrain_finetune" for arm in arms):
-        raise ValueError(f"--epochs must be at least 2 for pretrain_finetune, got {args.epochs}")
-    if args.model == small and (args.from_scratch or args.features_from == "model"):
-        flag = "from_scratch" if args.from_scratch else "features_from model"
-        raise ValueError(f"--{flag} needs a --model other than {small}, which has no trained weights to start from")
-    if args.from_scratch and args.features_from == "model":
-        raise ValueError("--features_from model takes the trained body of --model; leave --from_scratch out")
 
 
 def processes() -> PartialState:

@@ -38,7 +38,6 @@ class TextClassifiers(Classifiers[TextArrays]):
     """
 
     arms = TEXT_ARMS
-    small = SMALL_BERT
     augment = False
     class_weights = False  # real_weighted, and what is compared with it, has them all the same
     minority_recall = True
@@ -62,7 +61,7 @@ class TextClassifiers(Classifiers[TextArrays]):
         return {"max_length": self.tokens.max_length}
 
     def build(self, args: ArmArguments, train: TextArrays, seed: int) -> PreTrainedModel:
-        if args.model == self.small:
+        if args.model == SMALL_BERT:
             return build_small_bert(self.tokens, len(train.label_names), seed)
         return load_text_classifier_to_train(self.source, train.label_names, self.tokens, seed, args.from_scratch)
 

@@ -38,14 +38,12 @@ class Classifiers(ABC, Generic[S]):
 
     Attributes:
         arms: the kinds of arms that there are, the controls first.
-        small: name of the small classifier that is trained from scratch.
         minority_recall: whether the scores hold the recall of the small classes together.
         augment: light augmentation where an arm is not strongly augmented.
         class_weights: class weights in every arm.
     """
 
     arms: ClassVar[tuple[str, ...]]
-    small: ClassVar[str]
     minority_recall: ClassVar[bool]
     augment: bool
     class_weights: bool
