@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from clinsynth.run_folder import MADE_ANEW, atomic_write, complete_folder, explained_where_damaged
+from clinsynth.run_folder import atomic_write, complete_folder, kept_arrays
 
 if TYPE_CHECKING:
     import torch
@@ -68,16 +68,8 @@ def list_batches(images: np.ndarray) -> list[np.ndarray]:
 
 def cached_features(extractor: FeatureExtractor, images: np.ndarray, folder: Path, progress: str) -> np.ndarray:
     """`extractor(images)`, kept in `folder` under a key made of the pictures and the weights."""
-    from safetensors.numpy import load_file, save
-
     path = folder / f"{hash_arrays(images, extractor.fingerprint)[:32]}.safetensors"
-    if path.exists():
-        with explained_where_damaged(path, MADE_ANEW):
-            return load_file(path)["features"]
-    features = extractor(images, progress)
-    folder.mkdir(parents=True, exist_ok=True)
-    atomic_write(path, save({"features": np.ascontiguousarray(features)}))
-    return features
+    return kept_arrays(path, lambda: {"features": extractor(images, progress)})["features"]
 
 
 def hash_arrays(*values: np.ndarray | str) -> str:

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from clinsynth.metrics import records as m
-from clinsynth.metrics.finished import FinishedMeasurements
 from clinsynth.metrics.records import MIN_ROWS, Measurement, MeasurementSettings, empty_record, mean_interval
 from clinsynth.models.image_encoders import FeatureExtractor, cached_features, default_classifier, hash_arrays
+from clinsynth.run_folder import Kept
 
 if TYPE_CHECKING:
     from clinsynth.data.images import ImageArrays
@@ -38,7 +38,7 @@ def alignment_evidence(
     sets: dict[str, ImageArrays],
     features: dict[str, m.Features],
     settings: MeasurementSettings,
-    finished: FinishedMeasurements,
+    finished: Kept,
     key: str,
 ) -> dict[str, Any]:
     """`records` (as in evidence.json), and how many pictures were not scored, and why.
@@ -244,7 +244,7 @@ def gather_alignment(
         sets,
         {**features, "validation": m.Features(known, sets["validation"].labels)},
         m.MeasurementSettings(extractor.name, args.bootstrap, args.seed),
-        FinishedMeasurements(output_dir / "measurements.json"),
+        Kept(output_dir / "measurements.json"),
         hash_arrays(*digests, f"{about_judge}")[:16],
     )
     weights = hash_weights(model)
