@@ -27,7 +27,7 @@ from tqdm.auto import tqdm
 from clinsynth.hub.shards import GIVEN_UP, REJECTED, PublishedShards, parquet_options
 from clinsynth.hub.upload import HashedFile
 from clinsynth.images import contact_sheet, from_png, to_picture, to_png
-from clinsynth.run_folder import atomic_write, describe_environment, read_json
+from clinsynth.run_folder import atomic_write, check_unchanged, describe_environment, read_json
 from clinsynth.seeds import derive_seed
 from clinsynth.synthesis.provenance import Provenance, find_provenance, mark_picture
 
@@ -111,16 +111,8 @@ class ShardPlan:
 
     def check_same_generator(self, generator: dict[str, Any]) -> None:
         """Refuse to add to a data set that other weights or settings began."""
-        path = self.output_dir / "generation.json"
-        if not path.exists():
-            return
-        before = json.loads(path.read_text())["generator"]
-        for name, value in generator.items():
-            if before.get(name) != value:
-                raise ValueError(
-                    f"--output_dir {self.output_dir} was begun with {name} {before.get(name)!r}, not {value!r}; "
-                    "give another --output_dir"
-                )
+        before = read_json(self.output_dir / "generation.json").get("generator", {})
+        check_unchanged(self.output_dir, before, generator)
 
     def begin(self, generator: dict[str, Any]) -> None:
         """Write what identifies the data set before its first shard."""
