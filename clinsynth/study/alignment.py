@@ -226,7 +226,7 @@ def gather_alignment(
 ) -> dict[str, Any] | None:
     """The alignment part of the evidence; None without a judge."""
     from clinsynth.judges.judges import describe_judge
-    from clinsynth.synthesis.shards import hash_weights
+    from clinsynth.models.weights import hash_weights
     from clinsynth.trainers.train_image_classifier import predict
 
     if judge is None:

@@ -7,7 +7,6 @@ generation.json                     generator, settings, counts requested, produ
 README.md                           tells `load_dataset` where the shards are
 """
 
-import hashlib
 import json
 import os
 from collections import Counter, deque
@@ -19,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
-import torch
 from datasets import ClassLabel, Dataset, Features, Value
 from datasets import Image as ImageFeature
 from tqdm.auto import tqdm
@@ -276,12 +274,3 @@ def write_shard(plan: ShardPlan, shard: int, rows: list[dict[str, Any]], rejecte
             f"--output_dir {plan.output_dir}: {path.name} could not be written ({error.strerror or error}); "
             "the shards before it are kept: make room and start the same command again"
         ) from error
-
-
-def hash_weights(model: torch.nn.Module) -> str:
-    """SHA-256 over names and values of a network's weights: the generator's revision."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().float().numpy().tobytes())
-    return digest.hexdigest()
