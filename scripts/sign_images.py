@@ -103,8 +103,8 @@ def files_to_sign(folder: Path) -> list[Path]:
     Raises:
         ValueError: there are none, or the set is not finished.
     """
-    from clinsynth.hub.shards import find_shards
     from clinsynth.hub_cards.sets import read_generation
+    from clinsynth.synthesis.shard_files import find_shards
 
     if any((folder / "data").glob("*.parquet")) or (folder / "generation.json").exists():
         check_made_from_noise(read_generation(folder), folder)
@@ -189,7 +189,7 @@ def describe(folder: Path, output: Path, record: dict[str, Any], complete: bool)
 
 
 def count_pictures(path: Path) -> int:
-    from clinsynth.hub.shards import open_shard
+    from clinsynth.synthesis.shard_files import open_shard
 
     return int(open_shard(path).metadata.num_rows) if path.suffix == ".parquet" else 1
 

@@ -22,12 +22,11 @@ from datasets import ClassLabel, Dataset, Features, Value
 from datasets import Image as ImageFeature
 from tqdm.auto import tqdm
 
-from clinsynth.hub.shards import GIVEN_UP, REJECTED, PublishedShards, parquet_options
-from clinsynth.hub.upload import HashedFile
 from clinsynth.images import contact_sheet, from_png, to_picture, to_png
 from clinsynth.run_folder import atomic_write, check_unchanged, describe_environment, read_json
 from clinsynth.seeds import derive_seed
 from clinsynth.synthesis.provenance import Provenance, find_provenance, mark_picture
+from clinsynth.synthesis.shard_files import GIVEN_UP, REJECTED, HashedFile, look_at, parquet_options
 
 SHEET_COLUMNS, SHEET_ROWS = 8, 8
 MOST_DRAWS = 10
@@ -155,15 +154,10 @@ class ShardPlan:
         if provenance is not None:
             description["provenance"] = asdict(provenance)
             if complete:
-                description["looked_at"] = self.look_at(description)
+                paths = [self.path(shard) for shard in range(self.num_shards)]
+                reasons = frozenset([*rejected, GIVEN_UP])
+                description["looked_at"] = look_at({path: HashedFile.of(path) for path in paths}, provenance, reasons)
         atomic_write(path, json.dumps(description, indent=2) + "\n")
-
-    def look_at(self, description: dict[str, Any]) -> dict[str, Any] | None:
-        """What says that the shards can be published as they are; None of pictures made from real ones."""
-        paths = [self.path(shard) for shard in range(self.num_shards)]
-        return PublishedShards.of(
-            description, self.output_dir, {path: HashedFile.of(path) for path in paths}
-        ).look_at()
 
     def closing_message(self) -> str:
         """Where the finished data set is, how many pictures it has, and why it has no more."""
