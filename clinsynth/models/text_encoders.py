@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from clinsynth.metrics.texts.words import TextSet
+from clinsynth.data.texts import TextSet
 from clinsynth.models.image_encoders import FeatureExtractor, cached_features
 from clinsynth.models.weights import best_device, hash_weights
 

@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from clinsynth.data.texts import as_objects
 from clinsynth.metrics.intervals import bootstrap_interval
 from clinsynth.metrics.nearest import nearest
 from clinsynth.metrics.records import MIN_ROWS, Features, Measurement, MeasurementSettings, empty_record, real_halves
 from clinsynth.metrics.texts.records import Sides, Values, describe_means, measure_texts
-from clinsynth.metrics.texts.words import as_rows
 from clinsynth.models.text_encoders import TextEncoder, TokenRows
 
 BERTSCORE = "bertscore_f1"
@@ -40,7 +40,7 @@ class TokenView:
             found = self.encoder.embed_tokens([chosen.rows[row] for row in batch])
             for row, own in zip(batch, found, strict=True):
                 rows[row] = own
-        return Features(as_rows(rows), chosen.labels)
+        return Features(as_objects(rows), chosen.labels)
 
 
 def draw_rows(count: int, most: int, seed: int) -> np.ndarray:
