@@ -304,8 +304,36 @@ def to_text_arrays(dataset: Dataset) -> TextArrays:
     )
 
 
-def as_objects(texts: Sequence[str]) -> np.ndarray:
-    """Strings as an array (n,) of objects, each of its own length."""
-    rows = np.empty(len(texts), dtype=object)
-    rows[:] = texts
+def as_objects(items: Sequence[Any]) -> np.ndarray:
+    """Anything but numbers as an array (n,) of objects, each of its own length, to be chosen from by rows."""
+    rows = np.empty(len(items), dtype=object)
+    rows[:] = items
     return rows
+
+
+@dataclass(frozen=True)
+class TextSet:
+    """Labelled texts.
+
+    Attributes:
+        texts: n of them.
+        labels: int64 (n,), numbers of the class names that go with the set.
+        ids: one a text; those of the train split are what `example_ids` name.
+        example_ids: for each synthetic text the ids of the train texts in its prompt; None where that is not known.
+    """
+
+    texts: list[str]
+    labels: np.ndarray
+    ids: list[str]
+    example_ids: list[list[str]] | None = None
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    @classmethod
+    def of(cls, dataset: Dataset) -> TextSet:
+        """The set of a data set with columns text and label, and perhaps id and example_ids."""
+        columns = dataset.column_names
+        ids = dataset["id"][:] if "id" in columns else [str(row) for row in range(len(dataset))]
+        examples = dataset["example_ids"][:] if "example_ids" in columns else None
+        return cls(dataset["text"][:], np.asarray(dataset["label"][:], dtype=np.int64), ids, examples)

@@ -128,7 +128,7 @@ def describe_judge(judge: Any, model: str | None) -> dict[str, Any]:
 
 def facts_of(judge: Any, model: str | None) -> dict[str, Any]:
     """What a judge judges by: `model`, `weights_sha256`, and what else there is to say."""
-    from clinsynth.synthesis.shards import hash_weights
+    from clinsynth.models.weights import hash_weights
 
     if judge.kind == "measure":
         return {"model": None, "weights_sha256": None}

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from clinsynth.run_folder import MADE_ANEW, atomic_write, complete_folder, explained_where_damaged
+from clinsynth.models.weights import best_device, hash_weights
+from clinsynth.run_folder import atomic_write, complete_folder, kept_arrays
 
 if TYPE_CHECKING:
     import torch
@@ -68,16 +69,8 @@ def list_batches(images: np.ndarray) -> list[np.ndarray]:
 
 def cached_features(extractor: FeatureExtractor, images: np.ndarray, folder: Path, progress: str) -> np.ndarray:
     """`extractor(images)`, kept in `folder` under a key made of the pictures and the weights."""
-    from safetensors.numpy import load_file, save
-
     path = folder / f"{hash_arrays(images, extractor.fingerprint)[:32]}.safetensors"
-    if path.exists():
-        with explained_where_damaged(path, MADE_ANEW):
-            return load_file(path)["features"]
-    features = extractor(images, progress)
-    folder.mkdir(parents=True, exist_ok=True)
-    atomic_write(path, save({"features": np.ascontiguousarray(features)}))
-    return features
+    return kept_arrays(path, lambda: {"features": extractor(images, progress)})["features"]
 
 
 def hash_arrays(*values: np.ndarray | str) -> str:
@@ -255,15 +248,3 @@ def three_channels(images: np.ndarray) -> np.ndarray:
 def probe(embed: Callable[[np.ndarray], np.ndarray]) -> int:
     """The length of the feature vector of one black picture."""
     return embed(np.zeros((1, 3, 32, 32), dtype=np.uint8)).shape[1]
-
-
-def best_device() -> str:
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def hash_weights(model: torch.nn.Module, without: str = "") -> str:
-    """SHA-256 of a network's weights and buffers, hexadecimal; names that hold the text `without` do not count."""
-    state = sorted((name, value) for name, value in model.state_dict().items() if not (without and without in name))
-    return hash_arrays(*[part for name, value in state for part in (name, value.float().cpu().numpy())])

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clinsynth.metrics import records as m
-from clinsynth.metrics.finished import FinishedMeasurements
 from clinsynth.metrics.images.likeness import measure_pictures
 from clinsynth.metrics.images.privacy import privacy_evidence
 from clinsynth.metrics.images.variety import measure_manifold, read_collapse
@@ -24,7 +23,7 @@ from clinsynth.models.image_encoders import (
     load_extractor,
     train_default_extractor,
 )
-from clinsynth.run_folder import create_run_folder, describe_environment, write_run_config
+from clinsynth.run_folder import Kept, create_run_folder, describe_environment, write_run_config
 from clinsynth.study.alignment import gather_alignment, load_alignment_judge
 from clinsynth.synthesis.sets import (
     check_sources,
@@ -72,7 +71,7 @@ def gather_evidence(args: EvaluateImagesArguments) -> tuple[dict[str, Any], Comp
     cache = create_run_folder(args.cache_dir, "cache_dir") if args.cache_dir else output_dir
     extractor = choose_extractor(args, real, cache)
     features = extract_all(extractor, real, synthetic, cache / "features")
-    finished = FinishedMeasurements(output_dir / "measurements.json")
+    finished = Kept(output_dir / "measurements.json")
     measurements = measure_all(
         args, extractor, features, pictures_of(real, synthetic), synthetic.label_names, finished
     )
@@ -123,7 +122,7 @@ def measure_all(
     features: dict[str, m.Features],
     pictures: dict[str, m.Features],
     label_names: list[str],
-    finished: FinishedMeasurements,
+    finished: Kept,
 ) -> list[dict[str, Any]]:
     """All records of the synthetic set beside the real train and test splits, overall and a class."""
     settings = m.MeasurementSettings(extractor.name, args.bootstrap, args.seed)
@@ -164,7 +163,7 @@ def measure_privacy(
     real: dict[str, ImageArrays],
     synthetic: ImageArrays,
     features: dict[str, m.Features],
-    finished: FinishedMeasurements,
+    finished: Kept,
 ) -> dict[str, Any]:
     """Copies, closeness to the train split, and the closest pairs."""
     settings = m.MeasurementSettings(extractor.name, args.bootstrap, args.seed)

@@ -118,7 +118,7 @@ class ClassCheck:
         """
         from clinsynth.models.classifiers import class_numbers
         from clinsynth.models.image_classifiers import load_image_classifier
-        from clinsynth.models.image_encoders import best_device
+        from clinsynth.models.weights import best_device
 
         model, _ = load_image_classifier("--keep_if_class", name, best_device())
         return cls(model, class_numbers("--keep_if_class", model, list(id2label.values())), name)
@@ -133,7 +133,7 @@ class ClassCheck:
         ]
 
     def describe(self) -> dict[str, Any]:
-        from clinsynth.synthesis.shards import hash_weights
+        from clinsynth.models.weights import hash_weights
 
         return {"model": self.name, "weights_sha256": hash_weights(self.model)}
 
