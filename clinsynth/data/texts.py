@@ -276,8 +276,7 @@ class TextArrays(LabelledSamples):
         """
         texts, labels = dataset["text"][:], dataset["label"][:]
         for row, (text, label) in enumerate(zip(texts, labels, strict=True)):
-            if not isinstance(text, str) or not text.strip():
-                raise ValueError(f"synthetic row {row} has no text; write one or remove the row")
+            checked_text(text, "synthetic", row)
             if label is None or label < 0:
                 raise ValueError(f"synthetic row {row} has no label; give it one or remove the row")
         return TextArrays(as_objects(texts), np.asarray(labels, dtype=np.int64), list(dataset.features["label"].names))

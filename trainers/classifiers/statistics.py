@@ -9,13 +9,13 @@ corrected together by Holm's method (1979), each metric for itself.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
 import numpy as np
 
 from clinsynth.data.labels import UNKNOWN, LabelledRows
+from clinsynth.metrics.intervals import percentile_interval
 from clinsynth.trainers.classifiers.scores import calibration_floor, class_scores, metric_names, scores
 
 CONFIDENCE = 0.95
@@ -23,19 +23,6 @@ RESAMPLES = 2000
 CHUNK = 100  # resamples at a time, to bound the memory
 JUDGED = ("macro_f1", "balanced_accuracy")
 FEW_SEEDS = 3
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A value and its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
-
-    def record(self, name: str = "value") -> dict[str, Any]:
-        """As it stands in results, the value called `name`."""
-        return {name: self.value, "interval": [self.low, self.high], "confidence": CONFIDENCE}
 
 
 def resampled_rows(labels: np.ndarray, classes: int, count: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
@@ -89,10 +76,11 @@ def bootstrap(
     return {arm: np.concatenate(chunks) for arm, chunks in parts.items()}
 
 
-def interval(resampled: np.ndarray) -> Interval:
-    """Value (row 0) and percentile interval (the rest) of one column of `bootstrap`, or of a difference of two."""
-    low, high = np.quantile(resampled[1:], [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return Interval(float(resampled[0]), float(low), float(high))
+def measured(resampled: np.ndarray, name: str = "value") -> dict[str, Any]:
+    """One column of `bootstrap`, or a difference of two, as it stands in results: the value itself (row 0), called
+    `name`, and its percentile interval (the rest)."""
+    low, high = percentile_interval(resampled[1:], CONFIDENCE)
+    return {name: float(resampled[0]), "interval": [low, high], "confidence": CONFIDENCE}
 
 
 def p_value(resampled: np.ndarray) -> float:
@@ -137,11 +125,12 @@ def arm_records(
         for column, metric in enumerate(metric_names(test.label_names, minority)):
             # A resample's calibration error reads too high, like any of few rows: its interval is moved to the value.
             shift = values[0, column] - values[1:, column].mean() if metric == "ece" else 0.0
-            found = interval(np.append(values[0, column], values[1:, column] + shift))
+            found = measured(np.append(values[0, column], values[1:, column] + shift))
+            found["interval"][0] = max(0.0, found["interval"][0])
             record = {
                 "arm": arm,
                 "metric": metric,
-                **replace(found, low=max(0.0, found.low)).record(),
+                **found,
                 "n": len(test.labels),
                 "seeds": len(per_seed),
                 "per_seed": per_seed[:, column].tolist(),
@@ -184,18 +173,17 @@ def comparison_records(
 
 def gap_record(gap: np.ndarray, pair: tuple[str, str], arm: dict[str, Any], control: dict[str, Any]) -> dict[str, Any]:
     """One metric's difference, as yet without what depends on the other pairs."""
-    found = interval(gap)
     record = {
         "arm": pair[0],
         "metric": arm["metric"],
         "arms": list(pair),
-        **found.record("difference"),
+        **measured(gap, "difference"),
         "n": arm["n"],
         "seeds": arm["seeds"],
     }
     if arm["metric"] in JUDGED:
         record |= {"p": p_value(gap), **effect(np.array(arm["per_seed"]) - control["per_seed"])}
-        record["relative_gain"] = 100 * found.value / control["value"] if control["value"] else None
+        record["relative_gain"] = 100 * record["difference"] / control["value"] if control["value"] else None
     return record
 
 
@@ -287,22 +275,22 @@ def resampled_share(agrees: np.ndarray, shares: np.ndarray, rng: np.random.Gener
 
 def agreement_of(found: np.ndarray, floor: np.ndarray, chance: float, noun: str) -> dict[str, Any]:
     """Value, floor, chance, difference and flag from resampled agreements (1 + RESAMPLES,)."""
-    value, real, gap = interval(found), interval(floor), interval(found - floor)
-    if real.low <= chance:
+    value, real, gap = measured(found), measured(floor), measured(found - floor)
+    if real["interval"][0] <= chance:
         flag, note = "cannot tell", f"the classifiers know this class of real {noun}s no better than chance"
-    elif value.high < (chance + real.value) / 2:
+    elif value["interval"][1] < (chance + real["value"]) / 2:
         flag, note = MIXED_UP, f"nearer to shuffled labels than to real {noun}s"
-    elif gap.high < 0:
+    elif gap["interval"][1] < 0:
         flag, note = "below real", f"clearly less often than with real {noun}s"
     else:
         flag, note = "agrees", ""
     return {
-        **value.record(),
-        "floor": real.value,
-        "floor_interval": [real.low, real.high],
+        **value,
+        "floor": real["value"],
+        "floor_interval": real["interval"],
         "chance": chance,
-        "difference": gap.value,
-        "difference_interval": [gap.low, gap.high],
+        "difference": gap["value"],
+        "difference_interval": gap["interval"],
         "flag": flag,
         "note": note,
     }
@@ -345,8 +333,8 @@ def column_records(test: LabelledRows, column: str, predicted: np.ndarray) -> It
             why = f"{len(labels)} test {test.noun}s" if len(labels) < MIN_GROUP else "one class"
             yield {**record, "value": None, "interval": None, "note": f"too small to measure: {why}"}
             continue
-        found = interval(resampled_macro_f1(labels, predicted[:, inside], len(test.label_names)))
-        yield {**record, **found.record(), "note": ""}
+        found = measured(resampled_macro_f1(labels, predicted[:, inside], len(test.label_names)))
+        yield {**record, **found, "note": ""}
 
 
 def resampled_macro_f1(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:

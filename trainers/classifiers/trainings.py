@@ -7,7 +7,7 @@ import json
 import logging
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -15,11 +15,18 @@ from typing import Any, ClassVar, Generic
 
 import numpy as np
 from accelerate import PartialState
-from safetensors.numpy import load_file, save, save_file
+from safetensors.numpy import load_file, save_file
 from transformers import PreTrainedModel
 
 from clinsynth.models.classifiers import FitResult, FitSettings, Read, Record
-from clinsynth.run_folder import MADE_ANEW, append_metrics, atomic_write, complete_folder, explained_where_damaged
+from clinsynth.run_folder import (
+    MADE_ANEW,
+    append_metrics,
+    atomic_write,
+    complete_folder,
+    explained_where_damaged,
+    kept_arrays,
+)
 from clinsynth.trainers.classifiers.arms import REAL_FEATURES, Arm, ArmArguments, Views, augmentation, weighted
 from clinsynth.trainers.classifiers.feature_space import (
     Features,
@@ -366,11 +373,11 @@ class Trainings(Generic[S]):
             identity = {"model": self.args.model, **self.classifiers.identity(self.views(Arm(REAL_FEATURES)))}
             folder = self.cache_dir / "features" / short_hash(identity)
         progress = f"features of {len(data.labels)} {data.noun}s" if self.progress else None
-        values = kept_array(
-            folder / f"features-{hash_sets(data)}.safetensors",
-            "values",
-            lambda: features_of(self.classifiers.outputs, self.body(seed), data, progress).values,
-        )
+
+        def compute() -> dict[str, np.ndarray]:
+            return {"values": features_of(self.classifiers.outputs, self.body(seed), data, progress).values}
+
+        values = kept_arrays(folder / f"features-{hash_sets(data)}.safetensors", compute)["values"]
         return Features(values, data.labels, data.label_names)
 
     def predict(self, arm: Arm, seed: int, model: PreTrainedModel, data: S) -> np.ndarray:
@@ -381,21 +388,13 @@ class Trainings(Generic[S]):
 
     def synthetic_probabilities(self, source: str, seed: int) -> np.ndarray:
         """What the control's classifier of this seed says of a synthetic set: (n, classes), kept beside it."""
-        return kept_array(
-            self.folder(self.control, seed) / f"synthetic-{self.fingerprints[source]}.safetensors",
-            "probabilities",
-            lambda: self.predict(self.control, seed, self.control_model(seed), self.synthetic[source]),
-        )
+        path = self.folder(self.control, seed) / f"synthetic-{self.fingerprints[source]}.safetensors"
 
+        def compute() -> dict[str, np.ndarray]:
+            data, model = self.synthetic[source], self.control_model(seed)
+            return {"probabilities": self.predict(self.control, seed, model, data)}
 
-def kept_array(path: Path, name: str, compute: Callable[[], np.ndarray]) -> np.ndarray:
-    """`compute()`, kept in a safetensors file under `name`."""
-    if not path.exists():
-        value = compute()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        atomic_write(path, save({name: value}))
-    with explained_where_damaged(path, MADE_ANEW):
-        return load_file(path)[name]
+        return kept_arrays(path, compute)["probabilities"]
 
 
 def short_hash(identity: dict[str, Any]) -> str:
