@@ -7,6 +7,8 @@
 Every file is complete or absent: it is written aside, then renamed.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import json
 import os
@@ -14,13 +16,16 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
+
+if TYPE_CHECKING:
+    import numpy as np
 
 MADE_ANEW = "delete it, and the same command makes it anew"
 NO_ROOM = ("No space left on device", "Disk quota exceeded", "File too large")
@@ -160,11 +165,35 @@ def check_same_run(output_dir: Path, arguments: Any, may_differ: frozenset[str])
         return
     before: dict[str, Any] = yaml.safe_load(path.read_text()) or {}
     now = yaml.safe_load(config_yaml(arguments))
-    for name, value in now.items():
-        if name not in may_differ and name in before and before[name] != value:
+    binding = [name for name in now if name in before and name not in may_differ]
+    check_unchanged(
+        output_dir,
+        {f"--{name}": before[name] for name in binding},
+        {f"--{name}": now[name] for name in binding},
+        "give it the same value to go on, or another --output_dir to start anew",
+    )
+
+
+def check_unchanged(
+    folder: Path,
+    before: Mapping[str, Any],
+    now: Mapping[str, Any],
+    hint: str = "give another --output_dir",
+) -> None:
+    """Refuse to go on in the `folder` of a run that other settings or contents began.
+
+    Args:
+        before: what the folder keeps of its beginning; empty where nothing has begun.
+        now: what it has to agree with. A name that `before` lacks counts as None there.
+        hint: what the user can do.
+
+    Raises:
+        ValueError: a value differs; names it and both values.
+    """
+    for name, value in now.items() if before else ():
+        if before.get(name) != value:
             raise ValueError(
-                f"--{name} is {value!r}, but the run in {output_dir} was started with {before[name]!r}; "
-                "give it the same value to go on, or another --output_dir to start anew"
+                f"--output_dir {folder} was begun with {name} {before.get(name)!r}, not {value!r}; {hint}"
             )
 
 
@@ -181,6 +210,45 @@ def read_json(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise ValueError(f"{path} is damaged ({error}); copy it anew, or start its command again") from error
     return values
+
+
+class Kept:
+    """What a command has finished, so that it need not be done again when the command is started anew.
+
+    A JSON file from key to value, rewritten whole after each. A key holds all that its value depends on, or a hash of
+    it: where an input has changed the key has, too, and the value is made anew.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with explained_where_damaged(path, MADE_ANEW):
+            self.values: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+
+    def get(self, key: str, compute: Callable[[], Any]) -> Any:
+        """What is kept under `key`, else the JSON-able value of `compute()`, which is then kept."""
+        if key not in self.values:
+            self.values[key] = compute()
+            atomic_write(self.path, json.dumps(self.values, indent=1) + "\n")
+        return self.values[key]
+
+
+def kept_arrays(path: Path, compute: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """The arrays in the safetensors file `path`, whose name holds all that they depend on; else those of `compute()`,
+    which are then kept there.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    import numpy as np
+    from safetensors.numpy import load_file, save
+
+    if path.exists():
+        with explained_where_damaged(path, MADE_ANEW):
+            return load_file(path)
+    arrays = {name: np.ascontiguousarray(values) for name, values in compute().items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    atomic_write(path, save(arrays))
+    return arrays
 
 
 def append_metrics(output_dir: Path, record: dict[str, Any]) -> None:

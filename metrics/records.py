@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from clinsynth.metrics.intervals import bootstrap_interval
+
 METRICS = ("frechet", "kid")
 FLOOR_SPLITS = 5
 OVERALL = "overall"
@@ -259,10 +261,4 @@ def empty_record(
 
 def mean_interval(values: np.ndarray, settings: MeasurementSettings) -> tuple[float, float] | None:
     """Percentile bootstrap interval (95 %) of the mean of `values` (n,); None where no replicate is asked for."""
-    if settings.replicates == 0:
-        return None
-    generator = np.random.default_rng([settings.seed, 5])
-    n = len(values)
-    means = [values[generator.integers(n, size=n)].mean() for _ in range(settings.replicates)]
-    low, high = np.quantile(means, [0.025, 0.975])
-    return float(low), float(high)
+    return bootstrap_interval(np.mean, [values], settings.replicates, [settings.seed, 5])

@@ -1,6 +1,7 @@
 """Small sets and runs for the tests of classifiers and their arms."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from datasets import ClassLabel, Dataset, Features
@@ -8,10 +9,26 @@ from datasets import Image as ImageFeature
 from PIL import Image
 
 from clinsynth.data.images import ImageArrays
+from clinsynth.trainers.classifiers.arms import ArmArguments
+from clinsynth.trainers.classifiers.images import ImageClassifiers
+from clinsynth.trainers.classifiers.study import run_study
 
 NAMES = ["dark", "medium", "bright"]
 TRAINER = Path(__file__).parent.parent / "trainers" / "train_image_classifier.py"
-FAST = {"seeds": 2, "epochs": 2, "batch_size": 8, "progress": False}
+FAST = {"seeds": 2, "epochs": 2, "batch_size": 8}
+
+
+def settings(**changes: Any) -> ArmArguments:
+    """Flags of a study of the small ResNet."""
+    usual = {"arms": ["real", "composite"], "control": "real", "model": "small-resnet", "learning_rates": 2e-3}
+    return ArmArguments(**{**usual, **FAST, "output_dir": "", **changes})
+
+
+def run_arms(real: dict[str, ImageArrays], synthetic: Any, output_dir: Path, **changes: Any) -> dict[str, Any]:
+    """The results of a study."""
+    args = settings(**changes, output_dir=str(output_dir))
+    sets = {"": synthetic} if isinstance(synthetic, ImageArrays) else synthetic or {}
+    return run_study(ImageClassifiers(), args, real, sets, progress=False)
 
 
 def brightness_data(rows: int, seed: int, channels: int = 1) -> ImageArrays:

@@ -13,11 +13,10 @@ from safetensors.torch import load_file
 from clinsynth.data.phantom_fundus import GRADES
 from clinsynth.images import to_picture
 from clinsynth.models.generators import load_pipeline
-from clinsynth.models.image_classifiers import save_classifier
+from clinsynth.models.image_classifiers import build_small_resnet, save_image_classifier
 from clinsynth.pipelines.class_conditioned_ddpm import ClassConditionedDDPMPipeline
 from clinsynth.trainers.preference.candidates import sample_by_path
 from clinsynth.trainers.preference.pairs import Candidate, make_pairs, write_pairs
-from clinsynth.trainers.train_image_classifier import build_small_resnet
 from clinsynth.trainers.train_preference import PreferenceArguments
 
 
@@ -43,7 +42,7 @@ def write_first_stage(folder: Path) -> Path:
 def write_classifier(folder: Path, channels: int = 1, side: int = 28) -> Path:
     """An untrained classifier of the five grades, as good as any where only the mechanics count."""
     folder.mkdir()
-    save_classifier(build_small_resnet(5, channels, input_size=side), GRADES, folder)
+    save_image_classifier(build_small_resnet(5, channels, input_size=side), GRADES, folder)
     return folder
 
 

@@ -9,10 +9,14 @@ import torch
 from safetensors.numpy import load_file
 
 from clinsynth.data.images import ImageArrays
-from clinsynth.models.image_classifiers import load_pretrained_classifier, save_classifier
-from clinsynth.trainers.classifiers.images import run_arms
-from clinsynth.trainers.train_image_classifier import build_small_resnet, predict, validation_macro_f1
-from tests.arm_studies import FAST, NAMES, brightness_data, brightness_splits, only
+from clinsynth.models.classifiers import macro_f1
+from clinsynth.models.image_classifiers import (
+    build_small_resnet,
+    load_image_classifier_to_train,
+    predict,
+    save_image_classifier,
+)
+from tests.arm_studies import FAST, NAMES, brightness_data, brightness_splits, only, run_arms
 
 
 @pytest.fixture
@@ -22,11 +26,12 @@ def real() -> dict[str, ImageArrays]:
 
 def test_a_new_last_layer_gives_what_it_was_trained_to_give(real, tmp_path: Path):
     """The head on scaled features, put into the classifier, scores on validation pictures as it did in training."""
-    settings = {**FAST, "seeds": 1, "epochs": 6, "arms": ("real_features",)}
+    settings = {**FAST, "seeds": 1, "epochs": 6, "arms": ["real_features"]}
     run = run_arms(real, None, tmp_path, **settings)["runs"][1]
-    model = load_pretrained_classifier(str(tmp_path / run["folder"] / "model"), NAMES, 0)
-    assert validation_macro_f1(model, real["validation"]) == pytest.approx(run["validation_macro_f1"])
-    control = load_pretrained_classifier(str(only(tmp_path, "real", 0) / "model"), NAMES, 0)
+    model = load_image_classifier_to_train(str(tmp_path / run["folder"] / "model"), NAMES, 0)
+    predicted = predict(model, real["validation"].images).argmax(1)
+    assert macro_f1(real["validation"].labels, predicted, len(NAMES)) == pytest.approx(run["validation_macro_f1"])
+    control = load_image_classifier_to_train(str(only(tmp_path, "real", 0) / "model"), NAMES, 0)
     body, same = (dict(m.base_model.state_dict()) for m in (model, control))
     assert all(torch.equal(body[name], same[name]) for name in body)
     assert not torch.equal(model.classifier[1].weight, control.classifier[1].weight)
@@ -35,14 +40,14 @@ def test_a_new_last_layer_gives_what_it_was_trained_to_give(real, tmp_path: Path
 @pytest.fixture
 def body(tmp_path: Path) -> Path:
     """A trained classifier, as far as an arm in feature space can tell."""
-    save_classifier(build_small_resnet(len(NAMES), channels=1), NAMES, tmp_path / "body")
+    save_image_classifier(build_small_resnet(len(NAMES), channels=1), NAMES, tmp_path / "body")
     return tmp_path / "body"
 
 
 def frozen(body: Path, **changes) -> dict:
     """Settings of a study that trains last layers on `body`."""
     settings = {**FAST, "model": str(body), "features_from": "model", "control": "real_features", "epochs": 20}
-    return {**settings, "arms": ("composite_features",), "learning_rates": [0.05, 0.02], **changes}
+    return {**settings, "arms": ["composite_features"], "learning_rates": [0.05, 0.02], **changes}
 
 
 def test_last_layers_on_a_pretrained_body_are_compared_without_training_it(real, body: Path, tmp_path: Path):
@@ -57,9 +62,9 @@ def test_last_layers_on_a_pretrained_body_are_compared_without_training_it(real,
     }
     scores = {r["arm"]: r["value"] for r in results["arms"] if r["metric"] == "macro_f1"}
     assert scores["composite_features-wrong"] < scores["composite_features-good"] - 0.3
-    before = load_pretrained_classifier(str(body), NAMES, 0).base_model.state_dict()
+    before = load_image_classifier_to_train(str(body), NAMES, 0).base_model.state_dict()
     for run in results["runs"]:
-        trained = load_pretrained_classifier(str(tmp_path / "arms" / run["folder"] / "model"), NAMES, 0)
+        trained = load_image_classifier_to_train(str(tmp_path / "arms" / run["folder"] / "model"), NAMES, 0)
         after = trained.base_model.state_dict()
         assert all(torch.equal(value, after[name]) for name, value in before.items())
         kept = load_file(tmp_path / "arms" / run["folder"] / "test.safetensors")["probabilities"]
@@ -74,7 +79,7 @@ def test_features_of_a_pretrained_body_are_computed_once_for_all_arms_and_seeds(
     run_arms(real, sets, tmp_path / "arms", **frozen(body, seeds=1))
     first = kept()
     assert len(first) == 5  # three real splits, two synthetic sets
-    arms = ("composite_features", "smote_features", "balanced_features")
+    arms = ["composite_features", "smote_features", "balanced_features"]
     run_arms(real, sets, tmp_path / "arms", **frozen(body, seeds=2, arms=arms, balance_to=6))
     assert kept() == first
     run_arms(real, sets | {"b": brightness_data(30, 11)}, tmp_path / "arms", **frozen(body, seeds=1))

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from clinsynth.data.images import ImageArrays
-from clinsynth.trainers.classifiers.arms import ArmRefusedError
-from clinsynth.trainers.classifiers.feature_space import oversample, oversample_pictures
+from clinsynth.trainers.classifiers.images import ImageClassifiers
+from clinsynth.trainers.classifiers.rows import ArmRefusedError, oversample
 
 pytest.importorskip("imblearn")
 
@@ -68,11 +68,12 @@ def test_nothing_to_do_is_said():
             oversample(rows + 100 * labels[:, None], labels, NAMES[:2], method, None, seed=0)
 
 
-def test_pictures_stay_pictures():
+def test_images_stay_images():
     labels = np.array([0] * 12 + [1] * 6)
     images = np.random.default_rng(0).integers(0, 256, (18, 3, 8, 8)).astype(np.uint8)
     train = ImageArrays(images, labels, NAMES[:2], {"sex": np.array(["f"] * 18)})
-    data, _ = oversample_pictures(train, "smote", None, seed=0)
-    assert data.images.dtype == np.uint8 and data.images.shape == (24, 3, 8, 8)
+    made, _ = ImageClassifiers().oversample(train, "smote", None, seed=0)
+    assert made.images.dtype == np.uint8 and made.images.shape == (6, 3, 8, 8)
+    data = train.followed_by(made)
     assert (data.images[:18] == images).all() and data.labels[18:].tolist() == [1] * 6
     assert data.groups["sex"].tolist() == ["f"] * 18 + ["unknown"] * 6

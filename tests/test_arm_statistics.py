@@ -15,8 +15,8 @@ from clinsynth.trainers.classifiers.statistics import (
     comparison_records,
     effect,
     holm,
-    interval,
     label_agreement,
+    measured,
     p_value,
     subgroup_records,
     verdict,
@@ -42,6 +42,10 @@ def gaps(labels: np.ndarray, arm: np.ndarray, control: np.ndarray, seed: int = 0
     return resampled["composite"][:, 0] - resampled["real"][:, 0]
 
 
+def interval(resampled: np.ndarray) -> list[float]:
+    return measured(resampled)["interval"]
+
+
 def judge(resampled: np.ndarray, seeds: int = 3) -> str:
     return verdict(resampled[0], p_value(resampled), seeds)
 
@@ -53,7 +57,7 @@ def held_out_set(labels: np.ndarray, **groups: np.ndarray) -> ImageArrays:
 def records_of(labels: np.ndarray, arms: dict[str, np.ndarray], pairs: list[tuple[str, str]]) -> list[dict]:
     test = held_out_set(labels)
     resampled = bootstrap(labels, arms, 3)
-    return comparison_records(resampled, pairs, arm_records(resampled, test, arms), NAMES)
+    return comparison_records(resampled, pairs, arm_records(resampled, test, arms), test)
 
 
 def test_scores_are_those_of_scikit_learn():
@@ -89,7 +93,7 @@ def test_identical_arms_show_no_difference():
     labels = np.arange(120) % 3
     arm = guesses(labels, 0.6, 3, np.random.default_rng(0))
     found = gaps(labels, arm, arm)
-    assert (interval(found).value, interval(found).low, interval(found).high) == (0, 0, 0)
+    assert measured(found) == {"value": 0, "interval": [0, 0], "confidence": 0.95}
     assert p_value(found) == 1 and judge(found) == "no evidence"
 
 
@@ -97,8 +101,8 @@ def test_a_clearly_better_arm_helps_and_a_worse_one_hurts():
     labels, rng = np.arange(300) % 3, np.random.default_rng(0)
     good, bad = guesses(labels, 0.8, 3, rng), guesses(labels, 0.5, 3, rng)
     better, worse = gaps(labels, good, bad), gaps(labels, bad, good)
-    assert interval(better).low > 0.1 and judge(better) == "helps" and p_value(better) == pytest.approx(2 / 2001)
-    assert interval(worse).high < -0.1 and judge(worse) == "hurts"
+    assert interval(better)[0] > 0.1 and judge(better) == "helps" and p_value(better) == pytest.approx(2 / 2001)
+    assert interval(worse)[1] < -0.1 and judge(worse) == "hurts"
     assert judge(better, seeds=1) == "no evidence"
 
 
@@ -108,7 +112,7 @@ def test_pairing_narrows_the_interval():
     arm = np.where(rng.random(control.shape) < 0.05, labels, control)  # the same answers, a few put right
     paired = interval(gaps(labels, arm, control))
     unpaired = interval(gaps(labels, arm, guesses(labels, 0.6, 3, rng)))
-    assert paired.low > 0 and paired.high - paired.low < 0.5 * (unpaired.high - unpaired.low)
+    assert paired[0] > 0 and np.ptp(paired) < 0.5 * np.ptp(unpaired)
 
 
 def test_intervals_cover_the_true_difference_about_as_often_as_they_say(monkeypatch):
@@ -122,7 +126,7 @@ def test_intervals_cover_the_true_difference_about_as_often_as_they_say(monkeypa
             np.concatenate([guesses(labels, 0.6 + rng.normal(0, 0.03), 1, rng) for _ in range(3)]) for _ in range(2)
         ]
         resampled = gaps(labels, *arms, seed=trial)
-        covered += interval(resampled).low <= 0 <= interval(resampled).high
+        covered += interval(resampled)[0] <= 0 <= interval(resampled)[1]
         rejected += p_value(resampled) < 0.05
     assert covered / 120 >= 0.90 and rejected / 120 <= 0.10
 
@@ -186,7 +190,8 @@ def test_subgroups_name_the_worst_and_those_too_small():
 
 def agreement(labels: np.ndarray, predicted: np.ndarray, accuracy: float = 0.8) -> dict[str, dict]:
     rng, test = np.random.default_rng(1), np.arange(120) % 3
-    records = label_agreement("ddpm", labels, predicted, test, guesses(test, accuracy, 3, rng), NAMES)
+    on_test = guesses(test, accuracy, 3, rng)
+    records = label_agreement("ddpm", held_out_set(labels), predicted, held_out_set(test), on_test)
     return {record["label"]: record for record in records}
 
 

@@ -8,18 +8,10 @@ import numpy as np
 import pytest
 
 from clinsynth.data.images import ImageArrays
-from clinsynth.trainers.classifiers.arms import (
-    ARMS,
-    Arm,
-    ArmRefusedError,
-    arm_rows,
-    augmentation,
-    control_of,
-    resolve_arms,
-)
-from clinsynth.trainers.classifiers.images import run_arms
-from clinsynth.trainers.classifiers.study import describe
-from tests.arm_studies import FAST, NAMES, brightness_data, brightness_splits, only, written
+from clinsynth.trainers.classifiers.arms import ARMS, Arm, augmentation, control_of, resolve_arms
+from clinsynth.trainers.classifiers.rows import ArmRefusedError, arm_rows
+from clinsynth.trainers.classifiers.study import results_as_text
+from tests.arm_studies import FAST, NAMES, brightness_data, brightness_splits, only, run_arms, written
 
 
 @pytest.fixture
@@ -28,7 +20,7 @@ def real() -> dict[str, ImageArrays]:
 
 
 def test_every_arm_has_its_control_and_its_augmentation():
-    arms = resolve_arms(["smote_features", "composite", "smote"], "real_strong", ["ddpm", "gan"])
+    arms = resolve_arms(["smote_features", "composite", "smote"], "real_strong", ["ddpm", "gan"], ARMS)
     assert [arm.name for arm in arms] == [
         "real_strong",
         "real_features",
@@ -44,7 +36,7 @@ def test_every_arm_has_its_control_and_its_augmentation():
     assert augmentation(Arm("composite"), "real", True) == "light"
     assert augmentation(Arm("smote_features"), "real_strong", True) == "none"
     with pytest.raises(ValueError, match="--control must be one of real, real_strong, real_features, got smote"):
-        resolve_arms(["real"], "smote", [])
+        resolve_arms(["real"], "smote", [], ARMS)
 
 
 def test_arms_run_resume_and_take_equally_many_steps(real, tmp_path: Path):
@@ -67,14 +59,14 @@ def test_arms_run_resume_and_take_equally_many_steps(real, tmp_path: Path):
 
 def test_the_test_split_changes_no_weight(real, tmp_path: Path):
     """Validation alone chooses: with other test pictures the same model comes out."""
-    run_arms(real, None, tmp_path / "a", arms=("real",), **FAST)
-    run_arms({**real, "test": brightness_data(9, 77)}, None, tmp_path / "b", arms=("real",), **FAST)
+    run_arms(real, None, tmp_path / "a", arms=["real"], **FAST)
+    run_arms({**real, "test": brightness_data(9, 77)}, None, tmp_path / "b", arms=["real"], **FAST)
     first, second = (only(tmp_path / name, "real", 0) / "model/model.safetensors" for name in ("a", "b"))
     assert first.read_bytes() == second.read_bytes()
 
 
 def test_the_learning_rate_is_the_best_on_validation(real, tmp_path: Path):
-    settings = {**FAST, "seeds": 1, "arms": ("real",), "epochs": 8}
+    settings = {**FAST, "seeds": 1, "arms": ["real"], "epochs": 8}
     results = run_arms(real, None, tmp_path, learning_rates=[1e-7, 5e-3], **settings)
     assert results["runs"][0]["learning_rate"] == 5e-3
     lines = (only(tmp_path, "real", 0) / "metrics.jsonl").read_text().splitlines()
@@ -119,7 +111,7 @@ def test_every_arm_runs_with_equally_many_steps_and_a_refused_one_says_why(tmp_p
     real = {"train": everything.take(order), "validation": brightness_data(6, 1), "test": brightness_data(30, 2)}
     sexes = np.where(np.arange(30) < 24, "f", "m")
     real["test"] = replace(real["test"], groups={"sex": sexes})
-    settings = {**FAST, "arms": ARMS, "control": "real_strong"}
+    settings = {**FAST, "arms": list(ARMS), "control": "real_strong"}
     results = run_arms(real, brightness_data(30, 9), tmp_path, **settings)
     refused = {record["arm"]: record["reason"] for record in results["refused"]}
     kept = [arm for arm in ARMS if arm not in refused]
@@ -149,7 +141,7 @@ def test_every_arm_runs_with_equally_many_steps_and_a_refused_one_says_why(tmp_p
     assert "too small" in groups["smote", "m"]["note"]
     assert json.loads(json.dumps(results)) == results
     before = written(tmp_path)
-    again = run_arms(real, brightness_data(30, 9), tmp_path, **{**settings, "arms": ("real", "smote")})
+    again = run_arms(real, brightness_data(30, 9), tmp_path, **{**settings, "arms": ["real", "smote"]})
     assert written(tmp_path) == before and {r["arm"] for r in again["runs"]} == {"real_strong", "real", "smote"}
 
 
@@ -163,7 +155,7 @@ def test_mixed_up_labels_hurt_and_are_flagged(tmp_path: Path):
         "swapped": replace(good, labels=(good.labels + 1) % 3),
     }
     settings = {**FAST, "seeds": 3, "epochs": 10, "batch_size": 16, "learning_rates": [3e-3]}
-    results = run_arms(real, sets, tmp_path, **settings, arms=("real", "synthetic"))
+    results = run_arms(real, sets, tmp_path, **settings, arms=["real", "synthetic"])
     found = {r["arm"]: r for r in results["comparisons"] if r["metric"] == "macro_f1"}
     assert found["synthetic-swapped"]["verdict"] == "hurts" and found["synthetic-swapped"]["p_holm"] < 0.05
     assert found["synthetic-shuffled"]["difference"] < -0.1
@@ -172,7 +164,7 @@ def test_mixed_up_labels_hurt_and_are_flagged(tmp_path: Path):
     for source in ("shuffled", "swapped"):
         assert {flags[source, label] for label in ("overall", *NAMES)} == {"mixed up"}
     assert "mixed up" not in {flags["good", label] for label in ("overall", *NAMES)}
-    printed = describe(results)
+    printed = results_as_text(results, "picture")
     assert "labels of the synthetic set shuffled: overall agrees with the control in" in printed
     marked = {r["arm"] for r in results["comparisons"] if r.get("labels") == "mixed up"}
     assert marked == {"synthetic-shuffled", "synthetic-swapped"}
@@ -195,10 +187,10 @@ def test_only_agreeing_pictures_are_kept_when_asked(real, tmp_path: Path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"arms": ("real", "fake")}, "--arms must be among real, real_strong, .*, got fake"),
-        ({"synthetic": None}, "--arms composite need synthetic pictures; give --synthetic"),
+        ({"arms": ["real", "fake"]}, "--arms must be among real, real_strong, .*, got fake"),
+        ({"synthetic": None}, "--arms composite need synthetic samples; give --synthetic"),
         ({"synthetic_names": ["a", "b", "c"]}, r"label names differ: train has \['dark', .* synthetic has \['a'"),
-        ({"synthetic_side": 16}, "pictures differ: .* synthetic has .*--resolution"),
+        ({"synthetic_side": 16}, "images differ: .* synthetic has .*--resolution"),
         ({"test_rows": [0, 1, 3, 4]}, "test split holds no picture of bright"),
         ({"seeds": 0}, "--seeds must be at least 1, got 0"),
         ({"epochs": 0}, "--epochs must be at least 1, got 0"),

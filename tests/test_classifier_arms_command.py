@@ -10,9 +10,8 @@ from warm_python import run_in_two
 
 from clinsynth.data.images import ImageArrays
 from clinsynth.data.phantom_fundus import GRADES
-from clinsynth.models.image_classifiers import save_classifier
-from clinsynth.trainers.classifiers.arms import load_synthetic, parse_sets
-from clinsynth.trainers.train_image_classifier import build_small_resnet
+from clinsynth.models.image_classifiers import build_small_resnet, save_image_classifier
+from clinsynth.trainers.classifiers.rows import load_synthetic, parse_sets
 from tests.arm_studies import NAMES, TRAINER, only, write_synthetic, written
 
 DATA = ["--dataset=phantom-fundus?train=60&validation=10&test=20", "--resolution=28", "--min_class_size=1"]
@@ -75,7 +74,7 @@ def test_two_processes_share_the_trainings_and_change_nothing(body: str, tmp_pat
         ("real", "real_features"),
     )
     if body == "pretrained":
-        save_classifier(build_small_resnet(len(GRADES), channels=3), list(GRADES), tmp_path / "body")
+        save_image_classifier(build_small_resnet(len(GRADES), channels=3), list(GRADES), tmp_path / "body")
         write_synthetic(tmp_path / "set", GRADES, 10)
         flags = [*DATA, "--seeds=2", "--epochs=2", "--arms=composite_features", f"--synthetic={tmp_path / 'set'}"]
         flags += ["--control=real_features", "--features_from=model", f"--model={tmp_path / 'body'}"]

@@ -5,10 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from clinsynth.trainers.classifiers.images import run_arms
-from tests.arm_studies import FAST, brightness_data, brightness_splits, only
+from tests.arm_studies import FAST, brightness_data, brightness_splits, only, run_arms
 
-STUDY = {**FAST, "seeds": 1, "arms": ("real_features", "composite_features"), "keep_agreeing": True}
+STUDY = {**FAST, "seeds": 1, "arms": ["real_features", "composite_features"], "keep_agreeing": True}
 
 
 def halve(path: Path) -> None:

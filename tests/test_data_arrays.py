@@ -50,7 +50,7 @@ def test_mixed_sizes_need_a_resolution(caplog):
         to_arrays(mixed, None, None, None)
     with caplog.at_level(logging.INFO, "clinsynth"):
         assert to_arrays(mixed, 32, None, None).images.shape == (3, 1, 32, 32)
-    assert "of 3 pictures: 2 resized from 40x40, 64x64 to 32x32, bicubic" in caplog.text
+    assert "of 3 images: 2 resized from 40x40, 64x64 to 32x32, bicubic" in caplog.text
 
 
 def test_mixed_modes_need_channels(caplog):
@@ -74,7 +74,7 @@ def test_transparency_is_refused():
 @pytest.mark.parametrize("mode", ["I;16", "I", "F"])
 def test_more_than_8_bits_is_refused(mode):
     deep = Image.fromarray(np.zeros((32, 32), {"I;16": np.uint16, "I": np.int32, "F": np.float32}[mode]))
-    with pytest.raises(ValueError, match=r"row 0 is not an 8-bit grey or colour picture.*rescale"):
+    with pytest.raises(ValueError, match=r"row 0 is not an 8-bit grey or colour image.*rescale"):
         to_arrays(dataset_of(encode(deep, "TIFF")), None, None, None)
 
 
@@ -86,7 +86,7 @@ def test_16_bit_colour_png_is_refused():
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", 32, 32, 16, 2, 0, 0, 0))  # 16 bits, colour
     content = b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
     assert Image.open(io.BytesIO(content)).mode == "RGB"  # what Pillow makes of it without a word
-    with pytest.raises(ValueError, match=r"row 0 is not an 8-bit grey or colour picture .16-bit PNG"):
+    with pytest.raises(ValueError, match=r"row 0 is not an 8-bit grey or colour image .16-bit PNG"):
         to_arrays(dataset_of(content), None, None, None)
 
 
@@ -142,5 +142,5 @@ def test_own_size_out_of_range_is_refused():
 
 
 def test_no_pictures_is_an_error():
-    with pytest.raises(ValueError, match="holds no pictures"):
+    with pytest.raises(ValueError, match="holds no images"):
         to_arrays(dataset_of(gradient()).select([]), None, None, None)

@@ -82,7 +82,7 @@ def test_npz_with_pickled_objects_is_refused(tmp_path):
         ({"train_images": noise(8, 28, 28).astype(np.uint16)}, "train_images is uint16, not uint8"),
         ({"train_images": noise(8, 28, 28).astype(np.float32)}, "train_images is float32, not uint8"),
         ({"train_images": noise(8, 28, 28, 28)}, r"train_images has shape \(8, 28, 28, 28\)"),
-        ({"train_labels": np.zeros((8, 14), dtype=np.uint8)}, "several labels a picture"),
+        ({"train_labels": np.zeros((8, 14), dtype=np.uint8)}, "several labels an image"),
     ],
 )
 def test_npz_of_another_kind_is_refused(tmp_path, arrays, message):
@@ -152,7 +152,9 @@ def test_table_errors_name_the_row(tmp_path):
     rows = [{"image": f"{n}.png", "label": "01"[n % 2]} for n in range(12)]
     spec = write_table(tmp_path / "t.csv", rows)
     assert load_image_dataset(ImageDataArguments(spec))["train"].features["label"].names == ["0", "1"]
-    with pytest.raises(ValueError, match="no column 'grade'; give --label_column; it has image, label"):
+    with pytest.raises(
+        ValueError, match="no column 'grade'; it has image, label: name the right one with --label_column"
+    ):
         load_image_dataset(ImageDataArguments(spec, label_column="grade"))
     (tmp_path / "3.png").unlink()
     with pytest.raises(ValueError, match=r"row 4: there is no file .*3\.png"):
@@ -211,7 +213,7 @@ def test_text_named_png_and_truncated_jpeg_are_named(tmp_path):
         load_image_arrays(ImageDataArguments(spec))
     whole.unlink()
     (tmp_path / "set" / "malign" / "note.png").write_text("not a picture")
-    with pytest.raises(ValueError, match=r"note\.png cannot be read as a picture"):
+    with pytest.raises(ValueError, match=r"note\.png cannot be read as an image"):
         load_image_arrays(ImageDataArguments(spec))
 
 

@@ -46,7 +46,7 @@ def test_train_is_chosen_by_class_and_seed(tmp_path, choice, expected):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ({"few_shot": 5}, r"--few_shot 5: class '2' has only 4 train images; give 4 or fewer"),
+        ({"few_shot": 5}, r"--few_shot 5: class '2' has only 4 train images; give at most 4"),
         ({"few_shot": 0}, "--few_shot must be at least 1"),
         ({"train_fraction": 0.0}, "--train_fraction must be above 0 and at most 1, got 0.0"),
         ({"train_fraction": 1.5}, "--train_fraction must be above 0 and at most 1, got 1.5"),
@@ -73,7 +73,7 @@ def test_a_class_of_one_image_needs_leave(tmp_path):
 def test_an_empty_class_and_a_single_class_are_refused(tmp_path):
     with pytest.raises(ValueError, match="class '1' has no train images"):
         load_image_dataset(ImageDataArguments(write_npz(tmp_path / "a.npz", [5, 0, 5]), min_class_size=1))
-    with pytest.raises(ValueError, match="1 class; at least two"):
+    with pytest.raises(ValueError, match=r"1 class \(0\); two or more are needed: add images"):
         load_image_dataset(ImageDataArguments(write_npz(tmp_path / "b.npz", [5])))
 
 
@@ -128,6 +128,6 @@ def test_identifying_columns_are_told_by_their_words():
 
 
 def test_published_names():
-    assert published_names("organamnist_64")[6] == "liver"
-    assert published_names("dermamnist")[4] == "melanoma"
-    assert published_names("mine") is None
+    assert published_names("organamnist_64.npz")[6] == "liver"
+    assert published_names("data/dermamnist.npz")[4] == "melanoma"
+    assert published_names("mine.npz") is None

@@ -131,7 +131,7 @@ def test_a_wrong_encoding_is_named(encoding: str, message: str, tmp_path: Path) 
     ("content", "changes", "message"),
     [
         ("", {}, "has no rows"),
-        ("text,label\n", {}, "has no rows; write one a text"),
+        ("text,label\n", {}, "has no rows; write them below the names"),
         ("text,label\n" + "a b,one\n" * 20, {}, r"no class is large enough|has 1 class \(one\)"),
         ("text,label\n" + "".join(f"t{n},one\n" for n in range(20)), {}, r"has 1 class \(one\); two or more are"),
         ("post,label\nx,a\ny,b\n", {}, "no column 'text'; it has post, label: name the right one with --text_column"),

@@ -28,8 +28,8 @@ from clinsynth.metrics.alignment.alignment import (
     tail_threshold,
     typicality,
 )
-from clinsynth.metrics.finished import FinishedMeasurements
 from clinsynth.metrics.records import MeasurementSettings
+from clinsynth.run_folder import Kept
 from clinsynth.scripts.evaluate_images import EvaluateImagesArguments, main
 from clinsynth.study.alignment import (
     PARTS,
@@ -156,7 +156,7 @@ def test_wrong_labels_lower_every_part_and_fill_the_tail(eyes: dict[str, ImageAr
     def measured(synthetic: ImageArrays, name: str) -> dict[str, Any]:
         sets = {**eyes, "synthetic": synthetic}
         features = {split: small_features(arrays) for split, arrays in sets.items()}
-        finished = FinishedMeasurements(tmp_path / f"{name}.json")
+        finished = Kept(tmp_path / f"{name}.json")
         settings = MeasurementSettings("pixels", 20)
         found = alignment_evidence(judge, classify, sets, features, settings, finished, name)
         return {**found, "overall": {r["metric"]: r for r in found["records"] if r["label"] == "overall"}}

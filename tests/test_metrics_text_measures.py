@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from sklearn.metrics.pairwise import rbf_kernel
 
+from clinsynth.data.texts import as_objects
 from clinsynth.metrics.mmd.mmd import BLOCK_ROWS, count_blocks, median_bandwidth, mmd_interval, mmd_squared
 from clinsynth.metrics.records import Features, MeasurementSettings
 from clinsynth.metrics.texts.canaries import make_canaries, measure_exposure
@@ -25,7 +26,6 @@ from clinsynth.metrics.texts.words import (
     HARSH_WORDS,
     HOPEFUL_WORDS,
     NEGATIVE_WORDS,
-    as_rows,
     number_words,
     self_bleu,
     shared_words,
@@ -256,5 +256,5 @@ def test_pairs_are_of_one_class() -> None:
 
 
 def test_rows_of_objects_are_chosen_as_features_are() -> None:
-    side = Features(as_rows([["a"], ["b", "c"], []]), np.array([0, 1, 0]))
+    side = Features(as_objects([["a"], ["b", "c"], []]), np.array([0, 1, 0]))
     assert list(side.take(side.labels == 0).rows) == [["a"], []]

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from clinsynth.data.texts import TextSet, as_objects
 from clinsynth.metrics.records import Features, Measurement, MeasurementSettings
 from clinsynth.metrics.texts.fidelity import divergence, mauve, mauve_interval, measure_mauve, quantise
 from clinsynth.metrics.texts.model_based import (
@@ -17,7 +18,6 @@ from clinsynth.metrics.texts.model_based import (
     measure_bertscore,
     measure_perplexity,
 )
-from clinsynth.metrics.texts.words import TextSet, as_rows
 from clinsynth.models.language_models import load_language_model
 from clinsynth.models.text_encoders import TextEncoder, TokenRows, load_text_encoder, pack_texts
 from tests.text_models import save_tiny_model
@@ -42,7 +42,7 @@ def encoder(folder: Path) -> TextEncoder:
 
 
 def view(side: TextSet, encoder: TextEncoder) -> TokenView:
-    return TokenView(Features(as_rows(side.texts), side.labels), encoder, "test")
+    return TokenView(Features(as_objects(side.texts), side.labels), encoder, "test")
 
 
 def test_bertscore_is_the_authors(folder: Path, encoder: TextEncoder, posts: tuple[TextSet, TextSet]) -> None:

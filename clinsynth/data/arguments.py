@@ -1,47 +1,18 @@
 """The data flags that trainers and scripts share; their dataclasses inherit from these."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 
 @dataclass
-class ImageDataArguments:
-    """Which labelled pictures to take, and at which size, mode and number."""
+class DataArguments:
+    """Which labelled data set to take, and how much of it."""
 
-    dataset: str = "phantom-fundus"
-    """data set: phantom-fundus[?size=64&seed=0] (built in, procedural, no patients), a Hub id, a folder (class
-    folders, Parquet, or DICOM with labels.csv), a MedMNIST-layout .npz, or a .csv/.jsonl of image, label[, split]"""
-    resolution: int | None = None
-    """side of the square pictures, 28 to 256 pixels; default: the data set's own if all its pictures share one"""
-    channels: int | None = None
-    """1 (grey) or 3 (colour); default: the data set's own if all its pictures share one"""
-    fit: str | None = None
-    """what becomes of a picture that is not square: squash, crop (centre) or pad (black); without it, an error"""
-    label_column: str = "label"
-    """column that holds the class: names, or numbers from 0"""
-    label_names: list[str] | str | None = None
-    """class names in the order of their numbers, as a,b,…; default: the data set's own"""
-    train_fraction: float = 1.0
-    """share of the train split to use, in (0, 1], stratified by class and seeded; other splits stay whole"""
-    few_shot: int | None = None
-    """train images to use a class, seeded; other splits stay whole"""
-    min_class_size: int = 2
-    """a class with fewer train images is an error; 1 allows one-image classes, an empty class is always an error"""
-
-    def __post_init__(self) -> None:
-        if isinstance(self.label_names, str):
-            self.label_names = [name.strip() for name in self.label_names.split(",")]
-
-
-@dataclass
-class TextDataArguments:
-    """Which labelled texts to take, and how many."""
+    noun: ClassVar[str]
+    """What a row is called in messages."""
 
     dataset: str = ""
-    """data set: phantom-posts[?seed=0] (built in, made up, no patients), a .csv/.jsonl of text, label[, split], a
-    folder of train.csv[, validation.csv, test.csv] or Parquet, the folders of MTS-Dialog and CounselChat as they are
-    published, or a Hub id"""
-    text_column: str = "text"
-    """column that holds the text"""
+    """data set: a file, a folder or a Hub id"""
     label_column: str = "label"
     """column that holds the class: names, or numbers from 0"""
     label_names: list[str] | str | None = None
@@ -49,11 +20,9 @@ class TextDataArguments:
     train_fraction: float = 1.0
     """share of the train split to use, in (0, 1], stratified by class and seeded; other splits stay whole"""
     few_shot: int | None = None
-    """train texts to use a class, seeded; other splits stay whole"""
+    """train samples to use a class, seeded; other splits stay whole"""
     min_class_size: int = 2
-    """a class with fewer train texts is an error, or dropped by --drop_small_classes"""
-    drop_small_classes: bool = False
-    """leave classes below --min_class_size out of every split, with a message, instead of an error"""
+    """a class with fewer train samples is an error; 1 allows classes of one, an empty class is always an error"""
 
     def __post_init__(self) -> None:
         if isinstance(self.label_names, str):
@@ -63,8 +32,47 @@ class TextDataArguments:
         if not 0 < self.train_fraction <= 1:
             raise ValueError(f"--train_fraction must be above 0 and at most 1, got {self.train_fraction}")
         if self.few_shot is not None and self.few_shot < 1:
-            raise ValueError(f"--few_shot must be at least 1 text a class, got {self.few_shot}")
+            raise ValueError(f"--few_shot must be at least 1 {self.noun} a class, got {self.few_shot}")
         if self.few_shot is not None and self.train_fraction != 1:
             raise ValueError(
                 f"--few_shot {self.few_shot} and --train_fraction {self.train_fraction}: give only one of them"
             )
+
+    @property
+    def class_names(self) -> list[str] | None:
+        """`label_names` as they are after parsing."""
+        assert not isinstance(self.label_names, str)
+        return self.label_names
+
+
+@dataclass
+class ImageDataArguments(DataArguments):
+    """Which labelled images to take, and at which size, mode and number."""
+
+    noun: ClassVar[str] = "image"
+
+    dataset: str = "phantom-fundus"
+    """data set: phantom-fundus[?size=64&seed=0] (built in, procedural, no patients), a Hub id, a folder (class
+    folders, Parquet, or DICOM with labels.csv), a MedMNIST-layout .npz, or a .csv/.jsonl of image, label[, split]"""
+    resolution: int | None = None
+    """side of the square images, 28 to 256 pixels; default: the data set's own if all its images share one"""
+    channels: int | None = None
+    """1 (grey) or 3 (colour); default: the data set's own if all its images share one"""
+    fit: str | None = None
+    """what becomes of an image that is not square: squash, crop (centre) or pad (black); without it, an error"""
+
+
+@dataclass
+class TextDataArguments(DataArguments):
+    """Which labelled texts to take, and how many."""
+
+    noun: ClassVar[str] = "text"
+
+    dataset: str = ""
+    """data set: phantom-posts[?seed=0] (built in, made up, no patients), a .csv/.jsonl of text, label[, split], a
+    folder of train.csv[, validation.csv, test.csv] or Parquet, the folders of MTS-Dialog and CounselChat as they are
+    published, or a Hub id"""
+    text_column: str = "text"
+    """column that holds the text"""
+    drop_small_classes: bool = False
+    """leave classes below --min_class_size out of every split, with a message, instead of an error"""

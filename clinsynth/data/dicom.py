@@ -2,7 +2,7 @@
 
 `labels.csv` has the columns file (path relative to the folder) and label, and may have split, age and sex. From a
 DICOM file only its pixels are taken, as 8-bit grey or colour. Its patient number serves once, in memory, to keep one
-patient's pictures together when splits are cut, and is dropped before the data set is handed out.
+patient's images together when splits are cut, and is dropped before the data set is handed out.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ import logging
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
 from clinsynth.data.labels import sounds_identifying
-from clinsynth.data.sources import SPLIT_NAMES, picture_dataset, png_cell, read_rows
+from clinsynth.data.sources import Rows, image_dataset, png_cell, read_file, rows_by_split, to_columns
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -31,7 +31,7 @@ GREY = ("MONOCHROME1", "MONOCHROME2")
 
 
 @dataclass(frozen=True)
-class DicomPicture:
+class DicomImage:
     """The pixels of one file, 8 bits; how they were windowed; and the patient number, for grouping only."""
 
     image: Image.Image
@@ -73,28 +73,26 @@ def read_dicom_folder(path: Path, window: tuple[float, float] | None = None) -> 
     table = path / TABLE
     if not table.is_file():
         raise ValueError(f"{path} holds DICOM files but no {TABLE}; write one with the columns file, label")
-    rows = list(read_rows(table))
+    rows = read_file(table)
     columns = declared_columns(table, rows)
     patients: dict[str, int] = {}
     windowings: Counter[str] = Counter()
-    by_split: dict[str, list[dict[str, Any]]] = {}
-    for number, row in enumerate(rows, start=1):
-        split = SPLIT_NAMES.get(row.get("split") or "train")
-        if split is None:
-            raise ValueError(f"{table}, row {number}: split is {row['split']!r}; it may be train, validation or test")
-        picture = read_dicom(path / (row["file"] or ""), window)
-        windowings[picture.windowing] += 1
-        kept = {column: row[column] for column in columns}
-        patient = patients.setdefault(picture.patient or row["file"], len(patients))
-        by_split.setdefault(split, []).append({"image": png_cell(picture.image), "patient_id": patient, **kept})
+    splits: dict[str, Dataset] = {}
+    for split, members in rows_by_split(table, rows).items():
+        found: Rows = []
+        for row in members:
+            image = read_dicom(path / (row["file"] or ""), window)
+            windowings[image.windowing] += 1
+            patient = patients.setdefault(image.patient or row["file"], len(patients))
+            kept = {column: row[column] for column in columns}
+            found.append({"image": png_cell(image.image), "patient_id": patient, **kept})
+        splits[split] = to_dataset(found)
     logger.info("DICOM to 8 bits: %s", ", ".join(f"{count} by {how}" for how, count in windowings.items()))
-    return {split: to_dataset(members) for split, members in by_split.items()}
+    return splits
 
 
-def declared_columns(table: Path, rows: list[dict[str, Any]]) -> list[str]:
+def declared_columns(table: Path, rows: Rows) -> list[str]:
     """label and the subgroups that the table has; states what it leaves out and why."""
-    if not rows:
-        raise ValueError(f"{table} has no rows; write one a DICOM file, with the columns file, label")
     for needed in ("file", "label"):
         if needed not in rows[0]:
             raise ValueError(f"{table} has no column {needed}; it has {', '.join(rows[0])}; add it")
@@ -105,11 +103,12 @@ def declared_columns(table: Path, rows: list[dict[str, Any]]) -> list[str]:
     return ["label", *(column for column in SUBGROUPS if column in rows[0])]
 
 
-def to_dataset(rows: list[dict[str, Any]]) -> Dataset:
-    columns = {name: [row[name] for row in rows] for name in rows[0] if name != "image"}
+def to_dataset(rows: Rows) -> Dataset:
+    columns = to_columns(rows)
+    cells = columns.pop("image")
     if "age" in columns:
         columns["age"] = [to_age(value) for value in columns["age"]]
-    return picture_dataset([row["image"] for row in rows], columns)
+    return image_dataset(cells, columns)
 
 
 def to_age(value: str) -> float | None:
@@ -120,11 +119,11 @@ def to_age(value: str) -> float | None:
         raise ValueError(f"{TABLE}: age must be a number of years, got {value!r}") from None
 
 
-def read_dicom(path: Path, window: tuple[float, float] | None = None) -> DicomPicture:
-    """The picture of one file, mode L or RGB, and its patient number (empty if it has none).
+def read_dicom(path: Path, window: tuple[float, float] | None = None) -> DicomImage:
+    """The image of one file, mode L or RGB, and its patient number (empty if it has none).
 
     Raises:
-        ValueError: no such file, no DICOM, no pixel data, several frames, text burned into the picture, or pixels that
+        ValueError: no such file, no DICOM, no pixel data, several frames, text burned into the image, or pixels that
             cannot be decoded.
         ImportError: pydicom is not installed.
     """
@@ -145,17 +144,15 @@ def read_dicom(path: Path, window: tuple[float, float] | None = None) -> DicomPi
     if int(dataset.get("NumberOfFrames") or 1) > 1:
         raise ValueError(f"{path} has {dataset.NumberOfFrames} frames; save the one you mean as a file of its own")
     if dataset.get("BurnedInAnnotation") == "YES":
-        raise ValueError(
-            f"{path} says that text is burned into its picture, maybe a name; remove its row from {TABLE}"
-        )
+        raise ValueError(f"{path} says that text is burned into its image, maybe a name; remove its row from {TABLE}")
     try:
-        image, windowing = to_picture(dataset, window)
-        return DicomPicture(image, windowing, str(dataset.get("PatientID") or ""))
+        image, windowing = to_eight_bits(dataset, window)
+        return DicomImage(image, windowing, str(dataset.get("PatientID") or ""))
     except (AttributeError, NotImplementedError, RuntimeError, ValueError) as error:
-        raise ValueError(f"{path} cannot be turned into a picture: {error}") from error
+        raise ValueError(f"{path} cannot be turned into an image: {error}") from error
 
 
-def to_picture(dataset: DicomDataset, window: tuple[float, float] | None) -> tuple[Image.Image, str]:
+def to_eight_bits(dataset: DicomDataset, window: tuple[float, float] | None) -> tuple[Image.Image, str]:
     """Decode, rescale, window and invert as the file says (DICOM PS3.3 C.7.6.3, C.11.1, C.11.2), to 8 bits."""
     from pydicom.pixels import apply_modality_lut, pixel_array
 
@@ -173,15 +170,12 @@ def to_picture(dataset: DicomDataset, window: tuple[float, float] | None) -> tup
 
 def own_window(dataset: DicomDataset) -> tuple[float, float] | None:
     """The file's first window (centre, width), if it has one."""
-    from pydicom.multival import MultiValue
-
-    centre, width = dataset.get("WindowCenter"), dataset.get("WindowWidth")
-    if centre is None or width is None:
-        if "VOILUTSequence" in dataset:
-            raise ValueError("its window is a lookup table, which is not supported; give ?window=CENTRE,WIDTH")
-        return None
-    first = [value[0] if isinstance(value, MultiValue) else value for value in (centre, width)]
-    return float(first[0]), float(first[1])
+    centres, widths = (np.atleast_1d(dataset.get(name)) for name in ("WindowCenter", "WindowWidth"))
+    if centres[0] is not None and widths[0] is not None:
+        return float(centres[0]), float(widths[0])
+    if "VOILUTSequence" in dataset:
+        raise ValueError("its window is a lookup table, which is not supported; give ?window=CENTRE,WIDTH")
+    return None
 
 
 def apply_window(values: np.ndarray, window: tuple[float, float] | None, function: str) -> np.ndarray:
@@ -190,20 +184,15 @@ def apply_window(values: np.ndarray, window: tuple[float, float] | None, functio
     Raises:
         ValueError: a width below 1 (LINEAR) or not above 0, or an unknown function.
     """
+    from pydicom import Dataset
+    from pydicom.pixels import apply_windowing
+
     if window is None:
         low, high = float(values.min()), float(values.max())
         share = (values - low) / (high - low) if high > low else np.zeros_like(values)
         return np.rint(255 * share).astype(np.uint8)
-    centre, width = window
-    if width < 1 if function == "LINEAR" else width <= 0:
-        raise ValueError(f"window width {width} is too small")
-    if function == "LINEAR":
-        # A width of 1 is a threshold: the limit of the formula.
-        share = (values - (centre - 0.5)) / max(width - 1, 1e-9) + 0.5
-    elif function == "LINEAR_EXACT":
-        share = (values - centre) / width + 0.5
-    elif function == "SIGMOID":
-        share = 1 / (1 + np.exp(-4 * (values - centre) / width))
-    else:
-        raise ValueError(f"window function {function} is not supported")
-    return np.rint(255 * np.clip(share, 0, 1)).astype(np.uint8)
+    eight_bits = Dataset()  # what the window's output range is taken from
+    eight_bits.PhotometricInterpretation, eight_bits.PixelRepresentation, eight_bits.BitsStored = GREY[1], 0, 8
+    eight_bits.WindowCenter, eight_bits.WindowWidth = window
+    eight_bits.VOILUTFunction = function
+    return np.rint(apply_windowing(values, eight_bits)).astype(np.uint8)

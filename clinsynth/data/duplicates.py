@@ -1,15 +1,17 @@
-"""Pictures that occur twice: the same pixels, or pixels so alike that they come from one picture.
+"""Rows that occur twice: images of the same pixels, texts of the same words, and near-duplicates of both.
 
-The likeness of two pictures is the correlation of their 28x28 grey thumbnails after three steps: a band-pass (Gaussian
+The likeness of two images is the correlation of their 28x28 grey thumbnails after three steps: a band-pass (Gaussian
 of 0.7 minus Gaussian of 3 thumbnail pixels), which leaves out overall brightness and illumination; unit variance; and
-subtraction of the data set's mean thumbnail, which all fundus or chest pictures share.
+subtraction of the data set's mean thumbnail, which all fundus or chest images share.
 
-The threshold of 0.97 was set on 300 pictures each of RetinaMNIST (28 px), PneumoniaMNIST (28 px) and HAM10000
+The threshold of 0.97 was set on 300 images each of RetinaMNIST (28 px), PneumoniaMNIST (28 px) and HAM10000
 (128 px): it found all copies saved as JPEG of quality 75 or with brightness changed by 15 %, at least nine in ten with
 contrast raised by 20 %, seven in ten with gamma 0.8, and at 128 px nearly all moved by one pixel. At 28 px it misses
-most copies that were moved, cropped or saved as JPEG of quality 40. Unrelated pictures stay below 0.94 on
+most copies that were moved, cropped or saved as JPEG of quality 40. Unrelated images stay below 0.94 on
 PneumoniaMNIST and 0.97 on HAM10000; of the 36 pairs above it on RetinaMNIST 32 have the same label, as have all 27
 above 0.98.
+
+The likeness of two texts is the share of their pieces of five characters that they have in common.
 """
 
 from __future__ import annotations
@@ -29,23 +31,33 @@ if TYPE_CHECKING:
 NEAR_THRESHOLD = 0.97
 SIDE = 28
 BAND = (0.7, 3.0)  # standard deviations of the two Gaussians, in thumbnail pixels
-MEAN_PRIOR = 20  # pictures' worth of a zero mean: in a tiny set the mean would be the pictures themselves
+MEAN_PRIOR = 20  # images' worth of a zero mean: in a tiny set the mean would be the images themselves
 BLOCK = 1024
 
 
-def fingerprints(dataset: Dataset) -> tuple[list[bytes], np.ndarray]:
-    """A digest of each picture's decoded pixels, and float32 thumbnails (n, 28, 28); one picture at a time."""
+def text_digest(text: str) -> str:
+    """The same for texts that differ in case and blanks alone."""
+    return hashlib.sha256(plain_text(text).encode()).hexdigest()
+
+
+def plain_text(text: str) -> str:
+    """A text without what case and blanks tell."""
+    return " ".join(text.split()).casefold()
+
+
+def image_digests(dataset: Dataset) -> tuple[list[str], np.ndarray]:
+    """A digest of each image's decoded pixels, and float32 thumbnails (n, 28, 28); one image at a time."""
     digests, thumbnails = [], np.empty((len(dataset), SIDE, SIDE), dtype=np.float32)
     for row, (name, image) in enumerate(open_images(dataset)):
         decode(name, image)
-        digests.append(hashlib.sha256(f"{image.mode} {image.size} ".encode() + image.tobytes()).digest())
+        digests.append(hashlib.sha256(f"{image.mode} {image.size} ".encode() + image.tobytes()).hexdigest())
         thumbnails[row] = np.asarray(image.convert("L").resize((SIDE, SIDE), Image.Resampling.BOX))
     return digests, thumbnails
 
 
-def exact_pairs(digests: Iterable[bytes]) -> list[tuple[int, int]]:
-    """(first, later) for every picture whose pixels occurred before."""
-    first: dict[bytes, int] = {}
+def exact_pairs(digests: Iterable[str]) -> list[tuple[int, int]]:
+    """(first, later) for every row whose digest occurred before."""
+    first: dict[str, int] = {}
     pairs = []
     for row, digest in enumerate(digests):
         if first.setdefault(digest, row) != row:
@@ -56,16 +68,16 @@ def exact_pairs(digests: Iterable[bytes]) -> list[tuple[int, int]]:
 def near_pairs(thumbnails: np.ndarray, threshold: float = NEAR_THRESHOLD) -> Iterator[tuple[int, int, float]]:
     """Yield (i, j, likeness) with i < j for all pairs at or above `threshold`; the number of comparisons is n²/2.
 
-    Thumbnails: float, (n, side, side). Pictures without any structure match nothing.
+    Thumbnails: float, (n, side, side). Images without any structure match nothing.
     """
-    features = describe(thumbnails)
+    features = likeness_rows(thumbnails)
     for start in range(0, len(features), BLOCK):
         likeness = features[start : start + BLOCK] @ features[start:].T
         for i, j in np.argwhere(np.triu(likeness >= threshold, k=1)).tolist():
             yield start + i, start + j, float(likeness[i, j])
 
 
-def describe(thumbnails: np.ndarray) -> np.ndarray:
+def likeness_rows(thumbnails: np.ndarray) -> np.ndarray:
     """Rows of unit length, float32 (n, side * side), whose products are the likeness."""
     from scipy.ndimage import gaussian_filter
 
@@ -120,7 +132,7 @@ def signature(text: str) -> Any:
     """The MinHash of a text's pieces."""
     from datasketch import MinHash
 
-    plain = " ".join(text.split()).casefold()
+    plain = plain_text(text)
     pieces = {plain[start : start + PIECE] for start in range(max(1, len(plain) - PIECE + 1))}
     own = MinHash(num_perm=PERMUTATIONS)
     own.update_batch([piece.encode() for piece in sorted(pieces)])

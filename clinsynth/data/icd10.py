@@ -57,8 +57,8 @@ def expand(entry: str, text: str) -> list[Icd10Code]:
     else:
         return [find_code(entry)]
     if not below:
-        raise unknown(entry)
-    return [describe(code) for code in below]
+        raise unknown_code(entry)
+    return [code_entry(code) for code in below]
 
 
 def find_code(entry: str) -> Icd10Code:
@@ -70,21 +70,21 @@ def find_code(entry: str) -> Icd10Code:
     codes = classification()
     name = entry.strip().upper()
     if not is_code(name):
-        raise unknown(entry)
-    return describe(codes.add_dot(name))
+        raise unknown_code(entry)
+    return code_entry(codes.add_dot(name))
 
 
-def describe(code: str) -> Icd10Code:
+def code_entry(code: str) -> Icd10Code:
     codes = classification()
     return Icd10Code(code, codes.get_description(code), tuple(codes.get_inclusion_term(code)))
 
 
-def unknown(entry: str) -> ValueError:
-    near = ", ".join(f"{code} ({classification().get_description(code)})" for code in nearest(entry))
+def unknown_code(entry: str) -> ValueError:
+    near = ", ".join(f"{code} ({classification().get_description(code)})" for code in nearest_codes(entry))
     return ValueError(f"ICD-10-CM code {entry!r} is unknown; the nearest are {near}")
 
 
-def nearest(entry: str) -> list[str]:
+def nearest_codes(entry: str) -> list[str]:
     """Up to three codes for a wrong one: its parents that exist, then codes spelt alike; for words, by title."""
     codes = classification()
     name = entry.upper().replace(".", "").replace(" ", "")

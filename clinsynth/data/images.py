@@ -1,4 +1,4 @@
-"""From a `datasets.Dataset` of pictures to uint8 arrays of one size and mode, every change of a picture stated."""
+"""From a `datasets.Dataset` of images to uint8 arrays of one size and mode, every change of an image stated."""
 
 from __future__ import annotations
 
@@ -14,8 +14,14 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from clinsynth.data import dicom, phantom_fundus, sources
-from clinsynth.data.arguments import ImageDataArguments
-from clinsynth.data.labels import check_classes, check_not_empty, with_class_labels, without_identifiers
+from clinsynth.data.labels import (
+    LabelledSamples,
+    check_column,
+    check_not_empty,
+    subgroups,
+    with_class_labels,
+    without_identifiers,
+)
 from clinsynth.data.sources import published_names
 from clinsynth.data.splits import choose_train, with_all_splits
 
@@ -30,24 +36,19 @@ RESOLUTIONS = (28, 256)
 FITS = ("squash", "crop", "pad")
 
 Survey = Counter[tuple[str, tuple[int, int]]]
-"""How many pictures have each (PIL mode, (width, height))."""
+"""How many images have each (PIL mode, (width, height))."""
 
 
 @dataclass(frozen=True)
-class ImageArrays:
-    """One split in memory.
+class ImageArrays(LabelledSamples):
+    """One split in memory; see `LabelledRows`.
 
     Attributes:
         images: uint8, (n, channels, resolution, resolution).
-        labels: int64, (n,), each in 0 .. len(label_names) - 1.
-        label_names: class names in the order of their numbers.
-        groups: subgroup column to its texts (n,), "unknown" where a row has none; see `clinsynth.data.labels`.
-        noun: what a row is called in messages.
-        column: of a data set that holds it.
-        made_by: the command that writes synthetic ones.
     """
 
     noun: ClassVar[str] = "picture"
+    rows_in: ClassVar[str] = "images"
     column: ClassVar[str] = "image"
     made_by: ClassVar[str] = "clinsynth generate images"
 
@@ -56,43 +57,24 @@ class ImageArrays:
     label_names: list[str]
     groups: dict[str, np.ndarray] = field(default_factory=dict)
 
-    def take(self, rows: np.ndarray) -> ImageArrays:
-        """The rows at `rows` (numbers or a mask)."""
-        groups = {column: values[rows] for column, values in self.groups.items()}
-        return ImageArrays(self.images[rows], self.labels[rows], self.label_names, groups)
-
-    def followed_by(self, more: ImageArrays) -> ImageArrays:
-        """These rows and after them those of `more`, whose subgroups count as unknown."""
-        from clinsynth.data.labels import followed_by_unknown  # which needs this module
-
-        return ImageArrays(
-            np.concatenate([self.images, more.images]),
-            np.concatenate([self.labels, more.labels]),
-            self.label_names,
-            followed_by_unknown(self.groups, len(more.labels)),
-        )
-
     def content(self) -> bytes:
-        """The pictures as bytes, other ones for other pictures."""
         return repr(self.images.shape).encode() + self.images.tobytes()
 
     def read_like(self, dataset: Dataset) -> ImageArrays:
-        """The columns image and label of a data set, pictures in the size and mode of these."""
         channels, side = self.images.shape[1:3]
         return to_arrays(dataset.select_columns(["image", "label"]), side, channels, None)
 
     def check_like(self, other: ImageArrays, name: str) -> None:
-        """Raise a `ValueError` where the pictures of `other`, the set called `name`, have another form than these."""
         if other.images.shape[1:] != self.images.shape[1:]:
             raise ValueError(
-                f"pictures differ: train has (channels, height, width) {self.images.shape[1:]}, "
+                f"images differ: train has (channels, height, width) {self.images.shape[1:]}, "
                 f"{name} has {other.images.shape[1:]}; load both with the same --resolution and --channels"
             )
 
 
 @dataclass(frozen=True)
 class Target:
-    """What every picture is brought to."""
+    """What every image is brought to."""
 
     resolution: int
     channels: int
@@ -100,10 +82,10 @@ class Target:
 
 
 def to_arrays(dataset: Dataset, resolution: int | None, channels: int | None, fit: str | None) -> ImageArrays:
-    """Decode a split with columns image and label; `None` keeps the size or mode all its pictures share.
+    """Decode a split with columns image and label; `None` keeps the size or mode all its images share.
 
     Raises:
-        ValueError: mixed sizes or modes without a flag that settles them, a picture that is not square without
+        ValueError: mixed sizes or modes without a flag that settles them, an image that is not square without
             `fit`, deeper than 8 bits, transparent or unreadable; a flag out of range.
     """
     target = choose_target(survey(dataset), resolution, channels, fit)
@@ -124,14 +106,14 @@ def load_image_arrays(args: ImageDataArguments, seed: int = 0) -> dict[str, Imag
 
 
 def survey(dataset: Dataset) -> Survey:
-    """Count the modes and sizes of all pictures; reads headers only, so that it costs no decoding."""
+    """Count the modes and sizes of all images; reads headers only, so that it costs no decoding."""
     return Counter((image.mode, image.size) for _, image in open_images(dataset))
 
 
 def choose_target(found: Survey, resolution: int | None, channels: int | None, fit: str | None) -> Target:
     """Settle size and mode from what is there and what was asked; states in one line what will be changed."""
     if not found:
-        raise ValueError("the data set holds no pictures; give one that has some in every split")
+        raise ValueError("the data set holds no images; give one that has some in every split")
     if channels not in (None, 1, 3):
         raise ValueError(f"--channels must be 1 (grey) or 3 (colour), got {channels}")
     if fit not in (None, *FITS):
@@ -144,7 +126,7 @@ def choose_target(found: Survey, resolution: int | None, channels: int | None, f
     if not lowest <= target.resolution <= highest:
         raise ValueError(
             f"--resolution must be {lowest} to {highest}, got {target.resolution}; "
-            f"give --resolution to have the pictures resized into that range"
+            f"give --resolution to have the images resized into that range"
         )
     state_changes(found, target)
     return target
@@ -167,20 +149,20 @@ def count_modes(found: Survey) -> Counter[str]:
 def check_square(sizes: Iterable[tuple[int, int]], fit: str | None) -> None:
     oblong = [size for size in sizes if size[0] != size[1]]
     if oblong and fit is None:
-        raise ValueError(f"pictures are not square ({describe_sizes(oblong)}); give --fit squash, crop or pad")
+        raise ValueError(f"images are not square ({describe_sizes(oblong)}); give --fit squash, crop or pad")
 
 
 def common_size(sizes: Counter[tuple[int, int]]) -> int:
     if len(sizes) == 1 and len(set(*sizes)) == 1:
         return next(iter(sizes))[0]
-    raise ValueError(f"pictures have sizes {describe_sizes(sizes)}; give --resolution (28 to 256)")
+    raise ValueError(f"images have sizes {describe_sizes(sizes)}; give --resolution (28 to 256)")
 
 
 def common_channels(modes: Counter[str]) -> int:
     kinds = {EIGHT_BIT_MODES[mode] for mode in modes}
     if len(kinds) > 1:
         counts = ", ".join(f"{count} {mode}" for mode, count in sorted(modes.items()))
-        raise ValueError(f"pictures have different modes ({counts}); give --channels 1 or 3")
+        raise ValueError(f"images have different modes ({counts}); give --channels 1 or 3")
     return {"L": 1, "RGB": 3}[kinds.pop()]
 
 
@@ -200,12 +182,10 @@ def state_changes(found: Survey, target: Target) -> None:
         changes.append(f"{resized.total()} resized from {describe_sizes(resized)} to {side}x{side}{how}, bicubic")
     changes += [f"{count} converted from {source} to {mode}" for source, count in converted.items()]
     if changes:
-        logger.info("of %d pictures: %s", found.total(), "; ".join(changes))
+        logger.info("of %d images: %s", found.total(), "; ".join(changes))
 
 
 def render(dataset: Dataset, target: Target) -> ImageArrays:
-    from clinsynth.data.labels import subgroups  # which needs this module
-
     side, channels = target.resolution, target.channels
     images = np.empty((len(dataset), channels, side, side), dtype=np.uint8)
     for row, (name, image) in enumerate(open_images(dataset)):
@@ -236,23 +216,27 @@ def load_image_dataset(args: ImageDataArguments, seed: int = 0) -> DatasetDict:
     `--few_shot` choose from train by `seed`.
 
     Raises:
-        ValueError: whatever is wrong with the data set or a flag, with its name, value and mend.
+        ValueError: whatever is wrong with the data set or a flag, with its name, value and a hint.
     """
     from datasets import DatasetDict
 
     splits = read_splits(args)
     check_not_empty(splits)
-    splits = with_class_labels(splits, args.label_column, label_names(args))
-    splits = without_identifiers(with_all_splits(splits))
+    splits = with_class_labels(splits, args.label_column, args.class_names or published_names(args.dataset))
+    splits = without_identifiers(with_all_splits(splits, args.noun))
     splits["train"] = choose_train(splits["train"], args, seed)
-    names = splits["train"].features["label"].names
-    counts = np.bincount(splits["train"]["label"][:], minlength=len(names))
-    check_classes(counts, names, args.min_class_size)
     return DatasetDict(splits)
 
 
 def read_splits(args: ImageDataArguments) -> dict[str, Dataset]:
-    """The splits that are there, with the columns they came with."""
+    """The splits that are there, with the columns they came with, among these image."""
+    splits = read_source(args)
+    check_column(splits, "image", "call the one of the images so")
+    return splits
+
+
+def read_source(args: ImageDataArguments) -> dict[str, Dataset]:
+    """The splits of a spec."""
     spec, (name, _, options) = args.dataset, args.dataset.partition("?")
     path = Path(name)
     if name == phantom_fundus.NAME:
@@ -273,14 +257,6 @@ def read_splits(args: ImageDataArguments) -> dict[str, Dataset]:
     return sources.read_npz(path) if path.suffix == ".npz" else sources.read_table(path)
 
 
-def label_names(args: ImageDataArguments) -> list[str] | None:
-    path = Path(args.dataset)
-    if args.label_names is None and path.suffix == ".npz":
-        return published_names(path.stem)
-    assert not isinstance(args.label_names, str)  # its __post_init__ sees to that
-    return args.label_names
-
-
 EIGHT_BIT_MODES = {"1": "L", "L": "L", "LA": "L", "P": "RGB", "PA": "RGB", "RGB": "RGB", "RGBA": "RGB"}
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PNG_BIT_DEPTH = 24  # byte offset in the header chunk, which always comes first
@@ -288,22 +264,22 @@ ORIENTATION = 0x0112  # the EXIF tag
 
 
 def open_images(dataset: Dataset) -> Iterator[tuple[str, Image.Image]]:
-    """Yield (name, picture) for every row; the name is the file's, or the row number where there is no file."""
+    """Yield (name, image) for every row; the name is the file's, or the row number where there is no file."""
     from datasets import Image as ImageFeature
 
     stored = dataset.select_columns("image").cast_column("image", ImageFeature(decode=False))
     for row, cell in enumerate(stored["image"]):
         if cell is None:
-            raise ValueError(f"row {row} of the data set has no picture; remove the row")
+            raise ValueError(f"row {row} of the data set has no image; remove the row")
         name = cell["path"] or f"row {row}"
         yield name, open_image(name, cell["bytes"])
 
 
 def open_image(name: str, content: bytes | None) -> Image.Image:
-    """Open one 8-bit picture, upright; pixels are decoded later.
+    """Open one 8-bit image, upright; pixels are decoded later.
 
     Raises:
-        ValueError: not a picture, several frames, or more than 8 bits a channel.
+        ValueError: not an image, several frames, or more than 8 bits a channel.
     """
     try:
         if content is None:
@@ -311,15 +287,15 @@ def open_image(name: str, content: bytes | None) -> Image.Image:
                 content = file.read()
         image = Image.open(io.BytesIO(content))
     except UnidentifiedImageError as error:
-        raise ValueError(f"{name} cannot be read as a picture (no known format); replace or remove it") from error
+        raise ValueError(f"{name} cannot be read as an image (no known format); replace or remove it") from error
     except (OSError, ValueError) as error:
-        raise ValueError(f"{name} cannot be read as a picture ({error}); replace or remove it") from error
+        raise ValueError(f"{name} cannot be read as an image ({error}); replace or remove it") from error
     check_depth(name, image, content)
     return upright(name, image)
 
 
 def upright(name: str, image: Image.Image) -> Image.Image:
-    """Turn a picture as its EXIF orientation says; leaves all others undecoded."""
+    """Turn an image as its EXIF orientation says; leaves all others undecoded."""
     if image.getexif().get(ORIENTATION, 1) == 1:
         return image
     decode(name, image)
@@ -332,12 +308,12 @@ def check_depth(name: str, image: Image.Image, content: bytes) -> None:
     if deep_png or image.mode not in EIGHT_BIT_MODES:
         depth = "16-bit PNG" if deep_png else f"mode {image.mode}"
         raise ValueError(
-            f"{name} is not an 8-bit grey or colour picture ({depth}); rescale its values to 0..255 yourself, "
+            f"{name} is not an 8-bit grey or colour image ({depth}); rescale its values to 0..255 yourself, "
             "or keep it as DICOM and give a window"
         )
     frames = getattr(image, "n_frames", 1)
     if frames > 1:
-        raise ValueError(f"{name} holds {frames} frames; save the one you mean as a picture of its own")
+        raise ValueError(f"{name} holds {frames} frames; save the one you mean as an image of its own")
 
 
 def decode(name: str, image: Image.Image) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
@@ -19,28 +20,33 @@ IDENTIFYING_WORDS = frozenset(
     "patient patientid patientname person phone physician postcode ssn street subject surname telephone uid".split()
 )
 SUBGROUP_WORDS = frozenset({"age", "sex", "gender"})
+LONGEST_LABEL = 100
+"""Characters of a class name: what is longer is somebody's text, and must not come into a message."""
 
 
 def with_class_labels(splits: dict[str, Dataset], column: str, names: list[str] | None) -> dict[str, Dataset]:
     """Splits whose column `label` is a ClassLabel made from `column`: class names, or numbers from 0.
 
-    Without `names` they are the ClassLabel's own, the sorted texts found, or the numbers as text.
+    Without `names` they are the train split's own, the sorted texts found, or the numbers as text.
 
     Raises:
         ValueError: no such column, an unknown name, a number out of range or a missing label; names split and row.
     """
     from datasets import ClassLabel
 
-    values = {split: read_labels(split, dataset, column) for split, dataset in splits.items()}
+    check_column(splits, column, "name the right one with --label_column")
     own = {split: getattr(dataset.features[column], "names", None) for split, dataset in splits.items()}
+    values = {
+        split: by_name(dataset[column][:], None if names else own[split], column) for split, dataset in splits.items()
+    }
+    if any(names and other is not None and len(other) != len(names) for other in own.values()):
+        raise ValueError(
+            f"--label_names gives {len(names or [])} names, but the data set has {len(own['train'] or [])} classes; "
+            "give each one name, in the order of their numbers"
+        )
     names = names or own["train"] or derive_names([value for column in values.values() for value in column])
     if len(set(names)) < len(names) or "" in names:
         raise ValueError(f"--label_names must differ from each other and not be empty, got {', '.join(names)}")
-    if any(other is not None and len(other) != len(names) for other in own.values()):
-        raise ValueError(
-            f"--label_names gives {len(names)} names, but the data set has {len(own['train'] or [])} classes; "
-            "give each one name, in the order of their numbers"
-        )
     result = {}
     for split, dataset in splits.items():
         numbers = [to_number(value, names, f"{split} row {row}") for row, value in enumerate(values[split])]
@@ -49,11 +55,29 @@ def with_class_labels(splits: dict[str, Dataset], column: str, names: list[str] 
     return result
 
 
-def read_labels(split: str, dataset: Dataset, column: str) -> list[Any]:
-    for needed, flag in (("image", "; rename the one of the pictures"), (column, "; give --label_column")):
-        if needed not in dataset.column_names:
-            raise ValueError(f"{split} has no column {needed!r}{flag}; it has {', '.join(dataset.column_names)}")
-    return dataset[column][:]
+def check_column(splits: dict[str, Dataset], column: str, hint: str) -> None:
+    """Raise a `ValueError` that ends in `hint` for a split without this column."""
+    for split, dataset in splits.items():
+        if column not in dataset.column_names:
+            there = ", ".join(dataset.column_names)
+            raise ValueError(f"{split} has no column {column!r}; it has {there}: {hint}")
+
+
+def by_name(values: list[Any], own: list[str] | None, column: str) -> list[Any]:
+    """Labels as the names `own` where a ClassLabel has some, else as they are.
+
+    Raises:
+        ValueError: one of them is a longer text than any class name.
+    """
+    if own is not None:
+        return [own[value] if value is not None and value >= 0 else None for value in values]
+    long = next((value for value in values if isinstance(value, str) and len(value) > LONGEST_LABEL), None)
+    if long:
+        raise ValueError(
+            f"--label_column {column} holds texts of {len(long)} characters and more, not classes; name the column of "
+            "classes"
+        )
+    return values
 
 
 def derive_names(values: list[Any]) -> list[str]:
@@ -98,7 +122,8 @@ def to_number(value: Any, names: list[str], where: str) -> int:
 
 def without_identifiers(splits: dict[str, Dataset]) -> dict[str, Dataset]:
     """Keep image, label and plain columns (subgroups), unless their names sound like a person's or a record's."""
-    dropped = [column for column in splits["train"].column_names if not is_kept(column, splits["train"].features)]
+    features = splits["train"].features
+    dropped = [column for column in features if column != "image" and not is_plain(column, features)]
     if dropped:
         logger.info(
             "columns left out, since they may identify a person or are not plain values: %s", ", ".join(dropped)
@@ -108,10 +133,11 @@ def without_identifiers(splits: dict[str, Dataset]) -> dict[str, Dataset]:
     return {name: split.select_columns(order) for name, split in splits.items()}
 
 
-def is_kept(column: str, features: Features) -> bool:
+def is_plain(column: str, features: Features) -> bool:
+    """Whether a column holds plain values and its name does not sound like a person's or a record's."""
     from datasets import ClassLabel, Value
 
-    return column == "image" or (isinstance(features[column], ClassLabel | Value) and not sounds_identifying(column))
+    return isinstance(features[column], ClassLabel | Value) and not sounds_identifying(column)
 
 
 def sounds_identifying(column: str) -> bool:
@@ -128,25 +154,6 @@ def check_not_empty(splits: dict[str, Dataset]) -> None:
     for name, split in splits.items():
         if not len(split):
             raise ValueError(f"split {name} is empty; remove it, and it is cut off train")
-
-
-def check_classes(counts: Sequence[int] | np.ndarray, names: Sequence[str], min_class_size: int) -> None:
-    """Raises ValueError for fewer than two classes, an empty class, or one below `min_class_size` train images."""
-    if min_class_size < 1:
-        raise ValueError(f"--min_class_size must be at least 1, got {min_class_size}")
-    if len(names) < 2:
-        raise ValueError(f"the data set has {len(names)} class; at least two are needed: add pictures of another")
-    for name, count in zip(names, counts, strict=True):
-        if count == 0:
-            raise ValueError(
-                f"class {name!r} has no train images; add some, or leave the class out: without its name in "
-                "--label_names, and with labels numbered from 0 without a gap"
-            )
-        if count < min_class_size:
-            raise ValueError(
-                f"class {name!r} has {count} train images, fewer than --min_class_size {min_class_size}; "
-                f"add images, or give --min_class_size {count}"
-            )
 
 
 AGE_BANDS = (0, 18, 40, 60, 80)  # lower ends, years
@@ -181,10 +188,61 @@ def subgroups(dataset: Dataset) -> dict[str, np.ndarray]:
     return found
 
 
-def followed_by_unknown(groups: dict[str, np.ndarray], count: int) -> dict[str, np.ndarray]:
-    """Subgroups with `count` more rows of which none is known."""
-    unknown = np.full(count, UNKNOWN)
-    return {column: np.concatenate([values, unknown]) for column, values in groups.items()}
+class LabelledRows:
+    """One split in memory: samples, or features of them, with their labels and subgroups; of frozen dataclasses.
+
+    Attributes:
+        noun: what a row is called in messages and in published records.
+        rows_in: name of the field that holds the samples, an array of n.
+        labels: int64, (n,), each in 0 .. len(label_names) - 1.
+        label_names: class names in the order of their numbers.
+        groups: subgroup column to its texts (n,), "unknown" where a row has none; see `subgroups`.
+    """
+
+    noun: ClassVar[str]
+    rows_in: ClassVar[str]
+    labels: np.ndarray
+    label_names: list[str]
+    groups: dict[str, np.ndarray]
+
+    def take(self, rows: np.ndarray) -> Self:
+        """The rows at `rows` (numbers or a mask)."""
+        groups = {column: values[rows] for column, values in self.groups.items()}
+        return self._with(getattr(self, self.rows_in)[rows], self.labels[rows], groups)
+
+    def followed_by(self, more: Self) -> Self:
+        """These rows and after them those of `more`, whose subgroups count as unknown."""
+        values = [getattr(rows, self.rows_in) for rows in (self, more)]
+        unknown = np.full(len(more.labels), UNKNOWN)
+        groups = {column: np.concatenate([known, unknown]) for column, known in self.groups.items()}
+        return self._with(np.concatenate(values), np.concatenate([self.labels, more.labels]), groups)
+
+    def _with(self, values: np.ndarray, labels: np.ndarray, groups: dict[str, np.ndarray]) -> Self:
+        fields: dict[str, Any] = {self.rows_in: values, "labels": labels, "groups": groups}
+        return replace(self, **fields)  # type: ignore[type-var]  # a frozen dataclass inherits from this
+
+
+class LabelledSamples(LabelledRows):
+    """Samples as a generator makes them and a classifier takes them.
+
+    Attributes:
+        column: of a data set that holds them.
+        made_by: the command that writes synthetic ones.
+    """
+
+    column: ClassVar[str]
+    made_by: ClassVar[str]
+
+    def content(self) -> bytes:
+        """The samples as bytes, other ones for other samples."""
+        raise NotImplementedError
+
+    def read_like(self, dataset: Dataset) -> Self:
+        """The samples and labels of a data set, in the form of these."""
+        raise NotImplementedError
+
+    def check_like(self, other: Self, name: str) -> None:
+        """Raise a `ValueError` where the samples of `other`, the set called `name`, have another form than these."""
 
 
 def as_texts(values: Sequence[Any]) -> list[str]:

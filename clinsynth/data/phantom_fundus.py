@@ -1,9 +1,9 @@
-"""phantom-fundus: procedural, fundus-like pictures whose five grades differ by lesions that can be counted.
+"""phantom-fundus: procedural, fundus-like images whose five grades differ by lesions that can be counted.
 
-No patient and no camera stands behind them, and they are no simulation of the disease: they are a drawing with a known
+No patient and no camera stands behind them, and they are no simulation of the disease: they are phantoms with a known
 answer, for trying things out without data. The grades follow the order of ideas of the international clinical diabetic
 retinopathy scale (nothing; microaneurysms only; more than these; many haemorrhages; new vessels) at counts that fit
-into a small picture. Each picture comes with its true counts:
+into a small image. Each image comes with its true counts:
 
 | grade   | microaneurysms | haemorrhages | exudates | new vessels |
 |---------|----------------|--------------|----------|-------------|
@@ -13,7 +13,7 @@ into a small picture. Each picture comes with its true counts:
 | grade 3 | 6 to 10        | 9 to 13      | 3 to 8   | 0           |
 | grade 4 | 4 to 8         | 3 to 8       | 2 to 8   | 1 to 3      |
 
-The classes are as unequal as RetinaMNIST's. Picture i of a split depends on (seed, split, i) alone.
+The classes are as unequal as RetinaMNIST's. Image i of a split depends on (seed, split, i) alone.
 From 64 pixels on every single lesion can be told apart; at 28 to 32 pixels neighbours run together.
 """
 
@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from clinsynth.data.sources import parse_options, share_out
+from clinsynth.data.sources import parse_options, png_cell, share_out
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -61,7 +61,7 @@ def parse_spec(spec: str, resolution: int | None) -> PhantomOptions:
     """Options of a spec; without `size` it draws at `resolution`, or at 64 pixels.
 
     Raises:
-        ValueError: an unknown option or a number out of range (size 28 to 256, seed from 0, at least 5 pictures).
+        ValueError: an unknown option or a number out of range (size 28 to 256, seed from 0, at least 5 images).
     """
     size = 64 if resolution is None else min(max(resolution, 28), 256)  # a --resolution out of range is refused later
     defaults = {"size": size, "seed": 0, **{name: sum(counts) for name, counts in SPLIT_COUNTS.items()}}
@@ -86,9 +86,7 @@ def build_splits(options: PhantomOptions) -> dict[str, Dataset]:
 
 
 def draw_split(split: str, options: PhantomOptions) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a split, pictures as PNG bytes."""
-    from clinsynth.data.sources import png_cell
-
+    """Yield the rows of a split, images as PNG bytes."""
     number = list(SPLIT_COUNTS).index(split)
     grades = np.repeat(np.arange(len(GRADES)), share_out(options.totals[split], SPLIT_COUNTS[split]))
     np.random.default_rng([options.seed, number]).shuffle(grades)
@@ -99,7 +97,7 @@ def draw_split(split: str, options: PhantomOptions) -> Iterator[dict[str, Any]]:
 
 
 def draw_fundus(grade: int, size: int, generator: np.random.Generator) -> tuple[Image.Image, dict[str, int | str]]:
-    """One RGB picture of `size` pixels and its truth: the four lesion counts and laterality (left or right)."""
+    """One RGB image of `size` pixels and its truth: the four lesion counts and laterality (left or right)."""
     ranges = LESION_RANGES[grade]
     counts = {lesion: int(generator.integers(*ranges[lesion], endpoint=True)) for lesion in LESIONS}
     eye = sample_eye(generator)
@@ -108,7 +106,7 @@ def draw_fundus(grade: int, size: int, generator: np.random.Generator) -> tuple[
 
 
 def grade_of(counts: dict[str, int]) -> int:
-    """The grade that the true counts of a picture stand for; the rule behind the table at the head of this file."""
+    """The grade that the true counts of an image stand for; the rule behind the table at the head of this file."""
     if counts["new_vessels"]:
         return 4
     if counts["haemorrhages"] >= LESION_RANGES[3]["haemorrhages"][0]:
@@ -311,7 +309,7 @@ def find_place(
     vessels: np.ndarray,
     generator: np.random.Generator,
 ) -> Point:
-    while True:  # ends: all the lesions of one picture and the vessels leave more than a third of the field free
+    while True:  # ends: all the lesions of one image and the vessels leave more than a third of the field free
         distance = eye.field_radius * FIELD_FOR_LESIONS * math.sqrt(generator.random())
         angle = 2 * math.pi * generator.random()
         centre = (distance * math.cos(angle), distance * math.sin(angle))
@@ -344,7 +342,7 @@ def draw_tangle(canvas: Canvas, centre: Point, radius: float, generator: np.rand
 
 
 def draw_eye(eye: Eye, counts: dict[str, int], size: int, generator: np.random.Generator) -> Image.Image:
-    """An RGB picture of `size` pixels of an eye with `counts` lesions of each kind."""
+    """An RGB image of `size` pixels of an eye with `counts` lesions of each kind."""
     pixels, field = draw_retina(eye, size, generator)
     vessels = Canvas(size)
     generations = grow_vessels(eye, generator)

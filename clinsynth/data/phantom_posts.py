@@ -1,4 +1,4 @@
-"""phantom-posts: made-up posts whose four severities differ by symptoms that can be counted.
+"""phantom-posts: posts of a grammar whose four severities differ by symptoms that can be counted.
 
 No person stands behind them: a grammar writes each post from a scene and from symptoms of the nine areas that the
 PHQ-9 questionnaire asks about, each with how often it comes. How often scores 1 to 3 as there, and the sum of a post

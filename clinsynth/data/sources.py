@@ -9,6 +9,7 @@ import logging
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
@@ -34,17 +35,18 @@ SPLIT_NAMES = {
     "testing": "test",
 }
 """What a split may be called, and what it is called here."""
+Rows = list[dict[str, Any]]
 
 EXCESS = "(cells beyond the columns)"
 
-PICTURE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp"}
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp"}
 
 
 def read_npz(path: Path) -> dict[str, Dataset]:
     """A MedMNIST-layout file: train_images (n, h, w[, 3]) uint8, train_labels (n,) or (n, 1), likewise val and test.
 
     Raises:
-        ValueError: no such arrays, pickled objects, several labels a picture, or pictures that are not uint8.
+        ValueError: no such arrays, pickled objects, several labels an image, or images that are not uint8.
     """
     try:
         with np.load(path, allow_pickle=False) as archive:
@@ -66,7 +68,7 @@ def read_npz(path: Path) -> dict[str, Dataset]:
 def npz_split(path: Path, arrays: dict[str, np.ndarray], prefix: str) -> Dataset:
     images, labels = arrays[f"{prefix}_images"], arrays.get(f"{prefix}_labels")
     if labels is None:
-        raise ValueError(f"{path} has {prefix}_images but no {prefix}_labels; add them, one whole number a picture")
+        raise ValueError(f"{path} has {prefix}_images but no {prefix}_labels; add them, one whole number an image")
     if images.dtype != np.uint8:
         raise ValueError(
             f"{path}: {prefix}_images is {images.dtype}, not uint8; rescale its values to 0..255 yourself"
@@ -77,19 +79,19 @@ def npz_split(path: Path, arrays: dict[str, np.ndarray], prefix: str) -> Dataset
         )
     if labels.size != len(images) or not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(
-            f"{path}: {prefix}_labels is {labels.dtype} of shape {labels.shape} for {len(images)} pictures; "
-            "one whole number a picture is needed (several labels a picture are not supported)"
+            f"{path}: {prefix}_labels is {labels.dtype} of shape {labels.shape} for {len(images)} images; "
+            "one whole number an image is needed (several labels an image are not supported)"
         )
     cells = [png_cell(Image.fromarray(image)) for image in images]
-    return picture_dataset(cells, {"label": labels.ravel().tolist()})
+    return image_dataset(cells, {"label": labels.ravel().tolist()})
 
 
 def png_cell(image: Image.Image) -> dict[str, Any]:
-    """A picture as a cell of an Image column, kept without loss."""
+    """An image as a cell of an Image column, kept without loss."""
     return {"bytes": to_png(image, compress_level=1), "path": None}
 
 
-def picture_dataset(cells: list[dict[str, Any]], columns: dict[str, list[Any]]) -> Dataset:
+def image_dataset(cells: list[dict[str, Any]], columns: dict[str, list[Any]]) -> Dataset:
     """A data set of an undecoded Image column and plain columns."""
     from datasets import Dataset, Features
     from datasets import Image as ImageFeature
@@ -104,21 +106,93 @@ def read_table(path: Path) -> dict[str, Dataset]:
     Raises:
         ValueError: no rows, no column image, a file that is not there, or an unknown split; names the row.
     """
-    rows = list(read_rows(path))
-    if not rows:
-        raise ValueError(f"{path} has no rows; write one a picture, below the names of the columns")
+    rows = read_file(path)
     if "image" not in rows[0]:
         raise ValueError(f"{path} has no column image; it has {', '.join(rows[0])}; call the column of paths so")
-    by_split: dict[str, list[dict[str, Any]]] = {}
+    rows = [{**row, "image": image_path(path, number, row)} for number, row in enumerate(rows, start=1)]
+    return {split: table_split(path, members) for split, members in rows_by_split(path, rows).items()}
+
+
+def image_path(table: Path, number: int, row: dict[str, Any]) -> str:
+    path = table.parent / str(row.get("image") or "")
+    if not path.is_file():
+        raise ValueError(f"{table}, row {number}: there is no file {path}; paths are relative to the table")
+    return str(path)
+
+
+def table_split(table: Path, rows: Rows) -> Dataset:
+    """Rows with their columns, of which `image` holds paths."""
+    columns = to_columns(rows)
+    cells = [{"bytes": None, "path": path} for path in columns.pop("image")]
+    with one_kind_a_column(table):
+        return image_dataset(cells, columns)
+
+
+def rows_by_split(path: Path, rows: Rows) -> dict[str, Rows]:
+    """Rows by the column split, all of them train without it.
+
+    Raises:
+        ValueError: an unknown split, or no train row.
+    """
+    splits: dict[str, Rows] = {}
     for number, row in enumerate(rows, start=1):
         split = row.get("split") or "train"
         if split not in SPLIT_NAMES:
             raise ValueError(f"{path}, row {number}: split is {split!r}; it may be train, validation or test")
-        by_split.setdefault(SPLIT_NAMES[split], []).append({**row, "image": picture_path(path, number, row)})
-    return {split: table_split(path, members) for split, members in by_split.items()}
+        splits.setdefault(SPLIT_NAMES[split], []).append(row)
+    if "train" not in splits:
+        raise ValueError(f"{path} has no row of split train; it has {', '.join(splits)}")
+    return splits
 
 
-def read_rows(path: Path) -> Iterable[dict[str, Any]]:
+def to_columns(rows: Rows) -> dict[str, list[Any]]:
+    """All columns but split; None where a row has no such cell."""
+    names = list(dict.fromkeys(name for row in rows for name in row if name != "split"))
+    return {name: [row.get(name) for row in rows] for name in names}
+
+
+@contextmanager
+def one_kind_a_column(path: Path) -> Iterator[None]:
+    """Values that do not go into one column, within the block, become a ValueError that names `path`."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:  # pyarrow's own are kinds of these, and may show a patient's words
+        raise ValueError(f"{path}: a column mixes kinds of values; give each column one kind") from error
+
+
+def read_file(path: Path) -> Rows:
+    """Rows of a .csv or .jsonl.
+
+    Raises:
+        ValueError: not in UTF-8, no such format, or no rows.
+    """
+    check_encoding(path)
+    rows = list(read_rows(path))
+    if not rows:
+        raise ValueError(f"{path} has no rows; write them below the names of the columns")
+    return rows
+
+
+def check_encoding(path: Path) -> None:
+    """Raise a `ValueError` that names the first byte that is not UTF-8, its line, and how to convert the file."""
+    start = 0
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            guess = "UTF-16" if b"\0" in line or line[:2] in (b"\xff\xfe", b"\xfe\xff") else "WINDOWS-1252"
+            at = line.find(b"\0")
+            try:
+                line.decode("utf-8")
+            except UnicodeDecodeError as error:
+                at = error.start
+            if at >= 0:
+                raise ValueError(
+                    f"{path}, line {number}: byte {start + at} is 0x{line[at]:02x}, which is not text in UTF-8; if it "
+                    f"is {guess}, convert it: iconv -f {guess} -t UTF-8 {path.name} > utf8{path.suffix}"
+                )
+            start += len(line)
+
+
+def read_rows(path: Path) -> Iterator[dict[str, Any]]:
     """Rows of a .csv or .jsonl; numbers in a .csv stay text.
 
     Raises:
@@ -149,26 +223,11 @@ def read_jsonl(path: Path, lines: Iterable[str]) -> Iterator[dict[str, Any]]:
         yield row
 
 
-def picture_path(table: Path, number: int, row: dict[str, Any]) -> str:
-    path = table.parent / str(row.get("image") or "")
-    if not path.is_file():
-        raise ValueError(f"{table}, row {number}: there is no file {path}; paths are relative to the table")
-    return str(path)
-
-
-def table_split(table: Path, rows: list[dict[str, Any]]) -> Dataset:
-    columns = {name: [row.get(name) for row in rows] for name in rows[0] if name not in ("image", "split")}
-    try:
-        return picture_dataset([{"bytes": None, "path": row["image"]} for row in rows], columns)
-    except (TypeError, ValueError) as error:  # pyarrow's own are kinds of these
-        raise ValueError(f"{table}: a column mixes kinds of values ({error}); give each column one kind") from error
-
-
 def read_folder(path: Path) -> dict[str, Dataset]:
     """Class folders, with or without train/validation/test above them, or Parquet files.
 
     Raises:
-        ValueError: neither is there, or pictures that lie in no class folder.
+        ValueError: neither is there, or images that lie in no class folder.
     """
     from datasets import load_dataset
     from datasets.exceptions import DatasetGenerationError
@@ -179,13 +238,13 @@ def read_folder(path: Path) -> dict[str, Dataset]:
         except (DatasetGenerationError, ValueError) as error:
             cause = error.__cause__ or error
             raise ValueError(f"{path} holds Parquet files that cannot be read ({cause}); replace them") from error
-    pictures = [file for file in path.rglob("*") if file.suffix.lower() in PICTURE_SUFFIXES]
-    if not pictures:
+    files = [file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES]
+    if not files:
         raise ValueError(
-            f"{path} holds no Parquet files, no DICOM labels.csv and no pictures in class folders; "
-            "put each picture into a folder named as its class"
+            f"{path} holds no Parquet files, no DICOM labels.csv and no images in class folders; "
+            "put each image into a folder named as its class"
         )
-    loose = [p for p in pictures if p.parent == path or (p.parent.parent == path and p.parent.name in SPLIT_NAMES)]
+    loose = [p for p in files if p.parent == path or (p.parent.parent == path and p.parent.name in SPLIT_NAMES)]
     if loose:
         raise ValueError(f"{loose[0]} lies in no class folder; move it to a folder named as its class, or use a .csv")
     return by_known_split(dict(load_dataset("imagefolder", data_dir=str(path), drop_labels=False)), path)
@@ -235,75 +294,43 @@ def by_known_split(splits: dict[Any, Dataset], source: object) -> dict[str, Data
     return known
 
 
-ORGANS = [
-    "bladder",
-    "femur-left",
-    "femur-right",
-    "heart",
-    "kidney-left",
-    "kidney-right",
-    "liver",
-    "lung-left",
-    "lung-right",
-    "pancreas",
-    "spleen",
-]
-
+ORGANS = """
+    bladder; femur-left; femur-right; heart; kidney-left; kidney-right; liver; lung-left; lung-right; pancreas; spleen
+"""
 NAMES = {
-    "bloodmnist": [
-        "basophil",
-        "eosinophil",
-        "erythroblast",
-        "immature granulocytes(myelocytes, metamyelocytes and promyelocytes)",
-        "lymphocyte",
-        "monocyte",
-        "neutrophil",
-        "platelet",
-    ],
-    "breastmnist": ["malignant", "normal, benign"],
-    "dermamnist": [
-        "actinic keratoses and intraepithelial carcinoma",
-        "basal cell carcinoma",
-        "benign keratosis-like lesions",
-        "dermatofibroma",
-        "melanoma",
-        "melanocytic nevi",
-        "vascular lesions",
-    ],
-    "octmnist": ["choroidal neovascularization", "diabetic macular edema", "drusen", "normal"],
+    "bloodmnist": """
+        basophil; eosinophil; erythroblast; immature granulocytes(myelocytes, metamyelocytes and promyelocytes);
+        lymphocyte; monocyte; neutrophil; platelet
+    """,
+    "breastmnist": "malignant; normal, benign",
+    "dermamnist": """
+        actinic keratoses and intraepithelial carcinoma; basal cell carcinoma; benign keratosis-like lesions;
+        dermatofibroma; melanoma; melanocytic nevi; vascular lesions
+    """,
+    "octmnist": "choroidal neovascularization; diabetic macular edema; drusen; normal",
     "organamnist": ORGANS,
     "organcmnist": ORGANS,
     "organsmnist": ORGANS,
-    "pathmnist": [
-        "adipose",
-        "background",
-        "debris",
-        "lymphocytes",
-        "mucus",
-        "smooth muscle",
-        "normal colon mucosa",
-        "cancer-associated stroma",
-        "colorectal adenocarcinoma epithelium",
-    ],
-    "pneumoniamnist": ["normal", "pneumonia"],
+    "pathmnist": """
+        adipose; background; debris; lymphocytes; mucus; smooth muscle; normal colon mucosa; cancer-associated
+        stroma; colorectal adenocarcinoma epithelium
+    """,
+    "pneumoniamnist": "normal; pneumonia",
     # Published as bare numbers; they are grades of diabetic retinopathy.
-    "retinamnist": ["grade 0", "grade 1", "grade 2", "grade 3", "grade 4"],
-    "tissuemnist": [
-        "Collecting Duct, Connecting Tubule",
-        "Distal Convoluted Tubule",
-        "Glomerular endothelial cells",
-        "Interstitial endothelial cells",
-        "Leukocytes",
-        "Podocytes",
-        "Proximal Tubule Segments",
-        "Thick Ascending Limb",
-    ],
+    "retinamnist": "grade 0; grade 1; grade 2; grade 3; grade 4",
+    "tissuemnist": """
+        Collecting Duct, Connecting Tubule; Distal Convoluted Tubule; Glomerular endothelial cells; Interstitial
+        endothelial cells; Leukocytes; Podocytes; Proximal Tubule Segments; Thick Ascending Limb
+    """,
 }
+"""Class names of published sets in the order of their numbers, between semicolons."""
 
 
-def published_names(file_stem: str) -> list[str] | None:
-    """Names for a file called like a published one, with or without a suffix: `retinamnist`, `retinamnist_64`."""
-    return NAMES.get(file_stem.split("_")[0].lower())
+def published_names(spec: str) -> list[str] | None:
+    """Names for an .npz called like a published one, with or without a suffix: `retinamnist`, `retinamnist_64`."""
+    path = Path(spec)
+    names = NAMES.get(path.stem.split("_")[0].lower()) if path.suffix == ".npz" else None
+    return " ".join(names.split()).split("; ") if names else None
 
 
 def parse_options(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from clinsynth.data.duplicates import NEAR_THRESHOLD, exact_pairs, fingerprints, near_pairs
+from clinsynth.data.duplicates import NEAR_THRESHOLD, exact_pairs, image_digests, near_pairs
 from clinsynth.data.images import survey
 from clinsynth.data.labels import AGE_BANDS, age_band, is_numeric
 
@@ -22,7 +22,7 @@ def summarize(splits: Mapping[str, Dataset]) -> dict[str, Any]:
     """Counts for each split and the duplicates among all of them, ready for JSON.
 
     Raises:
-        ValueError: a picture that cannot be read, by name.
+        ValueError: an image that cannot be read, by name.
     """
     described = {name: describe_split(split) for name, split in splits.items()}
     return {"splits": described, "duplicates": find_duplicates(splits)}
@@ -61,10 +61,10 @@ def describe_column(name: str, values: list[Any]) -> dict[str, Any]:
 
 
 def find_duplicates(splits: Mapping[str, Dataset]) -> dict[str, Any]:
-    """Pairs of the same pixels (each later picture with its first) and of near duplicates that are not the same."""
+    """Pairs of the same pixels (each later image with its first) and of near duplicates that are not the same."""
     places = [(name, row) for name, split in splits.items() for row in range(len(split))]
     labels = np.concatenate([split["label"][:] for split in splits.values()])
-    parts = [fingerprints(split) for split in splits.values()]
+    parts = [image_digests(split) for split in splits.values()]
     digests = [digest for part, _ in parts for digest in part]
     exact = exact_pairs(digests)
     likely = near_pairs(np.concatenate([thumbnails for _, thumbnails in parts]))

@@ -2,7 +2,7 @@
 
 | spec | what it is |
 |---|---|
-| `phantom-posts` | built in: made-up posts of four severities, no patients |
+| `phantom-posts` | built in: phantoms of four severities, no patients |
 | `file.csv`, `file.jsonl` | columns text, label[, split, subgroups], in UTF-8 |
 | folder of train.csv[, validation.csv, test.csv] | the same, a file a split; .jsonl also |
 | folder of Parquet | what `clinsynth generate text` writes |
@@ -13,17 +13,43 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from clinsynth.data.arguments import TextDataArguments
-from clinsynth.data.labels import followed_by_unknown, subgroups
+from clinsynth.data import phantom_posts
+from clinsynth.data.duplicates import text_digest
+from clinsynth.data.labels import (
+    MAX_GROUPS,
+    LabelledSamples,
+    check_column,
+    check_not_empty,
+    is_plain,
+    subgroups,
+    with_class_labels,
+)
+from clinsynth.data.sources import (
+    SPLIT_NAMES,
+    Rows,
+    one_kind_a_column,
+    read_file,
+    read_folder,
+    read_hub,
+    rows_by_split,
+    to_columns,
+)
+from clinsynth.data.splits import (
+    PERSON_COLUMNS,
+    choose_train,
+    person_column,
+    with_all_splits,
+    without_small_classes,
+)
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -37,138 +63,200 @@ def load_text_dataset(args: TextDataArguments, seed: int = 0) -> DatasetDict:
     """Splits train, validation and test: `id` and `text` (string), `label` (ClassLabel) and subgroup columns.
 
     An id is the split's name in the source and the row's number there, so that it says nothing about a person.
-    Missing splits are cut off train (20 % test, 10 % validation) by class, always in the same way; rows of equal text
-    or of one person stay together. `--train_fraction` and `--few_shot` choose from train by `seed`.
+    Missing splits are cut off train (20 % test, 10 % validation) by class, always in the same way; rows of one person,
+    or without a column of persons of equal text, stay together. `--train_fraction` and `--few_shot` choose from train
+    by `seed`.
 
     Raises:
-        ValueError: whatever is wrong with the data set or a flag, with its name, value and mend.
+        ValueError: whatever is wrong with the data set or a flag, with its name, value and a hint.
     """
     from datasets import DatasetDict
 
-    from clinsynth.data.text_sources import read_text_splits, with_text_columns, without_small_classes
-
-    splits = with_text_columns(read_text_splits(args), args)
+    splits = read_text_splits(args)
+    check_not_empty(splits)
+    splits = with_class_labels(splits, args.label_column, args.class_names)
+    splits = with_text_columns(splits, args)
     if args.drop_small_classes:
-        splits = without_small_classes(splits, args.min_class_size)
-    splits = with_all_text_splits(splits)
-    splits["train"] = choose_train_texts(splits["train"], args, seed)
-    check_text_classes(splits["train"], args)
+        splits = without_small_classes(splits, args.min_class_size, args.noun)
+    splits = with_all_splits(splits, args.noun, kept_together=text_digests)
+    splits["train"] = choose_train(splits["train"], args, seed)
     warn_of_shared_texts(splits)
     order = ["id", "text", "label"]
-    shared = set.intersection(*(set(split.column_names) for split in splits.values())) - {*order, "person"}
+    shared = set.intersection(*(set(split.column_names) for split in splits.values())) - {*order, *PERSON_COLUMNS}
     return DatasetDict({name: split.select_columns([*order, *sorted(shared)]) for name, split in splits.items()})
 
 
-def with_all_text_splits(splits: dict[str, Dataset]) -> dict[str, Dataset]:
-    """Cut a missing test or validation split off train, by class.
-
-    Raises:
-        ValueError: a split would come out empty.
-    """
-    import numpy as np
-
-    from clinsynth.data.splits import SHARES, cut_rows
-
-    missing = {name: share for name, share in SHARES.items() if name not in splits}
-    train = splits["train"]
-    if missing:
-        rows = cut_rows(np.asarray(train["label"][:]), np.array(groups_of(train)), missing)
-        for name, chosen in rows.items():
-            if not chosen:
-                raise ValueError(
-                    f"no class is large enough to cut off a {name} split; add texts, or name the splits in a column "
-                    "split"
-                )
-        splits = {**splits, **{name: train.select(chosen) for name, chosen in rows.items()}}
-        parts = ", ".join(f"{name} {len(rows[name])}" for name in rows)
-        logger.info("no split %s: cut off train by class: %s texts", " or ".join(missing), parts)
-    return {name: splits[name] for name in ("train", "validation", "test")}
-
-
-def groups_of(dataset: Dataset) -> list[str]:
-    """What must not be torn apart by a cut: the person where there is a column of them, else the text itself."""
-    if "person" in dataset.column_names:
-        return [str(person) for person in dataset["person"]]
-    return [fingerprint(text) for text in dataset["text"]]
-
-
-def fingerprint(text: str) -> str:
-    """A digest that is the same for texts that differ in case and blanks alone."""
-    return hashlib.sha256(" ".join(text.split()).casefold().encode()).hexdigest()
+def text_digests(dataset: Dataset) -> np.ndarray:
+    """Digests (n,) of a split's texts."""
+    return np.array([text_digest(text) for text in dataset["text"]])
 
 
 def warn_of_shared_texts(splits: dict[str, Dataset]) -> None:
-    train = {fingerprint(text) for text in splits["train"]["text"]}
+    train = set(text_digests(splits["train"]))
     for name in ("validation", "test"):
-        shared = sum(fingerprint(text) in train for text in splits[name]["text"])
+        shared = sum(digest in train for digest in text_digests(splits[name]))
         if shared:
             logger.warning(
                 "%d of %d %s texts also stand in train: results on %s flatter", shared, len(splits[name]), name, name
             )
 
 
-def choose_train_texts(train: Dataset, args: TextDataArguments, seed: int) -> Dataset:
-    """Apply `--train_fraction` or `--few_shot`: by class, seeded, rows in their old order.
+SUFFIXES = (".csv", ".jsonl")
+MTS_DIALOG = {
+    "train": "MTS-Dialog-TrainingSet.csv",
+    "validation": "MTS-Dialog-ValidationSet.csv",
+    "test": "MTS-Dialog-TestSet-1-MEDIQA-Chat-2023.csv",
+}
+MTS_DIALOG_COLUMNS = {"section_text": "text", "section_header": "label"}
+COUNSELCHAT_COLUMNS = {"questionText": "text", "topic": "label"}
+
+
+def read_text_splits(args: TextDataArguments) -> dict[str, Dataset]:
+    """The splits of `args.dataset` that are there.
 
     Raises:
-        ValueError: a class with fewer texts than `--few_shot`, or a negative seed.
+        ValueError: no such data set, or one that cannot be read; names the file, with a hint.
     """
-    import numpy as np
-
-    if seed < 0:
-        raise ValueError(f"--seed must be at least 0, got {seed}")
-    if args.few_shot is None and args.train_fraction == 1:
-        return train
-    labels = np.asarray(train["label"][:])
-    chosen = []
-    for label, name in enumerate(train.features["label"].names):
-        members = np.random.default_rng([seed, label]).permutation(np.flatnonzero(labels == label))
-        wanted = args.few_shot or max(1, round(args.train_fraction * len(members)))
-        if args.few_shot and wanted > len(members):
-            raise ValueError(
-                f"--few_shot {wanted}: class {name!r} has only {len(members)} train texts; give at most {len(members)}"
-            )
-        chosen.append(members[:wanted])
-    rows = np.sort(np.concatenate(chosen))
-    logger.info("train: %d of %d texts, by class, seed %d", len(rows), len(train), seed)
-    return train.select(rows.tolist())
+    path = Path(args.dataset)
+    if not args.dataset:
+        raise ValueError("--dataset is missing; give a .csv or .jsonl of text and label, a folder or a Hub id")
+    if args.dataset.partition("?")[0] == phantom_posts.NAME:
+        return phantom_posts.build_splits(args.dataset)
+    if path.is_dir():
+        return read_text_folder(path, args)
+    if path.suffix not in SUFFIXES:
+        return read_hub(args.dataset)
+    if not path.is_file():
+        raise ValueError(f"--dataset {args.dataset}: there is no such file; check the path")
+    return to_datasets(path, rows_by_split(path, known_layout(read_file(path), args)))
 
 
-def check_text_classes(train: Dataset, args: TextDataArguments) -> None:
-    """Raise a `ValueError` for fewer than two classes, or one below `--min_class_size` train texts."""
-    import numpy as np
+def read_text_folder(path: Path, args: TextDataArguments) -> dict[str, Dataset]:
+    """A published folder of MTS-Dialog or CounselChat, a file a split, or Parquet."""
+    if (path / MTS_DIALOG["train"]).is_file():
+        return to_datasets(path, read_mts_dialog(path, args))
+    counselchat = path / "counselchat_min.csv"
+    if counselchat.is_file():
+        return to_datasets(path, rows_by_split(counselchat, known_layout(read_file(counselchat), args)))
+    files = [file for file in sorted(path.iterdir()) if file.suffix in SUFFIXES and file.stem in SPLIT_NAMES]
+    if not files:
+        return read_parquet(path)
+    splits: dict[str, Rows] = {}
+    for file in files:
+        if SPLIT_NAMES[file.stem] in splits:
+            raise ValueError(f"{path} holds two files of the split {SPLIT_NAMES[file.stem]}; remove {file.name} or it")
+        splits[SPLIT_NAMES[file.stem]] = read_file(file)
+    return to_datasets(path, splits)
 
-    names = train.features["label"].names
-    if len(names) < 2:
-        raise ValueError(
-            f"--dataset {args.dataset} has {len(names)} class ({', '.join(names)}); two or more are needed: add texts "
-            "of another, or check --label_column"
-        )
-    counts = np.bincount(train["label"][:], minlength=len(names))
-    for name, count in zip(names, counts.tolist(), strict=True):
-        if count < args.min_class_size:
-            allow = f", give --min_class_size {count}" if count else ""
-            raise ValueError(
-                f"class {name!r} has {count} train texts, fewer than --min_class_size {args.min_class_size}; add "
-                f"texts{allow} or leave such classes out with --drop_small_classes true"
-            )
+
+def read_parquet(path: Path) -> dict[str, Dataset]:
+    if next(path.rglob("*.parquet"), None):
+        return read_folder(path)
+    raise ValueError(
+        f"{path} holds neither train.csv, train.jsonl nor Parquet files; put a file of text and label there and call "
+        "it train.csv"
+    )
+
+
+def known_layout(rows: Rows, args: TextDataArguments) -> Rows:
+    """Rows with text and label where the columns are CounselChat's: one a question, whatever its answers."""
+    if "questionID" not in rows[0] or not COUNSELCHAT_COLUMNS.keys() <= rows[0].keys():
+        return rows
+    first: dict[str, dict[str, Any]] = {}
+    several = set()
+    for row in rows:
+        known = first.setdefault(row["questionID"], row)
+        if known["topic"] != row["topic"]:
+            several.add(row["questionID"])
+    if several:
+        logger.info("%d of %d questions stand under two topics: the first is taken", len(several), len(first))
+    return [renamed(row, COUNSELCHAT_COLUMNS, args) for row in first.values()]
+
+
+def read_mts_dialog(path: Path, args: TextDataArguments) -> dict[str, Rows]:
+    """The splits of MTS-Dialog; its second test set is left aside.
+
+    Raises:
+        ValueError: one of the three files is not there.
+    """
+    splits = {}
+    for split, name in MTS_DIALOG.items():
+        if not (path / name).is_file():
+            raise ValueError(f"{path} has {MTS_DIALOG['train']} but no {name}; put MTS-Dialog's file there")
+        splits[split] = [renamed(row, MTS_DIALOG_COLUMNS, args) for row in read_file(path / name)]
+    return splits
+
+
+def renamed(row: dict[str, Any], names: dict[str, str], args: TextDataArguments) -> dict[str, Any]:
+    """A row's text and label under their usual names, and what `--text_column` and `--label_column` ask for."""
+    wanted = {args.text_column, args.label_column, "split"}
+    return {new: row[old] for old, new in names.items()} | {name: row[name] for name in wanted & row.keys()}
+
+
+def to_datasets(path: Path, splits: dict[str, Rows]) -> dict[str, Dataset]:
+    from datasets import Dataset
+
+    with one_kind_a_column(path):
+        return {split: Dataset.from_dict(to_columns(rows)) for split, rows in splits.items()}
+
+
+GENERATED = {"seed", "example_ids", "attempts"}
+"""Columns of a synthetic data set that are no subgroups."""
+
+
+def with_text_columns(splits: dict[str, Dataset], args: TextDataArguments) -> dict[str, Dataset]:
+    """Splits of id, text, label, subgroups and, where there is one, the column of persons, for a cut.
+
+    Raises:
+        ValueError: no such column, or an empty text; names split and row.
+    """
+    from datasets import Value
+
+    check_column(splits, args.text_column, "name the right one with --text_column")
+    kept = subgroup_columns(splits, args.text_column)
+    result = {}
+    for split, dataset in splits.items():
+        texts = [checked_text(text, split, row) for row, text in enumerate(dataset[args.text_column])]
+        persons = [column for column in [person_column(dataset)] if column]
+        own = dataset.select_columns(["label", *kept, *persons])
+        own = own.add_column("id", [f"{split}-{row}" for row in range(len(dataset))])
+        result[split] = own.add_column("text", texts, feature=Value("string"))
+    return result
+
+
+def checked_text(text: Any, split: str, row: int) -> str:
+    if not isinstance(text, str) or not text.strip():
+        what = "no text" if text is None or isinstance(text, str) else f"a {type(text).__name__} instead of a text"
+        raise ValueError(f"{split} row {row} has {what}; write one or remove the row")
+    return text
+
+
+def subgroup_columns(splits: dict[str, Dataset], text_column: str) -> list[str]:
+    """Plain columns that every split has, whose names do not sound identifying and whose texts form groups."""
+    train = splits["train"]
+    used = {text_column, "id", "text", "label", "split", *PERSON_COLUMNS, *GENERATED}
+    shared = set.intersection(*(set(dataset.column_names) for dataset in splits.values())) - used
+    kept = []
+    for column in sorted(shared):
+        is_text = getattr(train.features[column], "dtype", "") == "string"
+        if is_plain(column, train.features) and (not is_text or len(set(train[column])) <= MAX_GROUPS):
+            kept.append(column)
+    left_out = sorted(shared - set(kept))
+    if left_out:
+        logger.info("columns left out, since they may identify a person or form no groups: %s", ", ".join(left_out))
+    return kept
 
 
 @dataclass(frozen=True)
-class TextArrays:
-    """One split in memory.
+class TextArrays(LabelledSamples):
+    """One split in memory; see `LabelledRows`.
 
     Attributes:
         texts: strings (n,), as objects.
-        labels: int64, (n,), each in 0 .. len(label_names) - 1.
-        label_names: class names in the order of their numbers.
-        groups: subgroup column to its texts (n,), "unknown" where a row has none; see `clinsynth.data.labels`.
-        noun: what a row is called in messages.
-        column: of a data set that holds it.
-        made_by: the command that writes synthetic ones.
     """
 
     noun: ClassVar[str] = "text"
+    rows_in: ClassVar[str] = "texts"
     column: ClassVar[str] = "text"
     made_by: ClassVar[str] = "clinsynth generate text"
 
@@ -177,22 +265,7 @@ class TextArrays:
     label_names: list[str]
     groups: dict[str, np.ndarray] = field(default_factory=dict)
 
-    def take(self, rows: np.ndarray) -> TextArrays:
-        """The rows at `rows` (numbers or a mask)."""
-        groups = {column: values[rows] for column, values in self.groups.items()}
-        return TextArrays(self.texts[rows], self.labels[rows], self.label_names, groups)
-
-    def followed_by(self, more: TextArrays) -> TextArrays:
-        """These rows and after them those of `more`, whose subgroups count as unknown."""
-        return TextArrays(
-            np.concatenate([self.texts, more.texts]),
-            np.concatenate([self.labels, more.labels]),
-            self.label_names,
-            followed_by_unknown(self.groups, len(more.labels)),
-        )
-
     def content(self) -> bytes:
-        """The texts as bytes, other ones for other texts."""
         return json.dumps(self.texts.tolist()).encode()
 
     def read_like(self, dataset: Dataset) -> TextArrays:
@@ -203,14 +276,10 @@ class TextArrays:
         """
         texts, labels = dataset["text"][:], dataset["label"][:]
         for row, (text, label) in enumerate(zip(texts, labels, strict=True)):
-            if not isinstance(text, str) or not text.strip():
-                raise ValueError(f"synthetic row {row} has no text; write one or remove the row")
+            checked_text(text, "synthetic", row)
             if label is None or label < 0:
                 raise ValueError(f"synthetic row {row} has no label; give it one or remove the row")
         return TextArrays(as_objects(texts), np.asarray(labels, dtype=np.int64), list(dataset.features["label"].names))
-
-    def check_like(self, other: TextArrays, name: str) -> None:
-        """Texts of any length go together."""
 
 
 def load_text_arrays(args: TextDataArguments, seed: int = 0) -> dict[str, TextArrays]:
@@ -234,8 +303,36 @@ def to_text_arrays(dataset: Dataset) -> TextArrays:
     )
 
 
-def as_objects(texts: Sequence[str]) -> np.ndarray:
-    """Strings as an array (n,) of objects, each of its own length."""
-    rows = np.empty(len(texts), dtype=object)
-    rows[:] = texts
+def as_objects(items: Sequence[Any]) -> np.ndarray:
+    """Anything but numbers as an array (n,) of objects, each of its own length, to be chosen from by rows."""
+    rows = np.empty(len(items), dtype=object)
+    rows[:] = items
     return rows
+
+
+@dataclass(frozen=True)
+class TextSet:
+    """Labelled texts.
+
+    Attributes:
+        texts: n of them.
+        labels: int64 (n,), numbers of the class names that go with the set.
+        ids: one a text; those of the train split are what `example_ids` name.
+        example_ids: for each synthetic text the ids of the train texts in its prompt; None where that is not known.
+    """
+
+    texts: list[str]
+    labels: np.ndarray
+    ids: list[str]
+    example_ids: list[list[str]] | None = None
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    @classmethod
+    def of(cls, dataset: Dataset) -> TextSet:
+        """The set of a data set with columns text and label, and perhaps id and example_ids."""
+        columns = dataset.column_names
+        ids = dataset["id"][:] if "id" in columns else [str(row) for row in range(len(dataset))]
+        examples = dataset["example_ids"][:] if "example_ids" in columns else None
+        return cls(dataset["text"][:], np.asarray(dataset["label"][:], dtype=np.int64), ids, examples)

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from clinsynth.run_folder import MADE_ANEW, atomic_write, complete_folder, explained_where_damaged
+from clinsynth.models.weights import best_device, hash_weights
+from clinsynth.run_folder import atomic_write, complete_folder, kept_arrays
 
 if TYPE_CHECKING:
     import torch
@@ -68,16 +69,8 @@ def list_batches(images: np.ndarray) -> list[np.ndarray]:
 
 def cached_features(extractor: FeatureExtractor, images: np.ndarray, folder: Path, progress: str) -> np.ndarray:
     """`extractor(images)`, kept in `folder` under a key made of the pictures and the weights."""
-    from safetensors.numpy import load_file, save
-
     path = folder / f"{hash_arrays(images, extractor.fingerprint)[:32]}.safetensors"
-    if path.exists():
-        with explained_where_damaged(path, MADE_ANEW):
-            return load_file(path)["features"]
-    features = extractor(images, progress)
-    folder.mkdir(parents=True, exist_ok=True)
-    atomic_write(path, save({"features": np.ascontiguousarray(features)}))
-    return features
+    return kept_arrays(path, lambda: {"features": extractor(images, progress)})["features"]
 
 
 def hash_arrays(*values: np.ndarray | str) -> str:
@@ -201,7 +194,7 @@ def train_default_extractor(
     progress: str | None = None,
 ) -> FeatureExtractor:
     """A small ResNet trained from scratch to tell the classes of the real train split apart; its pooled features."""
-    from clinsynth.trainers.train_image_classifier import pooled_features
+    from clinsynth.models.image_classifiers import pooled_features
 
     model, score = default_classifier(train, validation, output_dir, seed, epochs, progress)
     note = f"{epochs} epochs, validation macro-F1 {score:.3f}"
@@ -226,47 +219,25 @@ def default_classifier(
 
     Kept in a folder of `output_dir` that is named by data, seed and epochs (safetensors), and found there again.
     """
-    from safetensors.torch import load_model
+    from safetensors.torch import load_model, save_model
 
-    from clinsynth.trainers.train_image_classifier import build_small_resnet
+    from clinsynth.models.classifiers import FitSettings
+    from clinsynth.models.image_classifiers import build_small_resnet, fit_image_classifier
 
     key = hash_arrays(train.images, train.labels, validation.images, validation.labels, f"{seed} {epochs}")
     kept = output_dir / key[:16]
+    model: Any = build_small_resnet(len(train.label_names), train.images.shape[1], seed=seed)
+    model = model.to(best_device())
     if not kept.exists():
+        settings = FitSettings(epochs, 64, 1e-3, seed, class_weights=True, views="light", progress=progress)
+        score = fit_image_classifier(model, train, validation, settings).best_macro_f1
         with complete_folder(kept) as folder:
-            score = _train(train, validation, folder, seed, epochs, progress)
             facts = {"epochs": epochs, "seed": seed, "validation_macro_f1": score}
             atomic_write(folder / "training.json", json.dumps(facts, indent=2) + "\n")
-    facts = json.loads((kept / "training.json").read_text())
-    model: Any = build_small_resnet(len(train.label_names), train.images.shape[1], seed=seed)
+            model.config.save_pretrained(folder)
+            save_model(model, str(folder / "model.safetensors"), metadata={"format": "pt"})
     load_model(model, kept / "model.safetensors")
-    return model.to(best_device()).eval(), facts["validation_macro_f1"]
-
-
-def _train(
-    train: ImageArrays, validation: ImageArrays, folder: Path, seed: int, epochs: int, progress: str | None
-) -> float:
-    """Train and save the default extractor; returns its macro-F1 on validation."""
-    from safetensors.torch import save_model
-
-    from clinsynth.trainers.train_image_classifier import build_small_resnet, fit_classifier
-
-    model: Any = build_small_resnet(len(train.label_names), train.images.shape[1], seed=seed)
-    result = fit_classifier(
-        model.to(best_device()),
-        train,
-        validation,
-        epochs=epochs,
-        batch_size=64,
-        learning_rate=1e-3,
-        class_weights=True,
-        augment=True,
-        seed=seed,
-        progress=progress,
-    )
-    model.config.save_pretrained(folder)
-    save_model(model, str(folder / "model.safetensors"), metadata={"format": "pt"})
-    return result.best_macro_f1
+    return model.eval(), json.loads((kept / "training.json").read_text())["validation_macro_f1"]
 
 
 def three_channels(images: np.ndarray) -> np.ndarray:
@@ -277,15 +248,3 @@ def three_channels(images: np.ndarray) -> np.ndarray:
 def probe(embed: Callable[[np.ndarray], np.ndarray]) -> int:
     """The length of the feature vector of one black picture."""
     return embed(np.zeros((1, 3, 32, 32), dtype=np.uint8)).shape[1]
-
-
-def best_device() -> str:
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def hash_weights(model: torch.nn.Module, without: str = "") -> str:
-    """SHA-256 of a network's weights and buffers, hexadecimal; names that hold the text `without` do not count."""
-    state = sorted((name, value) for name, value in model.state_dict().items() if not (without and without in name))
-    return hash_arrays(*[part for name, value in state for part in (name, value.float().cpu().numpy())])

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from clinsynth.data.texts import TextSet
 from clinsynth.metrics.nearest import nearest
 from clinsynth.metrics.texts.privacy import may_be_shown
-from clinsynth.metrics.texts.words import TextSet
 from clinsynth.reports.images import flatten, template_environment
 from clinsynth.reports.page import Scale, format_interval, format_number, interval_marks, scale_for
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clinsynth.metrics import records as m
-from clinsynth.metrics.finished import FinishedMeasurements
 from clinsynth.metrics.images.likeness import measure_pictures
 from clinsynth.metrics.images.privacy import privacy_evidence
 from clinsynth.metrics.images.variety import measure_manifold, read_collapse
@@ -24,7 +23,7 @@ from clinsynth.models.image_encoders import (
     load_extractor,
     train_default_extractor,
 )
-from clinsynth.run_folder import create_run_folder, describe_environment, write_run_config
+from clinsynth.run_folder import Kept, create_run_folder, describe_environment, write_run_config
 from clinsynth.study.alignment import gather_alignment, load_alignment_judge
 from clinsynth.synthesis.sets import (
     check_sources,
@@ -34,8 +33,10 @@ from clinsynth.synthesis.sets import (
     read_generation,
     with_labels_of,
 )
-from clinsynth.trainers.classifiers.arms import check_data
-from clinsynth.trainers.classifiers.images import run_arms
+from clinsynth.trainers.classifiers.arms import ArmArguments
+from clinsynth.trainers.classifiers.images import ImageClassifiers
+from clinsynth.trainers.classifiers.rows import check_data
+from clinsynth.trainers.classifiers.study import run_study
 
 if TYPE_CHECKING:
     from clinsynth.data.images import ImageArrays
@@ -64,13 +65,13 @@ def gather_evidence(args: EvaluateImagesArguments) -> tuple[dict[str, Any], Comp
     check_sources(Path(args.synthetic), real)
     judge = load_alignment_judge(args, real["train"].label_names) if args.checklist else None
     if args.classifier != "none":
-        check_data(real, synthetic)
+        check_data(real, {"": synthetic})
     output_dir = create_run_folder(args.output_dir)
     write_run_config(output_dir, args)
     cache = create_run_folder(args.cache_dir, "cache_dir") if args.cache_dir else output_dir
     extractor = choose_extractor(args, real, cache)
     features = extract_all(extractor, real, synthetic, cache / "features")
-    finished = FinishedMeasurements(output_dir / "measurements.json")
+    finished = Kept(output_dir / "measurements.json")
     measurements = measure_all(
         args, extractor, features, pictures_of(real, synthetic), synthetic.label_names, finished
     )
@@ -121,7 +122,7 @@ def measure_all(
     features: dict[str, m.Features],
     pictures: dict[str, m.Features],
     label_names: list[str],
-    finished: FinishedMeasurements,
+    finished: Kept,
 ) -> list[dict[str, Any]]:
     """All records of the synthetic set beside the real train and test splits, overall and a class."""
     settings = m.MeasurementSettings(extractor.name, args.bootstrap, args.seed)
@@ -162,7 +163,7 @@ def measure_privacy(
     real: dict[str, ImageArrays],
     synthetic: ImageArrays,
     features: dict[str, m.Features],
-    finished: FinishedMeasurements,
+    finished: Kept,
 ) -> dict[str, Any]:
     """Copies, closeness to the train split, and the closest pairs."""
     settings = m.MeasurementSettings(extractor.name, args.bootstrap, args.seed)
@@ -189,12 +190,15 @@ def compare_classifiers(
         return None
     arrays = [real["train"].images, real["test"].images, synthetic.images, synthetic.labels]
     key = hash_arrays(*arrays, f"{args.classifier} {args.classifier_epochs}")[:12]
-    return run_arms(
-        real,
-        synthetic,
-        folder / f"classifier-{key}",
+    arms = ArmArguments(
+        arms=["real", "composite"],
+        control="real",
         model=args.classifier,
         seeds=args.classifier_seeds,
-        first_seed=args.seed,
         epochs=args.classifier_epochs,
+        batch_size=64,
+        learning_rates=2e-3,
+        seed=args.seed,
+        output_dir=str(folder / f"classifier-{key}"),
     )
+    return run_study(ImageClassifiers(), arms, real, {"": synthetic})

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from clinsynth.metrics.finished import FinishedMeasurements
+from clinsynth.data.texts import TextSet, as_objects
 from clinsynth.metrics.privacy.closest_records import MemorisationRecord
 from clinsynth.metrics.records import MIN_ROWS, Features, Measurement, MeasurementSettings, comparisons
 from clinsynth.metrics.texts.canaries import Canaries, measure_exposure
@@ -39,10 +39,10 @@ from clinsynth.metrics.texts.privacy import (
     measure_prompt_overlap,
 )
 from clinsynth.metrics.texts.records import Sides
-from clinsynth.metrics.texts.words import TextSet, as_rows, word_rows
+from clinsynth.metrics.texts.words import word_rows
 from clinsynth.models.image_encoders import hash_arrays
 from clinsynth.models.text_encoders import TextEncoder, TextModel, embed_all, embed_texts, pack_texts
-from clinsynth.run_folder import create_run_folder, describe_environment
+from clinsynth.run_folder import Kept, create_run_folder, describe_environment
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -103,7 +103,7 @@ def text_evidence(
         "privacy": privacy_parts(views, sets, label_names, settings, canaries),
         "memorisation": memorisation_parts(views, label_names, settings),
     }
-    finished = FinishedMeasurements(output_dir / "measurements.json")
+    finished = Kept(output_dir / "measurements.json")
     content = hash_evidence(sets, encoder, settings, label_names, canaries)
     records = {
         name: [
@@ -387,7 +387,7 @@ def view(sets: dict[str, TextSet], encoder: TextEncoder, folder: Path) -> Views:
     for name, side in sets.items():
         views.embeddings[name] = Features(rows[name], side.labels)
         views.words[name] = Features(word_rows(side.texts), side.labels)
-        views.texts[name] = Features(as_rows(side.texts), side.labels)
+        views.texts[name] = Features(as_objects(side.texts), side.labels)
     return views
 
 

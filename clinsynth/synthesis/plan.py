@@ -87,7 +87,7 @@ def examples_by_label(
     Raises:
         ValueError: a label has fewer than `--k_shot`.
     """
-    from clinsynth.data.texts import fingerprint
+    from clinsynth.data.duplicates import text_digest
 
     pools: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     if train is None or not args.k_shot:
@@ -95,7 +95,7 @@ def examples_by_label(
     labels = train.features["label"].int2str(train["label"][:])
     seen: set[tuple[str, str]] = set()
     for identifier, text, label in zip(train["id"], train["text"], labels, strict=True):
-        known = (label, fingerprint(text))
+        known = (label, text_digest(text))
         if label in pools and known not in seen:
             seen.add(known)
             pools[label].append({"id": identifier, "text": text})

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from clinsynth.metrics.intervals import bootstrap, percentile_interval
 from clinsynth.metrics.records import split_halves
 from clinsynth.seeds import derive_seed
 
@@ -97,13 +99,8 @@ def found_interval(attack: Attack, rate: float, seed: int, replicates: int) -> t
     """95 % interval of `found_at`: the bootstrap's (both sides drawn anew), no narrower than Wilson's (1927)."""
     from scipy.stats import binomtest
 
-    generator = np.random.default_rng([seed, 3])
     members, others = attack.members, attack.others
-    values = [
-        found_at(generator.choice(members, len(members)), generator.choice(others, len(others)), rate)
-        for _ in range(replicates)
-    ]
-    low, high = np.quantile(values, [0.025, 0.975])
+    low, high = percentile_interval(bootstrap(partial(found_at, rate=rate), [members, others], replicates, [seed, 3]))
     count = round(found_at(members, others, rate) * len(members))
     wilson = binomtest(count, len(members)).proportion_ci(method="wilson")
     return float(min(low, wilson.low)), float(max(high, wilson.high))

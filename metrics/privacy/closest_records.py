@@ -8,10 +8,12 @@ the rows gives 50 %.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from clinsynth.metrics.intervals import bootstrap_interval, percentile_interval
 from clinsynth.metrics.nearest import Closest, as_views, closest_rows
 from clinsynth.metrics.records import MIN_ROWS, OVERALL, Features, MeasurementSettings, split_halves
 
@@ -136,10 +138,10 @@ def describe_share(
     return MemorisationRecord(
         metric=DCR_SHARE,
         value=float(observed.mean()),
-        interval=middle(resampled) if settings.replicates else None,
+        interval=percentile_interval(resampled) if settings.replicates else None,
         floor=None if floors is None else float(floors.mean()),
-        floor_range=None if floors is None else middle(floors),
-        chance_range=middle(draws.relabelled[:, chosen].mean(1)),
+        floor_range=None if floors is None else percentile_interval(floors),
+        chance_range=percentile_interval(draws.relabelled[:, chosen].mean(1)),
         extractor=settings.extractor,
         replicates=settings.replicates,
         seed=settings.seed,
@@ -213,12 +215,6 @@ def empty_record(metric: str, names: dict[str, Any], settings: MeasurementSettin
     )
 
 
-def middle(values: Any) -> tuple[float, float]:
-    """The 2.5 and 97.5 % quantiles."""
-    low, high = np.quantile(values, [0.025, 0.975])
-    return float(low), float(high)
-
-
 def measure_ratios(
     synthetic: Closest,
     held_out: Closest,
@@ -267,8 +263,6 @@ def describe_ratio(
 def quantile_interval(
     values: np.ndarray, quantile: float, settings: MeasurementSettings
 ) -> tuple[float, float] | None:
-    """The 95 % bootstrap interval of a quantile, one replicate at a time; None without replicates."""
-    generator = np.random.default_rng([settings.seed, 5])
-    count, replicates = len(values), settings.replicates
-    drawn = [np.quantile(values[generator.integers(count, size=count)], quantile) for _ in range(replicates)]
-    return middle(drawn) if drawn else None
+    """The 95 % bootstrap interval of a quantile; None without replicates."""
+    found = partial(np.quantile, q=quantile)
+    return bootstrap_interval(found, [values], settings.replicates, [settings.seed, 5])

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from clinsynth.metrics.intervals import percentile_interval
 from clinsynth.metrics.records import (
     FLOOR_SPLITS,
     MIN_ROWS,
@@ -69,12 +70,11 @@ def measure_streams(
         return [replace(record, note=note) for record in records.values()]
     values, floors, held_out = draw_values(sides, budget, settings)
     for name, record in records.items():
-        low, high = np.quantile(values[name], [0.025, 0.975])
         known = np.array(floors[name])
         records[name] = replace(
             record,
             value=float(np.mean(values[name])),
-            interval=(float(low), float(high)) if settings.replicates else None,
+            interval=percentile_interval(values[name]) if settings.replicates else None,
             floor=float(known.mean()),
             floor_range=(float(known.min()), float(known.max())),
             floor_n=len(real),

@@ -14,6 +14,7 @@ from itertools import pairwise
 import numpy as np
 
 from clinsynth.metrics.images.variety import measure_manifold
+from clinsynth.metrics.intervals import bootstrap, centred_interval
 from clinsynth.metrics.mmd.mmd import count_blocks, median_bandwidth, mmd_interval, mmd_squared
 from clinsynth.metrics.records import (
     MIN_ROWS,
@@ -156,16 +157,10 @@ def measure_tone_distance(
     """The record with the distance between tones (n,); its interval is centred, since resampling adds distance."""
     from scipy.stats import wasserstein_distance
 
-    value = float(wasserstein_distance(synthetic.rows, real.rows))
-    generator = np.random.default_rng([settings.seed, 8])
-    replicates = [
-        wasserstein_distance(*(side.rows[generator.integers(len(side), size=len(side))] for side in (synthetic, real)))
-        for _ in range(settings.replicates)
-    ]
-    interval = None
-    if replicates:
-        low, high = np.quantile(replicates, [0.025, 0.975]) - (np.mean(replicates) - value)
-        interval = max(0.0, float(low)), max(0.0, float(high))
+    sides = [synthetic.rows, real.rows]
+    value = float(wasserstein_distance(*sides))
+    replicates = bootstrap(wasserstein_distance, sides, settings.replicates, [settings.seed, 8])
+    interval = centred_interval(replicates, value) if settings.replicates else None
     record = replace(record, value=value, interval=interval, note="in 100 words")
     return with_distance_floors(record, lambda a, b: float(wasserstein_distance(a, b)), real, other, settings)
 
@@ -305,5 +300,4 @@ def mauve_interval(found: list[Histograms], value: float, settings: MeasurementS
     for _ in range(settings.replicates):
         drawn = [[generator.multinomial(side.sum(), side / side.sum()) for side in counts] for counts in found]
         replicates.append(np.mean([mauve(*counts) for counts in drawn]))
-    low, high = np.quantile(replicates, [0.025, 0.975]) - (np.mean(replicates) - value)
-    return max(0.0, float(low)), min(1.0, float(high))
+    return centred_interval(replicates, value, highest=1.0)

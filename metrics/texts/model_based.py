@@ -12,10 +12,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from clinsynth.data.texts import as_objects
+from clinsynth.metrics.intervals import bootstrap_interval
 from clinsynth.metrics.nearest import nearest
 from clinsynth.metrics.records import MIN_ROWS, Features, Measurement, MeasurementSettings, empty_record, real_halves
 from clinsynth.metrics.texts.records import Sides, Values, describe_means, measure_texts
-from clinsynth.metrics.texts.words import as_rows
 from clinsynth.models.text_encoders import TextEncoder, TokenRows
 
 BERTSCORE = "bertscore_f1"
@@ -39,7 +40,7 @@ class TokenView:
             found = self.encoder.embed_tokens([chosen.rows[row] for row in batch])
             for row, own in zip(batch, found, strict=True):
                 rows[row] = own
-        return Features(as_rows(rows), chosen.labels)
+        return Features(as_objects(rows), chosen.labels)
 
 
 def draw_rows(count: int, most: int, seed: int) -> np.ndarray:
@@ -128,24 +129,16 @@ def measure_perplexity(
     loss = describe_means(loss, found, [half for pair in halves for half in pair], seen, settings, "nats a token")
     gap = replace(
         gap,
-        value=float(found.mean() - known.mean()),
-        interval=gap_interval(found, known, settings),
-        floor_held_out=float(seen.mean() - known.mean()) if seen is not None and len(seen) >= MIN_ROWS else None,
+        value=mean_gap(found, known),
+        interval=bootstrap_interval(mean_gap, [found, known], settings.replicates, [settings.seed, 14]),
+        floor_held_out=mean_gap(seen, known) if seen is not None and len(seen) >= MIN_ROWS else None,
         note="nats a token, synthetic less real",
     )
     if halves:
-        gap = gap.with_floors([float(b.mean() - a.mean()) for a, b in halves], min(map(len, halves[0])))
+        gap = gap.with_floors([mean_gap(b, a) for a, b in halves], min(map(len, halves[0])))
     return [loss, gap]
 
 
-def gap_interval(found: np.ndarray, known: np.ndarray, settings: MeasurementSettings) -> tuple[float, float] | None:
-    """Percentile bootstrap interval (95 %) of the difference of means; texts of both sides are resampled."""
-    if settings.replicates == 0:
-        return None
-    generator = np.random.default_rng([settings.seed, 14])
-    gaps = [
-        np.subtract(*(side[generator.integers(len(side), size=len(side))].mean() for side in (found, known)))
-        for _ in range(settings.replicates)
-    ]
-    low, high = np.quantile(gaps, [0.025, 0.975])
-    return float(low), float(high)
+def mean_gap(found: np.ndarray, known: np.ndarray) -> float:
+    """The difference of two means."""
+    return float(found.mean() - known.mean())

@@ -14,11 +14,12 @@ from typing import Any
 
 import numpy as np
 
+from clinsynth.data.texts import TextSet
 from clinsynth.metrics.nearest import as_views, closest_rows, nearest
 from clinsynth.metrics.privacy.closest_records import MemorisationRecord, measure_ratios, measure_shares, selections
 from clinsynth.metrics.records import Features, Measurement, MeasurementSettings, empty_record
 from clinsynth.metrics.texts.records import Sides, Values, describe_means, measure_texts
-from clinsynth.metrics.texts.words import TextSet, number_words, shared_runs, shared_words, word_rows
+from clinsynth.metrics.texts.words import number_words, shared_runs, shared_words, word_rows
 
 PLAGIARISM = 0.05
 """Cosine distance below which Fidelity, Diversity, and Privacy (arXiv 2604.27014) calls a text plagiarised."""

@@ -6,9 +6,9 @@ With resampled features this is classifier re-training (Kang et al. 2020).
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -16,70 +16,55 @@ import torch.nn.functional as F
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
-from clinsynth.data.images import ImageArrays
-from clinsynth.models.classifier_fitting import FitResult, balancing_weights, fit, macro_f1
-from clinsynth.seeds import derive_seed
-from clinsynth.trainers.classifiers.arms import ArmRefusedError, Medium, S, Samples, shortage
-
-if TYPE_CHECKING:
-    from imblearn.over_sampling.base import BaseOverSampler
-
-Read = Callable[[torch.Tensor], torch.Tensor]
+from clinsynth.data.labels import LabelledRows
+from clinsynth.models.classifiers import FitResult, FitSettings, Read, fit_classifier, last_layer
+from clinsynth.trainers.classifiers.rows import S, oversample
 
 BATCH = 64  # samples between two steps of the progress bar
 
 
 @dataclass(frozen=True)
-class Features:
-    """What the last layer sees of samples: `values` float32 (n, d), with their `labels` (n,) and the class names."""
+class Features(LabelledRows):
+    """What the last layer sees of samples; see `LabelledRows`.
+
+    Attributes:
+        values: float32 (n, d).
+    """
 
     noun: ClassVar[str] = "row"
+    rows_in: ClassVar[str] = "values"
 
     values: np.ndarray
     labels: np.ndarray
     label_names: list[str]
-
-    def take(self, rows: np.ndarray) -> Features:
-        """The rows at `rows` (numbers or a mask)."""
-        return Features(self.values[rows], self.labels[rows], self.label_names)
-
-    def followed_by(self, more: Features) -> Features:
-        """These rows and after them those of `more`."""
-        values, labels = np.concatenate([self.values, more.values]), np.concatenate([self.labels, more.labels])
-        return Features(values, labels, self.label_names)
+    groups: dict[str, np.ndarray] = field(default_factory=dict)
 
 
-def last_layer(model: PreTrainedModel) -> torch.nn.Linear:
-    """The linear layer that gives the classes' logits.
+def features_of(
+    outputs: Callable[[PreTrainedModel, S, Read], np.ndarray],
+    model: PreTrainedModel,
+    data: S,
+    progress: str | None = None,
+) -> Features:
+    """The features of `data` in the body of `model`.
 
-    Raises:
-        ValueError: the model has none.
+    Args:
+        outputs: what it is that is read of the logits of each batch, once after each pass, float32 (n, …).
+        progress: name of the bar; None shows none.
     """
-    layers = [m for m in model.modules() if isinstance(m, torch.nn.Linear) and m.out_features == model.num_labels]
-    if not layers:
-        raise ValueError(
-            f"--model {type(model).__name__} ends in no linear layer; leave the arms in feature space out of --arms"
-        )
-    return layers[-1]
-
-
-def features_of(medium: Medium[Any], model: PreTrainedModel, data: Samples, progress: str | None = None) -> Features:
-    """The features of `data` in the body of `model`; `progress` names the bar, None shows none."""
     numbers = np.arange(len(data.labels))
     values = []
     with tqdm(total=len(numbers), desc=progress, unit=data.noun, disable=progress is None) as bar:
         for rows in np.split(numbers, numbers[BATCH::BATCH]):
-            values.append(seen_by_last_layer(model, partial(medium.outputs, model, data.take(rows))))
+            values.append(seen_by_last_layer(model, partial(outputs, model, data.take(rows))))
             bar.update(len(rows))
     return Features(np.concatenate(values), data.labels, data.label_names)
 
 
-def head_probabilities(model: PreTrainedModel, features: Features) -> np.ndarray:
-    """Class probabilities, float32 (n, classes), that the last layer of `model` gives for features of its body."""
-    layer = last_layer(model)
-    with torch.inference_mode():
-        logits = layer(torch.from_numpy(features.values).to(layer.weight))
-        return logits.softmax(-1).float().cpu().numpy()
+def oversample_features(train: Features, method: str, balance_to: int | None, seed: int) -> tuple[Features, list[str]]:
+    """Features that fill up the short classes of `train`, and notes; as `oversample` has it."""
+    values, labels, notes = oversample(train.values, train.labels, train.label_names, method, balance_to, seed)
+    return Features(values, labels, train.label_names), notes
 
 
 def seen_by_last_layer(model: PreTrainedModel, outputs: Callable[[Read], np.ndarray]) -> np.ndarray:
@@ -92,20 +77,15 @@ def seen_by_last_layer(model: PreTrainedModel, outputs: Callable[[Read], np.ndar
         hook.remove()
 
 
-def fit_head(
-    model: PreTrainedModel,
-    train: Features,
-    validation: Features,
-    *,
-    epochs: int,
-    batch_size: int,
-    learning_rate: float,
-    class_weights: bool,
-    seed: int,
-    steps_per_epoch: int,
-    progress: str | None,
-    on_epoch: Callable[[dict[str, float]], None],
-) -> FitResult:
+def head_probabilities(model: PreTrainedModel, features: Features) -> np.ndarray:
+    """Class probabilities, float32 (n, classes), that the last layer of `model` gives for features of its body."""
+    layer = last_layer(model)
+    with torch.inference_mode():
+        logits = layer(torch.from_numpy(features.values).to(layer.weight))
+        return logits.softmax(-1).float().cpu().numpy()
+
+
+def fit_head(model: PreTrainedModel, train: Features, validation: Features, settings: FitSettings) -> FitResult:
     """Train `model`'s last layer anew on features of the train samples, real ones and those made of them, and put it
     into `model`; the epoch is chosen on features of the real validation samples."""
     mean, spread = train.values.mean(0), train.values.std(0) + 1e-6
@@ -114,30 +94,19 @@ def fit_head(
         return torch.from_numpy((rows - mean) / spread).to(model.device, torch.float32)
 
     inputs, targets = scaled(train.values), torch.as_tensor(train.labels, device=model.device)
-    held_out, classes = scaled(validation.values), len(train.label_names)
+    held_out = scaled(validation.values)
     with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        head = torch.nn.Linear(inputs.shape[1], classes).to(model.device)
-    weight = balancing_weights(train).to(model.device) if class_weights else None
+        torch.manual_seed(settings.seed)
+        head = torch.nn.Linear(inputs.shape[1], len(train.label_names)).to(model.device)
 
-    def score() -> float:
+    def loss_of(rows: np.ndarray, weight: torch.Tensor | None) -> torch.Tensor:
+        return F.cross_entropy(head(inputs[rows]), targets[rows], weight=weight)
+
+    def predicted() -> np.ndarray:
         with torch.inference_mode():
-            predicted = head(held_out).argmax(1).cpu().numpy()
-        return macro_f1(validation.labels, predicted, classes)
+            return head(held_out).cpu().numpy()
 
-    result = fit(
-        head,
-        lambda rows: F.cross_entropy(head(inputs[rows]), targets[rows], weight=weight),
-        score,
-        rows=len(targets),
-        epochs=epochs,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        seed=seed,
-        steps_per_epoch=steps_per_epoch,
-        progress=progress,
-        on_epoch=on_epoch,
-    )
+    result = fit_classifier(head, train, validation, loss_of, predicted, settings)
     install(head, model, mean, spread)
     return result
 
@@ -151,103 +120,3 @@ def install(head: torch.nn.Linear, model: PreTrainedModel, mean: np.ndarray, spr
         weight = head.weight / scale
         layer.weight.copy_(weight)
         layer.bias.copy_(head.bias - weight @ shift)
-
-
-NEIGHBOURS = 5  # the usual number of all three methods
-SURROUNDING = 10  # Borderline-SMOTE's m: neighbours of any class that tell which rows lie at the border
-
-
-def oversample_pictures(
-    train: ImageArrays, method: str, balance_to: int | None, seed: int
-) -> tuple[ImageArrays, list[str]]:
-    """`train` and after it the pictures that `method` makes of its pixels, rounded to uint8; and `oversample`'s notes.
-
-    Raises:
-        ArmRefusedError: as `oversample` does.
-    """
-    pixels = train.images.reshape(len(train.labels), -1).astype(np.float32)
-    rows, labels, notes = oversample(pixels, train.labels, train.label_names, method, balance_to, seed)
-    images = rows.round().clip(0, 255).astype(np.uint8).reshape(-1, *train.images.shape[1:])
-    return train.followed_by(ImageArrays(images, labels, train.label_names)), notes
-
-
-def repeat_samples(train: S, balance_to: int | None, seed: int) -> tuple[S, list[str]]:
-    """`train` and after it samples of its short classes again, drawn at random; and `oversample`'s notes.
-
-    Raises:
-        ArmRefusedError: as `oversample` does.
-    """
-    numbers = np.arange(len(train.labels))[:, None]
-    rows, _, notes = oversample(numbers, train.labels, train.label_names, "random_oversampling", balance_to, seed)
-    return train.followed_by(train.take(rows[:, 0])), notes
-
-
-def oversample(
-    rows: np.ndarray, labels: np.ndarray, names: list[str], method: str, balance_to: int | None, seed: int
-) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """New rows (m, d) that bring the short classes of `rows` (n, d) to the size of the largest, or to `balance_to`;
-    their labels (m,); and notes on what was not done as asked.
-
-    One class after another, each with as many neighbours as it allows: at most its own rows less one.
-
-    Raises:
-        ArmRefusedError: no class is short, or one is too small for the method, or nothing could be made.
-    """
-    notes: list[str] = []
-    made, made_labels = [rows[:0]], [labels[:0]]
-    short = shortage(labels, len(names), balance_to)
-    if not short.any():
-        raise ArmRefusedError("no class is short of rows, so there is nothing to over-sample")
-    for number in np.flatnonzero(short):
-        size = int((labels == number).sum())
-        neighbours = min(NEIGHBOURS, size - 1)
-        if method != "random_oversampling":
-            if neighbours < 1:
-                raise ArmRefusedError(f"{method} needs two train rows a class, {names[number]} has {size}")
-            if neighbours < NEIGHBOURS:
-                notes.append(
-                    f"{method}: {names[number]} has {size} rows, so {neighbours} neighbours, not {NEIGHBOURS}"
-                )
-        target = {int(number): size + int(short[number])}
-        sampler = build_sampler(method, target, neighbours, len(labels), derive_seed(seed, int(number)) % 2**32)
-        new = resample(sampler, rows, labels)
-        if len(new) == 0:
-            notes.append(f"{method}: nothing made of {names[number]}: none of its rows lies near enough other classes")
-        made.append(new)
-        made_labels.append(np.full(len(new), number))
-    if sum(map(len, made)) == 0:
-        raise ArmRefusedError(f"{method} made nothing: no short class lies near enough others")
-    return np.concatenate(made), np.concatenate(made_labels), notes
-
-
-def build_sampler(method: str, target: dict[int, int], neighbours: int, rows: int, seed: int) -> BaseOverSampler:
-    """The imbalanced-learn sampler of a method that brings the class in `target` to the size given there.
-
-    Raises:
-        ValueError: imbalanced-learn is not installed.
-    """
-    try:
-        from imblearn.over_sampling import ADASYN, SMOTE, BorderlineSMOTE, RandomOverSampler
-    except ImportError as error:
-        raise ValueError(
-            f"the over-sampling arms need imbalanced-learn ({error}); pip install imbalanced-learn"
-        ) from error
-    common = {"sampling_strategy": target, "random_state": seed}
-    if method == "random_oversampling":
-        return RandomOverSampler(**common)
-    if method == "smote":
-        return SMOTE(**common, k_neighbors=neighbours)
-    if method == "borderline_smote":
-        return BorderlineSMOTE(**common, k_neighbors=neighbours, m_neighbors=min(SURROUNDING, rows - 1))
-    return ADASYN(**common, n_neighbors=neighbours)
-
-
-def resample(sampler: BaseOverSampler, rows: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """The rows that `sampler` adds, which it puts after the given ones; none where its method has none to make."""
-    try:
-        return sampler.fit_resample(rows, labels)[0][len(rows) :]
-    except (RuntimeError, ValueError) as error:
-        # ADASYN's words where no row of the class has a neighbour of another one, or where all shares round to 0
-        if "majority" in str(error) or "No samples will be generated" in str(error):
-            return rows[:0]
-        raise

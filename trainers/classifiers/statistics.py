@@ -9,14 +9,13 @@ corrected together by Holm's method (1979), each metric for itself.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
 import numpy as np
 
-from clinsynth.data.labels import UNKNOWN
-from clinsynth.trainers.classifiers.arms import Samples
+from clinsynth.data.labels import UNKNOWN, LabelledRows
+from clinsynth.metrics.intervals import percentile_interval
 from clinsynth.trainers.classifiers.scores import calibration_floor, class_scores, metric_names, scores
 
 CONFIDENCE = 0.95
@@ -24,15 +23,6 @@ RESAMPLES = 2000
 CHUNK = 100  # resamples at a time, to bound the memory
 JUDGED = ("macro_f1", "balanced_accuracy")
 FEW_SEEDS = 3
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A value and its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
 
 
 def resampled_rows(labels: np.ndarray, classes: int, count: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
@@ -86,10 +76,11 @@ def bootstrap(
     return {arm: np.concatenate(chunks) for arm, chunks in parts.items()}
 
 
-def interval(resampled: np.ndarray) -> Interval:
-    """Value (row 0) and percentile interval (the rest) of one column of `bootstrap`, or of a difference of two."""
-    low, high = np.quantile(resampled[1:], [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return Interval(float(resampled[0]), float(low), float(high))
+def measured(resampled: np.ndarray, name: str = "value") -> dict[str, Any]:
+    """One column of `bootstrap`, or a difference of two, as it stands in results: the value itself (row 0), called
+    `name`, and its percentile interval (the rest)."""
+    low, high = percentile_interval(resampled[1:], CONFIDENCE)
+    return {name: float(resampled[0]), "interval": [low, high], "confidence": CONFIDENCE}
 
 
 def p_value(resampled: np.ndarray) -> float:
@@ -120,7 +111,7 @@ def verdict(difference: float, p: float, seeds: int) -> str:
 
 def arm_records(
     resampled: Mapping[str, np.ndarray],
-    test: Samples,
+    test: LabelledRows,
     probabilities: Mapping[str, np.ndarray],
     minority: Sequence[int] = (),
 ) -> list[dict[str, Any]]:
@@ -134,13 +125,12 @@ def arm_records(
         for column, metric in enumerate(metric_names(test.label_names, minority)):
             # A resample's calibration error reads too high, like any of few rows: its interval is moved to the value.
             shift = values[0, column] - values[1:, column].mean() if metric == "ece" else 0.0
-            found = interval(np.append(values[0, column], values[1:, column] + shift))
+            found = measured(np.append(values[0, column], values[1:, column] + shift))
+            found["interval"][0] = max(0.0, found["interval"][0])
             record = {
                 "arm": arm,
                 "metric": metric,
-                "value": found.value,
-                "interval": [max(0.0, found.low), found.high],
-                "confidence": CONFIDENCE,
+                **found,
                 "n": len(test.labels),
                 "seeds": len(per_seed),
                 "per_seed": per_seed[:, column].tolist(),
@@ -156,12 +146,11 @@ def comparison_records(
     resampled: Mapping[str, np.ndarray],
     pairs: list[tuple[str, str]],
     arms: list[dict[str, Any]],
-    label_names: list[str],
+    test: LabelledRows,
     minority: Sequence[int] = (),
-    noun: str = "picture",
 ) -> list[dict[str, Any]]:
     """arm - control for each of `pairs`, one record a metric, pair after pair; `arms` are those of `arm_records`,
-    `minority` is what `bootstrap` was given, and `noun` is what the sentences call a test row.
+    `minority` is what `bootstrap` was given.
 
     Macro-F1 and balanced accuracy carry p, p_holm (corrected over the pairs), effect size and a verdict; the others
     do not: among many intervals some exclude zero by chance. Recalls are left out, whose mean is the balanced
@@ -169,37 +158,32 @@ def comparison_records(
     single = {(record["arm"], record["metric"]): record for record in arms}
     records = []
     for pair in pairs:
-        for column, metric in enumerate(metric_names(label_names, minority)):
+        for column, metric in enumerate(metric_names(test.label_names, minority)):
             if not metric.startswith("recall "):
                 gap = resampled[pair[0]][:, column] - resampled[pair[1]][:, column]
-                records.append(describe_gap(gap, pair, single[pair[0], metric], single[pair[1], metric]))
+                records.append(gap_record(gap, pair, single[pair[0], metric], single[pair[1], metric]))
     for metric in JUDGED:
         judged = [record for record in records if record["metric"] == metric]
         for record, corrected in zip(judged, holm([record["p"] for record in judged]), strict=True):
             record["p_holm"] = corrected
             record["verdict"] = verdict(record["difference"], corrected, record["seeds"])
-            record["sentence"] = sentence(record, len(judged), noun)
+            record["sentence"] = comparison_sentence(record, len(judged), test.noun)
     return records
 
 
-def describe_gap(
-    gap: np.ndarray, pair: tuple[str, str], arm: dict[str, Any], control: dict[str, Any]
-) -> dict[str, Any]:
+def gap_record(gap: np.ndarray, pair: tuple[str, str], arm: dict[str, Any], control: dict[str, Any]) -> dict[str, Any]:
     """One metric's difference, as yet without what depends on the other pairs."""
-    found = interval(gap)
     record = {
         "arm": pair[0],
         "metric": arm["metric"],
         "arms": list(pair),
-        "difference": found.value,
-        "interval": [found.low, found.high],
-        "confidence": CONFIDENCE,
+        **measured(gap, "difference"),
         "n": arm["n"],
         "seeds": arm["seeds"],
     }
     if arm["metric"] in JUDGED:
         record |= {"p": p_value(gap), **effect(np.array(arm["per_seed"]) - control["per_seed"])}
-        record["relative_gain"] = 100 * found.value / control["value"] if control["value"] else None
+        record["relative_gain"] = 100 * record["difference"] / control["value"] if control["value"] else None
     return record
 
 
@@ -215,7 +199,7 @@ def effect(differences: np.ndarray) -> dict[str, Any]:
     }
 
 
-def sentence(record: dict[str, Any], pairs: int, noun: str) -> str:
+def comparison_sentence(record: dict[str, Any], pairs: int, noun: str) -> str:
     """The difference in words."""
     low, high = record["interval"]
     seeds = record["seeds"]
@@ -235,19 +219,12 @@ MIXED_UP = "mixed up"
 
 
 def label_agreement(
-    source: str,
-    synthetic_labels: np.ndarray,
-    synthetic_predicted: np.ndarray,
-    test_labels: np.ndarray,
-    test_predicted: np.ndarray,
-    label_names: list[str],
-    noun: str = "picture",
+    source: str, synthetic: LabelledRows, predicted: np.ndarray, test: LabelledRows, on_test: np.ndarray
 ) -> list[dict[str, Any]]:
     """One record a class and one of the mean of the measured classes ("overall").
 
-    `synthetic_predicted` and `test_predicted` are ints (seeds, n): what classifiers that were trained on real samples
-    alone say of the synthetic set named `source` and of the real test split, one row a seed. `noun` is what the notes
-    call a sample.
+    `predicted` and `on_test` are ints (seeds, n): what classifiers that were trained on real samples alone say of the
+    synthetic set named `source` and of the real test split, one row a seed.
 
     Returns:
         Records: `value`, the share of the class's synthetic samples that the classifiers give its label; `floor`,
@@ -260,35 +237,31 @@ def label_agreement(
         - "agrees": neither;
         - "cannot tell": the classifiers know the real class no better than chance, or fewer than 10 samples.
     """
-    rng = np.random.default_rng(0)
-    seeds = len(synthetic_predicted)
+    rng, seeds, noun = np.random.default_rng(0), len(predicted), test.noun
     shares = np.concatenate([np.full((1, seeds), 1 / seeds), resampled_seeds(seeds, AGREEMENT_RESAMPLES, rng)])
     records: list[dict[str, Any]] = []
     parts: list[tuple[np.ndarray, np.ndarray]] = []
     chances: list[float] = []
-    for number, name in enumerate(label_names):
-        mine, real = synthetic_labels == number, test_labels == number
-        chance = float((synthetic_predicted == number).mean())
-        record = {"source": source, "label": name, "n": int(mine.sum()), "n_real": int(real.sum()), "seeds": seeds}
-        if min(mine.sum(), real.sum()) < MIN_ROWS:
-            records.append({**record, **unmeasured(f"fewer than {MIN_ROWS} {noun}s")})
+
+    def record(label: str, n: int, n_real: int, found: dict[str, Any]) -> dict[str, Any]:
+        return {"source": source, "label": label, "n": n, "n_real": n_real, "seeds": seeds, **found}
+
+    for number, name in enumerate(test.label_names):
+        mine, real = synthetic.labels == number, test.labels == number
+        n, n_real = int(mine.sum()), int(real.sum())
+        if min(n, n_real) < MIN_ROWS:
+            records.append(record(name, n, n_real, unmeasured(f"fewer than {MIN_ROWS} {noun}s")))
             continue
-        found = resampled_share((synthetic_predicted == number)[:, mine], shares, rng)
-        floor = resampled_share((test_predicted == number)[:, real], shares, rng)
+        found = resampled_share((predicted == number)[:, mine], shares, rng)
+        floor = resampled_share((on_test == number)[:, real], shares, rng)
         parts.append((found, floor))
-        chances.append(chance)
-        records.append({**record, **judge(found, floor, chance, noun)})
-    whole = {
-        "source": source,
-        "label": OVERALL,
-        "n": len(synthetic_labels),
-        "n_real": len(test_labels),
-        "seeds": seeds,
-    }
+        chances.append(float((predicted == number).mean()))
+        records.append(record(name, n, n_real, agreement_of(found, floor, chances[-1], noun)))
+    sizes = len(synthetic.labels), len(test.labels)
     if not parts:
-        return [*records, {**whole, **unmeasured("no class could be measured")}]
+        return [*records, record(OVERALL, *sizes, unmeasured("no class could be measured"))]
     found, floor = np.mean(parts, axis=0)
-    return [{**whole, **judge(found, floor, float(np.mean(chances)), noun)}, *records]
+    return [record(OVERALL, *sizes, agreement_of(found, floor, float(np.mean(chances)), noun)), *records]
 
 
 def resampled_share(agrees: np.ndarray, shares: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -300,26 +273,24 @@ def resampled_share(agrees: np.ndarray, shares: np.ndarray, rng: np.random.Gener
     return (shares * (weights @ agrees.T)).sum(1)
 
 
-def judge(found: np.ndarray, floor: np.ndarray, chance: float, noun: str) -> dict[str, Any]:
+def agreement_of(found: np.ndarray, floor: np.ndarray, chance: float, noun: str) -> dict[str, Any]:
     """Value, floor, chance, difference and flag from resampled agreements (1 + RESAMPLES,)."""
-    value, real, gap = interval(found), interval(floor), interval(found - floor)
-    if real.low <= chance:
+    value, real, gap = measured(found), measured(floor), measured(found - floor)
+    if real["interval"][0] <= chance:
         flag, note = "cannot tell", f"the classifiers know this class of real {noun}s no better than chance"
-    elif value.high < (chance + real.value) / 2:
+    elif value["interval"][1] < (chance + real["value"]) / 2:
         flag, note = MIXED_UP, f"nearer to shuffled labels than to real {noun}s"
-    elif gap.high < 0:
+    elif gap["interval"][1] < 0:
         flag, note = "below real", f"clearly less often than with real {noun}s"
     else:
         flag, note = "agrees", ""
     return {
-        "value": value.value,
-        "interval": [value.low, value.high],
-        "confidence": CONFIDENCE,
-        "floor": real.value,
-        "floor_interval": [real.low, real.high],
+        **value,
+        "floor": real["value"],
+        "floor_interval": real["interval"],
         "chance": chance,
-        "difference": gap.value,
-        "difference_interval": [gap.low, gap.high],
+        "difference": gap["value"],
+        "difference_interval": gap["interval"],
         "flag": flag,
         "note": note,
     }
@@ -334,7 +305,7 @@ MIN_GROUP = 20
 SUBGROUP_RESAMPLES = 500
 
 
-def subgroup_records(test: Samples, probabilities: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
+def subgroup_records(test: LabelledRows, probabilities: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
     """One record for each arm, subgroup column and group; `probabilities` maps an arm to (seeds, n, classes).
 
     `value` is the macro-F1 over the classes that the group has test rows of (`classes`), None with fewer than 20 rows
@@ -351,7 +322,7 @@ def subgroup_records(test: Samples, probabilities: Mapping[str, np.ndarray]) -> 
     return records
 
 
-def column_records(test: Samples, column: str, predicted: np.ndarray) -> Iterator[dict[str, Any]]:
+def column_records(test: LabelledRows, column: str, predicted: np.ndarray) -> Iterator[dict[str, Any]]:
     """Yield the record of each group of `column`, as yet without arm and worst; `predicted` are ints (seeds, n)."""
     for group in np.unique(test.groups[column]):
         inside = test.groups[column] == group
@@ -362,14 +333,8 @@ def column_records(test: Samples, column: str, predicted: np.ndarray) -> Iterato
             why = f"{len(labels)} test {test.noun}s" if len(labels) < MIN_GROUP else "one class"
             yield {**record, "value": None, "interval": None, "note": f"too small to measure: {why}"}
             continue
-        found = interval(resampled_macro_f1(labels, predicted[:, inside], len(test.label_names)))
-        yield {
-            **record,
-            "value": found.value,
-            "interval": [found.low, found.high],
-            "confidence": CONFIDENCE,
-            "note": "",
-        }
+        found = measured(resampled_macro_f1(labels, predicted[:, inside], len(test.label_names)))
+        yield {**record, **found, "note": ""}
 
 
 def resampled_macro_f1(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,8 @@ from accelerate import PartialState
 from transformers.utils.logging import disable_progress_bar
 
 from clinsynth.run_folder import atomic_write, complete_folder, create_run_folder, write_run_config
-from clinsynth.trainers.classifiers.arms import Arm, Medium, S, as_sets, check_data, control_of, resolve_arms
+from clinsynth.trainers.classifiers.arms import Arm, ArmArguments, control_of, resolve_arms
+from clinsynth.trainers.classifiers.rows import S, check_data
 from clinsynth.trainers.classifiers.scores import minority_classes
 from clinsynth.trainers.classifiers.statistics import (
     MIXED_UP,
@@ -31,7 +32,7 @@ from clinsynth.trainers.classifiers.statistics import (
     label_agreement,
     subgroup_records,
 )
-from clinsynth.trainers.classifiers.trainings import ArmSettings, Trainings, run_one
+from clinsynth.trainers.classifiers.trainings import Classifiers, Trainings, run_training
 
 LONGEST_WAIT = timedelta(days=7)  # for the slowest process; torch's own limit is half an hour
 
@@ -39,24 +40,20 @@ Job = tuple[Arm, int]
 
 
 def run_study(
-    medium: Medium[S],
-    settings: ArmSettings,
+    classifiers: Classifiers[S],
+    args: ArmArguments,
     real: Mapping[str, S],
-    synthetic: S | Mapping[str, S] | None,
-    output_dir: Path,
+    synthetic: Mapping[str, S],
     *,
-    arms: Sequence[str],
-    seeds: int = 3,
-    first_seed: int = 0,
-    cache_dir: str | Path | None = None,
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Train `seeds` times an arm and compare the arms with the control on the real test split; JSON-able.
+    """Train `classifiers` `args.seeds` times an arm and compare the arms with the control on the real test split;
+    JSON-able.
 
-    `real` has splits train, validation and test; `synthetic` is one set, or several by name. All arms take the same
-    number of optimizer steps and choose among the same learning rates. Trainings found complete in `output_dir/arms`
-    are not repeated; under `accelerate launch` the processes share the others. `cache_dir` (default: `output_dir`)
-    keeps the features of a pretrained body that is not trained; several studies may share it.
+    `real` has splits train, validation and test; `synthetic` are sets by name, a single one
+    without a name. All arms take the same
+    number of optimizer steps and choose among the same learning rates. Trainings found complete in `arms` of
+    `args.output_dir` are not repeated; under `accelerate launch` the processes share the others.
 
     Returns:
         `arms`: a record for each arm and metric; `comparisons`: one for each arm, its control and metric;
@@ -69,31 +66,14 @@ def run_study(
     Raises:
         ValueError: a bad setting, or sets that do not fit each other, by name.
     """
-    sets = as_sets(synthetic)
-    chosen = resolve_arms(arms, settings.control, sets, medium.arms, real["train"].noun)
-    check_settings(medium, settings, chosen, seeds)
-    check_data(real, sets)
-    output_dir = Path(output_dir)
-    cache = create_run_folder(cache_dir, "cache_dir") if cache_dir else output_dir
-    trainings = Trainings(medium, settings, dict(real), dict(sets), output_dir, cache, progress)
-    numbers = range(first_seed, first_seed + seeds)
-    run_shared(trainings, [(arm, seed) for seed in numbers for arm in chosen])
-    return summarize(trainings, chosen, list(numbers))
-
-
-def check_settings(medium: Medium[Any], settings: ArmSettings, arms: list[Arm], seeds: int) -> None:
-    """Raise a `ValueError` for settings that do not go together."""
-    if seeds < 1:
-        raise ValueError(f"--seeds must be at least 1, got {seeds}")
-    if settings.epochs < 2 and any(arm.kind == "pretrain_finetune" for arm in arms):
-        raise ValueError(f"--epochs must be at least 2 for pretrain_finetune, got {settings.epochs}")
-    if settings.model == medium.small and (settings.from_scratch or settings.features_from == "model"):
-        flag = "from_scratch" if settings.from_scratch else "features_from model"
-        raise ValueError(
-            f"--{flag} needs a --model other than {medium.small}, which has no trained weights to start from"
-        )
-    if settings.from_scratch and settings.features_from == "model":
-        raise ValueError("--features_from model takes the trained body of --model; leave --from_scratch out")
+    arms = resolve_arms(args.kinds, args.control, synthetic, classifiers.arms)
+    check_data(real, synthetic)
+    output_dir = Path(args.output_dir)
+    cache = create_run_folder(args.cache_dir, "cache_dir") if args.cache_dir else output_dir
+    trainings = Trainings(classifiers, args, real, synthetic, output_dir, cache, progress)
+    seeds = range(args.seed, args.seed + args.seeds)
+    run_shared(trainings, [(arm, seed) for seed in seeds for arm in arms])
+    return gather_results(trainings, arms, list(seeds))
 
 
 def processes() -> PartialState:
@@ -102,18 +82,18 @@ def processes() -> PartialState:
     return PartialState(cpu=not torch.accelerator.is_available(), timeout=LONGEST_WAIT)
 
 
-def run_shared(trainings: Trainings, jobs: list[Job]) -> None:
+def run_shared(trainings: Trainings[S], jobs: list[Job]) -> None:
     """Run the trainings, shared among the processes: first those of the control, which others may need."""
     state = processes()
-    if trainings.settings.features_from == "model" and any(arm.in_features for arm, _ in jobs):
+    if trainings.args.features_from == "model" and any(arm.in_features for arm, _ in jobs):
         sets = [*trainings.real.values(), *trainings.synthetic.values()]
         for data in sets[state.process_index :: state.num_processes]:
             trainings.features(data, jobs[0][1])  # the same for every seed
         state.wait_for_everyone()
-    controls = [job for job in jobs if job[0].kind == trainings.settings.control]
+    controls = [job for job in jobs if job[0].kind == trainings.args.control]
     for part in (controls, [job for job in jobs if job not in controls]):
         for arm, seed in part[state.process_index :: state.num_processes]:
-            run_one(trainings, arm, seed)
+            run_training(trainings, arm, seed)
         state.wait_for_everyone()
     labelled = [(source, seed) for source in trainings.synthetic for _, seed in controls]
     for source, seed in labelled[state.process_index :: state.num_processes]:
@@ -121,10 +101,10 @@ def run_shared(trainings: Trainings, jobs: list[Job]) -> None:
     state.wait_for_everyone()
 
 
-def summarize(trainings: Trainings, arms: list[Arm], seeds: list[int]) -> dict[str, Any]:
+def gather_results(trainings: Trainings[S], arms: list[Arm], seeds: list[int]) -> dict[str, Any]:
     """Read the trainings back and state each arm's scores and their differences on the real test samples."""
-    control, train, test = trainings.settings.control, trainings.real["train"], trainings.real["test"]
-    minority = minority_classes(train.labels, len(train.label_names)) if trainings.medium.minority_recall else ()
+    control, train, test = trainings.args.control, trainings.real["train"], trainings.real["test"]
+    minority = minority_classes(train.labels, len(train.label_names)) if trainings.classifiers.minority_recall else ()
     runs = {(arm, seed): trainings.result(arm, seed) for seed in seeds for arm in arms}
     refused = {job[0]: run["refused"] for job, run in runs.items() if "refused" in run}
     runs = {job: run for job, run in runs.items() if job[0] not in refused}
@@ -134,7 +114,7 @@ def summarize(trainings: Trainings, arms: list[Arm], seeds: list[int]) -> dict[s
     pairs = [(arm.name, control_of(arm, control)) for arm in kept if arm.name != control]
     scored = arm_records(resampled, test, probabilities, minority)
     by_validation = sorted(runs, key=lambda job: runs[job]["validation_macro_f1"])
-    compared = comparison_records(resampled, pairs, scored, test.label_names, minority, test.noun)
+    compared = comparison_records(resampled, pairs, scored, test, minority)
     agreement = agreement_records(trainings, probabilities[control], seeds)
     mark_mixed_up(compared, kept, agreement)
     return {
@@ -148,18 +128,16 @@ def summarize(trainings: Trainings, arms: list[Arm], seeds: list[int]) -> dict[s
         "control": control,
         "label_names": test.label_names,
         "best_model": {job[0].name: f"{relative(trainings, job)}/model" for job in by_validation},
-        "notes": list(describe_study(trainings, kept, runs)),
+        "notes": list(study_notes(trainings, kept, runs)),
     }
 
 
-def agreement_records(trainings: Trainings, on_test: np.ndarray, seeds: list[int]) -> list[dict[str, Any]]:
+def agreement_records(trainings: Trainings[S], on_test: np.ndarray, seeds: list[int]) -> list[dict[str, Any]]:
     """`label_agreement` of every synthetic set; `on_test` are the control's probabilities (seeds, n, classes)."""
     test, records = trainings.real["test"], []
     for source, data in trainings.synthetic.items():
         predicted = np.stack([trainings.synthetic_probabilities(source, seed).argmax(1) for seed in seeds])
-        records += label_agreement(
-            source, data.labels, predicted, test.labels, on_test.argmax(2), test.label_names, test.noun
-        )
+        records += label_agreement(source, data, predicted, test, on_test.argmax(2))
     return records
 
 
@@ -181,54 +159,54 @@ def confusion(labels: np.ndarray, probabilities: np.ndarray) -> list[list[float]
     return np.mean([eye[labels].T @ eye[run.argmax(1)] for run in probabilities], axis=0).tolist()
 
 
-def relative(trainings: Trainings, job: Job) -> str:
+def relative(trainings: Trainings[S], job: Job) -> str:
     """The folder of a training, seen from the output folder."""
     return trainings.folder(*job).relative_to(trainings.output_dir).as_posix()
 
 
-def describe_study(trainings: Trainings, arms: list[Arm], runs: dict[Job, dict[str, Any]]) -> list[str]:
+def study_notes(trainings: Trainings[S], arms: list[Arm], runs: dict[Job, dict[str, Any]]) -> list[str]:
     """What a reader of the scores must know."""
-    settings, steps = trainings.settings, next(iter(runs.values()))["steps"]
+    args, steps = trainings.args, next(iter(runs.values()))["steps"]
     noun = trainings.real["test"].noun
     notes = [
         f"optimizer steps a training: {steps}, the same in all arms; learning rates tried in each: "
-        f"{', '.join(f'{rate:g}' for rate in settings.learning_rates)}",
+        f"{', '.join(f'{rate:g}' for rate in args.rates)}",
         f"weights and learning rate: best macro-F1 on real validation {noun}s; scores: real test {noun}s",
         f"intervals: 95 %, bootstrap over test {noun}s (within classes) and seeds, paired between arms; verdicts: "
         "p below 0.05 after Holm's correction over the arms",
     ]
     if any(arm.in_features for arm in arms):
-        body = "the control's classifier of the same seed" if settings.features_from == "control" else settings.model
+        body = "the control's classifier of the same seed" if args.features_from == "control" else args.model
         notes.append(
             f"arms in feature space: only the last layer is trained, on features of {body}, without augmentation; "
             "they are compared with real_features, which differs in its rows alone"
         )
-    notes += trainings.medium.notes(trainings.real, trainings.synthetic)
+    notes += trainings.classifiers.notes(trainings.real, trainings.synthetic)
     made = {f"{job[0].name}: {note}": None for job, run in runs.items() for note in run["notes"]}
     return [*notes, *made]
 
 
-def begin(output_dir: Path, args: Any) -> PartialState:
+def begin(args: ArmArguments) -> PartialState:
     """The processes of a run whose folder is there, and holds the resolved `args`, when this returns."""
     disable_progress_bar()  # of transformers, for every small classifier that is read back
     state = processes()
     if state.is_main_process:
-        create_run_folder(output_dir)
-        write_run_config(output_dir, args)
+        write_run_config(create_run_folder(args.output_dir), args)
     state.wait_for_everyone()
     return state
 
 
-def write_results(output_dir: Path, results: dict[str, Any], noun: str) -> None:
+def write_results(output_dir: str, results: dict[str, Any], noun: str) -> None:
     """Write results.json and the best model of each arm, and print scores and verdict."""
-    atomic_write(output_dir / "results.json", json.dumps(results, indent=2) + "\n")
+    folder = Path(output_dir)
+    atomic_write(folder / "results.json", json.dumps(results, indent=2) + "\n")
     for arm, model in results["best_model"].items():
-        with complete_folder(output_dir / f"best-{arm}") as aside:
-            shutil.copytree(output_dir / model, aside, dirs_exist_ok=True)
-    print(describe(results, noun))
+        with complete_folder(folder / f"best-{arm}") as aside:
+            shutil.copytree(folder / model, aside, dirs_exist_ok=True)
+    print(results_as_text(results, noun))
 
 
-def describe(results: dict[str, Any], noun: str = "picture") -> str:
+def results_as_text(results: dict[str, Any], noun: str) -> str:
     """The scores, a line an arm and metric, what was refused, the verdicts and the flags on labels; `noun` is what a
     sample is called."""
     lines = [

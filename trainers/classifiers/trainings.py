@@ -6,47 +6,99 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, ClassVar, Generic
 
 import numpy as np
 from accelerate import PartialState
-from safetensors.numpy import load_file, save, save_file
+from safetensors.numpy import load_file, save_file
+from transformers import PreTrainedModel
 
-from clinsynth.models.classifier_fitting import FitResult
-from clinsynth.run_folder import MADE_ANEW, append_metrics, atomic_write, complete_folder, explained_where_damaged
-from clinsynth.trainers.classifiers.arms import (
-    REAL_FEATURES,
-    Arm,
-    ArmRefusedError,
-    Medium,
-    Samples,
-    arm_rows,
-    fingerprint,
-    weighted,
+from clinsynth.models.classifiers import FitResult, FitSettings, Read, Record
+from clinsynth.run_folder import (
+    MADE_ANEW,
+    append_metrics,
+    atomic_write,
+    complete_folder,
+    explained_where_damaged,
+    kept_arrays,
 )
+from clinsynth.trainers.classifiers.arms import REAL_FEATURES, Arm, ArmArguments, Views, augmentation, weighted
 from clinsynth.trainers.classifiers.feature_space import (
     Features,
     features_of,
     fit_head,
     head_probabilities,
-    oversample,
+    oversample_features,
 )
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+from clinsynth.trainers.classifiers.rows import ArmRefusedError, S, arm_rows, hash_sets, repeated
 
 logger = logging.getLogger("clinsynth")
 
-OnEpoch = Callable[[dict[str, float]], None]
-R = TypeVar("R", Samples, Features)
+
+class Classifiers(ABC, Generic[S]):
+    """How classifiers of images, or of texts, are made, trained, read and kept: all that a study knows of them.
+
+    Attributes:
+        arms: the kinds of arms that there are, the controls first.
+        minority_recall: whether the scores hold the recall of the small classes together.
+        augment: light augmentation where an arm is not strongly augmented.
+        class_weights: class weights in every arm.
+    """
+
+    arms: ClassVar[tuple[str, ...]]
+    minority_recall: ClassVar[bool]
+    augment: bool
+    class_weights: bool
+
+    @abstractmethod
+    def identity(self, views: str) -> dict[str, Any]:
+        """What of these settings the result of a training with such `views` depends on, JSON-able."""
+
+    @abstractmethod
+    def build(self, args: ArmArguments, train: S, seed: int) -> PreTrainedModel:
+        """An untrained classifier of the classes of `train`: the small one, or --model with a new last layer."""
+
+    @abstractmethod
+    def save(self, model: PreTrainedModel, label_names: list[str], folder: Path) -> None:
+        """Write a folder that `transformers.pipeline` takes."""
+
+    @abstractmethod
+    def load(self, folder: Path) -> PreTrainedModel:
+        """Read back what `save` wrote."""
+
+    @abstractmethod
+    def fit(self, model: PreTrainedModel, train: S, validation: S, settings: FitSettings) -> FitResult:
+        """Train the whole of `model` in place."""
+
+    @abstractmethod
+    def outputs(self, model: PreTrainedModel, data: S, read: Read) -> np.ndarray:
+        """What `read` makes of the logits of each batch, float32 (n, …) in the order of `data`; in evaluation mode.
+        It is called once after each pass through the network."""
+
+    def predict(self, model: PreTrainedModel, data: S) -> np.ndarray:
+        """Class probabilities, float32 (n, classes)."""
+        return self.outputs(model, data, lambda logits: logits.softmax(-1))
+
+    def oversample(self, train: S, method: str, balance_to: int | None, seed: int) -> tuple[S, list[str]]:
+        """Samples that fill up the short classes of `train`, which are repeated here, and notes.
+
+        Raises:
+            ArmRefusedError: the data does not allow it.
+        """
+        return repeated(train, balance_to, seed)
+
+    def notes(self, real: Mapping[str, S], synthetic: Mapping[str, S]) -> list[str]:
+        """What a reader must know of how the samples were brought into the model."""
+        return []
 
 
 @dataclass(frozen=True)
-class TrainRows:
+class TrainRows(Generic[S]):
     """What a training sees.
 
     Attributes:
@@ -57,13 +109,13 @@ class TrainRows:
         notes: what a reader must know of them.
     """
 
-    data: Samples | Features
+    data: S | Features
     real: int
     made: int
     notes: list[str]
 
 
-def run_one(trainings: Trainings, arm: Arm, seed: int) -> None:
+def run_training(trainings: Trainings[S], arm: Arm, seed: int) -> None:
     """Train one arm with one seed and write its folder, or why the data does not allow it; what is there is kept."""
     folder = trainings.folder(arm, seed)
     if folder.exists():
@@ -72,22 +124,22 @@ def run_one(trainings: Trainings, arm: Arm, seed: int) -> None:
     with complete_folder(folder) as aside:
         record = {"arm": arm.name, "seed": seed, "identity": trainings.identity(arm)}
         try:
-            record |= train(trainings, arm, seed, aside)
+            record |= train_arm(trainings, arm, seed, aside)
         except ArmRefusedError as error:
             record["refused"] = str(error)
         atomic_write(aside / "result.json", json.dumps(record, indent=2) + "\n")
 
 
-def train(trainings: Trainings, arm: Arm, seed: int, folder: Path) -> dict[str, Any]:
+def train_arm(trainings: Trainings[S], arm: Arm, seed: int, folder: Path) -> dict[str, Any]:
     """Write the best model and its probabilities of the test samples into `folder`; returns what there is to record.
 
     Raises:
         ArmRefusedError: the data does not allow the arm.
     """
     real = trainings.real
-    rows = feature_rows(trainings, arm, seed) if arm.in_features else sample_rows(trainings, arm, seed)
+    rows = choose_rows(trainings, arm, seed)
     result, model, learning_rate = fit_best(trainings, arm, seed, rows, folder)
-    trainings.medium.save(model, real["train"].label_names, folder / "model")
+    trainings.classifiers.save(model, real["train"].label_names, folder / "model")
     probabilities = trainings.predict(arm, seed, model, real["test"])
     save_file({"probabilities": probabilities, "labels": real["test"].labels}, folder / "test.safetensors")
     return {
@@ -103,104 +155,108 @@ def train(trainings: Trainings, arm: Arm, seed: int, folder: Path) -> dict[str, 
     }
 
 
-def sample_rows(trainings: Trainings, arm: Arm, seed: int) -> TrainRows:
-    """The samples of an arm, drawn by `seed`."""
-    real = trainings.real["train"]
+def choose_rows(trainings: Trainings[S], arm: Arm, seed: int) -> TrainRows[S]:
+    """The rows of an arm, drawn by `seed`: samples, or for an arm in feature space features of them.
+
+    Raises:
+        ArmRefusedError: the data does not allow the arm.
+    """
+    args, real = trainings.args, trainings.seen(arm, trainings.real["train"], seed)
+    data, rows = real, len(real.labels)
+    notes: list[str] = []
     if arm.synthetic:
-        return with_synthetic(trainings, arm, seed, real, trainings.synthetic[arm.source])
-    if not arm.method:
-        return TrainRows(real, len(real.labels), 0, [])
-    data, notes = trainings.medium.oversample(real, arm.method, trainings.settings.balance_to, seed)
-    return TrainRows(data, len(real.labels), len(data.labels) - len(real.labels), notes)
-
-
-def feature_rows(trainings: Trainings, arm: Arm, seed: int) -> TrainRows:
-    """Features of an arm's samples, drawn by `seed`; over-sampling adds rows to those of the real ones."""
-    real = trainings.features(trainings.real["train"], seed)
-    if arm.synthetic:
-        synthetic = trainings.features(trainings.synthetic[arm.source], seed)
-        return with_synthetic(trainings, arm, seed, real, synthetic)
-    if not arm.method:
-        return TrainRows(real, len(real.labels), 0, [])
-    values, labels, notes = oversample(
-        real.values, real.labels, real.label_names, arm.method, trainings.settings.balance_to, seed
-    )
-    made = Features(values, labels, real.label_names)
-    return TrainRows(real.followed_by(made), len(real.labels), len(labels), notes)
-
-
-def with_synthetic(trainings: Trainings, arm: Arm, seed: int, real: R, synthetic: R) -> TrainRows:
-    """The real rows of an arm and those of its synthetic set, samples or features of them."""
-    settings, noun = trainings.settings, trainings.real["train"].noun
-    notes = []
-    if settings.keep_agreeing:
-        agrees = trainings.synthetic_probabilities(arm.source, seed).argmax(1) == synthetic.labels
-        notes = [f"{agrees.sum()} of {len(agrees)} synthetic {noun}s kept, whose label the control gives them too"]
-        synthetic = synthetic.take(agrees)
-    data = arm_rows(real, synthetic, arm, ratio=settings.synthetic_ratio, balance_to=settings.balance_to, seed=seed)
+        synthetic, notes = agreeing(trainings, arm, seed)
+        data = arm_rows(real, synthetic, arm, ratio=args.synthetic_ratio, balance_to=args.balance_to, seed=seed)
+    elif arm.method:
+        data, notes = oversampled(trainings, real, arm.method, seed)
     if arm.rows == "synthetic":
         return TrainRows(data, 0, len(data.labels), notes)
-    made = len(data.labels) - (0 if arm.kind == "pretrain_finetune" else len(real.labels))
-    return TrainRows(data, len(real.labels), made, notes)
+    if arm.kind == "pretrain_finetune":
+        return TrainRows(data, rows, len(data.labels), notes)
+    return TrainRows(data, rows, len(data.labels) - rows, notes)
+
+
+def oversampled(trainings: Trainings[S], real: S | Features, method: str, seed: int) -> tuple[S | Features, list[str]]:
+    """The real rows and after them those that fill up the short classes, and notes."""
+    balance_to = trainings.args.balance_to
+    if isinstance(real, Features):
+        features, notes = oversample_features(real, method, balance_to, seed)
+        return real.followed_by(features), notes
+    samples, notes = trainings.classifiers.oversample(real, method, balance_to, seed)
+    return real.followed_by(samples), notes
+
+
+def agreeing(trainings: Trainings[S], arm: Arm, seed: int) -> tuple[S | Features, list[str]]:
+    """The synthetic set of an arm, with --keep_agreeing those whose label the control confirms, and notes."""
+    samples = trainings.synthetic[arm.source]
+    seen = trainings.seen(arm, samples, seed)
+    if not trainings.args.keep_agreeing:
+        return seen, []
+    agrees = trainings.synthetic_probabilities(arm.source, seed).argmax(1) == samples.labels
+    kept = f"{agrees.sum()} of {len(agrees)} synthetic {samples.noun}s kept"
+    return seen.take(agrees), [f"{kept}, whose label the control gives them too"]
 
 
 def fit_best(
-    trainings: Trainings, arm: Arm, seed: int, rows: TrainRows, folder: Path
+    trainings: Trainings[S], arm: Arm, seed: int, rows: TrainRows[S], folder: Path
 ) -> tuple[FitResult, PreTrainedModel, float]:
     """Train at every learning rate, appending to `folder`'s metrics.jsonl; the best by validation, and its rate."""
-    settings = trainings.settings
     best: list[tuple[FitResult, PreTrainedModel, float]] = []  # one at most: a model is large
-    for learning_rate in settings.learning_rates:
-        label = f"{arm.name}, seed {seed}, learning rate {learning_rate:g}" if trainings.progress else None
-        common: dict[str, Any] = {
-            **budget(trainings),
-            "learning_rate": learning_rate,
-            "class_weights": weighted(arm, settings.control, settings.class_weights),
-            "seed": seed,
-            "progress": label,
-            "on_epoch": partial(append_epoch, folder, arm.name, seed),
-        }
+    for learning_rate in trainings.args.rates:
+        settings = fit_settings(trainings, arm, seed, learning_rate, folder)
         if isinstance(rows.data, Features):
             model = trainings.body(seed)  # anew, since fit_head changes its last layer
-            result = fit_head(model, rows.data, trainings.features(trainings.real["validation"], seed), **common)
+            held_out = trainings.features(trainings.real["validation"], seed)
+            result = fit_head(model, rows.data, held_out, settings)
         else:
             model = trainings.new_classifier(seed)
-            result = fit_whole(trainings, arm, rows.data, model, common)
+            result = fit_whole(trainings, arm, rows.data, model, settings)
         best = [max([*best, (result, model, learning_rate)], key=lambda fit: fit[0].best_macro_f1)]
     return best[0]
 
 
-def budget(trainings: Trainings) -> dict[str, int]:
-    """Epochs, batch size and steps an epoch, the same for every arm: those of the real train samples.
+def fit_settings(trainings: Trainings[S], arm: Arm, seed: int, learning_rate: float, folder: Path) -> FitSettings:
+    """Epochs, batch size and steps an epoch are the same for every arm: those of the real train samples.
 
     A gain must come from the samples, not from longer training."""
-    rows, settings = len(trainings.real["train"].labels), trainings.settings
-    batch_size = min(settings.batch_size, rows)
-    return {"epochs": settings.epochs, "batch_size": batch_size, "steps_per_epoch": math.ceil(rows / batch_size)}
+    rows, args = len(trainings.real["train"].labels), trainings.args
+    batch_size = min(args.batch_size, rows)
+    return FitSettings(
+        args.epochs,
+        batch_size,
+        learning_rate,
+        seed,
+        trainings.weighted(arm),
+        trainings.views(arm),
+        steps_per_epoch=math.ceil(rows / batch_size),
+        progress=f"{arm.name}, seed {seed}, learning rate {learning_rate:g}" if trainings.progress else None,
+        on_epoch=partial(append_epoch, folder, arm.name, seed),
+    )
 
 
-def append_epoch(folder: Path, arm: str, seed: int, record: dict[str, float]) -> None:
+def append_epoch(folder: Path, arm: str, seed: int, record: Record) -> None:
     append_metrics(folder, {"arm": arm, "seed": seed, **record})
 
 
-def fit_whole(
-    trainings: Trainings, arm: Arm, data: Samples, model: PreTrainedModel, common: dict[str, Any]
-) -> FitResult:
+def fit_whole(trainings: Trainings[S], arm: Arm, data: S, model: PreTrainedModel, settings: FitSettings) -> FitResult:
     """Train the whole of `model` on the samples of an arm."""
-    real, epochs = trainings.real, trainings.settings.epochs
+    real = trainings.real
 
-    def fit(samples: Samples, **keywords: Any) -> FitResult:
-        control = trainings.settings.control
-        return trainings.medium.fit(model, samples, real["validation"], arm, control, common | keywords)
+    def fit(samples: S, settings: FitSettings) -> FitResult:
+        return trainings.classifiers.fit(model, samples, real["validation"], settings)
 
     if arm.kind != "pretrain_finetune":
-        return fit(data)
+        return fit(data, settings)
     # As many steps as in any arm. The weights are those of an epoch of the second half, on real samples.
-    pretrained = fit(data, epochs=epochs // 2)
+    first, on_epoch = settings.epochs // 2, settings.on_epoch
+    pretrained = fit(data, replace(settings, epochs=first))
     finetuned = fit(
         real["train"],
-        epochs=epochs - epochs // 2,
-        on_epoch=lambda record: common["on_epoch"](later(record, pretrained)),
+        replace(
+            settings,
+            epochs=settings.epochs - first,
+            on_epoch=on_epoch and (lambda record: on_epoch(later(record, pretrained))),
+        ),
     )
     return replace(
         finetuned,
@@ -211,49 +267,19 @@ def fit_whole(
     )
 
 
-def later(record: dict[str, float], before: FitResult) -> dict[str, float]:
+def later(record: Record, before: FitResult) -> Record:
     """The record of an epoch that comes after those of `before`."""
     return record | {"epoch": record["epoch"] + len(before.history), "step": record["step"] + before.steps}
 
 
 @dataclass(frozen=True)
-class ArmSettings:
-    """How every training of a study is done."""
-
-    model: str
-    epochs: int
-    batch_size: int
-    learning_rates: tuple[float, ...]
-    class_weights: bool = True
-    synthetic_ratio: float | None = None
-    balance_to: int | None = None
-    control: str = "real"
-    keep_agreeing: bool = False
-    features_from: str = "control"
-    from_scratch: bool = False
-
-    def __post_init__(self) -> None:
-        for flag, value in (("epochs", self.epochs), ("batch_size", self.batch_size), ("balance_to", self.balance_to)):
-            if value is not None and value < 1:
-                raise ValueError(f"--{flag} must be at least 1, got {value}")
-        if not self.learning_rates or min(self.learning_rates) <= 0:
-            raise ValueError(f"--learning_rates must be one or more positive numbers, got {list(self.learning_rates)}")
-        if self.synthetic_ratio is not None and self.synthetic_ratio <= 0:
-            raise ValueError(f"--synthetic_ratio must be above 0, got {self.synthetic_ratio}; leave it out to use all")
-        if self.features_from not in ("control", "model"):
-            raise ValueError(f"--features_from must be control or model, got {self.features_from}")
-        if self.control == REAL_FEATURES and self.features_from == "control":
-            raise ValueError(f"--control {REAL_FEATURES} trains no body to take from; add --features_from model")
-
-
-@dataclass(frozen=True)
-class Trainings:
+class Trainings(Generic[S]):
     """The trainings of a study, and where each is kept; features of a body that is not trained are in `cache_dir`."""
 
-    medium: Medium[Any]
-    settings: ArmSettings
-    real: dict[str, Samples]
-    synthetic: dict[str, Samples]
+    classifiers: Classifiers[S]
+    args: ArmArguments
+    real: Mapping[str, S]
+    synthetic: Mapping[str, S]
     output_dir: Path
     cache_dir: Path
     progress: bool
@@ -261,34 +287,51 @@ class Trainings:
     @cached_property
     def fingerprints(self) -> dict[str, str]:
         """Hashes of the real splits, and of each synthetic set by its name."""
-        sets = {name: fingerprint(data) for name, data in self.synthetic.items()}
-        return {"real splits": fingerprint(*(self.real[name] for name in ("train", "validation", "test"))), **sets}
+        sets = {name: hash_sets(data) for name, data in self.synthetic.items()}
+        return {"real splits": hash_sets(*(self.real[name] for name in ("train", "validation", "test"))), **sets}
 
     def identity(self, arm: Arm) -> dict[str, Any]:
         """Everything but the seed that a training's result depends on."""
-        s = self.settings
-        values = asdict(s)
-        for name in ("control", "keep_agreeing", "features_from", "synthetic_ratio", "balance_to"):
-            del values[name]
-        values |= {"arm": arm.kind, **self.medium.identity(arm, s.control)}
-        values |= {"class_weights": weighted(arm, s.control, s.class_weights)}
-        values |= {"data": self.fingerprints["real splits"]}
+        args = self.args
+        values: dict[str, Any] = {
+            "model": args.model,
+            "epochs": args.epochs,
+            "batch_size": args.batch_size,
+            "learning_rates": args.rates,
+            "class_weights": self.weighted(arm),
+            "from_scratch": args.from_scratch,
+            "arm": arm.kind,
+            **self.classifiers.identity(self.views(arm)),
+            "data": self.fingerprints["real splits"],
+        }
         if arm.rows == "composite":
-            values["synthetic_ratio"] = s.synthetic_ratio
+            values["synthetic_ratio"] = args.synthetic_ratio
         if arm.rows == "balanced" or arm.method:
-            values["balance_to"] = s.balance_to
+            values["balance_to"] = args.balance_to
         if arm.synthetic:
-            values |= {"synthetic": self.fingerprints[arm.source], "keep_agreeing": s.keep_agreeing}
+            values |= {"synthetic": self.fingerprints[arm.source], "keep_agreeing": args.keep_agreeing}
         if arm.in_features:
-            values["features_from"] = s.features_from
+            values["features_from"] = args.features_from
         if self.needs_control(arm):
-            values["control"] = self.identity(Arm(s.control))
+            values["control"] = self.identity(self.control)
         return values
+
+    @property
+    def control(self) -> Arm:
+        return Arm(self.args.control)
+
+    def views(self, arm: Arm) -> Views:
+        """How the samples of an arm are varied in training."""
+        return augmentation(arm, self.args.control, self.classifiers.augment)
+
+    def weighted(self, arm: Arm) -> bool:
+        """Whether the classes' shares in the loss of an arm are made equal."""
+        return weighted(arm, self.args.control, self.classifiers.class_weights)
 
     def needs_control(self, arm: Arm) -> bool:
         """Whether a training needs the control's classifier of its seed."""
-        features = arm.in_features and self.settings.features_from == "control"
-        return features or (arm.synthetic and self.settings.keep_agreeing)
+        features = arm.in_features and self.args.features_from == "control"
+        return features or (arm.synthetic and self.args.keep_agreeing)
 
     def folder(self, arm: Arm, seed: int) -> Path:
         """Where the training is kept. Its name ends in a hash of the identity: other settings or data never meet."""
@@ -307,50 +350,51 @@ class Trainings:
             return load_file(folder / "test.safetensors")["probabilities"]
 
     def control_model(self, seed: int) -> PreTrainedModel:
-        folder = self.folder(Arm(self.settings.control), seed) / "model"
-        return self.medium.load(folder, self.real["train"].label_names).to(PartialState().device)
+        return self.classifiers.load(self.folder(self.control, seed) / "model").to(PartialState().device)
 
     def new_classifier(self, seed: int) -> PreTrainedModel:
         """A classifier to train, on this process's device."""
-        return self.medium.build(self.settings, self.real["train"], seed).to(PartialState().device)
+        return self.classifiers.build(self.args, self.real["train"], seed).to(PartialState().device)
 
     def body(self, seed: int) -> PreTrainedModel:
         """The classifier whose last layer an arm in feature space trains anew."""
-        return self.control_model(seed) if self.settings.features_from == "control" else self.new_classifier(seed)
+        return self.control_model(seed) if self.args.features_from == "control" else self.new_classifier(seed)
 
-    def features(self, data: Samples, seed: int) -> Features:
+    def seen(self, arm: Arm, data: S, seed: int) -> S | Features:
+        """What a training of an arm sees of `data`: the samples, or their features."""
+        return self.features(data, seed) if arm.in_features else data
+
+    def features(self, data: S, seed: int) -> Features:
         """What the body of arms in feature space makes of `data`, computed once and kept: beside the control's
         classifier of this seed, or, of --model as it is, for all seeds."""
-        control, model = self.settings.control, self.settings.model
-        if self.settings.features_from == "control":
-            folder = self.folder(Arm(control), seed)
+        if self.args.features_from == "control":
+            folder = self.folder(self.control, seed)
         else:
-            identity = {"model": model, **self.medium.identity(Arm(REAL_FEATURES), control)}
+            identity = {"model": self.args.model, **self.classifiers.identity(self.views(Arm(REAL_FEATURES)))}
             folder = self.cache_dir / "features" / short_hash(identity)
-        path = folder / f"features-{fingerprint(data)}.safetensors"
-        if not path.exists():
-            progress = f"features of {len(data.labels)} {data.noun}s" if self.progress else None
-            path.parent.mkdir(parents=True, exist_ok=True)
-            values = features_of(self.medium, self.body(seed), data, progress).values
-            atomic_write(path, save({"values": values}))
-        with explained_where_damaged(path, MADE_ANEW):
-            return Features(load_file(path)["values"], data.labels, data.label_names)
+        progress = f"features of {len(data.labels)} {data.noun}s" if self.progress else None
 
-    def predict(self, arm: Arm, seed: int, model: PreTrainedModel, data: Samples) -> np.ndarray:
+        def compute() -> dict[str, np.ndarray]:
+            return {"values": features_of(self.classifiers.outputs, self.body(seed), data, progress).values}
+
+        values = kept_arrays(folder / f"features-{hash_sets(data)}.safetensors", compute)["values"]
+        return Features(values, data.labels, data.label_names)
+
+    def predict(self, arm: Arm, seed: int, model: PreTrainedModel, data: S) -> np.ndarray:
         """Class probabilities (n, classes) by the trained `model` of an arm and seed."""
         if arm.in_features:
             return head_probabilities(model, self.features(data, seed))
-        return self.medium.predict(model, data)
+        return self.classifiers.predict(model, data)
 
     def synthetic_probabilities(self, source: str, seed: int) -> np.ndarray:
         """What the control's classifier of this seed says of a synthetic set: (n, classes), kept beside it."""
-        control = Arm(self.settings.control)
-        path = self.folder(control, seed) / f"synthetic-{self.fingerprints[source]}.safetensors"
-        if not path.exists():
-            probabilities = self.predict(control, seed, self.control_model(seed), self.synthetic[source])
-            atomic_write(path, save({"probabilities": probabilities}))
-        with explained_where_damaged(path, MADE_ANEW):
-            return load_file(path)["probabilities"]
+        path = self.folder(self.control, seed) / f"synthetic-{self.fingerprints[source]}.safetensors"
+
+        def compute() -> dict[str, np.ndarray]:
+            data, model = self.synthetic[source], self.control_model(seed)
+            return {"probabilities": self.predict(self.control, seed, model, data)}
+
+        return kept_arrays(path, compute)["probabilities"]
 
 
 def short_hash(identity: dict[str, Any]) -> str:

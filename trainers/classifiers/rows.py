@@ -1,0 +1,221 @@
+"""What each arm is trained on: the synthetic sets, the rows of an arm of them, and over-sampling of short classes."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+
+from clinsynth.data.labels import LabelledRows, LabelledSamples
+from clinsynth.data.sources import load_folder
+from clinsynth.seeds import derive_seed
+from clinsynth.trainers.classifiers.arms import Arm
+
+if TYPE_CHECKING:
+    from imblearn.over_sampling.base import BaseOverSampler
+
+S = TypeVar("S", bound=LabelledSamples)
+R = TypeVar("R", bound=LabelledRows)
+
+NEIGHBOURS = 5  # the usual number of all three methods
+SURROUNDING = 10  # Borderline-SMOTE's m: neighbours of any class that tell which rows lie at the border
+
+
+class ArmRefusedError(ValueError):
+    """An arm that this data does not allow; a study goes on without it and says why."""
+
+
+def load_synthetic_sets(spec: str | None, like: S) -> dict[str, S]:
+    """The sets of `--synthetic` by name, in the form of `like`; errors are those of `load_synthetic`."""
+    return {name: load_synthetic(folder, like) for name, folder in parse_sets(spec).items()} if spec else {}
+
+
+def parse_sets(spec: str) -> dict[str, str]:
+    """`--synthetic`: a folder or Hub id, or several as name=folder,name=folder.
+
+    Raises:
+        ValueError: a name twice.
+    """
+    parts = spec.split(",")
+    if Path(spec).exists() or not all(re.match(r"\w+=.", part) for part in parts):
+        return {"": spec}
+    named = [part.split("=", 1) for part in parts]
+    if len({name for name, _ in named}) < len(named):
+        raise ValueError(f"--synthetic gives a name twice, got {', '.join(name for name, _ in named)}")
+    return {name: folder for name, folder in named}
+
+
+def load_synthetic(spec: str, like: S) -> S:
+    """The synthetic samples of a folder or Hub id (all splits), in the form of `like`.
+
+    Raises:
+        ValueError: not readable, or without the columns image (or text) and label (a `ClassLabel`).
+    """
+    from datasets import ClassLabel, concatenate_datasets, load_dataset
+    from datasets.exceptions import DatasetGenerationError
+
+    try:
+        splits = load_folder(Path(spec)) if Path(spec).is_dir() else load_dataset(spec)
+    except (DatasetGenerationError, OSError, ValueError) as error:
+        if "corresponds to no data" in str(error):
+            raise ValueError(f"--synthetic {spec} holds no {like.noun}; give at least one a class") from error
+        raise ValueError(
+            f"--synthetic {spec} cannot be read ({error}); give a folder that `{like.made_by}` wrote"
+        ) from error
+    data = concatenate_datasets(list(splits.values()))
+    if like.column not in data.features or not isinstance(data.features.get("label"), ClassLabel):
+        raise ValueError(
+            f"--synthetic {spec} must have columns {like.column} and label (with class names), has "
+            f"{', '.join(data.column_names)}; give a folder that `{like.made_by}` wrote"
+        )
+    return like.read_like(data)
+
+
+def check_data(real: Mapping[str, S], synthetic: Mapping[str, S]) -> None:
+    """Make sure that all sets have samples, of the same classes and form, and the test split every class.
+
+    Raises:
+        ValueError: which set does not, with a hint.
+    """
+    train = real["train"]
+    for name, data in {**real, **{f"synthetic {name}".strip(): data for name, data in synthetic.items()}}.items():
+        if len(data.labels) == 0:
+            raise ValueError(f"the {name} set holds no {train.noun}; give at least one a class")
+        if data.label_names != train.label_names:
+            raise ValueError(
+                f"label names differ: train has {train.label_names}, {name} has {data.label_names}; "
+                "make names and order the same in both"
+            )
+        train.check_like(data, name)
+    counts = np.bincount(real["test"].labels, minlength=len(train.label_names))
+    missing = [name for name, count in zip(train.label_names, counts, strict=True) if count == 0]
+    if missing:
+        raise ValueError(
+            f"the test split holds no {train.noun} of {', '.join(missing)}: no classifier can be judged on it; move "
+            "some there or leave the class out"
+        )
+
+
+def hash_sets(*sets: LabelledSamples) -> str:
+    """Hash of label names, samples and labels: 16 hexadecimal digits."""
+    digest = hashlib.sha256("\n".join(sets[0].label_names).encode())
+    for data in sets:
+        digest.update(data.content() + data.labels.tobytes())
+    return digest.hexdigest()[:16]
+
+
+def arm_rows(real: R, synthetic: R, arm: Arm, *, ratio: float | None, balance_to: int | None, seed: int) -> R:
+    """The train samples of an arm of synthetic ones (of pretrain_finetune: those of its first half), or the features
+    of these, real ones first; drawn by `seed` without replacement where not all synthetic ones are taken.
+
+    Raises:
+        ArmRefusedError: no synthetic sample to add, or one class without any where there are no real ones.
+    """
+    rows = np.random.default_rng(seed).permutation(len(synthetic.labels))
+    classes = len(real.label_names)
+    if arm.rows in ("synthetic", "pretrain_finetune"):
+        counts = np.bincount(synthetic.labels, minlength=classes)
+        if not counts.all():
+            missing = ", ".join(np.array(real.label_names)[counts == 0])
+            raise ArmRefusedError(f"the synthetic set holds no {real.noun} of {missing}")
+        return synthetic
+    if arm.rows == "composite":
+        rows = np.sort(rows) if ratio is None else rows[: round(ratio * len(real.labels))]
+    else:
+        short = shortage(real.labels, classes, balance_to)
+        rows = np.concatenate([rows[synthetic.labels[rows] == c][: short[c]] for c in range(classes)])
+    if len(rows) == 0:
+        raise ArmRefusedError(f"there is no synthetic {real.noun} to add")
+    return real.followed_by(synthetic.take(rows))
+
+
+def shortage(labels: np.ndarray, classes: int, balance_to: int | None) -> np.ndarray:
+    """How many rows each class lacks of `balance_to`, or of the largest class: ints (classes,), 0 or more."""
+    counts = np.bincount(labels, minlength=classes)
+    return np.maximum(0, (balance_to or counts.max()) - counts)
+
+
+def repeated(train: R, balance_to: int | None, seed: int) -> tuple[R, list[str]]:
+    """Rows of the short classes of `train` again, drawn at random; and `oversample`'s notes.
+
+    Raises:
+        ArmRefusedError: as `oversample` does.
+    """
+    numbers = np.arange(len(train.labels))[:, None]
+    rows, _, notes = oversample(numbers, train.labels, train.label_names, "random_oversampling", balance_to, seed)
+    return train.take(rows[:, 0]), notes
+
+
+def oversample(
+    rows: np.ndarray, labels: np.ndarray, names: list[str], method: str, balance_to: int | None, seed: int
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """New rows (m, d) that bring the short classes of `rows` (n, d) to the size of the largest, or to `balance_to`;
+    their labels (m,); and notes on what was not done as asked.
+
+    One class after another, each with as many neighbours as it allows: at most its own rows less one.
+
+    Raises:
+        ArmRefusedError: no class is short, or one is too small for the method, or nothing could be made.
+    """
+    notes: list[str] = []
+    made, made_labels = [rows[:0]], [labels[:0]]
+    short = shortage(labels, len(names), balance_to)
+    if not short.any():
+        raise ArmRefusedError("no class is short of rows, so there is nothing to over-sample")
+    for number in np.flatnonzero(short):
+        size = int((labels == number).sum())
+        neighbours = min(NEIGHBOURS, size - 1)
+        if method != "random_oversampling":
+            if neighbours < 1:
+                raise ArmRefusedError(f"{method} needs two train rows a class, {names[number]} has {size}")
+            if neighbours < NEIGHBOURS:
+                notes.append(
+                    f"{method}: {names[number]} has {size} rows, so {neighbours} neighbours, not {NEIGHBOURS}"
+                )
+        target = {int(number): size + int(short[number])}
+        sampler = build_sampler(method, target, neighbours, len(labels), derive_seed(seed, int(number)) % 2**32)
+        new = resample(sampler, rows, labels)
+        if len(new) == 0:
+            notes.append(f"{method}: nothing made of {names[number]}: none of its rows lies near enough other classes")
+        made.append(new)
+        made_labels.append(np.full(len(new), number))
+    if sum(map(len, made)) == 0:
+        raise ArmRefusedError(f"{method} made nothing: no short class lies near enough others")
+    return np.concatenate(made), np.concatenate(made_labels), notes
+
+
+def build_sampler(method: str, target: dict[int, int], neighbours: int, rows: int, seed: int) -> BaseOverSampler:
+    """The imbalanced-learn sampler of a method that brings the class in `target` to the size given there.
+
+    Raises:
+        ValueError: imbalanced-learn is not installed.
+    """
+    try:
+        from imblearn.over_sampling import ADASYN, SMOTE, BorderlineSMOTE, RandomOverSampler
+    except ImportError as error:
+        raise ValueError(
+            f"the over-sampling arms need imbalanced-learn ({error}); pip install imbalanced-learn"
+        ) from error
+    common = {"sampling_strategy": target, "random_state": seed}
+    if method == "random_oversampling":
+        return RandomOverSampler(**common)
+    if method == "smote":
+        return SMOTE(**common, k_neighbors=neighbours)
+    if method == "borderline_smote":
+        return BorderlineSMOTE(**common, k_neighbors=neighbours, m_neighbors=min(SURROUNDING, rows - 1))
+    return ADASYN(**common, n_neighbors=neighbours)
+
+
+def resample(sampler: BaseOverSampler, rows: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """The rows that `sampler` adds, which it puts after the given ones; none where its method has none to make."""
+    try:
+        return sampler.fit_resample(rows, labels)[0][len(rows) :]
+    except (RuntimeError, ValueError) as error:
+        # ADASYN's words where no row of the class has a neighbour of another one, or where all shares round to 0
+        if "majority" in str(error) or "No samples will be generated" in str(error):
+            return rows[:0]
+        raise
