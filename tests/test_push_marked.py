@@ -19,10 +19,10 @@ from test_push_samples import PATIENT, picture_file
 
 from clinsynth.hub.shards import PublishedShards, write_table
 from clinsynth.scripts.inspect_sample import inspect_file
+from clinsynth.synthesis.image_shards import ImageShards, write_image_shards
 from clinsynth.synthesis.image_sources import ImageSources
 from clinsynth.synthesis.provenance import Provenance, all_marked, is_marked, make_chunk, mark_picture, read_picture
 from clinsynth.synthesis.shard_files import HashedFile, hash_each, looked_at, marked_schema, read_columns
-from clinsynth.synthesis.shards import ShardPlan, write_shards
 
 GENERATOR = {"model": "me/retina", "weights_sha256": "abc", "seed": 0}
 MADE = Provenance("me/retina", "abc")
@@ -32,10 +32,10 @@ Change = Callable[[list[dict[str, Any]]], None]
 
 def generate(
     folder: Path, reject: Any = None, side: int = 28, finish: bool = True, sources: ImageSources | None = None
-) -> ShardPlan:
+) -> ImageShards:
     """Ten rows of noise in two shards."""
     labels = [0] * 6 + [1] * 4
-    plan = ShardPlan(folder, labels, dict(enumerate(NAMES)), seed=3, shard_size=6, sources=sources)
+    plan = ImageShards(folder, labels, dict(enumerate(NAMES)), seed=3, shard_size=6, sources=sources)
     folder.mkdir(exist_ok=True)
     plan.begin(GENERATOR)
 
@@ -43,7 +43,7 @@ def generate(
         made = [np.random.default_rng(seed).integers(0, 256, (3, side, side)) for seed in seeds]
         return np.stack(made).astype(np.uint8), np.ones(len(labels), dtype=bool)
 
-    write_shards(plan, sample, batch_size=4, reject=reject)
+    write_image_shards(plan, sample, batch_size=4, reject=reject)
     if finish:
         plan.finish(GENERATOR)
     return plan
