@@ -15,7 +15,6 @@ A run that was stopped goes on when the same command is started again; finished 
 
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
 
 from clinsynth.arguments import run
 from clinsynth.data.arguments import TextDataArguments
@@ -24,9 +23,6 @@ from clinsynth.models.writers import WriterArguments
 from clinsynth.run_folder import check_same_run, create_run_folder, write_run_config
 from clinsynth.synthesis.plan import Amounts
 from clinsynth.synthesis.text_filters import TextFilterArguments
-
-if TYPE_CHECKING:
-    from datasets import Dataset
 
 MAY_DIFFER = frozenset(
     {"output_dir", "batch_size", "dry_run", "endpoint", "concurrency", "timeout_s", "send_real_texts"}
@@ -94,6 +90,7 @@ def main(args: GenerateTextArguments) -> None:
     from accelerate import PartialState
 
     from clinsynth.data.tasks import load_task
+    from clinsynth.data.texts import load_text_dataset
     from clinsynth.models.language_models import load_writer
     from clinsynth.run_folder import atomic_write
     from clinsynth.synthesis.plan import (
@@ -102,17 +99,19 @@ def main(args: GenerateTextArguments) -> None:
         examples_by_label,
         find_label,
         name_labels,
+        number_labels,
         plan_labels,
     )
     from clinsynth.synthesis.text_filters import load_filter
     from clinsynth.synthesis.text_shards import TextShards, settle_shards, write_text_shards
 
     state = PartialState(cpu=not torch.accelerator.is_available())  # else several CPU processes go unseen
-    task, train = load_task(args.task, args.codes), load_train(args)
+    task = load_task(args.task, args.codes)
+    train = load_text_dataset(args, args.seed)["train"] if args.dataset else None
     names = name_labels(task, args.task, train if args.codes is None else None, args.dataset)
     id2label = dict(enumerate(names))
     labels = plan_labels(
-        args.amounts, id2label, partial(find_label, names), lambda: real_labels(train, names), "texts"
+        args.amounts, id2label, partial(find_label, names), partial(number_labels, train, names), "texts"
     )
     asked = [names[label] for label in sorted(set(labels))]
     prompts = Prompts(task, names, examples_by_label(asked, train, args.k_shot, args.dataset), args.k_shot)
@@ -145,21 +144,6 @@ def main(args: GenerateTextArguments) -> None:
     if state.is_main_process:
         settle_shards(plan, prompts, writer.write, seen)
         print(plan.finish(facts))
-
-
-def load_train(args: GenerateTextArguments) -> "Dataset | None":
-    """The train split of --dataset, None without one."""
-    from clinsynth.data.texts import load_text_dataset
-
-    return load_text_dataset(args, args.seed)["train"] if args.dataset else None
-
-
-def real_labels(train: "Dataset | None", names: list[str]) -> list[int]:
-    """The numbers of the real train texts' labels among `names`."""
-    assert train is not None  # only --balance_to asks, which needs --dataset
-    numbers = {name: number for number, name in enumerate(names)}
-    real = train.features["label"].int2str(train["label"][:])
-    return [numbers[name] for name in real if name in numbers]
 
 
 if __name__ == "__main__":

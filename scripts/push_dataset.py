@@ -169,7 +169,7 @@ def files_to_push(args: PushDatasetArguments, sets: list[SetToPush]) -> "Iterato
         yield f"{one.prefix}README.md", cards[one.name].encode()
     if len(sets) > 1:
         rows = {one.name: one.shards.num_rows for one in sets}
-        things = "pictures" if sets[0].shards.of_pictures else "texts"
+        things = "pictures" if sets[0].shards.of_images else "texts"
         yield "README.md", several_cards(cards, rows, args.repo_id, things).encode()
 
 

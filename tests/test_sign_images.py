@@ -21,7 +21,7 @@ from clinsynth.hub.credentials import read_manifest, unsigned
 from clinsynth.hub.shards import write_table
 from clinsynth.images import from_png, to_picture, to_png
 from clinsynth.synthesis.image_shards import ImageShards, write_image_shards
-from clinsynth.synthesis.provenance import Provenance, mark_picture
+from clinsynth.synthesis.provenance import Provenance, mark_image
 from clinsynth.synthesis.sets import read_finished
 from clinsynth.synthesis.shard_files import hash_shards
 
@@ -165,7 +165,7 @@ def test_sets_that_are_not_signed(
 ) -> None:
     changed = generate(tmp_path / "changed")
     table = pq.read_table(changed / FIRST)
-    other = mark_picture(rows_of(changed / FIRST)[1]["image"]["bytes"], Provenance("me/other", "abc").of_row(1))
+    other = mark_image(rows_of(changed / FIRST)[1]["image"]["bytes"], Provenance("me/other", "abc").of_row(1))
     pictures = [table["image"][0].as_py(), {"bytes": other, "path": None}]
     swapped = table.set_column(0, table.schema.field(0), pa.array(pictures, table.schema.field(0).type))
     tables = {

@@ -21,6 +21,7 @@ from text_models import save_small_task
 from clinsynth.data.tasks import load_task
 from clinsynth.models.addresses import is_loopback, key_variable
 from clinsynth.models.endpoints import Endpoint
+from clinsynth.models.writers import WriterArguments
 from clinsynth.pipelines.structured_medical_text.text_rows import derive_seed
 from clinsynth.scripts.generate_text import GenerateTextArguments
 from clinsynth.scripts.generate_text import main as generate
@@ -59,8 +60,8 @@ def arguments(server: ChatServer, task: Path, output_dir: Path, **changes: Any) 
 
 
 def endpoint_of(server: ChatServer, task: Path, **changes: Any) -> Endpoint:
-    settings: dict[str, Any] = {"url": server.url, "schema": load_task(str(task)).schema, "timeout_s": 5.0}
-    return Endpoint(model="m", max_tokens=50, **settings | changes)
+    args = WriterArguments(model="m", endpoint=server.url, timeout_s=5.0, **changes)
+    return Endpoint(args, load_task(str(task)).schema, max_tokens=50)
 
 
 def requests(count: int) -> list[tuple[list[dict[str, str]], int]]:

@@ -201,9 +201,10 @@ def main(args: PreferenceArguments) -> None:
 
 def check_trainable(args: PreferenceArguments, pipeline: Any) -> None:
     """Raise a `ValueError` where the flags ask of the model what it cannot do."""
+    from clinsynth.pipelines.class_conditioned_gan import ClassConditionedGANPipeline
     from clinsynth.trainers.preference.model import is_prompted, network_of
 
-    if "unet" not in pipeline.components:
+    if isinstance(pipeline, ClassConditionedGANPipeline):
         raise ValueError(f"--model {args.model} is a GAN; give a DDPM of `clinsynth train ddpm`")
     if args.lora_rank and is_prompted(pipeline):
         raise ValueError(

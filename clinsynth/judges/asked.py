@@ -19,9 +19,9 @@ from PIL import Image
 from transformers import LogitsProcessorList
 
 from clinsynth.images import to_png
-from clinsynth.models.addresses import is_loopback, read_key, split_address
-from clinsynth.models.endpoints import Endpoint, describe_failure, status_of
-from clinsynth.models.writers import token_budget
+from clinsynth.models.addresses import is_loopback, split_address
+from clinsynth.models.endpoints import CANARY_SCHEMA, Endpoint, describe_failure, open_endpoint, status_of
+from clinsynth.models.writers import WriterArguments, token_budget
 from clinsynth.pipelines.structured_medical_text.schema_logits import SchemaConstraint
 from clinsynth.pipelines.structured_medical_text.schemas import check_text
 from clinsynth.pipelines.structured_medical_text.text_rows import plain_generation
@@ -279,19 +279,9 @@ def open_judge(url: str, model: str, checklist: dict[str, Any], concurrency: int
         ValueError: the server cannot be had, or does not hold to a schema.
     """
     with explained(url):
-        endpoint = Endpoint(
-            url=url,
-            model=model,
-            schema={},
-            max_tokens=64,  # of the canary's answer
-            key=read_key(url, "--judge_endpoint"),
-            temperature=0.0,
-            top_p=1.0,
-            max_attempts=1,
-            concurrency=concurrency,
-            timeout_s=timeout_s,
-        )
-        endpoint.prove_schema()
+        greedy = WriterArguments(model, endpoint=url, temperature=0.0, top_p=1.0, max_attempts=1, max_new_tokens=64)
+        args = replace(greedy, concurrency=concurrency, timeout_s=timeout_s)
+        endpoint = open_endpoint(args, CANARY_SCHEMA, "--judge_endpoint")
     facts = {"model": model, "weights_sha256": None, "served_model": endpoint.served_model}
     return EndpointJudge(endpoint, checklist, facts)
 

@@ -19,7 +19,15 @@ import httpx2
 from anyio.from_thread import start_blocking_portal
 
 from clinsynth.models.addresses import is_loopback, key_variable, read_key
-from clinsynth.models.writers import Messages, Request, attempt_seed, check_answer, closed_schema, token_budget
+from clinsynth.models.writers import (
+    Messages,
+    Outcome,
+    Request,
+    attempt_seed,
+    check_answer,
+    closed_schema,
+    token_budget,
+)
 from clinsynth.pipelines.structured_medical_text.text_rows import RowResult
 
 if TYPE_CHECKING:
@@ -27,7 +35,6 @@ if TYPE_CHECKING:
     from openai.types.chat import ChatCompletion
 
     from clinsynth.models.writers import WriterArguments
-    from clinsynth.pipelines.structured_medical_text.prompts import Task
 
 logger = logging.getLogger("clinsynth")
 
@@ -50,7 +57,7 @@ MOST_BYTES = 16 << 20
 """Of an answer; those of this project are a few thousand."""
 PASSING = (408, 409, 429)
 """Statuses below 500 after which the client asks again."""
-NO_COMPLETION = "what came is no chat completion"
+NO_COMPLETION, TOO_LATE = "what came is no chat completion", "no answer in time"
 
 
 def as_json_schema(schema: dict[str, Any]) -> dict[str, Any]:
@@ -63,38 +70,47 @@ def as_json_object(schema: dict[str, Any]) -> dict[str, Any]:
     return {"type": "json_object", "schema": schema, "value": schema}
 
 
+def open_endpoint(args: WriterArguments, schema: dict[str, Any], flag: str = "--endpoint") -> Endpoint:
+    """The server that `args` name, proven to hold to schemas; `flag` named its address.
+
+    Raises:
+        ValueError: the server cannot be had or does not hold to a schema, or `schema` is not valid.
+        ImportError: the package openai is not installed; says how to.
+    """
+    budget = token_budget(schema, args.max_new_tokens)
+    endpoint = Endpoint(args, closed_schema(schema), budget, read_key(str(args.endpoint), flag))
+    endpoint.prove_schema()
+    return endpoint
+
+
 @dataclass
 class Endpoint:
     """A writer of rows at a server.
 
     Attributes:
+        args: its address as `endpoint`, and how it is asked.
         schema: of a row; sent with each request, and each answer is checked against it.
         max_tokens: of an answer.
         form: how the server takes a schema; `prove_schema` finds it.
         served_model: the model's name as the server says it, from then on.
     """
 
-    url: str
-    model: str
+    args: WriterArguments
     schema: dict[str, Any]
     max_tokens: int
     key: str | None = None
-    temperature: float = 1.0
-    top_p: float = 0.95
-    max_attempts: int = 3
-    concurrency: int = 8
-    timeout_s: float = 120.0
     form: Callable[[dict[str, Any]], dict[str, Any]] = as_json_schema
     served_model: str = ""
 
     @property
+    def url(self) -> str:
+        return str(self.args.endpoint)
+
+    @property
     def facts(self) -> dict[str, Any]:
         """What identifies the model."""
-        return {
-            "weights_sha256": None,
-            "network": "served over the OpenAI protocol",
-            "served_model": self.served_model,
-        }
+        network = "served over the OpenAI protocol"
+        return {"weights_sha256": None, "network": network, "served_model": self.served_model}
 
     def write(self, requests: list[Request]) -> Iterator[RowResult]:
         """A result a request.
@@ -103,43 +119,43 @@ class Endpoint:
             ValueError: the server failed for good; says how, and what to do.
         """
         with start_blocking_portal() as portal, portal.wrap_async_context_manager(self.connect()) as client:
-            at_once = anyio.CapacityLimiter(self.concurrency)
+            at_once = anyio.CapacityLimiter(self.args.concurrency)
             rows = [portal.start_task_soon(self.write_row, client, at_once, request) for request in requests]
-            for row in rows:
-                yield row.result()
+            yield from (row.result() for row in rows)
+
+    async def write_row(self, client: AsyncOpenAI, at_once: anyio.CapacityLimiter, request: Request) -> RowResult:
+        """One row, with a new seed for each attempt after the first."""
+        (messages, seed), data = request, None
+        reasons: list[str] = []
+        async with at_once:
+            while data is None and len(reasons) < self.args.max_attempts:
+                drawn = attempt_seed(seed, len(reasons))
+                data, reason = read_answer(
+                    await self.ask(client, messages, drawn, self.schema, self.form), self.schema
+                )
+                reasons += [] if reason is None else [reason]
+        return RowResult(data, seed, len(reasons) + (data is not None), reasons)
 
     @asynccontextmanager
     async def connect(self, final: tuple[int, ...] = ()) -> AsyncIterator[AsyncOpenAI]:
         """A client of the server; answers of the statuses `final` are not asked for again."""
-        answers = WholeAnswers(self.url, self.key, self.timeout_s, final)
+        way = WholeAnswers(self.url, self.key, self.args.timeout_s, final)
         settings = {"base_url": self.url, "api_key": "none", "max_retries": MOST_TRIES - 1}
-        async with import_openai().AsyncOpenAI(http_client=answers, **settings) as client:
+        async with import_openai().AsyncOpenAI(http_client=way, **settings) as client:
             yield client
 
-    async def write_row(self, client: AsyncOpenAI, at_once: anyio.CapacityLimiter, request: Request) -> RowResult:
-        """One row, with a new seed for each attempt after the first."""
-        messages, seed = request
-        reasons: list[str] = []
-        async with at_once:
-            while len(reasons) < self.max_attempts:
-                drawn = attempt_seed(seed, len(reasons))
-                answer = await self.ask(client, messages, drawn, self.form(self.schema))
-                data, reason = read_answer(answer, self.schema)
-                if reason is None:
-                    return RowResult(data, seed, len(reasons) + 1, reasons)
-                reasons.append(reason)
-        return RowResult(None, seed, len(reasons), reasons)
-
-    async def ask(self, client: AsyncOpenAI, messages: Messages, seed: int, form: dict[str, Any]) -> ChatCompletion:
+    async def ask(
+        self, client: AsyncOpenAI, messages: Messages, seed: int, schema: dict[str, Any], form: Callable[..., Any]
+    ) -> ChatCompletion:
         """An answer with at least one choice, asked for again where the server fails in passing."""
         request: Any = {
             "messages": messages,
-            "model": self.model,
-            "response_format": form,
+            "model": self.args.model,
+            "response_format": form(schema),
             "seed": seed,
             "max_tokens": self.max_tokens,
-            "temperature": self.temperature,
-            "top_p": self.top_p,
+            "temperature": self.args.temperature,
+            "top_p": self.args.top_p,
         }
         try:
             answer: ChatCompletion = await client.chat.completions.create(**request)
@@ -165,57 +181,34 @@ class Endpoint:
 
     async def find_form(self) -> None:
         """`prove_schema`."""
-        seen = []
+        seen = {}
         async with self.connect(UNKNOWN_FORM) as client:
             for form in (as_json_schema, as_json_object):
-                asked = form(CANARY_SCHEMA)
+                kind = form(CANARY_SCHEMA)["type"]
                 try:
-                    answer = await self.ask(client, CANARY, 0, asked)
+                    answer = await self.ask(client, CANARY, 0, CANARY_SCHEMA, form)
                 except ValueError as error:
                     if status_of(error.__cause__) not in UNKNOWN_FORM:
                         raise
-                    seen.append(f"{asked['type']}: {quote_failure(error.__cause__, self.key)}")
+                    seen[kind] = quote_failure(error.__cause__, self.key)
                     continue
                 reason = read_answer(answer, CANARY_SCHEMA)[1]
                 if reason is None:
                     self.form, self.served_model = form, str(answer.model)
                     return
-                seen.append(f"{asked['type']}: its answer was {reason}")
+                seen[kind] = f"its answer was {reason}"
         raise ValueError(
             f"--endpoint {self.url} does not hold to the JSON schema of response_format, which a first request asked "
-            f"for in two forms ({'; '.join(seen)}); use a server with structured outputs (vLLM, TGI, llama.cpp), or "
-            "check its settings and --model"
+            f"for in two forms ({'; '.join(f'{kind}: {what}' for kind, what in seen.items())}); use a server with "
+            "structured outputs (vLLM, TGI, llama.cpp), or check its settings and --model"
         )
 
 
-def read_answer(answer: ChatCompletion, schema: dict[str, Any]) -> tuple[dict[str, Any] | None, str | None]:
+def read_answer(answer: ChatCompletion, schema: dict[str, Any]) -> Outcome:
     """`check_answer` of the first choice."""
     choice = answer.choices[0]
     content = getattr(getattr(choice, "message", None), "content", None)
     return check_answer(content, getattr(choice, "finish_reason", None), schema)
-
-
-def open_endpoint(url: str, args: WriterArguments, task: Task) -> Endpoint:
-    """The server at `url`, proven to hold to schemas.
-
-    Raises:
-        ValueError: the server cannot be had or does not hold to a schema, or the task's is not valid.
-        ImportError: the package openai is not installed; says how to.
-    """
-    endpoint = Endpoint(
-        url=url,
-        model=args.model,
-        schema=closed_schema(task.schema),
-        max_tokens=token_budget(task.schema, args.max_new_tokens),
-        key=read_key(url),
-        temperature=args.temperature,
-        top_p=args.top_p,
-        max_attempts=args.max_attempts,
-        concurrency=args.concurrency,
-        timeout_s=args.timeout_s,
-    )
-    endpoint.prove_schema()
-    return endpoint
 
 
 class WholeAnswers(httpx2.AsyncClient):
@@ -242,17 +235,19 @@ class WholeAnswers(httpx2.AsyncClient):
             httpx2.RequestError: there is none, and the client asks again.
             NoAnswerError: there is none, and it is not to ask again.
         """
-        tries = int(request.headers.get("x-stainless-retry-count", "0")) + 1
-        request.extensions["tries"] = tries
-        request.headers = self.own_headers(request)
+        tries = request.extensions["tries"] = int(request.headers.get("x-stainless-retry-count", "0")) + 1
+        kept = ("host", "content-type", "content-length")
+        headers = {name: request.headers[name] for name in kept if name in request.headers}
+        headers |= {"accept": "application/json", "accept-encoding": "identity", "user-agent": "clinsynth"}
+        request.headers = httpx2.Headers(headers | ({"authorization": f"Bearer {self.key}"} if self.key else {}))
         try:
             with anyio.fail_after(self.timeout_s):
                 response = await self.read(request)
         except TimeoutError as error:
-            self.warn(tries, "no answer in time")
+            self.warn(tries, TOO_LATE)
             if tries >= MOST_TIMEOUTS:
-                raise NoAnswerError("no answer in time", request) from error
-            raise httpx2.ReadTimeout("no answer in time", request=request) from error
+                raise NoAnswerError(TOO_LATE, request) from error
+            raise httpx2.ReadTimeout(TOO_LATE, request=request) from error
         except httpx2.RequestError as error:
             self.warn(tries, cause_of(error))
             raise
@@ -261,13 +256,6 @@ class WholeAnswers(httpx2.AsyncClient):
         elif response.status_code in PASSING or response.status_code >= 500:
             self.warn(tries, f"status {response.status_code}")
         return response
-
-    def own_headers(self, request: httpx2.Request) -> httpx2.Headers:
-        """What a request says besides its body."""
-        kept = ("host", "content-type", "content-length")
-        headers = {name: request.headers[name] for name in kept if name in request.headers}
-        headers |= {"accept": "application/json", "accept-encoding": "identity", "user-agent": "clinsynth"}
-        return httpx2.Headers(headers | ({"authorization": f"Bearer {self.key}"} if self.key else {}))
 
     async def read(self, request: httpx2.Request) -> httpx2.Response:
         """The answer with its body as it came: a compressed one, not asked for, could unfold to any size."""
@@ -332,9 +320,8 @@ def cause_of(error: BaseException) -> str:
 
 def describe_failure(error: BaseException | None) -> str:
     """What went wrong."""
-    status = status_of(error)
-    if status is not None:
-        return f"status {status}"
+    if status_of(error) is not None:
+        return f"status {status_of(error)}"
     broken = error.__cause__ if error is not None else None
     return cause_of(broken) if isinstance(broken, httpx2.RequestError) else str(error)
 
@@ -359,7 +346,7 @@ def hint_for(error: BaseException, variable: str) -> str:
             "mostly prompt and --max_new_tokens exceed its context, which the server's log says: lower --k_shot or "
             "--max_new_tokens, or start it with a longer context"
         )
-    if isinstance(error.__cause__, TimeoutError):
+    if TOO_LATE in str(error):
         return "raise --timeout_s, lower --concurrency, or start the server anew and then the same command"
     if status is not None:
         return "the server's log says why; once it is well, start the same command again"

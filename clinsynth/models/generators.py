@@ -21,10 +21,6 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-    from clinsynth.models.text_to_image import PromptedPipeline
-    from clinsynth.pipelines.class_conditioned_ddpm import ClassConditionedDDPMPipeline
-    from clinsynth.pipelines.class_conditioned_gan import ClassConditionedGANPipeline
-
 logger = logging.getLogger("clinsynth")
 
 SCHEDULERS = {
@@ -75,13 +71,12 @@ Sample = Callable[[list[int], list[int]], tuple["np.ndarray", "np.ndarray"]]
 
 
 class Starts(Protocol):
-    """Images that sampling starts from instead of noise: of a class and seed, and by class the strength, in (0, 1]."""
+    """Images that sampling starts from instead of noise, and by class the strength, in (0, 1]."""
 
-    @property
-    def strengths(self) -> dict[int, float]: ...
+    strengths: dict[int, float]
 
     def images_of(self, labels: list[int], seeds: list[int]) -> np.ndarray:
-        """Images, uint8 (n, channels, side, side)."""
+        """The image of each class and seed, uint8 (n, channels, side, side)."""
 
 
 class Generator(ABC):
@@ -89,41 +84,38 @@ class Generator(ABC):
 
     Attributes:
         pipeline: of diffusers, or called like one.
+        weights: what its revision is the hash of: all that training has changed.
+        form: of its images.
         name: folder or Hub id, the value of --model.
         starts_from_images: it can also change images that there are.
     """
 
     starts_from_images = True
 
-    def __init__(self, pipeline: Any, name: str = ""):
-        self.pipeline, self.name = pipeline, name
+    def __init__(self, pipeline: Any, weights: Any, form: ImageForm, name: str):
+        self.pipeline, self.weights, self.form, self.name = pipeline, weights, form, name
 
     @property
-    @abstractmethod
-    def form(self) -> ImageForm:
-        """The form of its images."""
+    def id2label(self) -> dict[int, str]:
+        """Class numbers to names."""
+        return self.pipeline.id2label  # type: ignore[no-any-return]
 
-    @property
-    @abstractmethod
-    def weights(self) -> torch.nn.Module:
-        """What its revision is the hash of: all that training has changed."""
+    def number_of(self, label: str) -> int:
+        """The class number of a name, or of a number in words; a `ValueError` where the model does not know it."""
+        is_name = label in self.id2label.values() or not label.isdigit()
+        return int(self.pipeline.label_ids(label if is_name else int(label))[0])
 
-    @abstractmethod
     def guidance(self, settings: SamplingArguments) -> float:
         """The guidance scale that is asked for, or what the model takes without one.
 
         Raises:
             ValueError: guidance that the model does not know.
         """
+        return 1.0 if settings.guidance_scale is None else settings.guidance_scale
 
     @abstractmethod
     def prepare(self, settings: SamplingArguments) -> dict[str, Any]:
         """Make the pipeline ready to be sampled so; returns the settings that its call takes."""
-
-    @property
-    def id2label(self) -> dict[int, str]:
-        """Class numbers to names."""
-        return self.pipeline.id2label  # type: ignore[no-any-return]
 
     def facts(self, settings: SamplingArguments) -> dict[str, Any]:
         """What generation.json says of it: weights' hash, network, and how it is sampled."""
@@ -139,15 +131,6 @@ class Generator(ABC):
             "guidance_scale": self.guidance(settings),
             "dtype": settings.dtype,
         }
-
-    def number_of(self, label: str) -> int:
-        """The class number of a name, or of a number in words.
-
-        Raises:
-            ValueError: the model does not know it.
-        """
-        is_name = label in self.id2label.values() or not label.isdigit()
-        return int(self.pipeline.label_ids(label if is_name else int(label))[0])
 
     def sampler(self, settings: SamplingArguments, device: Any, starts: Starts | None = None) -> Sample:
         """What draws images: each has a random generator of its own, so that it is the same whatever the others are.
@@ -184,25 +167,12 @@ class Generator(ABC):
 
 
 class Diffusion(Generator):
-    """A class-conditioned diffusion model on pixels."""
-
-    pipeline: ClassConditionedDDPMPipeline
+    """A `ClassConditionedDDPMPipeline`, of pixels."""
 
     def __init__(self, pipeline: Any, name: str = ""):
-        super().__init__(pipeline, name)
+        config = pipeline.unet.config
+        super().__init__(pipeline, pipeline.unet, ImageForm(config["sample_size"], config["out_channels"]), name)
         self.schedule = pipeline.scheduler  # the one it came with: what is drawn must not depend on who drew before
-
-    @property
-    def form(self) -> ImageForm:
-        config = self.pipeline.unet.config
-        return ImageForm(config["sample_size"], config["out_channels"])
-
-    @property
-    def weights(self) -> torch.nn.Module:
-        return self.pipeline.unet  # type: ignore[no-any-return]
-
-    def guidance(self, settings: SamplingArguments) -> float:
-        return 1.0 if settings.guidance_scale is None else settings.guidance_scale
 
     def facts(self, settings: SamplingArguments) -> dict[str, Any]:
         return super().facts(settings) | {
@@ -220,17 +190,11 @@ class Diffusion(Generator):
 
 
 class TextToImage(Diffusion):
-    """Stable Diffusion with a LoRA, whose prompts are classes; its weights are those of the LoRA."""
+    """A `PromptedPipeline`: Stable Diffusion with a LoRA, whose prompts are classes."""
 
-    pipeline: PromptedPipeline  # type: ignore[assignment]
-
-    @property
-    def form(self) -> ImageForm:
-        return ImageForm(self.pipeline.side, 3, enlarges=True)
-
-    @property
-    def weights(self) -> torch.nn.Module:
-        return self.pipeline  # type: ignore[return-value]
+    def __init__(self, pipeline: Any, name: str = ""):
+        super().__init__(pipeline, name)
+        self.weights, self.form = pipeline, ImageForm(pipeline.side, 3, enlarges=True)
 
     def guidance(self, settings: SamplingArguments) -> float:
         asked = settings.guidance_scale
@@ -246,26 +210,19 @@ class TextToImage(Diffusion):
 
 
 class GAN(Generator):
-    """A class-conditioned GAN, which draws in one pass."""
+    """A `ClassConditionedGANPipeline`, which draws in one pass."""
 
-    pipeline: ClassConditionedGANPipeline
     starts_from_images = False
 
-    @property
-    def form(self) -> ImageForm:
-        config = self.pipeline.generator.config
-        return ImageForm(config["sample_size"], config["out_channels"])
-
-    @property
-    def weights(self) -> torch.nn.Module:
-        return self.pipeline.generator
+    def __init__(self, pipeline: Any, name: str = ""):
+        config = pipeline.generator.config
+        super().__init__(pipeline, pipeline.generator, ImageForm(config["sample_size"], config["out_channels"]), name)
 
     def guidance(self, settings: SamplingArguments) -> float:
-        asked = settings.guidance_scale
-        if asked not in (None, 1):
+        if settings.guidance_scale not in (None, 1):
             raise ValueError(
-                f"--guidance_scale is {asked}, but --model {self.name} is a GAN, which knows no guidance; leave "
-                "the flag out"
+                f"--guidance_scale is {settings.guidance_scale}, but --model {self.name} is a GAN, which knows no "
+                "guidance; leave the flag out"
             )
         return 1.0
 
@@ -316,7 +273,7 @@ def text_to_image_folder(model: str) -> Path | None:
     return folder if (folder / "text_to_image.json").exists() else None
 
 
-def load_ddpm(model: str, index: dict[str, Any], dtype: str) -> ClassConditionedDDPMPipeline:
+def load_ddpm(model: str, index: dict[str, Any], dtype: str) -> Any:
     """A `ClassConditionedDDPMPipeline`; `index` is the checkpoint's `model_index.json`."""
     import torch
     from diffusers import DDPMScheduler, UNet2DModel
@@ -333,7 +290,7 @@ def load_ddpm(model: str, index: dict[str, Any], dtype: str) -> ClassConditioned
     return ClassConditionedDDPMPipeline(unet, scheduler, index.get("id2label"))
 
 
-def load_gan(model: str, index: dict[str, Any], dtype: str) -> ClassConditionedGANPipeline:
+def load_gan(model: str, index: dict[str, Any], dtype: str) -> Any:
     """A `ClassConditionedGANPipeline`; `index` is the checkpoint's `model_index.json`."""
     import torch
 

@@ -66,7 +66,7 @@ def load_writer(args: WriterArguments, task: Task, device: str | torch.device) -
     if args.endpoint:
         from clinsynth.models.endpoints import open_endpoint
 
-        return open_endpoint(args.endpoint, args, task)
+        return open_endpoint(args, task.schema)
     if args.backend == "vllm":
         return VLLMWriter(args, task)
     return LocalWriter(args, load_text_pipeline(args, task, device))

@@ -20,7 +20,7 @@ from datasets import Image as ImageFeature
 
 from clinsynth.images import contact_sheet, from_png, to_picture, to_png
 from clinsynth.run_folder import atomic_write, read_json
-from clinsynth.synthesis.provenance import Provenance, find_provenance, mark_picture
+from clinsynth.synthesis.provenance import Provenance, find_provenance, mark_image
 from clinsynth.synthesis.shard_files import GIVEN_UP, HashedFile, look_at, parquet_options
 from clinsynth.synthesis.shards import Counts, Drawn, Place, ShardPlan, write_shards
 
@@ -77,7 +77,7 @@ class ImageShards(ShardPlan):
         """The row of an image, uint8 (channels, side, side)."""
         png, says = to_png(to_picture(image)), {}
         if self.provenance is not None:
-            png, says = mark_picture(png, self.provenance.of_row(seed)), self.provenance.columns()
+            png, says = mark_image(png, self.provenance.of_row(seed)), self.provenance.columns()
         source = {} if self.sources is None else self.sources.columns(label, seed)
         return {"image": {"bytes": png, "path": None}, "label": label, "seed": seed, **source, **says}
 
@@ -138,4 +138,4 @@ def draw_images(plan: ImageShards, sample: Sample, reject: Reject | None, places
         elif reason is not None:
             yield Drawn(None, [reason], again=True)
         else:
-            yield Drawn(plan.to_row(image, place.label, place.seed))
+            yield Drawn(plan.to_row(image, place.label, place.seed), [])

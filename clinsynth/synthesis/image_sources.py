@@ -89,7 +89,7 @@ def parse_strength(text: float | str) -> float | dict[str, float] | list[float]:
     if not good:
         raise ValueError(
             f"--strength must be a number in (0, 1], LABEL=S,LABEL=S or S,S,S, got {text!r}; 0.3 keeps "
-            "most of a picture"
+            "most of an image"
         )
     return found
 

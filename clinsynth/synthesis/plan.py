@@ -132,6 +132,13 @@ def name_labels(task: Task, task_name: str, train: Dataset | None, dataset: str)
     return names
 
 
+def number_labels(train: Dataset | None, names: list[str]) -> list[int]:
+    """The numbers, among `names`, of the real train texts' labels; --balance_to alone asks, which needs a data set."""
+    assert train is not None
+    real = train.features["label"].int2str(train["label"][:])
+    return [names.index(name) for name in real if name in names]
+
+
 @dataclass(frozen=True)
 class Prompts:
     """What is asked of a language model: called with a label's number and a seed, messages and the examples' ids.

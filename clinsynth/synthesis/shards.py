@@ -15,7 +15,7 @@ from abc import ABC, abstractmethod
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -53,19 +53,20 @@ class Place(NamedTuple):
     seed: int
 
 
-@dataclass(frozen=True)
-class Drawn:
-    """What came of one draw.
-
-    Attributes:
-        row: the columns to keep, None where the sample is rejected.
-        rejected: reasons to count.
-        again: the row may be drawn anew.
-    """
+class Drawn(NamedTuple):
+    """What came of one draw: the row, or None and whether it may be drawn anew; and reasons of rejections to count."""
 
     row: dict[str, Any] | None
-    rejected: list[str] = field(default_factory=list)
+    rejected: list[str]
     again: bool = False
+
+
+class Counts(NamedTuple):
+    """Rows produced by label's number, draws rejected by reason, and rows given up."""
+
+    produced: Counter[int]
+    rejected: Counter[str]
+    given_up: int
 
 
 Draw = Callable[[list[Place]], Iterable[Drawn]]
@@ -110,6 +111,20 @@ class ShardPlan(ABC):
         """How a shard is written."""
         return {}
 
+    @abstractmethod
+    def write_beside(self) -> None:
+        """Write what else lies in the folder of a finished set."""
+
+    def results(self, counts: Counts | None) -> dict[str, Any]:
+        """What generation.json says of the counts; there are none while a set is made."""
+        if counts is None:
+            return {"produced": None, "rejected": None}
+        return {"produced": self.by_name(counts.produced), "rejected": dict(sorted(counts.rejected.items()))}
+
+    def more(self, description: dict[str, Any], counts: Counts | None) -> dict[str, Any]:
+        """What else generation.json says."""
+        return {}
+
     @property
     def num_shards(self) -> int:
         return -(-len(self.labels) // self.shard_size)
@@ -122,9 +137,8 @@ class ShardPlan(ABC):
         first = shard * self.shard_size
         return range(first, min(first + self.shard_size, len(self.labels)))
 
-    def place(self, row: int, draw: int) -> Place:
-        """A row's draw, counted from 0."""
-        return Place(row, self.labels[row], seed_of(self.seed, row, draw))
+    def by_name(self, counts: Counter[int]) -> dict[str, int]:
+        return {name: counts[label] for label, name in self.id2label.items()}
 
     def begin(self, generator: dict[str, Any]) -> None:
         """Write what identifies the set before its first shard.
@@ -141,16 +155,25 @@ class ShardPlan(ABC):
             self.describe(generator, None)
 
     def finish(self, generator: dict[str, Any]) -> str:
-        """Write what lies beside the shards, `generation.json` last, and say what came of it."""
+        """Write what lies beside the shards, generation.json last, and say what came of it."""
         counts = self.count()
         self.write_beside()
         atomic_write(self.output_dir / "README.md", README.format(about=self.about))
         self.describe(generator, counts)
         return self.closing_message(counts)
 
-    @abstractmethod
-    def write_beside(self) -> None:
-        """Write what else lies in the folder of a finished set."""
+    def describe(self, generator: dict[str, Any], counts: Counts | None) -> None:
+        """Write generation.json; without counts, of a set that is begun."""
+        description = {
+            "complete": counts is not None,
+            "generator": generator,
+            "requested": self.by_name(Counter(self.labels)),
+            **self.results(counts),
+            "processes": self.num_processes,
+            "environment": describe_environment(),
+        }
+        description |= self.more(description, counts)
+        atomic_write(self.output_dir / "generation.json", json.dumps(description, indent=2, ensure_ascii=False) + "\n")
 
     def write(self, shard: int, rows: list[dict[str, Any]], rejected: Counter[str]) -> None:
         """Write the rows of one shard, aside first, and what was rejected into the file's metadata."""
@@ -185,53 +208,20 @@ class ShardPlan(ABC):
             rejected.update(reasons)
         return Counts(produced, rejected, rejected.pop(GIVEN_UP, 0))
 
-    def describe(self, generator: dict[str, Any], counts: Counts | None) -> None:
-        """Write `generation.json`; without counts, of a set that is begun."""
-        requested = Counter(self.labels)
-        description = {
-            "complete": counts is not None,
-            "generator": generator,
-            "requested": {name: requested[label] for label, name in self.id2label.items()},
-            **self.results(counts),
-            "processes": self.num_processes,
-            "environment": describe_environment(),
-        }
-        description |= self.more(description, counts)
-        atomic_write(self.output_dir / "generation.json", json.dumps(description, indent=2, ensure_ascii=False) + "\n")
-
-    def results(self, counts: Counts | None) -> dict[str, Any]:
-        """What `generation.json` says of `counts`."""
-        if counts is None:
-            return {"produced": None, "rejected": None}
-        produced = {name: counts.produced[label] for label, name in self.id2label.items()}
-        return {"produced": produced, "rejected": dict(sorted(counts.rejected.items()))}
-
-    def more(self, description: dict[str, Any], counts: Counts | None) -> dict[str, Any]:
-        """What else `generation.json` says."""
-        return {}
-
     def closing_message(self, counts: Counts) -> str:
         """Where the finished set is, how many rows it has, and why it has no more."""
         lines = [f"synthetic data set: {self.output_dir}"]
-        rejected = {reason: count for reason, count in sorted(counts.rejected.items()) if count}
+        rejected = [f"{reason} {count}" for reason, count in sorted(counts.rejected.items()) if count]
         if rejected:
-            lines.append("rejected draws: " + ", ".join(f"{reason} {count}" for reason, count in rejected.items()))
-        missing = Counter(self.labels) - counts.produced
-        if missing:
-            few = ", ".join(f"{name} {missing[label]}" for label, name in self.id2label.items() if missing[label])
-            lines.append(f"{counts.produced.total()} of {len(self.labels)} {self.thing}s; there are too few of: {few}")
+            lines.append(f"rejected draws: {', '.join(rejected)}")
+        missing = self.by_name(Counter(self.labels) - counts.produced)
+        if any(missing.values()):
+            few = ", ".join(f"{name} {count}" for name, count in missing.items() if count)
+            made = f"{counts.produced.total()} of {len(self.labels)} {self.thing}s"
+            lines.append(f"{made}; there are too few of: {few}")
         if counts.given_up:
             lines.append(f"{counts.given_up} rows were given up {self.hint.format(most_draws=self.most_draws)}")
         return "\n".join(lines)
-
-
-@dataclass(frozen=True)
-class Counts:
-    """Rows produced by label's number, draws rejected by reason, and rows given up."""
-
-    produced: Counter[int]
-    rejected: Counter[str]
-    given_up: int
 
 
 def seed_of(seed: int, row: int, draw: int) -> int:
@@ -273,16 +263,14 @@ def draw_rows(
 
     A rejected row queues behind those not yet drawn, so that batches stay full; what is drawn depends on neither. It
     is drawn with the seed of its row and the number of the draw, and given up after the plan's most draws.
-
-    Args:
-        first_draw: the number of the first draw.
     """
     kept: dict[int, dict[str, Any]] = {}
     rejected: Counter[str] = Counter()
     queue = deque((row, first_draw) for row in rows)
     while queue:
         batch = [queue.popleft() for _ in range(min(batch_size, len(queue)))]
-        for (row, number), drawn in zip(batch, draw([plan.place(*pair) for pair in batch]), strict=True):
+        places = [Place(row, plan.labels[row], seed_of(plan.seed, row, number)) for row, number in batch]
+        for (row, number), drawn in zip(batch, draw(places), strict=True):
             rejected.update(drawn.rejected)
             if drawn.again and number + 1 < first_draw + plan.most_draws:
                 queue.append((row, number + 1))

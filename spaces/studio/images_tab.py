@@ -133,10 +133,10 @@ def images_event(models: ModelList) -> Any:
 def marked_files(images: np.ndarray, seeds: list[int], provenance: Any) -> list[bytes]:
     """PNG files that say that they are synthetic, of what generator and which seed."""
     from clinsynth.images import to_picture, to_png
-    from clinsynth.synthesis.provenance import mark_picture
+    from clinsynth.synthesis.provenance import mark_image
 
     rows = zip(images, seeds, strict=False)
-    return [mark_picture(to_png(to_picture(image)), provenance.of_row(seed)) for image, seed in rows]
+    return [mark_image(to_png(to_picture(image)), provenance.of_row(seed)) for image, seed in rows]
 
 
 def gallery_items(files: list[bytes], rows: list[dict[str, Any]], near: list[bool]) -> list[tuple[str, str]]:
