@@ -20,7 +20,7 @@ from clinsynth.models.generators import SamplingArguments
 from clinsynth.run_folder import check_same_run, create_run_folder, write_run_config
 from clinsynth.synthesis.image_checks import KeepArguments
 from clinsynth.synthesis.image_sources import SourceArguments
-from clinsynth.synthesis.plan import Amounts
+from clinsynth.synthesis.plan import check_amounts
 
 if TYPE_CHECKING:
     from clinsynth.models.generators import Generator, Sample
@@ -61,7 +61,7 @@ class GenerateImagesArguments(KeepArguments, SourceArguments, SamplingArguments)
     def __post_init__(self) -> None:
         SamplingArguments.__post_init__(self)
         super().__post_init__()
-        self.amounts = Amounts(self.per_class, self.counts, self.balance_to)
+        check_amounts(self)
         if self.balance_to is not None and not self.dataset:
             raise ValueError(f"--balance_to {self.balance_to} needs --dataset, whose classes it fills up")
         if self.reject_copies and not self.dataset:
@@ -93,9 +93,7 @@ def main(args: GenerateImagesArguments) -> None:
     state = PartialState(cpu=not torch.accelerator.is_available())  # else several CPU processes go unseen
     generator = load_generator(args.model, args.dtype)
     args = replace(args, guidance_scale=generator.guidance(args))
-    labels = plan_labels(
-        args.amounts, generator.id2label, generator.number_of, lambda: real_labels(args, generator), "images"
-    )
+    labels = plan_labels(args, generator.id2label, generator.number_of, lambda: real_labels(args, generator), "images")
     planned = describe_counts(labels, generator.id2label, "images")
     if args.dry_run:
         print(planned)

@@ -21,7 +21,7 @@ from clinsynth.data.arguments import TextDataArguments
 from clinsynth.models.addresses import check_real_texts
 from clinsynth.models.writers import WriterArguments
 from clinsynth.run_folder import check_same_run, create_run_folder, write_run_config
-from clinsynth.synthesis.plan import Amounts
+from clinsynth.synthesis.plan import check_amounts
 from clinsynth.synthesis.text_filters import TextFilterArguments
 
 MAY_DIFFER = frozenset(
@@ -69,7 +69,7 @@ class GenerateTextArguments(TextDataArguments, WriterArguments, TextFilterArgume
         if not self.task:
             raise ValueError("--task is missing; give severity-posts, icd10-report, note-sections, … or a .yaml file")
         WriterArguments.__post_init__(self)
-        self.amounts = Amounts(self.per_class, self.counts, self.balance_to)
+        check_amounts(self)
         for name in ("balance_to", "k_shot", "reject_copies"):
             if getattr(self, name) and not self.dataset:
                 raise ValueError(f"--{name} {getattr(self, name)} needs --dataset, the real texts; name it")
@@ -110,9 +110,7 @@ def main(args: GenerateTextArguments) -> None:
     train = load_text_dataset(args, args.seed)["train"] if args.dataset else None
     names = name_labels(task, args.task, train if args.codes is None else None, args.dataset)
     id2label = dict(enumerate(names))
-    labels = plan_labels(
-        args.amounts, id2label, partial(find_label, names), partial(number_labels, train, names), "texts"
-    )
+    labels = plan_labels(args, id2label, partial(find_label, names), partial(number_labels, train, names), "texts")
     asked = [names[label] for label in sorted(set(labels))]
     prompts = Prompts(task, names, examples_by_label(asked, train, args.k_shot, args.dataset), args.k_shot)
     planned = describe_counts(labels, id2label, "texts")

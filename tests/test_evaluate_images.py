@@ -161,7 +161,7 @@ def test_missing_and_empty_folders_are_named(tmp_path: Path) -> None:
 
 def test_columns_that_are_missing_are_named(tmp_path: Path) -> None:
     Dataset.from_dict({"picture": [1], "label": [0]}).to_parquet(tmp_path / "rows.parquet")
-    with pytest.raises(ValueError, match=r"needs columns image and label .* got picture, label"):
+    with pytest.raises(ValueError, match=r"needs columns image and label .* has picture, label"):
         load_synthetic_images(tmp_path)
 
 

@@ -90,9 +90,7 @@ def ask_of(args: GenerateTextArguments, train: Any = None) -> Any:
 
 
 def labels_of(args: GenerateTextArguments, names: list[str], train: Any = None) -> list[int]:
-    return plan_labels(
-        args.amounts, dict(enumerate(names)), partial(find_label, names), lambda: train["label"], "texts"
-    )
+    return plan_labels(args, dict(enumerate(names)), partial(find_label, names), lambda: train["label"], "texts")
 
 
 def posts(folder: Path, per_class: int = 12) -> Path:

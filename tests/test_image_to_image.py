@@ -289,18 +289,18 @@ def test_what_a_classifier_sees_as_another_class_is_drawn_anew(eyes: ImageArrays
     names = [*GRADES[::-1]]  # numbered otherwise than the generator's
     network = build_small_resnet(5, 3, seed=1)
     save_classifier(network, names, tmp_path / "judge")
-    check = ClassCheck.of(str(tmp_path / "judge"), dict(enumerate(GRADES)))
+    check = ClassCheck(str(tmp_path / "judge"), dict(enumerate(GRADES)))
     seen = [names[number] for number in predict(network, eyes.images[:20]).argmax(1)]
     labels = [GRADES.index(name) for name in seen]
     assert check(eyes.images[:20], labels, [0] * 20) == [None] * 20
     assert check(eyes.images[:20], [(label + 1) % 5 for label in labels], [0] * 20) == [OTHER_CLASS] * 20
     with pytest.raises(ValueError, match=r"--keep_if_class has the classes .*without 'severe'"):
-        ClassCheck.of(str(tmp_path / "judge"), {0: "grade 0", 1: "severe"})
+        ClassCheck(str(tmp_path / "judge"), {0: "grade 0", 1: "severe"})
     with pytest.raises(ValueError, match=r"--keep_if_class .*nothing cannot be loaded"):
-        ClassCheck.of(str(tmp_path / "nothing"), dict(enumerate(GRADES)))
+        ClassCheck(str(tmp_path / "nothing"), dict(enumerate(GRADES)))
     save_classifier(build_small_resnet(1000, 3), [f"c{n}" for n in range(1000)], tmp_path / "of-other-things")
     with pytest.raises(ValueError, match=r"classes c0, c1, (c\d+, )+… \(1,000 in all\), without 'grade 0'"):
-        ClassCheck.of(str(tmp_path / "of-other-things"), dict(enumerate(GRADES)))
+        ClassCheck(str(tmp_path / "of-other-things"), dict(enumerate(GRADES)))
 
 
 def test_the_command_keeps_by_class_without_sources(model: Path, data: Path, tmp_path: Path) -> None:

@@ -73,7 +73,8 @@ Sample = Callable[[list[int], list[int]], tuple["np.ndarray", "np.ndarray"]]
 class Starts(Protocol):
     """Images that sampling starts from instead of noise, and by class the strength, in (0, 1]."""
 
-    strengths: dict[int, float]
+    @property
+    def strengths(self) -> dict[int, float]: ...
 
     def images_of(self, labels: list[int], seeds: list[int]) -> np.ndarray:
         """The image of each class and seed, uint8 (n, channels, side, side)."""

@@ -32,13 +32,13 @@ PER_GRADE, LEAST_KAPPA = 60, 0.6
 
 
 class Check(Protocol):
-    """One check; `facts` are what generation.json says of it."""
+    """From images, uint8 (n, channels, side, side), labels and seeds to reasons; `facts` are what generation.json says
+    of it."""
 
     @property
     def facts(self) -> dict[str, Any]: ...
 
-    def __call__(self, images: np.ndarray, labels: list[int], seeds: list[int]) -> list[str | None]:
-        """Reasons of images, uint8 (n, channels, side, side), of these classes and seeds."""
+    def __call__(self, images: np.ndarray, labels: list[int], seeds: list[int]) -> list[str | None]: ...
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,6 @@ class ChangeCheck:
         return replace(self, rows=self.space.describe(sources.images), sources=sources)
 
     def __call__(self, images: np.ndarray, labels: list[int], seeds: list[int]) -> list[str | None]:
-        """Reasons of images, as of `Check`."""
         distances = self.distances(images, labels, seeds)
         return [UNCHANGED if distance < self.least else None for distance in distances]
 
@@ -111,52 +110,34 @@ class CopyCheck:
     detector: CopyDetector
 
     def __call__(self, images: np.ndarray, labels: list[int], seeds: list[int]) -> list[str | None]:
-        """Reasons of images, as of `Check`."""
-        reasons: list[str | None] = self.detector.reasons(images)
-        return reasons
+        return self.detector.reasons(images)
 
     @property
     def facts(self) -> dict[str, Any]:
-        facts: dict[str, Any] = self.detector.describe()
-        return facts
+        return self.detector.describe()
 
 
-@dataclass(frozen=True)
 class ClassCheck:
-    """Does a classifier see the class that was asked for?"""
+    """Does the classifier in a folder or on the Hub see the class that was asked for?
 
-    model: Any
-    classes: list[int]
-    name: str
+    Raises:
+        ValueError: it cannot be loaded, or lacks a class of the generator.
+    """
 
-    @classmethod
-    def of(cls, name: str, id2label: dict[int, str]) -> ClassCheck:
-        """The check by the classifier in a folder or on the Hub.
-
-        Raises:
-            ValueError: it cannot be loaded, or lacks a class of the generator.
-        """
+    def __init__(self, name: str, id2label: dict[int, str]):
         from clinsynth.models.classifiers import class_numbers
         from clinsynth.models.image_classifiers import load_image_classifier
-        from clinsynth.models.weights import best_device
+        from clinsynth.models.weights import best_device, hash_weights
 
-        model, _ = load_image_classifier("--keep_if_class", name, best_device())
-        return cls(model, class_numbers("--keep_if_class", model, list(id2label.values())), name)
+        self.model, _ = load_image_classifier("--keep_if_class", name, best_device())
+        self.classes = class_numbers("--keep_if_class", self.model, list(id2label.values()))
+        self.facts = {"model": name, "weights_sha256": hash_weights(self.model)}
 
     def __call__(self, images: np.ndarray, labels: list[int], seeds: list[int]) -> list[str | None]:
-        """Reasons of images, as of `Check`."""
         from clinsynth.models.image_classifiers import predict
 
-        seen = predict(self.model, images).argmax(1)
-        return [
-            None if number == self.classes[label] else OTHER_CLASS for number, label in zip(seen, labels, strict=True)
-        ]
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        from clinsynth.models.weights import hash_weights
-
-        return {"model": self.name, "weights_sha256": hash_weights(self.model)}
+        pairs = zip(predict(self.model, images).argmax(1), labels, strict=True)
+        return [None if seen == self.classes[label] else OTHER_CLASS for seen, label in pairs]
 
 
 @dataclass(frozen=True)
@@ -192,7 +173,6 @@ class ChecklistCheck:
         return cls(judge, parse_share(str(args.keep_if_checklist)), refused, generator.id2label, args.judge_model)
 
     def __call__(self, images: np.ndarray, labels: list[int], seeds: list[int]) -> list[str | None]:
-        """Reasons of images, as of `Check`."""
         from clinsynth.judges.judges import judge_arrays
 
         answers = judge_arrays(self.judge, images, [self.names[label] for label in labels])
@@ -211,8 +191,8 @@ class ChecklistCheck:
     def facts(self) -> dict[str, Any]:
         from clinsynth.judges.judges import describe_judge
 
-        facts = describe_judge(self.judge, self.model)
-        return {**facts, "least_share": str(self.least), "refused": sorted(self.refused)}
+        known = describe_judge(self.judge, self.model)
+        return {**known, "least_share": str(self.least), "refused": sorted(self.refused)}
 
 
 def refused_items(judge: Any, side: int, channels: int, seed: int) -> frozenset[str]:
@@ -327,7 +307,7 @@ def load_keep(args: KeepArguments, generator: Generator, sources: ImageSources |
     if args.reject_copies:
         checks["reject_copies"] = CopyCheck(fit_detector(args, generator, seed))
     if args.keep_if_class:
-        checks["class"] = ClassCheck.of(args.keep_if_class, generator.id2label)
+        checks["class"] = ClassCheck(args.keep_if_class, generator.id2label)
     if args.keep_if_checklist:
         checks["checklist"] = ChecklistCheck.of(args, generator, seed)
     return Keep(checks)

@@ -8,7 +8,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from clinsynth.data.labels import first_of
 
@@ -20,27 +20,22 @@ if TYPE_CHECKING:
 logger = logging.getLogger("clinsynth")
 
 
-@dataclass(frozen=True)
-class Amounts:
-    """How many samples to make, by one of the three flags.
-
-    Attributes:
-        per_class: of every label.
-        counts: of some labels, `LABEL=N,LABEL=N`.
-        balance_to: of every label as many as the real train split lacks to this number.
-    """
+class Amounts(Protocol):
+    """The flags of a command that say how many samples it makes."""
 
     per_class: int | None
     counts: str | None
     balance_to: int | None
 
-    def __post_init__(self) -> None:
-        if sum(option is not None for option in (self.per_class, self.counts, self.balance_to)) != 1:
-            raise ValueError("give exactly one of --per_class N, --counts LABEL=N,… and --balance_to N")
+
+def check_amounts(args: Amounts) -> None:
+    """Raise a `ValueError` where not exactly one of the flags is given."""
+    if sum(option is not None for option in (args.per_class, args.counts, args.balance_to)) != 1:
+        raise ValueError("give exactly one of --per_class N, --counts LABEL=N,… and --balance_to N")
 
 
 def plan_labels(
-    amounts: Amounts,
+    args: Amounts,
     id2label: Mapping[int, str],
     number_of: Callable[[str], int],
     real: Callable[[], list[int]],
@@ -57,17 +52,17 @@ def plan_labels(
     Raises:
         ValueError: an unknown label, or nothing to generate.
     """
-    if amounts.counts is not None:
-        wanted = parse_counts(amounts.counts, number_of)
-    elif amounts.per_class is not None:
-        wanted = dict.fromkeys(id2label, amounts.per_class)
+    if args.counts is not None:
+        wanted = parse_counts(args.counts, number_of)
+    elif args.per_class is not None:
+        wanted = dict.fromkeys(id2label, args.per_class)
     else:
-        there, most = Counter(real()), amounts.balance_to or 0
+        there, most = Counter(real()), args.balance_to or 0
         wanted = {label: max(0, most - there[label]) for label in id2label}
     labels = [label for label in sorted(wanted) for _ in range(wanted[label])]
     if not labels:
-        enough = f"no label is below {amounts.balance_to} {things}"
-        why = f"--counts {amounts.counts} asks for none" if amounts.counts else enough
+        enough = f"no label is below {args.balance_to} {things}"
+        why = f"--counts {args.counts} asks for none" if args.counts else enough
         raise ValueError(f"there is nothing to generate: {why}; raise the number")
     return labels
 

@@ -139,22 +139,22 @@ def class_names(schema: pa.Schema) -> list[str] | None:
 
 
 def load_labelled(spec: str, column: str, wrote: str) -> Dataset:
-    """The rows of the synthetic set in a folder or on the Hub (all splits).
+    """The rows of the synthetic set in a folder or on the Hub (all splits), with columns `column` and label.
 
     Args:
         spec: the value of --synthetic.
-        column: that it must have beside label (with class names): image or text.
+        column: image or text.
         wrote: the command that writes such sets.
 
     Raises:
-        ValueError: it cannot be read, or lacks a column.
+        ValueError: it cannot be read, has no row, or lacks a column; labels need class names.
     """
     from datasets import ClassLabel, concatenate_datasets, load_dataset
     from datasets.exceptions import DatasetGenerationError
 
     from clinsynth.data.sources import load_folder
 
-    path = Path(spec)
+    path, hint = Path(spec), f"give a folder that `{wrote}` wrote"
     try:
         if path.is_dir() and shard_paths(path):
             data = SetReader.open(path, wrote).dataset()
@@ -163,12 +163,14 @@ def load_labelled(spec: str, column: str, wrote: str) -> Dataset:
     except (DatasetGenerationError, OSError, ValueError) as error:
         if "corresponds to no data" in str(error):
             raise ValueError(f"--synthetic {spec} holds no {column}; give at least one a class") from error
-        raise ValueError(f"--synthetic {spec} cannot be read ({error}); give a folder that `{wrote}` wrote") from error
+        raise ValueError(f"--synthetic {spec} cannot be read ({error}); {hint}") from error
     if column not in data.features or not isinstance(data.features.get("label"), ClassLabel):
+        columns = ", ".join(data.column_names)
         raise ValueError(
-            f"--synthetic {spec} must have columns {column} and label (with class names), has "
-            f"{', '.join(data.column_names)}; give a folder that `{wrote}` wrote"
+            f"--synthetic {spec} needs columns {column} and label (with class names), has {columns}; {hint}"
         )
+    if len(data) == 0:
+        raise ValueError(f"--synthetic {spec} holds no {column}; give at least one a class")
     return data
 
 
@@ -176,23 +178,16 @@ def load_synthetic_images(folder: Path) -> ImageArrays:
     """The images that `clinsynth generate images` wrote, at their own resolution and channels.
 
     Raises:
-        ValueError: no folder, no shard, no row, no image or named label column, or an image that cannot be read.
+        ValueError: no folder, no shard, as of `load_labelled`, or an image that cannot be read.
     """
     from clinsynth.data.images import to_arrays
 
-    reader = SetReader.open(folder, WROTE_IMAGES)
-    if not {"image", "label"} <= set(reader.columns) or class_names(open_shard(reader.shards[0]).schema_arrow) is None:
-        raise ValueError(
-            f"{reader.name} needs columns image and label (with class names), got {', '.join(reader.columns)}; give "
-            f"the folder that `{WROTE_IMAGES}` wrote"
-        )
-    dataset = reader.dataset()
-    if len(dataset) == 0:
-        raise ValueError(f"{reader.name} holds no image; give the folder that `{WROTE_IMAGES}` wrote")
+    SetReader.open(folder, WROTE_IMAGES)  # which refuses what is no folder of shards here
+    rows = load_labelled(str(folder), "image", WROTE_IMAGES).select_columns(["image", "label"])
     try:
-        return to_arrays(dataset.select_columns(["image", "label"]), None, None, None)
+        return to_arrays(rows, None, None, None)
     except ValueError as error:
-        raise ValueError(f"{reader.name}: {error}") from error
+        raise ValueError(f"--synthetic {folder}: {error}") from error
 
 
 def with_labels_of(real: ImageArrays, synthetic: ImageArrays) -> ImageArrays:
