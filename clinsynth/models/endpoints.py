@@ -267,10 +267,11 @@ class WholeAnswers(httpx2.AsyncClient):
                     raise NoAnswerError(f"an answer of more than {MOST_BYTES >> 20} MB", request)
         finally:
             await response.aclose()
-        headers = response.headers
-        if response.is_success and ("json" not in headers.get("content-type", "") or "content-encoding" in headers):
+        if response.headers.get("content-encoding", "identity") != "identity":
+            raise NoAnswerError("a compressed answer, which was not asked for", request)
+        if response.is_success and "json" not in response.headers.get("content-type", ""):
             raise httpx2.DecodingError(f"{NO_COMPLETION} but another kind of page", request=request)
-        return httpx2.Response(response.status_code, headers=headers, content=bytes(body), request=request)
+        return httpx2.Response(response.status_code, headers=response.headers, content=bytes(body), request=request)
 
     def warn(self, tries: int, failure: str) -> None:
         logger.warning("%s: %s; that was try %d of at most %d", self.url, failure, tries, MOST_TRIES)
