@@ -58,7 +58,7 @@ def inspect_file(path: Path) -> dict[str, Any] | None:
     Raises:
         ValueError: there is no such file, or it is neither PNG nor Parquet.
     """
-    from clinsynth.synthesis.provenance import SIGNATURE, read_picture
+    from clinsynth.synthesis.provenance import SIGNATURE, read_mark
     from clinsynth.synthesis.shard_files import explained_where_damaged
 
     if not path.is_file():
@@ -67,7 +67,7 @@ def inspect_file(path: Path) -> dict[str, Any] | None:
         start = file.read(len(SIGNATURE))
     with explained_where_damaged(path):
         if start == SIGNATURE:
-            return read_picture(path.read_bytes())
+            return read_mark(path.read_bytes())
         if start.startswith(b"PAR1"):
             return inspect_rows(path)
     raise ValueError(f"{path} is neither a PNG nor a Parquet file; give a file of one of these kinds")
@@ -98,9 +98,9 @@ def inspect_rows(path: Path) -> dict[str, Any] | None:
 
 
 def count_picture(row: dict[str, Any], names: list[str], pictures: dict[str, int]) -> None:
-    from clinsynth.synthesis.provenance import read_picture
+    from clinsynth.synthesis.provenance import read_mark
 
-    says = read_picture(row["image"]["bytes"]) if "image" in row else None
+    says = read_mark(row["image"]["bytes"]) if "image" in row else None
     if says is not None:
         pictures["marked"] += 1
         pictures["agree with their row"] += all(says.get(name) == row[name] for name in names)

@@ -119,10 +119,10 @@ def find_set(name: str, folder: Path, evidence: Path, args: PushDatasetArguments
     from clinsynth.hub.gate import read_gate
     from clinsynth.hub.shards import PublishedShards
     from clinsynth.hub_cards.evidence import check_about_set, read_evidence
-    from clinsynth.hub_cards.sets import read_generation
+    from clinsynth.synthesis.sets import read_finished
     from clinsynth.synthesis.shard_files import find_shards, hash_all, hash_each
 
-    generation = read_generation(folder)
+    generation = read_finished(folder)
     find_shards(folder)
     read = read_evidence(evidence)
     assert read is not None
@@ -169,7 +169,7 @@ def files_to_push(args: PushDatasetArguments, sets: list[SetToPush]) -> "Iterato
         yield f"{one.prefix}README.md", cards[one.name].encode()
     if len(sets) > 1:
         rows = {one.name: one.shards.num_rows for one in sets}
-        things = "pictures" if sets[0].shards.of_pictures else "texts"
+        things = "pictures" if sets[0].shards.of_images else "texts"
         yield "README.md", several_cards(cards, rows, args.repo_id, things).encode()
 
 

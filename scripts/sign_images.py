@@ -103,11 +103,11 @@ def files_to_sign(folder: Path) -> list[Path]:
     Raises:
         ValueError: there are none, or the set is not finished.
     """
-    from clinsynth.hub_cards.sets import read_generation
+    from clinsynth.synthesis.sets import read_finished
     from clinsynth.synthesis.shard_files import find_shards
 
     if any((folder / "data").glob("*.parquet")) or (folder / "generation.json").exists():
-        check_made_from_noise(read_generation(folder), folder)
+        check_made_from_noise(read_finished(folder), folder)
         return find_shards(folder)
     files = sorted(path for path in folder.rglob("*.png") if not path.name.startswith("."))
     if not files:

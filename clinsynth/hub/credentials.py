@@ -21,7 +21,7 @@ from clinsynth.synthesis.provenance import (
     is_marked,
     make_chunk,
     read_chunks,
-    read_picture,
+    read_mark,
 )
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ def unsigned(picture: bytes) -> bytes:
         raise ValueError(f"a picture's manifest cannot be read ({error}); sign its set again") from error
     if state not in STATES:
         raise ValueError(f"a picture's signature does not hold: {'; '.join(why)}; sign its set again")
-    if not is_ours(list(store["manifests"].values()), expected(read_picture(picture))):
+    if not is_ours(list(store["manifests"].values()), expected(read_mark(picture))):
         raise ValueError(
             "a picture's manifest is not as `clinsynth sign images` writes it, so that it may hold words nobody has "
             "looked at; sign its set again"
@@ -205,7 +205,7 @@ def sign_picture(picture: bytes, signer: PictureSigner) -> bytes:
     """
     if is_signed(picture):
         raise ValueError("a picture is signed already; sign the one it was made from")
-    says = read_picture(picture)
+    says = read_mark(picture)
     if says is None or says != expected(says):
         raise ValueError(
             "a picture does not say that clinsynth made it, so it is not signed as synthetic; generate its set again, "

@@ -82,7 +82,7 @@ def describe_gate(readings: Iterable[Reading], accepted_risk: str) -> str:
 def describe_provenance(shards: PublishedShards) -> str:
     """How a single sample says where it comes from."""
     left_out = f" Left out at publishing: {', '.join(shards.left_out)}." if shards.left_out else ""
-    chunk = " So does a text chunk in each picture's PNG file." if shards.of_pictures else ""
+    chunk = " So does a text chunk in each picture's PNG file." if shards.of_images else ""
     return (
         "## Where a sample comes from\n\nThe columns `synthetic`, `generator`, `revision` and `seed` say it of every "
         f"row.{chunk} `clinsynth inspect FILE` reads a PNG or Parquet file of this set.{left_out}\n"

@@ -70,14 +70,14 @@ class PublishedShards:
         return cls(folder, find_provenance(generation, folder), hashed, reasons, generation.get("looked_at"))
 
     @property
-    def of_pictures(self) -> bool:
+    def of_images(self) -> bool:
         return any(column["name"] == "image" for column in self.columns)
 
     def files(self, produced: int) -> Iterator[tuple[str, bytes | HashedFile]]:
         """Path within the set, and content, of each shard.
 
         Raises:
-            ValueError: the rows are not as many as `produced`, a shard cannot be read, or a picture is damaged.
+            ValueError: the rows are not as many as `produced`, a shard cannot be read, or an image is damaged.
         """
         known = self.known or {}
         totals = known.get("num_rows", 0), known.get("num_bytes", 0)
@@ -122,30 +122,30 @@ class PublishedShards:
         self.columns = features._to_yaml_list()
         columns = {name: table[name] for name in features if name in own}
         if "image" in columns:
-            columns["image"] = self.mark_pictures(table)
+            columns["image"] = self.mark_images(table)
         for name, value in self.provenance.columns().items():
             columns[name] = pa.repeat(pa.scalar(value), table.num_rows)
         return pa.table({name: columns[name] for name in features}, schema=features.arrow_schema)
 
-    def mark_pictures(self, table: pa.Table) -> pa.Array:
-        """The column of pictures, each marked with its row's provenance; no file name is kept."""
+    def mark_images(self, table: pa.Table) -> pa.Array:
+        """The column of images, each marked with its row's provenance; no file name is kept."""
         import pyarrow as pa
 
-        pictures = table["image"].combine_chunks().field("bytes").to_pylist()
-        seeds = table["seed"].to_pylist() if "seed" in table.column_names else [None] * len(pictures)
-        if any(map(is_signed, pictures)):
+        images = table["image"].combine_chunks().field("bytes").to_pylist()
+        seeds = table["seed"].to_pylist() if "seed" in table.column_names else [None] * len(images)
+        if any(map(is_signed, images)):
             raise ValueError(
-                f"{self.folder} holds signed pictures in a shard that is not as `clinsynth sign images` wrote it, and "
+                f"{self.folder} holds signed images in a shard that is not as `clinsynth sign images` wrote it, and "
                 "writing it anew would take their signatures away; sign the set again"
             )
-        marked = list(map(insert, pictures, self.provenance.chunks(seeds)))
+        marked = list(map(insert, images, self.provenance.chunks(seeds)))
         return pa.StructArray.from_arrays(
             [pa.array(marked, pa.binary()), pa.nulls(len(marked), pa.string())], ["bytes", "path"]
         )
 
 
 def schema_fields(folder: Path) -> list[str]:
-    """The fields of a text set's schema, each of which is a column; none of a set of pictures."""
+    """The fields of a text set's schema, each of which is a column; none of a set of images."""
     path = folder / "task.json"
     return list(json.loads(path.read_text(encoding="utf-8"))["schema"]["properties"]) if path.exists() else []
 

@@ -214,9 +214,9 @@ def check_columns(names: list[str], path: Path) -> None:
 
 def check_row(picture: bytes, says: dict[str, Any], where: str) -> None:
     """Refuse a picture that says another origin than its row; one that says none is refused when it is signed."""
-    from clinsynth.synthesis.provenance import read_picture
+    from clinsynth.synthesis.provenance import read_mark
 
-    told = read_picture(picture)
+    told = read_mark(picture)
     if told is not None and {name: told.get(name) for name in says} != says:
         raise ValueError(f"{where}: the picture tells another origin than its row does; generate the set again")
 

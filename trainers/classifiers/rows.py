@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from clinsynth.data.labels import LabelledRows, LabelledSamples
-from clinsynth.data.sources import load_folder
 from clinsynth.seeds import derive_seed
+from clinsynth.synthesis.sets import load_labelled
 from clinsynth.trainers.classifiers.arms import Arm
 
 if TYPE_CHECKING:
@@ -55,24 +55,7 @@ def load_synthetic(spec: str, like: S) -> S:
     Raises:
         ValueError: not readable, or without the columns image (or text) and label (a `ClassLabel`).
     """
-    from datasets import ClassLabel, concatenate_datasets, load_dataset
-    from datasets.exceptions import DatasetGenerationError
-
-    try:
-        splits = load_folder(Path(spec)) if Path(spec).is_dir() else load_dataset(spec)
-    except (DatasetGenerationError, OSError, ValueError) as error:
-        if "corresponds to no data" in str(error):
-            raise ValueError(f"--synthetic {spec} holds no {like.noun}; give at least one a class") from error
-        raise ValueError(
-            f"--synthetic {spec} cannot be read ({error}); give a folder that `{like.made_by}` wrote"
-        ) from error
-    data = concatenate_datasets(list(splits.values()))
-    if like.column not in data.features or not isinstance(data.features.get("label"), ClassLabel):
-        raise ValueError(
-            f"--synthetic {spec} must have columns {like.column} and label (with class names), has "
-            f"{', '.join(data.column_names)}; give a folder that `{like.made_by}` wrote"
-        )
-    return like.read_like(data)
+    return like.read_like(load_labelled(spec, like.column, like.made_by))
 
 
 def check_data(real: Mapping[str, S], synthetic: Mapping[str, S]) -> None:
