@@ -24,7 +24,7 @@ from clinsynth.models.generators import load_pipeline
 from clinsynth.models.text_to_image import load_text_to_image
 from clinsynth.models.text_to_image_base import open_base
 from clinsynth.run_folder import read_metrics
-from clinsynth.trainers.diffusion.model import diffusion_loss
+from clinsynth.trainers.diffusion.model import DDPMProcess
 from clinsynth.trainers.text_to_image.latents import encode, latent_stream, open_pictures
 from clinsynth.trainers.text_to_image.model import add_lora, build_prompted, class_prompts, learned_words, open_base_of
 from clinsynth.trainers.train_text_to_image_lora import TextToImageLoraArguments, main
@@ -153,7 +153,7 @@ def test_the_loss_of_one_batch_falls(kind: str, place: Path, tmp_path: Path) -> 
     optimizer = torch.optim.AdamW(trained, lr=0.02)
     course = []
     for _ in range(12):
-        loss = diffusion_loss(prompted.unet, prompted.scheduler, batch, 5.0)
+        loss = DDPMProcess(prompted.scheduler, 5.0).loss(prompted.unet, batch)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
