@@ -17,12 +17,12 @@ from datasets import Image as ImageFeature
 from helpers import run_python
 from test_push_samples import PATIENT, picture_file
 
-from clinsynth.hub.shards import PublishedShards, hash_each, marked_schema, read_columns, write_table
-from clinsynth.hub.upload import HashedFile
+from clinsynth.hub.shards import PublishedShards, write_table
 from clinsynth.scripts.inspect_sample import inspect_file
+from clinsynth.synthesis.image_shards import ImageShards, write_image_shards
 from clinsynth.synthesis.image_sources import ImageSources
 from clinsynth.synthesis.provenance import Provenance, all_marked, is_marked, make_chunk, mark_picture, read_picture
-from clinsynth.synthesis.shards import ShardPlan, write_shards
+from clinsynth.synthesis.shard_files import HashedFile, hash_each, looked_at, marked_schema, read_columns
 
 GENERATOR = {"model": "me/retina", "weights_sha256": "abc", "seed": 0}
 MADE = Provenance("me/retina", "abc")
@@ -32,10 +32,10 @@ Change = Callable[[list[dict[str, Any]]], None]
 
 def generate(
     folder: Path, reject: Any = None, side: int = 28, finish: bool = True, sources: ImageSources | None = None
-) -> ShardPlan:
+) -> ImageShards:
     """Ten rows of noise in two shards."""
     labels = [0] * 6 + [1] * 4
-    plan = ShardPlan(folder, labels, dict(enumerate(NAMES)), seed=3, shard_size=6, sources=sources)
+    plan = ImageShards(folder, labels, dict(enumerate(NAMES)), seed=3, shard_size=6, sources=sources)
     folder.mkdir(exist_ok=True)
     plan.begin(GENERATOR)
 
@@ -43,7 +43,7 @@ def generate(
         made = [np.random.default_rng(seed).integers(0, 256, (3, side, side)) for seed in seeds]
         return np.stack(made).astype(np.uint8), np.ones(len(labels), dtype=bool)
 
-    write_shards(plan, sample, batch_size=4, reject=reject)
+    write_image_shards(plan, sample, batch_size=4, reject=reject)
     if finish:
         plan.finish(GENERATOR)
     return plan
@@ -168,7 +168,8 @@ def test_publishing_a_generated_set_needs_neither_datasets_nor_pandas(tmp_path: 
         "from clinsynth.hub_cards.dataset_card import dataset_card\n"
         "from clinsynth.hub_cards.sets import sample_grid\n"
         "from clinsynth.synthesis.provenance import Provenance\n"
-        "from clinsynth.hub.shards import PublishedShards, hash_each\n"
+        "from clinsynth.hub.shards import PublishedShards\n"
+        "from clinsynth.synthesis.shard_files import hash_each\n"
         "folder = Path(sys.argv[1])\n"
         "shards = PublishedShards(folder, Provenance('me/retina', 'abc'), hash_each(folder))\n"
         "assert not any(isinstance(content, bytes) for _, content in shards.files(10))\n"
@@ -316,7 +317,7 @@ def test_what_was_found_when_a_set_was_finished_holds_for_these_shards_and_words
             change["looked_at"] |= json.loads(other.read_text())["looked_at"]
         path.write_text(json.dumps(generation | change))
         shards = shards_of(folder)
-        assert shards.known != shards.describe(10, shards.known["num_bytes"])
+        assert shards.known != looked_at(shards.hashed, shards.provenance, 10, shards.known["num_bytes"])
         assert [isinstance(content, bytes) for _, content in shards.files(10)] == ["provenance" in change] * 2
 
 

@@ -42,12 +42,12 @@ class TextToImageLoraArguments(PromptedArguments):
 
 def main(args: TextToImageLoraArguments) -> None:
     """Train, and leave the LoRA in `args.output_dir`."""
+    from clinsynth.data.images import open_enlarged
     from clinsynth.trainers.harness import open_run_folder
-    from clinsynth.trainers.text_to_image.latents import open_pictures
     from clinsynth.trainers.text_to_image.model import build_prompted, open_base_of
 
     pipe, facts = open_base_of(args)
-    images = open_pictures(args, pipe.unet.config.sample_size * pipe.vae_scale_factor, args.seed)
+    images = open_enlarged(args, pipe.unet.config.sample_size * pipe.vae_scale_factor, args.seed)
     prompted = build_prompted(args, pipe, facts, images.label_names)
     if args.dry_run:
         print(describe(args, images, prompted))

@@ -3,18 +3,76 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from clinsynth.data.duplicates import NearDuplicates
-from clinsynth.data.labels import first_of
 from clinsynth.metrics.texts.words import words_of
+
+if TYPE_CHECKING:
+    import torch
 
 NO_WORD = "no word"
 NEAR_DUPLICATE, TRAIN_COPY = "near duplicate", "near copy of a train text"
 NOT_CONFIRMED = "label not confirmed"
+
+
+@dataclass
+class TextFilterArguments:
+    """Which generated texts are kept."""
+
+    near_duplicate: float = 0.7
+    """draw a text anew, up to ten times, while its likeness (Jaccard, pieces of 5 characters) to one kept is this or
+    more; 1 rejects equal texts only, 0 none"""
+    near_duplicate_encoder: str | None = None
+    """folder or Hub id of an encoder, as sentence-transformers/all-MiniLM-L6-v2, by whose sentence embeddings a text
+    is a near-duplicate, too"""
+    near_duplicate_cosine: float = 0.9
+    """their least cosine similarity"""
+    reject_copies: bool = False
+    """draw a text anew also while it is that like a train text of --dataset"""
+    verify_labels: str | None = None
+    """folder of a classifier trained on the real train texts (clinsynth train text-classifier); a text in which it
+    reads another label than the one asked for is drawn anew"""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.near_duplicate <= 1:
+            raise ValueError(f"--near_duplicate must be in [0, 1], got {self.near_duplicate}; 0 turns it off")
+        if not 0 < self.near_duplicate_cosine <= 1:
+            raise ValueError(f"--near_duplicate_cosine must be in (0, 1], got {self.near_duplicate_cosine}; give 0.9")
+        if self.reject_copies and not self.near_duplicate:
+            raise ValueError("--reject_copies true needs --near_duplicate above 0, the likeness of a copy; give 0.7")
+
+
+def load_filter(
+    args: TextFilterArguments, names: list[str], train: Sequence[str], device: str | torch.device
+) -> tuple[SeenTexts, dict[str, Any]]:
+    """What tells which texts are drawn anew, and what generation.json says of it.
+
+    Args:
+        names: the labels that texts are written for.
+        train: the real train texts.
+
+    Raises:
+        ValueError: the encoder or the classifier cannot be loaded, or does not know a label.
+    """
+    from clinsynth.models.weights import hash_weights
+
+    encoder, check = args.near_duplicate_encoder, None
+    if args.verify_labels:
+        check = LabelCheck(args.verify_labels, names, device)
+    embed = load_embed(encoder) if encoder else None
+    known = train if args.reject_copies else []
+    return SeenTexts(args.near_duplicate, known, embed, args.near_duplicate_cosine, check), {
+        "near_duplicate": args.near_duplicate,
+        "near_duplicate_encoder": encoder,
+        "near_duplicate_cosine": args.near_duplicate_cosine if encoder else None,
+        "reject_copies": args.reject_copies,
+        "verify_labels_sha256": hash_weights(check.model) if check is not None else None,
+    }
 
 
 class SeenTexts:
@@ -116,9 +174,6 @@ def load_embed(source: str) -> Embed:
     return embed
 
 
-MOST_TOKENS = 512
-
-
 class LabelCheck:
     """A classifier's label of a text.
 
@@ -135,35 +190,17 @@ class LabelCheck:
         ValueError: there is no such classifier, or it does not know one of the names; says which it knows.
     """
 
-    def __init__(self, source: str, names: Sequence[str], device: Any = "cpu"):
-        from transformers import AutoModelForSequenceClassification, AutoTokenizer
+    def __init__(self, source: str, names: Sequence[str], device: str | torch.device = "cpu"):
+        from clinsynth.models.classifiers import class_names, class_numbers
+        from clinsynth.models.text_classifiers import load_text_classifier
 
-        try:
-            self.tokenizer = AutoTokenizer.from_pretrained(source)
-            model, loading = AutoModelForSequenceClassification.from_pretrained(source, output_loading_info=True)
-        except (OSError, ValueError) as error:
-            raise ValueError(
-                f"--verify_labels {source} cannot be loaded as a text classifier ({type(error).__name__}); give a "
-                "folder that clinsynth train text-classifier saved, or another with config.json, tokenizer and weights"
-            ) from error
-        if loading["missing_keys"]:
-            raise ValueError(f"--verify_labels {source} has no trained classifier on its network; train it first")
-        self.model: Any = model.to(device).eval()
-        self.id2label: dict[int, str] = model.config.id2label
-        unknown = [name for name in names if name not in self.id2label.values()]
-        if unknown:
-            raise ValueError(
-                f"--verify_labels {source} knows the labels {first_of(self.id2label.values())}, but not "
-                f"{unknown[0]!r}, which is to be generated; give a classifier trained on the same labels"
-            )
-        room = getattr(model.config, "max_position_embeddings", MOST_TOKENS)
-        self.most_tokens = min(self.tokenizer.model_max_length, room, MOST_TOKENS)
+        self.model, self.tokens = load_text_classifier("--verify_labels", source, device)
+        class_numbers("--verify_labels", self.model, names)
+        self.names = class_names(self.model)
 
     def __call__(self, text: str) -> str:
         """The likeliest label of `text`, which is cut at what the classifier can read."""
-        import torch
+        from clinsynth.models.text_classifiers import text_outputs
 
-        inputs = self.tokenizer(text, truncation=True, max_length=self.most_tokens, return_tensors="pt")
-        with torch.no_grad():
-            scores = self.model(**inputs.to(self.model.device)).logits[0]
-        return self.id2label[int(scores.argmax())]
+        (logits,) = text_outputs(self.model, self.tokens, [text], lambda found: found)
+        return self.names[int(logits.argmax())]

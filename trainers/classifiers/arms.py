@@ -26,24 +26,22 @@ from __future__ import annotations
 import hashlib
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 import numpy as np
 
-from clinsynth.data.sources import load_folder
+from clinsynth.synthesis.sets import load_labelled
 
 if TYPE_CHECKING:
-    import torch
     from datasets import Dataset
     from transformers import PreTrainedModel
 
-    from clinsynth.models.classifier_fitting import FitResult
+    from clinsynth.models.classifiers import FitResult, FitSettings, Read
     from clinsynth.trainers.classifiers.trainings import ArmSettings
 
-    Read = Callable[[torch.Tensor], torch.Tensor]
 
 PICTURE_CONTROLS = ("real", "real_strong")
 TEXT_CONTROLS = ("real", "real_weighted")
@@ -220,6 +218,7 @@ class Medium(ABC, Generic[S]):
     arms: ClassVar[tuple[str, ...]]
     small: ClassVar[str]
     minority_recall: ClassVar[bool]
+    augment: bool
 
     @abstractmethod
     def identity(self, arm: Arm, control: str) -> dict[str, Any]:
@@ -239,9 +238,16 @@ class Medium(ABC, Generic[S]):
 
     @abstractmethod
     def fit(
-        self, model: PreTrainedModel, train: S, validation: S, arm: Arm, control: str, common: dict[str, Any]
+        self,
+        model: PreTrainedModel,
+        train: S,
+        validation: S,
+        settings: FitSettings,
+        *,
+        views: str,
+        class_weights: bool,
     ) -> FitResult:
-        """Train the whole of `model` in place; `common` holds the keywords that all fits share."""
+        """Train the whole of `model` in place; `views` is how the samples are varied, as `augmentation` says."""
 
     @abstractmethod
     def outputs(self, model: PreTrainedModel, data: S, read: Read) -> np.ndarray:
@@ -327,24 +333,7 @@ def load_synthetic(spec: str, like: S) -> S:
     Raises:
         ValueError: not readable, or without the columns image (or text) and label (a `ClassLabel`).
     """
-    from datasets import ClassLabel, concatenate_datasets, load_dataset
-    from datasets.exceptions import DatasetGenerationError
-
-    try:
-        splits = load_folder(Path(spec)) if Path(spec).is_dir() else load_dataset(spec)
-    except (DatasetGenerationError, OSError, ValueError) as error:
-        if "corresponds to no data" in str(error):
-            raise ValueError(f"--synthetic {spec} holds no {like.noun}; give at least one a class") from error
-        raise ValueError(
-            f"--synthetic {spec} cannot be read ({error}); give a folder that `{like.made_by}` wrote"
-        ) from error
-    data = concatenate_datasets(list(splits.values()))
-    if like.column not in data.features or not isinstance(data.features.get("label"), ClassLabel):
-        raise ValueError(
-            f"--synthetic {spec} must have columns {like.column} and label (with class names), has "
-            f"{', '.join(data.column_names)}; give a folder that `{like.made_by}` wrote"
-        )
-    return like.read_like(data)
+    return like.read_like(load_labelled(spec, like.column, like.made_by))
 
 
 def arm_rows(real: R, synthetic: R, arm: Arm, *, ratio: float | None, balance_to: int | None, seed: int) -> R:

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from clinsynth.data.images import ImageArrays, Survey, Target, check_square, count_sizes, render, state_changes, survey
+from clinsynth.data.images import ImageSplits
 from clinsynth.models.text_to_image import PromptedPipeline
 from clinsynth.seeds import derive_seed
 from clinsynth.trainers.diffusion.model import DDPMProcess, TrainingStream
 from clinsynth.trainers.diffusion.step import draw, save_grid, to_fast
 from clinsynth.trainers.text_to_image.arguments import PromptedArguments
-
-if TYPE_CHECKING:
-    from clinsynth.data.arguments import ImageDataArguments
 
 PIXELS_AT_ONCE = 2**21
 """That the autoencoder gets, in float32: 8 pictures of 512 pixels a side."""
@@ -28,10 +21,10 @@ VALIDATED_AT_ONCE, MOST_VALIDATED = 8, 256
 STEPS = 25
 
 
-def latent_stream(args: PromptedArguments, pictures: Pictures, prompted: PromptedPipeline) -> TrainingStream:
+def latent_stream(args: PromptedArguments, images: ImageSplits, prompted: PromptedPipeline) -> TrainingStream:
     """The train split as latents on the training device; a mirrored picture counts as a further one."""
     flips = [axis for axis, on in ((3, args.horizontal_flip), (2, args.vertical_flip)) if on]
-    latents, labels = encode(pictures, "train", prompted, flips)
+    latents, labels = encode(images, "train", prompted, flips)
     total = prompted.scheduler.config["num_train_timesteps"]
     return TrainingStream(
         latents, labels, prompted.num_classes, total, args.class_dropout, args.class_balanced, seed=args.seed
@@ -39,7 +32,7 @@ def latent_stream(args: PromptedArguments, pictures: Pictures, prompted: Prompte
 
 
 def encode(
-    pictures: Pictures, split: str, prompted: PromptedPipeline, flips: list[int]
+    images: ImageSplits, split: str, prompted: PromptedPipeline, flips: list[int]
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Latents, float32 (n, c, h, w), and labels (n,), of each picture as it is and under all of `flips` (axes)."""
     variants: list[list[int]] = [[]]
@@ -47,11 +40,11 @@ def encode(
         variants += [[*variant, axis] for variant in variants]
     latents, labels = [], []
     size = max(1, PIXELS_AT_ONCE // prompted.side**2)
-    total = -(-len(pictures.splits[split]) // size)
-    for batch in tqdm(pictures.batches(split, size), total=total, desc=f"encode {split}", leave=False):
-        images = torch.from_numpy(batch.images).float() / 127.5 - 1
+    total = -(-len(images.splits[split]) // size)
+    for batch in tqdm(images.batches(split, size), total=total, desc=f"encode {split}", leave=False):
+        pixels = torch.from_numpy(batch.images).float() / 127.5 - 1
         for variant in variants:
-            latents.append(prompted.encode(images.flip(variant)).float())
+            latents.append(prompted.encode(pixels.flip(variant)).float())
             labels.append(torch.from_numpy(batch.labels).to(prompted.device))
     return torch.cat(latents), torch.cat(labels)
 
@@ -66,7 +59,7 @@ class LatentValidation:
         output_dir: of the grids.
     """
 
-    def __init__(self, args: PromptedArguments, images: Pictures, prompted: PromptedPipeline, output_dir: Path):
+    def __init__(self, args: PromptedArguments, images: ImageSplits, prompted: PromptedPipeline, output_dir: Path):
         self.prompted, self.output_dir = prompted, output_dir
         self.seed, self.columns = args.seed, args.validation_pictures
         self.process = DDPMProcess(prompted.scheduler)
@@ -95,43 +88,3 @@ class LatentValidation:
         ]
         self.prompted.scheduler = schedule
         return np.concatenate(rows)
-
-
-@dataclass(frozen=True)
-class Pictures:
-    """The splits of a data set, undecoded, and what every picture is brought to."""
-
-    splits: Any
-    target: Target
-
-    @property
-    def label_names(self) -> list[str]:
-        """Class names in the order of their numbers."""
-        names: list[str] = self.splits["train"].features["label"].names
-        return names
-
-    def all(self) -> dict[str, ImageArrays]:
-        """The splits in memory."""
-        return {name: render(split, self.target) for name, split in self.splits.items()}
-
-    def batches(self, split: str, size: int) -> Iterator[ImageArrays]:
-        """A split in parts of at most `size` pictures: thousands at 1024 pixels need not fit into memory."""
-        rows = self.splits[split]
-        for first in range(0, len(rows), size):
-            yield render(rows.select(range(first, min(first + size, len(rows)))), self.target)
-
-
-def open_pictures(args: ImageDataArguments, side: int, seed: int) -> Pictures:
-    """The data set of `args`, whose pictures become colour and `side` x `side` pixels, smaller ones enlarged.
-
-    Raises:
-        ValueError: oblong pictures without --fit, or what `clinsynth.data.images.load_image_dataset` raises.
-    """
-    from clinsynth.data.images import load_image_dataset
-
-    splits = load_image_dataset(replace(args, resolution=None), seed)
-    found: Survey = sum((survey(split) for split in splits.values()), Counter())
-    check_square(count_sizes(found), args.fit)
-    target = Target(side, 3, args.fit)
-    state_changes(found, target)
-    return Pictures(splits, target)
