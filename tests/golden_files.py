@@ -49,7 +49,7 @@ def check(name: str, text: str) -> None:
 def masked(text: str, folder: Path) -> str:
     """A string without paths of this machine, hashes and versions."""
     text = text.replace(f"{folder}/", "").replace(str(folder), ".")
-    text = re.sub(r"\b(?=[a-f]*\d)[0-9a-f]{8,64}\b(\+changes)?", "HASH", text)
+    text = re.sub(r"(?<![.\w])[0-9a-f]{8,64}\b(\+changes)?", "HASH", text)
     return re.sub(r"\b\d+\.\d+\.\d+(\+\w+)?\b", "VERSION", text)
 
 
