@@ -26,8 +26,8 @@ from clinsynth.models.text_to_image import load_text_to_image
 from clinsynth.models.text_to_image_base import open_base
 from clinsynth.run_folder import read_metrics
 from clinsynth.trainers.diffusion.model import DDPMProcess
-from clinsynth.trainers.text_to_image.latents import encode, latent_stream
-from clinsynth.trainers.text_to_image.model import add_lora, build_prompted, class_prompts, learned_words, open_base_of
+from clinsynth.trainers.text_to_image.latents import encode_images, latent_stream
+from clinsynth.trainers.text_to_image.model import add_lora, build_prompted, class_prompts, class_tokens, open_base_of
 from clinsynth.trainers.train_text_to_image_lora import TextToImageLoraArguments, main
 from clinsynth.trainers.training_state import checkpoints
 
@@ -215,8 +215,8 @@ def test_grey_pictures_become_colour_larger_and_mirrored_ones_are_further_ones(p
     pictures = open_enlarged(args, 64, 0)
     prompted = build_prompted(args, pipe, facts, NAMES)
     assert prompted.side == 64 and pictures.all()["train"].images.shape == (12, 3, 64, 64)
-    plain, labels = encode(pictures, "train", prompted, [])
-    both, twice = encode(pictures, "train", prompted, [3])
+    plain, labels = encode_images(pictures, "train", prompted, [])
+    both, twice = encode_images(pictures, "train", prompted, [3])
     assert plain.shape == (12, 4, 32, 32) and torch.equal(twice, torch.cat([labels, labels]))
     assert torch.equal(both[:12], plain) and not torch.allclose(both[12:], plain)
     mirrored = torch.from_numpy(pictures.all()["train"].images[..., ::-1].copy()).float() / 127.5 - 1
@@ -238,7 +238,7 @@ def test_prompts_are_words_of_a_file_or_of_the_flag(tmp_path: Path) -> None:
     found = class_prompts("{label}!", str(tmp_path / "prompts.yaml"), NAMES)
     assert found == {0: "an eye, barely ill", 1: "moderate!", 2: "a=b"}
     assert class_prompts("x {label}", "severe=so ill, mild=mild", NAMES)[2] == "so ill"
-    assert learned_words(["Grade 0", "ü", "A/B c"]) == ["<0-grade-0>", "<1>", "<2-a-b-c>"]
+    assert class_tokens(["Grade 0", "ü", "A/B c"]) == ["<0-grade-0>", "<1>", "<2-a-b-c>"]
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ class RunArguments(ImageDataArguments):
         check_above_zero(
             self, "train_steps train_batch_size log_steps checkpointing_steps checkpoints_total_limit".split()
         )
-        check_at_least_zero(self, ["seed"])
+        check_at_least(self, 0, ["seed"])
         check_shares(self, ["ema_decay"])
 
 
@@ -63,7 +63,7 @@ class DescentArguments(RunArguments):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_above_zero(self, ["learning_rate", "max_grad_norm"])
-        check_at_least_zero(self, ["lr_warmup_steps"])
+        check_at_least(self, 0, ["lr_warmup_steps"])
 
 
 @dataclass
@@ -90,7 +90,7 @@ class FromScratchArguments(RunArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_at_least_zero(self, ["validation_steps"])
+        check_at_least(self, 0, ["validation_steps"])
 
 
 def check_above_zero(args: Any, names: list[str]) -> None:
@@ -100,11 +100,12 @@ def check_above_zero(args: Any, names: list[str]) -> None:
             raise ValueError(f"--{name} must be above 0, got {getattr(args, name)}")
 
 
-def check_at_least_zero(args: Any, names: list[str]) -> None:
-    """Raise a `ValueError` for the first flag of `names` that is below 0."""
+def check_at_least(args: Any, least: int, names: list[str]) -> None:
+    """Raise a `ValueError` for the first flag of `names` that is given and below `least`."""
     for name in names:
-        if not getattr(args, name) >= 0:
-            raise ValueError(f"--{name} must be at least 0, got {getattr(args, name)}")
+        value = getattr(args, name)
+        if value is not None and not value >= least:
+            raise ValueError(f"--{name} must be at least {least}, got {value}")
 
 
 def check_shares(args: Any, names: list[str]) -> None:

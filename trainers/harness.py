@@ -39,7 +39,13 @@ from clinsynth.run_folder import (
     write_run_config,
 )
 from clinsynth.trainers.arguments import MAY_DIFFER, RunArguments
-from clinsynth.trainers.training_state import TrainingState, checkpoints, drop_old_checkpoints, publish
+from clinsynth.trainers.training_state import (
+    TrainingState,
+    checkpoints,
+    drop_old_checkpoints,
+    numbered_checkpoints,
+    publish,
+)
 
 Number = torch.Tensor | float
 
@@ -78,7 +84,6 @@ class Run:
         saved_as: what holds the model that is trained; its `save_pretrained` writes what is published.
         output_dir: of checkpoints, metrics.jsonl and the result.
         validation_steps: steps between two validations, 0 for none.
-        steps: in all; default: `args.train_steps`.
         unlogged: numbers that are looked at, but written nowhere.
     """
 
@@ -90,12 +95,10 @@ class Run:
         saved_as: Any,
         output_dir: Path,
         validation_steps: int = 0,
-        steps: int | None = None,
         unlogged: frozenset[str] = frozenset(),
     ):
         self.args, self.accelerator, self.state, self.saved_as = args, accelerator, state, saved_as
         self.output_dir, self.validation_steps, self.unlogged = output_dir, validation_steps, unlogged
-        self.steps = args.train_steps if steps is None else steps
         self.writes: bool = accelerator.is_main_process
         self.stopped = False
         self.unread: list[tuple[int, dict[str, Number]]] = []
@@ -104,15 +107,15 @@ class Run:
         saved = checkpoints(output_dir)
         if saved:
             state.load(saved[-1])
-            accelerator.print(f"resuming at step {state.step} of {self.steps} from {saved[-1]}")
+            accelerator.print(f"resuming at step {state.step} of {args.train_steps} from {saved[-1]}")
         if self.writes:
             drop_metrics_after(output_dir, state.step)
-        self.progress = tqdm(total=self.steps, initial=state.step, desc=output_dir.name, disable=not self.writes)
+        self.progress = tqdm(total=args.train_steps, initial=state.step, desc=output_dir.name, disable=not self.writes)
 
     @property
     def over(self) -> bool:
         """Whether the step that was last taken is the last one."""
-        return self.stopped or self.state.step >= self.steps
+        return self.stopped or self.state.step >= self.args.train_steps
 
     def is_due(self, every: int) -> bool:
         """Whether what happens every so many steps does after this one, as after the last; 0: never."""
@@ -209,12 +212,12 @@ def check_finite(step: int, numbers: dict[str, float], output_dir: Path) -> None
     """
     if all(math.isfinite(value) for value in numbers.values()):
         return
-    saved = checkpoints(output_dir)
+    saved = numbered_checkpoints(output_dir)
     good = f"the last good checkpoint is {saved[-1]}" if saved else "there is no checkpoint yet"
     found = ", ".join(f"{name} {value:g}" for name, value in numbers.items())
     raise FloatingPointError(
         f"training diverged at step {step}: {found}; {good}. "
-        "Start anew in another --output_dir with a lower --learning_rate, or in float32 where --mixed_precision is not"
+        "Start anew in another --output_dir with a lower --learning_rate, or in float32"
     )
 
 

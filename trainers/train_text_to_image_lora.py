@@ -14,12 +14,19 @@ The folder --output_dir then loads with stock diffusers: `pipe.load_lora_weights
 pictures. A run that was stopped goes on when the same command is started again, and ends with the same weights.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from clinsynth.arguments import run
 from clinsynth.trainers.text_to_image.arguments import PromptedArguments
+
+if TYPE_CHECKING:
+    from clinsynth.data.images import ImageSplits
+    from clinsynth.models.text_to_image import PromptedPipeline
+    from clinsynth.trainers.diffusion.model import TrainingStream
+    from clinsynth.trainers.harness import Run
+    from clinsynth.trainers.text_to_image.latents import LatentValidation
 
 
 @dataclass
@@ -55,13 +62,16 @@ def main(args: TextToImageLoraArguments) -> None:
     train(args, images, prompted, open_run_folder(args))
 
 
-def train(args: TextToImageLoraArguments, images: Any, prompted: Any, output_dir: Path) -> None:
-    """Learn the words of textual inversion, then the LoRA; `prompted` is the base model."""
+def train(
+    args: TextToImageLoraArguments, images: "ImageSplits", prompted: "PromptedPipeline", output_dir: Path
+) -> None:
+    """Textual inversion, then the LoRA; `prompted` is the base model."""
     from clinsynth.run_folder import create_run_folder
     from clinsynth.trainers.diffusion.model import resolve_precision
     from clinsynth.trainers.harness import Run, begin
     from clinsynth.trainers.text_to_image.latents import LatentValidation, latent_stream
-    from clinsynth.trainers.text_to_image.model import add_lora, build_state, compute_in, words_of
+    from clinsynth.trainers.text_to_image.model import TextualInversion, add_lora, compute_in
+    from clinsynth.trainers.training_state import LoraState
 
     accelerator = begin(args, output_dir, resolve_precision(args.mixed_precision))
     prompted.to(accelerator.device)
@@ -73,23 +83,30 @@ def train(args: TextToImageLoraArguments, images: Any, prompted: Any, output_dir
     compute_in(prompted, accelerator.mixed_precision)
 
     if args.textual_inversion_steps:
-        words, folder = words_of(prompted), create_run_folder(output_dir / "textual_inversion")
-        state = build_state(
-            args, words, args.textual_inversion_learning_rate, args.textual_inversion_steps, accelerator
-        )
-        fit(args, Run(args, accelerator, state, words, folder, steps=args.textual_inversion_steps), stream, prompted)
+        rate, steps = args.textual_inversion_learning_rate, args.textual_inversion_steps
+        first = replace(args, learning_rate=rate, train_steps=steps, validation_steps=0)
+        inversion = TextualInversion(prompted, prompted.facts["tokens"])
+        state = LoraState.begin(inversion, first, accelerator, args.weight_decay)
+        folder = create_run_folder(output_dir / "textual_inversion")
+        fit(first, Run(first, accelerator, state, inversion, folder), stream, prompted)
         with state.averaged_weights():
-            words.settle()
+            inversion.settle()
         accelerator.free_memory()
     add_lora(args, prompted)
-    state = build_state(args, prompted.unet, args.learning_rate, args.train_steps, accelerator)
+    state = LoraState.begin(prompted.unet, args, accelerator, args.weight_decay)
     training = Run(args, accelerator, state, prompted, output_dir, args.validation_steps)
     fit(args, training, stream, prompted, validate)
     training.finish()
 
 
-def fit(args: TextToImageLoraArguments, training: Any, stream: Any, prompted: Any, validate: Any = None) -> None:
-    """The loop: trains what has gradients in the model of `training`, a `Run`."""
+def fit(
+    args: TextToImageLoraArguments,
+    training: "Run",
+    stream: "TrainingStream",
+    prompted: "PromptedPipeline",
+    validate: "LatentValidation | None" = None,
+) -> None:
+    """The loop: trains what has gradients in the model of `training`."""
     from clinsynth.trainers.diffusion.model import DDPMProcess
     from clinsynth.trainers.diffusion.step import step_parts, train_step
 
@@ -106,7 +123,7 @@ def fit(args: TextToImageLoraArguments, training: Any, stream: Any, prompted: An
         training.end_step()
 
 
-def describe(args: TextToImageLoraArguments, images: Any, prompted: Any) -> str:
+def describe(args: TextToImageLoraArguments, images: "ImageSplits", prompted: "PromptedPipeline") -> str:
     """What --dry_run prints."""
     from collections import Counter
 

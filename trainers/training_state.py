@@ -12,13 +12,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
+from accelerate import Accelerator
+from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from safetensors.torch import load_file, save_file
 
 from clinsynth.run_folder import complete_folder, explained_where_damaged, explained_where_full
+from clinsynth.trainers.arguments import DescentArguments
 
 STATE = "training_state"
 INDICES = "model_index.json", "text_to_image.json"
@@ -38,6 +41,19 @@ class TrainingState:
     step: int = 0
     best_kid: float = math.inf
     component: str = "unet"  # what the pipeline calls the model
+
+    @classmethod
+    def begin(
+        cls, model: torch.nn.Module, args: DescentArguments, accelerator: Accelerator, weight_decay: float = 0.0
+    ) -> Self:
+        """The state before the first step of AdamW on what has gradients in `model`, which goes to the device."""
+        model.to(accelerator.device).train()
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.AdamW(trained, lr=args.learning_rate, weight_decay=weight_decay, fused=True)
+        warmup, steps = args.lr_warmup_steps, args.train_steps
+        schedule = get_scheduler(args.lr_scheduler, optimizer, num_warmup_steps=warmup, num_training_steps=steps)
+        ema = EMAModel(trained, decay=args.ema_decay, use_ema_warmup=True, power=0.75, foreach=True)
+        return cls(model, ema, optimizer, schedule, accelerator.scaler)
 
     def advance(self) -> None:
         """After an optimizer step: learning rate, averaged weights, count."""
@@ -169,8 +185,17 @@ class LoraState(TrainingState):
 
 def checkpoints(output_dir: Path) -> list[Path]:
     """The complete checkpoints of a run, oldest first."""
-    found = [path for path in output_dir.glob("checkpoint-*") if (path / STATE / "state.json").exists()]
-    return sorted(found, key=lambda path: int(path.name.split("-")[1]))
+    return [path for path in numbered_checkpoints(output_dir) if (path / STATE / "state.json").exists()]
+
+
+def numbered_checkpoints(output_dir: Path) -> list[Path]:
+    """The folders checkpoint-<step>, by step."""
+    return sorted(output_dir.glob("checkpoint-*"), key=step_of)
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step that a folder checkpoint-<step> was written after."""
+    return int(checkpoint.name.split("-")[1])
 
 
 def drop_old_checkpoints(output_dir: Path, keep: int) -> None:

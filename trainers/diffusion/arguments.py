@@ -7,7 +7,7 @@ from clinsynth.trainers.arguments import (
     DescentArguments,
     FromScratchArguments,
     check_above_zero,
-    check_at_least_zero,
+    check_at_least,
     check_shares,
 )
 
@@ -55,7 +55,7 @@ class DiffusionArguments(FromScratchArguments, DescentArguments):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_above_zero(self, "width gradient_accumulation_steps num_train_timesteps dp_max_grad_norm".split())
-        check_at_least_zero(self, ["weight_decay"])
+        check_at_least(self, 0, ["weight_decay"])
         check_shares(self, ["class_dropout"])
         if self.beta_schedule == "zero_snr" and self.prediction_type == "epsilon":
             raise ValueError(

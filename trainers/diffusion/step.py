@@ -10,8 +10,6 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from diffusers import DPMSolverMultistepScheduler
-from diffusers.optimization import get_scheduler
-from diffusers.training_utils import EMAModel
 from torch import nn
 
 from clinsynth.data.images import ImageArrays
@@ -32,19 +30,8 @@ def build_state(
     """The state before the first step, and the pipeline around its network."""
     torch.manual_seed(derive_seed(args.seed, 2))
     model = build_unet(args, train.images.shape[-1], train.images.shape[1], len(train.label_names))
-    model.to(accelerator.device)
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=args.learning_rate, weight_decay=args.weight_decay, fused=True
-    )
-    lr_scheduler = get_scheduler(
-        args.lr_scheduler,
-        optimizer,
-        num_warmup_steps=args.lr_warmup_steps,
-        num_training_steps=args.train_steps,
-    )
-    ema = EMAModel(model.parameters(), decay=args.ema_decay, use_ema_warmup=True, power=0.75, foreach=True)
     pipeline = ClassConditionedDDPMPipeline(model, build_scheduler(args), dict(enumerate(train.label_names)))
-    return TrainingState(model, ema, optimizer, lr_scheduler, accelerator.scaler), pipeline
+    return TrainingState.begin(model, args, accelerator, args.weight_decay), pipeline
 
 
 def train_step(

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from clinsynth.trainers.arguments import FromScratchArguments, check_above_zero, check_at_least_zero, check_shares
+from clinsynth.trainers.arguments import FromScratchArguments, check_above_zero, check_at_least, check_shares
 
 # What each loss was published with: learning rate, Adam's betas, discriminator updates for one of the generator.
 # dcgan: Radford et al. 2016; wgan_gp: Gulrajani et al. 2017, algorithm 1; hinge: Miyato et al. 2018, table 1, row C.
@@ -53,5 +53,5 @@ class AdversarialArguments(FromScratchArguments):
             self.discriminator_learning_rate = self.learning_rate
         super().__post_init__()
         check_above_zero(self, "width latent_dim learning_rate discriminator_learning_rate n_critic".split())
-        check_at_least_zero(self, ["gradient_penalty"])
+        check_at_least(self, 0, ["gradient_penalty"])
         check_shares(self, ["beta1", "beta2"])

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from clinsynth.trainers.arguments import DescentArguments, check_above_zero, check_at_least_zero, check_shares
+from clinsynth.trainers.arguments import DescentArguments, check_above_zero, check_at_least, check_shares
 
 
 @dataclass
@@ -67,7 +67,7 @@ class PromptedArguments(DescentArguments):
         check_above_zero(
             self, "rank gradient_accumulation_steps textual_inversion_learning_rate validation_pictures".split()
         )
-        check_at_least_zero(self, ["validation_steps", "weight_decay", "textual_inversion_steps"])
+        check_at_least(self, 0, ["validation_steps", "weight_decay", "textual_inversion_steps"])
         check_shares(self, ["class_dropout"])
         if self.min_snr_gamma is not None and not self.min_snr_gamma > 0:
             raise ValueError(f"--min_snr_gamma must be above 0, got {self.min_snr_gamma}; 5 is usual")

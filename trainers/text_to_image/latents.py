@@ -24,14 +24,14 @@ STEPS = 25
 def latent_stream(args: PromptedArguments, images: ImageSplits, prompted: PromptedPipeline) -> TrainingStream:
     """The train split as latents on the training device; a mirrored picture counts as a further one."""
     flips = [axis for axis, on in ((3, args.horizontal_flip), (2, args.vertical_flip)) if on]
-    latents, labels = encode(images, "train", prompted, flips)
+    latents, labels = encode_images(images, "train", prompted, flips)
     total = prompted.scheduler.config["num_train_timesteps"]
     return TrainingStream(
         latents, labels, prompted.num_classes, total, args.class_dropout, args.class_balanced, seed=args.seed
     )
 
 
-def encode(
+def encode_images(
     images: ImageSplits, split: str, prompted: PromptedPipeline, flips: list[int]
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Latents, float32 (n, c, h, w), and labels (n,), of each picture as it is and under all of `flips` (axes)."""
@@ -63,7 +63,7 @@ class LatentValidation:
         self.prompted, self.output_dir = prompted, output_dir
         self.seed, self.columns = args.seed, args.validation_pictures
         self.process = DDPMProcess(prompted.scheduler)
-        latents, labels = encode(images, "validation", prompted, [])
+        latents, labels = encode_images(images, "validation", prompted, [])
         total, seed = self.process.num_train_timesteps, derive_seed(args.seed, 17)
         self.stream = TrainingStream(latents, labels, prompted.num_classes, total, class_dropout=0.0, seed=seed)
         self.count = min(MOST_VALIDATED, len(labels))

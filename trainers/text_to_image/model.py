@@ -8,9 +8,6 @@ from typing import Any
 
 import torch
 import yaml
-from accelerate import Accelerator
-from diffusers.optimization import get_scheduler
-from diffusers.training_utils import EMAModel
 from torch import nn
 
 from clinsynth.models.text_to_image import WORDS, PromptedPipeline
@@ -26,7 +23,6 @@ from clinsynth.models.text_to_image_base import (
 )
 from clinsynth.seeds import derive_seed
 from clinsynth.trainers.text_to_image.arguments import PromptedArguments
-from clinsynth.trainers.training_state import LoraState
 
 TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -49,18 +45,18 @@ def open_base_of(args: PromptedArguments) -> tuple[Any, dict[str, Any]]:
 
 
 def build_prompted(args: PromptedArguments, pipe: Any, facts: dict[str, Any], names: list[str]) -> PromptedPipeline:
-    """The base model behind the classes `names`; with --textual_inversion_steps their words are in it.
+    """The base model behind the classes `names`; with --textual_inversion_steps a token of each is in it.
 
     Raises:
         ValueError: prompts that cannot be, or too long.
     """
-    words = learned_words(names) if args.textual_inversion_steps else None
-    prompts = class_prompts(args.prompt_template, args.prompts, names, words)
-    if words:
-        begin_words(pipe, words, names)
+    tokens = class_tokens(names) if args.textual_inversion_steps else None
+    prompts = class_prompts(args.prompt_template, args.prompts, names, tokens)
+    if tokens:
+        begin_tokens(pipe, tokens, names)
         freeze(pipe)  # enlarged embeddings are new
     check_lengths(pipe, prompts, names)
-    facts = {**facts, "tokens": words}
+    facts = {**facts, "tokens": tokens}
     return PromptedPipeline(pipe, dict(enumerate(names)), prompts, args.guidance_scale, facts)
 
 
@@ -68,11 +64,6 @@ def compute_in(prompted: PromptedPipeline, precision: str) -> None:
     """Have the frozen networks in the type of mixed precision: half the memory."""
     if precision in TYPES:
         prompted.pipe.to(TYPES[precision])
-
-
-def words_of(prompted: PromptedPipeline) -> LearnedWords:
-    """The learned words of a pipeline that `build_prompted` made, to be trained."""
-    return LearnedWords(prompted, prompted.facts["tokens"])
 
 
 def add_lora(args: PromptedArguments, prompted: PromptedPipeline) -> None:
@@ -104,21 +95,7 @@ def target_modules(args: PromptedArguments) -> list[str]:
     return [name.strip() for name in args.target_modules.split(",")]
 
 
-def build_state(
-    args: PromptedArguments, model: Any, learning_rate: float, steps: int, accelerator: Accelerator
-) -> LoraState:
-    """The state of what has gradients in `model`, before the first step."""
-    model.to(accelerator.device).train()
-    trained = [weight for weight in model.parameters() if weight.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=learning_rate, weight_decay=args.weight_decay)
-    schedule = get_scheduler(
-        args.lr_scheduler, optimizer, num_warmup_steps=args.lr_warmup_steps, num_training_steps=steps
-    )
-    ema = EMAModel(trained, decay=args.ema_decay, use_ema_warmup=True, power=0.75, foreach=True)
-    return LoraState(model, ema, optimizer, schedule, accelerator.scaler)
-
-
-class RowsBehind(nn.Module):
+class LearnedRows(nn.Module):
     """An embedding whose last rows, from number `first` on, are the trained `rows` (words, width)."""
 
     def __init__(self, embedding: nn.Embedding, first: int, rows: nn.Parameter):
@@ -131,7 +108,7 @@ class RowsBehind(nn.Module):
         return torch.where((numbers >= self.first)[..., None], learned, known)
 
 
-class LearnedWords(nn.Module):
+class TextualInversion(nn.Module):
     """The U-Net behind prompts with learned words: only their embeddings have gradients.
 
     Args:
@@ -148,7 +125,7 @@ class LearnedWords(nn.Module):
                 first = prompted.components[tokenizer].convert_tokens_to_ids(tokens[0])
                 embedding = prompted.components[encoder].get_input_embeddings()
                 self.rows[key] = nn.Parameter(embedding.weight[first : first + len(tokens)].detach().float().clone())
-                prompted.components[encoder].set_input_embeddings(RowsBehind(embedding, first, self.rows[key]))
+                prompted.components[encoder].set_input_embeddings(LearnedRows(embedding, first, self.rows[key]))
 
     def forward(self, sample: torch.Tensor, timestep: torch.Tensor, class_labels: torch.Tensor) -> Any:
         """As `PromptedUnet`, its prompts embedded anew."""
@@ -169,7 +146,7 @@ class LearnedWords(nn.Module):
         self.unet.embeddings, self.unet.pooled = self.prompted.embed()
 
 
-def begin_words(pipe: Any, tokens: list[str], names: list[str]) -> None:
+def begin_tokens(pipe: Any, tokens: list[str], names: list[str]) -> None:
     """Add a word for each class, which at first means what the class's name does: the mean of its tokens."""
     rows = {}
     for key, (encoder, tokenizer) in ENCODERS.items():
@@ -276,7 +253,7 @@ def check_lengths(pipe: Any, prompts: dict[int, str], names: list[str]) -> None:
                 )
 
 
-def learned_words(names: list[str]) -> list[str]:
+def class_tokens(names: list[str]) -> list[str]:
     """A new word for each class: `<0-mild>`."""
     slugs = [re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") for name in names]
     return [f"<{number}-{slug}>" if slug else f"<{number}>" for number, slug in enumerate(slugs)]
