@@ -228,7 +228,7 @@ def test_grey_pictures_become_colour_larger_and_mirrored_ones_are_further_ones(p
 def test_a_dry_run_shows_the_prompts(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(arguments(place, tmp_path / "run", dry_run=True, prompts="severe=a bad, bad {label} eye"))
     said = capsys.readouterr().out
-    assert "moderate: 4 train pictures, 'a picture of <1-moderate>'" in said
+    assert "moderate: 4 train images, 'a picture of <1-moderate>'" in said
     assert "'a bad, bad <2-severe> eye'" in said and "32 x 32 pixels" in said and "M parameters" in said
     assert not (tmp_path / "run").exists()
 

@@ -28,6 +28,7 @@ import torch
 from accelerate import Accelerator
 from tqdm.auto import tqdm
 
+from clinsynth.data.images import ImageArrays
 from clinsynth.run_folder import (
     append_metrics,
     check_same_run,
@@ -40,6 +41,7 @@ from clinsynth.run_folder import (
 )
 from clinsynth.trainers.arguments import MAY_DIFFER, RunArguments
 from clinsynth.trainers.training_state import (
+    Savable,
     TrainingState,
     checkpoints,
     drop_old_checkpoints,
@@ -92,7 +94,7 @@ class Run:
         args: RunArguments,
         accelerator: Accelerator,
         state: TrainingState,
-        saved_as: Any,
+        saved_as: Savable,
         output_dir: Path,
         validation_steps: int = 0,
         unlogged: frozenset[str] = frozenset(),
@@ -102,12 +104,12 @@ class Run:
         self.writes: bool = accelerator.is_main_process
         self.stopped = False
         self.unread: list[tuple[int, dict[str, Number]]] = []
-        self.line: dict[str, Any] = {}
         self.notes: dict[str, Any] = {}
         saved = checkpoints(output_dir)
         if saved:
             state.load(saved[-1])
             accelerator.print(f"resuming at step {state.step} of {args.train_steps} from {saved[-1]}")
+        self.line: dict[str, Any] = {"step": state.step}
         if self.writes:
             drop_metrics_after(output_dir, state.step)
         self.progress = tqdm(total=args.train_steps, initial=state.step, desc=output_dir.name, disable=not self.writes)
@@ -118,8 +120,8 @@ class Run:
         return self.stopped or self.state.step >= self.args.train_steps
 
     def is_due(self, every: int) -> bool:
-        """Whether what happens every so many steps does after this one, as after the last; 0: never."""
-        return every > 0 and (self.over or self.state.step % every == 0)
+        """Whether what happens every so many steps does after this one, as it does after the last; 0: never."""
+        return every > 0 and (self.over or (self.state.step > 0 and self.state.step % every == 0))
 
     def log(self, **numbers: Number) -> None:
         """Take the numbers of the step that was just counted.
@@ -226,8 +228,8 @@ def describe_run(args: RunArguments) -> str:
     return f"{config_yaml(args)}\n{json.dumps(describe_environment(), indent=2)}\n\n"
 
 
-def describe_split(name: str, split: Any) -> str:
-    """Images, size and classes of a split (`ImageArrays`), for --dry_run."""
+def describe_split(name: str, split: ImageArrays) -> str:
+    """Images, size and classes of a split, for --dry_run."""
     counts = torch.bincount(torch.from_numpy(split.labels), minlength=len(split.label_names)).tolist()
     classes = ", ".join(f"{label} {count}" for label, count in zip(split.label_names, counts, strict=True))
     return f"{name}: {len(split.labels)} images, {split.images.shape[1:]} (channels, height, width): {classes}\n"

@@ -127,7 +127,7 @@ def train(
         train_dataset=examples.train,
         eval_dataset=examples.validation,
         processing_class=base.tokenizer,
-        callbacks=[Journal(output_dir, examples)],
+        callbacks=[Journal(output_dir, examples, start, state.is_main_process)],
     )
     trainer.remove_callback(PrinterCallback)
     if start < examples.steps:

@@ -1,17 +1,17 @@
-"""Fine-tune a text-to-image model (Stable Diffusion 1.5, 2.1, XL) on labelled pictures: a LoRA, and a prompt a class.
+"""Fine-tune a text-to-image model (Stable Diffusion 1.5, 2.1, XL) on labelled images: a LoRA, and a prompt a class.
 
     clinsynth train text-to-image-lora --model stable-diffusion-v1-5/stable-diffusion-v1-5 --dataset ham10000 \\
         --fit squash --prompt_template "a dermatoscopic picture of {label}" --output_dir runs/derm-lora
     accelerate launch trainers/train_text_to_image_lora.py --config recipes/text_to_image/sd15.yaml --output_dir …
-    clinsynth generate images --model runs/derm-lora --per_class 100 --output_dir runs/derm-lora-pictures
+    clinsynth generate images --model runs/derm-lora --per_class 100 --output_dir runs/derm-lora-images
 
-Low-rank adapters (Hu et al. 2021, arXiv 2106.09685) of the network's attention learn p(picture | prompt) on latents;
+Low-rank adapters (Hu et al. 2021, arXiv 2106.09685) of the network's attention learn p(image | prompt) on latents;
 text encoders and autoencoder stay as they are. --textual_inversion_steps first learns a word for each class, as MAGIC
 (arXiv 2506.12323) does. A training caption is the prompt of a class and nothing else: no text about a patient is read.
 
 The folder --output_dir then loads with stock diffusers: `pipe.load_lora_weights(folder)` on the base model, and
 `pipe.load_textual_inversion` for the learned words. The base's safety checker is left out: it blackens medical
-pictures. A run that was stopped goes on when the same command is started again, and ends with the same weights.
+images. A run that was stopped goes on when the same command is started again, and ends with the same weights.
 """
 
 from dataclasses import dataclass, replace
@@ -132,9 +132,9 @@ def describe(args: TextToImageLoraArguments, images: "ImageSplits", prompted: "P
 
     add_lora(args, prompted)
     counts = Counter(images.splits["train"]["label"][:])
-    rows = [f"{name}: {counts[i]} train pictures, {prompted.prompts[i]!r}" for i, name in prompted.id2label.items()]
+    rows = [f"{name}: {counts[i]} train images, {prompted.prompts[i]!r}" for i, name in prompted.id2label.items()]
     return (
-        f"{describe_run(args)}" + "\n".join(rows) + f"\npictures: {prompted.side} x {prompted.side} pixels, colour\n"
+        f"{describe_run(args)}" + "\n".join(rows) + f"\nimages: {prompted.side} x {prompted.side} pixels, colour\n"
         f"LoRA: {count_parameters(prompted.unet)} on {prompted.facts['base_class']}\n"
     )
 

@@ -12,13 +12,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Protocol, Self
 
 import torch
 from accelerate import Accelerator
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from safetensors.torch import load_file, save_file
+from torch.optim.lr_scheduler import LRScheduler
 
 from clinsynth.run_folder import complete_folder, explained_where_damaged, explained_where_full
 from clinsynth.trainers.arguments import DescentArguments
@@ -29,6 +30,12 @@ INDICES = "model_index.json", "text_to_image.json"
 OLDER = "delete it, and the same command goes on from the checkpoint before it, or from the start"
 
 
+class Savable(Protocol):
+    """What writes a model as others load it: a pipeline, or what is trained of one."""
+
+    def save_pretrained(self, folder: Path, /) -> object: ...
+
+
 @dataclass
 class TrainingState:
     """What a step changes."""
@@ -36,8 +43,8 @@ class TrainingState:
     model: torch.nn.Module
     ema: EMAModel
     optimizer: torch.optim.Optimizer
-    lr_scheduler: Any
-    scaler: Any = None
+    lr_scheduler: LRScheduler
+    scaler: torch.amp.GradScaler | None = None
     step: int = 0
     best_kid: float = math.inf
     component: str = "unet"  # what the pipeline calls the model
@@ -78,12 +85,12 @@ class TrainingState:
         """The inverse of `weights`; a RuntimeError says that they are of another network."""
         self.model.load_state_dict(weights)
 
-    def save(self, output_dir: Path, pipeline: Any) -> Path:
-        """Write `checkpoint-<step>`; `pipeline` holds `model`, whose averaged weights it is saved with."""
+    def save(self, output_dir: Path, saved_as: Savable) -> Path:
+        """Write `checkpoint-<step>`; `saved_as` holds `model`, whose averaged weights it is saved with."""
         path = output_dir / f"checkpoint-{self.step}"
         with complete_folder(path) as folder:
             with self.averaged_weights():
-                pipeline.save_pretrained(folder)
+                saved_as.save_pretrained(folder)
             (folder / STATE).mkdir()
             self.write(folder / STATE)
         return path

@@ -37,6 +37,7 @@ from clinsynth.run_folder import atomic_write, check_unchanged, package_version
 from clinsynth.seeds import derive_seed
 from clinsynth.trainers.diffusion.arguments import DiffusionArguments
 from clinsynth.trainers.diffusion.model import DDPMProcess, StepInputs
+from clinsynth.trainers.training_state import TrainingState
 
 ACCOUNTANT = "prv"
 FILE = "privacy.json"
@@ -260,9 +261,9 @@ def contiguous(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[to
 
 
 def build_private_training(
-    state: Any, plan: PrivacyPlan, images: int, accelerator: Accelerator, output_dir: Path
+    state: TrainingState, plan: PrivacyPlan, images: int, accelerator: Accelerator, output_dir: Path
 ) -> PrivateTraining:
-    """What trains `state` (a `TrainingState`, new or resumed) by `plan`; brings `privacy.json` up to date.
+    """What trains `state`, new or resumed, by `plan`; brings `privacy.json` up to date.
 
     Raises:
         ValueError: several processes, or a resumed run whose plan was another.

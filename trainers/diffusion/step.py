@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from diffusers import DPMSolverMultistepScheduler
+from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from torch import nn
 
 from clinsynth.data.images import ImageArrays
@@ -38,7 +39,7 @@ def train_step(
     accelerator: Accelerator,
     unet: nn.Module,
     process: DDPMProcess,
-    optimizer: Any,
+    optimizer: torch.optim.Optimizer,
     parts: list[StepInputs],
     max_grad_norm: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -143,6 +144,6 @@ def save_grid(images: np.ndarray, columns: int, output_dir: Path, step: int) -> 
     contact_sheet(images, columns).save(path)
 
 
-def to_fast(scheduler: Any) -> DPMSolverMultistepScheduler:
+def to_fast(scheduler: DDPMScheduler) -> DPMSolverMultistepScheduler:
     """DPM-Solver++ (Lu et al. 2022) on the noise schedule of `scheduler`."""
     return DPMSolverMultistepScheduler.from_config(scheduler.config)

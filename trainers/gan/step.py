@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from diffusers.optimization import get_constant_schedule
@@ -15,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from clinsynth.data.images import ImageArrays
-from clinsynth.pipelines.class_conditioned_gan import ClassConditionedGANPipeline
+from clinsynth.pipelines.class_conditioned_gan import ClassConditionedGANPipeline, DCGANGenerator
 from clinsynth.seeds import derive_seed
 from clinsynth.trainers.diffusion.model import TrainingStream
 from clinsynth.trainers.diffusion.step import Validation
@@ -149,6 +148,7 @@ class GANState(TrainingState):
         seed: of the noise for that.
     """
 
+    model: DCGANGenerator
     discriminator: nn.Module
     discriminator_optimizer: torch.optim.Optimizer
     statistics_labels: torch.Tensor
@@ -194,6 +194,6 @@ class GANState(TrainingState):
             norm.momentum = momentum
 
 
-def draw_latents(model: Any, count: int, generator: torch.Generator) -> torch.Tensor:
+def draw_latents(model: DCGANGenerator, count: int, generator: torch.Generator) -> torch.Tensor:
     """Standard normal noise (count, latent_dim) for `model`, on the device of the random `generator`."""
-    return torch.randn(count, model.config.latent_dim, generator=generator, device=generator.device)
+    return torch.randn(count, model.config["latent_dim"], generator=generator, device=generator.device)

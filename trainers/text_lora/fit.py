@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerControl, TrainerState
 from trl import SFTConfig, SFTTrainer
 
 from clinsynth.run_folder import (
@@ -175,37 +175,38 @@ ADAPTER, BEST = "adapter", "validation.json"
 
 
 class Journal(TrainerCallback):
-    """Progress bar, metrics.jsonl, a validation after each pass, and the best adapter kept."""
+    """Progress bar, metrics.jsonl, a validation after each pass, and the best adapter kept.
 
-    def __init__(self, output_dir: Path, examples: Examples):
-        self.output_dir, self.examples = output_dir, examples
-        self.bar: tqdm[Any] | None = None
+    Args:
+        output_dir: of the run.
+        examples: what is passed over.
+        start: the step that the run goes on after.
+        writes: whether this is the process that writes.
+    """
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        hidden = not state.is_world_process_zero
-        self.bar = tqdm(total=self.examples.steps, initial=state.global_step, desc="train", disable=hidden)
+    def __init__(self, output_dir: Path, examples: Examples, start: int, writes: bool):
+        self.output_dir, self.examples, self.writes = output_dir, examples, writes
+        self.bar = tqdm(total=examples.steps, initial=start, desc="train", disable=not writes)
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_step_end(self, args: object, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         step, last = state.global_step, self.examples.steps
         control.should_evaluate = step == last or step % self.examples.steps_a_pass == 0
-        if self.bar is not None:
-            self.bar.update()
+        self.bar.update()
 
-    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_log(self, args: object, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         logs: dict[str, float] = kwargs["logs"]
         if "loss" not in logs:
             return
         check_finite(state.global_step, {name: logs[name] for name in ("loss", "grad_norm")}, self.output_dir)
-        if self.bar is not None:
-            self.bar.set_postfix(loss=f"{logs['loss']:.4f}")
-        if state.is_world_process_zero:
+        self.bar.set_postfix(loss=f"{logs['loss']:.4f}")
+        if self.writes:
             kept = {name: logs[name] for name in ("loss", "grad_norm", "learning_rate")}
             append_metrics(self.output_dir, {"step": state.global_step, **kept})
 
-    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_evaluate(self, args: object, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         metrics: dict[str, float] = kwargs["metrics"]
         check_finite(state.global_step, metrics, self.output_dir)
-        if not state.is_world_process_zero:
+        if not self.writes:
             return
         found = {"step": state.global_step, "validation_loss": metrics["eval_loss"]}
         append_metrics(self.output_dir, found)

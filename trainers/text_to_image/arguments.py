@@ -63,7 +63,7 @@ class PromptedArguments(DescentArguments):
         if not self.model:
             raise ValueError("--model is missing; give a folder or Hub id of Stable Diffusion 1.5, 2.1 or XL")
         if self.channels == 1:
-            raise ValueError("--channels 1: text-to-image models draw colour, grey pictures become it; leave it out")
+            raise ValueError("--channels 1: text-to-image models draw colour, grey images become it; leave it out")
         check_above_zero(
             self, "rank gradient_accumulation_steps textual_inversion_learning_rate validation_pictures".split()
         )

@@ -1,4 +1,4 @@
-"""What a latent model is trained on: the autoencoder's latents of the real pictures, made once; and its validation."""
+"""What a latent model is trained on: the autoencoder's latents of the real images, made once; and its validation."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from clinsynth.trainers.diffusion.step import draw, save_grid, to_fast
 from clinsynth.trainers.text_to_image.arguments import PromptedArguments
 
 PIXELS_AT_ONCE = 2**21
-"""That the autoencoder gets, in float32: 8 pictures of 512 pixels a side."""
+"""That the autoencoder gets, in float32: 8 images of 512 pixels a side."""
 VALIDATED_AT_ONCE, MOST_VALIDATED = 8, 256
 STEPS = 25
 
 
 def latent_stream(args: PromptedArguments, images: ImageSplits, prompted: PromptedPipeline) -> TrainingStream:
-    """The train split as latents on the training device; a mirrored picture counts as a further one."""
+    """The train split as latents on the training device; a mirrored image counts as a further one."""
     flips = [axis for axis, on in ((3, args.horizontal_flip), (2, args.vertical_flip)) if on]
     latents, labels = encode_images(images, "train", prompted, flips)
     total = prompted.scheduler.config["num_train_timesteps"]
@@ -34,7 +34,7 @@ def latent_stream(args: PromptedArguments, images: ImageSplits, prompted: Prompt
 def encode_images(
     images: ImageSplits, split: str, prompted: PromptedPipeline, flips: list[int]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Latents, float32 (n, c, h, w), and labels (n,), of each picture as it is and under all of `flips` (axes)."""
+    """Latents, float32 (n, c, h, w), and labels (n,), of each image as it is and under all of `flips` (axes)."""
     variants: list[list[int]] = [[]]
     for axis in flips:
         variants += [[*variant, axis] for variant in variants]

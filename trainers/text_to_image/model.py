@@ -96,7 +96,7 @@ def target_modules(args: PromptedArguments) -> list[str]:
 
 
 class LearnedRows(nn.Module):
-    """An embedding whose last rows, from number `first` on, are the trained `rows` (words, width)."""
+    """An embedding whose last rows, from number `first` on, are the trained `rows` (tokens, width)."""
 
     def __init__(self, embedding: nn.Embedding, first: int, rows: nn.Parameter):
         super().__init__()
@@ -109,11 +109,12 @@ class LearnedRows(nn.Module):
 
 
 class TextualInversion(nn.Module):
-    """The U-Net behind prompts with learned words: only their embeddings have gradients.
+    """Textual inversion (Gal et al. 2022): the U-Net behind prompts with a token of each class, whose embeddings alone
+    have gradients.
 
     Args:
-        prompted: its tokenizers and text encoders know the words already; its networks are frozen.
-        tokens: the words, the last of each vocabulary.
+        prompted: its tokenizers and text encoders know the tokens already; its networks are frozen.
+        tokens: of the classes, the last of each vocabulary.
     """
 
     def __init__(self, prompted: PromptedPipeline, tokens: list[str]):
@@ -132,12 +133,12 @@ class TextualInversion(nn.Module):
         return self.unet(sample, timestep, class_labels, embedded=self.prompted.embed_words())
 
     def save_pretrained(self, folder: Path) -> None:
-        """Write the words as they are now."""
+        """Write the embeddings as they are now."""
         write_tensors(folder / WORDS, dict(self.rows))
 
     @torch.no_grad()
     def settle(self) -> None:
-        """Put the words as they are now into the text encoders for good, and embed the prompts with them."""
+        """Put the embeddings as they are now into the text encoders for good, and embed the prompts with them."""
         for key, rows in self.rows.items():
             encoder = self.prompted.components[ENCODERS[key][0]]
             part = encoder.get_input_embeddings()
@@ -147,7 +148,7 @@ class TextualInversion(nn.Module):
 
 
 def begin_tokens(pipe: Any, tokens: list[str], names: list[str]) -> None:
-    """Add a word for each class, which at first means what the class's name does: the mean of its tokens."""
+    """Add a token for each class, which at first means what the class's name does: the mean of its tokens."""
     rows = {}
     for key, (encoder, tokenizer) in ENCODERS.items():
         if encoder in pipe.components:
@@ -158,20 +159,20 @@ def begin_tokens(pipe: Any, tokens: list[str], names: list[str]) -> None:
 
 
 LABEL = "{label}"
-"""Stands in a prompt for the class's name, or for its learned word."""
+"""Stands in a prompt for the class's name, or for its token."""
 
 
-def class_prompts(template: str, own: str | None, names: list[str], words: list[str] | None = None) -> dict[int, str]:
+def class_prompts(template: str, own: str | None, names: list[str], tokens: list[str] | None = None) -> dict[int, str]:
     """Class number to prompt.
 
     Args:
         template: for the classes that `own` does not name.
         own: the value of --prompts, LABEL=PROMPT,LABEL=PROMPT or a YAML file of LABEL: PROMPT.
         names: of the classes.
-        words: what stands for them instead, where words are learned.
+        tokens: what stands for them instead, with textual inversion.
 
     Raises:
-        ValueError: an unknown class, an empty prompt, one without a place for the learned word, two alike.
+        ValueError: an unknown class, an empty prompt, one without a place for the token, two alike.
     """
     if LABEL not in template:
         raise ValueError(f"--prompt_template must hold {LABEL}, got {template!r}; write 'a picture of {LABEL}'")
@@ -179,12 +180,12 @@ def class_prompts(template: str, own: str | None, names: list[str], words: list[
     prompts = {}
     for number, name in enumerate(names):
         prompt = given.get(name, template)
-        if words and LABEL not in prompt:
+        if tokens and LABEL not in prompt:
             raise ValueError(
                 f"--prompts: the prompt of {name} must hold {LABEL}, where --textual_inversion_steps puts the learned "
                 f"word, got {prompt!r}"
             )
-        prompts[number] = prompt.replace(LABEL, words[number] if words else name)
+        prompts[number] = prompt.replace(LABEL, tokens[number] if tokens else name)
     check_different(prompts, names)
     return prompts
 
@@ -222,7 +223,7 @@ def check_prompts(found: dict[str, str], names: list[str]) -> dict[str, str]:
         if name not in names:
             raise ValueError(f"--prompts names the class {name!r}; the classes are {', '.join(names)}")
         if not prompt:
-            raise ValueError(f"--prompts: the prompt of {name} is empty; say what its pictures show")
+            raise ValueError(f"--prompts: the prompt of {name} is empty; say what its images show")
     return found
 
 
