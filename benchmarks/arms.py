@@ -13,7 +13,7 @@ from benchmarks.peers import MEND, build_peer, count_parameters
 from clinsynth.data.images import ImageArrays
 from clinsynth.run_folder import complete_folder
 from clinsynth.seeds import derive_seed
-from clinsynth.trainers.diffusion.step import build_state, build_stream, step_parts, train_step
+from clinsynth.trainers.diffusion.step import build_state, step_parts, train_step
 from clinsynth.trainers.harness import check_finite
 from clinsynth.trainers.train_ddpm import DDPMArguments
 from clinsynth.trainers.training_state import checkpoints, flatten_moments, load_moments
@@ -48,7 +48,7 @@ class OurTraining:
     def __init__(self, args: DDPMArguments, data: dict[str, ImageArrays], output_dir: Path):
         from accelerate import Accelerator
 
-        from clinsynth.trainers.diffusion.model import DDPMProcess, resolve_precision
+        from clinsynth.trainers.diffusion.model import DDPMProcess, TrainingStream, resolve_precision
 
         self.args, self.output_dir = args, output_dir
         self.accelerator = Accelerator(mixed_precision=resolve_precision(args.mixed_precision), cpu=True)
@@ -56,7 +56,8 @@ class OurTraining:
         self.network = self.state.model
         self.prepared, self.optimizer = self.accelerator.prepare(self.network, self.state.optimizer)
         self.process = DDPMProcess(self.pipeline.scheduler, args.min_snr_gamma)
-        self.stream = build_stream(args, data["train"], self.accelerator.device, args.seed)
+        drawn = (args.num_train_timesteps, args.class_dropout)
+        self.stream = TrainingStream.of(data["train"], args, self.accelerator.device, *drawn)
 
     @property
     def steps(self) -> int:

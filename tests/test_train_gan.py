@@ -18,6 +18,7 @@ from clinsynth.data.images import load_image_arrays
 from clinsynth.run_folder import read_metrics
 from clinsynth.scripts import generate_images
 from clinsynth.scripts.generate_images import GenerateImagesArguments
+from clinsynth.trainers.diffusion.model import TrainingStream
 from clinsynth.trainers.gan import step as gan_step
 from clinsynth.trainers.gan.networks import (
     Discriminator,
@@ -82,7 +83,7 @@ def assert_same_weights(first: Path, second: Path) -> None:
 def build(args: GANArguments) -> tuple[GANState, Any, Any]:
     """State, pipeline and stream, as the trainer makes them."""
     train = load_image_arrays(args)["train"]
-    stream = gan_step.build_stream(args, train, torch.device("cpu"))
+    stream = TrainingStream.of(train, args, torch.device("cpu"))
     return *gan_step.build_state(args, train, stream, torch.device("cpu")), stream
 
 

@@ -9,32 +9,14 @@ The folder --output_dir then loads with `DiffusionPipeline.from_pretrained(folde
 A run that was stopped goes on when the same command is started again, and ends with the same weights.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clinsynth.arguments import run
-from clinsynth.trainers.diffusion.arguments import DiffusionArguments
+from clinsynth.trainers.diffusion.arguments import DDPMArguments
 
 if TYPE_CHECKING:
     from clinsynth.data.images import ImageArrays
-
-
-@dataclass
-class DDPMArguments(DiffusionArguments):
-    """Train a class-conditioned DDPM on labelled images.
-
-    Start the same command again to resume. Example:
-
-      clinsynth train ddpm --dataset phantom-fundus --resolution 32 --channels 1 --output_dir runs/phantom
-    """
-
-    output_dir: str = "runs/ddpm"
-    train_steps: int = 5_000
-    """optimizer steps; at 32 pixels one takes about a second on one CPU core"""
-    seed: int = 0
-    """of the weights' start, the order of images and all noise (with --dp_epsilon of the start alone: the rest must
-    not be known, so a resumed run is valid but not the same to the last bit)"""
 
 
 def main(args: DDPMArguments) -> None:
@@ -53,9 +35,9 @@ def train(args: DDPMArguments, data: "dict[str, ImageArrays]", output_dir: Path)
     """The loop; `data` holds the splits."""
     import torch
 
-    from clinsynth.trainers.diffusion.model import DDPMProcess, resolve_precision
+    from clinsynth.trainers.diffusion.model import DDPMProcess, TrainingStream, resolve_precision
     from clinsynth.trainers.diffusion.privacy import build_private_training, plan_privacy, write_privacy
-    from clinsynth.trainers.diffusion.step import Validation, build_state, build_stream, step_parts, train_step
+    from clinsynth.trainers.diffusion.step import Validation, build_state, step_parts, to_fast, train_step
     from clinsynth.trainers.harness import Run, begin, push_result
 
     images = len(data["train"].labels)
@@ -70,10 +52,12 @@ def train(args: DDPMArguments, data: "dict[str, ImageArrays]", output_dir: Path)
     if not private:
         compiled = torch.compile(state.model) if args.compile else state.model
         unet, optimizer = accelerator.prepare(compiled, state.optimizer)
-    stream = build_stream(args, data["train"], accelerator.device, private.secret if private else args.seed)
+    drawn = (args.num_train_timesteps, args.class_dropout, private.secret if private else args.seed)
+    stream = TrainingStream.of(data["train"], args, accelerator.device, *drawn)
     validate = None
     if args.validation_steps and accelerator.is_main_process:
-        validate = Validation(pipeline, data, output_dir, args.seed)
+        fast = type(pipeline)(pipeline.unet, to_fast(pipeline.scheduler), pipeline.id2label)
+        validate = Validation(fast, 20, data, output_dir, args.seed)
 
     while not training.over:
         if private:

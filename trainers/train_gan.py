@@ -9,31 +9,14 @@ The folder --output_dir then loads with `DiffusionPipeline.from_pretrained(folde
 and ends with the same weights.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clinsynth.arguments import run
-from clinsynth.trainers.gan.arguments import AdversarialArguments
+from clinsynth.trainers.gan.arguments import GANArguments
 
 if TYPE_CHECKING:
     from clinsynth.data.images import ImageArrays
-
-
-@dataclass
-class GANArguments(AdversarialArguments):
-    """Train a class-conditional GAN on labelled images.
-
-    Start the same command again to resume. Example:
-
-      clinsynth train gan --dataset phantom-fundus --resolution 32 --channels 1 --output_dir runs/phantom-gan
-    """
-
-    output_dir: str = "runs/gan"
-    train_steps: int = 10_000
-    """updates of the generator"""
-    dry_run: bool = False
-    """print the resolved settings, the data and the networks' sizes, and stop"""
 
 
 def main(args: GANArguments) -> None:
@@ -50,7 +33,9 @@ def main(args: GANArguments) -> None:
 
 def train(args: GANArguments, data: "dict[str, ImageArrays]", output_dir: Path) -> None:
     """The loop; `data` holds the splits."""
-    from clinsynth.trainers.gan.step import GANValidation, build_state, build_stream, train_step
+    from clinsynth.trainers.diffusion.model import TrainingStream
+    from clinsynth.trainers.diffusion.step import Validation
+    from clinsynth.trainers.gan.step import build_state, train_step
     from clinsynth.trainers.harness import Run, begin, push_result
 
     accelerator = begin(args, output_dir, report_to=args.report_to)
@@ -59,10 +44,10 @@ def train(args: GANArguments, data: "dict[str, ImageArrays]", output_dir: Path) 
             f"a GAN trains in one process, so that a batch is normalised as a whole, but {accelerator.num_processes} "
             "were started; use `accelerate launch --num_processes 1` or the plain command"
         )
-    stream = build_stream(args, data["train"], accelerator.device)
+    stream = TrainingStream.of(data["train"], args, accelerator.device)
     state, pipeline = build_state(args, data["train"], stream, accelerator.device)
     training = Run(args, accelerator, state, pipeline, output_dir, args.validation_steps)
-    validate = GANValidation(pipeline, data, output_dir, args.seed) if args.validation_steps else None
+    validate = Validation(pipeline, 1, data, output_dir, args.seed) if args.validation_steps else None
 
     while not training.over:
         numbers = train_step(args, state, stream)

@@ -21,13 +21,12 @@ alone. A run that was stopped goes on when the same command is started again, an
 """
 
 import logging
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clinsynth.arguments import run
 from clinsynth.data.arguments import TextDataArguments
-from clinsynth.trainers.text_lora.arguments import TextTuningArguments
+from clinsynth.trainers.text_lora.arguments import TextLoraArguments
 
 if TYPE_CHECKING:
     from accelerate import PartialState
@@ -37,20 +36,6 @@ if TYPE_CHECKING:
     from clinsynth.trainers.text_lora.model import Base
 
 logger = logging.getLogger("clinsynth")
-
-
-@dataclass
-class TextLoraArguments(TextTuningArguments):
-    """Fine-tune a language model (LoRA) to write texts of each label of a task.
-
-    It memorises some of its training texts: check what it writes with `clinsynth evaluate text`, and keep the folder
-    as confidential as the texts. Start the same command again to resume. Example:
-
-      clinsynth train text-lora --model HuggingFaceTB/SmolLM2-135M-Instruct --task severity-posts --dataset posts.csv --output_dir runs/lora
-    """  # noqa: E501
-
-    dry_run: bool = False
-    """print the resolved settings and the examples' numbers, and stop"""
 
 
 def main(args: TextLoraArguments) -> None:

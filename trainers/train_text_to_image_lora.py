@@ -14,12 +14,12 @@ The folder --output_dir then loads with stock diffusers: `pipe.load_lora_weights
 images. A run that was stopped goes on when the same command is started again, and ends with the same weights.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clinsynth.arguments import run
-from clinsynth.trainers.text_to_image.arguments import PromptedArguments
+from clinsynth.trainers.text_to_image.arguments import TextToImageLoraArguments
 
 if TYPE_CHECKING:
     from clinsynth.data.images import ImageSplits
@@ -27,24 +27,6 @@ if TYPE_CHECKING:
     from clinsynth.trainers.diffusion.model import TrainingStream
     from clinsynth.trainers.harness import Run
     from clinsynth.trainers.text_to_image.latents import LatentValidation
-
-
-@dataclass
-class TextToImageLoraArguments(PromptedArguments):
-    """Fine-tune a text-to-image model (LoRA) on labelled pictures, each class behind a prompt.
-
-    --resolution is what the model draws, by default the base's own; smaller pictures are enlarged, grey ones made
-    colour. Start the same command again to resume. Example:
-
-      clinsynth train text-to-image-lora --model stable-diffusion-v1-5/stable-diffusion-v1-5 --dataset ham10000 --fit squash --prompt_template "a dermatoscopic picture of {label}" --output_dir runs/derm-lora
-    """  # noqa: E501
-
-    output_dir: str = "runs/text-to-image-lora"
-    """run folder; afterwards holds pytorch_lora_weights.safetensors, learned_embeds.safetensors, text_to_image.json"""
-    train_steps: int = 3_000
-    """optimizer steps of the LoRA"""
-    dry_run: bool = False
-    """print the resolved settings, the prompts, the data and the LoRA's size, and stop"""
 
 
 def main(args: TextToImageLoraArguments) -> None:
@@ -71,7 +53,7 @@ def train(
     from clinsynth.trainers.harness import Run, begin
     from clinsynth.trainers.text_to_image.latents import LatentValidation, latent_stream
     from clinsynth.trainers.text_to_image.model import TextualInversion, add_lora, compute_in
-    from clinsynth.trainers.training_state import LoraState
+    from clinsynth.trainers.training_state import TrainingState
 
     accelerator = begin(args, output_dir, resolve_precision(args.mixed_precision))
     prompted.to(accelerator.device)
@@ -86,14 +68,14 @@ def train(
         rate, steps = args.textual_inversion_learning_rate, args.textual_inversion_steps
         first = replace(args, learning_rate=rate, train_steps=steps, validation_steps=0)
         inversion = TextualInversion(prompted, prompted.facts["tokens"])
-        state = LoraState.begin(inversion, first, accelerator, args.weight_decay)
+        state = TrainingState.begin(inversion, first, accelerator, args.weight_decay)
         folder = create_run_folder(output_dir / "textual_inversion")
         fit(first, Run(first, accelerator, state, inversion, folder), stream, prompted)
         with state.averaged_weights():
             inversion.settle()
         accelerator.free_memory()
     add_lora(args, prompted)
-    state = LoraState.begin(prompted.unet, args, accelerator, args.weight_decay)
+    state = TrainingState.begin(prompted.unet, args, accelerator, args.weight_decay)
     training = Run(args, accelerator, state, prompted, output_dir, args.validation_steps)
     fit(args, training, stream, prompted, validate)
     training.finish()

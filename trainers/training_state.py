@@ -65,7 +65,7 @@ class TrainingState:
     def advance(self) -> None:
         """After an optimizer step: learning rate, averaged weights, count."""
         self.lr_scheduler.step()
-        self.ema.step(self.trained())
+        self.ema.step(self.trained().values())
         self.step += 1
 
     @property
@@ -73,17 +73,26 @@ class TrainingState:
         """Of the next step."""
         return float(self.lr_scheduler.get_last_lr()[0])
 
-    def trained(self) -> list[torch.nn.Parameter]:
-        """The weights that are averaged."""
-        return list(self.model.parameters())
+    @property
+    def is_adapter(self) -> bool:
+        """Whether most of the model stays as it is: then what has gradients is saved, and nothing else."""
+        return not all(parameter.requires_grad for parameter in self.model.parameters())
+
+    def trained(self) -> dict[str, torch.nn.Parameter]:
+        """The weights that are trained and averaged, by name."""
+        return {name: weight for name, weight in self.model.named_parameters() if weight.requires_grad}
 
     def weights(self) -> dict[str, torch.Tensor]:
         """What is saved of the model, by name."""
+        if self.is_adapter:
+            return {name: weight.detach() for name, weight in self.trained().items()}
         return self.model.state_dict()
 
     def take_weights(self, weights: dict[str, torch.Tensor]) -> None:
         """The inverse of `weights`; a RuntimeError says that they are of another network."""
-        self.model.load_state_dict(weights)
+        if self.is_adapter and weights.keys() != self.trained().keys():
+            raise RuntimeError(f"{len(weights)} saved weights are not the {len(self.trained())} that are trained")
+        self.model.load_state_dict(weights, strict=not self.is_adapter)
 
     def save(self, output_dir: Path, saved_as: Savable) -> Path:
         """Write `checkpoint-<step>`; `saved_as` holds `model`, whose averaged weights it is saved with."""
@@ -100,6 +109,8 @@ class TrainingState:
         weights = {name: tensor.contiguous() for name, tensor in self.weights().items()}
         save_file(weights, folder / "model.safetensors")
         save_file(flatten_moments(self.optimizer), folder / "optimizer.safetensors")
+        if self.is_adapter:
+            save_file(dict(zip(self.trained(), self.ema.shadow_params, strict=True)), folder / "ema.safetensors")
         rest = {
             "step": self.step,
             "best_kid": None if math.isinf(self.best_kid) else self.best_kid,
@@ -112,12 +123,12 @@ class TrainingState:
     @contextmanager
     def averaged_weights(self) -> Iterator[None]:
         """Within the block the model has the averaged weights, in evaluation mode."""
-        self.ema.store(self.trained())
-        self.ema.copy_to(self.trained())
+        self.ema.store(self.trained().values())
+        self.ema.copy_to(self.trained().values())
         self.model.eval()
         yield
         self.model.train()
-        self.ema.restore(self.trained())
+        self.ema.restore(self.trained().values())
 
     def load(self, checkpoint: Path) -> None:
         """Take over everything from a folder that `save` wrote.
@@ -137,9 +148,10 @@ class TrainingState:
             self.read_averaged(checkpoint)
 
     def read_averaged(self, checkpoint: Path) -> None:
-        """Take over the averaged weights from the pipeline in `checkpoint`."""
-        averaged = load_file(checkpoint / self.component / "diffusion_pytorch_model.safetensors")
-        for shadow, (name, _) in zip(self.ema.shadow_params, self.model.named_parameters(), strict=True):
+        """Take over the averaged weights: a whole network's from the pipeline in `checkpoint`."""
+        whole = checkpoint / self.component / "diffusion_pytorch_model.safetensors"
+        averaged = load_file(checkpoint / STATE / "ema.safetensors" if self.is_adapter else whole)
+        for name, shadow in zip(self.trained(), self.ema.shadow_params, strict=True):
             shadow.copy_(averaged[name])
 
     def read(self, folder: Path) -> None:
@@ -155,39 +167,6 @@ class TrainingState:
             group["lr"] = rate
         if self.scaler is not None and rest["scaler"]:
             self.scaler.load_state_dict(rest["scaler"])
-
-
-class LoraState(TrainingState):
-    """Of a model most of which stays as it is: what has gradients is trained, averaged and saved, nothing else.
-
-    `ema` and `optimizer` are of `[p for p in model.parameters() if p.requires_grad]`.
-    """
-
-    def trained(self) -> list[torch.nn.Parameter]:
-        return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-
-    def names(self) -> list[str]:
-        """Of the weights of `trained`."""
-        return [name for name, parameter in self.model.named_parameters() if parameter.requires_grad]
-
-    def weights(self) -> dict[str, torch.Tensor]:
-        return {name: weight.detach() for name, weight in zip(self.names(), self.trained(), strict=True)}
-
-    def take_weights(self, weights: dict[str, torch.Tensor]) -> None:
-        mine = self.weights()
-        if {name: tensor.shape for name, tensor in mine.items()} != {n: t.shape for n, t in weights.items()}:
-            raise RuntimeError(f"{len(weights)} saved weights are not the {len(mine)} that are trained")
-        for name, weight in mine.items():
-            weight.copy_(weights[name])
-
-    def write(self, folder: Path) -> None:
-        super().write(folder)
-        save_file(dict(zip(self.names(), self.ema.shadow_params, strict=True)), folder / "ema.safetensors")
-
-    def read_averaged(self, checkpoint: Path) -> None:
-        averaged = load_file(checkpoint / STATE / "ema.safetensors")
-        for name, shadow in zip(self.names(), self.ema.shadow_params, strict=True):
-            shadow.copy_(averaged[name])
 
 
 def checkpoints(output_dir: Path) -> list[Path]:
@@ -213,21 +192,16 @@ def drop_old_checkpoints(output_dir: Path, keep: int) -> None:
 
 def publish(pipeline_folder: Path, output_dir: Path) -> None:
     """Copy a pipeline folder into `output_dir` itself; the file that makes it loadable comes last."""
-    with explained_where_full(output_dir):
-        copy_pipeline(pipeline_folder, output_dir)
-
-
-def copy_pipeline(pipeline_folder: Path, output_dir: Path) -> None:
-    """The copying of `publish`."""
     index = next(name for name in INDICES if (pipeline_folder / name).exists())
-    (output_dir / index).unlink(missing_ok=True)
-    for source in pipeline_folder.iterdir():
-        if source.is_dir() and source.name != STATE:
-            shutil.copytree(source, output_dir / source.name, dirs_exist_ok=True)
-        elif source.suffix in (".py", ".safetensors"):
-            shutil.copyfile(source, output_dir / source.name)
-    shutil.copyfile(pipeline_folder / index, output_dir / f".{index}.tmp")
-    (output_dir / f".{index}.tmp").replace(output_dir / index)
+    with explained_where_full(output_dir):
+        (output_dir / index).unlink(missing_ok=True)
+        for source in pipeline_folder.iterdir():
+            if source.is_dir() and source.name != STATE:
+                shutil.copytree(source, output_dir / source.name, dirs_exist_ok=True)
+            elif source.suffix in (".py", ".safetensors"):
+                shutil.copyfile(source, output_dir / source.name)
+        shutil.copyfile(pipeline_folder / index, output_dir / f".{index}.tmp")
+        (output_dir / f".{index}.tmp").replace(output_dir / index)
 
 
 def flatten_moments(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:

@@ -15,9 +15,20 @@ LARGEST_EPSILON = 100.0
 
 
 @dataclass
-class DiffusionArguments(FromScratchArguments, DescentArguments):
-    """A class-conditioned diffusion model: its network, its noise, its training."""
+class DDPMArguments(FromScratchArguments, DescentArguments):
+    """Train a class-conditioned DDPM on labelled images.
 
+    Start the same command again to resume. Example:
+
+      clinsynth train ddpm --dataset phantom-fundus --resolution 32 --channels 1 --output_dir runs/phantom
+    """
+
+    output_dir: str = "runs/ddpm"
+    train_steps: int = 5_000
+    """optimizer steps; at 32 pixels one takes about a second on one CPU core"""
+    seed: int = 0
+    """of the weights' start, the order of images and all noise (with --dp_epsilon of the start alone: the rest must
+    not be known, so a resumed run is valid but not the same to the last bit)"""
     backbone: Literal["unet2d", "context_unet"] = "unet2d"
     """unet2d: diffusers' UNet2DModel; context_unet: the e-health paper's network, 28 to 64 px"""
     width: int = 32

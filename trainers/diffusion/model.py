@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from diffusers.models.unets.unet_2d import UNet2DModel
@@ -15,9 +16,11 @@ from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from diffusers.training_utils import compute_snr
 from torch import nn
 
+from clinsynth.data.images import ImageArrays
 from clinsynth.pipelines.class_conditioned_ddpm import ContextUnet
 from clinsynth.seeds import derive_seed
-from clinsynth.trainers.diffusion.arguments import DiffusionArguments
+from clinsynth.trainers.arguments import FromScratchArguments
+from clinsynth.trainers.diffusion.arguments import DDPMArguments
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,22 @@ class TrainingStream:
         self.num_classes, self.num_train_timesteps = num_classes, num_train_timesteps
         self.class_dropout, self.class_balanced, self.seed = class_dropout, class_balanced, seed
         self.flips = [axis for axis, on in ((3, horizontal_flip), (2, vertical_flip)) if on]
+
+    @classmethod
+    def of(
+        cls,
+        train: ImageArrays,
+        args: FromScratchArguments,
+        device: torch.device,
+        num_train_timesteps: int = 1,
+        class_dropout: float = 0.0,
+        seed: int | None = None,
+    ) -> Self:
+        """The images of `train` on `device`, viewed as `args` say, drawn from `seed` or theirs."""
+        images, labels = (torch.from_numpy(array).to(device) for array in (train.images, train.labels))
+        views = (args.class_balanced, args.horizontal_flip, args.vertical_flip)
+        drawn_from = args.seed if seed is None else seed
+        return cls(images, labels, len(train.label_names), num_train_timesteps, class_dropout, *views, seed=drawn_from)
 
     def epoch_order(self, epoch: int) -> torch.Tensor:
         """The image numbers of an epoch: a permutation, or n draws with equal class probability."""
@@ -172,9 +191,7 @@ class DDPMProcess:
         return self.weigh(self.image_losses(unet, batch), batch).mean()
 
 
-def build_unet(
-    args: DiffusionArguments, resolution: int, channels: int, num_classes: int
-) -> ContextUnet | UNet2DModel:
+def build_unet(args: DDPMArguments, resolution: int, channels: int, num_classes: int) -> ContextUnet | UNet2DModel:
     """The untrained network; its last class, number `num_classes`, is the null class.
 
     Raises:
@@ -202,7 +219,7 @@ def build_unet(
     )
 
 
-def build_scheduler(args: DiffusionArguments) -> DDPMScheduler:
+def build_scheduler(args: DDPMArguments) -> DDPMScheduler:
     """The forward process."""
     return DDPMScheduler(
         num_train_timesteps=args.num_train_timesteps,

@@ -35,7 +35,7 @@ from accelerate import Accelerator
 
 from clinsynth.run_folder import atomic_write, check_unchanged, package_version
 from clinsynth.seeds import derive_seed
-from clinsynth.trainers.diffusion.arguments import DiffusionArguments
+from clinsynth.trainers.diffusion.arguments import DDPMArguments
 from clinsynth.trainers.diffusion.model import DDPMProcess, StepInputs
 from clinsynth.trainers.training_state import TrainingState
 
@@ -92,7 +92,7 @@ class PrivacyPlan:
         }
 
 
-def plan_privacy(args: DiffusionArguments, images: int) -> PrivacyPlan:
+def plan_privacy(args: DDPMArguments, images: int) -> PrivacyPlan:
     """The least noise with which `args.train_steps` steps on `images` images stay within `args.dp_epsilon`.
 
     delta is `args.dp_delta`, else images^-1.1 (Ponomareva et al. 2023, "How to DP-fy ML").

@@ -20,13 +20,13 @@ from clinsynth.metrics.kid.kid import kernel_distance
 from clinsynth.models.image_encoders import train_default_extractor
 from clinsynth.pipelines.class_conditioned_ddpm import ClassConditionedDDPMPipeline
 from clinsynth.seeds import derive_seed
-from clinsynth.trainers.diffusion.arguments import DiffusionArguments
+from clinsynth.trainers.diffusion.arguments import DDPMArguments
 from clinsynth.trainers.diffusion.model import DDPMProcess, StepInputs, TrainingStream, build_scheduler, build_unet
 from clinsynth.trainers.training_state import TrainingState
 
 
 def build_state(
-    args: DiffusionArguments, train: ImageArrays, accelerator: Accelerator
+    args: DDPMArguments, train: ImageArrays, accelerator: Accelerator
 ) -> tuple[TrainingState, ClassConditionedDDPMPipeline]:
     """The state before the first step, and the pipeline around its network."""
     torch.manual_seed(derive_seed(args.seed, 2))
@@ -67,22 +67,8 @@ def step_parts(
     return stream.step(step, batch_size * parts, parts)[accelerator.process_index :: processes]
 
 
-def build_stream(args: DiffusionArguments, train: ImageArrays, device: torch.device, seed: int) -> TrainingStream:
-    """The training images on `device`, with the arguments' randomness, drawn from `seed`."""
-    return TrainingStream(
-        torch.from_numpy(train.images).to(device),
-        torch.from_numpy(train.labels).to(device),
-        len(train.label_names),
-        args.num_train_timesteps,
-        args.class_dropout,
-        args.class_balanced,
-        args.horizontal_flip,
-        args.vertical_flip,
-        seed,
-    )
-
-
-GRID_COLUMNS = 8
+BATCH, COLUMNS = 64, 8
+"""Images drawn at once, and images a class in a grid."""
 
 
 class Validation:
@@ -92,42 +78,34 @@ class Validation:
     ranking checkpoints of one run; the distances are not comparable with published ones.
 
     Args:
-        pipeline: around the network that is trained.
+        pipeline: what draws, around the network that is trained.
+        steps: of its sampler.
         data: the splits.
         output_dir: of the grids and the classifier.
         seed: of the images.
     """
 
-    num_inference_steps = 20
-
-    def __init__(self, pipeline: Any, data: dict[str, ImageArrays], output_dir: Path, seed: int):
-        self.pipeline, self.output_dir, self.seed = pipeline, output_dir, seed
+    def __init__(self, pipeline: Any, steps: int, data: dict[str, ImageArrays], output_dir: Path, seed: int):
+        self.pipeline, self.steps, self.output_dir, self.seed = pipeline, steps, output_dir, seed
         self.labels, self.num_classes = data["validation"].labels, len(data["validation"].label_names)
         self.extractor = train_default_extractor(data["train"], data["validation"], output_dir / "validation", seed)
         self.real = self.extractor(data["validation"].images)
 
     def __call__(self, step: int) -> dict[str, float]:
         """Write `samples/step-<step>.png` (a row a class) and return `validation_frechet` and `validation_kid`."""
-        fast = self.fast(self.pipeline)
-        fast.set_progress_bar_config(desc=f"validation at step {step}", leave=False)
-        grid = np.repeat(np.arange(self.num_classes), GRID_COLUMNS)
-        save_grid(self.sample(fast, grid), GRID_COLUMNS, self.output_dir, step)
-        features = self.extractor(self.sample(fast, self.labels))
+        self.pipeline.set_progress_bar_config(desc=f"validation at step {step}", leave=False)
+        save_grid(self.sample(np.repeat(np.arange(self.num_classes), COLUMNS)), COLUMNS, self.output_dir, step)
+        features = self.extractor(self.sample(self.labels))
         return {
             "validation_frechet": frechet_distance(self.real, features),
             "validation_kid": kernel_distance(self.real, features),
         }
 
-    def fast(self, pipeline: Any) -> Any:
-        """`pipeline` with a sampler that needs few steps."""
-        return type(pipeline)(pipeline.unet, to_fast(pipeline.scheduler), pipeline.id2label)
-
-    def sample(self, pipeline: Any, labels: np.ndarray, batch_size: int = 64) -> np.ndarray:
+    def sample(self, labels: np.ndarray) -> np.ndarray:
         """One image for each label, uint8 (n, channels, size, size)."""
         seeds = [derive_seed(self.seed, 3, i) for i in range(len(labels))]
-        batches = [slice(first, first + batch_size) for first in range(0, len(labels), batch_size)]
-        steps = self.num_inference_steps
-        return np.concatenate([draw(pipeline, labels[batch].tolist(), seeds[batch], steps) for batch in batches])
+        batches = [slice(first, first + BATCH) for first in range(0, len(labels), BATCH)]
+        return np.concatenate([draw(self.pipeline, labels[i].tolist(), seeds[i], self.steps) for i in batches])
 
 
 def draw(pipeline: Any, labels: list[int], seeds: list[int], steps: int) -> np.ndarray:

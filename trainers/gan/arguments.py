@@ -15,9 +15,19 @@ PUBLISHED = {
 
 
 @dataclass
-class AdversarialArguments(FromScratchArguments):
-    """A class-conditional GAN: its loss, its networks, its two optimizers."""
+class GANArguments(FromScratchArguments):
+    """Train a class-conditional GAN on labelled images.
 
+    Start the same command again to resume. Example:
+
+      clinsynth train gan --dataset phantom-fundus --resolution 32 --channels 1 --output_dir runs/phantom-gan
+    """
+
+    output_dir: str = "runs/gan"
+    train_steps: int = 10_000
+    """updates of the generator"""
+    dry_run: bool = False
+    """print the resolved settings, the data and the networks' sizes, and stop"""
     loss: Literal["dcgan", "wgan_gp", "hinge"] = "hinge"
     """dcgan: non-saturating, with DCGAN's discriminator (Radford et al. 2016); wgan_gp: Wasserstein with gradient
     penalty (Gulrajani et al. 2017); hinge: with a spectrally normalised discriminator (Miyato et al. 2018)"""

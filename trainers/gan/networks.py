@@ -9,7 +9,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from clinsynth.pipelines.class_conditioned_gan import DCGANGenerator
 from clinsynth.pipelines.class_conditioned_gan.dcgan_generator import WIDEST, levels_of
-from clinsynth.trainers.gan.arguments import AdversarialArguments
+from clinsynth.trainers.gan.arguments import GANArguments
 
 
 def discriminator_loss(loss: str, real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
@@ -88,7 +88,7 @@ NORMS = {"dcgan": "batch", "wgan_gp": "none", "hinge": "spectral"}
 
 
 def build_networks(
-    args: AdversarialArguments, resolution: int, channels: int, num_classes: int
+    args: GANArguments, resolution: int, channels: int, num_classes: int
 ) -> tuple[DCGANGenerator, Discriminator]:
     """The untrained generator and the discriminator that goes with `args.loss`.
 

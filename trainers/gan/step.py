@@ -17,8 +17,7 @@ from clinsynth.data.images import ImageArrays
 from clinsynth.pipelines.class_conditioned_gan import ClassConditionedGANPipeline, DCGANGenerator
 from clinsynth.seeds import derive_seed
 from clinsynth.trainers.diffusion.model import TrainingStream
-from clinsynth.trainers.diffusion.step import Validation
-from clinsynth.trainers.gan.arguments import AdversarialArguments
+from clinsynth.trainers.gan.arguments import GANArguments
 from clinsynth.trainers.gan.networks import (
     build_networks,
     diff_augment,
@@ -32,7 +31,7 @@ STATISTICS_IMAGES = 1024
 
 
 def build_state(
-    args: AdversarialArguments, train: ImageArrays, stream: TrainingStream, device: torch.device
+    args: GANArguments, train: ImageArrays, stream: TrainingStream, device: torch.device
 ) -> tuple[GANState, ClassConditionedGANPipeline]:
     """The state before the first step, and the pipeline around its generator."""
     torch.manual_seed(derive_seed(args.seed, 2))
@@ -60,22 +59,7 @@ def build_state(
     return state, ClassConditionedGANPipeline(generator, dict(enumerate(train.label_names)))
 
 
-def build_stream(args: AdversarialArguments, train: ImageArrays, device: torch.device) -> TrainingStream:
-    """The training images on the training device: the stream of a diffusion model without noise levels and dropout."""
-    return TrainingStream(
-        torch.from_numpy(train.images).to(device),
-        torch.from_numpy(train.labels).to(device),
-        len(train.label_names),
-        num_train_timesteps=1,
-        class_dropout=0.0,
-        class_balanced=args.class_balanced,
-        horizontal_flip=args.horizontal_flip,
-        vertical_flip=args.vertical_flip,
-        seed=args.seed,
-    )
-
-
-def train_step(args: AdversarialArguments, state: GANState, stream: TrainingStream) -> dict[str, torch.Tensor]:
+def train_step(args: GANArguments, state: GANState, stream: TrainingStream) -> dict[str, torch.Tensor]:
     """`args.n_critic` updates of the discriminator, then one of the generator; every draw is of (seed, step) alone.
 
     Returns the numbers to log, scalars on the device, those of the discriminator from its last update.
@@ -90,7 +74,7 @@ def train_step(args: AdversarialArguments, state: GANState, stream: TrainingStre
 
 
 def update_discriminator(
-    args: AdversarialArguments, state: GANState, real: torch.Tensor, labels: torch.Tensor, draws: torch.Generator
+    args: GANArguments, state: GANState, real: torch.Tensor, labels: torch.Tensor, draws: torch.Generator
 ) -> dict[str, torch.Tensor]:
     """One optimizer step on real images (batch, channels, size, size) and as many generated ones of their classes."""
     with torch.no_grad():
@@ -111,7 +95,7 @@ def update_discriminator(
 
 
 def update_generator(
-    args: AdversarialArguments, state: GANState, labels: torch.Tensor, draws: torch.Generator
+    args: GANArguments, state: GANState, labels: torch.Tensor, draws: torch.Generator
 ) -> dict[str, torch.Tensor]:
     """One optimizer step on generated images of the classes `labels`."""
     state.discriminator.requires_grad_(False)  # its gradients would be computed for nothing
@@ -125,15 +109,6 @@ def update_generator(
     state.optimizer.step()
     state.discriminator.requires_grad_(True)
     return {"generator_loss": loss.detach(), "grad_norm": norm}
-
-
-class GANValidation(Validation):
-    """Validation of a GAN, which draws in one step."""
-
-    num_inference_steps = 1
-
-    def fast(self, pipeline: ClassConditionedGANPipeline) -> ClassConditionedGANPipeline:
-        return pipeline
 
 
 STATISTICS_BATCH = 128

@@ -36,7 +36,7 @@ from clinsynth.trainers.preference.model import (
     to_samples,
 )
 from clinsynth.trainers.preference.pairs import PREFERRED, Pictures, pictures_of, pixels_of, unpaired
-from clinsynth.trainers.training_state import LoraState, TrainingState
+from clinsynth.trainers.training_state import TrainingState
 
 if TYPE_CHECKING:
     from clinsynth.trainers.train_preference import PreferenceArguments
@@ -57,8 +57,7 @@ def build_state(args: PreferenceArguments, pipeline: Any, accelerator: Accelerat
     warmup, steps = args.lr_warmup_steps, args.train_steps
     schedule = get_scheduler(args.lr_scheduler, optimizer, num_warmup_steps=warmup, num_training_steps=steps)
     ema = EMAModel(trained, decay=args.ema_decay, foreach=True)
-    kind = LoraState if adapted else TrainingState
-    return kind(model.train(), ema, optimizer, schedule, accelerator.scaler), reference
+    return TrainingState(model.train(), ema, optimizer, schedule, accelerator.scaler), reference
 
 
 class Preferences:

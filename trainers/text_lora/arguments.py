@@ -8,9 +8,17 @@ from clinsynth.trainers.arguments import check_at_least, check_shares
 
 
 @dataclass
-class TextTuningArguments(TextDataArguments):
-    """A LoRA of a language model: its base, its task, its adapters, its training."""
+class TextLoraArguments(TextDataArguments):
+    """Fine-tune a language model (LoRA) to write texts of each label of a task.
 
+    It memorises some of its training texts: check what it writes with `clinsynth evaluate text`, and keep the folder
+    as confidential as the texts. Start the same command again to resume. Example:
+
+      clinsynth train text-lora --model HuggingFaceTB/SmolLM2-135M-Instruct --task severity-posts --dataset posts.csv --output_dir runs/lora
+    """  # noqa: E501
+
+    dry_run: bool = False
+    """print the resolved settings and the examples' numbers, and stop"""
     model: str = ""
     """folder or Hub id of a causal language model, or a .gguf file; with or without a chat template"""
     task: str = ""

@@ -21,7 +21,7 @@ from clinsynth.pipelines.structured_medical_text.prompts import Task, render_mes
 from clinsynth.pipelines.structured_medical_text.schema_logits import SchemaConstraint
 from clinsynth.pipelines.structured_medical_text.schemas import check_text
 from clinsynth.seeds import derive_seed
-from clinsynth.trainers.text_lora.arguments import TextTuningArguments
+from clinsynth.trainers.text_lora.arguments import TextLoraArguments
 
 if TYPE_CHECKING:
     from accelerate import PartialState
@@ -59,7 +59,7 @@ class Examples:
         return json.dumps({**self.facts, "steps": self.steps, "steps_a_pass": self.steps_a_pass}, indent=2)
 
 
-def check_task(args: TextTuningArguments, task: Task, names: list[str]) -> None:
+def check_task(args: TextLoraArguments, task: Task, names: list[str]) -> None:
     """Raise a `ValueError` where the data cannot fill the task's schema, or has a label that the task does not."""
     lacking = [field for field in task.schema["properties"] if field != "text"]
     if lacking:
@@ -77,7 +77,7 @@ def check_task(args: TextTuningArguments, task: Task, names: list[str]) -> None:
 
 
 def build_examples(
-    args: TextTuningArguments, task: Task, splits: DatasetDict, base: Base, state: PartialState
+    args: TextLoraArguments, task: Task, splits: DatasetDict, base: Base, state: PartialState
 ) -> Examples:
     """The examples of `splits` train and validation.
 

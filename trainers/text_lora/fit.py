@@ -32,7 +32,7 @@ from clinsynth.run_folder import (
     write_run_config,
 )
 from clinsynth.trainers.harness import check_finite
-from clinsynth.trainers.text_lora.arguments import TextTuningArguments
+from clinsynth.trainers.text_lora.arguments import TextLoraArguments
 from clinsynth.trainers.text_lora.model import CONFIG, Base, publish_merged, save_adapter
 from clinsynth.trainers.training_state import numbered_checkpoints
 
@@ -63,7 +63,7 @@ class QuietTrainer(SFTTrainer):
 
 
 def trainer_settings(
-    args: TextTuningArguments, examples: Examples, output_dir: Path, state: PartialState, fresh: bool
+    args: TextLoraArguments, examples: Examples, output_dir: Path, state: PartialState, fresh: bool
 ) -> SFTConfig:
     """Those of TRL's trainer. The order of examples is in `examples`, so none is drawn here.
 
@@ -134,7 +134,7 @@ def check_same_examples(output_dir: Path, examples: Examples) -> None:
     )
 
 
-def write_beginning(args: TextTuningArguments, examples: Examples, output_dir: Path, start: int) -> None:
+def write_beginning(args: TextLoraArguments, examples: Examples, output_dir: Path, start: int) -> None:
     """Write what the run is, and remove what a stopped one left behind step `start`."""
     write_run_config(output_dir, args)
     drop_metrics_after(output_dir, start if start else -1)

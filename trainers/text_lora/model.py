@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from clinsynth.models.language_models import load_causal_model
 from clinsynth.run_folder import complete_folder
-from clinsynth.trainers.text_lora.arguments import TextTuningArguments
+from clinsynth.trainers.text_lora.arguments import TextLoraArguments
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -35,7 +35,7 @@ class Base:
     context: int | None
 
 
-def load_base(args: TextTuningArguments) -> Base:
+def load_base(args: TextLoraArguments) -> Base:
     """Model and tokenizer of --model.
 
     Raises:
@@ -52,7 +52,7 @@ def load_base(args: TextTuningArguments) -> Base:
     return Base(model, tokenizer, getattr(model.config.get_text_config(), "max_position_embeddings", None))
 
 
-def with_adapters(args: TextTuningArguments, model: PreTrainedModel) -> PeftModel:
+def with_adapters(args: TextLoraArguments, model: PreTrainedModel) -> PeftModel:
     """A PEFT model around `model`, whose adapters begin as nothing: its logits are the base's.
 
     Raises:

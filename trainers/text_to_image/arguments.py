@@ -7,9 +7,21 @@ from clinsynth.trainers.arguments import DescentArguments, check_above_zero, che
 
 
 @dataclass
-class PromptedArguments(DescentArguments):
-    """A LoRA of a text-to-image model: its base, its prompts, its adapter, its training."""
+class TextToImageLoraArguments(DescentArguments):
+    """Fine-tune a text-to-image model (LoRA) on labelled pictures, each class behind a prompt.
 
+    --resolution is what the model draws, by default the base's own; smaller pictures are enlarged, grey ones made
+    colour. Start the same command again to resume. Example:
+
+      clinsynth train text-to-image-lora --model stable-diffusion-v1-5/stable-diffusion-v1-5 --dataset ham10000 --fit squash --prompt_template "a dermatoscopic picture of {label}" --output_dir runs/derm-lora
+    """  # noqa: E501
+
+    output_dir: str = "runs/text-to-image-lora"
+    """run folder; afterwards holds pytorch_lora_weights.safetensors, learned_embeds.safetensors, text_to_image.json"""
+    train_steps: int = 3_000
+    """optimizer steps of the LoRA"""
+    dry_run: bool = False
+    """print the resolved settings, the prompts, the data and the LoRA's size, and stop"""
     model: str = ""
     """base model: folder or Hub id of Stable Diffusion 1.5, 2.1, XL or their kin, with safetensors"""
     revision: str | None = None

@@ -13,7 +13,7 @@ from clinsynth.models.text_to_image import PromptedPipeline
 from clinsynth.seeds import derive_seed
 from clinsynth.trainers.diffusion.model import DDPMProcess, TrainingStream
 from clinsynth.trainers.diffusion.step import draw, save_grid, to_fast
-from clinsynth.trainers.text_to_image.arguments import PromptedArguments
+from clinsynth.trainers.text_to_image.arguments import TextToImageLoraArguments
 
 PIXELS_AT_ONCE = 2**21
 """That the autoencoder gets, in float32: 8 images of 512 pixels a side."""
@@ -21,7 +21,7 @@ VALIDATED_AT_ONCE, MOST_VALIDATED = 8, 256
 STEPS = 25
 
 
-def latent_stream(args: PromptedArguments, images: ImageSplits, prompted: PromptedPipeline) -> TrainingStream:
+def latent_stream(args: TextToImageLoraArguments, images: ImageSplits, prompted: PromptedPipeline) -> TrainingStream:
     """The train split as latents on the training device; a mirrored image counts as a further one."""
     flips = [axis for axis, on in ((3, args.horizontal_flip), (2, args.vertical_flip)) if on]
     latents, labels = encode_images(images, "train", prompted, flips)
@@ -59,7 +59,9 @@ class LatentValidation:
         output_dir: of the grids.
     """
 
-    def __init__(self, args: PromptedArguments, images: ImageSplits, prompted: PromptedPipeline, output_dir: Path):
+    def __init__(
+        self, args: TextToImageLoraArguments, images: ImageSplits, prompted: PromptedPipeline, output_dir: Path
+    ):
         self.prompted, self.output_dir = prompted, output_dir
         self.seed, self.columns = args.seed, args.validation_pictures
         self.process = DDPMProcess(prompted.scheduler)

@@ -22,12 +22,12 @@ from clinsynth.models.text_to_image_base import (
     write_tensors,
 )
 from clinsynth.seeds import derive_seed
-from clinsynth.trainers.text_to_image.arguments import PromptedArguments
+from clinsynth.trainers.text_to_image.arguments import TextToImageLoraArguments
 
 TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def open_base_of(args: PromptedArguments) -> tuple[Any, dict[str, Any]]:
+def open_base_of(args: TextToImageLoraArguments) -> tuple[Any, dict[str, Any]]:
     """The base pipeline of --model, frozen, and what text_to_image.json says of it."""
     pipe = open_base(args.model, args.revision, side=args.resolution)
     freeze(pipe)
@@ -44,7 +44,9 @@ def open_base_of(args: PromptedArguments) -> tuple[Any, dict[str, Any]]:
     return pipe, facts
 
 
-def build_prompted(args: PromptedArguments, pipe: Any, facts: dict[str, Any], names: list[str]) -> PromptedPipeline:
+def build_prompted(
+    args: TextToImageLoraArguments, pipe: Any, facts: dict[str, Any], names: list[str]
+) -> PromptedPipeline:
     """The base model behind the classes `names`; with --textual_inversion_steps a token of each is in it.
 
     Raises:
@@ -66,7 +68,7 @@ def compute_in(prompted: PromptedPipeline, precision: str) -> None:
         prompted.pipe.to(TYPES[precision])
 
 
-def add_lora(args: PromptedArguments, prompted: PromptedPipeline) -> None:
+def add_lora(args: TextToImageLoraArguments, prompted: PromptedPipeline) -> None:
     """Give the U-Net the adapter "default", which alone has gradients, in float32; it changes nothing yet.
 
     Raises:
@@ -90,7 +92,7 @@ def add_lora(args: PromptedArguments, prompted: PromptedPipeline) -> None:
         unet.enable_gradient_checkpointing()
 
 
-def target_modules(args: PromptedArguments) -> list[str]:
+def target_modules(args: TextToImageLoraArguments) -> list[str]:
     """The layers' names of --target_modules."""
     return [name.strip() for name in args.target_modules.split(",")]
 
