@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Literal
 from clinsynth.arguments import run
 
 if TYPE_CHECKING:
-    from clinsynth.trainers.train_ddpm import DDPMArguments
+    from clinsynth.trainers.diffusion.arguments import DDPMArguments
     from clinsynth.trainers.train_preference import PreferenceArguments
 
 DEALT = "dealt-out-by-lot.txt"
@@ -177,7 +177,7 @@ def fresh_accelerator() -> None:
 
 def first_stage(args: LoopArguments, folder: Path, seed: int) -> "DDPMArguments":
     """The first stage's training."""
-    from clinsynth.trainers.train_ddpm import DDPMArguments
+    from clinsynth.trainers.diffusion.arguments import DDPMArguments
 
     return DDPMArguments(
         dataset=data_of(args, seed),

@@ -104,8 +104,8 @@ def build_pipeline(args: PreferenceBenchmarkArguments) -> Any:
     """A DDPM with random weights and the five grades."""
     from clinsynth.data.phantom_fundus import GRADES
     from clinsynth.pipelines.class_conditioned_ddpm import ClassConditionedDDPMPipeline
+    from clinsynth.trainers.diffusion.arguments import DDPMArguments
     from clinsynth.trainers.diffusion.model import build_scheduler, build_unet
-    from clinsynth.trainers.train_ddpm import DDPMArguments
 
     first = DDPMArguments(width=args.width)
     unet = build_unet(first, args.resolution, args.channels, len(GRADES))

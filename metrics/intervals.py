@@ -20,7 +20,7 @@ Interval = tuple[float, float]
 def percentile_interval(replicates: ArrayLike, level: float = 0.95) -> Interval:
     """The middle `level` of replicates (r,): their (1 - level) / 2 and (1 + level) / 2 quantiles."""
     tail = round((1 - level) / 2, 12)  # 0.025, not 0.025000000000000022
-    low, high = np.quantile(replicates, [tail, 1 - tail])
+    low, high = np.quantile(np.asarray(replicates, dtype=float), [tail, 1 - tail])
     return float(low), float(high)
 
 
@@ -30,7 +30,7 @@ def centred_interval(replicates: ArrayLike, value: float, lowest: float = 0.0, h
     For distances: a resample repeats rows, which brings it further from the other side than its original was.
     """
     low, high = percentile_interval(replicates)
-    bias = float(np.mean(replicates)) - value
+    bias = float(np.asarray(replicates, dtype=float).mean()) - value
     return min(max(low - bias, lowest), highest), min(max(high - bias, lowest), highest)
 
 

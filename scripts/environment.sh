@@ -34,7 +34,9 @@ install_environment() {
         .venv/bin/python -m pip uninstall --quiet --yes clinsynth
         touch "$installed"
     fi
-    .venv/bin/python -m pip install --quiet --no-deps --editable .
+    # a tree of links, which type checkers and editors can follow
+    rm -rf build
+    .venv/bin/python -m pip install --quiet --no-deps --editable . --config-settings editable_mode=strict
 }
 
 install_environment "$1"

@@ -12,8 +12,6 @@ source scripts/environment.sh "[c2pa,dev,dicom,privacy,space,text]"
 
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
-# the type checker cannot follow an editable install with this layout: it reads an installed copy
-rm -rf .venv/typecheck
-.venv/bin/python -m pip install --quiet --no-deps --target .venv/typecheck .
-(cd .venv/typecheck && ../bin/mypy --config-file ../../pyproject.toml -p clinsynth)
+# from .venv, so that it reads the installed package and not the folder of the same name
+(cd .venv && bin/mypy --config-file ../pyproject.toml)
 OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n 2 --dist loadfile "$@"

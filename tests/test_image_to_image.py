@@ -284,11 +284,11 @@ def test_four_of_five_are_counted_exactly_and_no_answer_is_no_guess() -> None:
 
 
 def test_what_a_classifier_sees_as_another_class_is_drawn_anew(eyes: ImageArrays, tmp_path: Path) -> None:
-    from clinsynth.models.image_classifiers import build_small_resnet, predict
+    from clinsynth.models.image_classifiers import build_small_resnet, predict, save_image_classifier
 
     names = [*GRADES[::-1]]  # numbered otherwise than the generator's
     network = build_small_resnet(5, 3, seed=1)
-    save_classifier(network, names, tmp_path / "judge")
+    save_image_classifier(network, names, tmp_path / "judge")
     check = ClassCheck(str(tmp_path / "judge"), dict(enumerate(GRADES)))
     seen = [names[number] for number in predict(network, eyes.images[:20]).argmax(1)]
     labels = [GRADES.index(name) for name in seen]
@@ -298,16 +298,16 @@ def test_what_a_classifier_sees_as_another_class_is_drawn_anew(eyes: ImageArrays
         ClassCheck(str(tmp_path / "judge"), {0: "grade 0", 1: "severe"})
     with pytest.raises(ValueError, match=r"--keep_if_class .*nothing cannot be loaded"):
         ClassCheck(str(tmp_path / "nothing"), dict(enumerate(GRADES)))
-    save_classifier(build_small_resnet(1000, 3), [f"c{n}" for n in range(1000)], tmp_path / "of-other-things")
+    save_image_classifier(build_small_resnet(1000, 3), [f"c{n}" for n in range(1000)], tmp_path / "of-other-things")
     with pytest.raises(ValueError, match=r"classes c0, c1, (c\d+, )+… \(1,000 in all\), without 'grade 0'"):
         ClassCheck(str(tmp_path / "of-other-things"), dict(enumerate(GRADES)))
 
 
 def test_the_command_keeps_by_class_without_sources(model: Path, data: Path, tmp_path: Path) -> None:
-    from clinsynth.models.image_classifiers import build_small_resnet, predict, save_classifier
+    from clinsynth.models.image_classifiers import build_small_resnet, predict, save_image_classifier
 
     network = build_small_resnet(3, 1, seed=3)
-    save_classifier(network, list(LABELS.values()), tmp_path / "judge")
+    save_image_classifier(network, list(LABELS.values()), tmp_path / "judge")
     main(arguments(model, tmp_path / "out", per_class=3, keep_if_class=str(tmp_path / "judge"), most_draws=2))
     rows, found = read_rows(tmp_path / "out"), generation(tmp_path / "out")
     assert "source_id" not in (rows[0] if rows else {}) and set(found["generator"]["keep"]) == {"class"}
@@ -352,9 +352,9 @@ def test_the_strength_with_most_kept_is_chosen_once(eyes: ImageArrays, tmp_path:
 def test_the_command_chooses_its_strength_on_validation_pictures(
     model: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from clinsynth.models.image_classifiers import build_small_resnet, save_classifier
+    from clinsynth.models.image_classifiers import build_small_resnet, save_image_classifier
 
-    save_classifier(build_small_resnet(3, 1, seed=3), list(LABELS.values()), tmp_path / "judge")
+    save_image_classifier(build_small_resnet(3, 1, seed=3), list(LABELS.values()), tmp_path / "judge")
     changes = {"strength": "0.5,1", "keep_if_class": str(tmp_path / "judge"), "most_draws": 1, "per_class": 2}
     main(from_images(model, data, tmp_path / "out", **changes))
     found = json.loads((tmp_path / "out" / "strengths.json").read_text())

@@ -14,7 +14,7 @@ from helpers import tiny_pipeline
 from PIL import Image
 
 from clinsynth.seeds import derive_seed
-from clinsynth.trainers.diffusion.model import StepInputs, image_losses, predict
+from clinsynth.trainers.diffusion.model import DDPMProcess, StepInputs
 from clinsynth.trainers.preference.data import predicted_shares
 from clinsynth.trainers.preference.loss import (
     both_predictions,
@@ -198,8 +198,8 @@ def test_errors_are_those_of_training_and_the_start_is_log_two(prediction_type: 
     first = batch(pipeline)
     second = StepInputs(-first.images, first.labels, first.noise, first.timesteps)
     errors, before, drift = both_predictions(pipeline.unet, pipeline.unet, pipeline.scheduler, join(first, second))
-    assert torch.allclose(errors[:2], image_losses(pipeline.unet, pipeline.scheduler, first), atol=1e-6)
-    assert torch.allclose(errors[2:], image_losses(pipeline.unet, pipeline.scheduler, second), atol=1e-6)
+    assert torch.allclose(errors[:2], DDPMProcess(pipeline.scheduler).image_losses(pipeline.unet, first), atol=1e-6)
+    assert torch.allclose(errors[2:], DDPMProcess(pipeline.scheduler).image_losses(pipeline.unet, second), atol=1e-6)
     assert drift == 0 and errors.requires_grad and not before.requires_grad
     loss = dpo_loss(*errors.chunk(2), *before.chunk(2), 2500.0).loss
     assert float(loss.detach()) == pytest.approx(math.log(2))
@@ -258,5 +258,5 @@ def test_predictions_do_not_change_what_they_are_given() -> None:
     pipeline = tiny_pipeline()
     inputs = batch(pipeline)
     before = inputs.images.clone()
-    predict(pipeline.unet, pipeline.scheduler, inputs)
+    DDPMProcess(pipeline.scheduler).predict(pipeline.unet, inputs)
     assert torch.equal(inputs.images, before)

@@ -20,7 +20,7 @@ from clinsynth.data.images import ImageArrays
 from clinsynth.images import to_picture
 from clinsynth.pipelines.class_conditioned_ddpm import ClassConditionedDDPMPipeline
 from clinsynth.seeds import derive_seed
-from clinsynth.trainers.diffusion.model import TrainingStream, diffusion_loss
+from clinsynth.trainers.diffusion.model import DDPMProcess, TrainingStream
 from clinsynth.trainers.preference.candidates import sample_fast
 from clinsynth.trainers.preference.pairs import Candidate, make_pairs, read_pairs, write_pairs
 from clinsynth.trainers.preference.step import Preferences, build_state, fidelity_stream, train_step
@@ -77,7 +77,7 @@ def train_first_stage(pipeline: Any, real: ImageArrays, steps: int) -> None:
     stream = TrainingStream(torch.from_numpy(real.images), torch.from_numpy(real.labels), 2, 1000)
     optimizer = torch.optim.AdamW(pipeline.unet.parameters(), lr=2e-3)
     for step in range(steps):
-        diffusion_loss(pipeline.unet, pipeline.scheduler, stream.step(step, 32)[0], None).backward()
+        DDPMProcess(pipeline.scheduler).loss(pipeline.unet, stream.step(step, 32)[0]).backward()
         optimizer.step()
         optimizer.zero_grad()
 

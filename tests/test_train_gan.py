@@ -18,7 +18,9 @@ from clinsynth.data.images import load_image_arrays
 from clinsynth.run_folder import read_metrics
 from clinsynth.scripts import generate_images
 from clinsynth.scripts.generate_images import GenerateImagesArguments
+from clinsynth.trainers.diffusion.model import TrainingStream
 from clinsynth.trainers.gan import step as gan_step
+from clinsynth.trainers.gan.arguments import GANArguments
 from clinsynth.trainers.gan.networks import (
     Discriminator,
     cut_out,
@@ -29,7 +31,7 @@ from clinsynth.trainers.gan.networks import (
     translate,
 )
 from clinsynth.trainers.gan.step import GANState
-from clinsynth.trainers.train_gan import GANArguments, main
+from clinsynth.trainers.train_gan import main
 from clinsynth.trainers.training_state import checkpoints
 
 LOSSES = ["dcgan", "wgan_gp", "hinge"]
@@ -82,7 +84,7 @@ def assert_same_weights(first: Path, second: Path) -> None:
 def build(args: GANArguments) -> tuple[GANState, Any, Any]:
     """State, pipeline and stream, as the trainer makes them."""
     train = load_image_arrays(args)["train"]
-    stream = gan_step.build_stream(args, train, torch.device("cpu"))
+    stream = TrainingStream.of(train, args, torch.device("cpu"))
     return *gan_step.build_state(args, train, stream, torch.device("cpu")), stream
 
 

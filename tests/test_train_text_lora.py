@@ -26,9 +26,11 @@ from clinsynth.pipelines.structured_medical_text.prompt_tokens import encode_mes
 from clinsynth.pipelines.structured_medical_text.prompts import Task, render_messages
 from clinsynth.scripts.generate_text import GenerateTextArguments
 from clinsynth.scripts.generate_text import main as generate
+from clinsynth.trainers.text_lora.arguments import TextLoraArguments
 from clinsynth.trainers.text_lora.examples import Encoder, Examples, TokenLimit, build_examples, check_task, draw_order
-from clinsynth.trainers.text_lora.fit import Base, Journal, checkpoints, load_base
-from clinsynth.trainers.train_text_lora import TextLoraArguments, main
+from clinsynth.trainers.text_lora.fit import Journal, trainer_checkpoints
+from clinsynth.trainers.text_lora.model import Base, load_base
+from clinsynth.trainers.train_text_lora import main
 
 OWN_WORD = {"mild": "lamps", "severe": "house"}
 """What the toy texts of a label always hold, and those of the other never."""
@@ -176,7 +178,7 @@ def test_a_stopped_run_ends_as_one_that_never_stopped(
         patch.setattr(Journal, "on_step_end", stop)
         main(arguments(model, task, posts, tmp_path / "stopped", **settings))
     assert not (tmp_path / "stopped" / "config.json").exists()
-    saved = checkpoints(tmp_path / "stopped")
+    saved = trainer_checkpoints(tmp_path / "stopped")
     assert [path.name for path in saved] == ["checkpoint-3", "checkpoint-6"]
     shutil.copytree(saved[-1], tmp_path / "stopped" / "checkpoint-9")  # newer, and not finished
     (tmp_path / "stopped" / "checkpoint-9" / "trainer_state.json").write_text("{")

@@ -25,10 +25,11 @@ from clinsynth.models.generators import load_pipeline
 from clinsynth.models.text_to_image import load_text_to_image
 from clinsynth.models.text_to_image_base import open_base
 from clinsynth.run_folder import read_metrics
-from clinsynth.trainers.diffusion.model import diffusion_loss
-from clinsynth.trainers.text_to_image.latents import encode, latent_stream
-from clinsynth.trainers.text_to_image.model import add_lora, build_prompted, class_prompts, learned_words, open_base_of
-from clinsynth.trainers.train_text_to_image_lora import TextToImageLoraArguments, main
+from clinsynth.trainers.diffusion.model import DDPMProcess
+from clinsynth.trainers.text_to_image.arguments import TextToImageLoraArguments
+from clinsynth.trainers.text_to_image.latents import encode_images, latent_stream
+from clinsynth.trainers.text_to_image.model import add_lora, build_prompted, class_prompts, class_tokens, open_base_of
+from clinsynth.trainers.train_text_to_image_lora import main
 from clinsynth.trainers.training_state import checkpoints
 
 NAMES = ["mild", "moderate", "severe"]
@@ -154,7 +155,7 @@ def test_the_loss_of_one_batch_falls(kind: str, place: Path, tmp_path: Path) -> 
     optimizer = torch.optim.AdamW(trained, lr=0.02)
     course = []
     for _ in range(12):
-        loss = diffusion_loss(prompted.unet, prompted.scheduler, batch, 5.0)
+        loss = DDPMProcess(prompted.scheduler, 5.0).loss(prompted.unet, batch)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -215,8 +216,8 @@ def test_grey_pictures_become_colour_larger_and_mirrored_ones_are_further_ones(p
     pictures = open_enlarged(args, 64, 0)
     prompted = build_prompted(args, pipe, facts, NAMES)
     assert prompted.side == 64 and pictures.all()["train"].images.shape == (12, 3, 64, 64)
-    plain, labels = encode(pictures, "train", prompted, [])
-    both, twice = encode(pictures, "train", prompted, [3])
+    plain, labels = encode_images(pictures, "train", prompted, [])
+    both, twice = encode_images(pictures, "train", prompted, [3])
     assert plain.shape == (12, 4, 32, 32) and torch.equal(twice, torch.cat([labels, labels]))
     assert torch.equal(both[:12], plain) and not torch.allclose(both[12:], plain)
     mirrored = torch.from_numpy(pictures.all()["train"].images[..., ::-1].copy()).float() / 127.5 - 1
@@ -228,7 +229,7 @@ def test_grey_pictures_become_colour_larger_and_mirrored_ones_are_further_ones(p
 def test_a_dry_run_shows_the_prompts(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(arguments(place, tmp_path / "run", dry_run=True, prompts="severe=a bad, bad {label} eye"))
     said = capsys.readouterr().out
-    assert "moderate: 4 train pictures, 'a picture of <1-moderate>'" in said
+    assert "moderate: 4 train images, 'a picture of <1-moderate>'" in said
     assert "'a bad, bad <2-severe> eye'" in said and "32 x 32 pixels" in said and "M parameters" in said
     assert not (tmp_path / "run").exists()
 
@@ -238,7 +239,7 @@ def test_prompts_are_words_of_a_file_or_of_the_flag(tmp_path: Path) -> None:
     found = class_prompts("{label}!", str(tmp_path / "prompts.yaml"), NAMES)
     assert found == {0: "an eye, barely ill", 1: "moderate!", 2: "a=b"}
     assert class_prompts("x {label}", "severe=so ill, mild=mild", NAMES)[2] == "so ill"
-    assert learned_words(["Grade 0", "ü", "A/B c"]) == ["<0-grade-0>", "<1>", "<2-a-b-c>"]
+    assert class_tokens(["Grade 0", "ü", "A/B c"]) == ["<0-grade-0>", "<1>", "<2-a-b-c>"]
 
 
 @pytest.mark.parametrize(

@@ -242,7 +242,7 @@ def train(args: PreferenceArguments, pipeline: Any, data: dict[str, Any], output
     from accelerate import Accelerator
     from tqdm.auto import tqdm
 
-    from clinsynth.trainers.diffusion.step import check_finite
+    from clinsynth.trainers.harness import check_finite
     from clinsynth.trainers.preference.data import prepare
     from clinsynth.trainers.preference.guard import Course
     from clinsynth.trainers.preference.model import to_device
@@ -267,7 +267,7 @@ def train(args: PreferenceArguments, pipeline: Any, data: dict[str, Any], output
         course.begin()
     while not course.over:
         numbers = train_step(args, accelerator, unet, optimizer, preferences, real, state.step)
-        check_finite(numbers["loss"] + numbers["fidelity_loss"], numbers["grad_norm"], state, output_dir)
+        check_finite(state.step + 1, numbers, output_dir)
         state.advance()
         progress.update()
         course.after_step(numbers)

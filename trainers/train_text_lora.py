@@ -20,88 +20,22 @@ The folder --output_dir then loads with `AutoModelForCausalLM.from_pretrained(fo
 alone. A run that was stopped goes on when the same command is started again, and ends with the same weights.
 """
 
-from dataclasses import dataclass
-from typing import Literal
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from clinsynth.arguments import run
 from clinsynth.data.arguments import TextDataArguments
+from clinsynth.trainers.text_lora.arguments import TextLoraArguments
 
-MAY_DIFFER = frozenset({"output_dir", "dry_run", "checkpointing_steps"})
+if TYPE_CHECKING:
+    from accelerate import PartialState
 
+    from clinsynth.pipelines.structured_medical_text.prompts import Task
+    from clinsynth.trainers.text_lora.examples import Examples
+    from clinsynth.trainers.text_lora.model import Base
 
-@dataclass
-class TextLoraArguments(TextDataArguments):
-    """Fine-tune a language model (LoRA) to write texts of each label of a task.
-
-    It memorises some of its training texts: check what it writes with `clinsynth evaluate text`, and keep the folder
-    as confidential as the texts. Start the same command again to resume. Example:
-
-      clinsynth train text-lora --model HuggingFaceTB/SmolLM2-135M-Instruct --task severity-posts --dataset posts.csv --output_dir runs/lora
-    """  # noqa: E501
-
-    model: str = ""
-    """folder or Hub id of a causal language model, or a .gguf file; with or without a chat template"""
-    task: str = ""
-    """a task whose texts have the one field "text": severity-posts, note-sections, counselling-questions, or the path
-    of a .yaml file like theirs; give `generate text` the same one"""
-    codes: str | None = None
-    """labels of a task of ICD-10 codes, as F32.1,F41.1,…; a block (F30-F39) or a letter stands for all below it"""
-    output_dir: str = "runs/text-lora"
-    """run folder; afterwards itself a model that transformers loads, with the adapter alone in adapter/"""
-    lora_rank: int = 16
-    """rank of the adapters: the dial of how much they can learn"""
-    lora_alpha: int = 32
-    """the adapters' share is scaled by this over the rank"""
-    lora_dropout: float = 0.05
-    """share of the adapters' inputs left out at random"""
-    target_modules: str = "all-linear"
-    """layers to adapt: all-linear (all but the head), or the ends of their names, as q_proj,v_proj"""
-    epochs: int = 3
-    """passes over the train texts, each with prompts of its own and a validation loss after it"""
-    train_steps: int | None = None
-    """optimizer steps, in place of --epochs"""
-    class_balanced: bool = False
-    """draw every class equally often"""
-    learning_rate: float = 2e-4
-    """peak learning rate of AdamW; it rises over the first twentieth of the steps and then falls as a cosine"""
-    batch_size: int = 8
-    """texts a step and process; the global batch is this x processes x accumulation"""
-    gradient_accumulation: int = 1
-    """parts that a global batch is computed in, to save memory"""
-    max_length: int | None = None
-    """tokens of prompt and text at most; longer texts lose their ends, and are counted. Default: the model's context,
-    and a longer text is an error"""
-    canaries: int = 0
-    """made-up sentences to append to as many train texts; canaries.json then lists them, to measure whether they come
-    back in the synthetic texts"""
-    checkpointing_steps: int = 10
-    """steps between two checkpoints: what a killed run loses at most"""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """arithmetic of the network, and how its weights are saved; the adapters themselves are trained in float32"""
-    seed: int = 0
-    """of the data's splits, the prompts, the order of texts and the adapters' start"""
-    dry_run: bool = False
-    """print the resolved settings and the examples' numbers, and stop"""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name, mend in (
-            ("model", "a folder, a Hub id or a .gguf file of a language model"),
-            ("task", "severity-posts, note-sections, … or a .yaml file"),
-            ("dataset", "the real texts"),
-        ):
-            if not getattr(self, name):
-                raise ValueError(f"--{name} is missing; give {mend}")
-        counts = "lora_rank lora_alpha epochs train_steps batch_size gradient_accumulation max_length".split()
-        least = dict.fromkeys([*counts, "checkpointing_steps"], 1)
-        for name, lowest in {**least, "canaries": 0, "seed": 0}.items():
-            value = getattr(self, name)
-            if value is not None and value < lowest:
-                raise ValueError(f"--{name} must be at least {lowest}, got {value}")
-        if not 0 < self.learning_rate < 1:
-            raise ValueError(f"--learning_rate must be in (0, 1), got {self.learning_rate}; 2e-4 is usual")
-        if not 0 <= self.lora_dropout < 1:
-            raise ValueError(f"--lora_dropout must be in [0, 1), got {self.lora_dropout}; 0.05 is usual")
+logger = logging.getLogger("clinsynth")
 
 
 def main(args: TextLoraArguments) -> None:
@@ -118,7 +52,7 @@ def main(args: TextLoraArguments) -> None:
     from clinsynth.data.texts import load_text_dataset
     from clinsynth.run_folder import config_yaml, create_run_folder
     from clinsynth.trainers.text_lora.examples import build_examples, check_task
-    from clinsynth.trainers.text_lora.fit import fit, load_base
+    from clinsynth.trainers.text_lora.model import load_base
 
     state = PartialState(cpu=not torch.accelerator.is_available())  # else several CPU processes go unseen
     task = load_task(args.task, args.codes)
@@ -129,9 +63,63 @@ def main(args: TextLoraArguments) -> None:
     if args.dry_run:
         print(f"{config_yaml(args)}\n{examples.describe()}")
         return
-    fit(args, task, examples, base, create_run_folder(args.output_dir), state)
+    train(args, task, examples, base, create_run_folder(args.output_dir), state)
     if state.is_main_process:
         print(closing_words(args))
+
+
+def train(
+    args: TextLoraArguments, task: "Task", examples: "Examples", base: "Base", output_dir: Path, state: "PartialState"
+) -> None:
+    """Train from the last checkpoint or from the start, and leave the merged model in `output_dir`.
+
+    Raises:
+        ValueError: the folder holds a run with other settings, texts or number of processes.
+        FloatingPointError: a loss that is not finite.
+    """
+    from transformers import PrinterCallback
+
+    from clinsynth.run_folder import check_same_run
+    from clinsynth.trainers.arguments import MAY_DIFFER
+    from clinsynth.trainers.text_lora.fit import (
+        Journal,
+        QuietTrainer,
+        check_same_examples,
+        finish,
+        trainer_checkpoints,
+        trainer_settings,
+        write_beginning,
+    )
+    from clinsynth.trainers.text_lora.model import is_model, with_adapters
+    from clinsynth.trainers.training_state import step_of
+
+    saved = trainer_checkpoints(output_dir)
+    start = step_of(saved[-1]) if saved else 0
+    if saved:
+        check_same_run(output_dir, args, MAY_DIFFER)
+        check_same_examples(output_dir, examples)
+        logger.info("resuming at step %d of %d from %s", start, examples.steps, saved[-1])
+    if start == examples.steps and is_model(output_dir):
+        logger.info("%s is finished: nothing is trained anew", output_dir)
+        return
+    state.wait_for_everyone()  # all have looked before one writes
+    if state.is_main_process:
+        write_beginning(args, examples, output_dir, start)
+    model = with_adapters(args, base.model)
+    trainer = QuietTrainer(
+        model=model,
+        args=trainer_settings(args, examples, output_dir, state, fresh=not saved),
+        train_dataset=examples.train,
+        eval_dataset=examples.validation,
+        processing_class=base.tokenizer,
+        callbacks=[Journal(output_dir, examples, start, state.is_main_process)],
+    )
+    trainer.remove_callback(PrinterCallback)
+    if start < examples.steps:
+        trainer.train(resume_from_checkpoint=str(saved[-1]) if saved else None)
+    if state.is_main_process:
+        finish(task, examples, model, base, output_dir)
+    state.wait_for_everyone()
 
 
 def closing_words(args: TextLoraArguments) -> str:

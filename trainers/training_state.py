@@ -12,18 +12,28 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Protocol, Self
 
 import torch
+from accelerate import Accelerator
+from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from safetensors.torch import load_file, save_file
+from torch.optim.lr_scheduler import LRScheduler
 
 from clinsynth.run_folder import complete_folder, explained_where_damaged, explained_where_full
+from clinsynth.trainers.arguments import DescentArguments
 
 STATE = "training_state"
 INDICES = "model_index.json", "text_to_image.json"
 """Of the files that make a folder loadable it has one."""
 OLDER = "delete it, and the same command goes on from the checkpoint before it, or from the start"
+
+
+class Savable(Protocol):
+    """What writes a model as others load it: a pipeline, or what is trained of one."""
+
+    def save_pretrained(self, folder: Path, /) -> object: ...
 
 
 @dataclass
@@ -33,36 +43,63 @@ class TrainingState:
     model: torch.nn.Module
     ema: EMAModel
     optimizer: torch.optim.Optimizer
-    lr_scheduler: Any
-    scaler: Any = None
+    lr_scheduler: LRScheduler
+    scaler: torch.amp.GradScaler | None = None
     step: int = 0
     best_kid: float = math.inf
     component: str = "unet"  # what the pipeline calls the model
 
+    @classmethod
+    def begin(
+        cls, model: torch.nn.Module, args: DescentArguments, accelerator: Accelerator, weight_decay: float = 0.0
+    ) -> Self:
+        """The state before the first step of AdamW on what has gradients in `model`, which goes to the device."""
+        model.to(accelerator.device).train()
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.AdamW(trained, lr=args.learning_rate, weight_decay=weight_decay, fused=True)
+        warmup, steps = args.lr_warmup_steps, args.train_steps
+        schedule = get_scheduler(args.lr_scheduler, optimizer, num_warmup_steps=warmup, num_training_steps=steps)
+        ema = EMAModel(trained, decay=args.ema_decay, use_ema_warmup=True, power=0.75, foreach=True)
+        return cls(model, ema, optimizer, schedule, accelerator.scaler)
+
     def advance(self) -> None:
         """After an optimizer step: learning rate, averaged weights, count."""
         self.lr_scheduler.step()
-        self.ema.step(self.trained())
+        self.ema.step(self.trained().values())
         self.step += 1
 
-    def trained(self) -> list[torch.nn.Parameter]:
-        """The weights that are averaged."""
-        return list(self.model.parameters())
+    @property
+    def learning_rate(self) -> float:
+        """Of the next step."""
+        return float(self.lr_scheduler.get_last_lr()[0])
+
+    @property
+    def is_adapter(self) -> bool:
+        """Whether most of the model stays as it is: then what has gradients is saved, and nothing else."""
+        return not all(parameter.requires_grad for parameter in self.model.parameters())
+
+    def trained(self) -> dict[str, torch.nn.Parameter]:
+        """The weights that are trained and averaged, by name."""
+        return {name: weight for name, weight in self.model.named_parameters() if weight.requires_grad}
 
     def weights(self) -> dict[str, torch.Tensor]:
         """What is saved of the model, by name."""
+        if self.is_adapter:
+            return {name: weight.detach() for name, weight in self.trained().items()}
         return self.model.state_dict()
 
     def take_weights(self, weights: dict[str, torch.Tensor]) -> None:
         """The inverse of `weights`; a RuntimeError says that they are of another network."""
-        self.model.load_state_dict(weights)
+        if self.is_adapter and weights.keys() != self.trained().keys():
+            raise RuntimeError(f"{len(weights)} saved weights are not the {len(self.trained())} that are trained")
+        self.model.load_state_dict(weights, strict=not self.is_adapter)
 
-    def save(self, output_dir: Path, pipeline: Any) -> Path:
-        """Write `checkpoint-<step>`; `pipeline` holds `model`, whose averaged weights it is saved with."""
+    def save(self, output_dir: Path, saved_as: Savable) -> Path:
+        """Write `checkpoint-<step>`; `saved_as` holds `model`, whose averaged weights it is saved with."""
         path = output_dir / f"checkpoint-{self.step}"
         with complete_folder(path) as folder:
             with self.averaged_weights():
-                pipeline.save_pretrained(folder)
+                saved_as.save_pretrained(folder)
             (folder / STATE).mkdir()
             self.write(folder / STATE)
         return path
@@ -72,6 +109,8 @@ class TrainingState:
         weights = {name: tensor.contiguous() for name, tensor in self.weights().items()}
         save_file(weights, folder / "model.safetensors")
         save_file(flatten_moments(self.optimizer), folder / "optimizer.safetensors")
+        if self.is_adapter:
+            save_file(dict(zip(self.trained(), self.ema.shadow_params, strict=True)), folder / "ema.safetensors")
         rest = {
             "step": self.step,
             "best_kid": None if math.isinf(self.best_kid) else self.best_kid,
@@ -84,12 +123,12 @@ class TrainingState:
     @contextmanager
     def averaged_weights(self) -> Iterator[None]:
         """Within the block the model has the averaged weights, in evaluation mode."""
-        self.ema.store(self.trained())
-        self.ema.copy_to(self.trained())
+        self.ema.store(self.trained().values())
+        self.ema.copy_to(self.trained().values())
         self.model.eval()
         yield
         self.model.train()
-        self.ema.restore(self.trained())
+        self.ema.restore(self.trained().values())
 
     def load(self, checkpoint: Path) -> None:
         """Take over everything from a folder that `save` wrote.
@@ -109,9 +148,10 @@ class TrainingState:
             self.read_averaged(checkpoint)
 
     def read_averaged(self, checkpoint: Path) -> None:
-        """Take over the averaged weights from the pipeline in `checkpoint`."""
-        averaged = load_file(checkpoint / self.component / "diffusion_pytorch_model.safetensors")
-        for shadow, (name, _) in zip(self.ema.shadow_params, self.model.named_parameters(), strict=True):
+        """Take over the averaged weights: a whole network's from the pipeline in `checkpoint`."""
+        whole = checkpoint / self.component / "diffusion_pytorch_model.safetensors"
+        averaged = load_file(checkpoint / STATE / "ema.safetensors" if self.is_adapter else whole)
+        for name, shadow in zip(self.trained(), self.ema.shadow_params, strict=True):
             shadow.copy_(averaged[name])
 
     def read(self, folder: Path) -> None:
@@ -129,43 +169,19 @@ class TrainingState:
             self.scaler.load_state_dict(rest["scaler"])
 
 
-class LoraState(TrainingState):
-    """Of a model most of which stays as it is: what has gradients is trained, averaged and saved, nothing else.
-
-    `ema` and `optimizer` are of `[p for p in model.parameters() if p.requires_grad]`.
-    """
-
-    def trained(self) -> list[torch.nn.Parameter]:
-        return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-
-    def names(self) -> list[str]:
-        """Of the weights of `trained`."""
-        return [name for name, parameter in self.model.named_parameters() if parameter.requires_grad]
-
-    def weights(self) -> dict[str, torch.Tensor]:
-        return {name: weight.detach() for name, weight in zip(self.names(), self.trained(), strict=True)}
-
-    def take_weights(self, weights: dict[str, torch.Tensor]) -> None:
-        mine = self.weights()
-        if {name: tensor.shape for name, tensor in mine.items()} != {n: t.shape for n, t in weights.items()}:
-            raise RuntimeError(f"{len(weights)} saved weights are not the {len(mine)} that are trained")
-        for name, weight in mine.items():
-            weight.copy_(weights[name])
-
-    def write(self, folder: Path) -> None:
-        super().write(folder)
-        save_file(dict(zip(self.names(), self.ema.shadow_params, strict=True)), folder / "ema.safetensors")
-
-    def read_averaged(self, checkpoint: Path) -> None:
-        averaged = load_file(checkpoint / STATE / "ema.safetensors")
-        for name, shadow in zip(self.names(), self.ema.shadow_params, strict=True):
-            shadow.copy_(averaged[name])
-
-
 def checkpoints(output_dir: Path) -> list[Path]:
     """The complete checkpoints of a run, oldest first."""
-    found = [path for path in output_dir.glob("checkpoint-*") if (path / STATE / "state.json").exists()]
-    return sorted(found, key=lambda path: int(path.name.split("-")[1]))
+    return [path for path in numbered_checkpoints(output_dir) if (path / STATE / "state.json").exists()]
+
+
+def numbered_checkpoints(output_dir: Path) -> list[Path]:
+    """The folders checkpoint-<step>, by step."""
+    return sorted(output_dir.glob("checkpoint-*"), key=step_of)
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step that a folder checkpoint-<step> was written after."""
+    return int(checkpoint.name.split("-")[1])
 
 
 def drop_old_checkpoints(output_dir: Path, keep: int) -> None:
@@ -176,21 +192,16 @@ def drop_old_checkpoints(output_dir: Path, keep: int) -> None:
 
 def publish(pipeline_folder: Path, output_dir: Path) -> None:
     """Copy a pipeline folder into `output_dir` itself; the file that makes it loadable comes last."""
-    with explained_where_full(output_dir):
-        copy_pipeline(pipeline_folder, output_dir)
-
-
-def copy_pipeline(pipeline_folder: Path, output_dir: Path) -> None:
-    """The copying of `publish`."""
     index = next(name for name in INDICES if (pipeline_folder / name).exists())
-    (output_dir / index).unlink(missing_ok=True)
-    for source in pipeline_folder.iterdir():
-        if source.is_dir() and source.name != STATE:
-            shutil.copytree(source, output_dir / source.name, dirs_exist_ok=True)
-        elif source.suffix in (".py", ".safetensors"):
-            shutil.copyfile(source, output_dir / source.name)
-    shutil.copyfile(pipeline_folder / index, output_dir / f".{index}.tmp")
-    (output_dir / f".{index}.tmp").replace(output_dir / index)
+    with explained_where_full(output_dir):
+        (output_dir / index).unlink(missing_ok=True)
+        for source in pipeline_folder.iterdir():
+            if source.is_dir() and source.name != STATE:
+                shutil.copytree(source, output_dir / source.name, dirs_exist_ok=True)
+            elif source.suffix in (".py", ".safetensors"):
+                shutil.copyfile(source, output_dir / source.name)
+        shutil.copyfile(pipeline_folder / index, output_dir / f".{index}.tmp")
+        (output_dir / f".{index}.tmp").replace(output_dir / index)
 
 
 def flatten_moments(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:

@@ -16,7 +16,7 @@ from clinsynth.metrics.frechet.frechet import frechet_distance
 from clinsynth.models.image_encoders import FeatureExtractor
 from clinsynth.run_folder import append_metrics, complete_folder, drop_metrics_after, read_metrics
 from clinsynth.seeds import derive_seed
-from clinsynth.trainers.diffusion.model import StepInputs, TrainingStream, image_losses
+from clinsynth.trainers.diffusion.model import DDPMProcess, StepInputs, TrainingStream
 from clinsynth.trainers.preference.candidates import sample_fast
 from clinsynth.trainers.preference.model import SavedMerged, to_samples
 from clinsynth.trainers.training_state import TrainingState, checkpoints, drop_old_checkpoints, publish
@@ -118,7 +118,8 @@ class Guard:
     def fidelity(self, pipeline: Any) -> float:
         """Mean denoising error on real pictures, always with the same noise and timesteps."""
         self.parts = self.parts or self.draw_parts(pipeline)
-        errors = [image_losses(pipeline.unet, pipeline.scheduler, part) for part in self.parts]
+        process = DDPMProcess(pipeline.scheduler)
+        errors = [process.image_losses(pipeline.unet, part) for part in self.parts]
         return float(torch.cat(errors).mean())
 
     def draw_parts(self, pipeline: Any) -> list[StepInputs]:

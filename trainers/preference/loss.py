@@ -15,7 +15,7 @@ from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from torch import nn
 from tqdm.auto import tqdm
 
-from clinsynth.trainers.diffusion.model import StepInputs, predict
+from clinsynth.trainers.diffusion.model import DDPMProcess, StepInputs
 
 
 @dataclass(frozen=True)
@@ -122,9 +122,10 @@ def both_predictions(
     unet: nn.Module, reference: nn.Module, scheduler: DDPMScheduler, batch: StepInputs
 ) -> tuple[torch.Tensor, torch.Tensor, float]:
     """Errors (b,) of model and reference on one batch, and the drift: mean square of the difference of predictions."""
-    prediction, errors = predict(unet, scheduler, batch)
+    process = DDPMProcess(scheduler)
+    prediction, errors = process.predict(unet, batch)
     with torch.no_grad():
-        before, reference_errors = predict(reference, scheduler, batch)
+        before, reference_errors = process.predict(reference, batch)
         drift = float((prediction.detach() - before).square().mean())
     return errors, reference_errors, drift
 

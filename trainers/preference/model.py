@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 from clinsynth.models.text_to_image import PromptedPipeline
 from clinsynth.models.weights import hash_weights
 from clinsynth.seeds import derive_seed
-from clinsynth.trainers.diffusion.model import network_inputs
+from clinsynth.trainers.diffusion.model import scale_images
 
 
 def is_prompted(pipeline: Any) -> bool:
@@ -75,7 +75,7 @@ def to_samples(pipeline: Any, images: torch.Tensor, device: torch.device, batch_
     if not is_prompted(pipeline):
         return images.to(device)
     parts = tqdm(images.split(batch_size), desc="latents", leave=False)
-    return torch.cat([pipeline.encode(network_inputs(part)).to(device, torch.float32) for part in parts])
+    return torch.cat([pipeline.encode(scale_images(part)).to(device, torch.float32) for part in parts])
 
 
 @torch.no_grad()

@@ -14,7 +14,7 @@ from diffusers.training_utils import EMAModel
 
 from clinsynth.data.images import ImageArrays
 from clinsynth.seeds import derive_seed
-from clinsynth.trainers.diffusion.model import StepInputs, TrainingStream, diffusion_loss, image_losses, network_inputs
+from clinsynth.trainers.diffusion.model import DDPMProcess, StepInputs, TrainingStream, scale_images
 from clinsynth.trainers.preference.loss import (
     Paths,
     PreferenceLoss,
@@ -36,7 +36,7 @@ from clinsynth.trainers.preference.model import (
     to_samples,
 )
 from clinsynth.trainers.preference.pairs import PREFERRED, Pictures, pictures_of, pixels_of, unpaired
-from clinsynth.trainers.training_state import LoraState, TrainingState
+from clinsynth.trainers.training_state import TrainingState
 
 if TYPE_CHECKING:
     from clinsynth.trainers.train_preference import PreferenceArguments
@@ -57,8 +57,7 @@ def build_state(args: PreferenceArguments, pipeline: Any, accelerator: Accelerat
     warmup, steps = args.lr_warmup_steps, args.train_steps
     schedule = get_scheduler(args.lr_scheduler, optimizer, num_warmup_steps=warmup, num_training_steps=steps)
     ema = EMAModel(trained, decay=args.ema_decay, foreach=True)
-    kind = LoraState if adapted else TrainingState
-    return kind(model.train(), ema, optimizer, schedule, accelerator.scaler), reference
+    return TrainingState(model.train(), ema, optimizer, schedule, accelerator.scaler), reference
 
 
 class Preferences:
@@ -155,9 +154,9 @@ class Preferences:
             return self.d3po(unet, step, index, mine, batch.labels)
         extra = self.extra[mine.to(self.device)]
         if self.args.method == "reward" and step and (step + 1) % self.args.log_steps:
-            return reward_loss(image_losses(unet, self.scheduler, batch), extra), None
+            return reward_loss(DDPMProcess(self.scheduler).image_losses(unet, batch), extra), None
         if self.args.method == "diffusion-dpo":
-            loser = replace(batch, images=network_inputs(extra))  # the same noise and timestep as the winner
+            loser = replace(batch, images=scale_images(extra))  # the same noise and timestep as the winner
             errors, before, drift = both_predictions(unet, self.reference, self.scheduler, join(batch, loser))
             (winner, lost), (winner_before, lost_before) = errors.chunk(2), before.chunk(2)
             return dpo_loss(winner, lost, winner_before, lost_before, self.args.beta), drift
@@ -201,7 +200,7 @@ def train_step(
         loss, fidelity = preference.loss, 0.0
         if args.fidelity_weight:
             part = fidelity_part(args, real, step, accelerator)
-            on_real = diffusion_loss(unet, preferences.scheduler, part, None)
+            on_real = DDPMProcess(preferences.scheduler).loss(unet, part)
             loss, fidelity = loss + args.fidelity_weight * on_real, float(on_real.detach())
     accelerator.backward(loss)
     norm = float(accelerator.clip_grad_norm_(unet.parameters(), args.max_grad_norm))

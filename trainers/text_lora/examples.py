@@ -21,14 +21,13 @@ from clinsynth.pipelines.structured_medical_text.prompts import Task, render_mes
 from clinsynth.pipelines.structured_medical_text.schema_logits import SchemaConstraint
 from clinsynth.pipelines.structured_medical_text.schemas import check_text
 from clinsynth.seeds import derive_seed
+from clinsynth.trainers.text_lora.arguments import TextLoraArguments
 
 if TYPE_CHECKING:
     from accelerate import PartialState
-    from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
 
-    from clinsynth.pipelines.structured_medical_text.prompts import Task
-    from clinsynth.trainers.text_lora.fit import Base
-    from clinsynth.trainers.train_text_lora import TextLoraArguments
+    from clinsynth.trainers.text_lora.model import Base
 
 logger = logging.getLogger("clinsynth")
 
@@ -99,8 +98,8 @@ def build_examples(
     seen = [(train[row], derive_seed(args.seed, TRAIN, number)) for number, row in enumerate(order.tolist())]
     judged = [(text, derive_seed(args.seed, VALIDATION, row)) for row, text in enumerate(texts["validation"])]
     quiet = not state.is_main_process
-    seen_set = encode(tqdm(seen, desc="prompts", unit="text", disable=quiet), encoder, limit)
-    judged_set = encode(judged, encoder, limit)
+    seen_set = encode_texts(tqdm(seen, desc="prompts", unit="text", disable=quiet), encoder, limit)
+    judged_set = encode_texts(judged, encoder, limit)
     if limit.cut and not quiet:
         logger.warning("--max_length %d: %s", limit.tokens, limit.describe(len(seen) + len(judged)))
     facts = {
@@ -123,7 +122,7 @@ class Encoder:
         ValueError: the tokenizer lacks an end token or the signs of JSON, or the schema has no bound.
     """
 
-    def __init__(self, tokenizer: Any, task: Task):
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, task: Task):
         self.tokenizer, self.task = tokenizer, task
         self.constraint = SchemaConstraint(tokenizer, task.schema)
         self.opening = self.constraint.spell(json.dumps({"text": ""})[:-2].encode())
@@ -191,7 +190,7 @@ class TokenLimit:
         return (prompt + completion)[:-excess]
 
 
-def encode(items: Iterable[tuple[Text, int]], encoder: Encoder, limit: TokenLimit) -> Dataset:
+def encode_texts(items: Iterable[tuple[Text, int]], encoder: Encoder, limit: TokenLimit) -> Dataset:
     """Columns input_ids and labels of texts, each with the seed of its prompt; held in memory, written nowhere."""
     ids, labels = [], []
     completions: dict[str, list[int]] = {}

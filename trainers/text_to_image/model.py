@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import yaml
-from accelerate import Accelerator
-from diffusers.optimization import get_scheduler
-from diffusers.training_utils import EMAModel
 from torch import nn
 
 from clinsynth.models.text_to_image import INVERSION, PromptedPipeline
@@ -25,10 +22,7 @@ from clinsynth.models.text_to_image_base import (
     write_tensors,
 )
 from clinsynth.seeds import derive_seed
-from clinsynth.trainers.training_state import LoraState
-
-if TYPE_CHECKING:
-    from clinsynth.trainers.train_text_to_image_lora import TextToImageLoraArguments
+from clinsynth.trainers.text_to_image.arguments import TextToImageLoraArguments
 
 TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -53,18 +47,18 @@ def open_base_of(args: TextToImageLoraArguments) -> tuple[Any, dict[str, Any]]:
 def build_prompted(
     args: TextToImageLoraArguments, pipe: Any, facts: dict[str, Any], names: list[str]
 ) -> PromptedPipeline:
-    """The base model behind the classes `names`; with --textual_inversion_steps their words are in it.
+    """The base model behind the classes `names`; with --textual_inversion_steps a token of each is in it.
 
     Raises:
         ValueError: prompts that cannot be, or too long.
     """
-    words = learned_words(names) if args.textual_inversion_steps else None
-    prompts = class_prompts(args.prompt_template, args.prompts, names, words)
-    if words:
-        begin_words(pipe, words, names)
+    tokens = class_tokens(names) if args.textual_inversion_steps else None
+    prompts = class_prompts(args.prompt_template, args.prompts, names, tokens)
+    if tokens:
+        begin_tokens(pipe, tokens, names)
         freeze(pipe)  # enlarged embeddings are new
     check_lengths(pipe, prompts, names)
-    facts = {**facts, "tokens": words}
+    facts = {**facts, "tokens": tokens}
     return PromptedPipeline(pipe, dict(enumerate(names)), prompts, args.guidance_scale, facts)
 
 
@@ -72,11 +66,6 @@ def compute_in(prompted: PromptedPipeline, precision: str) -> None:
     """Have the frozen networks in the type of mixed precision: half the memory."""
     if precision in TYPES:
         prompted.pipe.to(TYPES[precision])
-
-
-def words_of(prompted: PromptedPipeline) -> LearnedWords:
-    """The learned words of a pipeline that `build_prompted` made, to be trained."""
-    return LearnedWords(prompted, prompted.facts["tokens"])
 
 
 def add_lora(args: TextToImageLoraArguments, prompted: PromptedPipeline) -> None:
@@ -108,22 +97,8 @@ def target_modules(args: TextToImageLoraArguments) -> list[str]:
     return [name.strip() for name in args.target_modules.split(",")]
 
 
-def build_state(
-    args: TextToImageLoraArguments, model: Any, learning_rate: float, steps: int, accelerator: Accelerator
-) -> LoraState:
-    """The state of what has gradients in `model`, before the first step."""
-    model.to(accelerator.device).train()
-    trained = [weight for weight in model.parameters() if weight.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=learning_rate, weight_decay=args.weight_decay)
-    schedule = get_scheduler(
-        args.lr_scheduler, optimizer, num_warmup_steps=args.lr_warmup_steps, num_training_steps=steps
-    )
-    ema = EMAModel(trained, decay=args.ema_decay, use_ema_warmup=True, power=0.75, foreach=True)
-    return LoraState(model, ema, optimizer, schedule, accelerator.scaler)
-
-
-class RowsBehind(nn.Module):
-    """An embedding whose last rows, from number `first` on, are the trained `rows` (words, width)."""
+class LearnedRows(nn.Module):
+    """An embedding whose last rows, from number `first` on, are the trained `rows` (tokens, width)."""
 
     def __init__(self, embedding: nn.Embedding, first: int, rows: nn.Parameter):
         super().__init__()
@@ -135,12 +110,13 @@ class RowsBehind(nn.Module):
         return torch.where((numbers >= self.first)[..., None], learned, known)
 
 
-class LearnedWords(nn.Module):
-    """The U-Net behind prompts with learned words: only their embeddings have gradients.
+class TextualInversion(nn.Module):
+    """Textual inversion (Gal et al. 2022): the U-Net behind prompts with a token of each class, whose embeddings alone
+    have gradients.
 
     Args:
-        prompted: its tokenizers and text encoders know the words already; its networks are frozen.
-        tokens: the words, the last of each vocabulary.
+        prompted: its tokenizers and text encoders know the tokens already; its networks are frozen.
+        tokens: of the classes, the last of each vocabulary.
     """
 
     def __init__(self, prompted: PromptedPipeline, tokens: list[str]):
@@ -152,19 +128,19 @@ class LearnedWords(nn.Module):
                 first = prompted.components[tokenizer].convert_tokens_to_ids(tokens[0])
                 embedding = prompted.components[encoder].get_input_embeddings()
                 self.rows[key] = nn.Parameter(embedding.weight[first : first + len(tokens)].detach().float().clone())
-                prompted.components[encoder].set_input_embeddings(RowsBehind(embedding, first, self.rows[key]))
+                prompted.components[encoder].set_input_embeddings(LearnedRows(embedding, first, self.rows[key]))
 
     def forward(self, sample: torch.Tensor, timestep: torch.Tensor, class_labels: torch.Tensor) -> Any:
         """As `PromptedUnet`, its prompts embedded anew."""
         return self.unet(sample, timestep, class_labels, embedded=self.prompted.embed_prompts())
 
     def save_pretrained(self, folder: Path) -> None:
-        """Write the words as they are now."""
+        """Write the embeddings as they are now."""
         write_tensors(folder / INVERSION, dict(self.rows))
 
     @torch.no_grad()
     def settle(self) -> None:
-        """Put the words as they are now into the text encoders for good, and embed the prompts with them."""
+        """Put the embeddings as they are now into the text encoders for good, and embed the prompts with them."""
         for key, rows in self.rows.items():
             encoder = self.prompted.components[ENCODERS[key][0]]
             part = encoder.get_input_embeddings()
@@ -173,8 +149,8 @@ class LearnedWords(nn.Module):
         self.unet.embeddings, self.unet.pooled = self.prompted.embed()
 
 
-def begin_words(pipe: Any, tokens: list[str], names: list[str]) -> None:
-    """Add a word for each class, which at first means what the class's name does: the mean of its tokens."""
+def begin_tokens(pipe: Any, tokens: list[str], names: list[str]) -> None:
+    """Add a token for each class, which at first means what the class's name does: the mean of its tokens."""
     rows = {}
     for key, (encoder, tokenizer) in ENCODERS.items():
         if encoder in pipe.components:
@@ -185,20 +161,20 @@ def begin_words(pipe: Any, tokens: list[str], names: list[str]) -> None:
 
 
 LABEL = "{label}"
-"""Stands in a prompt for the class's name, or for its learned word."""
+"""Stands in a prompt for the class's name, or for its token."""
 
 
-def class_prompts(template: str, own: str | None, names: list[str], words: list[str] | None = None) -> dict[int, str]:
+def class_prompts(template: str, own: str | None, names: list[str], tokens: list[str] | None = None) -> dict[int, str]:
     """Class number to prompt.
 
     Args:
         template: for the classes that `own` does not name.
         own: the value of --prompts, LABEL=PROMPT,LABEL=PROMPT or a YAML file of LABEL: PROMPT.
         names: of the classes.
-        words: what stands for them instead, where words are learned.
+        tokens: what stands for them instead, with textual inversion.
 
     Raises:
-        ValueError: an unknown class, an empty prompt, one without a place for the learned word, two alike.
+        ValueError: an unknown class, an empty prompt, one without a place for the token, two alike.
     """
     if LABEL not in template:
         raise ValueError(f"--prompt_template must hold {LABEL}, got {template!r}; write 'a picture of {LABEL}'")
@@ -206,12 +182,12 @@ def class_prompts(template: str, own: str | None, names: list[str], words: list[
     prompts = {}
     for number, name in enumerate(names):
         prompt = given.get(name, template)
-        if words and LABEL not in prompt:
+        if tokens and LABEL not in prompt:
             raise ValueError(
                 f"--prompts: the prompt of {name} must hold {LABEL}, where --textual_inversion_steps puts the learned "
                 f"word, got {prompt!r}"
             )
-        prompts[number] = prompt.replace(LABEL, words[number] if words else name)
+        prompts[number] = prompt.replace(LABEL, tokens[number] if tokens else name)
     check_different(prompts, names)
     return prompts
 
@@ -249,7 +225,7 @@ def check_prompts(found: dict[str, str], names: list[str]) -> dict[str, str]:
         if name not in names:
             raise ValueError(f"--prompts names the class {name!r}; the classes are {', '.join(names)}")
         if not prompt:
-            raise ValueError(f"--prompts: the prompt of {name} is empty; say what its pictures show")
+            raise ValueError(f"--prompts: the prompt of {name} is empty; say what its images show")
     return found
 
 
@@ -280,7 +256,7 @@ def check_lengths(pipe: Any, prompts: dict[int, str], names: list[str]) -> None:
                 )
 
 
-def learned_words(names: list[str]) -> list[str]:
+def class_tokens(names: list[str]) -> list[str]:
     """A new word for each class: `<0-mild>`."""
     slugs = [re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") for name in names]
     return [f"<{number}-{slug}>" if slug else f"<{number}>" for number, slug in enumerate(slugs)]
