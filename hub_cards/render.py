@@ -14,7 +14,6 @@ from clinsynth import __version__
 from clinsynth.private_words import refuse_private
 from clinsynth.reports.page import format_interval, format_number
 
-LOWER, HIGHER, ALIKE = "lower", "higher", "as real"
 RECORD_COLUMNS = [
     "measure",
     "value",

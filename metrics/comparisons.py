@@ -183,8 +183,8 @@ def measure_values(
     no_labels = np.zeros(0, dtype=int)
     rows = selections(sides.synthetic.labels, no_labels if held_out is None else held_out.labels, sides.label_names)
     if matched:
-        masks = (matched_mask(sides.real, side, settings.seed) for side in (sides.synthetic, held_out))
-        rows[0] = (OVERALL, *masks)
+        seed = settings.seed
+        rows[0] = (OVERALL, matched_mask(sides.real, sides.synthetic, seed), matched_mask(sides.real, held_out, seed))
     records = []
     for number, (label, chosen, own) in enumerate(rows, -1):  # -1: all classes
         n_real = int(of_class(sides.real, number).sum())
