@@ -180,8 +180,7 @@ def compare_frechet(args: MetricsArguments) -> "list[Comparison]":
     from functools import partial
 
     from benchmarks.timing import compare
-    from clinsynth.metrics.frechet.frechet import frechet_distance, statistics_distance
-    from clinsynth.metrics.frechet.gaussian import GaussianStatistics
+    from clinsynth.metrics.frechet.frechet import GaussianStatistics, frechet_distance, statistics_distance
 
     sides = two_sides(args.n, args.dimension)
     sums = (GaussianStatistics(), GaussianStatistics())

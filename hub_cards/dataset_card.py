@@ -9,7 +9,8 @@ from typing import Any
 
 from huggingface_hub import DatasetCardData
 
-from clinsynth.hub_cards.evidence import Evidence, check_about_set, read_evidence, tell
+from clinsynth.hub_cards.evidence import Evidence, check_about_set, read_evidence
+from clinsynth.hub_cards.evidence_summary import summarize_evidence
 from clinsynth.hub_cards.render import LOCAL, Table, listed, render_card, repository_name
 from clinsynth.hub_cards.sets import PICTURE, SHARDS, SPLIT, SyntheticSet, describe_columns, read_set, sample_grid
 from clinsynth.hub_cards.sources import Source, Terms, describe_making, find_sources
@@ -75,7 +76,7 @@ def dataset_card(
         accepted_risk=accepted_risk,
         snippet=SNIPPET.format(place=json.dumps(repo_id or LOCAL), column=column),
         columns=Table("", ["column", "type", "what it holds"], describe_columns(made.columns)),
-        story=tell(read),
+        measured=summarize_evidence(read),
         counts=count_table(made, read),
         made=making(made),
         settings=made.settings(),

@@ -8,12 +8,9 @@ from typing import Any
 
 from huggingface_hub import EvalResult
 
-from clinsynth.hub_cards import image_evidence, text_evidence
-from clinsynth.hub_cards.render import Table, without_empty_columns
 from clinsynth.hub_cards.sources import Source
+from clinsynth.metrics.registry import IMAGE_METRICS, TEXT_METRICS
 from clinsynth.private_words import describe_command, without_paths
-from clinsynth.reports import images as report
-from clinsynth.reports import texts as report_texts
 from clinsynth.run_folder import read_json
 
 FILE = "evidence.json"
@@ -107,31 +104,6 @@ def same_train_data(evidence: Evidence, config: dict[str, Any], evaluation: dict
 SHOWN_DIGITS = 4
 
 
-@dataclass(frozen=True)
-class Story:
-    """`answers` to plain questions; `tables` a dimension and of `privacy`; `limits` of all these numbers."""
-
-    answers: list[tuple[str, str]]
-    tables: list[Table]
-    privacy: list[Table]
-    limits: list[str]
-
-
-def tell(evidence: Evidence | None) -> Story | None:
-    """The story of the evidence; None without any."""
-    if evidence is None:
-        return None
-    told = text_evidence if evidence.of_texts else image_evidence
-    limits = report_texts.limits if evidence.of_texts else report.limits
-    content = evidence.content
-    return Story(
-        list(told.answers(content)),
-        [without_empty_columns(table) for table in told.tables(content) if table.rows],
-        [without_empty_columns(table) for table in told.privacy_tables(content) if table.rows],
-        list(limits(content)),
-    )
-
-
 def eval_results(evidence: Evidence | None, source: Source, task: str) -> list[EvalResult] | None:
     """The measured records of the whole set beside the real test split; None where there are none.
 
@@ -139,7 +111,7 @@ def eval_results(evidence: Evidence | None, source: Source, task: str) -> list[E
     """
     if evidence is None:
         return None
-    titles = text_evidence.INDEXED if evidence.of_texts else image_evidence.INDEXED
+    metrics = TEXT_METRICS if evidence.of_texts else IMAGE_METRICS
     name = source.name or "real data"
     results = [
         EvalResult(
@@ -148,14 +120,12 @@ def eval_results(evidence: Evidence | None, source: Source, task: str) -> list[E
             dataset_name=name,
             dataset_split="test",
             metric_type=record["metric"],
-            metric_name=f"{titles[record['metric']]} ({record['extractor']})",
+            metric_name=f"{metrics[record['metric']].heading} ({record['extractor']})",
             metric_value=rounded(record["value"]),
             metric_args=describe_args(record),
         )
         for record in evidence.measurements
-        if (record["label"], record["reference"]) == ("overall", "test")
-        and record["metric"] in titles
-        and record["value"] is not None
+        if (record["label"], record["reference"]) == ("overall", "test") and record["value"] is not None
     ]
     return results or None
 

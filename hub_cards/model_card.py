@@ -22,7 +22,8 @@ from clinsynth.hub_cards.checkpoint import (
     prompt_table,
     read_checkpoint,
 )
-from clinsynth.hub_cards.evidence import Evidence, eval_results, read_evidence, same_train_data, tell
+from clinsynth.hub_cards.evidence import Evidence, eval_results, read_evidence, same_train_data
+from clinsynth.hub_cards.evidence_summary import summarize_evidence
 from clinsynth.hub_cards.render import LOCAL, Table, listed, render_card, repository_name
 from clinsynth.hub_cards.sets import PICTURE, sample_grid
 from clinsynth.hub_cards.sources import RunFiles, Source, Terms, describe_making, find_sources, read_run
@@ -289,7 +290,7 @@ def model_card(
         glance=glance(trained, source, card_license),
         snippet=snippet(trained.checkpoint, folder, repo_id or LOCAL),
         prompts=prompt_table(trained.checkpoint),
-        story=tell(read),
+        measured=summarize_evidence(read),
         spent=describe_privacy(trained.privacy),
         counts=train_counts(trained, read),
         made=making(trained),

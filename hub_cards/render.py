@@ -11,10 +11,10 @@ from typing import Any
 from huggingface_hub import CardData
 
 from clinsynth import __version__
+from clinsynth.metrics.registry import Metric
 from clinsynth.private_words import refuse_private
 from clinsynth.reports.page import format_interval, format_number
 
-LOWER, HIGHER, ALIKE = "lower", "higher", "as real"
 RECORD_COLUMNS = [
     "measure",
     "value",
@@ -36,13 +36,13 @@ class Table:
     note: str = ""
 
 
-def record_row(record: dict[str, Any], title: str, better: str) -> list[str]:
+def record_row(record: dict[str, Any], metric: Metric) -> list[str]:
     """A measurement with all that belongs to it, in the order of RECORD_COLUMNS."""
     return [
-        f"{title} (biased, reads high)" if record["biased"] else title,
+        f"{metric.heading} (biased, reads high)" if record["biased"] else metric.heading,
         format_number(record["value"]),
         interval_or_dash(record["interval"]),
-        better,
+        metric.better,
         format_number(record["floor_held_out"]),
         format_number(record["floor"]),
         f"{record['n_real']:,} / {record['n_synthetic']:,}",

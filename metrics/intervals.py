@@ -6,25 +6,23 @@ The metrics' own folders have theirs inside: each of those stands alone.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
 
 Interval = tuple[float, float]
 """Lower and upper end."""
 
 
-def percentile_interval(replicates: ArrayLike, level: float = 0.95) -> Interval:
+def percentile_interval(replicates: np.ndarray | Sequence[float], level: float = 0.95) -> Interval:
     """The middle `level` of replicates (r,): their (1 - level) / 2 and (1 + level) / 2 quantiles."""
     tail = round((1 - level) / 2, 12)  # 0.025, not 0.025000000000000022
     low, high = np.quantile(np.asarray(replicates, dtype=float), [tail, 1 - tail])
     return float(low), float(high)
 
 
-def centred_interval(replicates: ArrayLike, value: float, lowest: float = 0.0, highest: float = np.inf) -> Interval:
+def centred_interval(
+    replicates: np.ndarray | Sequence[float], value: float, lowest: float = 0.0, highest: float = np.inf
+) -> Interval:
     """The 95 % interval of replicates (r,) less their mean distance from `value`, cut to [lowest, highest].
 
     For distances: a resample repeats rows, which brings it further from the other side than its original was.

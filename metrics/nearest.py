@@ -22,7 +22,7 @@ class Closest:
         """Distance (n,) to the closest row over the mean distance to the next ones: near 0 for a copy, at most 1.
 
         Dividing by the neighbourhood (Carlini et al. 2023, arXiv 2301.13188, section 4.2, do so with 50 neighbours)
-        makes rows of crowded and of empty regions comparable: pictures without much structure are all near to one
+        makes rows of crowded and of empty regions comparable: images without much structure are all near to one
         another, and no copies for that. Where the next rows are as equal as the closest, the quotient is 1.
         """
         return quotient(self.distances[:, 0], self.distances[:, 1:].mean(1))
@@ -58,15 +58,9 @@ def closest_rows(
     """
     count = min(count, len(rows) - (own is not None))
     if count < 2:
-        raise ValueError(f"copies can be looked for among 3 train pictures or more, got {len(rows)}; give more")
-    centre = rows.mean(0)
-    centred = rows - centre
-    distances, numbers, start = [], [], 0
-    for block in queries:
-        squares = squared_distances(block - centre, centred)
-        if own is not None:
-            squares[np.arange(len(block)), own[start : start + len(block)]] = np.inf
-        start += len(block)
+        raise ValueError(f"copies can be looked for among 3 train images or more, got {len(rows)}; give more")
+    distances, numbers = [], []
+    for squares in squared_distances(queries, rows, own):
         found = np.argpartition(squares, count - 1, axis=1)[:, :count]
         values = np.take_along_axis(squares, found, 1)
         order = np.argsort(values, axis=1, kind="stable")
@@ -75,32 +69,31 @@ def closest_rows(
     return Closest(np.concatenate(distances), np.concatenate(numbers))
 
 
-def squared_distances(queries: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Squares (q, n) of the distances of queries (q, views, d), each at its nearest view, to rows (n, d)."""
-    count, views, dimension = queries.shape
-    lengths, own_lengths = (rows**2).sum(1), (queries**2).sum(2)
-    products = queries.reshape(-1, dimension) @ rows.T
-    squares = lengths + own_lengths.reshape(-1, 1) - 2 * products
-    squares[squares < 16 * np.finfo(rows.dtype).eps * (lengths + own_lengths.reshape(-1, 1))] = 0
-    return squares.reshape(count, views, -1).min(1)
-
-
-CHUNK_ROWS = 1024
-
-
 def nearest(queries: np.ndarray, rows: np.ndarray, skip_self: bool = False) -> tuple[np.ndarray, np.ndarray]:
-    """Euclidean distance (n,) of each query to its nearest row, and that row's number (n,).
+    """Euclidean distance (n,) of each query (n, d) to its nearest row, and that row's number (n,), first of equals.
 
-    With `skip_self` query i is row i and does not count. Works in chunks of 1,024 queries.
+    With `skip_self` query i is row i and does not count.
     """
-    squares = (rows**2).sum(1)
-    numbers = np.empty(len(queries), dtype=np.int64)
-    for start in range(0, len(queries), CHUNK_ROWS):
-        chunk = queries[start : start + CHUNK_ROWS]
-        scores = squares - 2 * chunk @ rows.T
-        if skip_self:
-            own = np.arange(len(chunk))
-            scores[own, own + start] = np.inf
-        numbers[start : start + CHUNK_ROWS] = scores.argmin(1)
+    own = np.arange(len(queries)) if skip_self else None
+    numbers = np.concatenate([squares.argmin(1) for squares in squared_distances(as_views(queries), rows, own)])
     # The expanded square is inexact near zero, where copies are: the distances are taken anew from the differences.
     return np.linalg.norm(queries - rows[numbers], axis=1), numbers
+
+
+def squared_distances(queries: Iterable[np.ndarray], rows: np.ndarray, own: np.ndarray | None) -> Iterator[np.ndarray]:
+    """For each block of queries (q, views, d) the squared distances (q, n) of the nearest view from rows (n, d);
+    infinite to a query's `own` row."""
+    centre, start = rows.mean(0), 0
+    centred = rows - centre
+    lengths, least = (centred**2).sum(1), 16 * np.finfo(rows.dtype).eps
+    for block in queries:
+        count, views, dimension = block.shape
+        flat = (block - centre).reshape(-1, dimension)
+        both = lengths + (flat**2).sum(1)[:, None]
+        squares = both - 2 * flat @ centred.T
+        squares[squares < least * both] = 0
+        squares = squares.reshape(count, views, -1).min(1)
+        if own is not None:
+            squares[np.arange(count), own[start : start + count]] = np.inf
+        start += count
+        yield squares

@@ -81,17 +81,17 @@ class EvaluateImagesArguments:
 
 def main(args: EvaluateImagesArguments) -> None:
     """Compare, write evidence.json and report.html, print where they are."""
-    from clinsynth.reports.images import draw_pictures, render_report
+    from clinsynth.reports.images import choose_images, render_image_report
     from clinsynth.run_folder import atomic_write
     from clinsynth.study.image_evidence import gather_evidence
     from clinsynth.synthesis.shard_files import hash_shards
 
     evidence, compared = gather_evidence(args)
     evidence["data"]["shards_sha256"] = hash_shards(args.synthetic)  # `push dataset` takes it for just these
-    pictures = draw_pictures(compared.train, compared.synthetic, compared.pairs, args.seed)
+    samples = choose_images(compared.train, compared.synthetic, compared.pairs, args.seed)
     output_dir = Path(args.output_dir)
     atomic_write(output_dir / "evidence.json", json.dumps(evidence, indent=1) + "\n")
-    atomic_write(output_dir / "report.html", render_report(evidence, pictures))
+    atomic_write(output_dir / "report.html", render_image_report(evidence, samples))
     print(f"evidence: {output_dir / 'evidence.json'}")
     print(f"report (shows real pictures, keep it private): {output_dir / 'report.html'}")
 

@@ -69,7 +69,7 @@ def main(args: EvaluateTextArguments) -> None:
     """Compare, write evidence.json and report.html, print where they are."""
     from clinsynth.models.language_models import load_scorer
     from clinsynth.models.text_encoders import embed_all, load_text_encoder
-    from clinsynth.reports.texts import draw_text_samples, render_text_report
+    from clinsynth.reports.texts import choose_texts, render_text_report
     from clinsynth.run_folder import atomic_write, create_run_folder, write_run_config
     from clinsynth.study.text_evidence import (
         load_canaries,
@@ -106,7 +106,7 @@ def main(args: EvaluateTextArguments) -> None:
     pairs = evidence["closest"] if args.show_texts else []
     sets = {"synthetic": synthetic, **real}
     folder = Path(args.cache_dir or output_dir) / "features"
-    samples = draw_text_samples(sets, embed_all(encoder, sets, folder), label_names, pairs, args.seed)
+    samples = choose_texts(sets, embed_all(encoder, sets, folder), label_names, pairs, args.seed)
     atomic_write(output_dir / "evidence.json", json.dumps(evidence, indent=1) + "\n")
     atomic_write(output_dir / "report.html", render_text_report(evidence, samples))
     print(f"evidence: {output_dir / 'evidence.json'}")

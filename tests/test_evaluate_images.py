@@ -11,7 +11,7 @@ from datasets import Image as ImageFeature
 from PIL import Image
 
 from clinsynth import cli
-from clinsynth.metrics import records as measurement
+from clinsynth.metrics import distances
 from clinsynth.models import image_encoders as feature_extractor
 from clinsynth.scripts.evaluate_images import EvaluateImagesArguments, main
 from clinsynth.synthesis.sets import load_synthetic_images, with_labels_of
@@ -108,22 +108,22 @@ def test_a_stopped_run_goes_on_with_what_is_finished(
     tmp_path: Path, real: Path, synthetic: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     args = arguments(real, synthetic, tmp_path / "stopped", classifier="none")
-    measure, calls = measurement.measure, []
+    measure, calls = distances.measure_kid, []
 
-    def stop_after_five(*given: object) -> object:
+    def stop_in_the_third(*given: object) -> object:
         calls.append(given)
-        if len(calls) == 6:
+        if len(calls) == 3:
             raise KeyboardInterrupt
         return measure(*given)
 
-    monkeypatch.setattr(measurement, "measure", stop_after_five)
+    monkeypatch.setattr(distances, "measure_kid", stop_in_the_third)
     with pytest.raises(KeyboardInterrupt):
         main(args)
     assert not (tmp_path / "stopped" / "evidence.json").exists()
     main(args)
-    assert len(calls) == 16 + 2  # the third comparison is begun anew
+    assert len(calls) == 8 + 1  # the third comparison is begun anew
     stopped = json.loads((tmp_path / "stopped" / "evidence.json").read_text())
-    monkeypatch.setattr(measurement, "measure", measure)
+    monkeypatch.setattr(distances, "measure_kid", measure)
     main(arguments(real, synthetic, tmp_path / "whole", classifier="none"))
     whole = json.loads((tmp_path / "whole" / "evidence.json").read_text())
     assert stopped["measurements"] == whole["measurements"]

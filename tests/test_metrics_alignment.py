@@ -18,7 +18,6 @@ from clinsynth.data.phantom_fundus import GRADES
 from clinsynth.images import to_picture
 from clinsynth.judges.checklists import sample_id
 from clinsynth.judges.judges import load_judge
-from clinsynth.metrics import records as m
 from clinsynth.metrics.alignment.alignment import (
     alignment,
     class_margin,
@@ -28,7 +27,8 @@ from clinsynth.metrics.alignment.alignment import (
     tail_threshold,
     typicality,
 )
-from clinsynth.metrics.records import MeasurementSettings
+from clinsynth.metrics.comparisons import Comparison
+from clinsynth.metrics.records import Features, MeasurementSettings
 from clinsynth.run_folder import Kept
 from clinsynth.scripts.evaluate_images import EvaluateImagesArguments, main
 from clinsynth.study.alignment import (
@@ -104,9 +104,9 @@ def test_the_metric_loads_from_its_folder() -> None:
 
 def test_classes_with_few_real_pictures_have_no_percentile() -> None:
     rng = np.random.default_rng(0)
-    train = m.Features(rng.normal(size=(30, 3)), np.repeat([0, 1], 15))
-    held_out = m.Features(rng.normal(size=(21, 3)), np.repeat([0, 1], [12, 9]))
-    side = m.Features(rng.normal(size=(6, 3)), np.repeat([0, 1], 3))
+    train = Features(rng.normal(size=(30, 3)), np.repeat([0, 1], 15))
+    held_out = Features(rng.normal(size=(21, 3)), np.repeat([0, 1], [12, 9]))
+    side = Features(rng.normal(size=(6, 3)), np.repeat([0, 1], 3))
     found = typicalities(side, held_out, train)
     assert np.isfinite(found[:3]).all() and np.isnan(found[3:]).all()
     assert sorted(typicalities(held_out, held_out, train)[:12]) == pytest.approx(np.linspace(0, 1, 12))
@@ -116,9 +116,12 @@ def test_classes_with_few_real_pictures_have_no_percentile() -> None:
 
 def test_records_have_interval_floor_and_n() -> None:
     rng = np.random.default_rng(0)
-    sides = [m.Features(rng.uniform(size=(n, 4)), np.zeros(n, dtype=int)) for n in (60, 80, 40)]
+    sides = [Features(rng.uniform(size=(n, 4)), np.zeros(n, dtype=int)) for n in (60, 80, 40)]
     sides[0].rows[:30, 3] = -1  # half of the synthetic pictures
-    records = {record.metric: record for record in measure_alignment("a", *sides, MeasurementSettings("net", 50))}
+    records = {
+        record.metric: record
+        for record in measure_alignment(Comparison("a", "test", *sides), MeasurementSettings("net", 50))
+    }
     assert list(records) == [*PARTS, "low_alignment_tail"]
     tail = records["low_alignment_tail"]
     assert 0.5 <= tail.value < 0.6 and tail.interval[0] < tail.value < tail.interval[1]
@@ -129,7 +132,9 @@ def test_records_have_interval_floor_and_n() -> None:
         and (tail.n_real, tail.n_synthetic) == (80, 60)
     )
     assert records["checklist_share"].floor == pytest.approx(sides[1].rows[:, 0].mean())
-    few = measure_alignment("a", sides[0].take(np.arange(4)), *sides[1:], MeasurementSettings("net", 50))
+    few = measure_alignment(
+        Comparison("a", "test", sides[0].take(np.arange(4)), *sides[1:]), MeasurementSettings("net", 50)
+    )
     assert [record.value for record in few] == [None] * 5 and few[0].note == "not measured, n=4"
 
 
@@ -138,9 +143,9 @@ def eyes() -> dict[str, ImageArrays]:
     return load_image_arrays(ImageDataArguments(dataset=PHANTOM))
 
 
-def small_features(arrays: ImageArrays) -> m.Features:
+def small_features(arrays: ImageArrays) -> Features:
     rows = arrays.images[:, :, ::8, ::8].reshape(len(arrays.labels), -1).astype(float)
-    return m.Features(rows, arrays.labels)
+    return Features(rows, arrays.labels)
 
 
 def test_wrong_labels_lower_every_part_and_fill_the_tail(eyes: dict[str, ImageArrays], tmp_path: Path) -> None:

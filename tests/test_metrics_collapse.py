@@ -10,10 +10,12 @@ from scipy.ndimage import gaussian_filter
 from scipy.ndimage import shift as shifted
 
 from clinsynth.data.phantom_fundus import draw_fundus
-from clinsynth.metrics.images.likeness import measure_pictures, near_duplicates, smooth_like, thumbnails
-from clinsynth.metrics.images.variety import measure_manifold, read_collapse
+from clinsynth.metrics.comparisons import Comparison, comparisons
+from clinsynth.metrics.distances import measure_manifold
+from clinsynth.metrics.findings import read_collapse
+from clinsynth.metrics.images.likeness import measure_images, near_duplicates, smooth_like, thumbnails
 from clinsynth.metrics.prdc.prdc import NAMES, prdc
-from clinsynth.metrics.records import Features, MeasurementSettings, comparisons
+from clinsynth.metrics.records import Features, MeasurementSettings
 from clinsynth.metrics.ssim.ssim import ssim_to_nearest, within_class
 from clinsynth.models.image_classifiers import build_small_resnet, pooled_features
 
@@ -41,10 +43,10 @@ def embed(side: Features) -> Features:
 
 def records_of(synthetic: Features, real: Features, other: Features) -> list[dict]:
     records = []
-    sides = (synthetic, real, other)
-    for label, *compared in comparisons(*sides, NAMES_OF_CLASSES, seed=0):
-        records += measure_pictures(label, "train", *compared, SETTINGS)
-        records += measure_manifold(label, "train", *(embed(side) for side in compared), SETTINGS)
+    sides = {"synthetic": synthetic, "train": real, "test": other}
+    for comparison in comparisons(sides, "train", "test", NAMES_OF_CLASSES, seed=0):
+        records += measure_images(comparison, SETTINGS)
+        records += measure_manifold(comparison.map(embed), SETTINGS)
     return [record.to_dict() for record in records]
 
 
@@ -176,7 +178,7 @@ def test_too_few_pictures_are_not_judged() -> None:
 
 def test_manifold_records_hold_values_intervals_and_floors() -> None:
     sides = [embed(side) for side in (FRESH, REAL, OTHER)]
-    records = {record.metric: record for record in measure_manifold("overall", "train", *sides, SETTINGS)}
+    records = {record.metric: record for record in measure_manifold(Comparison("overall", "train", *sides), SETTINGS)}
     assert list(records) == list(NAMES)
     values, held_out = prdc(sides[1].rows, sides[0].rows), prdc(sides[1].rows, sides[2].rows)
     for name in NAMES:
@@ -186,7 +188,7 @@ def test_manifold_records_hold_values_intervals_and_floors() -> None:
         assert record.interval[0] <= values[name] <= record.interval[1]
         assert record.floor_range[0] <= record.floor <= record.floor_range[1]
         assert (record.n_real, record.n_synthetic, record.floor_n, record.note) == (130, 110, 65, "k = 5")
-    without = measure_manifold("overall", "train", *sides, replace(SETTINGS, replicates=0))
+    without = measure_manifold(Comparison("overall", "train", *sides), replace(SETTINGS, replicates=0))
     assert all(record.interval is None and record.value is not None for record in without)
 
 
@@ -217,7 +219,7 @@ def test_smoothing_takes_away_what_the_model_lacks_and_adds_nothing() -> None:
 
 
 def test_picture_records_hold_values_floors_and_say_how_many_scales() -> None:
-    within, nearest, repeats = measure_pictures("overall", "train", FRESH, REAL, OTHER, SETTINGS)
+    within, nearest, repeats = measure_images(Comparison("overall", "train", FRESH, REAL, OTHER), SETTINGS)
     assert (within.metric, nearest.metric, within.extractor) == ("ms_ssim_within", "ssim_nearest", "pixels")
     assert within.value == pytest.approx(within_class(FRESH.rows, FRESH.labels, 4).mean())
     assert within.floor_held_out == pytest.approx(within_class(OTHER.rows, OTHER.labels, 4).mean())
@@ -227,7 +229,7 @@ def test_picture_records_hold_values_floors_and_say_how_many_scales() -> None:
     assert nearest.floor_held_out == pytest.approx(ssim_to_nearest(OTHER.rows, REAL.rows).mean())
     assert nearest.interval is not None and nearest.value is not None
     assert nearest.interval[0] < nearest.value < nearest.interval[1]
-    copies = measure_pictures("overall", "train", REAL.take(np.arange(50)), REAL, OTHER, SETTINGS)[1]
+    copies = measure_images(Comparison("overall", "train", REAL.take(np.arange(50)), REAL, OTHER), SETTINGS)[1]
     assert copies.value == pytest.approx(1)
     assert (repeats.metric, repeats.extractor, repeats.floor_n) == ("near_duplicates", "pixels", 65)
     assert repeats.value == near_duplicates(FRESH.rows, REAL.rows, 4).mean()
@@ -237,5 +239,5 @@ def test_picture_records_hold_values_floors_and_say_how_many_scales() -> None:
 
 def test_pictures_too_small_for_a_window_get_a_note() -> None:
     small = Features(FRESH.rows[:, :, :8, :8], FRESH.labels)
-    records = measure_pictures("overall", "train", small, small, None, SETTINGS)
+    records = measure_images(Comparison("overall", "train", small, small, None), SETTINGS)
     assert all(record.value is None and "needs 11 x 11 pixels" in record.note for record in records)

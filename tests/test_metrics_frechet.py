@@ -10,12 +10,14 @@ import torch
 from torchmetrics.image.fid import _compute_fid
 
 from clinsynth.metrics.frechet.frechet import (
+    BLOCK_ROWS,
+    GaussianStatistics,
+    covariance_factor,
     frechet_distance,
     frechet_extrapolated,
     frechet_interval,
     statistics_distance,
 )
-from clinsynth.metrics.frechet.gaussian import BLOCK_ROWS, GaussianStatistics, covariance_factor
 
 FOLDER = Path(__file__).parent.parent / "metrics" / "frechet"
 

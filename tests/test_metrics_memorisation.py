@@ -11,11 +11,11 @@ from PIL import Image
 
 from clinsynth.data.arguments import ImageDataArguments
 from clinsynth.data.images import ImageArrays, load_image_arrays
-from clinsynth.metrics.images.privacy import privacy_evidence
+from clinsynth.metrics.images.privacy import image_privacy
 from clinsynth.metrics.nearest import as_views, closest_rows
 from clinsynth.metrics.privacy.closest_records import measure_ratios, measure_shares
 from clinsynth.metrics.privacy.copies import SPACE, ThumbnailSpace, duplicated, fit_threshold
-from clinsynth.metrics.privacy.verdict import COPIES, MEMORISED, NO_SIGN, UNCLEAR, judge, worst_over_runs
+from clinsynth.metrics.privacy.verdict import COPIES, MEMORISED, NO_SIGN, UNCLEAR, privacy_verdict, worst_over_runs
 from clinsynth.metrics.records import Features, MeasurementSettings
 
 SETTINGS = MeasurementSettings("random projection", replicates=40)
@@ -54,7 +54,7 @@ def extract(arrays: ImageArrays) -> Features:
 
 def evidence_on(synthetic: ImageArrays, real: dict[str, ImageArrays]) -> dict[str, Any]:
     features = {"synthetic": extract(synthetic), "train": extract(real["train"]), "test": extract(real["test"])}
-    found = privacy_evidence(synthetic, real, features, 0, extractor=SETTINGS.extractor, replicates=40)
+    found = image_privacy(synthetic, real, features, SETTINGS)
     return json.loads(json.dumps(found, allow_nan=False))
 
 
@@ -146,10 +146,10 @@ def test_memorisation_without_copies_is_named() -> None:
     )
     assert record.value is not None and record.interval is not None and record.chance_range is not None
     assert record.interval[0] > 0.6 > record.chance_range[1]
-    assert judge([], [record])["verdict"] == MEMORISED
+    assert privacy_verdict([], [record])["verdict"] == MEMORISED
     shifted = Features(held_out + 1.5, labels)
     (record, _) = measure_shares(Features(held_out, labels), Features(train, labels), shifted, ["one"], SETTINGS)
-    assert judge([], [record])["verdict"] == UNCLEAR
+    assert privacy_verdict([], [record])["verdict"] == UNCLEAR
 
 
 def test_shares_of_new_rows_stay_in_the_chance_range() -> None:
@@ -184,7 +184,7 @@ def test_ratio_is_nearest_over_second() -> None:
     assert found.numbers[:, 0].tolist()[:2] == [0, 0] and found.numbers[2, 0] in (2, 3)
     labels = np.zeros(12, dtype=np.int64)
     queries = closest_rows(as_views(np.repeat([[1.0, 0]], 12, axis=0)), train)
-    median, fifth, *_ = measure_ratios(queries, queries, labels, labels, ["one"], len(train), SETTINGS)
+    median, fifth, *_ = measure_ratios((queries, queries), (labels, labels), ["one"], len(train), SETTINGS)
     assert (median.metric, fifth.metric) == ("nndr_median", "nndr_fifth")
     assert median.value == fifth.value == median.floor == pytest.approx(1 / 3)
 
@@ -197,7 +197,7 @@ def test_closest_rows_agree_with_all_distances() -> None:
     own = closest_rows(as_views(rows), rows, 2, own=np.arange(90))
     assert (own.numbers[:, 0] != np.arange(90)).all() and own.distances.min() > 0
     assert (closest_rows(as_views(rows), rows, 2).distances[:, 0] == 0).all()
-    with pytest.raises(ValueError, match="3 train pictures or more, got 1"):
+    with pytest.raises(ValueError, match="3 train images or more, got 1"):
         closest_rows(as_views(queries), rows[:1])
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from clinsynth.data.texts import TextSet, as_objects
+from clinsynth.metrics.comparisons import Comparison
 from clinsynth.metrics.records import Features, Measurement, MeasurementSettings
 from clinsynth.metrics.texts.fidelity import divergence, mauve, mauve_interval, measure_mauve, quantise
 from clinsynth.metrics.texts.model_based import (
@@ -117,14 +118,14 @@ def test_mauve_lies_within_its_floor_for_one_distribution_and_below_for_another(
         return Features(values, np.arange(count) % 2)
 
     real, other = rows(240, 0), rows(130, 0)
-    (same,) = measure_mauve("overall", "test", rows(140, 0), real, other, SETTINGS)
-    (moved,) = measure_mauve("overall", "test", rows(140, 1.5), real, other, SETTINGS)
+    (same,) = measure_mauve(Comparison("overall", "test", rows(140, 0), real, other), SETTINGS)
+    (moved,) = measure_mauve(Comparison("overall", "test", rows(140, 1.5), real, other), SETTINGS)
     for record in (same, moved):
         assert record.interval[0] <= record.value <= record.interval[1] and record.floor_n == 120
         assert "between 120 and 120 texts in 12 cells" in record.note
     assert same.value > 0.9 * same.floor and same.floor_held_out > 0.9 * same.floor
     assert moved.value < 0.7 * moved.floor and moved.interval[1] < moved.floor_range[0]
-    (few,) = measure_mauve("overall", "test", rows(140, 0), rows(80, 0), other, SETTINGS)
+    (few,) = measure_mauve(Comparison("overall", "test", rows(140, 0), rows(80, 0), other), SETTINGS)
     assert few.value is None and few.note == "not measured, needs 50 synthetic and 100 real texts"
     assert mauve_interval([(np.ones(3), np.ones(3))], 1.0, MeasurementSettings("none", replicates=0)) is None
 
@@ -159,13 +160,13 @@ def losses(mean: float, count: int, seed: int) -> Features:
 
 def test_the_gap_is_the_difference_of_means_and_lies_beyond_its_floor() -> None:
     made, real, other = losses(2.0, 60, 1), losses(3.0, 80, 2), losses(3.0, 50, 3)
-    loss, gap = measure_perplexity("overall", "test", made, real, other, SETTINGS)
+    loss, gap = measure_perplexity(Comparison("overall", "test", made, real, other), SETTINGS)
     assert loss.value == pytest.approx(made.rows.mean()) and loss.floor_held_out == pytest.approx(other.rows.mean())
     assert gap.value == pytest.approx(made.rows.mean() - real.rows.mean())
     assert gap.interval[0] < gap.value < gap.interval[1] < min(gap.floor_range) < 0.3
     assert gap.floor_held_out == pytest.approx(other.rows.mean() - real.rows.mean())
     assert abs(gap.floor) < 0.2 and gap.floor_n == 40
-    few: list[Measurement] = measure_perplexity("mild", "test", losses(2, 5, 1), real, None, SETTINGS)
+    few: list[Measurement] = measure_perplexity(Comparison("mild", "test", losses(2, 5, 1), real, None), SETTINGS)
     assert [record.note for record in few] == ["not measured, n=5"] * 2
 
 

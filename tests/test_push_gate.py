@@ -13,8 +13,9 @@ from text_posts import LABELS, save_tiny_encoder, write_posts
 from clinsynth.data.images import ImageArrays
 from clinsynth.hub.data_sets import describe_gate, joint_license
 from clinsynth.hub.gate import Reading, Thresholds, read_gate, refuse
-from clinsynth.metrics.images.privacy import privacy_evidence, thumbnail_features
+from clinsynth.metrics.images.privacy import image_privacy, thumbnail_features
 from clinsynth.metrics.privacy.copies import ThumbnailSpace
+from clinsynth.metrics.records import MeasurementSettings
 
 CLASSES = ["healthy", "mild", "severe"]
 NUMBER = "call 555 0142 7788 at night."
@@ -34,7 +35,7 @@ def picture_evidence(copies: int = 0, noise: int = 0) -> dict[str, Any]:
     images[:copies] = np.clip(altered, 0, 255)
     made = replace(made, images=images)
     features = thumbnail_features(ThumbnailSpace.of(train.images), made, test, train)
-    privacy = privacy_evidence(made, {"train": train, "test": test}, features, 0, extractor="thumbs", replicates=20)
+    privacy = image_privacy(made, {"train": train, "test": test}, features, MeasurementSettings("thumbs", 20))
     return {"privacy": json.loads(json.dumps(privacy))}
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from clinsynth.data.images import ImageArrays
-from clinsynth.reports.images import distance_tables, draw_pictures, encode_png, render_report
+from clinsynth.reports.images import choose_images, distance_tables, encode_png, render_image_report
 from clinsynth.reports.page import format_interval, format_number
 
 NAMES = ["healthy", "<ill> & rare"]
@@ -114,7 +114,7 @@ def evidence(**changes: Any) -> dict[str, Any]:
 
 
 def render(**changes: Any) -> str:
-    return render_report(evidence(**changes), draw_pictures(arrays((12, 8)), arrays((5, 4)), PAIRS, seed=0))
+    return render_image_report(evidence(**changes), choose_images(arrays((12, 8)), arrays((5, 4)), PAIRS, seed=0))
 
 
 class Reader(HTMLParser):
@@ -202,7 +202,7 @@ def test_pictures_are_kept_pixel_for_pixel() -> None:
 
 def test_pictures_are_chosen_by_seed() -> None:
     def draw(seed: int) -> list[str]:
-        return draw_pictures(arrays((30, 30)), arrays((30, 30)), [], seed).classes[0].synthetic
+        return choose_images(arrays((30, 30)), arrays((30, 30)), [], seed).classes[0].synthetic
 
     assert draw(0) == draw(0) != draw(1)
     assert len(draw(0)) == 8

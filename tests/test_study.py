@@ -15,7 +15,7 @@ import yaml
 from helpers import REPOSITORY, clinsynth, kill_study, one_thread, start_study_and_kill, write_npz
 
 from clinsynth.arguments import parse
-from clinsynth.reports.study import advantage, pictures_of
+from clinsynth.reports.study import advantage, samples_of
 from clinsynth.scripts.study import StudyArguments, recipe_first
 from clinsynth.study.plan import plan_study
 
@@ -106,7 +106,7 @@ def test_a_generator_that_saw_more_than_the_classifier_is_named() -> None:
     }
     sentence = advantage(results, generators)
     assert "(ddpm 1,080) than the 20" in sentence  # the GAN's pictures are in no arm
-    assert pictures_of(results, "composite-ddpm") == "20 real, 50 made"
+    assert samples_of(results, "composite-ddpm") == "20 real, 50 made"
     generators["ddpm"]["evidence"]["data"]["counts"]["train"] = {"a": 10, "b": 10}
     assert advantage(results, generators) == ""
 

@@ -160,7 +160,7 @@ def read_text_share(
     record: dict[str, Any], limit: float, counts: dict[str, dict[str, int]], of_what: str = ""
 ) -> Reading:
     """A share of texts: where real texts show none, every case counts; else what lies beyond theirs by chance."""
-    from clinsynth.metrics.texts.findings import all_floors, beyond
+    from clinsynth.metrics.findings import all_floors, beyond
 
     name = f"{TITLES[record['metric']]}{of_what}"
     if record["value"] is None:

@@ -1,6 +1,6 @@
 """The page of an evaluation of texts: from evidence.json to findings, tables, whiskers, histograms and a map.
 
-Everything is inside the page (inline SVG, no script, no link). No real text is in it unless pairs are handed over.
+No real text is in it unless pairs are handed over.
 """
 
 from __future__ import annotations
@@ -13,154 +13,92 @@ import numpy as np
 
 from clinsynth.data.texts import TextSet
 from clinsynth.metrics.nearest import nearest
+from clinsynth.metrics.registry import LOWER, QUESTIONS, TEXT_METRICS, TEXT_TABLES, Metric, MetricTable
 from clinsynth.metrics.texts.privacy import may_be_shown
-from clinsynth.reports.images import flatten, template_environment
-from clinsynth.reports.page import Scale, format_interval, format_number, interval_marks, scale_for
-
-WHISKER = 200.0
-HISTOGRAM = (440.0, 130.0)
-LOWER, HIGHER, ALIKE = "lower", "higher", "as real texts"
-DISTANCES = {
-    "mmd_squared": ("MMD² of embeddings", LOWER),
-    "frechet": ("Fréchet distance of embeddings", LOWER),
-    "mauve": ("MAUVE of embeddings", HIGHER),
-    "precision": ("precision: synthetic among real", HIGHER),
-    "recall": ("recall: real among synthetic", HIGHER),
-    "density": ("density", HIGHER),
-    "coverage": ("coverage", HIGHER),
-}
-CONTENT = {
-    "bertscore_f1": ("BERTScore with the nearest real text", ALIKE),
-    "label_recovery": ("label found by a classifier of real texts", ALIKE),
-    "loss": ("language model's loss, nats a token", ALIKE),
-    "perplexity_gap": ("perplexity gap, nats a token", "near 0"),
-    "negative_affect": ("negative words in 100", ALIKE),
-    "harsh_affect": ("words of anger, hopelessness, harm in 100", ALIKE),
-    "hopeful_affect": ("hopeful words in 100", ALIKE),
-    "negative_share": ("negative among words of affect", ALIKE),
-    "tone_distance": ("distance of tone", LOWER),
-}
-DIVERSITY = {
-    "distinct_1": ("distinct-1", HIGHER),
-    "distinct_2": ("distinct-2", HIGHER),
-    "distinct_3": ("distinct-3", HIGHER),
-    "mattr": ("MATTR", HIGHER),
-    "mtld": ("MTLD", HIGHER),
-    "vocabulary_coverage": ("real vocabulary covered", HIGHER),
-    "self_bleu": ("Self-BLEU", LOWER),
-    "exact_duplicates": ("exact duplicates", LOWER),
-    "near_duplicates": ("near-duplicates", LOWER),
-}
-OVERLAP = {
-    "nearest_distance": ("cosine distance to the nearest train text", ALIKE),
-    "plagiarism_share": ("nearer than 0.05", LOWER),
-    "longest_shared_ngram": ("longest common run of words", ALIKE),
-    "ngram8_share": ("with eight words in a row", LOWER),
-    "copied_words": ("words in such runs", LOWER),
-    "exact_copies": ("exact copies", LOWER),
-}
-ENTITIES = {
-    "leaked_names": ("with a name from train", LOWER),
-    "leaked_dates": ("with a date from train", LOWER),
-    "leaked_phones": ("with a telephone number from train", LOWER),
-    "leaked_emails": ("with an e-mail address from train", LOWER),
-    "leaked_ids": ("with a record number from train", LOWER),
-}
-MEMORISATION = {
-    "dcr_share": ("nearer to train than to held-out", "0.5"),
-    "nndr_median": ("NNDR, median", ALIKE),
-    "nndr_fifth": ("NNDR, 5 %", ALIKE),
-}
-TABLES = (
-    ("fidelity", "Distances, beside real held-out (test) texts", "fidelity", DISTANCES, "test"),
-    ("fidelity", "Content, label and tone", "fidelity", CONTENT, "test"),
-    ("diversity", "Variety of words, and repetition", "diversity", DIVERSITY, "test"),
-    ("privacy", "Closeness to train texts, and words shared with them", "privacy", OVERLAP, "train"),
-    ("privacy", "Words shared with the examples in a text's own prompt", "privacy", OVERLAP, "prompt"),
-    ("privacy", "Names, dates and numbers (share of the texts)", "privacy", ENTITIES, "train"),
-    ("privacy", "Closer to train than to held-out texts?", "memorisation", MEMORISATION, None),
+from clinsynth.reports.page import (
+    NO_PROOF,
+    TEXTS,
+    Scale,
+    ends_of,
+    first_limits,
+    flatten,
+    format_interval,
+    format_number,
+    limit_of_classes,
+    marks_of,
+    render_page,
+    scale_for,
+    tile,
 )
-"""Section, title, part of the evidence, metrics, real split."""
+
+HISTOGRAM = (440.0, 130.0)
 SETS = {"synthetic": "synthetic", "train": "real train", "test": "real held-out"}
 
 
 def render_text_report(evidence: dict[str, Any], samples: TextSamples) -> str:
     """The page as HTML text; `evidence` is what evidence.json holds."""
-    tables = [build_table(evidence, *entry) for entry in TABLES]
-    return (
-        template_environment()
-        .get_template("report_texts.html.jinja")
-        .render(
-            evidence=evidence,
-            samples=samples,
-            sections={name: [t for t in tables if t["section"] == name and t["rows"]] for name, *_ in TABLES},
-            tiles=list(tiles(evidence["findings"])),
-            sentences=list(sentences(evidence)),
-            histograms=list(histograms(evidence["distributions"])),
-            limits=list(limits(evidence)),
-            settings=list(flatten(evidence["generation"])) if evidence["generation"] else [],
-            sets=SETS,
-        )
+    tables = [build_table(evidence, table) for table in TEXT_TABLES]
+    return render_page(
+        "report_texts",
+        text_tiles(evidence["findings"]),
+        text_limits(evidence),
+        evidence=evidence,
+        samples=samples,
+        sets={split: SETS.get(split, split) for split in evidence["data"]["counts"]},
+        settings=list(flatten(evidence["generation"])),
+        questions={name: question.format(things="texts") for name, question in QUESTIONS.items()},
+        tables=[table for table in tables if table["rows"]],
+        sentences=list(sentences(evidence)),
+        histograms=list(histograms(evidence["distributions"])),
     )
 
 
-def build_table(
-    evidence: dict[str, Any],
-    section: str,
-    title: str,
-    part: str,
-    metrics: dict[str, tuple[str, str]],
-    reference: str | None,
-) -> dict[str, Any]:
+def build_table(evidence: dict[str, Any], table: MetricTable) -> dict[str, Any]:
     """One table: a row a metric of the whole set, and a row a class of all metrics that were measured there."""
     found = {
-        (record["label"], record["metric"]): record
-        for record in evidence[part]
-        if record.get("reference") == reference or record["metric"] == "label_recovery"
+        (record["label"], metric.name): record
+        for metric in table.metrics
+        for record in evidence[table.part]
+        if record["metric"] == metric.name and record.get("reference") == (metric.reference or table.reference)
     }
-    whole = [metric for metric in metrics if ("overall", metric) in found]
-    rows = [build_row(found["overall", metric], *metrics[metric]) for metric in whole]
-    labels = [label for label in evidence["data"]["label_names"] if any((label, metric) in found for metric in whole)]
-    shown = [metric for metric in metrics if any(measured(found.get((label, metric))) for label in labels)]
+    whole = [metric for metric in table.metrics if ("overall", metric.name) in found]
+    labels = [
+        label for label in evidence["data"]["label_names"] if any((label, metric.name) in found for metric in whole)
+    ]
+    shown = [
+        metric for metric in table.metrics if any(is_measured(found.get((label, metric.name))) for label in labels)
+    ]
     return {
-        "section": section,
-        "title": title,
-        "rows": rows,
-        "metrics": [metrics[metric][0] for metric in shown],
-        "classes": {label: [found.get((label, metric)) for metric in shown] for label in labels if shown},
+        "question": table.question,
+        "title": table.title,
+        "rows": [build_row(found["overall", metric.name], metric) for metric in whole],
+        "columns": [metric.heading for metric in shown],
+        "classes": {label: [found.get((label, metric.name)) for metric in shown] for label in labels if shown},
     }
 
 
-def measured(record: dict[str, Any] | None) -> bool:
+def is_measured(record: dict[str, Any] | None) -> bool:
+    """Whether there is a number."""
     return record is not None and record["value"] is not None
 
 
-def build_row(record: dict[str, Any], title: str, better: str) -> dict[str, Any]:
+def build_row(record: dict[str, Any], metric: Metric) -> dict[str, Any]:
     """A record with its whisker; halves and held-out floor under one name whatever kind of record it is."""
-    memorisation = "n_real" not in record
-    floor = None if memorisation else record["floor"]
-    held_out = record["floor"] if memorisation else record["floor_held_out"]
-    n_real = record["n_train"] if memorisation else record["n_real"]
-    row = {**record, "title": title, "better": better, "floor": floor, "floor_held_out": held_out, "n_real": n_real}
-    row["marks"] = None
-    if record["value"] is not None:
-        shown = [record["value"], floor, held_out, *(record["interval"] or [])]
-        scale = scale_for(shown, WHISKER, zero=better == LOWER)
-        row["marks"] = interval_marks(record["value"], record["interval"], scale)
-        row["marks"] |= {name: scale(row[name]) for name in ("floor", "floor_held_out") if row[name] is not None}
-    row["biased"] = record.get("biased", False)
-    return row
+    row = {"biased": False, **record, "title": metric.heading, "better": metric.better}
+    if "n_real" not in record:  # of memorisation
+        row |= {"floor": None, "floor_held_out": record["floor"], "n_real": record["n_train"]}
+    zero = metric.better == LOWER
+    return row | {"marks": marks_of(row, scale_for(ends_of(row), zero=zero), zero)}
 
 
-def tiles(findings: dict[str, Any]) -> Iterator[dict[str, str]]:
+def text_tiles(findings: dict[str, Any]) -> Iterator[dict[str, str]]:
     """What was looked for, whether it was found, and where."""
     for name, finding in findings.items():
         judged = finding["flag"] or not finding["sentence"].startswith("Not judged")
         value = "found" if finding["flag"] else "no sign" if judged else "not judged"
         where = ["the set as a whole" if label == "overall" else label for label in finding["labels"]]
         text = f"in {', '.join(where[:3])}{' and others' if len(where) > 3 else ''}" if where else ""
-        verdict = {"found": "hurts", "no sign": "helps"}.get(value, "")
-        yield {"title": name, "value": value, "text": text, "verdict": verdict}
+        yield tile(name, value, text, {"found": "hurts", "no sign": "helps"}.get(value, ""))
 
 
 def sentences(evidence: dict[str, Any]) -> Iterator[str]:
@@ -170,8 +108,8 @@ def sentences(evidence: dict[str, Any]) -> Iterator[str]:
     records = {r["metric"]: r for r in evidence["fidelity"] if (r["reference"], r["label"]) == ("test", "overall")}
     for metric in ("mmd_squared", "frechet", "mauve", "perplexity_gap"):
         record = records.get(metric)
-        if record is not None and measured(record):
-            title = (DISTANCES | CONTENT)[metric][0]
+        if record is not None and is_measured(record):
+            title = TEXT_METRICS[metric].heading
             interval = f" (95 % {format_interval(record['interval'])})" if record["interval"] else ""
             floor = record["floor_held_out"]
             against = "" if floor is None else f"; the same of real train texts is {format_number(floor)}"
@@ -201,13 +139,10 @@ def step_line(shares: list[float], top: float) -> str:
     return " ".join(f"{across(edge)},{round(height - up(share), 1)}" for edge, share in points)
 
 
-def limits(evidence: dict[str, Any]) -> Iterator[str]:
+def text_limits(evidence: dict[str, Any]) -> Iterator[str]:
     """What the numbers do not say, in plain words."""
     data = evidence["data"]
-    yield (
-        "No clinician has read these texts. A small distance means that a language model's embeddings are distributed "
-        "alike; it does not mean that a text is medically right or shows its class."
-    )
+    yield from first_limits(data.get("real", ""), TEXTS)
     yield (
         f"All distances are those of one encoder: {evidence['encoder']['name']}. Values of another encoder, and "
         "published ones, are no measure for these; the floors are."
@@ -224,19 +159,17 @@ def limits(evidence: dict[str, Any]) -> Iterator[str]:
         "Intervals are for drawing other texts from the same sources. They leave out what running or training the "
         "generator anew would change."
     )
-    missing = [name for name, count in data["counts"]["synthetic"].items() if count == 0]
-    if missing:
-        yield f"The synthetic set holds no text of: {', '.join(missing)}. “Overall” leaves those classes out."
+    yield from limit_of_classes(data["counts"]["synthetic"], "text")
     sides = [data["counts"][source] for source in ("synthetic", "test")]
     few = [name for name in data["label_names"] if 0 < min(counts[name] for counts in sides) < 10]
     if few:
         yield f"Fewer than ten synthetic or held-out texts, too few for most measures: {', '.join(few)}."
     if evidence["language_model"] is None:
         yield "The perplexity gap was not measured: that needs --language_model."
-    yield "Privacy readings find what they look for. Finding nothing is no proof that nothing leaks."
+    yield NO_PROOF
 
 
-SAMPLES = 3
+TEXTS_A_CLASS = 3
 LONGEST = 600
 """Characters of a text that are shown."""
 DOTS = 400
@@ -244,7 +177,7 @@ MAP = (320.0, 220.0)
 
 
 @dataclass(frozen=True)
-class ClassSamples:
+class ClassTexts:
     """Some synthetic texts of a class, how many of it may be shown (`shareable`), and how many there are."""
 
     name: str
@@ -275,13 +208,13 @@ class TextPair:
 class TextSamples:
     """All of it; `explained` is the share of the real texts' variance that the map shows."""
 
-    classes: list[ClassSamples]
+    classes: list[ClassTexts]
     maps: list[ClassMap]
     explained: float
     pairs: list[TextPair]
 
 
-def draw_text_samples(
+def choose_texts(
     sets: dict[str, TextSet],
     rows: dict[str, np.ndarray],
     label_names: list[str],
@@ -299,26 +232,28 @@ def draw_text_samples(
     shareable = may_be_shown(synthetic, real, nearest(rows["synthetic"], real_rows)[0] ** 2 / 2)
     places, explained = project(rows["test"], rows["synthetic"])
     shown = [
-        TextPair(pair, cut(synthetic.texts[pair["synthetic_row"]]), cut(sets["train"].texts[pair["train_row"]]))
+        TextPair(
+            pair, shortened(synthetic.texts[pair["synthetic_row"]]), shortened(sets["train"].texts[pair["train_row"]])
+        )
         for pair in pairs
     ]
     return TextSamples(
-        classes=[choose(synthetic, shareable, number, name, seed) for number, name in enumerate(label_names)],
+        classes=[choose_of_class(synthetic, shareable, number, name, seed) for number, name in enumerate(label_names)],
         maps=list(draw_maps(places, (sets["test"].labels, synthetic.labels), label_names, seed)),
         explained=explained,
         pairs=shown,
     )
 
 
-def choose(synthetic: TextSet, shareable: np.ndarray, number: int, name: str, seed: int) -> ClassSamples:
+def choose_of_class(synthetic: TextSet, shareable: np.ndarray, number: int, name: str, seed: int) -> ClassTexts:
     """At most three texts of a class."""
     own = np.flatnonzero(synthetic.labels == number)
     allowed = own[shareable[own]]
-    chosen = np.random.default_rng([seed, 2, number]).permutation(allowed)[:SAMPLES]
-    return ClassSamples(name, [cut(synthetic.texts[row]) for row in chosen], len(allowed), len(own))
+    chosen = np.random.default_rng([seed, 2, number]).permutation(allowed)[:TEXTS_A_CLASS]
+    return ClassTexts(name, [shortened(synthetic.texts[row]) for row in chosen], len(allowed), len(own))
 
 
-def cut(text: str) -> str:
+def shortened(text: str) -> str:
     return text if len(text) <= LONGEST else f"{text[:LONGEST].rstrip()} …"
 
 

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from clinsynth.metrics import records as m
-from clinsynth.metrics.records import MIN_ROWS, Measurement, MeasurementSettings, empty_record, mean_interval
+from clinsynth.metrics.comparisons import Comparison, comparisons
+from clinsynth.metrics.records import MIN_ROWS, Features, Measurement, MeasurementSettings, mean_interval
 from clinsynth.models.image_encoders import FeatureExtractor, cached_features, default_classifier, hash_arrays
 from clinsynth.run_folder import Kept
 
@@ -36,7 +36,7 @@ def alignment_evidence(
     judge: Any,
     classify: Classify,
     sets: dict[str, ImageArrays],
-    features: dict[str, m.Features],
+    features: dict[str, Features],
     settings: MeasurementSettings,
     finished: Kept,
     key: str,
@@ -59,9 +59,8 @@ def alignment_evidence(
         rows[split] = score(shares, classify(arrays.images), arrays.labels, typical)
     measured = {split: without_unmeasured(found, sets[split].labels) for split, found in rows.items()}
     records = []
-    sides = (measured["synthetic"], measured["test"], measured["validation"])
-    for label, synthetic, real, other in m.comparisons(*sides, sets["test"].label_names, settings.seed):
-        records += [record.to_dict() for record in measure_alignment(label, synthetic, real, other, settings)]
+    for comparison in comparisons(measured, "test", "validation", sets["test"].label_names, settings.seed):
+        records += [record.to_dict() for record in measure_alignment(comparison, settings)]
     return {
         "records": records,
         "not_scored": {split: len(rows[split]) - len(measured[split]) for split in rows},
@@ -85,7 +84,7 @@ def checklist_shares(judge: Any, arrays: ImageArrays, split: str) -> list[float 
     return shares
 
 
-def typicalities(side: m.Features, held_out: m.Features, train: m.Features) -> np.ndarray:
+def typicalities(side: Features, held_out: Features, train: Features) -> np.ndarray:
     """Typicality (n,) of each row of `side` among the held-out rows of its class, by the distance to the train rows.
 
     NaN where the class has fewer than ten held-out rows, which make no percentile.
@@ -116,63 +115,49 @@ def score(
     return rows
 
 
-def without_unmeasured(rows: np.ndarray, labels: np.ndarray) -> m.Features:
+def without_unmeasured(rows: np.ndarray, labels: np.ndarray) -> Features:
     """The rows that have all four numbers, as the sets that `comparisons` takes."""
     whole = ~np.isnan(rows).any(1)
-    return m.Features(rows[whole], labels[whole])
+    return Features(rows[whole], labels[whole])
 
 
-def measure_alignment(
-    label: str, synthetic: m.Features, real: m.Features, other: m.Features | None, settings: MeasurementSettings
-) -> list[Measurement]:
+def measure_alignment(comparison: Comparison, settings: MeasurementSettings) -> list[Measurement]:
     """The records of one comparison: the means of PARTS and the low tail."""
-    names, sizes = (*PARTS, TAIL_METRIC), (len(real), len(synthetic))
-    records = [empty_record(name, label, "test", sizes, 1, settings) for name in names]
+    records = [comparison.empty_record(name, settings, 1) for name in (*PARTS, TAIL_METRIC)]
     if records[0].note:
         return records
-    other = other if other is not None and len(other) >= MIN_ROWS else None
-    means = [
-        mean_record(
-            record, synthetic.rows[:, i], real.rows[:, i], None if other is None else other.rows[:, i], settings
-        )
-        for i, record in enumerate(records[:-1])
-    ]
-    return [*means, tail_record(records[-1], synthetic, real, other, settings)]
+    means = [mean_record(record, comparison, column, settings) for column, record in enumerate(records[:-1])]
+    return [*means, tail_record(records[-1], comparison, settings)]
 
 
 def mean_record(
-    record: Measurement, mine: np.ndarray, real: np.ndarray, other: np.ndarray | None, settings: MeasurementSettings
+    record: Measurement, comparison: Comparison, column: int, settings: MeasurementSettings
 ) -> Measurement:
-    """A mean, whose floors are the means of the real pictures."""
+    """The mean of a column of scores, whose floors are the means of the real images."""
+    values, real, held_out = comparison.synthetic.rows[:, column], comparison.real, comparison.held_out
     return replace(
         record,
-        value=float(mine.mean()),
-        interval=mean_interval(mine, settings),
-        floor=float(real.mean()),
+        value=float(values.mean()),
+        interval=mean_interval(values, settings),
+        floor=float(real.rows[:, column].mean()),
         floor_n=len(real),
-        floor_held_out=None if other is None else float(other.mean()),
+        floor_held_out=None if held_out is None else float(held_out.rows[:, column].mean()),
     )
 
 
-def tail_record(
-    record: Measurement, mine: m.Features, real: m.Features, other: m.Features | None, settings: MeasurementSettings
-) -> Measurement:
-    """The low tail; its floors are those of one half of the real pictures below the other's, and of `other`."""
+def tail_record(record: Measurement, comparison: Comparison, settings: MeasurementSettings) -> Measurement:
+    """The low tail; its floors are those of one half of the real images below the other's, and of the other split."""
     from clinsynth.metrics.alignment.alignment import low_tail, low_tail_interval, tail_threshold
 
-    scores, known = mine.rows[:, 3], real.rows[:, 3]
-    many = settings.replicates
+    scores = comparison.map(lambda side: Features(side.rows[:, 3], side.labels))
+    mine, known, many = scores.synthetic.rows, scores.real.rows, settings.replicates
     record = replace(
         record,
-        value=low_tail(scores, known),
-        interval=low_tail_interval(scores, known, many, settings.seed) if many else None,
-        floor_held_out=None if other is None else low_tail(other.rows[:, 3], known),
+        value=low_tail(mine, known),
+        interval=low_tail_interval(mine, known, many, settings.seed) if many else None,
         note=f"below {tail_threshold(known):.3f}, the real 5th percentile",
     )
-    halves = m.real_halves(real, settings.seed)
-    if not halves:
-        return record
-    return record.with_floors([low_tail(b.rows[:, 3], a.rows[:, 3]) for a, b in halves], min(map(len, halves[0])))
+    return scores.with_distance_floors(record, lambda real, made: low_tail(made, real), settings.seed)
 
 
 def not_independent(generation: dict[str, Any] | None, judge: dict[str, Any], class_model: str) -> list[str]:
@@ -221,7 +206,7 @@ def gather_alignment(
     judge: Any,
     extractor: FeatureExtractor,
     sets: dict[str, ImageArrays],
-    features: dict[str, m.Features],
+    features: dict[str, Features],
     generation: dict[str, Any] | None,
 ) -> dict[str, Any] | None:
     """The alignment part of the evidence; None without a judge."""
@@ -242,8 +227,8 @@ def gather_alignment(
         judge,
         lambda images: np.ascontiguousarray(predict(model, images)[:, classes]),
         sets,
-        {**features, "validation": m.Features(known, sets["validation"].labels)},
-        m.MeasurementSettings(extractor.name, args.bootstrap, args.seed),
+        {**features, "validation": Features(known, sets["validation"].labels)},
+        MeasurementSettings(extractor.name, args.bootstrap, args.seed),
         Kept(output_dir / "measurements.json"),
         hash_arrays(*digests, f"{about_judge}")[:16],
     )

@@ -16,10 +16,12 @@ import numpy as np
 
 from clinsynth.data.arguments import ImageDataArguments
 from clinsynth.data.images import load_image_arrays
-from clinsynth.metrics import records as m
-from clinsynth.metrics.images.likeness import measure_pictures
-from clinsynth.metrics.images.privacy import privacy_evidence
-from clinsynth.metrics.images.variety import measure_manifold, read_collapse
+from clinsynth.metrics.comparisons import Comparison, comparisons
+from clinsynth.metrics.distances import measure_features
+from clinsynth.metrics.findings import read_collapse
+from clinsynth.metrics.images.likeness import measure_images
+from clinsynth.metrics.images.privacy import image_privacy
+from clinsynth.metrics.records import Features, Measurement, MeasurementSettings
 from clinsynth.models.image_encoders import (
     FeatureExtractor,
     cached_features,
@@ -121,11 +123,11 @@ def describe_data(
 
 def extract_all(
     extractor: FeatureExtractor, real: dict[str, ImageArrays], synthetic: ImageArrays, folder: Path
-) -> dict[str, m.Features]:
+) -> dict[str, Features]:
     """Features of the real train and test splits and of the synthetic set, kept in `folder`."""
     sets = {"train": real["train"], "test": real["test"], "synthetic": synthetic}
     return {
-        name: m.Features(cached_features(extractor, arrays.images, folder, f"features, {name}"), arrays.labels)
+        name: Features(cached_features(extractor, arrays.images, folder, f"features, {name}"), arrays.labels)
         for name, arrays in sets.items()
     }
 
@@ -139,51 +141,40 @@ def choose_extractor(args: EvaluateImagesArguments, real: dict[str, ImageArrays]
     )
 
 
-def pictures_of(real: dict[str, ImageArrays], synthetic: ImageArrays) -> dict[str, m.Features]:
+def pictures_of(real: dict[str, ImageArrays], synthetic: ImageArrays) -> dict[str, Features]:
     """The pictures themselves, as the measures that need no extractor take them."""
     sets = {"train": real["train"], "test": real["test"], "synthetic": synthetic}
-    return {name: m.Features(arrays.images, arrays.labels) for name, arrays in sets.items()}
+    return {name: Features(arrays.images, arrays.labels) for name, arrays in sets.items()}
 
 
 def measure_all(
     args: EvaluateImagesArguments,
     extractor: FeatureExtractor,
-    features: dict[str, m.Features],
-    pictures: dict[str, m.Features],
+    features: dict[str, Features],
+    images: dict[str, Features],
     label_names: list[str],
     finished: Kept,
 ) -> list[dict[str, Any]]:
     """All records of the synthetic set beside the real train and test splits, overall and a class."""
-    settings = m.MeasurementSettings(extractor.name, args.bootstrap, args.seed)
-    kinds = ((features, measure_features), (pictures, measure_pictures))
-    inputs = [hash_inputs(sides, settings, label_names) for sides, _ in kinds]
+    settings = MeasurementSettings(extractor.name, args.bootstrap, args.seed)
+    kinds = {"measure_features": (features, measure_features), "measure_pictures": (images, measure_images)}
+    inputs = {name: hash_inputs(sides, settings, label_names) for name, (sides, _) in kinds.items()}
     records: list[dict[str, Any]] = []
     for reference, other in (("test", "train"), ("train", "test")):
-        for (sides, measure), content in zip(kinds, inputs, strict=True):
-            compared = m.comparisons(sides["synthetic"], sides[reference], sides[other], label_names, args.seed)
-            for label, synthetic, real, held_out in compared:
-                key = f"{measure.__name__}, {reference}, {label}, {content}"
-                compared_sides = (label, reference, synthetic, real, held_out, settings)
-                records += finished.get(key, partial(as_records, measure, *compared_sides))
+        for name, (sides, measure) in kinds.items():
+            for comparison in comparisons(sides, reference, other, label_names, args.seed):
+                key = f"{name}, {reference}, {comparison.label}, {inputs[name]}"
+                records += finished.get(key, partial(as_dicts, measure, comparison, settings))
     return records
 
 
-def as_records(measure: Callable[..., list[m.Measurement]], *sides: Any) -> list[dict[str, Any]]:
+def as_dicts(
+    measure: Callable[[Comparison, MeasurementSettings], list[Measurement]],
+    comparison: Comparison,
+    settings: MeasurementSettings,
+) -> list[dict[str, Any]]:
     """What `measure` finds, as it stands in evidence.json."""
-    return [record.to_dict() for record in measure(*sides)]
-
-
-def measure_features(
-    label: str,
-    reference: str,
-    synthetic: m.Features,
-    real: m.Features,
-    other: m.Features | None,
-    settings: m.MeasurementSettings,
-) -> list[m.Measurement]:
-    """The records of one comparison that are taken on features, with a progress bar for each."""
-    sides = (label, reference, synthetic, real, other, settings, True)
-    return [*(m.measure(metric, *sides) for metric in m.METRICS), *measure_manifold(*sides)]
+    return [record.to_dict() for record in measure(comparison, settings)]
 
 
 def measure_privacy(
@@ -191,21 +182,19 @@ def measure_privacy(
     extractor: FeatureExtractor,
     real: dict[str, ImageArrays],
     synthetic: ImageArrays,
-    features: dict[str, m.Features],
+    features: dict[str, Features],
     finished: Kept,
 ) -> dict[str, Any]:
     """Copies, closeness to the train split, and the closest pairs."""
-    settings = m.MeasurementSettings(extractor.name, args.bootstrap, args.seed)
+    settings = MeasurementSettings(extractor.name, args.bootstrap, args.seed)
     key = f"privacy, {hash_inputs(pictures_of(real, synthetic), settings, synthetic.label_names)}"
     return finished.get(
         key,
-        lambda: privacy_evidence(
-            synthetic, real, features, args.seed, extractor=extractor.name, replicates=args.bootstrap
-        ),
+        lambda: image_privacy(synthetic, real, features, settings),
     )
 
 
-def hash_inputs(sides: dict[str, m.Features], settings: m.MeasurementSettings, label_names: list[str]) -> str:
+def hash_inputs(sides: dict[str, Features], settings: MeasurementSettings, label_names: list[str]) -> str:
     """Hash of all that a measurement depends on: 16 hexadecimal digits."""
     contents = [array for name in sorted(sides) for array in (sides[name].rows, sides[name].labels)]
     return hash_arrays(*contents, f"{settings}{label_names}")[:16]

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from clinsynth.data.images import ImageArrays
+from clinsynth.metrics.comparisons import match_labels
 from clinsynth.metrics.privacy.attack import MIN_ROWS, describe_attack, describe_tpr, held_out_floor, run_attack
-from clinsynth.metrics.records import match_labels
 from clinsynth.seeds import derive_seed
 
 NOISE_LEVELS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.45, 0.6, 0.8)

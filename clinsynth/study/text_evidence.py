@@ -16,12 +16,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from clinsynth.data.texts import TextSet, as_objects
+from clinsynth.metrics.comparisons import Sides, comparisons
+from clinsynth.metrics.distances import measure_embeddings
+from clinsynth.metrics.findings import read_texts
 from clinsynth.metrics.privacy.closest_records import MemorisationRecord
-from clinsynth.metrics.records import MIN_ROWS, Features, Measurement, MeasurementSettings, comparisons
+from clinsynth.metrics.records import MIN_ROWS, Features, Measurement, MeasurementSettings
 from clinsynth.metrics.texts.canaries import Canaries, measure_exposure
 from clinsynth.metrics.texts.diversity import measure_repetition, measure_streams
-from clinsynth.metrics.texts.fidelity import measure_embeddings, measure_label_recovery, measure_mauve, measure_tone
-from clinsynth.metrics.texts.findings import read_texts
+from clinsynth.metrics.texts.fidelity import measure_label_recovery, measure_mauve, measure_tone
 from clinsynth.metrics.texts.model_based import (
     MOST_SCORED,
     TokenView,
@@ -33,12 +35,11 @@ from clinsynth.metrics.texts.privacy import (
     closest_pairs,
     describe_distributions,
     measure_closeness,
+    measure_closest,
     measure_entities,
-    measure_memorisation,
     measure_overlap,
     measure_prompt_overlap,
 )
-from clinsynth.metrics.texts.records import Sides
 from clinsynth.metrics.texts.words import word_rows
 from clinsynth.models.image_encoders import hash_arrays
 from clinsynth.models.text_encoders import TextEncoder, TextModel, embed_all, embed_texts, pack_texts
@@ -177,7 +178,7 @@ def privacy_parts(
 
 def memorisation_parts(views: Views, label_names: list[str], settings: MeasurementSettings) -> Part:
     sides = [views.embeddings[name] for name in SPLITS]
-    yield "closest", partial(measure_memorisation, sides[0], sides[1], sides[2], label_names, settings)
+    yield "closest", partial(measure_closest, sides[0], sides[1], sides[2], label_names, settings)
 
 
 def compared(
@@ -185,10 +186,8 @@ def compared(
 ) -> Part:
     """A measurement beside test and beside train, overall on matched label mixes and a class."""
     for reference, other in REFERENCES:
-        rows = comparisons(sides["synthetic"], sides[reference], sides[other], label_names, settings.seed)
-        for label, synthetic, real, held_out in rows:
-            taken = partial(measure, label, reference, synthetic, real, held_out, settings)
-            yield f"{measure.__name__}, {reference}, {label}", taken
+        for comparison in comparisons(sides, reference, other, label_names, settings.seed):
+            yield f"{measure.__name__}, {reference}, {comparison.label}", partial(measure, comparison, settings)
 
 
 def as_dicts(measure: Callable[[], Records]) -> list[dict[str, Any]]:

@@ -79,11 +79,11 @@ class ChangeCheck:
                 )
             least = round(threshold.value, 4)
             stated = f"each of {threshold.n} train pictures to the closest other one, rank {threshold.rank}"
-        return cls(space, space.describe(sources.images), sources, least, stated)
+        return cls(space, space.embed(sources.images), sources, least, stated)
 
     def with_sources(self, sources: ImageSources) -> ChangeCheck:
         """The same check on images made from other sources."""
-        return replace(self, rows=self.space.describe(sources.images), sources=sources)
+        return replace(self, rows=self.space.embed(sources.images), sources=sources)
 
     def __call__(self, images: np.ndarray, labels: list[int], seeds: list[int]) -> list[str | None]:
         distances = self.distances(images, labels, seeds)

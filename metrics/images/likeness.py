@@ -1,6 +1,6 @@
-"""Likeness of pictures as records: within a class, to the nearest real picture, and of each output to the next output.
+"""Likeness of images as records: within a class, to the nearest real image, and of each output to the next output.
 
-Near-duplicates are counted on pixels, not on a network's features: pictures that are blurred, or drawn with another
+Near-duplicates are counted on pixels, not on a network's features: images that are blurred, or drawn with another
 texture than the network knows, crowd together in its features however different they are.
 """
 
@@ -8,20 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
+from clinsynth.metrics.comparisons import FLOOR_SPLITS, Comparison
 from clinsynth.metrics.nearest import nearest
-from clinsynth.metrics.records import (
-    FLOOR_SPLITS,
-    MIN_ROWS,
-    Features,
-    Measurement,
-    MeasurementSettings,
-    empty_record,
-    mean_interval,
-    real_halves,
-)
+from clinsynth.metrics.records import Features, Measurement, MeasurementSettings, mean_interval
 from clinsynth.metrics.ssim.ssim import (
     BATCH,
     SCALE_WEIGHTS,
@@ -35,28 +28,22 @@ from clinsynth.metrics.ssim.ssim import (
 MIN_PAIRS = 5
 THUMBNAIL = 16
 DUPLICATE_SHARE = 0.5
+OF_THUMBNAILS = "thumbnails, in pixels"
 
 
-def measure_pictures(
-    label: str,
-    reference: str,
-    synthetic: Features,
-    real: Features,
-    other: Features | None,
-    settings: MeasurementSettings,
-) -> list[Measurement]:
-    """Records "ms_ssim_within", "ssim_nearest" and "near_duplicates" of uint8 pictures (n, channels, r, r) in `rows`.
+def measure_images(comparison: Comparison, settings: MeasurementSettings) -> list[Measurement]:
+    """Records "ms_ssim_within", "ssim_nearest" and "near_duplicates" of uint8 images (n, channels, r, r) in `rows`.
 
-    "ms_ssim_within": mean MS-SSIM of random disjoint pairs of one class among the synthetic pictures; its floor is the
-    real pictures' own value, its held-out floor that of `other`, a second real split. Above the floor: less diverse.
-    "ssim_nearest": mean SSIM of the synthetic pictures to the real one nearest in pixels; its held-out floor is that
-    of `other` to the same real pictures, the one to compare with. Above that: nearer to copies than new patients are.
-    "near_duplicates": share of the synthetic pictures that `near_duplicates` marks. Above the floors: repetition.
+    "ms_ssim_within": mean MS-SSIM of random disjoint pairs of one class among the synthetic images; its floor is the
+    real images' own value, its held-out floor that of `other`, a second real split. Above the floor: less diverse.
+    "ssim_nearest": mean SSIM of the synthetic images to the real one nearest in pixels; its held-out floor is that
+    of `other` to the same real images, the one to compare with. Above that: nearer to copies than new patients are.
+    "near_duplicates": share of the synthetic images that `near_duplicates` marks. Above the floors: repetition.
     """
-    shape = real.rows.shape[1:]
+    shape = comparison.real.rows.shape[1:]
     settings = replace(settings, extractor="pixels")
     records = [
-        empty_record(metric, label, reference, (len(real), len(synthetic)), int(np.prod(shape)), settings)
+        comparison.empty_record(metric, settings, int(np.prod(shape)))
         for metric in ("ms_ssim_within", "ssim_nearest", "near_duplicates")
     ]
     if records[0].note:
@@ -64,23 +51,22 @@ def measure_pictures(
     if min(shape[1:]) < WINDOW:
         note = f"not measured, SSIM needs {WINDOW} x {WINDOW} pixels, these have {shape[1]} x {shape[2]}"
         return [replace(record, note=note) for record in records]
-    held_out = other if other is not None and len(other) >= MIN_ROWS else None
     return [
-        _within(records[0], synthetic, real, held_out, settings),
-        _to_nearest(records[1], synthetic, real, held_out, settings),
-        _repeated(records[2], synthetic, real, held_out, settings),
+        _within(records[0], comparison, settings),
+        _beside_real(records[1], comparison, ssim_to_nearest, settings, "nearest in pixels"),
+        _beside_real(records[2], comparison, partial(near_duplicates, seed=settings.seed), settings, OF_THUMBNAILS),
     ]
 
 
 def near_duplicates(synthetic: np.ndarray, real: np.ndarray, seed: int = 0) -> np.ndarray:
-    """Which synthetic pictures have another one within half the usual distance of real neighbours: bool (n,).
+    """Which synthetic images have another one within half the usual distance of real neighbours: bool (n,).
 
-    Distances are Euclidean, between `thumbnails` of uint8 pictures (.., channels, r, r), which overlooks grain and
-    shifts by a pixel. The usual distance is the median over the real pictures of that to the nearest other one, once
-    they are `smooth_like` the synthetic ones: blur alone brings pictures nearer to one another.
+    Distances are Euclidean, between `thumbnails` of uint8 images (.., channels, r, r), which overlooks grain and
+    shifts by a pixel. The usual distance is the median over the real images of that to the nearest other one, once
+    they are `smooth_like` the synthetic ones: blur alone brings images nearer to one another.
 
-    Nearest neighbours come nearer the more pictures there are, so the larger side is cut, by `seed`, to the size of
-    the smaller: n is the smaller number of pictures.
+    Nearest neighbours come nearer the more images there are, so the larger side is cut, by `seed`, to the size of
+    the smaller: n is the smaller number of images.
     """
     size = min(len(synthetic), len(real))
     generator = np.random.default_rng([seed, 6])
@@ -93,7 +79,7 @@ def near_duplicates(synthetic: np.ndarray, real: np.ndarray, seed: int = 0) -> n
 
 
 def thumbnails(images: np.ndarray) -> np.ndarray:
-    """Pictures (n, channels, r, r) halved, by means of 2 x 2 pixels, until r is 16 or less; float64."""
+    """Images (n, channels, r, r) halved, by means of 2 x 2 pixels, until r is 16 or less; float64."""
     parts = []
     for i in range(0, len(images), BATCH):
         part = images[i : i + BATCH].astype(np.float64)
@@ -119,68 +105,43 @@ def smooth_like(images: np.ndarray, models: np.ndarray) -> np.ndarray:
     return smoothed
 
 
-def _within(
-    record: Measurement, synthetic: Features, real: Features, other: Features | None, settings: MeasurementSettings
-) -> Measurement:
+def _within(record: Measurement, comparison: Comparison, settings: MeasurementSettings) -> Measurement:
+    synthetic, real, other = comparison.synthetic, comparison.real, comparison.held_out
     values = within_class(synthetic.rows, synthetic.labels, settings.seed)
-    floors = [_mean(within_class, real, settings.seed + i) for i in range(FLOOR_SPLITS)]
     if len(values) < MIN_PAIRS:
         return replace(record, note=f"not measured, {len(values)} pairs of one class")
-    measured = replace(
-        record,
-        value=float(values.mean()),
-        interval=mean_interval(values, settings),
-        floor_held_out=None if other is None else _mean(within_class, other, settings.seed),
-        note=describe_scales(*real.rows.shape[2:]),
-    )
+    floors = [_mean_within_class(real, settings.seed + i) for i in range(FLOOR_SPLITS)]
     known = [floor for floor in floors if floor is not None]
-    return measured.with_floors(known, len(real)) if len(known) == FLOOR_SPLITS else measured
-
-
-def _to_nearest(
-    record: Measurement, synthetic: Features, real: Features, other: Features | None, settings: MeasurementSettings
-) -> Measurement:
-    values = ssim_to_nearest(synthetic.rows, real.rows)
-    measured = replace(
+    return replace(
         record,
         value=float(values.mean()),
         interval=mean_interval(values, settings),
-        floor_held_out=None if other is None else float(ssim_to_nearest(other.rows, real.rows).mean()),
-        note="nearest in pixels",
-    )
-    halves = real_halves(real, settings.seed)
-    if not halves:
-        return measured
-    floors = [float(ssim_to_nearest(b.rows, a.rows).mean()) for a, b in halves]
-    return measured.with_floors(floors, min(map(len, halves[0])))
+        floor_held_out=None if other is None else _mean_within_class(other, settings.seed),
+        note=describe_scales(*real.rows.shape[2:]),
+    ).with_floors(known if len(known) == FLOOR_SPLITS else [], len(real))
 
 
-def _repeated(
-    record: Measurement, synthetic: Features, real: Features, other: Features | None, settings: MeasurementSettings
-) -> Measurement:
-    repeated = near_duplicates(synthetic.rows, real.rows, settings.seed)
-    measured = replace(
-        record,
-        value=float(repeated.mean()),
-        interval=mean_interval(repeated, settings),
-        floor_held_out=None if other is None else float(near_duplicates(other.rows, real.rows, settings.seed).mean()),
-        note="thumbnails, in pixels",
-    )
-    halves = real_halves(real, settings.seed)
-    if not halves:
-        return measured
-    floors = [float(near_duplicates(b.rows, a.rows, settings.seed).mean()) for a, b in halves]
-    return measured.with_floors(floors, min(map(len, halves[0])))
-
-
-def _mean(pairs: Callable[[np.ndarray, np.ndarray, int], np.ndarray], side: Features, seed: int) -> float | None:
-    """Mean over the pairs of one class, None where there are fewer than five."""
-    values = pairs(side.rows, side.labels, seed)
+def _mean_within_class(side: Features, seed: int) -> float | None:
+    """Mean MS-SSIM over the pairs of one class, None where there are fewer than five."""
+    values = within_class(side.rows, side.labels, seed)
     return float(values.mean()) if len(values) >= MIN_PAIRS else None
 
 
+def _beside_real(
+    record: Measurement,
+    comparison: Comparison,
+    of: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    settings: MeasurementSettings,
+    note: str,
+) -> Measurement:
+    """The record of the mean of `of(images, real images)`, (n,); its floors put real images in the place of others."""
+    values = of(comparison.synthetic.rows, comparison.real.rows)
+    record = replace(record, value=float(values.mean()), interval=mean_interval(values, settings), note=note)
+    return comparison.with_distance_floors(record, lambda real, made: float(of(made, real).mean()), settings.seed)
+
+
 def describe_scales(height: int, width: int) -> str:
-    """What the record says of MS-SSIM on pictures too small for all five scales; empty for the others."""
+    """What the record says of MS-SSIM on images too small for all five scales; empty for the others."""
     scales, all_scales = count_scales(height, width), len(SCALE_WEIGHTS)
     if scales == all_scales:
         return ""

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from clinsynth.metrics.comparisons import split_halves
 from clinsynth.metrics.intervals import bootstrap, percentile_interval
-from clinsynth.metrics.records import split_halves
 from clinsynth.seeds import derive_seed
 
 MIN_ROWS = 16

@@ -7,15 +7,16 @@ the rows gives 50 %.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from clinsynth.metrics.intervals import bootstrap_interval, percentile_interval
+from clinsynth.metrics.comparisons import selections, split_halves
+from clinsynth.metrics.intervals import Interval, bootstrap_interval, percentile_interval
 from clinsynth.metrics.nearest import Closest, as_views, closest_rows
-from clinsynth.metrics.records import MIN_ROWS, OVERALL, Features, MeasurementSettings, split_halves
+from clinsynth.metrics.records import MIN_ROWS, Features, MeasurementSettings
 
 DEPTH = 64  # closest real rows kept a query: the first one in a subsample is nearly always among them
 FEWEST_DRAWS = 20
@@ -36,6 +37,24 @@ class Draws:
     held_out: np.ndarray | None
 
 
+def measure_memorisation(
+    sides: tuple[Features, Features, Features],
+    near: tuple[Closest, Closest],
+    label_names: list[str],
+    settings: MeasurementSettings,
+) -> list[MemorisationRecord]:
+    """DCR shares and NNDR, overall and a class.
+
+    Args:
+        sides: synthetic, train and held-out rows.
+        near: the train rows closest to each synthetic and to each held-out row.
+    """
+    synthetic, train, held_out = sides
+    shares = measure_shares(synthetic, train, held_out, label_names, settings)
+    labels = (synthetic.labels, held_out.labels)
+    return shares + measure_ratios(near, labels, label_names, len(train), settings)
+
+
 def measure_shares(
     synthetic: Features, train: Features, held_out: Features, label_names: list[str], settings: MeasurementSettings
 ) -> list[MemorisationRecord]:
@@ -43,9 +62,8 @@ def measure_shares(
     draws = draw_closest(synthetic, train, held_out, settings)
     records = []
     for label, chosen, own in selections(synthetic.labels, held_out.labels, label_names):
-        count = int(chosen.sum())
-        record = dict(label=label, n_synthetic=count, n_train=len(train.rows), n_held_out=len(held_out.rows))
-        records.append(describe_share(record, draws, chosen, own, settings))
+        sizes = (int(chosen.sum()), len(train), len(held_out))
+        records.append(with_share(unmeasured(DCR_SHARE, label, sizes, settings), draws, chosen, own, settings))
     return records
 
 
@@ -122,37 +140,31 @@ def floor_draw(
     return outcome
 
 
-def describe_share(
-    names: dict[str, Any], draws: Draws, chosen: np.ndarray, own: np.ndarray, settings: MeasurementSettings
+def with_share(
+    record: MemorisationRecord, draws: Draws, chosen: np.ndarray, own: np.ndarray, settings: MeasurementSettings
 ) -> MemorisationRecord:
-    """The record of the synthetic rows `chosen`; `own` are the held-out rows of the same label."""
-    observed = draws.observed[:, chosen]
-    count = observed.shape[1]
-    if count < MIN_ROWS:
-        return empty_record(DCR_SHARE, names, settings)
+    """The record with the share of the synthetic rows `chosen`; `own` are the held-out rows of the same label."""
+    if record.note:
+        return record
+    observed, count = draws.observed[:, chosen], record.n_synthetic
     generator = np.random.default_rng([settings.seed, 4])
     resampled = [row[generator.integers(count, size=count)].mean() for row in observed]
-    floors = None
-    if draws.held_out is not None and own.sum() >= 2 * MIN_ROWS:
-        floors = np.nanmean(draws.held_out[:, own], axis=1)
-    return MemorisationRecord(
-        metric=DCR_SHARE,
+    record = replace(
+        record,
         value=float(observed.mean()),
         interval=percentile_interval(resampled) if settings.replicates else None,
-        floor=None if floors is None else float(floors.mean()),
-        floor_range=None if floors is None else percentile_interval(floors),
         chance_range=percentile_interval(draws.relabelled[:, chosen].mean(1)),
-        extractor=settings.extractor,
-        replicates=settings.replicates,
-        seed=settings.seed,
-        **names,
     )
+    if draws.held_out is None or own.sum() < 2 * MIN_ROWS:
+        return record
+    floors = np.nanmean(draws.held_out[:, own], axis=1)
+    return replace(record, floor=float(floors.mean()), floor_range=percentile_interval(floors))
 
 
 DCR_SHARE, NNDR_MEDIAN, NNDR_FIFTH = "dcr_share", "nndr_median", "nndr_fifth"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class MemorisationRecord:
     """One reading of the synthetic rows of a class, or of all.
 
@@ -175,11 +187,11 @@ class MemorisationRecord:
 
     metric: str
     label: str
-    value: float | None
-    interval: tuple[float, float] | None
-    floor: float | None
-    floor_range: tuple[float, float] | None
-    chance_range: tuple[float, float] | None
+    value: float | None = None
+    interval: Interval | None = None
+    floor: float | None = None
+    floor_range: Interval | None = None
+    chance_range: Interval | None = None
     n_synthetic: int
     n_train: int
     n_held_out: int
@@ -193,76 +205,59 @@ class MemorisationRecord:
         return asdict(self)
 
 
-def selections(synthetic: np.ndarray, held_out: np.ndarray, label_names: list[str]) -> list[tuple[Any, ...]]:
-    """(label, mask of synthetic rows, mask of held-out rows): overall, then class by class."""
-    rows = [(OVERALL, np.ones(len(synthetic), dtype=bool), np.ones(len(held_out), dtype=bool))]
-    return rows + [(name, synthetic == number, held_out == number) for number, name in enumerate(label_names)]
-
-
-def empty_record(metric: str, names: dict[str, Any], settings: MeasurementSettings) -> MemorisationRecord:
+def unmeasured(
+    metric: str, label: str, sizes: tuple[int, int, int], settings: MeasurementSettings
+) -> MemorisationRecord:
+    """A record without a number, of `sizes` = (n_synthetic, n_train, n_held_out); with a note where the first is too
+    small for one."""
     return MemorisationRecord(
         metric=metric,
-        value=None,
-        interval=None,
-        floor=None,
-        floor_range=None,
-        chance_range=None,
+        label=label,
+        n_synthetic=sizes[0],
+        n_train=sizes[1],
+        n_held_out=sizes[2],
         extractor=settings.extractor,
         replicates=settings.replicates,
         seed=settings.seed,
-        note=f"not measured, n={names['n_synthetic']}",
-        **names,
+        note=f"not measured, n={sizes[0]}" if sizes[0] < MIN_ROWS else "",
     )
 
 
 def measure_ratios(
-    synthetic: Closest,
-    held_out: Closest,
-    synthetic_labels: np.ndarray,
-    held_out_labels: np.ndarray,
+    near: tuple[Closest, Closest],
+    labels: tuple[np.ndarray, np.ndarray],
     label_names: list[str],
     n_train: int,
     settings: MeasurementSettings,
 ) -> list[MemorisationRecord]:
-    """Median and 5 % quantile of the NNDR to the train rows, overall and a class, from the closest train rows."""
-    ratios, floors = synthetic.nearest_over_second(), held_out.nearest_over_second()
+    """Median and 5 % quantile of the NNDR to the train rows, overall and a class.
+
+    Args:
+        near: the train rows closest to each synthetic and to each held-out row.
+        labels: of both sides.
+    """
+    ratios, floors = (side.nearest_over_second() for side in near)
     records = []
-    for label, chosen, own in selections(synthetic_labels, held_out_labels, label_names):
-        names = dict(label=label, n_synthetic=int(chosen.sum()), n_train=n_train, n_held_out=int(own.sum()))
+    for label, chosen, own in selections(*labels, label_names):
+        sizes = (int(chosen.sum()), n_train, int(own.sum()))
         for metric, quantile in ((NNDR_MEDIAN, 0.5), (NNDR_FIFTH, 0.05)):
-            records.append(describe_ratio(metric, quantile, names, ratios[chosen], floors[own], settings))
+            record = unmeasured(metric, label, sizes, settings)
+            records.append(with_quantile(record, quantile, ratios[chosen], floors[own], settings))
     return records
 
 
-def describe_ratio(
-    metric: str,
-    quantile: float,
-    names: dict[str, Any],
-    ratios: np.ndarray,
-    floors: np.ndarray,
-    settings: MeasurementSettings,
+def with_quantile(
+    record: MemorisationRecord, quantile: float, ratios: np.ndarray, floors: np.ndarray, settings: MeasurementSettings
 ) -> MemorisationRecord:
-    """The record of one quantile of the synthetic rows' ratios beside that of the held-out rows'."""
-    if len(ratios) < MIN_ROWS:
-        return empty_record(metric, names, settings)
-    known = len(floors) >= MIN_ROWS
-    return MemorisationRecord(
-        metric=metric,
-        value=float(np.quantile(ratios, quantile)),
-        interval=quantile_interval(ratios, quantile, settings),
-        floor=float(np.quantile(floors, quantile)) if known else None,
-        floor_range=quantile_interval(floors, quantile, settings) if known else None,
-        chance_range=None,
-        extractor=settings.extractor,
-        replicates=settings.replicates,
-        seed=settings.seed,
-        **names,
-    )
-
-
-def quantile_interval(
-    values: np.ndarray, quantile: float, settings: MeasurementSettings
-) -> tuple[float, float] | None:
-    """The 95 % bootstrap interval of a quantile; None without replicates."""
+    """The record with a quantile of the synthetic rows' ratios, beside that of the held-out rows'."""
+    if record.note:
+        return record
     found = partial(np.quantile, q=quantile)
-    return bootstrap_interval(found, [values], settings.replicates, [settings.seed, 5])
+
+    def interval(values: np.ndarray) -> Interval | None:
+        return bootstrap_interval(found, [values], settings.replicates, [settings.seed, 5])
+
+    record = replace(record, value=float(found(ratios)), interval=interval(ratios))
+    if len(floors) < MIN_ROWS:
+        return record
+    return replace(record, floor=float(found(floors)), floor_range=interval(floors))

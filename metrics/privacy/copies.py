@@ -78,8 +78,8 @@ class ThumbnailSpace:
         mean = raw.sum(0) / (len(raw) + MEAN_PRIOR)
         return cls(mean, unit_rows(raw - mean))
 
-    def describe(self, images: np.ndarray) -> np.ndarray:
-        """Rows of other pictures, unmoved."""
+    def embed(self, images: np.ndarray) -> np.ndarray:
+        """Rows (n, 784) of other images, unmoved."""
         return unit_rows(band_passed(thumbnails(images)) - self.mean)
 
     def views(self, images: np.ndarray) -> Iterator[np.ndarray]:
@@ -136,7 +136,7 @@ def fit_threshold(scores: np.ndarray, excluded: np.ndarray, smallest: int = 10) 
     return Threshold(value, rank, len(kept), int(excluded.sum()))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CopyRecord:
     """How many synthetic pictures are copies by one detector.
 
@@ -160,14 +160,14 @@ class CopyRecord:
     value: float
     interval: tuple[float, float]
     floor: float
-    threshold: float | None
-    rank: int | None
-    expected_false_alarms: float
-    p_value: float | None
+    threshold: float | None = None
+    rank: int | None = None
+    expected_false_alarms: float = 0.0
+    p_value: float | None = None
     n_synthetic: int
     n_train: int
     n_held_out: int
-    n_excluded: int
+    n_excluded: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """The record as it stands in evidence.json."""
@@ -184,14 +184,9 @@ def count_exact(synthetic: np.ndarray, held_out: np.ndarray, n_train: int) -> Co
         value=count / total,
         interval=share_interval(count, total),
         floor=float(held_out.mean()),
-        threshold=None,
-        rank=None,
-        expected_false_alarms=0.0,
-        p_value=None,
         n_synthetic=total,
         n_train=n_train,
         n_held_out=len(held_out),
-        n_excluded=0,
     )
 
 

@@ -17,14 +17,14 @@ GRAVITY = (NO_SIGN, UNCLEAR, MEMORISED, COPIES)
 SIGNIFICANT = 0.005  # for each of two detectors, so that both together cry wolf in less than one set in 100
 
 
-def judge(copies: list[CopyRecord], records: list[MemorisationRecord]) -> dict[str, str]:
+def privacy_verdict(copies: list[CopyRecord], records: list[MemorisationRecord]) -> dict[str, str]:
     """The gravest finding as "verdict", and every finding with its numbers as "text"."""
-    findings = [*judge_copies(copies), *judge_shares(records)]
+    findings = [*findings_on_copies(copies), *findings_on_shares(records)]
     verdict = max((verdict for verdict, _ in findings), key=GRAVITY.index, default=NO_SIGN)
     return {"verdict": verdict, "text": " ".join(text for _, text in findings)}
 
 
-def judge_copies(copies: list[CopyRecord]) -> Iterator[tuple[str, str]]:
+def findings_on_copies(copies: list[CopyRecord]) -> Iterator[tuple[str, str]]:
     """A verdict and a sentence a detector."""
     for record in copies:
         share = f"{record.count} of {record.n_synthetic}"
@@ -41,7 +41,7 @@ def judge_copies(copies: list[CopyRecord]) -> Iterator[tuple[str, str]]:
             )
 
 
-def judge_shares(records: list[MemorisationRecord]) -> Iterator[tuple[str, str]]:
+def findings_on_shares(records: list[MemorisationRecord]) -> Iterator[tuple[str, str]]:
     """A verdict and a sentence an overall DCR share."""
     for record in records:
         if (record.metric, record.label) != (DCR_SHARE, OVERALL):
@@ -81,7 +81,7 @@ def upper(ends: tuple[float, float] | None) -> float:
 
 
 def worst_over_runs(runs: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """The worst case of one generator's synthetic sets: `privacy_evidence` of each, by name (a seed).
+    """The worst case of one generator's synthetic sets: `image_privacy` of each, by name (a seed).
 
     Returns:
         "verdict" and "text" of the gravest run and its name, "run"; "runs", how many there were; "copies" and

@@ -1,4 +1,4 @@
-"""Diversity of texts as records: is the vocabulary as rich as the real one? (Whether texts repeat: `text_repetition`.)
+"""Diversity of texts as records: is the vocabulary as rich as the real one, and do texts repeat one another?
 
 Every one of these numbers depends on how much text it is taken from. Words are therefore counted in streams: texts in
 random order, end to end, cut at one budget of words for both sides. The floor of a record is the real texts' own value
@@ -13,16 +13,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from clinsynth.metrics.comparisons import FLOOR_SPLITS, Comparison
 from clinsynth.metrics.intervals import percentile_interval
-from clinsynth.metrics.records import (
-    FLOOR_SPLITS,
-    MIN_ROWS,
-    Features,
-    Measurement,
-    MeasurementSettings,
-    empty_record,
-    mean_interval,
-)
+from clinsynth.metrics.records import MIN_ROWS, Features, Measurement, MeasurementSettings, mean_interval
 from clinsynth.metrics.texts.words import number_words, self_bleu
 
 WORDS = "words"
@@ -39,14 +32,7 @@ class Stream(NamedTuple):
     texts: np.ndarray
 
 
-def measure_streams(
-    label: str,
-    reference: str,
-    synthetic: Features,
-    real: Features,
-    other: Features | None,
-    settings: MeasurementSettings,
-) -> list[Measurement]:
+def measure_streams(comparison: Comparison, settings: MeasurementSettings) -> list[Measurement]:
     """Records "distinct_1" to "distinct_3", "mattr", "mtld" and "vocabulary_coverage" of lists of words in `rows`.
 
     Budget: half the words of the side that has fewer, at most 5,000. The value is the mean over random streams, the
@@ -58,29 +44,24 @@ def measure_streams(
     compares two real streams that share no text.
     """
     settings = replace(settings, extractor=WORDS)
-    names = [*STATISTICS, COVERAGE]
-    sizes = (len(real), len(synthetic))
-    records = {name: empty_record(name, label, reference, sizes, 0, settings) for name in names}
-    if min(sizes) < MIN_ROWS:
+    records = {name: comparison.empty_record(name, settings) for name in (*STATISTICS, COVERAGE)}
+    if min(comparison.sizes) < MIN_ROWS:
         return list(records.values())
-    sides = number_words(synthetic.rows, real.rows, *([other.rows] if other is not None else []))
+    given = (comparison.synthetic, comparison.real, comparison.other)
+    sides = number_words(*(side.rows for side in given if side is not None))
     budget = min(BUDGET, *(sum(map(len, side)) // 2 for side in sides[:2]))
     if budget < FEWEST_WORDS:
         note = f"not measured, a side has fewer than {2 * FEWEST_WORDS} words"
         return [replace(record, note=note) for record in records.values()]
     values, floors, held_out = draw_values(sides, budget, settings)
     for name, record in records.items():
-        known = np.array(floors[name])
         records[name] = replace(
             record,
             value=float(np.mean(values[name])),
             interval=percentile_interval(values[name]) if settings.replicates else None,
-            floor=float(known.mean()),
-            floor_range=(float(known.min()), float(known.max())),
-            floor_n=len(real),
             floor_held_out=float(np.mean(held_out[name])) if held_out else None,
             note=f"in {budget} words",
-        )
+        ).with_floors(floors[name], len(comparison.real))
     return list(records.values())
 
 
@@ -196,14 +177,7 @@ NEAR_THRESHOLD = 0.7
 REPETITIONS = ("self_bleu", "exact_duplicates", "near_duplicates")
 
 
-def measure_repetition(
-    label: str,
-    reference: str,
-    synthetic: Features,
-    real: Features,
-    other: Features | None,
-    settings: MeasurementSettings,
-) -> list[Measurement]:
+def measure_repetition(comparison: Comparison, settings: MeasurementSettings) -> list[Measurement]:
     """Records "self_bleu", "exact_duplicates" and "near_duplicates" of lists of words in `rows`.
 
     Means over texts: Self-BLEU, the share that has its twin among the others, and the share with a near-duplicate
@@ -212,25 +186,24 @@ def measure_repetition(
     it is as large. The interval is a bootstrap over texts with their fellows as they are.
     """
     settings = replace(settings, extractor=WORDS)
-    size = min(len(real), len(synthetic))
-    records = [empty_record(name, label, reference, (len(real), len(synthetic)), 0, settings) for name in REPETITIONS]
+    size, other = min(comparison.sizes), comparison.other
+    records = [comparison.empty_record(name, settings) for name in REPETITIONS]
     if records[0].note:
         return records
-    values = next(repetitions(synthetic, size, settings.seed))
-    floors = list(repetitions(real, size, settings.seed))
+    values = next(repetitions(comparison.synthetic, size, settings.seed))
+    floors = list(repetitions(comparison.real, size, settings.seed))
     large = other is not None and len(other) >= size
     held_out = next(repetitions(other, size, settings.seed)) if other is not None and large else None
-    measured = []
-    for record in records:
-        own = replace(
+    return [
+        replace(
             record,
             value=float(values[record.metric].mean()),
             interval=mean_interval(values[record.metric], settings),
             floor_held_out=None if held_out is None else float(held_out[record.metric].mean()),
             note=f"among {size} texts",
-        )
-        measured.append(own.with_floors([float(floor[record.metric].mean()) for floor in floors], size))
-    return measured
+        ).with_floors([float(floor[record.metric].mean()) for floor in floors], size)
+        for record in records
+    ]
 
 
 def repetitions(side: Features, size: int, seed: int) -> Iterator[dict[str, np.ndarray]]:

@@ -1,106 +1,29 @@
 """Fidelity of texts as records: are they distributed as the real ones, do they carry their label, is the tone kept?
 
-Distances are taken on sentence embeddings, the tone on word lists (`text_lexicon`), the label by a classifier that has
-learned it from real texts. Tone is measured because it fails in one way: models tuned to be agreeable write of illness
-as a leaflet does and not as a patient, while embeddings and label look right.
+MAUVE is taken on sentence embeddings, the tone on word lists, the label by a classifier that has learned it from real
+texts. Tone is measured because it fails in one way: models tuned to be agreeable write of illness as a leaflet does
+and not as a patient, while embeddings and label look right.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 
-from clinsynth.metrics.images.variety import measure_manifold
+from clinsynth.metrics.comparisons import Comparison, Sides, Values, measure_values, real_halves
 from clinsynth.metrics.intervals import bootstrap, centred_interval
-from clinsynth.metrics.mmd.mmd import count_blocks, median_bandwidth, mmd_interval, mmd_squared
-from clinsynth.metrics.records import (
-    MIN_ROWS,
-    Features,
-    Measurement,
-    MeasurementSettings,
-    empty_record,
-    measure,
-    real_halves,
-)
-from clinsynth.metrics.texts.records import Sides, Values, describe_means, measure_texts
+from clinsynth.metrics.records import Features, Measurement, MeasurementSettings, empty_record, with_means
 from clinsynth.metrics.texts.words import NEGATIVE_SHARE, TONE_DISTANCE, WORD_LISTS
 
 LEXICON = "word lists"
 CLASSIFIER = "logistic regression on TF-IDF of words and pairs"
-MMD, RECOVERY = "mmd_squared", "label_recovery"
-
-Distance = Callable[[np.ndarray, np.ndarray], float]
+RECOVERY = "label_recovery"
 
 
-def measure_embeddings(
-    label: str,
-    reference: str,
-    synthetic: Features,
-    real: Features,
-    other: Features | None,
-    settings: MeasurementSettings,
-) -> list[Measurement]:
-    """Records "mmd_squared", "frechet" and "precision" to "coverage" of embeddings (n, d) in `rows`."""
-    sides = (label, reference, synthetic, real, other, settings)
-    return [measure_mmd(*sides), measure("frechet", *sides, progress=True), *measure_manifold(*sides, progress=True)]
-
-
-def measure_mmd(
-    label: str,
-    reference: str,
-    synthetic: Features,
-    real: Features,
-    other: Features | None,
-    settings: MeasurementSettings,
-) -> Measurement:
-    """The record "mmd_squared"; value and floors have one bandwidth, the median distance between the real rows."""
-    from tqdm.auto import tqdm
-
-    sizes = (len(real), len(synthetic))
-    record = empty_record(MMD, label, reference, sizes, real.rows.shape[1], settings)
-    if record.note:
-        return record
-    try:
-        bandwidth = median_bandwidth(real.rows)
-    except ValueError:
-        return replace(record, note="not measured, more than half of the pairs of real texts are equal")
-    interval = None
-    if settings.replicates:
-        with tqdm(total=count_blocks(*sizes), unit="block", desc=f"{MMD}, {label}", leave=False) as bar:
-            bootstrap = (settings.replicates, settings.seed, 0.95, bar.update)
-            interval = mmd_interval(real.rows, synthetic.rows, bandwidth, *bootstrap)
-    record = replace(
-        record,
-        value=mmd_squared(real.rows, synthetic.rows, bandwidth),
-        interval=interval,
-        note=f"Gaussian kernel, bandwidth {bandwidth:.3g}",
-    )
-    return with_distance_floors(record, lambda a, b: mmd_squared(a, b, bandwidth), real, other, settings)
-
-
-def with_distance_floors(
-    record: Measurement, distance: Distance, real: Features, other: Features | None, settings: MeasurementSettings
-) -> Measurement:
-    """The record with the same distance between real rows."""
-    if other is not None and len(other) >= MIN_ROWS:
-        record = replace(record, floor_held_out=distance(real.rows, other.rows))
-    halves = real_halves(real, settings.seed)
-    if not halves:
-        return record
-    return record.with_floors([distance(a.rows, b.rows) for a, b in halves], min(map(len, halves[0])))
-
-
-def measure_tone(
-    label: str,
-    reference: str,
-    synthetic: Features,
-    real: Features,
-    other: Features | None,
-    settings: MeasurementSettings,
-) -> list[Measurement]:
+def measure_tone(comparison: Comparison, settings: MeasurementSettings) -> list[Measurement]:
     """Records of the tone of lists of words in `rows`.
 
     "negative_affect", "harsh_affect" and "hopeful_affect": words of a list in a hundred, mean over texts; the floors
@@ -110,13 +33,11 @@ def measure_tone(
     in a hundred.
     """
     settings = replace(settings, extractor=LEXICON)
-    sizes = (len(real), len(synthetic))
-    names = (*WORD_LISTS, NEGATIVE_SHARE, TONE_DISTANCE)
-    records = [empty_record(name, label, reference, sizes, 0, settings) for name in names]
+    records = [comparison.empty_record(name, settings) for name in (*WORD_LISTS, NEGATIVE_SHARE, TONE_DISTANCE)]
     if records[0].note:
         return records
-    found, known = rate_words(synthetic), rate_words(real)
-    seen = None if other is None else rate_words(other)
+    rates = comparison.map(rate_words)
+    found, known, seen = rates.synthetic, rates.real, rates.other
     if not known.rows[:, 0].any():
         return [replace(record, note="not measured, no word of the list in the real texts") for record in records]
     halves = [half for pair in real_halves(known, settings.seed) for half in pair]
@@ -126,8 +47,8 @@ def measure_tone(
         held_out = None if seen is None else present(seen.rows[:, column])
         note = "of texts with a word of either list" if record.metric == NEGATIVE_SHARE else "in 100 words"
         record = replace(record, n_real=len(present(known.rows[:, column])), n_synthetic=len(sides[0]))
-        measured.append(describe_means(record, sides[0], sides[1:], held_out, settings, note))
-    return [*measured, measure_tone_distance(records[-1], tone(found), tone(known), seen and tone(seen), settings)]
+        measured.append(with_means(record, sides[0], sides[1:], held_out, settings, note))
+    return [*measured, measure_tone_distance(records[-1], rates.map(tone), settings)]
 
 
 def rate_words(side: Features) -> Features:
@@ -147,22 +68,16 @@ def tone(rates: Features) -> Features:
     return Features(rates.rows[:, 0] - rates.rows[:, 2], rates.labels)
 
 
-def measure_tone_distance(
-    record: Measurement,
-    synthetic: Features,
-    real: Features,
-    other: Features | None,
-    settings: MeasurementSettings,
-) -> Measurement:
+def measure_tone_distance(record: Measurement, tones: Comparison, settings: MeasurementSettings) -> Measurement:
     """The record with the distance between tones (n,); its interval is centred, since resampling adds distance."""
     from scipy.stats import wasserstein_distance
 
-    sides = [synthetic.rows, real.rows]
+    sides = [tones.synthetic.rows, tones.real.rows]
     value = float(wasserstein_distance(*sides))
     replicates = bootstrap(wasserstein_distance, sides, settings.replicates, [settings.seed, 8])
     interval = centred_interval(replicates, value) if settings.replicates else None
     record = replace(record, value=value, interval=interval, note="in 100 words")
-    return with_distance_floors(record, lambda a, b: float(wasserstein_distance(a, b)), real, other, settings)
+    return tones.with_distance_floors(record, lambda a, b: float(wasserstein_distance(a, b)), settings.seed)
 
 
 def measure_label_recovery(sides: Sides, reference: str, settings: MeasurementSettings) -> list[Measurement]:
@@ -175,7 +90,7 @@ def measure_label_recovery(sides: Sides, reference: str, settings: MeasurementSe
     if len(np.unique(sides.real.labels)) < 2:
         record = empty_record(RECOVERY, "overall", reference, (len(sides.real), len(sides.synthetic)), 0, settings)
         return [replace(record, note="not measured, the real texts are of one class")]
-    return measure_texts(recovered, sides, reference, settings, matched=True)
+    return measure_values(recovered, sides, reference, settings, matched=True)
 
 
 def recovered(queries: Features, real: Features) -> Values:
@@ -206,28 +121,21 @@ FEWEST_ROWS, MOST_ROWS = 50, 500
 Histograms = tuple[np.ndarray, np.ndarray]
 
 
-def measure_mauve(
-    label: str,
-    reference: str,
-    synthetic: Features,
-    real: Features,
-    other: Features | None,
-    settings: MeasurementSettings,
-) -> list[Measurement]:
+def measure_mauve(comparison: Comparison, settings: MeasurementSettings) -> list[Measurement]:
     """The record "mauve" of embeddings (n, d) in `rows`, in [0, 1]; higher is nearer.
 
     MAUVE falls with fewer texts and rises with fewer cells: value and floors are all taken between as many texts, half
     of the real ones (at most 500) and as many others, in a tenth as many cells, mean over five draws. The interval
     resamples the histograms, cells fixed, and is centred, since resampling takes likeness away.
     """
-    size = min(len(real) // 2, len(synthetic), MOST_ROWS)
-    record = empty_record(MAUVE, label, reference, (len(real), len(synthetic)), real.rows.shape[1], settings)
+    size = min(len(comparison.real) // 2, len(comparison.synthetic), MOST_ROWS)
+    record = comparison.empty_record(MAUVE, settings, comparison.real.rows.shape[1])
     if record.note or size < FEWEST_ROWS:
         note = record.note or f"not measured, needs {FEWEST_ROWS} synthetic and {2 * FEWEST_ROWS} real texts"
         return [replace(record, note=note)]
     found: list[Histograms] = []
     floors, held_out = [], []
-    for first, second, made, seen in draw_sets(synthetic, real, other, size, settings.seed):
+    for first, second, made, seen in draw_sets(comparison, size, settings.seed):
         found.append(quantise(first, made, settings.seed))
         floors.append(mauve(*quantise(first, second, settings.seed)))
         if seen is not None:
@@ -246,13 +154,13 @@ def measure_mauve(
 Sets = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]
 
 
-def draw_sets(synthetic: Features, real: Features, other: Features | None, size: int, seed: int) -> Iterator[Sets]:
+def draw_sets(comparison: Comparison, size: int, seed: int) -> Iterator[Sets]:
     """For each of five splits `size` rows of either real half, of the synthetic, and of `other` if it has as many."""
-    for number, (first, second) in enumerate(real_halves(real, seed)):
+    for number, (first, second) in enumerate(real_halves(comparison.real, seed)):
         generator = np.random.default_rng([seed, 12, number])
         chosen = [
             side.rows[generator.permutation(len(side))[:size]] if side is not None and len(side) >= size else None
-            for side in (first, second, synthetic, other)
+            for side in (first, second, comparison.synthetic, comparison.other)
         ]
         assert chosen[0] is not None and chosen[1] is not None and chosen[2] is not None
         yield chosen[0], chosen[1], chosen[2], chosen[3]
@@ -299,5 +207,5 @@ def mauve_interval(found: list[Histograms], value: float, settings: MeasurementS
     replicates = []
     for _ in range(settings.replicates):
         drawn = [[generator.multinomial(side.sum(), side / side.sum()) for side in counts] for counts in found]
-        replicates.append(np.mean([mauve(*counts) for counts in drawn]))
+        replicates.append(float(np.mean([mauve(*counts) for counts in drawn])))
     return centred_interval(replicates, value, highest=1.0)

@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from clinsynth.data.texts import as_objects
+from clinsynth.metrics.comparisons import Comparison, Sides, Values, measure_values, real_halves
 from clinsynth.metrics.intervals import bootstrap_interval
 from clinsynth.metrics.nearest import nearest
-from clinsynth.metrics.records import MIN_ROWS, Features, Measurement, MeasurementSettings, empty_record, real_halves
-from clinsynth.metrics.texts.records import Sides, Values, describe_means, measure_texts
+from clinsynth.metrics.records import Features, Measurement, MeasurementSettings, with_means
 from clinsynth.models.text_encoders import TextEncoder, TokenRows
 
 BERTSCORE = "bertscore_f1"
@@ -68,7 +68,7 @@ def measure_bertscore(
     records = []
     for reference, other in references:
         sides = Sides(tokens["synthetic"], tokens[reference], tokens[other], label_names)
-        records += measure_texts(nearest_scores, sides, reference, settings, note, matched=True)
+        records += measure_values(nearest_scores, sides, reference, settings, note, matched=True)
     return records
 
 
@@ -106,37 +106,22 @@ MOST_SCORED = 200
 """Texts of a set, drawn by seed: a model of 135 million parameters reads a few in a second on a processor core."""
 
 
-def measure_perplexity(
-    label: str,
-    reference: str,
-    synthetic: Features,
-    real: Features,
-    other: Features | None,
-    settings: MeasurementSettings,
-) -> list[Measurement]:
+def measure_perplexity(comparison: Comparison, settings: MeasurementSettings) -> list[Measurement]:
     """Records "loss" and "perplexity_gap" of losses (n, 1) in `rows`.
 
     "loss": mean over texts; its floors are the real texts' own. "perplexity_gap": the difference, synthetic less real,
     of these means, which is the logarithm of the ratio of perplexities; its floors are differences between real texts.
     """
-    sizes = (len(real), len(synthetic))
-    loss, gap = (empty_record(name, label, reference, sizes, 1, settings) for name in (LOSS, GAP))
+    loss, gap = (comparison.empty_record(name, settings, 1) for name in (LOSS, GAP))
     if loss.note:
         return [loss, gap]
-    found, known = synthetic.rows[:, 0], real.rows[:, 0]
+    found, known, other = comparison.synthetic.rows[:, 0], comparison.real.rows[:, 0], comparison.other
+    halves = [half.rows[:, 0] for pair in real_halves(comparison.real, settings.seed) for half in pair]
     seen = None if other is None else other.rows[:, 0]
-    halves = [(a.rows[:, 0], b.rows[:, 0]) for a, b in real_halves(real, settings.seed)]
-    loss = describe_means(loss, found, [half for pair in halves for half in pair], seen, settings, "nats a token")
-    gap = replace(
-        gap,
-        value=mean_gap(found, known),
-        interval=bootstrap_interval(mean_gap, [found, known], settings.replicates, [settings.seed, 14]),
-        floor_held_out=mean_gap(seen, known) if seen is not None and len(seen) >= MIN_ROWS else None,
-        note="nats a token, synthetic less real",
-    )
-    if halves:
-        gap = gap.with_floors([mean_gap(b, a) for a, b in halves], min(map(len, halves[0])))
-    return [loss, gap]
+    loss = with_means(loss, found, halves, seen, settings, "nats a token")
+    interval = bootstrap_interval(mean_gap, [found, known], settings.replicates, [settings.seed, 14])
+    gap = replace(gap, value=mean_gap(found, known), interval=interval, note="nats a token, synthetic less real")
+    return [loss, comparison.with_distance_floors(gap, lambda real, made: mean_gap(made, real), settings.seed)]
 
 
 def mean_gap(found: np.ndarray, known: np.ndarray) -> float:

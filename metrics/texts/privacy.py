@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 
 from clinsynth.data.texts import TextSet
+from clinsynth.metrics.comparisons import Sides, Values, measure_values, selections
 from clinsynth.metrics.nearest import as_views, closest_rows, nearest
-from clinsynth.metrics.privacy.closest_records import MemorisationRecord, measure_ratios, measure_shares, selections
-from clinsynth.metrics.records import Features, Measurement, MeasurementSettings, empty_record
-from clinsynth.metrics.texts.records import Sides, Values, describe_means, measure_texts
+from clinsynth.metrics.privacy.closest_records import MemorisationRecord, measure_memorisation
+from clinsynth.metrics.records import Features, Measurement, MeasurementSettings, empty_record, with_means
 from clinsynth.metrics.texts.words import number_words, shared_runs, shared_words, word_rows
 
 PLAGIARISM = 0.05
@@ -33,7 +33,7 @@ def measure_closeness(sides: Sides, settings: MeasurementSettings) -> list[Measu
 
     `rows` are embeddings of unit length. Compare with the held-out floor: what new real texts have to all train texts.
     """
-    return measure_texts(closeness, sides, TRAIN, settings, f"cosine, plagiarism below {PLAGIARISM}")
+    return measure_values(closeness, sides, TRAIN, settings, f"cosine, plagiarism below {PLAGIARISM}")
 
 
 def closeness(queries: Features, train: Features) -> Values:
@@ -41,14 +41,12 @@ def closeness(queries: Features, train: Features) -> Values:
     return {"nearest_distance": distances, "plagiarism_share": (distances < PLAGIARISM).astype(float)}
 
 
-def measure_memorisation(
+def measure_closest(
     synthetic: Features, train: Features, held_out: Features, label_names: list[str], settings: MeasurementSettings
 ) -> list[MemorisationRecord]:
     """DCR shares and NNDR of embeddings, overall and a class."""
-    near, near_held_out = (closest_rows(as_views(side.rows), train.rows) for side in (synthetic, held_out))
-    shares = measure_shares(synthetic, train, held_out, label_names, settings)
-    labels = (synthetic.labels, held_out.labels)
-    return shares + measure_ratios(near, near_held_out, *labels, label_names, len(train.rows), settings)
+    near = closest_rows(as_views(synthetic.rows), train.rows), closest_rows(as_views(held_out.rows), train.rows)
+    return measure_memorisation((synthetic, train, held_out), near, label_names, settings)
 
 
 def measure_overlap(sides: Sides, settings: MeasurementSettings) -> list[Measurement]:
@@ -58,7 +56,7 @@ def measure_overlap(sides: Sides, settings: MeasurementSettings) -> list[Measure
     share of the texts with a run of eight words. "copied_words": share of a text's words in such runs, mean.
     "exact_copies": share of the texts all of whose words, in their order, are a train text.
     """
-    return measure_texts(overlap, sides, TRAIN, replace(settings, extractor=WORDS))
+    return measure_values(overlap, sides, TRAIN, replace(settings, extractor=WORDS))
 
 
 def overlap(queries: Features, train: Features) -> Values:
@@ -110,7 +108,7 @@ def measure_prompt_overlap(
     for label, chosen, own in selections(synthetic.labels, held_out.labels[known], label_names):
         for metric, found in values.items():
             record = empty_record(metric, label, PROMPT, (used, int(chosen.sum())), 0, settings)
-            records.append(describe_means(record, found[chosen], [], floors[metric][own], settings))
+            records.append(with_means(record, found[chosen], [], floors[metric][own], settings))
     return records
 
 
@@ -143,7 +141,7 @@ def measure_entities(sides: Sides, settings: MeasurementSettings) -> list[Measur
     """
     common = common_words([*sides.synthetic.rows, *sides.real.rows])
     leaked = partial(leaked_entities, common=common)
-    return measure_texts(leaked, sides, TRAIN, replace(settings, extractor=RULES))
+    return measure_values(leaked, sides, TRAIN, replace(settings, extractor=RULES))
 
 
 def leaked_entities(queries: Features, train: Features, common: frozenset[str]) -> Values:

@@ -282,11 +282,11 @@ def summarise(kind: str, evidence: dict[str, Any]) -> dict[str, Any]:
 
 def summarise_images(evidence: dict[str, Any]) -> dict[str, Any]:
     """The findings of the report, and every overall number beside the held-out split."""
-    from clinsynth.reports.images import findings
+    from clinsynth.reports.images import image_tiles
 
     rows = [row for row in evidence["measurements"] if (row["reference"], row["label"]) == ("test", "overall")]
     return {
-        "findings": list(findings(evidence)),
+        "findings": list(image_tiles(evidence)),
         "measurements": rows,
         "extractor": evidence["extractor"]["name"],
         "resolution": evidence["data"]["resolution"],
@@ -295,16 +295,17 @@ def summarise_images(evidence: dict[str, Any]) -> dict[str, Any]:
 
 def summarise_texts(evidence: dict[str, Any]) -> dict[str, Any]:
     """The findings of the report, and the overall numbers of its tables, under the tables' titles."""
-    from clinsynth.reports.texts import TABLES, build_table, tiles
+    from clinsynth.metrics.registry import TEXT_TABLES
+    from clinsynth.reports.texts import build_table, text_tiles
 
-    tables = [build_table(evidence, *entry) for entry in TABLES]
+    tables = [build_table(evidence, table) for table in TEXT_TABLES]
     rows = [
         {"table": table["title"], **{name: value for name, value in row.items() if name != "marks"}}
         for table in tables
         for row in table["rows"]
     ]
     return {
-        "findings": list(tiles(evidence["findings"])),
+        "findings": list(text_tiles(evidence["findings"])),
         "measurements": rows,
         "extractor": evidence["encoder"]["name"],
     }

@@ -120,10 +120,10 @@ def tile_line(tile: dict[str, Any]) -> str:
 
 def measurement_cells(row: dict[str, Any]) -> list[str]:
     """Cells in the order of TABLE_COLUMNS."""
-    from clinsynth.reports.images import METRIC_NAMES, VARIETY_NAMES
+    from clinsynth.metrics.registry import IMAGE_METRICS
     from clinsynth.reports.page import format_interval, format_number
 
-    name = row.get("title") or {**METRIC_NAMES, **VARIETY_NAMES}.get(row["metric"], row["metric"])
+    name = row.get("title") or IMAGE_METRICS[row["metric"]].column
     numbers = [format_number(row[key]) for key in ("floor", "floor_held_out")]
     counts = [str(row["n_real"]), str(row["n_synthetic"])]
     return [name, format_number(row["value"]), format_interval(row["interval"]), *numbers, *counts]

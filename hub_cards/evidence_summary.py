@@ -1,0 +1,205 @@
+"""What a card says of the evidence: answers in plain words, a table a dimension, and what the numbers do not say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from clinsynth.hub_cards.evidence import Evidence
+from clinsynth.hub_cards.render import RECORD_COLUMNS, Table, record_row, with_interval, without_empty_columns
+from clinsynth.metrics.registry import (
+    DISTANCES,
+    IMAGE_METRICS,
+    IMAGE_TABLES,
+    MEMORISATION,
+    PRIVACY,
+    TEXT_METRICS,
+    TEXT_TABLES,
+    Metric,
+)
+from clinsynth.reports.images import arm_table, image_limits, privacy_rows
+from clinsynth.reports.page import format_number, format_signed
+from clinsynth.reports.texts import build_table, text_limits
+
+VERDICTS = {
+    "copies found": "Yes: copies were found.",
+    "closer to train than to held-out: memorisation": "A sign of it: the pictures lie closer to training pictures "
+    "than to unseen real ones.",
+    "unclear: train and held-out pictures differ": "Unclear: the real splits differ from each other.",
+    "no sign": "No sign of it.",
+}
+FINDINGS = {
+    "copies": "Are real texts copied?",
+    "leaks": "Are names, dates or numbers of real texts leaked?",
+    "repeats itself": "Does the generator repeat itself?",
+    "softened tone": "Is the tone softened?",
+}
+IMAGE_COLUMNS = [IMAGE_METRICS[name] for name in ("frechet", "kid", "recall", "coverage")]
+TEXT_COLUMNS = [TEXT_METRICS[name] for name in ("mmd_squared", "coverage", "label_recovery")]
+
+
+@dataclass(frozen=True)
+class EvidenceSummary:
+    """`answers` to plain questions; `tables` a dimension and of `privacy`; `limits` of all these numbers."""
+
+    answers: list[tuple[str, str]]
+    tables: list[Table]
+    privacy: list[Table]
+    limits: list[str]
+
+
+def summarize_evidence(evidence: Evidence | None) -> EvidenceSummary | None:
+    """What a card says of the evidence; None without any."""
+    if evidence is None:
+        return None
+    content = evidence.content
+    if evidence.of_texts:
+        return EvidenceSummary(
+            list(text_answers(content)),
+            list(with_rows(text_tables(content))),
+            list(with_rows(text_record_tables(content, of_privacy=True))),
+            list(text_limits(content)),
+        )
+    return EvidenceSummary(
+        list(image_answers(content)),
+        list(with_rows(image_tables(content))),
+        list(with_rows([copies_table(content["privacy"])])),
+        list(image_limits(content)),
+    )
+
+
+def with_rows(tables: Iterable[Table]) -> Iterator[Table]:
+    """The tables that hold a row, without columns of dashes alone."""
+    return (without_empty_columns(table) for table in tables if table.rows)
+
+
+def image_answers(content: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Questions that a reader asks, and what was measured."""
+    distance = records_of(content["measurements"], "overall", [IMAGE_METRICS["frechet"]]).get("frechet")
+    if distance is not None:
+        floor = distance["floor_held_out"]
+        against = "" if floor is None else f"; other real pictures lie at {format_number(floor)}"
+        yield (
+            "How far are they from real pictures?",
+            f"Fréchet distance {with_interval(distance)} from unseen real pictures{against}. Lower is nearer.",
+        )
+    yield "Is the real variety kept?", content["collapse"]["sentence"]
+    if content["classifier"]:
+        first = content["classifier"]["comparisons"][0]
+        low, high = map(format_signed, first["interval"])
+        yield (
+            "Do they help a classifier of real pictures?",
+            f"{first['verdict'].capitalize()}: macro-F1 {format_signed(first['difference'])} ({low} to {high}) when "
+            f"they are added to the real ones; {first['n']:,} real test pictures, {first['seeds']} trainings.",
+        )
+    yield "Were real pictures copied?", f"{VERDICTS[content['privacy']['verdict']]} The readings stand under Privacy."
+
+
+def text_answers(content: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Questions that a reader asks, and what was found."""
+    for name, finding in content["findings"].items():
+        yield FINDINGS.get(name, f"{name.capitalize()}?"), finding["sentence"]
+
+
+def image_tables(content: dict[str, Any]) -> Iterator[Table]:
+    """A table a dimension, privacy apart."""
+    compared = f"Compared with unseen real (test) pictures, by features of: {content['extractor']['name']}"
+    notes = {"Likeness": f"{compared}.", "Variety": f"{compared}; SSIM and near-duplicates by pixels."}
+    for table in IMAGE_TABLES:
+        found = records_of(content["measurements"], "overall", table.metrics)
+        rows = [record_row(found[metric.name], metric) for metric in table.metrics if metric.name in found]
+        yield Table(table.title, RECORD_COLUMNS, rows, notes[table.title])
+    yield class_table(content, content["measurements"], IMAGE_COLUMNS, "pictures")
+    if content["classifier"]:
+        yield scores_table(content["classifier"])
+        yield agreement_table(content["classifier"])
+
+
+def text_tables(content: dict[str, Any]) -> Iterator[Table]:
+    """A table a dimension, privacy apart."""
+    yield from text_record_tables(content, of_privacy=False)
+    yield class_table(content, content["fidelity"], TEXT_COLUMNS, "texts")
+
+
+def text_record_tables(content: dict[str, Any], of_privacy: bool) -> Iterator[Table]:
+    """The tables of the page of evidence, of the whole set: those of privacy, or the others."""
+    for table in TEXT_TABLES:
+        if (table.question == PRIVACY) == of_privacy:
+            rows = build_table(content, table)["rows"]
+            metrics = {metric.heading: metric for metric in table.metrics}
+            shown = [record_row(row, metrics[row["title"]]) for row in rows if row["value"] is not None]
+            note = (
+                f"Embeddings of: {content['encoder']['name']}." if table.metrics in (DISTANCES, MEMORISATION) else ""
+            )
+            yield Table(table.title, RECORD_COLUMNS, shown, note)
+
+
+def class_table(content: dict[str, Any], records: list[dict[str, Any]], metrics: list[Metric], things: str) -> Table:
+    """Counts and readings of each class that has synthetic samples."""
+    counts, rows = content["data"]["counts"], []
+    for label in content["data"]["label_names"]:
+        if made := counts["synthetic"].get(label):
+            found = records_of(records, label, metrics)
+            readings = [with_interval(found.get(metric.name)) for metric in metrics]
+            rows.append([label, f"{counts['test'].get(label, 0):,} / {made:,}", *readings])
+    columns = ["class", "real test / synthetic", *(metric.column for metric in metrics)]
+    return Table("Each class", columns, rows, f"In brackets: 95 % intervals. A dash: too few {things} to measure.")
+
+
+def scores_table(classifier: dict[str, Any]) -> Table:
+    """Scores on real test images, trained on real ones and on both."""
+    rows = [
+        [
+            str(row["metric"]),
+            with_interval(row["real"]),
+            with_interval(row["composite"]),
+            format_signed(row["difference"]["difference"]),
+            row["verdict"] or "–",
+        ]
+        for row in arm_table(classifier)
+    ]
+    columns = ["score on real test pictures", "trained on real", "on real and synthetic", "difference", "verdict"]
+    return Table("Usefulness for a classifier", columns, rows, "Verdicts: p below 0.05 after Holm's correction.")
+
+
+def agreement_table(classifier: dict[str, Any]) -> Table:
+    """How many synthetic images a classifier of real ones takes for their class."""
+    rows = [
+        [
+            record["label"],
+            with_interval(record),
+            format_number(record["floor"]),
+            format_number(record["chance"]),
+            record["flag"],
+        ]
+        for record in classifier.get("label_agreement") or []
+        if record["value"] is not None
+    ]
+    columns = ["class", "share with the label found", "the same of real ones", "by chance", "reading"]
+    note = "Share of the pictures in which a classifier of real pictures finds the label that they were drawn for."
+    return Table("Do the pictures show their class?", columns, rows, note)
+
+
+def copies_table(privacy: dict[str, Any]) -> Table:
+    """Copies and closeness to the train images."""
+    sizes = privacy["n"]
+    rows = [[row[name] for name in ("reading", "value", "interval", "against")] for row in privacy_rows(privacy)]
+    note = (
+        f"{privacy['text']} Compared were {sizes['synthetic']:,} synthetic pictures beside {sizes['train']:,} real "
+        f"train and {sizes['test']:,} real test pictures."
+    )
+    columns = ["reading", "value", "95 % interval", "held against"]
+    return Table("Copies of real pictures, and closeness to them", columns, [r for r in rows if r[1] != "–"], note)
+
+
+def records_of(records: list[dict[str, Any]], label: str, metrics: Iterable[Metric]) -> dict[str, dict[str, Any]]:
+    """Metric to record of a class, or "overall", beside the held-out split, where it was measured."""
+    references = {metric.name: metric.reference or "test" for metric in metrics}
+    return {
+        record["metric"]: record
+        for record in records
+        if record["label"] == label
+        and record["reference"] == references.get(record["metric"])
+        and record["value"] is not None
+    }
