@@ -103,8 +103,8 @@ def draw_pictures(labels: list[int], seeds: list[int]) -> tuple[np.ndarray, np.n
 
 def stand_in_evidence(made: Path) -> Path:
     """A folder with an evidence.json on exactly this set that passes the gate, though nothing was measured."""
-    from clinsynth.hub.shards import hash_shards
     from clinsynth.run_folder import atomic_write
+    from clinsynth.synthesis.shard_files import hash_shards
 
     generation = json.loads((made / "generation.json").read_text())
     counts = generation["produced"]

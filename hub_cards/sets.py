@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from clinsynth.hub.shards import Columns, open_shard, read_columns, read_rows
 from clinsynth.hub_cards.checkpoint import may_have_made, read_checkpoint
 from clinsynth.hub_cards.evidence import Evidence, read_evidence
 from clinsynth.hub_cards.sources import RunFiles, read_run
@@ -17,6 +16,7 @@ from clinsynth.images import contact_sheet, from_png, to_picture, to_png
 from clinsynth.private_words import HIDDEN, without_paths
 from clinsynth.run_folder import read_json, read_metrics
 from clinsynth.synthesis.provenance import find_provenance
+from clinsynth.synthesis.shard_files import Columns, open_shard, read_columns, read_shard
 
 NOT_SHOWN = {"model", "endpoint", "task_sha256", "examples_sha256", "verify_labels_sha256", "seed"}
 SHARDS = "data/*.parquet"
@@ -231,10 +231,9 @@ def read_labels(folder: Path) -> dict[Path, list[int]]:
     """The class numbers of each shard's rows, in the shards' order; empty of a set without pictures."""
     found = {}
     for path in sorted(folder.glob(SHARDS)):
-        file = open_shard(path)
-        if "image" not in file.schema_arrow.names:
+        if "image" not in open_shard(path).schema_arrow.names:
             return {}
-        found[path] = read_rows(file, path, ["label"])["label"].to_pylist()
+        found[path] = read_shard(path, ["label"])["label"].to_pylist()
     return found
 
 
@@ -248,6 +247,6 @@ def read_pictures(counts: dict[Path, int], rows: set[int]) -> Iterator[tuple[int
     for path, count in counts.items():
         inside = sorted(row for row in rows if first <= row < first + count)
         if inside:
-            images = read_rows(open_shard(path), path, ["image"])["image"]
+            images = read_shard(path, ["image"])["image"]
             yield from ((row, from_png(images[row - first].as_py()["bytes"])) for row in inside)
         first += count

@@ -81,10 +81,10 @@ class EvaluateImagesArguments:
 
 def main(args: EvaluateImagesArguments) -> None:
     """Compare, write evidence.json and report.html, print where they are."""
-    from clinsynth.hub.shards import hash_shards
     from clinsynth.reports.images import draw_pictures, render_report
     from clinsynth.run_folder import atomic_write
     from clinsynth.study.image_evidence import gather_evidence
+    from clinsynth.synthesis.shard_files import hash_shards
 
     evidence, compared = gather_evidence(args)
     evidence["data"]["shards_sha256"] = hash_shards(args.synthetic)  # `push dataset` takes it for just these

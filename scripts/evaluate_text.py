@@ -67,7 +67,6 @@ class EvaluateTextArguments:
 
 def main(args: EvaluateTextArguments) -> None:
     """Compare, write evidence.json and report.html, print where they are."""
-    from clinsynth.hub.shards import hash_shards
     from clinsynth.models.language_models import load_language_model
     from clinsynth.models.text_encoders import embed_all, load_text_encoder
     from clinsynth.reports.texts import draw_text_samples, render_text_report
@@ -79,6 +78,7 @@ def main(args: EvaluateTextArguments) -> None:
         read_text_generation,
         text_evidence,
     )
+    from clinsynth.synthesis.shard_files import hash_shards
 
     check_extra()
     generation = read_text_generation(Path(args.synthetic))

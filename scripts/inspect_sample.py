@@ -58,8 +58,8 @@ def inspect_file(path: Path) -> dict[str, Any] | None:
     Raises:
         ValueError: there is no such file, or it is neither PNG nor Parquet.
     """
-    from clinsynth.hub.shards import explained_where_damaged
     from clinsynth.synthesis.provenance import SIGNATURE, read_picture
+    from clinsynth.synthesis.shard_files import explained_where_damaged
 
     if not path.is_file():
         raise ValueError(f"{path} is no file; give a picture (.png) or a shard (.parquet) of a synthetic set")

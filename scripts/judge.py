@@ -25,7 +25,14 @@ from typing import Any
 
 from clinsynth.arguments import run
 from clinsynth.judges.judges import check_judge
-from clinsynth.run_folder import atomic_write, check_same_run, create_run_folder, read_json, write_run_config
+from clinsynth.run_folder import (
+    atomic_write,
+    check_same_run,
+    check_unchanged,
+    create_run_folder,
+    read_json,
+    write_run_config,
+)
 
 MAY_DIFFER = frozenset("output_dir batch_size judge_endpoint send_real concurrency timeout_s".split())
 SHARD_SIZE, SHARD_SIZE_OF_VLM = 500, 50
@@ -186,13 +193,7 @@ def begin(output_dir: Path, facts: dict[str, Any]) -> None:
     import json
 
     path = output_dir / "judge.json"
-    before = read_json(path)
-    for name, value in facts.items():
-        if before and before.get(name) != value:
-            raise ValueError(
-                f"--output_dir {output_dir} was begun with {name} {before.get(name)!r}, not {value!r}; give another "
-                "--output_dir"
-            )
+    check_unchanged(output_dir, read_json(path), facts)
     atomic_write(path, json.dumps(facts, indent=1) + "\n")
 
 

@@ -117,9 +117,10 @@ def find_set(name: str, folder: Path, evidence: Path, args: PushDatasetArguments
         ValueError: no finished set, no evidence, or evidence about other shards.
     """
     from clinsynth.hub.gate import read_gate
-    from clinsynth.hub.shards import PublishedShards, find_shards, hash_all, hash_each
+    from clinsynth.hub.shards import PublishedShards
     from clinsynth.hub_cards.evidence import check_about_set, read_evidence
     from clinsynth.hub_cards.sets import read_generation
+    from clinsynth.synthesis.shard_files import find_shards, hash_all, hash_each
 
     generation = read_generation(folder)
     find_shards(folder)

@@ -103,8 +103,8 @@ def files_to_sign(folder: Path) -> list[Path]:
     Raises:
         ValueError: there are none, or the set is not finished.
     """
-    from clinsynth.hub.shards import find_shards
     from clinsynth.hub_cards.sets import read_generation
+    from clinsynth.synthesis.shard_files import find_shards
 
     if any((folder / "data").glob("*.parquet")) or (folder / "generation.json").exists():
         check_made_from_noise(read_generation(folder), folder)
@@ -140,17 +140,12 @@ def check_same_work(path: Path, record: dict[str, Any]) -> None:
     Args:
         path: of the record that it left there.
     """
-    from clinsynth.run_folder import read_json
+    from clinsynth.run_folder import check_unchanged, read_json
 
     output, before = path.parent, read_json(path)
     if not before and output.is_dir() and any(output.iterdir()):
         raise ValueError(f"--output_dir {output} holds other files; give a new folder")
-    for name, value in record.items() if before else ():
-        if before.get(name) != value:
-            raise ValueError(
-                f"--output_dir {output} was begun with {name} {before.get(name)!r}, not {value!r}; give another "
-                "--output_dir to sign anew"
-            )
+    check_unchanged(output, before, record, "give another --output_dir to sign anew")
 
 
 def sign_set(files: list[Path], folder: Path, output: Path, record: dict[str, Any], signer: "PictureSigner") -> int:
@@ -194,7 +189,7 @@ def describe(folder: Path, output: Path, record: dict[str, Any], complete: bool)
 
 
 def count_pictures(path: Path) -> int:
-    from clinsynth.hub.shards import open_shard
+    from clinsynth.synthesis.shard_files import open_shard
 
     return int(open_shard(path).metadata.num_rows) if path.suffix == ".parquet" else 1
 

@@ -15,7 +15,7 @@ import pytest
 from helpers import one_thread, run_warm, tiny_pipeline
 from loopback_hub.hub import LoopbackHub, running_hub
 
-from clinsynth.hub.shards import hash_shards
+from clinsynth.synthesis.shard_files import hash_shards
 
 MODEL, SET = "push model retina --repo_id tester/", "push dataset set --evidence evidence --repo_id tester/"
 SET_FILES = [

@@ -17,11 +17,11 @@ from datasets import Image as ImageFeature
 from helpers import run_python
 from test_push_samples import PATIENT, picture_file
 
-from clinsynth.hub.shards import PublishedShards, hash_each, marked_schema, read_columns, write_table
-from clinsynth.hub.upload import HashedFile
+from clinsynth.hub.shards import PublishedShards, write_table
 from clinsynth.scripts.inspect_sample import inspect_file
 from clinsynth.synthesis.image_sources import ImageSources
 from clinsynth.synthesis.provenance import Provenance, all_marked, is_marked, make_chunk, mark_picture, read_picture
+from clinsynth.synthesis.shard_files import HashedFile, hash_each, looked_at, marked_schema, read_columns
 from clinsynth.synthesis.shards import ShardPlan, write_shards
 
 GENERATOR = {"model": "me/retina", "weights_sha256": "abc", "seed": 0}
@@ -168,7 +168,8 @@ def test_publishing_a_generated_set_needs_neither_datasets_nor_pandas(tmp_path: 
         "from clinsynth.hub_cards.dataset_card import dataset_card\n"
         "from clinsynth.hub_cards.sets import sample_grid\n"
         "from clinsynth.synthesis.provenance import Provenance\n"
-        "from clinsynth.hub.shards import PublishedShards, hash_each\n"
+        "from clinsynth.hub.shards import PublishedShards\n"
+        "from clinsynth.synthesis.shard_files import hash_each\n"
         "folder = Path(sys.argv[1])\n"
         "shards = PublishedShards(folder, Provenance('me/retina', 'abc'), hash_each(folder))\n"
         "assert not any(isinstance(content, bytes) for _, content in shards.files(10))\n"
@@ -316,7 +317,7 @@ def test_what_was_found_when_a_set_was_finished_holds_for_these_shards_and_words
             change["looked_at"] |= json.loads(other.read_text())["looked_at"]
         path.write_text(json.dumps(generation | change))
         shards = shards_of(folder)
-        assert shards.known != shards.describe(10, shards.known["num_bytes"])
+        assert shards.known != looked_at(shards.hashed, shards.provenance, 10, shards.known["num_bytes"])
         assert [isinstance(content, bytes) for _, content in shards.files(10)] == ["provenance" in change] * 2
 
 

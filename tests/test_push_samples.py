@@ -14,8 +14,9 @@ from PIL import Image, PngImagePlugin
 
 from clinsynth.hub.files import content_of, metric_files, model_files, space_files
 from clinsynth.hub.repository import explained, reason, status_of
-from clinsynth.hub.shards import PublishedShards, find_shards, hash_each, hash_shards
+from clinsynth.hub.shards import PublishedShards
 from clinsynth.synthesis.provenance import Provenance, find_provenance, mark_picture, read_picture
+from clinsynth.synthesis.shard_files import find_shards, hash_each, hash_shards
 
 SAYS = Provenance("me/retina", "abc").of_row(7)
 PATIENT = "Jane Doe 1970"

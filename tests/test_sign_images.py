@@ -18,10 +18,11 @@ from certificates import Authority, key_pem, new_key, write_files, write_key
 from clinsynth.cli import main
 from clinsynth.data.sources import load_folder
 from clinsynth.hub.credentials import read_manifest, unsigned
-from clinsynth.hub.shards import hash_shards, write_table
+from clinsynth.hub.shards import write_table
 from clinsynth.hub_cards.sets import read_generation
 from clinsynth.images import from_png, to_picture, to_png
 from clinsynth.synthesis.provenance import Provenance, mark_picture
+from clinsynth.synthesis.shard_files import hash_shards
 from clinsynth.synthesis.shards import ShardPlan, write_shards
 
 GENERATOR = {"model": "me/retina", "weights_sha256": "abc", "seed": 0}

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from clinsynth.hub.gate import Reading
 
 if TYPE_CHECKING:
-    from clinsynth.hub.shards import Columns, PublishedShards
+    from clinsynth.hub.shards import PublishedShards
+    from clinsynth.synthesis.shard_files import Columns
 
 TABLE_HEAD = "| column | type | what it holds |"
 SEVERAL = """# {title}

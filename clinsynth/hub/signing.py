@@ -176,10 +176,11 @@ def sign_file(path: Path, signer: PictureSigner, progress: tqdm[Any]) -> bytes:
     Raises:
         ValueError: a picture may not be signed; names the file and the row.
     """
-    from clinsynth.hub.shards import open_shard, read_rows, write_table
+    from clinsynth.hub.shards import write_table
+    from clinsynth.synthesis.shard_files import read_shard
 
     if path.suffix == ".parquet":
-        return write_table(sign_rows(read_rows(open_shard(path), path), path, signer, progress))
+        return write_table(sign_rows(read_shard(path), path, signer, progress))
     signed = sign_one(path.read_bytes(), str(path), signer)
     progress.update()
     return signed

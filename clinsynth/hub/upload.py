@@ -20,40 +20,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clinsynth.hub.repository import PushArguments, Target, explained, http_errors, patiently, prepare
+from clinsynth.synthesis.shard_files import HashedFile
 
 if TYPE_CHECKING:
     from clinsynth.hub.repository import Target
 
 WHOLE = "it is published whole or not at all: start the same command again, which looks first and goes on"
 UNKNOWN = "whether the pull request was opened is not known: look at the repository before you start again"
-BLOCK = 1 << 20
 BATCH = 32 << 20  # bytes sent at once, in parallel, while as many are made
 FIRST_BATCH = 4 << 20  # of what is made, so that sending starts soon; each batch is twice the one before
-
-
-@dataclass(frozen=True)
-class HashedFile:
-    """A file whose content is known by its SHA-256, and had `size` bytes and this time of change (ns) then."""
-
-    path: Path
-    sha256: bytes
-    size: int
-    changed: int
-
-    @classmethod
-    def of(cls, path: Path) -> HashedFile:
-        digest = hashlib.sha256()
-        with open(path, "rb") as file:
-            while block := file.read(BLOCK):
-                digest.update(block)
-        found = path.stat()
-        return cls(path, digest.digest(), found.st_size, found.st_mtime_ns)
-
-    def check(self) -> None:
-        """Raise a `ValueError` where it has changed since."""
-        found = self.path.stat()
-        if (found.st_size, found.st_mtime_ns) != (self.size, self.changed):
-            raise ValueError(f"{self.path} has changed since the push began; nothing was published: start it again")
 
 
 Content = bytes | Path | HashedFile

@@ -219,7 +219,7 @@ def load_vlm(model: str, checklist: dict[str, Any], trust_remote_code: bool) -> 
     """
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
-    from clinsynth.synthesis.shards import hash_weights
+    from clinsynth.models.weights import hash_weights
 
     place: Any = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
     try:

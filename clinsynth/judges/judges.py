@@ -70,7 +70,9 @@ def load_judge(
     if kind == "clip":
         network, processor, tokenizer = load_clip(str(model))
         return ChecklistJudgePipeline(network, items, image_processor=processor, tokenizer=tokenizer)
-    network, processor = load_classifier(str(model))
+    from clinsynth.models.image_classifiers import load_image_classifier
+
+    network, processor = load_image_classifier("the judge's classifier", str(model))
     return ChecklistJudgePipeline(network, items, image_processor=processor)
 
 
@@ -114,19 +116,6 @@ def load_clip(model: str) -> tuple[Any, Any, Any]:
     return network, processor, tokenizer
 
 
-def load_classifier(model: str) -> tuple[Any, Any]:
-    """An image classifier and its image processor."""
-    from transformers import AutoImageProcessor, AutoModelForImageClassification
-
-    try:
-        return AutoModelForImageClassification.from_pretrained(model), AutoImageProcessor.from_pretrained(model)
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"the judge's classifier {model} cannot be loaded ({error}); give the folder or Hub id of an image "
-            "classifier with its preprocessor_config.json"
-        ) from error
-
-
 def describe_judge(judge: Any, model: str | None) -> dict[str, Any]:
     """What identifies a judge and its checklist beside scores."""
     return {
@@ -139,7 +128,7 @@ def describe_judge(judge: Any, model: str | None) -> dict[str, Any]:
 
 def facts_of(judge: Any, model: str | None) -> dict[str, Any]:
     """What a judge judges by: `model`, `weights_sha256`, and what else there is to say."""
-    from clinsynth.synthesis.shards import hash_weights
+    from clinsynth.models.weights import hash_weights
 
     if judge.kind == "measure":
         return {"model": None, "weights_sha256": None}

@@ -11,7 +11,7 @@ import io
 import json
 import struct
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,32 +98,39 @@ def insert(picture: bytes, words: bytes) -> bytes:
     return b"".join([SIGNATURE, kept[0], words, *kept[1:]])
 
 
-def all_marked(data: bytes, ends: list[int], words: Iterable[bytes]) -> bool:
-    """Whether each picture file is just what `insert` makes of it: PNG, pixels, and its chunk of `words` alone.
+Unsign = Callable[[bytes], bytes]
+"""From a PNG file to the one that was signed: the same where it has no signature."""
+
+
+def as_it_is(png: bytes) -> bytes:
+    """The file itself: where nothing is signed yet."""
+    return png
+
+
+def all_marked(data: bytes, ends: list[int], words: Iterable[bytes], unsign: Unsign = as_it_is) -> bool:
+    """Whether each image file is just what `insert` makes of it: PNG, pixels, and its chunk of `words` alone.
 
     Args:
         data: the files, one behind the other.
         ends: the place before the first file, and the end of each.
+        unsign: takes off the signature of a file that has one, or raises a `ValueError`.
 
     Raises:
         ValueError: a PNG file is cut short.
     """
     return all(
-        is_marked_alone(data, start, end, chunk) or is_marked(data[start:end], chunk)
+        is_marked_alone(data, start, end, chunk) or is_marked(data[start:end], chunk, unsign)
         for start, end, chunk in zip(ends, ends[1:], words, strict=False)
     )
 
 
-def is_marked(picture: bytes, words: bytes) -> bool:
-    """Whether one picture file is just what `insert` makes of it, signed or not.
+def is_marked(picture: bytes, words: bytes, unsign: Unsign = as_it_is) -> bool:
+    """Whether one image file, without its signature, is just what `insert` makes of it.
 
     Raises:
-        ImportError: it is signed, and the packages that read a signature are not installed.
-        ValueError: its signature does not hold, or tells more than `clinsynth sign images` writes.
+        ValueError: a PNG file is cut short, or `unsign` refuses its signature.
     """
-    from clinsynth.hub.credentials import unsigned  # which needs this module
-
-    bare = unsigned(picture)
+    bare = unsign(picture)
     return bare.startswith(SIGNATURE) and insert(bare, words) == bare
 
 

@@ -7,7 +7,6 @@ generation.json                     generator, settings, counts requested, produ
 README.md                           tells `load_dataset` where the shards are
 """
 
-import hashlib
 import json
 import os
 from collections import Counter, deque
@@ -19,17 +18,15 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
-import torch
 from datasets import ClassLabel, Dataset, Features, Value
 from datasets import Image as ImageFeature
 from tqdm.auto import tqdm
 
-from clinsynth.hub.shards import GIVEN_UP, REJECTED, PublishedShards, parquet_options
-from clinsynth.hub.upload import HashedFile
 from clinsynth.images import contact_sheet, from_png, to_picture, to_png
-from clinsynth.run_folder import atomic_write, describe_environment, read_json
+from clinsynth.run_folder import atomic_write, check_unchanged, describe_environment, read_json
 from clinsynth.seeds import derive_seed
 from clinsynth.synthesis.provenance import Provenance, find_provenance, mark_picture
+from clinsynth.synthesis.shard_files import GIVEN_UP, REJECTED, HashedFile, look_at, parquet_options
 
 SHEET_COLUMNS, SHEET_ROWS = 8, 8
 MOST_DRAWS = 10
@@ -111,16 +108,8 @@ class ShardPlan:
 
     def check_same_generator(self, generator: dict[str, Any]) -> None:
         """Refuse to add to a data set that other weights or settings began."""
-        path = self.output_dir / "generation.json"
-        if not path.exists():
-            return
-        before = json.loads(path.read_text())["generator"]
-        for name, value in generator.items():
-            if before.get(name) != value:
-                raise ValueError(
-                    f"--output_dir {self.output_dir} was begun with {name} {before.get(name)!r}, not {value!r}; "
-                    "give another --output_dir"
-                )
+        before = read_json(self.output_dir / "generation.json").get("generator", {})
+        check_unchanged(self.output_dir, before, generator)
 
     def begin(self, generator: dict[str, Any]) -> None:
         """Write what identifies the data set before its first shard."""
@@ -165,15 +154,10 @@ class ShardPlan:
         if provenance is not None:
             description["provenance"] = asdict(provenance)
             if complete:
-                description["looked_at"] = self.look_at(description)
+                paths = [self.path(shard) for shard in range(self.num_shards)]
+                reasons = frozenset([*rejected, GIVEN_UP])
+                description["looked_at"] = look_at({path: HashedFile.of(path) for path in paths}, provenance, reasons)
         atomic_write(path, json.dumps(description, indent=2) + "\n")
-
-    def look_at(self, description: dict[str, Any]) -> dict[str, Any] | None:
-        """What says that the shards can be published as they are; None of pictures made from real ones."""
-        paths = [self.path(shard) for shard in range(self.num_shards)]
-        return PublishedShards.of(
-            description, self.output_dir, {path: HashedFile.of(path) for path in paths}
-        ).look_at()
 
     def closing_message(self) -> str:
         """Where the finished data set is, how many pictures it has, and why it has no more."""
@@ -284,12 +268,3 @@ def write_shard(plan: ShardPlan, shard: int, rows: list[dict[str, Any]], rejecte
             f"--output_dir {plan.output_dir}: {path.name} could not be written ({error.strerror or error}); "
             "the shards before it are kept: make room and start the same command again"
         ) from error
-
-
-def hash_weights(model: torch.nn.Module) -> str:
-    """SHA-256 over names and values of a network's weights: the generator's revision."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().float().numpy().tobytes())
-    return digest.hexdigest()

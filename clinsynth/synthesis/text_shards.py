@@ -19,10 +19,10 @@ from datasets import ClassLabel, Features, Value
 from datasets import Sequence as SequenceFeature
 from tqdm.auto import tqdm
 
-from clinsynth.hub.shards import GIVEN_UP
 from clinsynth.models.language_models import Request, Result, Write
 from clinsynth.pipelines.structured_medical_text import RowResult
 from clinsynth.run_folder import atomic_write, describe_environment
+from clinsynth.synthesis.shard_files import GIVEN_UP
 from clinsynth.synthesis.shards import MOST_DRAWS, ShardPlan, seed_of, write_shard
 from clinsynth.synthesis.text_filters import NEAR_DUPLICATE, SeenTexts
 
