@@ -77,16 +77,15 @@ class SetToPush:
 def main(args: PushDatasetArguments) -> None:
     """Check, pass the gate, publish, read back."""
     from clinsynth.hub.repository import Target
-    from clinsynth.hub.upload import collect_less_garbage, finish
+    from clinsynth.hub.upload import push
 
-    collect_less_garbage()
     sets = find_sets(args)
     for one in sets:
         pass_gate(one, args.accept_risk)
     replaced = r"(?:[A-Za-z0-9][\w-]*/)?(?:data/[^/]*\.parquet|samples\.png|generation\.json|evidence\.json)"
     target = Target.of(args, "dataset", gated=args.gated)
     names = [one.name for one in sets] if len(sets) > 1 else []
-    finish(args, target, files_to_push(args, sets), replaced, names)
+    push(args, target, files_to_push(args, sets), replaced, names)
 
 
 def find_sets(args: PushDatasetArguments) -> list[SetToPush]:

@@ -27,9 +27,9 @@ class PushMetricArguments(PushArguments):
 def main(args: PushMetricArguments) -> None:
     """Publish, read back."""
     from clinsynth.hub.repository import Target
-    from clinsynth.hub.upload import finish
+    from clinsynth.hub.upload import push
 
-    finish(args, Target.of(args, "space", sdk="static"), files_to_push(args), r"\w+\.py|requirements\.txt")
+    push(args, Target.of(args, "space", sdk="static"), files_to_push(args), r"\w+\.py|requirements\.txt")
 
 
 def files_to_push(args: PushMetricArguments) -> Iterator[tuple[str, bytes | Path]]:

@@ -39,9 +39,9 @@ class PushModelArguments(PushArguments, TermsArguments):
 def main(args: PushModelArguments) -> None:
     """Publish, read back."""
     from clinsynth.hub.repository import Target
-    from clinsynth.hub.upload import finish
+    from clinsynth.hub.upload import push
 
-    finish(args, Target.of(args, "model", gated=args.gated), files_to_push(args), REPLACED)
+    push(args, Target.of(args, "model", gated=args.gated), files_to_push(args), REPLACED)
 
 
 def files_to_push(args: PushModelArguments) -> Iterator[tuple[str, bytes | Path]]:

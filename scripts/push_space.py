@@ -42,9 +42,9 @@ class PushSpaceArguments(PushArguments):
 def main(args: PushSpaceArguments) -> None:
     """Publish, read back."""
     from clinsynth.hub.repository import Target
-    from clinsynth.hub.upload import finish
+    from clinsynth.hub.upload import push
 
-    finish(args, Target.of(args, "space", sdk="gradio"), files_to_push(args), REPLACED)
+    push(args, Target.of(args, "space", sdk="gradio"), files_to_push(args), REPLACED)
 
 
 def files_to_push(args: PushSpaceArguments) -> Iterator[tuple[str, bytes | Path]]:

@@ -38,6 +38,15 @@ class Target:
         return {"repo_id": self.repo_id, "repo_type": self.kind}
 
     @property
+    def base(self) -> str | None:
+        """The branch that is committed to; of a pull request the one that it starts from."""
+        return None if self.create_pr else self.revision
+
+    @property
+    def visibility(self) -> str:
+        return "public" if self.public else "private"
+
+    @property
     def url(self) -> str:
         from huggingface_hub import constants
 
