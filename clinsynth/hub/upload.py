@@ -113,9 +113,7 @@ def size_of(content: Content) -> int:
     return content.stat().st_size if isinstance(content, Path) else len(content)
 
 
-def upload(
-    target: Target, batch: list[tuple[str, Content]], additions: list[CommitOperationAdd], api: HfApi
-) -> None:
+def upload(target: Target, batch: list[tuple[str, Content]], additions: list[CommitOperationAdd], api: HfApi) -> None:
     """Send the large ones among the files, keep only their hashes in memory, and add all to `additions`.
 
     Raises:
@@ -147,7 +145,7 @@ def to_addition(path: str, content: Content) -> CommitOperationAdd:
 def commit_all(
     target: Target, additions: list[CommitOperationAdd], replaced: str, api: HfApi
 ) -> tuple[str, str | None]:
-    """Commit all in one, unless the branch has moved meanwhile; returns the commit's id and the pull request's address.
+    """Commit all in one, unless the branch has moved; returns the commit's id and the pull request's address.
 
     Where the answer gets lost, the branch is looked at: the commit may stand.
     """
