@@ -86,7 +86,7 @@ class PublishedShards:
         """Path within the set, and content, of each shard.
 
         Raises:
-            ValueError: the rows are not as many as `produced`, a shard cannot be read, or a picture is damaged.
+            ValueError: the rows are not as many as `produced`, a shard cannot be read, or an image is damaged.
         """
         known = self.known or {}
         totals = known.get("num_rows", 0), known.get("num_bytes", 0)
@@ -137,24 +137,24 @@ class PublishedShards:
         return pa.table({name: columns[name] for name in features}, schema=features.arrow_schema)
 
     def mark_pictures(self, table: pa.Table) -> pa.Array:
-        """The column of pictures, each marked with its row's provenance; no file name is kept."""
+        """The column of images, each marked with its row's provenance; no file name is kept."""
         import pyarrow as pa
 
-        pictures = table["image"].combine_chunks().field("bytes").to_pylist()
-        seeds = table["seed"].to_pylist() if "seed" in table.column_names else [None] * len(pictures)
-        if any(map(is_signed, pictures)):
+        images = table["image"].combine_chunks().field("bytes").to_pylist()
+        seeds = table["seed"].to_pylist() if "seed" in table.column_names else [None] * len(images)
+        if any(map(is_signed, images)):
             raise ValueError(
-                f"{self.folder} holds signed pictures in a shard that is not as `clinsynth sign images` wrote it, and "
+                f"{self.folder} holds signed images in a shard that is not as `clinsynth sign images` wrote it, and "
                 "writing it anew would take their signatures away; sign the set again"
             )
-        marked = list(map(insert, pictures, self.provenance.chunks(seeds)))
+        marked = list(map(insert, images, self.provenance.chunks(seeds)))
         return pa.StructArray.from_arrays(
             [pa.array(marked, pa.binary()), pa.nulls(len(marked), pa.string())], ["bytes", "path"]
         )
 
 
 def schema_fields(folder: Path) -> list[str]:
-    """The fields of a text set's schema, each of which is a column; none of a set of pictures."""
+    """The fields of a text set's schema, each of which is a column; none of a set of images."""
     path = folder / "task.json"
     return list(json.loads(path.read_text(encoding="utf-8"))["schema"]["properties"]) if path.exists() else []
 
