@@ -77,14 +77,14 @@ def main(args: PushArguments) -> None:
 
 def make_set(folder: Path, n: int, shard_size: int) -> Path:
     """`n` pictures as `clinsynth generate images` writes them; a folder that is finished is taken as it is."""
-    from clinsynth.synthesis.shards import ShardPlan, write_shards
+    from clinsynth.synthesis.image_shards import ImageShards, write_image_shards
 
     labels = np.sort(np.arange(n) % len(LABELS)).tolist()
-    plan = ShardPlan(folder, labels, LABELS, 0, shard_size)
+    plan = ImageShards(folder, labels, LABELS, 0, shard_size)
     generator = {"model": "runs/benchmark", "network": "none", "weights_sha256": "0" * 64, "seed": 0}
     folder.mkdir(parents=True, exist_ok=True)
     plan.begin(generator)
-    write_shards(plan, draw_pictures, shard_size)
+    write_image_shards(plan, draw_pictures, shard_size)
     plan.finish(generator)
     return folder
 

@@ -43,7 +43,7 @@ def atomic_write(path: str | Path, data: str | bytes) -> None:
 
 @contextmanager
 def explained_where_full(path: Path) -> Iterator[None]:
-    """A full disk within the block becomes a ValueError that names `path` and the mend, whatever library met it."""
+    """A full disk within the block becomes a ValueError that names `path` and a hint, whatever library met it."""
     try:
         yield
     except Exception as error:  # safetensors and others have types of their own for it
@@ -56,15 +56,15 @@ def explained_where_full(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def explained_where_damaged(path: Path, mend: str) -> Iterator[None]:
+def explained_where_damaged(path: Path, hint: str) -> Iterator[None]:
     """A file of an earlier run that cannot be read within the block, of safetensors or JSON, becomes a ValueError that
-    names `path` and `mend`."""
+    names `path` and `hint`."""
     from safetensors import SafetensorError
 
     try:
         yield
     except (FileNotFoundError, SafetensorError, json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is damaged ({error}); {mend}") from error
+        raise ValueError(f"{path} is damaged ({error}); {hint}") from error
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,10 @@ from clinsynth.hub_cards.evidence import Evidence, read_evidence
 from clinsynth.hub_cards.sources import RunFiles, read_run
 from clinsynth.images import contact_sheet, from_png, to_picture, to_png
 from clinsynth.private_words import HIDDEN, without_paths
-from clinsynth.run_folder import read_json, read_metrics
+from clinsynth.run_folder import read_metrics
 from clinsynth.synthesis.provenance import find_provenance
-from clinsynth.synthesis.shard_files import Columns, open_shard, read_columns, read_shard
+from clinsynth.synthesis.sets import SetReader, read_finished
+from clinsynth.synthesis.shard_files import Columns, open_shard, read_columns, shard_paths
 
 NOT_SHOWN = {"model", "endpoint", "task_sha256", "examples_sha256", "verify_labels_sha256", "seed"}
 SHARDS = "data/*.parquet"
@@ -112,7 +112,7 @@ def read_set(folder: Path) -> SyntheticSet:
     Raises:
         ValueError: there is none, it is not finished, or a shard cannot be read.
     """
-    generation = read_generation(folder)
+    generation = read_finished(folder)
     files = [open_shard(path) for path in sorted(folder.glob(SHARDS))]
     groups = [file.metadata.row_group(i) for file in files for i in range(file.metadata.num_row_groups)]
     shards = Shards(
@@ -122,23 +122,6 @@ def read_set(folder: Path) -> SyntheticSet:
         sum(path.stat().st_size for path in folder.glob(SHARDS)),
     )
     return SyntheticSet(read_run(folder), generation, shards, find_training(generation["generator"], folder))
-
-
-def read_generation(folder: Path) -> dict[str, Any]:
-    """generation.json of the synthetic data set in `folder`.
-
-    Raises:
-        ValueError: there is no set, or it is not finished.
-    """
-    generation = read_json(folder / "generation.json")
-    if not generation or not any(folder.glob(SHARDS)):
-        raise ValueError(
-            f"{folder} holds no synthetic data set (generation.json and {SHARDS}); give the --output_dir of "
-            "`clinsynth generate images` or `clinsynth generate text`"
-        )
-    if not generation.get("complete", True):
-        raise ValueError(f"{folder} is not finished; start its `clinsynth generate` command again")
-    return generation
 
 
 def find_training(generator: dict[str, Any], folder: Path) -> RunFiles | None:
@@ -219,10 +202,12 @@ def closest_rows(evidence: Evidence | None) -> set[int]:
 
 def set_grid(folder: Path, left_out: set[int]) -> bytes | None:
     """The first pictures of each class, a row a class, without the rows `left_out`; None of a set without pictures."""
-    of_shard = read_labels(folder)
-    chosen = first_rows([label for found in of_shard.values() for label in found], left_out)
-    counts = {path: len(found) for path, found in of_shard.items()}
-    pictures = dict(read_pictures(counts, {row for rows in chosen for row in rows}))
+    reader = SetReader(str(folder), shard_paths(folder))
+    if "image" not in reader.columns:
+        return None
+    chosen = first_rows(reader.values("label"), left_out)
+    picked = reader.pick("image", {row for rows in chosen for row in rows})
+    pictures = {row: from_png(image["bytes"]) for row, image in picked}
     if not pictures:
         return None
     blank = np.full_like(next(iter(pictures.values())), 255)
@@ -237,28 +222,3 @@ def first_rows(labels: list[int], left_out: set[int]) -> list[list[int]]:
         if len(chosen[label]) < COLUMNS and row not in left_out:
             chosen[label].append(row)
     return list(chosen.values())
-
-
-def read_labels(folder: Path) -> dict[Path, list[int]]:
-    """The class numbers of each shard's rows, in the shards' order; empty of a set without pictures."""
-    found = {}
-    for path in sorted(folder.glob(SHARDS)):
-        if "image" not in open_shard(path).schema_arrow.names:
-            return {}
-        found[path] = read_shard(path, ["label"])["label"].to_pylist()
-    return found
-
-
-def read_pictures(counts: dict[Path, int], rows: set[int]) -> Iterator[tuple[int, np.ndarray]]:
-    """Row number and picture of the named rows; a shard without one of them is not opened.
-
-    Args:
-        counts: rows of each shard, in the shards' order.
-    """
-    first = 0
-    for path, count in counts.items():
-        inside = sorted(row for row in rows if first <= row < first + count)
-        if inside:
-            images = read_shard(path, ["image"])["image"]
-            yield from ((row, from_png(images[row - first].as_py()["bytes"])) for row in inside)
-        first += count

@@ -11,10 +11,14 @@ at 1 % and 5 % false alarms, n, and two controls.
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from clinsynth.arguments import run
 from clinsynth.data.arguments import ImageDataArguments
+
+if TYPE_CHECKING:
+    from clinsynth.data.images import ImageArrays
+    from clinsynth.models.generators import Generator
 
 OF_TRAINING = ("dataset", "train_fraction", "few_shot", "fit", "label_column", "label_names", "seed")
 
@@ -54,22 +58,22 @@ def main(args: AttackMembershipArguments) -> None:
     """Attack, write membership.json, print what came out."""
     import torch
 
-    from clinsynth.models.generators import load_pipeline
+    from clinsynth.models.generators import load_generator
     from clinsynth.run_folder import atomic_write, create_run_folder
     from clinsynth.study.membership import membership_inference
 
     check_training_data(args)
-    pipeline = load_pipeline(args.model)
-    if "vae" in pipeline.components:
+    generator = load_generator(args.model)
+    if generator.form.enlarges:
         raise ValueError(
             f"--model {args.model} is a text-to-image model; the attack is on models of pixels: give a checkpoint of "
             "`clinsynth train ddpm` or `clinsynth train gan`"
         )
     if torch.accelerator.is_available():
-        pipeline.to(torch.accelerator.current_accelerator())
-    members, non_members = load_sides(args, pipeline)
+        generator.pipeline.to(torch.accelerator.current_accelerator())
+    members, non_members = load_sides(args, generator)
     record = membership_inference(
-        pipeline,
+        generator.pipeline,
         members,
         non_members,
         noises=args.noises,
@@ -84,12 +88,11 @@ def main(args: AttackMembershipArguments) -> None:
     print(f"record: {path}")
 
 
-def load_sides(args: AttackMembershipArguments, pipeline: Any) -> tuple[Any, Any]:
+def load_sides(args: AttackMembershipArguments, generator: "Generator") -> tuple["ImageArrays", "ImageArrays"]:
     """Train and test split at the checkpoint's size and mode."""
     from clinsynth.data.images import load_image_arrays
 
-    if "unet" in pipeline.components:
-        args.resolution, args.channels = pipeline.unet.config.sample_size, pipeline.unet.config.in_channels
+    args.resolution, args.channels = generator.form.side, generator.form.channels
     data = load_image_arrays(args, args.seed)
     return data["train"], data["test"]
 

@@ -67,7 +67,7 @@ class EvaluateTextArguments:
 
 def main(args: EvaluateTextArguments) -> None:
     """Compare, write evidence.json and report.html, print where they are."""
-    from clinsynth.models.language_models import load_language_model
+    from clinsynth.models.language_models import load_scorer
     from clinsynth.models.text_encoders import embed_all, load_text_encoder
     from clinsynth.reports.texts import draw_text_samples, render_text_report
     from clinsynth.run_folder import atomic_write, create_run_folder, write_run_config
@@ -75,13 +75,13 @@ def main(args: EvaluateTextArguments) -> None:
         load_canaries,
         load_real_texts,
         load_synthetic_texts,
-        read_text_generation,
         text_evidence,
     )
+    from clinsynth.synthesis.sets import read_generation
     from clinsynth.synthesis.shard_files import hash_shards
 
     check_extra()
-    generation = read_text_generation(Path(args.synthetic))
+    generation = read_generation(Path(args.synthetic))
     canaries = load_canaries(args.canaries, generation)
     real, label_names = load_real_texts(args)
     synthetic = load_synthetic_texts(Path(args.synthetic), label_names)
@@ -98,7 +98,7 @@ def main(args: EvaluateTextArguments) -> None:
         replicates=args.bootstrap,
         seed=args.seed,
         canaries=canaries,
-        language_model=load_language_model(args.language_model) if args.language_model else None,
+        language_model=load_scorer(args.language_model) if args.language_model else None,
     )
     evidence["data"] |= {"real": args.real, "synthetic": args.synthetic}
     evidence["data"]["shards_sha256"] = hash_shards(args.synthetic)  # `push dataset` takes it for just these

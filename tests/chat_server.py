@@ -12,8 +12,8 @@ from typing import Any
 
 WORDS = "rain walks over the quiet house while old friends count small lamps and nobody sleeps till morning".split()
 
-Answer = tuple[int, dict[str, str], bytes]
-"""Status, headers and body; a status of 0 breaks the connection."""
+Answer = tuple[int, dict[str, str], bytes | Iterator[bytes]]
+"""Status, headers and body, whole or in parts that are sent one by one; a status of 0 breaks the connection."""
 
 
 def chat(content: str | None, finish: str = "stop") -> Answer:
@@ -122,10 +122,14 @@ def handler_of(chat_server: ChatServer) -> type[BaseHTTPRequestHandler]:
                 return
             with suppress(ConnectionError):  # the other side may have given up
                 self.send_response(status)
-                for name, value in {**headers, "Content-Length": str(len(content))}.items():
+                length = {"Content-Length": str(len(content))} if isinstance(content, bytes) else {}
+                self.close_connection = not length  # which is then the end of the body
+                for name, value in {**headers, **length}.items():
                     self.send_header(name, value)
                 self.end_headers()
-                self.wfile.write(content)
+                for part in [content] if isinstance(content, bytes) else content:
+                    self.wfile.write(part)
+                    self.wfile.flush()
 
         def log_message(self, *words: Any) -> None:
             """Tests are quiet."""

@@ -10,7 +10,7 @@ from PIL import Image
 from text_models import tiny_tokenizer
 
 from clinsynth.scripts.judge import JudgeImagesArguments
-from clinsynth.synthesis.shards import ShardPlan, write_shards
+from clinsynth.synthesis.image_shards import ImageShards, write_image_shards
 
 GRADES = [f"grade {number}" for number in range(5)]
 SEEING_TEMPLATE = (
@@ -116,7 +116,7 @@ def save_checklist(path: Path, **changes: Any) -> Path:
 def save_synthetic(folder: Path, per_class: int = 4, side: int = 32) -> Path:
     """A set of noise as `clinsynth generate images` writes one."""
     labels = [grade for grade in range(len(GRADES)) for _ in range(per_class)]
-    plan = ShardPlan(folder, labels, dict(enumerate(GRADES)), seed=0, shard_size=50)
+    plan = ImageShards(folder, labels, dict(enumerate(GRADES)), seed=0, shard_size=50)
     folder.mkdir()
     plan.begin({"model": "noise", "seed": 0})
 
@@ -124,7 +124,7 @@ def save_synthetic(folder: Path, per_class: int = 4, side: int = 32) -> Path:
         made = [np.random.default_rng(seed).integers(0, 256, (3, side, side)) for seed in seeds]
         return np.stack(made).astype(np.uint8), np.ones(len(wanted), dtype=bool)
 
-    write_shards(plan, sample, batch_size=16)
+    write_image_shards(plan, sample, batch_size=16)
     plan.finish({"model": "noise", "seed": 0})
     return folder
 

@@ -148,7 +148,7 @@ def test_names_and_seeds_out_of_range(tmp_path: Path, model: Path) -> None:
     ("counts", "message"),
     [
         ("mild=0", "nothing to generate: --counts mild=0 asks for none; raise"),
-        ("mild=1,1=2", r"names the class '1' twice; give one number"),
+        ("mild=1,1=2", r"names the label '1' twice; give one number"),
         ("mild=-1", "'mild=-1' is not LABEL=N with a whole number N; write"),
     ],
 )

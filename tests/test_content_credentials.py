@@ -42,14 +42,14 @@ from clinsynth.synthesis.provenance import (  # noqa: E402
     SOURCE_TYPE,
     Provenance,
     make_chunk,
-    mark_picture,
+    mark_image,
     read_chunks,
-    read_picture,
+    read_mark,
 )
 
 SAYS = Provenance("me/retina", "abc").of_row(7896617691693857887)
 PIXELS = np.random.default_rng(0).integers(0, 256, (3, 32, 32)).astype(np.uint8)
-MARKED = mark_picture(to_png(to_picture(PIXELS)), SAYS)
+MARKED = mark_image(to_png(to_picture(PIXELS)), SAYS)
 PATIENT = "Erika Mustermann"
 
 
@@ -101,7 +101,7 @@ def test_a_signed_picture_says_what_made_it(signed: bytes, folder: Path) -> None
 def test_nothing_but_the_manifest_is_added(signed: bytes) -> None:
     after = chunks(signed)
     assert len(after.pop(b"caBX")) == len(signed) - len(MARKED) < 5000
-    assert after == chunks(MARKED) and read_picture(signed) == SAYS
+    assert after == chunks(MARKED) and read_mark(signed) == SAYS
     assert (from_png(signed) == PIXELS).all() and unsigned(signed) == MARKED == unsigned(MARKED)
 
 
@@ -151,7 +151,7 @@ def other_signature(signed: bytes) -> bytes:
 
 def moved(signed: bytes) -> bytes:
     """The manifest on another picture that clinsynth made."""
-    target = mark_picture(to_png(to_picture(255 - PIXELS)), SAYS)
+    target = mark_image(to_png(to_picture(255 - PIXELS)), SAYS)
     return target[:33] + chunks(signed)[b"caBX"] + target[33:]
 
 
@@ -183,9 +183,9 @@ def test_only_what_generation_marked_is_signed(signed: bytes, signer: ImageSigne
         "does not say that clinsynth": [
             plain,
             buffer.getvalue(),
-            mark_picture(plain, SAYS | {"synthetic": False}),
-            mark_picture(plain, SAYS | {"patient": PATIENT}),
-            mark_picture(plain, {"synthetic": True}),
+            mark_image(plain, SAYS | {"synthetic": False}),
+            mark_image(plain, SAYS | {"patient": PATIENT}),
+            mark_image(plain, {"synthetic": True}),
         ],
         "other metadata": [words_added(MARKED), MARKED + PATIENT.encode()],
         "signed already": [signed, other_pixels(signed)],

@@ -14,7 +14,7 @@ from clinsynth import cli
 from clinsynth.metrics import records as measurement
 from clinsynth.models import image_encoders as feature_extractor
 from clinsynth.scripts.evaluate_images import EvaluateImagesArguments, main
-from clinsynth.synthesis.sets import load_synthetic, with_labels_of
+from clinsynth.synthesis.sets import load_synthetic_images, with_labels_of
 
 NAMES = ["clear", "spotted", "bright"]
 TRAIN = (30, 24, 12)
@@ -143,26 +143,26 @@ def test_grey_synthetic_pictures_turn_the_real_ones_grey(tmp_path: Path, real: P
 
 def test_labels_are_matched_by_name(tmp_path: Path) -> None:
     images, labels = draw((2, 3), seed=0)
-    arrays = load_synthetic(write_synthetic(tmp_path / "two", images, labels, ["bright", "clear"]))
-    renumbered = with_labels_of(load_synthetic(write_synthetic(tmp_path / "three", images, labels)), arrays)
+    arrays = load_synthetic_images(write_synthetic(tmp_path / "two", images, labels, ["bright", "clear"]))
+    renumbered = with_labels_of(load_synthetic_images(write_synthetic(tmp_path / "three", images, labels)), arrays)
     assert renumbered.label_names == NAMES
     assert renumbered.labels.tolist() == [2, 2, 0, 0, 0]
 
 
 def test_missing_and_empty_folders_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="absent is not a folder"):
-        load_synthetic(tmp_path / "absent")
+        load_synthetic_images(tmp_path / "absent")
     with pytest.raises(ValueError, match=r"holds no \.parquet file; give the folder that"):
-        load_synthetic(tmp_path)
+        load_synthetic_images(tmp_path)
     folder = write_synthetic(tmp_path / "empty", [], np.array([]))
-    with pytest.raises(ValueError, match="empty holds no picture"):
-        load_synthetic(folder)
+    with pytest.raises(ValueError, match="empty holds no image"):
+        load_synthetic_images(folder)
 
 
 def test_columns_that_are_missing_are_named(tmp_path: Path) -> None:
     Dataset.from_dict({"picture": [1], "label": [0]}).to_parquet(tmp_path / "rows.parquet")
-    with pytest.raises(ValueError, match=r"needs columns image and label .* got picture, label"):
-        load_synthetic(tmp_path)
+    with pytest.raises(ValueError, match=r"needs columns image and label .* has picture, label"):
+        load_synthetic_images(tmp_path)
 
 
 def test_an_unreadable_picture_is_named(tmp_path: Path) -> None:
@@ -170,15 +170,15 @@ def test_an_unreadable_picture_is_named(tmp_path: Path) -> None:
     broken = {"image": [{"bytes": b"no picture", "path": "third.png"}], "label": [0]}
     Dataset.from_dict(broken, features=features).to_parquet(tmp_path / "rows.parquet")
     with pytest.raises(ValueError, match=r"third\.png"):
-        load_synthetic(tmp_path)
+        load_synthetic_images(tmp_path)
 
 
 def test_a_damaged_shard_is_named(tmp_path: Path) -> None:
     images, labels = draw((2, 2, 2), seed=0)
     shard = write_synthetic(tmp_path / "cut", images, labels) / "data" / "train-00000-of-00001.parquet"
     shard.write_bytes(shard.read_bytes()[:-100])
-    with pytest.raises(ValueError, match=r"train-00000-of-00001\.parquet cannot be read as Parquet"):
-        load_synthetic(tmp_path / "cut")
+    with pytest.raises(ValueError, match=r"train-00000-of-00001\.parquet cannot be read"):
+        load_synthetic_images(tmp_path / "cut")
 
 
 def test_classes_that_the_real_set_lacks_are_named(

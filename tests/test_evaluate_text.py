@@ -303,7 +303,7 @@ def test_folders_without_texts_are_named(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="the synthetic set must hold 10 texts or more, got 4"):
         main(arguments(folder, tmp_path / "out", synthetic=str(few)))
     (few / "generation.json").write_text(json.dumps({"complete": False}))
-    with pytest.raises(ValueError, match="few is not finished; start its `clinsynth generate text`"):
+    with pytest.raises(ValueError, match="few is not finished; start its `clinsynth generate`"):
         main(arguments(folder, tmp_path / "out", synthetic=str(few)))
 
 

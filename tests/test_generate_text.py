@@ -5,6 +5,7 @@ import json
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,12 @@ from clinsynth.data.arguments import TextDataArguments
 from clinsynth.data.duplicates import NearDuplicates
 from clinsynth.data.tasks import load_task
 from clinsynth.data.texts import load_text_dataset
-from clinsynth.models.language_models import asker
 from clinsynth.scripts.generate_text import GenerateTextArguments
 from clinsynth.scripts.generate_text import main as generate
 from clinsynth.synthesis import shards as synthetic_shards
-from clinsynth.synthesis.plan import examples_by_label, label_names, plan_text_labels
+from clinsynth.synthesis.plan import Prompts, examples_by_label, find_label, name_labels, plan_labels
 from clinsynth.synthesis.text_filters import NEAR_DUPLICATE, TRAIN_COPY, SeenTexts
-from clinsynth.synthesis.text_shards import TextShardPlan, settle_shards, write_text_shards
+from clinsynth.synthesis.text_shards import TextShards, settle_shards, write_text_shards
 
 WORDS = "rain walks over the quiet house while old friends count small lamps and nobody sleeps till morning".split()
 
@@ -68,12 +68,12 @@ class ChainWriter:
         return Row({"text": " ".join(words)})
 
 
-def plan_of(folder: Path, per_class: int = 10, **changes: Any) -> TextShardPlan:
+def plan_of(folder: Path, per_class: int = 10, **changes: Any) -> TextShards:
     (folder / "data").mkdir(parents=True, exist_ok=True)
     names = list(load_task("severity-posts").labels)
     settings: dict[str, Any] = {"seed": 0, "shard_size": 8}
     labels = [label for label in range(len(names)) for _ in range(per_class)]
-    return TextShardPlan(folder, labels, dict(enumerate(names)), **settings | changes)
+    return TextShards(folder, labels, dict(enumerate(names)), **settings | changes)
 
 
 def arguments(folder: Path, **changes: Any) -> GenerateTextArguments:
@@ -85,8 +85,12 @@ def arguments(folder: Path, **changes: Any) -> GenerateTextArguments:
 
 def ask_of(args: GenerateTextArguments, train: Any = None) -> Any:
     task = load_task(args.task)
-    names = label_names(args, task, train)
-    return asker(args, task, names, examples_by_label(args, names, train))
+    names = name_labels(task, args.task, train, args.dataset)
+    return Prompts(task, names, examples_by_label(names, train, args.k_shot, args.dataset), args.k_shot)
+
+
+def labels_of(args: GenerateTextArguments, names: list[str], train: Any = None) -> list[int]:
+    return plan_labels(args, dict(enumerate(names)), partial(find_label, names), lambda: train["label"], "texts")
 
 
 def posts(folder: Path, per_class: int = 12) -> Path:
@@ -102,7 +106,7 @@ def posts(folder: Path, per_class: int = 12) -> Path:
     return folder / "posts.csv"
 
 
-def write_all(plan: TextShardPlan, write: Any, threshold: float = 0.7, ask: Any = None, train: Any = ()) -> None:
+def write_all(plan: TextShards, write: Any, threshold: float = 0.7, ask: Any = None, train: Any = ()) -> None:
     seen, ask = SeenTexts(threshold, train), ask or ask_of(arguments(plan.output_dir))
     for process in range(plan.num_processes):
         write_text_shards(plan, ask, write, seen, process)
@@ -291,12 +295,12 @@ def test_balance_to_and_counts(tmp_path: Path) -> None:
     path = posts(tmp_path)
     args = arguments(tmp_path, dataset=str(path), balance_to=11)
     train = load_text_dataset(args)["train"]
-    names = label_names(args, load_task(args.task), train)
+    names = name_labels(load_task(args.task), args.task, train, args.dataset)
     assert names == sorted(load_task(args.task).labels)
-    assert plan_text_labels(args, names, train) == [0, 0, 1, 1, 2, 2, 3, 3]
-    assert plan_text_labels(arguments(tmp_path, counts="severe=2, mild=1"), names, None) == [0, 3, 3]
+    assert labels_of(args, names, train) == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert labels_of(arguments(tmp_path, counts="severe=2, mild=1"), names) == [0, 3, 3]
     with pytest.raises(ValueError, match="nothing to generate: no label is below 8 texts"):
-        plan_text_labels(arguments(tmp_path, dataset=str(path), balance_to=8), names, train)
+        labels_of(arguments(tmp_path, dataset=str(path), balance_to=8), names, train)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,8 @@ from text_posts import LABELS, save_tiny_encoder, write_post, write_posts
 from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
 
 from clinsynth.data.tasks import load_task
-from clinsynth.models.language_models import load_writer, write_rows
+from clinsynth.models.language_models import load_writer
+from clinsynth.models.writers import write_rows
 from clinsynth.pipelines.structured_medical_text.text_rows import derive_seed
 from clinsynth.scripts.generate_text import GenerateTextArguments
 from clinsynth.scripts.generate_text import main as generate

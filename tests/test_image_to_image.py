@@ -20,6 +20,7 @@ from clinsynth.data.phantom_fundus import GRADES
 from clinsynth.images import from_png, to_picture
 from clinsynth.judges.checklists import sample_id
 from clinsynth.judges.judges import judge_arrays, load_judge
+from clinsynth.models.generators import Diffusion, Sample
 from clinsynth.scripts.generate_images import GenerateImagesArguments, main
 from clinsynth.synthesis.image_checks import (
     NO_ANSWER,
@@ -32,8 +33,8 @@ from clinsynth.synthesis.image_checks import (
     Keep,
     parse_share,
 )
-from clinsynth.synthesis.image_sources import PICTURES, ImageSources, load_sources, parse_strength, sweep_strengths
-from clinsynth.synthesis.shards import Sample, ShardPlan, write_shards
+from clinsynth.synthesis.image_shards import ImageShards, write_image_shards
+from clinsynth.synthesis.image_sources import TRIED, ImageSources, load_sources, parse_strength, sweep_strengths
 
 NAMES = "healthy,mild,severe"
 PHANTOM = "phantom-fundus?size=64&train=60&validation=10&test=10"
@@ -121,7 +122,7 @@ def test_rows_depend_on_neither_batches_nor_a_stop(model: Path, data: Path, tmp_
 def test_only_the_named_classes_give_sources(model: Path, data: Path, tmp_path: Path) -> None:
     main(from_images(model, data, tmp_path / "out", from_class="mild", counts="healthy=5,severe=5", per_class=None))
     assert {row["source_label"] for row in read_rows(tmp_path / "out")} == {"mild"}
-    with pytest.raises(ValueError, match=r"no train picture of --from_images .* can be made into mild"):
+    with pytest.raises(ValueError, match=r"no train image of --from_images .* can be made into mild"):
         main(from_images(model, data, tmp_path / "none", from_class="mild"))
     with pytest.raises(ValueError, match="--from_class moderate: 'moderate' is no class"):
         main(from_images(model, data, tmp_path / "none", from_class="moderate"))
@@ -151,12 +152,12 @@ def write_table(folder: Path) -> Path:
 
 def test_source_and_class_agree_in_the_columns_of_the_table(model: Path, tmp_path: Path) -> None:
     path, table = write_table(tmp_path), tmp_path / "agree.yaml"
-    pipeline = tiny_pipeline()
+    generator = Diffusion(tiny_pipeline())
 
     def sites(text: str) -> dict[str, set[str]]:
         table.write_text(text)
         args = from_images(model, path, tmp_path / "out", compatible=str(table))
-        sources = load_sources(args, pipeline, [0, 1, 2])
+        sources = load_sources(args, generator, [0, 1, 2], args.seed)
         groups = load_image_arrays(ImageDataArguments(dataset=str(path), label_names=NAMES))["train"].groups["site"]
         return {LABELS[label]: set(groups[rows]) for label, rows in sources.of_class.items()}
 
@@ -183,15 +184,15 @@ def test_a_picture_that_is_its_source_moved_or_mirrored_is_unchanged(eyes: Image
     sources = all_others(eyes.images, [row % 2 for row in range(len(eyes.images))])
     check = ChangeCheck.of(sources, eyes.images, None)
     labels, seeds = [0, 1] * 10, list(range(20))
-    own = sources.pictures(labels, seeds)
+    own = sources.images_of(labels, seeds)
     assert check(own, labels, seeds) == [UNCHANGED] * 20
     assert check(own[..., ::-1].copy(), labels, seeds).count(UNCHANGED) == 20
     noisy = np.clip(own + np.random.default_rng(0).normal(0, 3, own.shape), 0, 255).astype(np.uint8)
     assert check(noisy, labels, seeds) == [UNCHANGED] * 20
     rows = [(sources.choose(*pair) + 2) % len(eyes.images) for pair in zip(labels, seeds, strict=True)]
     assert check(eyes.images[rows], labels, seeds).count(None) >= 18
-    assert "train pictures" in check.describe()["from"] and 0.2 < check.least < 1
-    with pytest.raises(ValueError, match=r"9 train pictures without a duplicate.*--least_change"):
+    assert "train pictures" in check.facts["from"] and 0.2 < check.least < 1
+    with pytest.raises(ValueError, match=r"9 train images without a duplicate.*--least_change"):
         ChangeCheck.of(sources, eyes.images[:9], None)
 
 
@@ -224,9 +225,9 @@ def drawing(eyes: ImageArrays) -> Sample:
 
 def write(folder: Path, sample: Sample, keep: Keep, batch_size: int = 8, finish: bool = True) -> None:
     folder.mkdir(exist_ok=True)
-    plan = ShardPlan(folder, [0] * 9 + [3] * 6, dict(enumerate(GRADES)), 1, 5, most_draws=4)
+    plan = ImageShards(folder, [0] * 9 + [3] * 6, dict(enumerate(GRADES)), 1, 5, most_draws=4)
     plan.begin({"keep": {}})
-    write_shards(plan, sample, batch_size, reject=keep)
+    write_image_shards(plan, sample, batch_size, reject=keep)
     if finish:
         plan.finish({"keep": {}})
 
@@ -288,18 +289,18 @@ def test_what_a_classifier_sees_as_another_class_is_drawn_anew(eyes: ImageArrays
     names = [*GRADES[::-1]]  # numbered otherwise than the generator's
     network = build_small_resnet(5, 3, seed=1)
     save_classifier(network, names, tmp_path / "judge")
-    check = ClassCheck.of(str(tmp_path / "judge"), dict(enumerate(GRADES)))
+    check = ClassCheck(str(tmp_path / "judge"), dict(enumerate(GRADES)))
     seen = [names[number] for number in predict(network, eyes.images[:20]).argmax(1)]
     labels = [GRADES.index(name) for name in seen]
     assert check(eyes.images[:20], labels, [0] * 20) == [None] * 20
     assert check(eyes.images[:20], [(label + 1) % 5 for label in labels], [0] * 20) == [OTHER_CLASS] * 20
     with pytest.raises(ValueError, match=r"--keep_if_class has the classes .*without 'severe'"):
-        ClassCheck.of(str(tmp_path / "judge"), {0: "grade 0", 1: "severe"})
+        ClassCheck(str(tmp_path / "judge"), {0: "grade 0", 1: "severe"})
     with pytest.raises(ValueError, match=r"--keep_if_class .*nothing cannot be loaded"):
-        ClassCheck.of(str(tmp_path / "nothing"), dict(enumerate(GRADES)))
+        ClassCheck(str(tmp_path / "nothing"), dict(enumerate(GRADES)))
     save_classifier(build_small_resnet(1000, 3), [f"c{n}" for n in range(1000)], tmp_path / "of-other-things")
     with pytest.raises(ValueError, match=r"classes c0, c1, (c\d+, )+… \(1,000 in all\), without 'grade 0'"):
-        ClassCheck.of(str(tmp_path / "of-other-things"), dict(enumerate(GRADES)))
+        ClassCheck(str(tmp_path / "of-other-things"), dict(enumerate(GRADES)))
 
 
 def test_the_command_keeps_by_class_without_sources(model: Path, data: Path, tmp_path: Path) -> None:
@@ -341,7 +342,7 @@ def test_the_strength_with_most_kept_is_chosen_once(eyes: ImageArrays, tmp_path:
     found = sweep_strengths(path, [0.2, 0.5, 0.8], sources, sampler, keep, names, made_by)
     assert found["grade 0"]["chosen"] == 0.5 and found["grade 1"]["chosen"] == 0.2
     assert found["grade 0"]["tried"]["0.5"]["kept"] == 0.5
-    assert found["grade 0"]["tried"]["0.2"]["rejected"] == {"not finite": 1, UNCHANGED: PICTURES - 1}
+    assert found["grade 0"]["tried"]["0.2"]["rejected"] == {"not finite": 1, UNCHANGED: TRIED - 1}
     assert asked == [0.2, 0.5, 0.8] * 2
     assert sweep_strengths(path, [0.2, 0.5, 0.8], sources, sampler, keep, names, made_by) == found and len(asked) == 6
     sweep_strengths(path, [0.2, 0.5, 0.8], sources, sampler, keep, names, {**made_by, "weights_sha256": "b"})
@@ -388,7 +389,7 @@ def test_strengths_are_read(text: str | float, found: object) -> None:
         ({"keep_if_checklist": "4/5"}, "--checklist phantom-fundus has no condition 'healthy', a class of --model"),
         (
             {"keep_if_checklist": "4/5", "judge": "expert", "judge_model": "a.csv"},
-            "knows only pictures that there are",
+            "knows only images that there are",
         ),
         ({"most_draws": 0}, "--most_draws must be at least 1, got 0"),
         ({"least_change": 3}, r"--least_change must be in \[0, 2\], got 3"),

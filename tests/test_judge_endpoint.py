@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 from chat_server import Answer, ChatServer, as_json, chat, is_canary, obey
 from helpers import write_npz
@@ -21,7 +22,6 @@ from clinsynth.judges.calibration import calibrate
 from clinsynth.judges.checklists import sample_id
 from clinsynth.judges.judges import load_judge, passes, share_of_items
 from clinsynth.judges.scores import read_answers
-from clinsynth.models import endpoints as text_endpoint_failures
 from clinsynth.scripts.judge import main
 
 FAR = "http://models.example.org:8000/v1"
@@ -30,7 +30,10 @@ LOST = (0, {}, b"")
 
 @pytest.fixture(autouse=True)
 def quick_and_without_keys(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(text_endpoint_failures, "FIRST_WAIT_S", 0.01)
+    async def at_once(seconds: float) -> None:
+        """In the place of a wait."""
+
+    monkeypatch.setattr(anyio, "sleep", at_once)
     for name in ("OPENAI_API_KEY", "HF_TOKEN"):
         monkeypatch.delenv(name, raising=False)
 

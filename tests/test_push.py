@@ -15,7 +15,7 @@ pytest.importorskip("fastapi", reason="needs FastAPI, which `pip install clinsyn
 from loopback_hub.hub import LoopbackHub
 from pushing import MODEL, SET, SET_FILES, Client, files_of, pushing_client, stamp, wait_until
 
-from clinsynth.synthesis.provenance import SOURCE_TYPE, read_picture
+from clinsynth.synthesis.provenance import SOURCE_TYPE, read_mark
 
 MODEL_FILES = (
     "README.md model_index.json pipeline_class_conditioned_ddpm.py scheduler/scheduler_config.json unet/config.json "
@@ -74,7 +74,7 @@ def test_a_data_set_is_private_whole_and_says_what_it_is(client: Client, hub: Lo
     for row in rows:
         assert (row["synthetic"], row["generator"], row["revision"]) == (True, "retina", weights)
         says = {"synthetic": True, "generator": "retina", "revision": weights, "seed": row["seed"]}
-        assert read_picture(row["image"]["bytes"]) == {**says, "digital_source_type": SOURCE_TYPE}
+        assert read_mark(row["image"]["bytes"]) == {**says, "digital_source_type": SOURCE_TYPE}
     texts = [repo.read(path).decode() for path in ("README.md", "generation.json", "evidence.json")]
     assert not any(str(client.folder) in text or "/tmp" in text for text in texts)
     assert '"pairs"' not in texts[2] and '"train_row"' not in texts[2]

@@ -19,10 +19,10 @@ from test_push_samples import PATIENT, picture_file
 
 from clinsynth.hub.inspection import inspect_file
 from clinsynth.hub.shards import PublishedShards, write_table
+from clinsynth.synthesis.image_shards import ImageShards, write_image_shards
 from clinsynth.synthesis.image_sources import ImageSources
-from clinsynth.synthesis.provenance import Provenance, all_marked, is_marked, make_chunk, mark_picture, read_picture
+from clinsynth.synthesis.provenance import Provenance, all_marked, is_marked, make_chunk, mark_image, read_mark
 from clinsynth.synthesis.shard_files import HashedFile, hash_each, looked_at, marked_schema, read_columns
-from clinsynth.synthesis.shards import ShardPlan, write_shards
 
 GENERATOR = {"model": "me/retina", "weights_sha256": "abc", "seed": 0}
 MADE = Provenance("me/retina", "abc")
@@ -32,10 +32,10 @@ Change = Callable[[list[dict[str, Any]]], None]
 
 def generate(
     folder: Path, reject: Any = None, side: int = 28, finish: bool = True, sources: ImageSources | None = None
-) -> ShardPlan:
+) -> ImageShards:
     """Ten rows of noise in two shards."""
     labels = [0] * 6 + [1] * 4
-    plan = ShardPlan(folder, labels, dict(enumerate(NAMES)), seed=3, shard_size=6, sources=sources)
+    plan = ImageShards(folder, labels, dict(enumerate(NAMES)), seed=3, shard_size=6, sources=sources)
     folder.mkdir(exist_ok=True)
     plan.begin(GENERATOR)
 
@@ -43,7 +43,7 @@ def generate(
         made = [np.random.default_rng(seed).integers(0, 256, (3, side, side)) for seed in seeds]
         return np.stack(made).astype(np.uint8), np.ones(len(labels), dtype=bool)
 
-    write_shards(plan, sample, batch_size=4, reject=reject)
+    write_image_shards(plan, sample, batch_size=4, reject=reject)
     if finish:
         plan.finish(GENERATOR)
     return plan
@@ -74,7 +74,7 @@ def test_a_generated_set_is_published_as_it_is(when: str, tmp_path: Path) -> Non
         rows = pq.read_table(folder / path)
         assert set(pq.ParquetFile(folder / path).metadata.metadata) == {b"ARROW:schema", b"huggingface"}
         for row in rows.to_pylist():
-            assert read_picture(row["image"]["bytes"]) == MADE.of_row(row["seed"])
+            assert read_mark(row["image"]["bytes"]) == MADE.of_row(row["seed"])
             assert {name: row[name] for name in MADE.columns()} == MADE.columns()
     size = sum(path.stat().st_size for path in hash_each(folder))
     assert shards.left_out == [] and shards.num_rows == 10 and shards.download_size == size
@@ -127,8 +127,8 @@ def test_many_rows_are_marked_as_each_alone() -> None:
     made, seeds = Provenance('me/"seed": 0, "x é', "abc"), [0, None, 7, 2**62]
     _, png = picture_file("PNG")
     for seed, words in zip(seeds, made.chunks(seeds), strict=True):
-        marked = mark_picture(png, made.of_row(seed))
-        assert words in marked and is_marked(marked, words) and read_picture(marked) == made.of_row(seed)
+        marked = mark_image(png, made.of_row(seed))
+        assert words in marked and is_marked(marked, words) and read_mark(marked) == made.of_row(seed)
         assert not is_marked(png, words) and not is_marked(marked, next(made.chunks([8])))
         assert not is_marked(marked + b" ", words) and not is_marked(picture_file("JPEG")[1], words)
     with pytest.raises(ValueError, match="cut short"):
@@ -136,7 +136,7 @@ def test_many_rows_are_marked_as_each_alone() -> None:
 
 
 def test_a_row_of_files_is_looked_at_as_each_alone() -> None:
-    files = [mark_picture(picture_file("PNG")[1], MADE.of_row(seed)) for seed in (1, 22, 333)]
+    files = [mark_image(picture_file("PNG")[1], MADE.of_row(seed)) for seed in (1, 22, 333)]
     words = list(MADE.chunks([1, 22, 333]))
     data = b"before" + b"".join(files) + b"behind"
     ends = [6, *(6 + len(b"".join(files[: number + 1])) for number in range(3))]
@@ -168,8 +168,7 @@ def test_publishing_a_generated_set_needs_neither_datasets_nor_pandas(tmp_path: 
         "from clinsynth.hub_cards.dataset_card import dataset_card\n"
         "from clinsynth.hub_cards.sets import sample_grid\n"
         "from clinsynth.synthesis.provenance import Provenance\n"
-        "from clinsynth.hub.inspection import inspect_file
-from clinsynth.hub.shards import PublishedShards\n"
+        "from clinsynth.hub.shards import PublishedShards\n"
         "from clinsynth.synthesis.shard_files import hash_each\n"
         "folder = Path(sys.argv[1])\n"
         "shards = PublishedShards(folder, Provenance('me/retina', 'abc'), hash_each(folder))\n"
@@ -186,13 +185,11 @@ def words_in(picture: bytes, kind: bytes, data: bytes) -> bytes:
 
 
 def wrong_seed(rows: list[dict[str, Any]]) -> None:
-    rows[1]["image"]["bytes"] = mark_picture(rows[1]["image"]["bytes"], MADE.of_row(99))
+    rows[1]["image"]["bytes"] = mark_image(rows[1]["image"]["bytes"], MADE.of_row(99))
 
 
 def other_generator_in_the_chunk(rows: list[dict[str, Any]]) -> None:
-    rows[1]["image"]["bytes"] = mark_picture(
-        rows[1]["image"]["bytes"], Provenance(PATIENT, "").of_row(rows[1]["seed"])
-    )
+    rows[1]["image"]["bytes"] = mark_image(rows[1]["image"]["bytes"], Provenance(PATIENT, "").of_row(rows[1]["seed"]))
 
 
 def text_chunk(rows: list[dict[str, Any]]) -> None:
@@ -268,7 +265,7 @@ def test_a_shard_with_one_wrong_row_is_written_anew(change: Change, tmp_path: Pa
     assert isinstance(content, bytes) and isinstance(other, HashedFile)
     assert PATIENT.encode() not in content
     for row in pq.read_table(io.BytesIO(content)).to_pylist():
-        assert read_picture(row["image"]["bytes"]) == MADE.of_row(row["seed"]) and row["image"]["path"] is None
+        assert read_mark(row["image"]["bytes"]) == MADE.of_row(row["seed"]) and row["image"]["path"] is None
         assert {name: row[name] for name in MADE.columns()} == MADE.columns()
 
 
@@ -360,6 +357,6 @@ def test_a_set_that_was_begun_without_it_goes_on_without_it(tmp_path: Path) -> N
     for path, content in zip(hash_each(folder), published(folder), strict=True):
         rows = pq.read_table(path)
         assert rows.column_names == ["image", "label", "seed"] and isinstance(content, bytes)
-        assert [read_picture(row["image"]["bytes"]) for row in rows.to_pylist()] == [None] * rows.num_rows
+        assert [read_mark(row["image"]["bytes"]) for row in rows.to_pylist()] == [None] * rows.num_rows
     new = generate(tmp_path / "new").output_dir
     assert published(folder) == [path.read_bytes() for path in hash_each(new)]

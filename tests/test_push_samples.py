@@ -15,7 +15,7 @@ from PIL import Image, PngImagePlugin
 from clinsynth.hub.files import content_of, metric_files, model_files, space_files
 from clinsynth.hub.repository import explained, reason, status_of
 from clinsynth.hub.shards import PublishedShards
-from clinsynth.synthesis.provenance import Provenance, find_provenance, mark_picture, read_picture
+from clinsynth.synthesis.provenance import Provenance, find_provenance, mark_image, read_mark
 from clinsynth.synthesis.shard_files import find_shards, hash_each, hash_shards
 
 SAYS = Provenance("me/retina", "abc").of_row(7)
@@ -43,20 +43,20 @@ def picture_file(kind: str) -> tuple[np.ndarray, bytes]:
 def test_metadata_goes_and_pixels_and_provenance_stay(kind: str) -> None:
     pixels, before = picture_file(kind)
     assert PATIENT.encode() in before
-    after = mark_picture(before, SAYS)
+    after = mark_image(before, SAYS)
     opened = Image.open(io.BytesIO(after))
     assert np.array_equal(np.asarray(opened), pixels)
     assert PATIENT.encode() not in after and not opened.getexif()
-    assert list(opened.text) == ["clinsynth"] and json.loads(opened.text["clinsynth"]) == SAYS == read_picture(after)
-    assert mark_picture(after, SAYS) == after and read_picture(before) is None
+    assert list(opened.text) == ["clinsynth"] and json.loads(opened.text["clinsynth"]) == SAYS == read_mark(after)
+    assert mark_image(after, SAYS) == after and read_mark(before) is None
 
 
 def test_a_damaged_picture_is_an_error() -> None:
     _, png = picture_file("PNG")
     with pytest.raises(ValueError, match="cut short"):
-        mark_picture(png[:60], SAYS)
+        mark_image(png[:60], SAYS)
     with pytest.raises(ValueError, match="cannot be brought to PNG"):
-        mark_picture(b"no picture", SAYS)
+        mark_image(b"no picture", SAYS)
 
 
 def write_set(folder: Path, names: list[str]) -> Path:
@@ -89,7 +89,7 @@ def test_a_published_shard_holds_known_columns_alone_and_is_the_same_each_time(t
     table = pq.read_table(io.BytesIO(content))
     assert table.column_names == ["image", "label", "seed", "synthetic", "generator", "revision"]
     assert Features.from_arrow_schema(table.schema)["label"].names == ["a", "b"]
-    assert [read_picture(row["image"]["bytes"])["seed"] for row in table.to_pylist()] == [3, 4]
+    assert [read_mark(row["image"]["bytes"])["seed"] for row in table.to_pylist()] == [3, 4]
     again = PublishedShards(folder, Provenance("me/retina", "abc"), hash_each(folder))
     assert list(again.files(2)) == [(path, content)]
     with pytest.raises(ValueError, match=r"holds 4 rows, but its generation\.json says 3"):

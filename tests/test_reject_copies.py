@@ -15,10 +15,13 @@ from clinsynth.data.arguments import ImageDataArguments
 from clinsynth.data.images import load_image_arrays
 from clinsynth.images import from_png
 from clinsynth.metrics.privacy.copies import EXACT, NEAR, CopyDetector
+from clinsynth.models.generators import Sample
 from clinsynth.scripts.generate_images import main
 from clinsynth.synthesis.image_checks import CopyCheck
-from clinsynth.synthesis.sets import load_synthetic
-from clinsynth.synthesis.shards import MOST_DRAWS, Reject, Sample, ShardPlan, seed_of, write_shards
+from clinsynth.synthesis.image_shards import ImageShards, write_image_shards
+from clinsynth.synthesis.image_sources import Reject
+from clinsynth.synthesis.sets import load_synthetic_images
+from clinsynth.synthesis.shards import MOST_DRAWS, seed_of
 
 PHANTOM = "phantom-fundus?size=28&train=60&validation=10&test=100"
 GENERATOR = {"reject_copies": {}}
@@ -54,11 +57,11 @@ def replaying(phantom: dict[str, np.ndarray], share: float, noise: float = 0) ->
 
 def generate(
     folder: Path, sample: Sample, reject: Reject | None, batch_size: int = 8, finish: bool = True
-) -> ShardPlan:
+) -> ImageShards:
     folder.mkdir(exist_ok=True)
-    plan = ShardPlan(folder, [0] * 20 + [2] * 13, LABELS, seed=3, shard_size=7)
+    plan = ImageShards(folder, [0] * 20 + [2] * 13, LABELS, seed=3, shard_size=7)
     plan.begin(GENERATOR)
-    write_shards(plan, sample, batch_size, reject=reject)
+    write_image_shards(plan, sample, batch_size, reject=reject)
     if finish:
         plan.finish(GENERATOR)
     return plan
@@ -88,7 +91,7 @@ def test_copies_are_rejected_and_counted(
     found = description(tmp_path / "out")
     assert found["produced"] == found["requested"] and found["given_up"] == {"rows": 0, "after_draws": 10}
     assert found["rejected"]["not finite"] == 0 and found["rejected"][reason] >= len(copied)
-    assert len(load_synthetic(tmp_path / "out").images) == 33
+    assert len(load_synthetic_images(tmp_path / "out").images) == 33
     assert load_dataset(str(tmp_path / "out"), split="train", cache_dir=str(tmp_path / "cache")).num_rows == 33
     assert description(tmp_path / "all")["rejected"] == {"not finite": 0}
 
@@ -133,10 +136,10 @@ def test_rows_depend_on_neither_batch_size_nor_processes_nor_a_stop(
     generate(tmp_path / "stopped", sample, CopyCheck(detector))
 
     (tmp_path / "two").mkdir()
-    plan = ShardPlan(tmp_path / "two", [0] * 20 + [2] * 13, LABELS, seed=3, shard_size=7, num_processes=2)
+    plan = ImageShards(tmp_path / "two", [0] * 20 + [2] * 13, LABELS, seed=3, shard_size=7, num_processes=2)
     plan.begin(GENERATOR)
     for process in (1, 0):
-        write_shards(plan, sample, 8, process, CopyCheck(detector))
+        write_image_shards(plan, sample, 8, process, CopyCheck(detector))
     plan.finish(GENERATOR)
 
     rows = read_rows(tmp_path / "whole")

@@ -19,11 +19,11 @@ from clinsynth.cli import main
 from clinsynth.data.sources import load_folder
 from clinsynth.hub.credentials import read_manifest, unsigned
 from clinsynth.hub.shards import write_table
-from clinsynth.hub_cards.sets import read_generation
 from clinsynth.images import from_png, to_picture, to_png
-from clinsynth.synthesis.provenance import Provenance, mark_picture
+from clinsynth.synthesis.image_shards import ImageShards, write_image_shards
+from clinsynth.synthesis.provenance import Provenance, mark_image
+from clinsynth.synthesis.sets import read_finished
 from clinsynth.synthesis.shard_files import hash_shards
-from clinsynth.synthesis.shards import ShardPlan, write_shards
 
 GENERATOR = {"model": "me/retina", "weights_sha256": "abc", "seed": 0}
 FIRST = "data/train-00000-of-00003.parquet"
@@ -31,7 +31,7 @@ FIRST = "data/train-00000-of-00003.parquet"
 
 def generate(folder: Path, rows: int = 6, shard_size: int = 2, **generator: Any) -> Path:
     """Pictures of noise, 32 px, as `clinsynth generate images` writes them."""
-    plan = ShardPlan(folder, [i % 2 for i in range(rows)], {0: "a", 1: "b"}, seed=3, shard_size=shard_size)
+    plan = ImageShards(folder, [i % 2 for i in range(rows)], {0: "a", 1: "b"}, seed=3, shard_size=shard_size)
     folder.mkdir()
     plan.begin(GENERATOR | generator)
 
@@ -39,7 +39,7 @@ def generate(folder: Path, rows: int = 6, shard_size: int = 2, **generator: Any)
         made = [np.random.default_rng(seed).integers(0, 256, (1, 32, 32)) for seed in seeds]
         return np.stack(made).astype(np.uint8), np.ones(len(labels), dtype=bool)
 
-    write_shards(plan, sample, batch_size=8)
+    write_image_shards(plan, sample, batch_size=8)
     plan.finish(GENERATOR | generator)
     (folder / "config.yaml").write_text("per_class: 3\n")
     (folder / "notes.txt").write_text("what nobody else should read")
@@ -96,8 +96,8 @@ def test_a_set_is_signed_whole(runs: Path, signed: Path) -> None:
 
 
 def test_a_signed_set_is_a_set_with_shards_of_its_own(runs: Path, signed: Path) -> None:
-    before = read_generation(runs / "set")
-    assert read_generation(signed) == {name: value for name, value in before.items() if name != "looked_at"}
+    before = read_finished(runs / "set")
+    assert read_finished(signed) == {name: value for name, value in before.items() if name != "looked_at"}
     assert hash_shards(signed) != hash_shards(runs / "set")
     assert load_folder(signed)["train"].features == load_folder(runs / "set")["train"].features
     found = sorted(str(path.relative_to(signed)) for path in signed.rglob("*") if path.is_file())
@@ -138,10 +138,10 @@ def test_a_killed_run_goes_on(runs: Path, tmp_path: Path) -> None:
     done = {path: path.read_bytes() for path in output.glob("data/train-*")}
     assert 1 <= len(done) < 10
     with pytest.raises(ValueError, match="is not finished"):
-        read_generation(output)
+        read_finished(output)
     (output / "data" / ".train-left.tmp").write_text("half a shard")
     main(words(runs, output, folder))
-    assert len(list((output / "data").iterdir())) == 10 and read_generation(output)["complete"]
+    assert len(list((output / "data").iterdir())) == 10 and read_finished(output)["complete"]
     assert all(path.read_bytes() == content for path, content in done.items())
     states = [read_manifest(row["image"]["bytes"]) for path in output.glob("data/*") for row in rows_of(path)]
     assert len(states) == 200 and all(found is not None and found["state"] == "valid" for found in states)
@@ -165,7 +165,7 @@ def test_sets_that_are_not_signed(
 ) -> None:
     changed = generate(tmp_path / "changed")
     table = pq.read_table(changed / FIRST)
-    other = mark_picture(rows_of(changed / FIRST)[1]["image"]["bytes"], Provenance("me/other", "abc").of_row(1))
+    other = mark_image(rows_of(changed / FIRST)[1]["image"]["bytes"], Provenance("me/other", "abc").of_row(1))
     pictures = [table["image"][0].as_py(), {"bytes": other, "path": None}]
     swapped = table.set_column(0, table.schema.field(0), pa.array(pictures, table.schema.field(0).type))
     tables = {

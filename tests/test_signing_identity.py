@@ -17,9 +17,9 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from clinsynth.hub.credentials import ImageSigner, read_manifest, sign_image
 from clinsynth.hub.signing import read_identity
 from clinsynth.images import to_picture, to_png
-from clinsynth.synthesis.provenance import Provenance, mark_picture
+from clinsynth.synthesis.provenance import Provenance, mark_image
 
-MARKED = mark_picture(to_png(to_picture(np.zeros((1, 32, 32), np.uint8))), Provenance("me/retina", "abc").of_row(7))
+MARKED = mark_image(to_png(to_picture(np.zeros((1, 32, 32), np.uint8))), Provenance("me/retina", "abc").of_row(7))
 
 
 def state(picture: bytes, anchors: str | None = None) -> str:

@@ -18,7 +18,7 @@ pytest.importorskip("gradio", reason="needs gradio; install it with `pip install
 from gradio_client.exceptions import AppError
 from space_server import Studio, tiny_studio
 
-from clinsynth.synthesis.provenance import SOURCE_TYPE, read_picture
+from clinsynth.synthesis.provenance import SOURCE_TYPE, read_mark
 
 QUICK = {"steps": 2, "count": 2}
 
@@ -70,8 +70,8 @@ def test_the_download_holds_every_image_with_its_provenance(client: Any) -> None
     assert [row["label"] for row in settings["pictures"]] == [LABELS[0], LABELS[1], LABELS[2], LABELS[0]]
     assert settings["synthetic"] is True and settings["num_inference_steps"] == 2 and len(settings["revision"]) == 64
     for seed, content, item in zip(range(9, 13), files, images, strict=True):
-        says = read_picture(content)
-        assert says == read_picture(Path(item["image"]).read_bytes())
+        says = read_mark(content)
+        assert says == read_mark(Path(item["image"]).read_bytes())
         assert says is not None and says["seed"] == seed and says["generator"] == "eyes"
         assert says["digital_source_type"] == SOURCE_TYPE
         assert Image.open(io.BytesIO(content)).size == (28, 28)

@@ -1,14 +1,17 @@
 """Texts by a server of the OpenAI protocol: what goes over the wire, what fails and passes, what fails for good."""
 
+import gzip
 import json
 import logging
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 from chat_server import ChatServer, as_json, chat, is_canary, obey
 from helpers import run_python
@@ -16,11 +19,17 @@ from test_generate_text import posts, read_rows, report
 from text_models import save_small_task
 
 from clinsynth.data.tasks import load_task
-from clinsynth.models import endpoints as text_endpoint_failures
-from clinsynth.models.endpoints import Endpoint, is_loopback, key_variable
+from clinsynth.models.addresses import is_loopback, key_variable
+from clinsynth.models.endpoints import Endpoint
+from clinsynth.models.writers import WriterArguments
 from clinsynth.pipelines.structured_medical_text.text_rows import derive_seed
 from clinsynth.scripts.generate_text import GenerateTextArguments
 from clinsynth.scripts.generate_text import main as generate
+
+
+async def at_once(seconds: float) -> None:
+    """In the place of a wait."""
+
 
 HTML = (200, {"Content-Type": "text/html"}, b"<html><body>Log in first</body></html>")
 LOST = (0, {}, b"")
@@ -29,7 +38,7 @@ SECRET = "sk-kept-quiet"
 
 @pytest.fixture(autouse=True)
 def quick_and_without_keys(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(text_endpoint_failures, "FIRST_WAIT_S", 0.01)
+    monkeypatch.setattr(anyio, "sleep", at_once)
     for name in ("OPENAI_API_KEY", "HF_TOKEN"):
         monkeypatch.delenv(name, raising=False)
 
@@ -51,8 +60,8 @@ def arguments(server: ChatServer, task: Path, output_dir: Path, **changes: Any) 
 
 
 def endpoint_of(server: ChatServer, task: Path, **changes: Any) -> Endpoint:
-    settings: dict[str, Any] = {"url": server.url, "schema": load_task(str(task)).schema, "timeout_s": 5.0}
-    return Endpoint(model="m", max_tokens=50, **settings | changes)
+    args = WriterArguments(model="m", endpoint=server.url, timeout_s=5.0, **changes)
+    return Endpoint(args, load_task(str(task)).schema, max_tokens=50)
 
 
 def requests(count: int) -> list[tuple[list[dict[str, str]], int]]:
@@ -79,7 +88,7 @@ def test_rows_come_in_order_and_each_request_says_what_is_wanted(
 
 def test_no_more_requests_at_once_than_allowed(server: ChatServer, task: Path) -> None:
     server.delay_s = 0.05
-    results = list(endpoint_of(server, task, concurrency=3)(requests(12)))
+    results = list(endpoint_of(server, task, concurrency=3).write(requests(12)))
     assert len(results) == 12 and server.most == 3
     assert [result.seed for result in results] == [seed for _, seed in requests(12)]
 
@@ -90,7 +99,7 @@ def test_no_more_requests_at_once_than_allowed(server: ChatServer, task: Path) -
 def test_what_fails_in_passing_changes_no_row(
     failure: Any, server: ChatServer, task: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    plain = list(endpoint_of(server, task)(requests(6)))
+    plain = list(endpoint_of(server, task).write(requests(6)))
     tries: Counter[str] = Counter()
 
     def fail_twice(body: dict[str, Any]) -> Any:
@@ -99,24 +108,29 @@ def test_what_fails_in_passing_changes_no_row(
         return failure if tries[prompt] <= 2 else obey(body)
 
     server.answer = fail_twice
-    results = list(endpoint_of(server, task)(requests(6)))
+    results = list(endpoint_of(server, task).write(requests(6)))
     if failure == chat(None):  # an answer, but one that is refused and asked for anew with another seed
         assert all(result.rejections == ["without content"] * 2 and result.attempts == 3 for result in results)
         last = {derive_seed(seed, 2) % 2**31 for _, seed in requests(6)}
         assert last <= {body["seed"] for body in server.bodies} and len(server.bodies) == 6 + 18
     else:
-        assert results == plain and "trying again in 0.0 s" in caplog.text and "row 1" not in caplog.text
+        assert results == plain and "that was try 2 of at most 5" in caplog.text and "row 1" not in caplog.text
 
 
-def test_the_wait_doubles_varies_and_heeds_the_server(server: ChatServer, task: Path) -> None:
-    import httpx2
+def test_the_wait_doubles_varies_and_heeds_the_server(
+    server: ChatServer, task: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
 
-    waits = [[text_endpoint_failures.wait_before(tries, ValueError()) for _ in range(50)] for tries in (1, 2, 3, 20)]
-    for wait, most in zip(waits, (0.01, 0.02, 0.04, 60.0), strict=True):
-        assert most / 2 <= min(wait) < max(wait) <= most or (min(wait) == max(wait) == most == 60.0)
-    request = httpx2.Request("POST", server.url)
-    asked = httpx2.Response(429, headers={"retry-after": "7"}, request=request)
-    assert text_endpoint_failures.wait_before(1, httpx2.HTTPStatusError("", request=request, response=asked)) == 7
+    async def noted(seconds: float) -> None:
+        waits.append(seconds)
+
+    monkeypatch.setattr(anyio, "sleep", noted)
+    failures = iter([as_json(503, []), LOST, HTML, as_json(429, {}, **{"Retry-After": "7"})])
+    server.answer = lambda body: next(failures, None) or obey(body)
+    (result,) = endpoint_of(server, task).write(requests(1))
+    assert result.data is not None and len(waits) == 4 and waits[3] == 7
+    assert all(most / 2 < wait < most for wait, most in zip(waits, (0.5, 1, 2), strict=False))
 
 
 def test_a_row_that_breaks_the_schema_is_counted_and_drawn_anew(
@@ -173,6 +187,50 @@ def test_a_server_that_hangs_is_given_up(server: ChatServer, task: Path, tmp_pat
     with pytest.raises(ValueError, match=r"failed after 2 tries .no answer in time.*raise --timeout_s"):
         generate(arguments(server, task, tmp_path / "out", timeout_s=0.2))
     release.set()
+
+
+def test_an_answer_without_end_is_left_where_it_is_too_large(server: ChatServer, task: Path, tmp_path: Path) -> None:
+    sent: list[int] = []
+
+    def endless() -> Iterator[bytes]:
+        while len(sent) < 3000:  # 3 GB
+            sent.append(1 << 20)
+            yield bytes(1 << 20)
+
+    server.answer = lambda body: (200, {"Content-Type": "application/json"}, endless())
+    with pytest.raises(ValueError, match=r"failed .an answer of more than 16 MB.*finished shards are kept"):
+        generate(arguments(server, task, tmp_path / "out"))
+    assert len(server.bodies) == 1 and 16 <= len(sent) < 40
+
+
+def test_an_answer_that_drips_is_given_up_when_its_time_is_over(
+    server: ChatServer, task: Path, tmp_path: Path
+) -> None:
+    sent: list[bytes] = []
+
+    def drip() -> Iterator[bytes]:
+        for part in [b" "] * 100:  # 10 seconds, and never a tenth of one without a byte
+            time.sleep(0.1)
+            sent.append(part)
+            yield part
+
+    server.answer = lambda body: (200, {"Content-Type": "application/json"}, drip())
+    with pytest.raises(ValueError, match=r"failed after 2 tries .no answer in time.*raise --timeout_s"):
+        generate(arguments(server, task, tmp_path / "out", timeout_s=0.5))
+    assert len(server.bodies) == 2 and 4 <= len(sent) < 30
+
+
+def test_a_compressed_answer_which_was_not_asked_for_is_not_unfolded(
+    server: ChatServer, task: Path, tmp_path: Path
+) -> None:
+    def zipped(body: dict[str, Any]) -> Any:
+        status, headers, content = obey(body)
+        return status, {**headers, "Content-Encoding": "gzip"}, gzip.compress(content)
+
+    server.answer = zipped
+    with pytest.raises(ValueError, match="what came is no chat completion"):
+        generate(arguments(server, task, tmp_path / "out"))
+    assert {headers["accept-encoding"] for headers in server.headers} == {"identity"}
 
 
 @pytest.mark.parametrize("refusal", [422, 500])
@@ -234,6 +292,9 @@ def test_keys_come_from_the_environment_and_go_nowhere_else(
 ) -> None:
     caplog.set_level(logging.INFO, "clinsynth")
     monkeypatch.setenv("HF_TOKEN", "hf_of_the_hub")
+    for name in ("OPENAI_ORG_ID", "OPENAI_PROJECT_ID", "OPENAI_ADMIN_KEY"):  # which openai sends by itself
+        monkeypatch.setenv(name, "of-another-server")
+    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", "x-note: of-another-server")
     generate(arguments(server, task, tmp_path / "without"))
     assert not any("authorization" in headers for headers in server.headers)
     assert "OPENAI_API_KEY is not set: no key" in caplog.text
@@ -244,6 +305,9 @@ def test_keys_come_from_the_environment_and_go_nowhere_else(
     written = [path.read_text() for path in (tmp_path / "with").iterdir() if path.is_file()]
     said = "".join([caplog.text, *capsys.readouterr(), *written])
     assert SECRET not in said and "hf_of_the_hub" not in said
+    assert set(server.headers[-1]) == {
+        *("host", "content-type", "content-length", "accept", "accept-encoding", "user-agent", "authorization")
+    }
     assert key_variable("https://a.us-east-1.aws.endpoints.huggingface.cloud/v1") == "HF_TOKEN"
     assert key_variable("http://huggingface.co/v1") == key_variable("https://nothuggingface.co") == "OPENAI_API_KEY"
 

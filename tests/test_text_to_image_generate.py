@@ -16,13 +16,13 @@ from PIL import Image
 from test_generate_images import pixels, read_rows
 from tiny_stable_diffusion import tiny_stable_diffusion, tiny_stable_diffusion_xl
 
+from clinsynth.data.images import open_enlarged
 from clinsynth.hub_cards.checkpoint import hash_saved_weights, read_checkpoint
 from clinsynth.hub_cards.model_card import model_card
 from clinsynth.images import to_picture
 from clinsynth.judges.checklists import sample_id
 from clinsynth.models.generators import load_pipeline
 from clinsynth.scripts.generate_images import GenerateImagesArguments, main
-from clinsynth.trainers.text_to_image.latents import open_pictures
 from clinsynth.trainers.train_text_to_image_lora import TextToImageLoraArguments
 from clinsynth.trainers.train_text_to_image_lora import main as train
 
@@ -128,7 +128,7 @@ def test_stock_image_to_image_draws_a_row_again(place: Path, tmp_path: Path) -> 
     args = from_images(place, tmp_path / "out", strength=0.5)
     main(args)
     row, drawn = read_rows(tmp_path / "out")[1], pixels(tmp_path / "out")[1]
-    train = open_pictures(GenerateImagesArguments(**{**vars(args), "dataset": args.from_images}), 32, 0).all()["train"]
+    train = open_enlarged(GenerateImagesArguments(**{**vars(args), "dataset": args.from_images}), 32, 0).all()["train"]
     source = {sample_id(to_picture(image)): image for image in train.images}[row["source_id"]]
     ours = load_pipeline(args.model)
     stock = StableDiffusionImg2ImgPipeline(**ours.components, requires_safety_checker=False)

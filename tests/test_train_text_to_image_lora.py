@@ -20,12 +20,13 @@ from test_train_ddpm import flags
 from tiny_stable_diffusion import tiny_stable_diffusion, tiny_stable_diffusion_xl, tiny_unet
 
 from clinsynth.arguments import parse
+from clinsynth.data.images import open_enlarged
 from clinsynth.models.generators import load_pipeline
 from clinsynth.models.text_to_image import load_text_to_image
 from clinsynth.models.text_to_image_base import open_base
 from clinsynth.run_folder import read_metrics
 from clinsynth.trainers.diffusion.model import diffusion_loss
-from clinsynth.trainers.text_to_image.latents import encode, latent_stream, open_pictures
+from clinsynth.trainers.text_to_image.latents import encode, latent_stream
 from clinsynth.trainers.text_to_image.model import add_lora, build_prompted, class_prompts, learned_words, open_base_of
 from clinsynth.trainers.train_text_to_image_lora import TextToImageLoraArguments, main
 from clinsynth.trainers.training_state import checkpoints
@@ -148,7 +149,7 @@ def test_the_loss_of_one_batch_falls(kind: str, place: Path, tmp_path: Path) -> 
     pipe, facts = open_base_of(args)
     prompted = build_prompted(args, pipe, facts, NAMES)
     add_lora(args, prompted)
-    (batch,) = latent_stream(args, open_pictures(args, 32, 0), prompted).step(0, 12)
+    (batch,) = latent_stream(args, open_enlarged(args, 32, 0), prompted).step(0, 12)
     trained = [weight for weight in prompted.unet.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=0.02)
     course = []
@@ -211,7 +212,7 @@ def test_validation_draws_a_grid_and_measures(place: Path, tmp_path: Path) -> No
 def test_grey_pictures_become_colour_larger_and_mirrored_ones_are_further_ones(place: Path, tmp_path: Path) -> None:
     args = arguments(place, tmp_path, resolution=64, textual_inversion_steps=0)
     pipe, facts = open_base_of(args)
-    pictures = open_pictures(args, 64, 0)
+    pictures = open_enlarged(args, 64, 0)
     prompted = build_prompted(args, pipe, facts, NAMES)
     assert prompted.side == 64 and pictures.all()["train"].images.shape == (12, 3, 64, 64)
     plain, labels = encode(pictures, "train", prompted, [])

@@ -201,9 +201,10 @@ def main(args: PreferenceArguments) -> None:
 
 def check_trainable(args: PreferenceArguments, pipeline: Any) -> None:
     """Raise a `ValueError` where the flags ask of the model what it cannot do."""
+    from clinsynth.pipelines.class_conditioned_gan import ClassConditionedGANPipeline
     from clinsynth.trainers.preference.model import is_prompted, network_of
 
-    if "unet" not in pipeline.components:
+    if isinstance(pipeline, ClassConditionedGANPipeline):
         raise ValueError(f"--model {args.model} is a GAN; give a DDPM of `clinsynth train ddpm`")
     if args.lora_rank and is_prompted(pipeline):
         raise ValueError(
@@ -224,14 +225,13 @@ def load_real(args: PreferenceArguments, pipeline: Any) -> dict[str, Any]:
     """
     from dataclasses import replace
 
-    from clinsynth.data.images import load_image_arrays
+    from clinsynth.data.images import load_image_arrays, open_enlarged
     from clinsynth.trainers.preference.model import is_prompted, picture_form
-    from clinsynth.trainers.text_to_image.latents import open_pictures
 
     side, channels = picture_form(pipeline)
     if not is_prompted(pipeline):
         return {**load_image_arrays(replace(args, resolution=side, channels=channels), args.seed)}
-    pictures = open_pictures(args, side, args.seed)
+    pictures = open_enlarged(args, side, args.seed)
     validation = next(pictures.batches("validation", len(pictures.splits["validation"])))
     return {"train": pictures.batches("train", args.sampling_batch_size), "validation": validation}
 

@@ -128,12 +128,12 @@ class TextToImageLoraArguments(ImageDataArguments):
 
 def main(args: TextToImageLoraArguments) -> None:
     """Train, and leave the LoRA in `args.output_dir`."""
-    from clinsynth.trainers.text_to_image.latents import open_pictures
+    from clinsynth.data.images import open_enlarged
     from clinsynth.trainers.text_to_image.model import build_prompted, open_base_of
 
     pipe, facts = open_base_of(args)
     side = pipe.unet.config.sample_size * pipe.vae_scale_factor
-    pictures = open_pictures(args, side, args.seed)
+    pictures = open_enlarged(args, side, args.seed)
     prompted = build_prompted(args, pipe, facts, pictures.label_names)
     if args.dry_run:
         print(describe(args, pictures, prompted))

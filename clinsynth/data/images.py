@@ -6,7 +6,7 @@ import io
 import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -121,6 +121,44 @@ def load_image_arrays(args: ImageDataArguments, seed: int = 0) -> dict[str, Imag
     found: Survey = sum((survey(split) for split in splits.values()), Counter())
     target = choose_target(found, args.resolution, args.channels, args.fit)
     return {name: render(split, target) for name, split in splits.items()}
+
+
+@dataclass(frozen=True)
+class ImageSplits:
+    """The splits of a data set, undecoded, and what every image is brought to."""
+
+    splits: DatasetDict
+    target: Target
+
+    @property
+    def label_names(self) -> list[str]:
+        """Class names in the order of their numbers."""
+        names: list[str] = self.splits["train"].features["label"].names
+        return names
+
+    def all(self) -> dict[str, ImageArrays]:
+        """The splits in memory."""
+        return {str(name): render(split, self.target) for name, split in self.splits.items()}
+
+    def batches(self, split: str, size: int) -> Iterator[ImageArrays]:
+        """A split in parts of at most `size` images: thousands at 1024 pixels need not fit into memory."""
+        rows = self.splits[split]
+        for first in range(0, len(rows), size):
+            yield render(rows.select(range(first, min(first + size, len(rows)))), self.target)
+
+
+def open_enlarged(args: ImageDataArguments, side: int, seed: int) -> ImageSplits:
+    """The data set of `args`, whose images become colour and `side` x `side` pixels, smaller ones enlarged.
+
+    Raises:
+        ValueError: oblong images without --fit, or what `load_image_dataset` raises.
+    """
+    splits = load_image_dataset(replace(args, resolution=None), seed)
+    found: Survey = sum((survey(split) for split in splits.values()), Counter())
+    check_square(count_sizes(found), args.fit)
+    target = Target(side, 3, args.fit)
+    state_changes(found, target)
+    return ImageSplits(splits, target)
 
 
 def survey(dataset: Dataset) -> Survey:

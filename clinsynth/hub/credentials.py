@@ -23,7 +23,7 @@ from clinsynth.synthesis.provenance import (
     is_marked,
     make_chunk,
     read_chunks,
-    read_picture,
+    read_mark,
 )
 
 KIND = b"caBX"
@@ -117,7 +117,7 @@ def sign_image(image: bytes, signer: ImageSigner) -> bytes:
     """
     if is_signed(image):
         raise ValueError("an image is signed already; sign the one it was made from")
-    says = read_picture(image)
+    says = read_mark(image)
     if says is None or says != expected(says):
         raise ValueError(
             "an image does not say that clinsynth made it, so it is not signed as synthetic; generate its set again, "
@@ -233,7 +233,7 @@ def unsigned(image: bytes) -> bytes:
         raise ValueError(f"an image's manifest cannot be read ({error}); sign its set again") from error
     if state == INVALID:
         raise ValueError(f"an image's signature does not hold: {'; '.join(why)}; sign its set again")
-    if not is_ours(list(store["manifests"].values()), expected(read_picture(image))):
+    if not is_ours(list(store["manifests"].values()), expected(read_mark(image))):
         raise ValueError(
             "an image's manifest is not as `clinsynth sign images` writes it, so that it may hold words nobody has "
             "looked at; sign its set again"

@@ -81,10 +81,10 @@ def find_set(folder: Path, evidence: Path, config_name: str, limits: Thresholds)
     from clinsynth.hub.gate import read_gate
     from clinsynth.hub.shards import PublishedShards
     from clinsynth.hub_cards.evidence import check_about_set, read_evidence
-    from clinsynth.hub_cards.sets import read_generation
+    from clinsynth.synthesis.sets import read_finished
     from clinsynth.synthesis.shard_files import find_shards, hash_all, hash_each
 
-    generation = read_generation(folder)
+    generation = read_finished(folder)
     find_shards(folder)
     read = read_evidence(evidence)
     assert read is not None

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clinsynth.hub.credentials import INVALID, TOLD, TRUSTED, read_manifest, reading
-from clinsynth.synthesis.provenance import SIGNATURE, read_picture
+from clinsynth.synthesis.provenance import SIGNATURE, read_mark
 from clinsynth.synthesis.shard_files import explained_where_damaged
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def inspect_file(path: Path, anchors: str = "") -> dict[str, Any] | None:
     with explained_where_damaged(path):
         if start == SIGNATURE:
             png = path.read_bytes()
-            says, credentials = read_picture(png), read_manifest(png, trusted)
+            says, credentials = read_mark(png), read_manifest(png, trusted)
         else:
             says, credentials = inspect_rows(path, trusted)
     return says if credentials is None else (says or {}) | {"content_credentials": credentials}
@@ -99,7 +99,7 @@ def inspect_rows(path: Path, anchors: str | None) -> tuple[dict[str, Any] | None
         if "image" in row:
             png = row["image"]["bytes"]
             signatures.count(number, read_manifest(png, anchors))
-            if (says := read_picture(png)) is not None:
+            if (says := read_mark(png)) is not None:
                 marks["marked"] += 1
                 marks["agree with their row"] += all(says.get(name) == row[name] for name in names)
     if "synthetic" not in names:

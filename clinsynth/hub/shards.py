@@ -131,12 +131,12 @@ class PublishedShards:
         self.columns = features._to_yaml_list()
         columns = {name: table[name] for name in features if name in own}
         if "image" in columns:
-            columns["image"] = self.mark_pictures(table)
+            columns["image"] = self.mark_images(table)
         for name, value in self.provenance.columns().items():
             columns[name] = pa.repeat(pa.scalar(value), table.num_rows)
         return pa.table({name: columns[name] for name in features}, schema=features.arrow_schema)
 
-    def mark_pictures(self, table: pa.Table) -> pa.Array:
+    def mark_images(self, table: pa.Table) -> pa.Array:
         """The column of images, each marked with its row's provenance; no file name is kept."""
         import pyarrow as pa
 

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from clinsynth.hub.credentials import TOLD, ImageSigner, SigningIdentity, sign_image
 from clinsynth.hub.shards import write_table
-from clinsynth.hub_cards.sets import read_generation
 from clinsynth.run_folder import atomic_write, check_unchanged, create_run_folder, read_json
-from clinsynth.synthesis.provenance import read_picture
+from clinsynth.synthesis.provenance import read_mark
+from clinsynth.synthesis.sets import read_finished
 from clinsynth.synthesis.shard_files import find_shards, open_shard, read_shard
 
 if TYPE_CHECKING:
@@ -200,7 +200,7 @@ def files_to_sign(folder: Path) -> list[Path]:
         ValueError: there are none, or the set is not finished.
     """
     if any((folder / "data").glob("*.parquet")) or (folder / "generation.json").exists():
-        if read_generation(folder)["generator"].get("from_images"):
+        if read_finished(folder)["generator"].get("from_images"):
             raise ValueError(f"{folder} was made from real images, {NOT_CREATED}")
         return find_shards(folder)
     files = sorted(path for path in folder.rglob("*.png") if not path.name.startswith("."))
@@ -233,7 +233,7 @@ def check_same_work(path: Path, record: dict[str, Any]) -> None:
 
 
 def write_facts(folder: Path, output: Path, record: dict[str, Any], complete: bool) -> None:
-    """Write what is known of the set besides its images, last of all generation.json, which says that it is complete."""
+    """Write what is known of the set besides its images, and last of all, in generation.json, that it is complete."""
     if not complete:
         for leftover in output.rglob(".*.tmp"):
             leftover.unlink()
@@ -294,7 +294,7 @@ def check_columns(names: list[str], path: Path) -> None:
 
 def check_row(image: bytes, says: dict[str, Any], where: str) -> None:
     """Refuse an image that says another origin than its row; one that says none is refused when it is signed."""
-    told = read_picture(image)
+    told = read_mark(image)
     if told is not None and {name: told.get(name) for name in says} != says:
         raise ValueError(f"{where}: the image tells another origin than its row does; generate the set again")
 

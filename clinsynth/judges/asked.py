@@ -7,7 +7,6 @@ copy of somebody else's weights; name, checklist and version beside the scores s
 from __future__ import annotations
 
 import base64
-import logging
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -20,16 +19,9 @@ from PIL import Image
 from transformers import LogitsProcessorList
 
 from clinsynth.images import to_png
-from clinsynth.models.endpoints import (
-    Endpoint,
-    describe,
-    is_loopback,
-    key_variable,
-    read_key,
-    split_address,
-    status_of,
-)
-from clinsynth.models.language_models import token_budget
+from clinsynth.models.addresses import is_loopback, split_address
+from clinsynth.models.endpoints import CANARY_SCHEMA, Endpoint, describe_failure, open_endpoint, status_of
+from clinsynth.models.writers import WriterArguments, token_budget
 from clinsynth.pipelines.structured_medical_text.schema_logits import SchemaConstraint
 from clinsynth.pipelines.structured_medical_text.schemas import check_text
 from clinsynth.pipelines.structured_medical_text.text_rows import plain_generation
@@ -236,8 +228,6 @@ def load_vlm(model: str, checklist: dict[str, Any], trust_remote_code: bool) -> 
     return VlmJudge(network.to(place).eval(), processor, checklist, facts)
 
 
-logger = logging.getLogger("clinsynth")
-
 REFUSED_REQUEST = (400, 413, 415, 422)
 """How servers refuse a picture for a model that sees none, or a prompt that is too long."""
 
@@ -264,7 +254,7 @@ class EndpointJudge(AskedJudge):
         text = question_text(self.checklist, condition)
         requests: Any = [(message(picture, text), 0) for picture in pictures]
         with explained(self.endpoint.url):
-            for result in self.endpoint_of(condition)(requests):
+            for result in self.endpoint_of(condition).write(requests):
                 yield result.data, result.rejections[0] if result.rejections else None
 
     def endpoint_of(self, condition: str) -> Endpoint:
@@ -289,32 +279,11 @@ def open_judge(url: str, model: str, checklist: dict[str, Any], concurrency: int
         ValueError: the server cannot be had, or does not hold to a schema.
     """
     with explained(url):
-        key = read_key(url)
-        say_what_leaves(url, key)
-        endpoint = Endpoint(
-            url=url,
-            model=model,
-            schema={},
-            max_tokens=64,  # of the canary's answer
-            key=key,
-            temperature=0.0,
-            top_p=1.0,
-            max_attempts=1,
-            concurrency=concurrency,
-            timeout_s=timeout_s,
-        )
-        served = endpoint.prove_schema()
-    facts = {"model": model, "weights_sha256": None, "served_model": served}
+        greedy = WriterArguments(model, endpoint=url, temperature=0.0, top_p=1.0, max_attempts=1, max_new_tokens=64)
+        args = replace(greedy, concurrency=concurrency, timeout_s=timeout_s)
+        endpoint = open_endpoint(args, CANARY_SCHEMA, "--judge_endpoint")
+    facts = {"model": model, "weights_sha256": None, "served_model": endpoint.served_model}
     return EndpointJudge(endpoint, checklist, facts)
-
-
-def say_what_leaves(url: str, key: str | None) -> None:
-    """Log which key goes where, and whether others can read along."""
-    host, variable = split_address(url).hostname, key_variable(url)
-    said = f"the key in {variable} goes to {host}" if key else f"{variable} is not set: no key"
-    logger.info("--judge_endpoint: %s", said)
-    if url.startswith("http:") and not is_loopback(url):
-        logger.warning("--judge_endpoint: what goes to %s is not encrypted; others on the way can read it", host)
 
 
 @contextmanager
@@ -325,9 +294,9 @@ def explained(url: str) -> Iterator[None]:
     except ValueError as error:
         if status_of(error.__cause__) in REFUSED_REQUEST:
             raise ValueError(
-                f"--judge_endpoint {url} refused a request ({describe(error.__cause__)}); finished shards are kept: "
-                "mostly its model takes no pictures, or picture and checklist exceed its context, which the server's "
-                "log says: serve a model that sees, with a longer context"
+                f"--judge_endpoint {url} refused a request ({describe_failure(error.__cause__)}); finished shards are "
+                "kept: mostly its model takes no pictures, or picture and checklist exceed its context, which the "
+                "server's log says: serve a model that sees, with a longer context"
             ) from error
         words = str(error).replace("--endpoint", "--judge_endpoint").replace("--model", "--judge_model")
         raise ValueError(words) from error

@@ -7,27 +7,34 @@ again after a wait; others end the run, whose finished shards are kept.
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import os
-import random
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from functools import partial
-from threading import Event
 from typing import TYPE_CHECKING, Any
-from urllib.parse import SplitResult, urlsplit
 
+import anyio
 import httpx2
-from huggingface_hub import InferenceClient
+from anyio.from_thread import start_blocking_portal
 
-from clinsynth.models.language_models import attempt_seed, check_answer, closed, token_budget
+from clinsynth.models.addresses import is_loopback, key_variable, read_key
+from clinsynth.models.writers import (
+    Messages,
+    Outcome,
+    Request,
+    attempt_seed,
+    check_answer,
+    closed_schema,
+    token_budget,
+)
 from clinsynth.pipelines.structured_medical_text.text_rows import RowResult
 
 if TYPE_CHECKING:
-    from clinsynth.pipelines.structured_medical_text.prompts import Task
-    from clinsynth.scripts.generate_text import GenerateTextArguments
+    from openai import AsyncOpenAI
+    from openai.types.chat import ChatCompletion
+
+    from clinsynth.models.writers import WriterArguments
 
 logger = logging.getLogger("clinsynth")
 
@@ -44,8 +51,13 @@ CANARY = [
     {"role": "user", "content": "What is the capital of France?"},
 ]
 """No model answers quartz-7261 by itself: only a server that holds to the schema does."""
-
-Messages = list[dict[str, str]]
+MOST_TRIES, MOST_TIMEOUTS = 5, 2
+"""How often a server is asked in all; one that hangs costs the whole time each time."""
+MOST_BYTES = 16 << 20
+"""Of an answer; those of this project are a few thousand."""
+PASSING = (408, 409, 429)
+"""Statuses below 500 after which the client asks again."""
+NO_COMPLETION, TOO_LATE = "what came is no chat completion", "no answer in time"
 
 
 def as_json_schema(schema: dict[str, Any]) -> dict[str, Any]:
@@ -58,309 +70,283 @@ def as_json_object(schema: dict[str, Any]) -> dict[str, Any]:
     return {"type": "json_object", "schema": schema, "value": schema}
 
 
+def open_endpoint(args: WriterArguments, schema: dict[str, Any], flag: str = "--endpoint") -> Endpoint:
+    """The server that `args` name, proven to hold to schemas; `flag` named its address.
+
+    Raises:
+        ValueError: the server cannot be had or does not hold to a schema, or `schema` is not valid.
+        ImportError: the package openai is not installed; says how to.
+    """
+    budget = token_budget(schema, args.max_new_tokens)
+    endpoint = Endpoint(args, closed_schema(schema), budget, read_key(str(args.endpoint), flag))
+    endpoint.prove_schema()
+    return endpoint
+
+
 @dataclass
 class Endpoint:
-    """A writer of rows: called with messages and seeds, it yields their results in that order.
+    """A writer of rows at a server.
 
     Attributes:
+        args: its address as `endpoint`, and how it is asked.
         schema: of a row; sent with each request, and each answer is checked against it.
         max_tokens: of an answer.
         form: how the server takes a schema; `prove_schema` finds it.
+        served_model: the model's name as the server says it, from then on.
     """
 
-    url: str
-    model: str
+    args: WriterArguments
     schema: dict[str, Any]
     max_tokens: int
     key: str | None = None
-    temperature: float = 1.0
-    top_p: float = 0.95
-    max_attempts: int = 3
-    concurrency: int = 8
-    timeout_s: float = 120.0
     form: Callable[[dict[str, Any]], dict[str, Any]] = as_json_schema
+    served_model: str = ""
 
-    def __post_init__(self) -> None:
-        self.client = OpenAIClient(self.url, self.key, self.timeout_s)
+    @property
+    def url(self) -> str:
+        return str(self.args.endpoint)
 
-    def __call__(self, requests: list[tuple[Messages, int]]) -> Iterator[RowResult]:
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What identifies the model."""
+        network = "served over the OpenAI protocol"
+        return {"weights_sha256": None, "network": network, "served_model": self.served_model}
+
+    def write(self, requests: list[Request]) -> Iterator[RowResult]:
         """A result a request.
 
         Raises:
             ValueError: the server failed for good; says how, and what to do.
         """
-        stopped = Event()
-        with ThreadPoolExecutor(self.concurrency) as pool:
-            try:
-                yield from pool.map(partial(self.write_row, stopped=stopped), requests)
-            finally:
-                stopped.set()  # rows that wait for their next try give up, too
+        with start_blocking_portal() as portal, portal.wrap_async_context_manager(self.connect()) as client:
+            at_once = anyio.CapacityLimiter(self.args.concurrency)
+            rows = [portal.start_task_soon(self.write_row, client, at_once, request) for request in requests]
+            yield from (row.result() for row in rows)
 
-    def write_row(self, request: tuple[Messages, int], stopped: Event) -> RowResult:
+    async def write_row(self, client: AsyncOpenAI, at_once: anyio.CapacityLimiter, request: Request) -> RowResult:
         """One row, with a new seed for each attempt after the first."""
-        messages, seed = request
+        (messages, seed), data = request, None
         reasons: list[str] = []
-        while len(reasons) < self.max_attempts:
-            drawn = attempt_seed(seed, len(reasons))
-            answer = self.ask_patiently(messages, drawn, self.form(self.schema), stopped)
-            data, reason = read_answer(answer, self.schema)
-            if reason is None:
-                return RowResult(data, seed, len(reasons) + 1, reasons)
-            reasons.append(reason)
-        return RowResult(None, seed, len(reasons), reasons)
+        async with at_once:
+            while data is None and len(reasons) < self.args.max_attempts:
+                drawn = attempt_seed(seed, len(reasons))
+                data, reason = read_answer(
+                    await self.ask(client, messages, drawn, self.schema, self.form), self.schema
+                )
+                reasons += [] if reason is None else [reason]
+        return RowResult(data, seed, len(reasons) + (data is not None), reasons)
 
-    def ask_patiently(
-        self, messages: Messages, seed: int, form: dict[str, Any], stopped: Event, final: tuple[int, ...] = ()
-    ) -> Any:
-        """The server's answer, asked for again after a wait where it fails in passing, but for `final` statuses."""
-        tries = 1
-        while True:
-            try:
-                return self.ask(messages, seed, form)
-            except FAILURES as error:
-                if tries >= most_tries(error) or stopped.is_set() or status_of(error) in final:
-                    times = f" after {tries} tries" if tries > 1 else ""
-                    raise ValueError(
-                        f"--endpoint {self.url} failed{times} ({describe(error)}); finished shards are kept: "
-                        f"{mend(error, key_variable(self.url))}"
-                    ) from error
-                wait = wait_before(tries, error)
-                logger.warning("%s: %s; trying again in %.1f s", self.url, describe(error), wait)
-                stopped.wait(wait)
-                tries += 1
+    @asynccontextmanager
+    async def connect(self, final: tuple[int, ...] = ()) -> AsyncIterator[AsyncOpenAI]:
+        """A client of the server; answers of the statuses `final` are not asked for again."""
+        way = WholeAnswers(self.url, self.key, self.args.timeout_s, final)
+        settings = {"base_url": self.url, "api_key": "none", "max_retries": MOST_TRIES - 1}
+        async with import_openai().AsyncOpenAI(http_client=way, **settings) as client:
+            yield client
 
-    def ask(self, messages: Messages, seed: int, form: dict[str, Any]) -> Any:
-        """One request: an answer with at least one choice."""
-        request: dict[str, Any] = {
+    async def ask(
+        self, client: AsyncOpenAI, messages: Messages, seed: int, schema: dict[str, Any], form: Callable[..., Any]
+    ) -> ChatCompletion:
+        """An answer with at least one choice, asked for again where the server fails in passing."""
+        request: Any = {
             "messages": messages,
-            "model": self.model,
-            "response_format": form,
+            "model": self.args.model,
+            "response_format": form(schema),
             "seed": seed,
             "max_tokens": self.max_tokens,
-            "temperature": self.temperature,
-            "top_p": self.top_p,
+            "temperature": self.args.temperature,
+            "top_p": self.args.top_p,
         }
-        answer = self.client.chat_completion(**request)
-        if not isinstance(answer.choices, list) or not answer.choices:
-            raise ValueError("no chat completion")
+        try:
+            answer: ChatCompletion = await client.chat.completions.create(**request)
+            if not isinstance(getattr(answer, "choices", None), list) or not answer.choices:
+                raise NoAnswerError(NO_COMPLETION)
+        except (NoAnswerError, import_openai().OpenAIError) as error:
+            tries = tries_of(error)
+            times = f" after {tries} tries" if tries > 1 else ""
+            raise ValueError(
+                f"--endpoint {self.url} failed{times} ({describe_failure(error)}); finished shards are kept: "
+                f"{hint_for(error, key_variable(self.url))}"
+            ) from error
         return answer
 
-    def prove_schema(self) -> str:
-        """Find the form in which the server holds to a schema, and return the model's name as the server says it.
+    def prove_schema(self) -> None:
+        """Find the form in which the server holds to a schema, and the model's name as the server says it.
 
         Raises:
             ValueError: it holds to none; says what came instead.
         """
-        seen = []
-        for form in (as_json_schema, as_json_object):
-            asked = form(CANARY_SCHEMA)
-            try:
-                answer = self.ask_patiently(CANARY, 0, asked, Event(), final=UNKNOWN_FORM)
-            except ValueError as error:
-                if status_of(error.__cause__) not in UNKNOWN_FORM:
-                    raise
-                seen.append(f"{asked['type']}: {words_of(error.__cause__, self.key)}")
-                continue
-            reason = read_answer(answer, CANARY_SCHEMA)[1]
-            if reason is None:
-                self.form = form
-                return str(answer.model)
-            seen.append(f"{asked['type']}: its answer was {reason}")
+        with start_blocking_portal() as portal:
+            portal.call(self.find_form)
+
+    async def find_form(self) -> None:
+        """`prove_schema`."""
+        seen = {}
+        async with self.connect(UNKNOWN_FORM) as client:
+            for form in (as_json_schema, as_json_object):
+                kind = form(CANARY_SCHEMA)["type"]
+                try:
+                    answer = await self.ask(client, CANARY, 0, CANARY_SCHEMA, form)
+                except ValueError as error:
+                    if status_of(error.__cause__) not in UNKNOWN_FORM:
+                        raise
+                    seen[kind] = quote_failure(error.__cause__, self.key)
+                    continue
+                reason = read_answer(answer, CANARY_SCHEMA)[1]
+                if reason is None:
+                    self.form, self.served_model = form, str(answer.model)
+                    return
+                seen[kind] = f"its answer was {reason}"
         raise ValueError(
             f"--endpoint {self.url} does not hold to the JSON schema of response_format, which a first request asked "
-            f"for in two forms ({'; '.join(seen)}); use a server with structured outputs (vLLM, TGI, llama.cpp), or "
-            "check its settings and --model"
+            f"for in two forms ({'; '.join(f'{kind}: {what}' for kind, what in seen.items())}); use a server with "
+            "structured outputs (vLLM, TGI, llama.cpp), or check its settings and --model"
         )
 
 
-def read_answer(answer: Any, schema: dict[str, Any]) -> tuple[dict[str, Any] | None, str | None]:
+def read_answer(answer: ChatCompletion, schema: dict[str, Any]) -> Outcome:
     """`check_answer` of the first choice."""
     choice = answer.choices[0]
     content = getattr(getattr(choice, "message", None), "content", None)
     return check_answer(content, getattr(choice, "finish_reason", None), schema)
 
 
-def open_endpoint(url: str, args: GenerateTextArguments, task: Task) -> tuple[Endpoint, dict[str, Any]]:
-    """The server at `url`, proven to hold to schemas, and what identifies its model.
+class WholeAnswers(httpx2.AsyncClient):
+    """The way to one server, for `AsyncOpenAI`: what is sent carries nothing of the environment, and what comes back
+    is read whole, within a time and a size.
+
+    A request holds the given key or none, and none of the headers that the environment or the client would add; one to
+    this machine passes no proxy, and none follows a redirect.
+
+    Args:
+        timeout_s: for the whole of a request and its answer, from connecting to the last byte.
+        final: statuses after which the client is told not to ask again.
+    """
+
+    def __init__(self, url: str, key: str | None, timeout_s: float, final: tuple[int, ...] = ()):
+        limits = httpx2.Limits(max_connections=None)
+        super().__init__(timeout=None, limits=limits, trust_env=not is_loopback(url))
+        self.url, self.key, self.timeout_s, self.final = url, key, timeout_s, final
+
+    async def send(self, request: httpx2.Request, **settings: Any) -> httpx2.Response:
+        """The whole answer.
+
+        Raises:
+            httpx2.RequestError: there is none, and the client asks again.
+            NoAnswerError: there is none, and it is not to ask again.
+        """
+        tries = request.extensions["tries"] = int(request.headers.get("x-stainless-retry-count", "0")) + 1
+        kept = ("host", "content-type", "content-length")
+        headers = {name: request.headers[name] for name in kept if name in request.headers}
+        headers |= {"accept": "application/json", "accept-encoding": "identity", "user-agent": "clinsynth"}
+        request.headers = httpx2.Headers(headers | ({"authorization": f"Bearer {self.key}"} if self.key else {}))
+        try:
+            with anyio.fail_after(self.timeout_s):
+                response = await self.read(request)
+        except TimeoutError as error:
+            self.warn(tries, TOO_LATE)
+            if tries >= MOST_TIMEOUTS:
+                raise NoAnswerError(TOO_LATE, request) from error
+            raise httpx2.ReadTimeout(TOO_LATE, request=request) from error
+        except httpx2.RequestError as error:
+            self.warn(tries, cause_of(error))
+            raise
+        if response.status_code in self.final:
+            response.headers["x-should-retry"] = "false"
+        elif response.status_code in PASSING or response.status_code >= 500:
+            self.warn(tries, f"status {response.status_code}")
+        return response
+
+    async def read(self, request: httpx2.Request) -> httpx2.Response:
+        """The answer with its body as it came: a compressed one, not asked for, could unfold to any size."""
+        response, body = await super().send(request, stream=True, follow_redirects=False), bytearray()
+        try:
+            async for part in response.aiter_raw():
+                body += part
+                if len(body) > MOST_BYTES:
+                    raise NoAnswerError(f"an answer of more than {MOST_BYTES >> 20} MB", request)
+        finally:
+            await response.aclose()
+        headers = response.headers
+        if response.is_success and ("json" not in headers.get("content-type", "") or "content-encoding" in headers):
+            raise httpx2.DecodingError(f"{NO_COMPLETION} but another kind of page", request=request)
+        return httpx2.Response(response.status_code, headers=headers, content=bytes(body), request=request)
+
+    def warn(self, tries: int, failure: str) -> None:
+        logger.warning("%s: %s; that was try %d of at most %d", self.url, failure, tries, MOST_TRIES)
+
+
+class NoAnswerError(Exception):
+    """The server gives no answer that can be used, and is not asked again."""
+
+    def __init__(self, message: str, request: httpx2.Request | None = None):
+        super().__init__(message)
+        self.request = request
+
+
+def import_openai() -> Any:
+    """The package openai.
 
     Raises:
-        ValueError: the server cannot be had or does not hold to a schema, or the task's is not valid.
+        ImportError: it is not installed; says how to.
     """
-    key, variable, host = read_key(url), key_variable(url), split_address(url).hostname
-    logger.info("--endpoint: %s", f"the key in {variable} goes to {host}" if key else f"{variable} is not set: no key")
-    if url.startswith("http:") and not is_loopback(url):
-        logger.warning("--endpoint: what goes to %s is not encrypted; others on the way can read it", host)
-    endpoint = Endpoint(
-        url=url,
-        model=args.model,
-        schema=closed(task.schema),
-        max_tokens=token_budget(task.schema, args.max_new_tokens),
-        key=key,
-        temperature=args.temperature,
-        top_p=args.top_p,
-        max_attempts=args.max_attempts,
-        concurrency=args.concurrency,
-        timeout_s=args.timeout_s,
-    )
-    served = endpoint.prove_schema()
-    return endpoint, {"weights_sha256": None, "network": "served over the OpenAI protocol", "served_model": served}
-
-
-class OpenAIClient(InferenceClient):
-    """An `InferenceClient` for an address of one's own, with a session of its own.
-
-    By itself the client turns a JSON schema into a form that TGI alone reads, so that other servers would write
-    without it; adds the user's saved Hub token for every host; is silenced by HF_HUB_OFFLINE; and takes the texts
-    wherever a redirect points. Here a schema is sent as OpenAI defines it, the key is the given one or none, and
-    requests to this machine pass no proxy.
-
-    Raises (from `chat_completion`):
-        httpx2.HTTPStatusError: a status other than 2xx.
-        httpx2.RequestError: no answer.
-        ValueError: an answer that is no JSON object.
-    """
-
-    def __init__(self, url: str, key: str | None, timeout_s: float):
-        super().__init__(base_url=url, api_key=key)
-        self.session = httpx2.Client(
-            headers={"authorization": f"Bearer {key}"} if key else {},
-            timeout=timeout_s,
-            limits=httpx2.Limits(max_connections=None),
-            trust_env=not is_loopback(url),
-        )
-
-    def _inner_post(self, request_parameters: Any, *, stream: bool = False) -> Any:
-        body = request_parameters.json
-        form = body.get("response_format")
-        if form is not None and set(form) == {"type", "value"}:
-            schema = {"name": "row", "schema": form["value"], "strict": True}
-            body = {**body, "response_format": {"type": "json_schema", "json_schema": schema}}
-        response = self.session.post(request_parameters.url, json=body)
-        response.raise_for_status()
-        return response.content
-
-
-HUB_HOSTS = ("huggingface.co", "huggingface.cloud", "hf.space")
-"""Hosts of Hugging Face, Inference Endpoints among them; no other is given HF_TOKEN."""
-
-
-def split_address(url: str) -> SplitResult:
-    """The parts of the address of a server.
-
-    Raises:
-        ValueError: it is no http(s) address of a host, or holds what may be a secret and would be written down.
-    """
-    mend = "give one like http://127.0.0.1:8000/v1"
     try:
-        parts = urlsplit(url)
-        port_is_good = parts.port is None or parts.port > 0
-    except ValueError as error:
-        raise ValueError(f"--endpoint {url} is no address ({error}); {mend}") from error
-    if parts.username or parts.password or parts.query or parts.fragment:
-        raise ValueError(
-            "--endpoint must be an address without user, password, ? and #: it is written into the run's folder; put "
-            "a key into the environment variable OPENAI_API_KEY (HF_TOKEN for hosts of Hugging Face)"
-        )
-    if parts.scheme not in ("http", "https") or not parts.hostname or not port_is_good or " " in url:
-        raise ValueError(f"--endpoint {url} is no http or https address; {mend}")
-    return parts
-
-
-def is_loopback(url: str) -> bool:
-    """Whether what is sent to `url` stays on this machine."""
-    host = split_address(url).hostname or ""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def key_variable(url: str) -> str:
-    """The environment variable whose key goes to `url`: HF_TOKEN to Hugging Face over https, else OPENAI_API_KEY."""
-    parts = split_address(url)
-    host = f".{parts.hostname}"
-    ours = parts.scheme == "https" and any(host.endswith(f".{name}") for name in HUB_HOSTS)
-    return "HF_TOKEN" if ours else "OPENAI_API_KEY"
-
-
-def read_key(url: str) -> str | None:
-    """The key for `url`, None where the environment has none."""
-    return os.environ.get(key_variable(url), "").strip() or None
-
-
-def check_real_texts(url: str, k_shot: int, send_real_texts: bool) -> None:
-    """Raise a `ValueError` where examples, which are real texts, would leave this machine without the user's word."""
-    if k_shot and not send_real_texts and not is_loopback(url):
-        raise ValueError(
-            f"--k_shot {k_shot} with --endpoint {url} sends real texts of --dataset to {split_address(url).hostname}, "
-            "which is not this machine; if their owners and licence allow that, say --send_real_texts true; else "
-            "leave --k_shot out, or serve the model here"
-        )
-
-
-FAILURES = (httpx2.HTTPStatusError, httpx2.RequestError, ValueError)
-"""ValueError: what came is no chat completion, perhaps a proxy's page."""
-MOST_TRIES, MOST_TIMEOUTS = 5, 2
-FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 60.0
-PASSING = (408, 409, 425, 429)
-"""Statuses below 500 that say: later."""
-
-
-def passes(error: Exception) -> bool:
-    """Whether the failure may be over at the next try."""
-    status = status_of(error)
-    return status is None or status in PASSING or status >= 500
+        import openai
+    except ImportError as error:
+        raise ImportError(f"a model at a server needs openai ({error}); pip install clinsynth[text]") from error
+    return openai
 
 
 def status_of(error: BaseException | None) -> int | None:
-    return error.response.status_code if isinstance(error, httpx2.HTTPStatusError) else None
+    """The status of an answer that was a failure; None of any other failure."""
+    return getattr(error, "status_code", None)
 
 
-def most_tries(error: Exception) -> int:
-    """How often to ask in all; a server that hangs costs a whole timeout each time."""
-    if not passes(error):
-        return 1
-    return MOST_TIMEOUTS if isinstance(error, httpx2.TimeoutException) else MOST_TRIES
+def tries_of(error: BaseException) -> int:
+    """How often the server was asked."""
+    request = getattr(error, "request", None)
+    return request.extensions.get("tries", 1) if request is not None else 1
 
 
-def wait_before(tries: int, error: Exception) -> float:
-    """Seconds until the next try: half to all of a time that doubles, at random, or what the server asks for."""
-    wait = FIRST_WAIT_S * 2 ** (tries - 1) * random.uniform(0.5, 1)
-    asked = error.response.headers.get("retry-after", "") if isinstance(error, httpx2.HTTPStatusError) else ""
-    return min(max(wait, float(asked) if asked.isdecimal() else 0), LONGEST_WAIT_S)
+def cause_of(error: BaseException) -> str:
+    """What broke a connection, in the words of the system where it was one of its errors."""
+    known, inner = str(error) or type(error).__name__, error.__cause__ or error.__context__
+    while inner is not None:
+        if isinstance(inner, OSError) and inner.errno:
+            known = f"[Errno {inner.errno}] {os.strerror(inner.errno)}"
+        inner = inner.__cause__ or inner.__context__
+    return known
 
 
-def describe(error: BaseException | None) -> str:
+def describe_failure(error: BaseException | None) -> str:
     """What went wrong."""
-    if isinstance(error, httpx2.HTTPStatusError):
-        return f"status {error.response.status_code}"
-    if isinstance(error, httpx2.TimeoutException):
-        return "no answer in time"
-    if isinstance(error, httpx2.RequestError):
-        return str(error) or type(error).__name__
-    return "what came is no chat completion but another kind of page"
+    if status_of(error) is not None:
+        return f"status {status_of(error)}"
+    broken = error.__cause__ if error is not None else None
+    return cause_of(broken) if isinstance(broken, httpx2.RequestError) else str(error)
 
 
-def words_of(error: BaseException | None, secret: str | None) -> str:
-    """`describe`, and what the server itself says; for requests without real texts."""
-    said = " ".join(error.response.text.split()) if isinstance(error, httpx2.HTTPStatusError) else ""
+def quote_failure(error: BaseException | None, secret: str | None) -> str:
+    """`describe_failure`, and what the server itself says; for requests without real texts."""
+    response = getattr(error, "response", None)
+    said = " ".join(response.text.split()) if response is not None else ""
     said = said.replace(secret, "***") if secret else said
-    return f"{describe(error)}: {said[:300]}" if said else describe(error)
+    return f"{describe_failure(error)}: {said[:300]}" if said else describe_failure(error)
 
 
-def mend(error: Exception, variable: str) -> str:
+def hint_for(error: BaseException, variable: str) -> str:
     """What the user can do about an error that ends the run; `variable` is that of the key."""
     status = status_of(error)
     if status in (401, 403):
         return f"put a key that it takes into the environment variable {variable}"
     if status == 404 or (status is not None and status < 400):
         return "check the address, which mostly ends in /v1, and the name in --model"
-    if not passes(error):
+    if status is not None and status < 500 and status not in PASSING:
         return (
             "mostly prompt and --max_new_tokens exceed its context, which the server's log says: lower --k_shot or "
             "--max_new_tokens, or start it with a longer context"
         )
-    if isinstance(error, httpx2.TimeoutException):
+    if TOO_LATE in str(error):
         return "raise --timeout_s, lower --concurrency, or start the server anew and then the same command"
     if status is not None:
         return "the server's log says why; once it is well, start the same command again"

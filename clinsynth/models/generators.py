@@ -1,14 +1,241 @@
-"""Load a checkpoint of a trainer, from a folder or the Hub, with clinsynth's own classes."""
+"""Generators of images, each behind the same few calls, from a checkpoint in a folder or on the Hub.
+
+    generator, settings = load_generator("runs/phantom"), SamplingArguments(model="runs/phantom", scheduler="ddim")
+    images, finite = generator.sampler(settings, "cpu")([0, 0, 1], [7, 8, 9])  # labels and seeds
+
+What `train preference` leaves is one of these too.
+"""
+
+from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+logger = logging.getLogger("clinsynth")
+
+SCHEDULERS = {
+    "dpmsolver++": "DPMSolverMultistepScheduler",
+    "unipc": "UniPCMultistepScheduler",
+    "euler": "EulerDiscreteScheduler",
+    "ddim": "DDIMScheduler",
+    "ddpm": "DDPMScheduler",
+}
+"""Samplers by the values of --scheduler, as classes of diffusers; one more needs its name in the flag's type too."""
 
 
-def load_pipeline(model: str, dtype: str = "float32") -> Any:
-    """The pipeline of a checkpoint, from clinsynth's own classes: no code of the checkpoint is run.
+@dataclass
+class SamplingArguments:
+    """Which generator, and how it is sampled."""
+
+    model: str = ""
+    """folder or Hub id of a checkpoint: the --output_dir of `train ddpm`, `gan` or `text-to-image-lora`"""
+    num_inference_steps: int = 25
+    """steps of the sampler"""
+    guidance_scale: float | None = None
+    """s of u + s(c - u): 1 plain conditional sampling; higher exaggerates the class and costs twice the time.
+    Default: 1, of a text-to-image model that of its training run"""
+    scheduler: Literal["dpmsolver++", "unipc", "euler", "ddim", "ddpm"] = "dpmsolver++"
+    """sampler; ddpm is the ancestral one, which needs hundreds of steps"""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """arithmetic of the network"""
+
+    def __post_init__(self) -> None:
+        if not self.model:
+            raise ValueError("--model is missing; give the --output_dir of a training run or a Hub id")
+        if self.num_inference_steps < 1:
+            raise ValueError(f"--num_inference_steps must be at least 1, got {self.num_inference_steps}")
+        if self.guidance_scale is not None and not self.guidance_scale >= 0:
+            raise ValueError(f"--guidance_scale must be >= 0, got {self.guidance_scale}; 0 samples unconditionally")
+
+
+class ImageForm(NamedTuple):
+    """Side in pixels and channels of a generator's images, and whether real images are enlarged to them."""
+
+    side: int
+    channels: int
+    enlarges: bool = False
+
+
+Sample = Callable[[list[int], list[int]], tuple["np.ndarray", "np.ndarray"]]
+"""From labels and seeds to images, uint8 (n, channels, side, side), and a bool mask of those of finite numbers."""
+
+
+class Starts(Protocol):
+    """Images that sampling starts from instead of noise, and by class the strength, in (0, 1]."""
+
+    @property
+    def strengths(self) -> dict[int, float]: ...
+
+    def images_of(self, labels: list[int], seeds: list[int]) -> np.ndarray:
+        """The image of each class and seed, uint8 (n, channels, side, side)."""
+
+
+class Generator(ABC):
+    """A trained model that draws images of classes.
+
+    Attributes:
+        pipeline: of diffusers, or called like one.
+        weights: what its revision is the hash of: all that training has changed.
+        form: of its images.
+        name: folder or Hub id, the value of --model.
+        starts_from_images: it can also change images that there are.
+    """
+
+    starts_from_images = True
+
+    def __init__(self, pipeline: Any, weights: Any, form: ImageForm, name: str):
+        self.pipeline, self.weights, self.form, self.name = pipeline, weights, form, name
+
+    @property
+    def id2label(self) -> dict[int, str]:
+        """Class numbers to names."""
+        return self.pipeline.id2label  # type: ignore[no-any-return]
+
+    def number_of(self, label: str) -> int:
+        """The class number of a name, or of a number in words; a `ValueError` where the model does not know it."""
+        is_name = label in self.id2label.values() or not label.isdigit()
+        return int(self.pipeline.label_ids(label if is_name else int(label))[0])
+
+    def guidance(self, settings: SamplingArguments) -> float:
+        """The guidance scale that is asked for, or what the model takes without one.
+
+        Raises:
+            ValueError: guidance that the model does not know.
+        """
+        return 1.0 if settings.guidance_scale is None else settings.guidance_scale
+
+    @abstractmethod
+    def prepare(self, settings: SamplingArguments) -> dict[str, Any]:
+        """Make the pipeline ready to be sampled so; returns the settings that its call takes."""
+
+    def facts(self, settings: SamplingArguments) -> dict[str, Any]:
+        """What generation.json says of it: weights' hash, network, and how it is sampled."""
+        from clinsynth.models.weights import hash_weights
+
+        return {
+            "model": self.name,
+            "weights_sha256": hash_weights(self.weights),
+            "network": type(self.weights).__name__,
+            "prediction_type": None,
+            "scheduler": None,
+            "num_inference_steps": 1,
+            "guidance_scale": self.guidance(settings),
+            "dtype": settings.dtype,
+        }
+
+    def sampler(self, settings: SamplingArguments, device: Any, starts: Starts | None = None) -> Sample:
+        """What draws images: each has a random generator of its own, so that it is the same whatever the others are.
+
+        Args:
+            starts: what each image starts from; without it, from noise.
+        """
+        import torch
+
+        call = self.prepare(settings)
+        self.pipeline.set_progress_bar_config(disable=True)
+        self.pipeline.to(device)
+
+        def draw(labels: list[int], seeds: list[int], **start: Any) -> torch.Tensor:
+            generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+            return self.pipeline(labels, generator=generators, output_type="pt", **start, **call).images.float()  # type: ignore[no-any-return]
+
+        def change(labels: list[int], seeds: list[int], starts: Starts) -> torch.Tensor:
+            before = torch.from_numpy(starts.images_of(labels, seeds)).float() / 127.5 - 1
+            images = torch.empty_like(before, device=device)
+            strengths = [starts.strengths[label] for label in labels]
+            for strength in sorted(set(strengths)):
+                rows = [i for i, of_row in enumerate(strengths) if of_row == strength]
+                start = {"image": before[rows], "strength": strength}
+                images[rows] = draw([labels[i] for i in rows], [seeds[i] for i in rows], **start)
+            return images
+
+        def sample(labels: list[int], seeds: list[int]) -> tuple[np.ndarray, np.ndarray]:
+            images = draw(labels, seeds) if starts is None else change(labels, seeds, starts)
+            finite = images.isfinite().flatten(1).all(dim=1)
+            return (images.nan_to_num() * 255).round().to(torch.uint8).cpu().numpy(), finite.cpu().numpy()
+
+        return sample
+
+
+class Diffusion(Generator):
+    """A `ClassConditionedDDPMPipeline`, of pixels."""
+
+    def __init__(self, pipeline: Any, name: str = ""):
+        config = pipeline.unet.config
+        super().__init__(pipeline, pipeline.unet, ImageForm(config["sample_size"], config["out_channels"]), name)
+        self.schedule = pipeline.scheduler  # the one it came with: what is drawn must not depend on who drew before
+
+    def facts(self, settings: SamplingArguments) -> dict[str, Any]:
+        return super().facts(settings) | {
+            "prediction_type": self.schedule.config.prediction_type,
+            "scheduler": settings.scheduler,
+            "num_inference_steps": settings.num_inference_steps,
+        }
+
+    def prepare(self, settings: SamplingArguments) -> dict[str, Any]:
+        import diffusers
+
+        scheduler = getattr(diffusers, SCHEDULERS[settings.scheduler])
+        self.pipeline.scheduler = scheduler.from_config(self.schedule.config)
+        return {"guidance_scale": self.guidance(settings), "num_inference_steps": settings.num_inference_steps}
+
+
+class TextToImage(Diffusion):
+    """A `PromptedPipeline`: Stable Diffusion with a LoRA, whose prompts are classes."""
+
+    def __init__(self, pipeline: Any, name: str = ""):
+        super().__init__(pipeline, name)
+        self.weights, self.form = pipeline, ImageForm(pipeline.side, 3, enlarges=True)
+
+    def guidance(self, settings: SamplingArguments) -> float:
+        asked = settings.guidance_scale
+        if asked is not None and asked < 1:
+            raise ValueError(
+                f"--guidance_scale is {asked}, but --model {self.name} is a text-to-image model, of which diffusers "
+                "knows 1 (without guidance) and more; its empty prompt alone draws no class"
+            )
+        return float(self.pipeline.guidance_scale if asked is None else asked)
+
+    def facts(self, settings: SamplingArguments) -> dict[str, Any]:
+        return super().facts(settings) | self.pipeline.origin()
+
+
+class GAN(Generator):
+    """A `ClassConditionedGANPipeline`, which draws in one pass."""
+
+    starts_from_images = False
+
+    def __init__(self, pipeline: Any, name: str = ""):
+        config = pipeline.generator.config
+        super().__init__(pipeline, pipeline.generator, ImageForm(config["sample_size"], config["out_channels"]), name)
+
+    def guidance(self, settings: SamplingArguments) -> float:
+        if settings.guidance_scale not in (None, 1):
+            raise ValueError(
+                f"--guidance_scale is {settings.guidance_scale}, but --model {self.name} is a GAN, which knows no "
+                "guidance; leave the flag out"
+            )
+        return 1.0
+
+    def prepare(self, settings: SamplingArguments) -> dict[str, Any]:
+        logger.info(
+            "%s is a GAN, which draws in one pass: --scheduler and --num_inference_steps are not used", self.name
+        )
+        return {}
+
+
+def load_generator(model: str, dtype: str = "float32") -> Generator:
+    """The generator of a checkpoint, from clinsynth's own classes: no code of the checkpoint is run.
 
     Args:
         model: folder or Hub id, the value of --model.
@@ -20,9 +247,16 @@ def load_pipeline(model: str, dtype: str = "float32") -> Any:
     if lora := text_to_image_folder(model):
         from clinsynth.models.text_to_image import load_text_to_image
 
-        return load_text_to_image(lora, dtype)
+        return TextToImage(load_text_to_image(lora, dtype), model)
     index = read_index(model)
-    return load_gan(model, index, dtype) if "generator" in index else load_ddpm(model, index, dtype)
+    if "generator" in index:
+        return GAN(load_gan(model, index, dtype), model)
+    return Diffusion(load_ddpm(model, index, dtype), model)
+
+
+def load_pipeline(model: str, dtype: str = "float32") -> Any:
+    """The pipeline of a checkpoint alone, as of `load_generator`."""
+    return load_generator(model, dtype).pipeline
 
 
 def text_to_image_folder(model: str) -> Path | None:
@@ -82,7 +316,7 @@ def check_network(model: str, index: dict[str, Any], component: str, known: Coll
 
 @contextmanager
 def explained_where_damaged(model: str) -> Iterator[None]:
-    """What diffusers raises within the block becomes a ValueError that names the checkpoint and the mend."""
+    """What diffusers raises within the block becomes a ValueError that names the checkpoint and a hint."""
     try:
         yield
     except (OSError, RuntimeError, ValueError) as error:
@@ -99,9 +333,9 @@ def read_index(model: str) -> dict[str, Any]:
     path = Path(model) / "model_index.json"
     if Path(model).is_dir() and not path.exists():
         saved = sorted(checkpoint.name for checkpoint in Path(model).glob("checkpoint-*"))
-        mend = f"use {model}/{saved[-1]} or finish the training run" if saved else "train one there first"
+        hint = f"use {model}/{saved[-1]} or finish the training run" if saved else "train one there first"
         raise ValueError(
-            f"--model {model} holds no finished checkpoint (no model_index.json or text_to_image.json); {mend}"
+            f"--model {model} holds no finished checkpoint (no model_index.json or text_to_image.json); {hint}"
         )
     if not path.exists():
         try:

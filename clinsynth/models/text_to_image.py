@@ -7,7 +7,7 @@ class-conditioned DDPM, so that the same training, drawing and judging serve bot
 A run of `clinsynth train text-to-image-lora` is a folder of:
 
     pytorch_lora_weights.safetensors   the U-Net's LoRA, as diffusers' `load_lora_weights` takes it
-    learned_embeds.safetensors         learned words: `clip_l`, and `clip_g` of a second text encoder, (classes, width)
+    learned_embeds.safetensors         textual inversion: `clip_l`, and `clip_g` of a second encoder, (classes, width)
     text_to_image.json                 base model and revision, classes, prompts, and what else it takes to repeat
 """
 
@@ -22,19 +22,19 @@ import torch
 from torch import nn
 
 from clinsynth.models.text_to_image_base import (
-    add_words,
+    add_inversion,
     cast_lora,
     freeze,
     image_to_image,
     lora_weights,
     open_base,
-    read_words,
+    read_inversion,
     set_trainable,
     write_tensors,
 )
 from clinsynth.run_folder import atomic_write, read_json
 
-LORA, WORDS, FACTS = "pytorch_lora_weights.safetensors", "learned_embeds.safetensors", "text_to_image.json"
+LORA, INVERSION, FACTS = "pytorch_lora_weights.safetensors", "learned_embeds.safetensors", "text_to_image.json"
 Embedded = tuple[torch.Tensor, torch.Tensor | None]
 """Prompts as the network takes them: (classes + 1, tokens, width), and pooled (classes + 1, width) or None."""
 
@@ -45,8 +45,8 @@ class PromptedUnet(nn.Module):
     Args:
         unet: `UNet2DConditionModel`.
         embeddings: (classes + 1, tokens, width), the prompts' and last the empty prompt's.
-        pooled: (classes + 1, width) for a network of the XL kind, which is also told the picture's side in pixels.
-        side: of pictures, in pixels.
+        pooled: (classes + 1, width) for a network of the XL kind, which is also told the image's side in pixels.
+        side: of images, in pixels.
     """
 
     embeddings: torch.Tensor
@@ -77,12 +77,12 @@ class PromptedUnet(nn.Module):
     ) -> Any:
         """The network's output for latents (b, c, h, w), timesteps (b,) and labels (b,); `classes` is the null one.
 
-        `embedded` takes the place of the prompts' own, as while words are learned.
+        `embedded` takes the place of the prompts' own, as while textual inversion is trained.
         """
         embeddings, pooled = (self.embeddings, self.pooled) if embedded is None else embedded
-        words = embeddings[class_labels].to(self.dtype)
+        prompts = embeddings[class_labels].to(self.dtype)
         conditions = self.conditions(class_labels, pooled)
-        return self.unet(sample.to(self.dtype), timestep, words, added_cond_kwargs=conditions)
+        return self.unet(sample.to(self.dtype), timestep, prompts, added_cond_kwargs=conditions)
 
     def conditions(self, labels: torch.Tensor, pooled: torch.Tensor | None) -> dict[str, torch.Tensor] | None:
         """What a network of the XL kind gets besides: pooled prompts; sizes before, cut and after, all the same."""
@@ -102,7 +102,7 @@ class PromptedPipeline:
         pipe: `StableDiffusionPipeline`, `StableDiffusionXLPipeline` or one that takes the same arguments.
         id2label: class number to name.
         prompts: class number to prompt.
-        guidance_scale: of its pictures, 1 is without guidance (MAGIC: 5).
+        guidance_scale: of its images, 1 is without guidance (MAGIC: 5).
         facts: what `save_pretrained` writes of the base model and the LoRA.
     """
 
@@ -173,27 +173,27 @@ class PromptedPipeline:
     @torch.no_grad()
     def embed(self) -> Embedded:
         """The prompts and the empty one as the network takes them: (classes + 1, tokens, width), pooled or None."""
-        return self.embed_words()
+        return self.embed_prompts()
 
-    def embed_words(self) -> Embedded:
+    def embed_prompts(self) -> Embedded:
         """`embed` with gradients; the empty prompt is what guidance takes for it, which of XL is all zeros."""
-        words = [self.prompts[number] for number in sorted(self.id2label)]
+        prompts = [self.prompts[number] for number in sorted(self.id2label)]
         found = self.pipe.encode_prompt(
-            prompt=words, device=self.device, num_images_per_prompt=1, do_classifier_free_guidance=True
+            prompt=prompts, device=self.device, num_images_per_prompt=1, do_classifier_free_guidance=True
         )
         embeddings = torch.cat([found[0], found[1][:1]])
         return embeddings, torch.cat([found[2], found[3][:1]]) if len(found) > 2 else None
 
     @torch.no_grad()
     def encode(self, images: torch.Tensor) -> torch.Tensor:
-        """Latents (n, c, h, w) of pictures (n, 3, side, side) in [-1, 1]: the means of the autoencoder's, scaled."""
+        """Latents (n, c, h, w) of images (n, 3, side, side) in [-1, 1]: the means of the autoencoder's, scaled."""
         vae = self.pipe.vae
         means = vae.encode(images.to(vae.device, vae.dtype)).latent_dist.mode()
         shift = getattr(vae.config, "shift_factor", None) or 0.0
         return (means - shift) * vae.config.scaling_factor  # type: ignore[no-any-return]
 
     def __call__(self, labels: list[int], **settings: Any) -> Any:
-        """Pictures of the classes `labels`; the rest as the text-to-image pipeline takes it.
+        """Images of the classes `labels`; the rest as the text-to-image pipeline takes it.
 
         With `image` (n, 3, side, side) in [-1, 1] and `strength` as the image-to-image pipeline takes it.
 
@@ -203,7 +203,7 @@ class PromptedPipeline:
         prompts = [self.prompts[label] for label in labels]
         settings = {"prompt": prompts, "guidance_scale": self.guidance_scale, **settings}
         image, strength = settings.pop("image", None), settings.pop("strength", 1.0)
-        if image is None or strength == 1:  # at which nothing of the picture is to be left
+        if image is None or strength == 1:  # at which nothing of the image is to be left
             return self.pipe(height=self.side, width=self.side, **settings)
         steps = settings.get("num_inference_steps", 50)
         if int(steps * strength) < 1:
@@ -216,8 +216,8 @@ class PromptedPipeline:
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """All that a run folder's .safetensors hold, by the names there."""
-        words = read_words(self.pipe, self.facts["tokens"]) if self.facts.get("tokens") else {}
-        return words | {f"unet.{name}": tensor for name, tensor in lora_weights(self.pipe.unet).items()}
+        learned = read_inversion(self.pipe, self.facts["tokens"]) if self.facts.get("tokens") else {}
+        return learned | {f"unet.{name}": tensor for name, tensor in lora_weights(self.pipe.unet).items()}
 
     def origin(self) -> dict[str, Any]:
         """What generation.json says of it."""
@@ -230,7 +230,7 @@ class PromptedPipeline:
         }
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write LoRA, learned words and facts into `folder`, not the base model."""
+        """Write LoRA, textual inversion and facts into `folder`, not the base model."""
         save_text_to_image(self, Path(folder), self.facts)
 
 
@@ -239,14 +239,14 @@ def save_text_to_image(prompted: PromptedPipeline, folder: Path, facts: Mapping[
 
     Args:
         prompted: its network has the adapter "default".
-        facts: `base`, `revision`, `tokens` (learned words in the order of the classes, or none) and more.
+        facts: `base`, `revision`, `tokens` (of textual inversion, in the order of the classes, or none) and more.
     """
     from diffusers.training_utils import _collate_lora_metadata
 
     folder.mkdir(parents=True, exist_ok=True)
     pipe = prompted.pipe
     if facts.get("tokens"):
-        write_tensors(folder / WORDS, read_words(pipe, facts["tokens"]))
+        write_tensors(folder / INVERSION, read_inversion(pipe, facts["tokens"]))
     pipe.save_lora_weights(folder, lora_weights(pipe.unet), **_collate_lora_metadata({"unet": pipe.unet}))
     known = {
         "id2label": {str(number): name for number, name in prompted.id2label.items()},
@@ -275,7 +275,7 @@ def load_text_to_image(folder: str | Path, dtype: str = "float32", trainable: bo
         raise ValueError(f"{folder} holds no finished text-to-image LoRA (no {FACTS}); finish its training run")
     pipe = open_base(facts["base"], facts.get("revision"), dtype, facts["resolution"])
     if facts.get("tokens"):
-        add_words(pipe, facts["tokens"], load_file(folder / WORDS))
+        add_inversion(pipe, facts["tokens"], load_file(folder / INVERSION))
     pipe.load_lora_weights(folder, weight_name=LORA, adapter_name="default", use_safetensors=True)
     cast_lora(pipe.unet, getattr(torch, dtype))
     freeze(pipe)

@@ -1,7 +1,7 @@
 """The base model of a text-to-image LoRA: Stable Diffusion 1.5, 2.1 and XL, from a folder or the Hub.
 
 Weights are safetensors alone and no code of the repository is run. The safety checker stays out: it was made to look
-for nudity, and blackens medical pictures.
+for nudity, and blackens medical images.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ def open_base(model: str, revision: str | None = None, dtype: str = "float32", s
         model: folder or Hub id.
         revision: commit, branch or tag on the Hub.
         dtype: name of the torch type of all networks.
-        side: of its pictures in pixels; default: its own.
+        side: of its images in pixels; default: its own.
 
     Raises:
-        ValueError: it is not there, not of the known kinds, has no safetensors, or cannot draw pictures of `side`.
+        ValueError: it is not there, not of the known kinds, has no safetensors, or cannot draw images of `side`.
     """
     import diffusers
     import torch
@@ -51,7 +51,7 @@ def open_base(model: str, revision: str | None = None, dtype: str = "float32", s
     if pipe.unet.config.in_channels != pipe.vae.config.latent_channels:
         raise ValueError(
             f"--model {model} has a network of {pipe.unet.config.in_channels} input channels, so it fills in parts of "
-            f"given pictures; give {BASES}"
+            f"given images; give {BASES}"
         )
     pipe.scheduler = diffusers.DDPMScheduler.from_config(pipe.scheduler.config, clip_sample=False)
     if side is not None:
@@ -111,7 +111,7 @@ def check_base(model: str, folder: Path) -> str:
 
 
 def draw_side(model: str, pipe: Any, side: int) -> None:
-    """Have a pipeline draw pictures of `side` pixels unless told otherwise.
+    """Have a pipeline draw images of `side` pixels unless told otherwise.
 
     Raises:
         ValueError: its network cannot halve them as often as it must.
@@ -142,7 +142,7 @@ def image_to_image(pipe: Any) -> Any:
 
 
 ENCODERS = {"clip_l": ("text_encoder", "tokenizer"), "clip_g": ("text_encoder_2", "tokenizer_2")}
-"""Components by the names that files of learned words usually have for them."""
+"""Components by the names that files of textual inversion usually have for them."""
 
 
 def freeze(pipe: Any) -> None:
@@ -175,16 +175,16 @@ def lora_weights(unet: Any) -> dict[str, torch.Tensor]:
     return found
 
 
-def add_words(pipe: Any, tokens: list[str], rows: Mapping[str, torch.Tensor]) -> None:
-    """Add learned words to the tokenizers, and their embeddings (words, width) to the text encoders."""
+def add_inversion(pipe: Any, tokens: list[str], rows: Mapping[str, torch.Tensor]) -> None:
+    """Add the tokens of textual inversion to the tokenizers, and their embeddings (tokens, width) to the encoders."""
     for key, (encoder, tokenizer) in ENCODERS.items():
         if key in rows:
             parts = {"text_encoder": pipe.components[encoder], "tokenizer": pipe.components[tokenizer]}
             pipe.load_textual_inversion(rows[key], token=list(tokens), **parts)
 
 
-def read_words(pipe: Any, tokens: list[str]) -> dict[str, torch.Tensor]:
-    """The embeddings of learned words: the inverse of `add_words`."""
+def read_inversion(pipe: Any, tokens: list[str]) -> dict[str, torch.Tensor]:
+    """The embeddings of these tokens: the inverse of `add_inversion`."""
     found = {}
     for key, (encoder, tokenizer) in ENCODERS.items():
         if encoder in pipe.components:

@@ -17,7 +17,7 @@ from clinsynth.reports.page import interval_marks, polyline, scale_for
 from clinsynth.reports.texts import CONTENT, DISTANCES, DIVERSITY, ENTITIES, OVERLAP
 from clinsynth.run_folder import atomic_write, describe_environment
 from clinsynth.study.plan import IMAGES, MARK, TEXTS, Kind
-from clinsynth.synthesis.sets import load_synthetic, with_labels_of
+from clinsynth.synthesis.sets import load_synthetic_images, with_labels_of
 from clinsynth.trainers.classifiers.arms import CONTROLS
 
 if TYPE_CHECKING:
@@ -315,7 +315,7 @@ def draw_rows(args: StudyArguments, plan: Plan) -> list[dict[str, Any]]:
     """For each class a row of real pictures and one of each generator's, as data URIs, chosen by the study's seed."""
     sets: dict[str, ImageArrays] = {"real": load_image_arrays(args, args.seed)["train"]}
     for name, draws in plan.generated.items():
-        sets[name] = with_labels_of(sets["real"], load_synthetic(draws[0].output_dir))
+        sets[name] = with_labels_of(sets["real"], load_synthetic_images(draws[0].output_dir))
     random = np.random.default_rng([args.seed, 4])
     return [
         {"label": name, "sets": {source: choose(arrays, label, random) for source, arrays in sets.items()}}

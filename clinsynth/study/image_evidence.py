@@ -12,6 +12,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from clinsynth.data.arguments import ImageDataArguments
+from clinsynth.data.images import load_image_arrays
 from clinsynth.metrics import records as m
 from clinsynth.metrics.finished import FinishedMeasurements
 from clinsynth.metrics.images.likeness import measure_pictures
@@ -26,14 +30,7 @@ from clinsynth.models.image_encoders import (
 )
 from clinsynth.run_folder import create_run_folder, describe_environment, write_run_config
 from clinsynth.study.alignment import gather_alignment, load_alignment_judge
-from clinsynth.synthesis.sets import (
-    check_sources,
-    describe_data,
-    load_real,
-    load_synthetic,
-    read_generation,
-    with_labels_of,
-)
+from clinsynth.synthesis.sets import check_sources, load_synthetic_images, read_generation, with_labels_of
 from clinsynth.trainers.classifiers.arms import check_data
 from clinsynth.trainers.classifiers.images import run_arms
 
@@ -58,10 +55,10 @@ def gather_evidence(args: EvaluateImagesArguments) -> tuple[dict[str, Any], Comp
         ValueError: either side is missing, unfinished, unreadable or does not fit the other.
     """
     generation = read_generation(Path(args.synthetic))
-    synthetic = load_synthetic(Path(args.synthetic))
+    synthetic = load_synthetic_images(Path(args.synthetic))
     real = load_real(args, like=synthetic)
     synthetic = with_labels_of(real["train"], synthetic)
-    check_sources(Path(args.synthetic), real)
+    check_sources(Path(args.synthetic), real["test"].images)
     judge = load_alignment_judge(args, real["train"].label_names) if args.checklist else None
     if args.classifier != "none":
         check_data(real, synthetic)
@@ -87,6 +84,38 @@ def gather_evidence(args: EvaluateImagesArguments) -> tuple[dict[str, Any], Comp
         "environment": describe_environment(),
     }
     return evidence, Compared(real["train"], synthetic, privacy["pairs"])
+
+
+def load_real(args: EvaluateImagesArguments, like: ImageArrays) -> dict[str, ImageArrays]:
+    """Splits train, validation and test of `--real` at the resolution and channels of `like`."""
+    shared = ("fit", "label_column", "label_names", "train_fraction", "few_shot", "min_class_size")
+    data_args = ImageDataArguments(
+        dataset=args.real,
+        resolution=like.images.shape[-1],
+        channels=like.images.shape[1],
+        **{name: getattr(args, name) for name in shared},
+    )
+    return load_image_arrays(data_args, args.seed)
+
+
+def describe_data(
+    args: EvaluateImagesArguments, real: dict[str, ImageArrays], synthetic: ImageArrays
+) -> dict[str, Any]:
+    """What was compared: specs, counts a class and split, size."""
+    names = synthetic.label_names
+    sets = {**real, "synthetic": synthetic}
+    counts = {
+        split: dict(zip(names, np.bincount(arrays.labels, minlength=len(names)).tolist(), strict=True))
+        for split, arrays in sets.items()
+    }
+    return {
+        "real": args.real,
+        "synthetic": args.synthetic,
+        "label_names": names,
+        "counts": counts,
+        "resolution": synthetic.images.shape[-1],
+        "channels": synthetic.images.shape[1],
+    }
 
 
 def extract_all(

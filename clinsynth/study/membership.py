@@ -61,9 +61,11 @@ def membership_inference(
     Raises:
         ValueError: images or classes that are not the generator's, or an argument out of range.
     """
+    from clinsynth.pipelines.class_conditioned_ddpm import ClassConditionedDDPMPipeline
+
     settings = {"noises": noises, "seed": seed, "replicates": replicates, "max_rows": max_rows}
     record: dict[str, Any] = {"metric": "membership_inference", "ideal": 0.5, **settings}
-    if "unet" not in pipeline.components:
+    if not isinstance(pipeline, ClassConditionedDDPMPipeline):
         why = f"not applicable: {type(pipeline).__name__} has no denoising loss or other surrogate of a likelihood"
         return record | {"value": None, "interval": None, "note": why}
     for name, value in (("noises", noises), ("batch_size", batch_size), ("replicates", replicates)):

@@ -43,10 +43,9 @@ from clinsynth.metrics.texts.words import TextSet, as_rows, word_rows
 from clinsynth.models.image_encoders import hash_arrays
 from clinsynth.models.text_encoders import TextEncoder, TextModel, embed_all, embed_texts, pack_texts
 from clinsynth.run_folder import create_run_folder, describe_environment
+from clinsynth.synthesis.sets import WROTE_TEXTS, SetReader
 
 if TYPE_CHECKING:
-    from datasets import Dataset
-
     from clinsynth.scripts.evaluate_text import EvaluateTextArguments
 
 SPLITS = ("synthetic", "train", "test")
@@ -218,7 +217,7 @@ def hash_evidence(
     return hash_arrays(*contents, encoder.fingerprint, f"{settings}{label_names}{planted}")[:16]
 
 
-MEND = "give the folder that `clinsynth generate text` wrote"
+HINT = f"give the folder that `{WROTE_TEXTS}` wrote"
 READ_SPLITS = ("train", "validation", "test")
 DATA_FLAGS = (
     "text_column",
@@ -242,25 +241,6 @@ def load_real_texts(args: EvaluateTextArguments) -> tuple[dict[str, TextSet], li
     except ValueError as error:
         raise ValueError(str(error).replace("--dataset", "--real")) from error
     return {name: TextSet.of(splits[name]) for name in READ_SPLITS}, list(splits["train"].features["label"].names)
-
-
-def read_text_generation(folder: Path) -> dict[str, Any] | None:
-    """How the synthetic set was made: its generation.json, None where it has none.
-
-    Raises:
-        ValueError: the generation was stopped and has not finished, or the file is damaged.
-    """
-    path = folder / "generation.json"
-    if not path.exists():
-        return None
-    mend = "start its `clinsynth generate text` command again"
-    try:
-        generation: dict[str, Any] = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"--synthetic {folder}: generation.json is damaged ({error}); {mend}") from error
-    if not generation.get("complete", True):
-        raise ValueError(f"--synthetic {folder} is not finished; {mend}")
-    return generation
 
 
 def load_canaries(path: str | None, generation: dict[str, Any] | None) -> Canaries | None:
@@ -292,8 +272,15 @@ def load_synthetic_texts(folder: Path, label_names: list[str]) -> TextSet:
     Raises:
         ValueError: no folder, shard, row or column of that kind, an empty text, or a class that the real set lacks.
     """
-    dataset = read_synthetic(folder)
-    given = given_labels(dataset, folder)
+    reader = SetReader.open(folder, WROTE_TEXTS)
+    for column in ("text", "label"):
+        if column not in reader.columns:
+            raise ValueError(
+                f"--synthetic {folder} has no column {column!r}; it has {', '.join(reader.columns)}: {HINT}"
+            )
+    dataset, given = reader.dataset(), reader.label_names()
+    if not given:
+        raise ValueError(f"--synthetic {folder} holds no text; {HINT}")
     texts = dataset["text"][:]
     empty = next((row for row, text in enumerate(texts) if not isinstance(text, str) or not text.strip()), None)
     if empty is not None:
@@ -309,47 +296,6 @@ def load_synthetic_texts(folder: Path, label_names: list[str]) -> TextSet:
     dataset = dataset.remove_columns("label").add_column("label", numbers)
     made = TextSet.of(dataset)
     return replace(made, labels=np.asarray(numbers, dtype=np.int64))
-
-
-def read_synthetic(folder: Path) -> Dataset:
-    """All rows of the folder's shards.
-
-    Raises:
-        ValueError: there is no folder, shard, row, or column text or label.
-    """
-    from datasets import concatenate_datasets
-
-    from clinsynth.synthesis.sets import read_shard
-
-    if not folder.is_dir():
-        raise ValueError(f"--synthetic {folder} is not a folder; {MEND}")
-    shards = sorted(folder.glob("data/*.parquet")) or sorted(folder.glob("*.parquet"))
-    if not shards:
-        raise ValueError(f"--synthetic {folder} holds no .parquet file; {MEND}")
-    dataset = concatenate_datasets([read_shard(path) for path in shards])
-    if len(dataset) == 0:
-        raise ValueError(f"--synthetic {folder} holds no text; {MEND}")
-    for column in ("text", "label"):
-        if column not in dataset.column_names:
-            raise ValueError(
-                f"--synthetic {folder} has no column {column!r}; it has {', '.join(dataset.column_names)}: {MEND}"
-            )
-    return dataset
-
-
-def given_labels(dataset: Dataset, folder: Path) -> list[str]:
-    """The label of each row by its name.
-
-    Raises:
-        ValueError: labels are numbers without names, or missing.
-    """
-    names = getattr(dataset.features["label"], "names", None)
-    values = dataset["label"][:]
-    if names is not None and all(value is not None and 0 <= value < len(names) for value in values):
-        return [names[value] for value in values]
-    if names is None and all(isinstance(value, str) for value in values):
-        return list(values)
-    raise ValueError(f"--synthetic {folder}: labels need names, in each row; {MEND}")
 
 
 @dataclass(frozen=True)

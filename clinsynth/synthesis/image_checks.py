@@ -1,4 +1,4 @@
-"""Checks of generated pictures: each gives a picture None, or the reason why it is drawn anew."""
+"""Checks of generated images: each gives an image None, or the reason why it is drawn anew."""
 
 from __future__ import annotations
 
@@ -6,31 +6,49 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from clinsynth.data.arguments import ImageDataArguments
 from clinsynth.judges.judges import check_judge
-from clinsynth.synthesis.image_sources import ImageSources, drawn_form, load_sources
+from clinsynth.synthesis.image_sources import (
+    ImageSources,
+    SourceArguments,
+    load_sources,
+    strength_lines,
+    sweep_strengths,
+    with_form,
+)
 
 if TYPE_CHECKING:
-    from clinsynth.scripts.generate_images import GenerateImagesArguments
+    from clinsynth.metrics.privacy.copies import CopyDetector, ThumbnailSpace
+    from clinsynth.models.generators import Generator, Sample
 
 UNCHANGED, OTHER_CLASS = "unchanged", "another class"
 UNMET, NO_ANSWER = "checklist not met", "no answer of the judge"
-CALIBRATION = {"per_grade": 60, "least_kappa": 0.6}
-"""As `clinsynth judge` has them unless told otherwise."""
+PER_GRADE, LEAST_KAPPA = 60, 0.6
+"""Of a calibration, as `clinsynth judge` has them unless told otherwise."""
+
+
+class Check(Protocol):
+    """From images, uint8 (n, channels, side, side), labels and seeds to reasons; `facts` are what generation.json says
+    of it."""
+
+    @property
+    def facts(self) -> dict[str, Any]: ...
+
+    def __call__(self, images: np.ndarray, labels: list[int], seeds: list[int]) -> list[str | None]: ...
 
 
 @dataclass(frozen=True)
 class ChangeCheck:
-    """Is a picture another one than its source, in the space in which copies are looked for?
+    """Is an image another one than its source, in the space in which copies are looked for?
 
-    Moved by a thumbnail pixel or mirrored, a source counts as the same picture.
+    Moved by a thumbnail pixel or mirrored, a source counts as the same image.
     """
 
-    space: Any
+    space: ThumbnailSpace
     rows: np.ndarray
     sources: ImageSources
     least: float
@@ -38,14 +56,14 @@ class ChangeCheck:
 
     @classmethod
     def of(cls, sources: ImageSources, train: np.ndarray, least: float | None) -> ChangeCheck:
-        """The check in the space of train pictures, uint8 (n, channels, side, side).
+        """The check in the space of train images, uint8 (n, channels, side, side).
 
-        The default threshold is the distance to the closest other train picture that one in 200 train pictures goes
+        The default threshold is the distance to the closest other train image that one in 200 train images goes
         below, those left out that are duplicates in the data. Changes that a camera makes stay below it, and two
-        patients' pictures above.
+        patients' images above.
 
         Raises:
-            ValueError: fewer than ten train pictures are left for it.
+            ValueError: fewer than ten train images are left for it.
         """
         from clinsynth.metrics.privacy.copies import ThumbnailSpace, duplicated, fit_threshold
 
@@ -56,30 +74,30 @@ class ChangeCheck:
             threshold = fit_threshold(nearest.distances[:, 0], duplicated(nearest))
             if threshold.value is None:
                 raise ValueError(
-                    f"--from_images has {threshold.n} train pictures without a duplicate, too few to know how near "
-                    "different pictures come; give --least_change, 0.25 is what counts as a duplicate"
+                    f"--from_images has {threshold.n} train images without a duplicate, too few to know how near "
+                    "different images come; give --least_change, 0.25 is what counts as a duplicate"
                 )
             least = round(threshold.value, 4)
             stated = f"each of {threshold.n} train pictures to the closest other one, rank {threshold.rank}"
         return cls(space, space.describe(sources.images), sources, least, stated)
 
     def with_sources(self, sources: ImageSources) -> ChangeCheck:
-        """The same check on pictures made from other sources."""
+        """The same check on images made from other sources."""
         return replace(self, rows=self.space.describe(sources.images), sources=sources)
 
     def __call__(self, images: np.ndarray, labels: list[int], seeds: list[int]) -> list[str | None]:
-        """Reasons of pictures, uint8 (n, channels, side, side), of these classes and seeds."""
         distances = self.distances(images, labels, seeds)
         return [UNCHANGED if distance < self.least else None for distance in distances]
 
     def distances(self, images: np.ndarray, labels: list[int], seeds: list[int]) -> np.ndarray:
-        """Distance (n,) in [0, 2] of each picture, in its nearest view, to its source."""
+        """Distance (n,) in [0, 2] of each image, in its nearest view, to its source."""
         own = self.rows[[self.sources.choose(*pair) for pair in zip(labels, seeds, strict=True)]]
         views = np.concatenate(list(self.space.views(images)))
         found: np.ndarray = np.linalg.norm(views - own[:, None], axis=2).min(1)
         return found
 
-    def describe(self) -> dict[str, Any]:
+    @property
+    def facts(self) -> dict[str, Any]:
         from clinsynth.metrics.privacy.copies import SPACE
 
         return {"space": SPACE, "least_distance_to_source": self.least, "from": self.least_from}
@@ -87,55 +105,39 @@ class ChangeCheck:
 
 @dataclass(frozen=True)
 class CopyCheck:
-    """Is a picture no copy of a train picture?"""
+    """Is an image no copy of a train image?"""
 
-    detector: Any
+    detector: CopyDetector
 
     def __call__(self, images: np.ndarray, labels: list[int], seeds: list[int]) -> list[str | None]:
-        """Reasons of pictures."""
-        reasons: list[str | None] = self.detector.reasons(images)
-        return reasons
+        return self.detector.reasons(images)
 
-    def describe(self) -> dict[str, Any]:
-        facts: dict[str, Any] = self.detector.describe()
-        return facts
+    @property
+    def facts(self) -> dict[str, Any]:
+        return self.detector.describe()
 
 
-@dataclass(frozen=True)
 class ClassCheck:
-    """Does a classifier see the class that was asked for?"""
+    """Does the classifier in a folder or on the Hub see the class that was asked for?
 
-    model: Any
-    classes: list[int]
-    name: str
+    Raises:
+        ValueError: it cannot be loaded, or lacks a class of the generator.
+    """
 
-    @classmethod
-    def of(cls, name: str, id2label: dict[int, str]) -> ClassCheck:
-        """The check by the classifier in a folder or on the Hub.
-
-        Raises:
-            ValueError: it cannot be loaded, or lacks a class of the generator.
-        """
+    def __init__(self, name: str, id2label: dict[int, str]):
         from clinsynth.models.classifiers import class_numbers
         from clinsynth.models.image_classifiers import load_image_classifier
-        from clinsynth.models.weights import best_device
+        from clinsynth.models.weights import best_device, hash_weights
 
-        model, _ = load_image_classifier("--keep_if_class", name, best_device())
-        return cls(model, class_numbers("--keep_if_class", model, list(id2label.values())), name)
+        self.model, _ = load_image_classifier("--keep_if_class", name, best_device())
+        self.classes = class_numbers("--keep_if_class", self.model, list(id2label.values()))
+        self.facts = {"model": name, "weights_sha256": hash_weights(self.model)}
 
     def __call__(self, images: np.ndarray, labels: list[int], seeds: list[int]) -> list[str | None]:
-        """Reasons of pictures."""
         from clinsynth.models.image_classifiers import predict
 
-        seen = predict(self.model, images).argmax(1)
-        return [
-            None if number == self.classes[label] else OTHER_CLASS for number, label in zip(seen, labels, strict=True)
-        ]
-
-    def describe(self) -> dict[str, Any]:
-        from clinsynth.models.weights import hash_weights
-
-        return {"model": self.name, "weights_sha256": hash_weights(self.model)}
+        pairs = zip(predict(self.model, images).argmax(1), labels, strict=True)
+        return [None if seen == self.classes[label] else OTHER_CLASS for seen, label in pairs]
 
 
 @dataclass(frozen=True)
@@ -149,10 +151,10 @@ class ChecklistCheck:
     model: str | None
 
     @classmethod
-    def of(cls, args: GenerateImagesArguments, pipeline: Any) -> ChecklistCheck:
+    def of(cls, args: KeepArguments, generator: Generator, seed: int) -> ChecklistCheck:
         """The check that the flags name.
 
-        Where drawn truth is known (checklist phantom-fundus), items on which the judge disagrees with it are left out.
+        Where truth is known (checklist phantom-fundus), items on which the judge disagrees with it are left out.
 
         Raises:
             ValueError: judge or checklist cannot be had, or a class of the generator is not in it.
@@ -160,24 +162,24 @@ class ChecklistCheck:
         from clinsynth.judges.judges import load_judge
 
         judge = load_judge(args.judge, args.judge_model, args.checklist)
-        for name in pipeline.id2label.values():
+        for name in generator.id2label.values():
             if name not in judge.checklist["conditions"]:
                 raise ValueError(
                     f"--checklist {judge.checklist['name']} has no condition {name!r}, a class of --model; it has "
                     f"{', '.join(judge.checklist['conditions'])}"
                 )
-        refused = refused_items(judge, drawn_form(args, pipeline), args.seed)
-        return cls(judge, parse_share(str(args.keep_if_checklist)), refused, pipeline.id2label, args.judge_model)
+        with_form(args, generator)  # which refuses flags of another form
+        refused = refused_items(judge, generator.form.side, generator.form.channels, seed)
+        return cls(judge, parse_share(str(args.keep_if_checklist)), refused, generator.id2label, args.judge_model)
 
     def __call__(self, images: np.ndarray, labels: list[int], seeds: list[int]) -> list[str | None]:
-        """Reasons of pictures."""
         from clinsynth.judges.judges import judge_arrays
 
         answers = judge_arrays(self.judge, images, [self.names[label] for label in labels])
         return [self.reason(answer) for answer in answers]
 
     def reason(self, answer: dict[str, Any]) -> str | None:
-        """The reason of one picture."""
+        """The reason of one image."""
         from clinsynth.judges.judges import is_met
 
         met = [is_met(score) for item, score in answer["scores"].items() if item not in self.refused]
@@ -185,15 +187,16 @@ class ChecklistCheck:
             return NO_ANSWER
         return None if Fraction(sum(met), len(met)) >= self.least else UNMET
 
-    def describe(self) -> dict[str, Any]:
+    @property
+    def facts(self) -> dict[str, Any]:
         from clinsynth.judges.judges import describe_judge
 
-        facts = describe_judge(self.judge, self.model)
-        return {**facts, "least_share": str(self.least), "refused": sorted(self.refused)}
+        known = describe_judge(self.judge, self.model)
+        return {**known, "least_share": str(self.least), "refused": sorted(self.refused)}
 
 
-def refused_items(judge: Any, form: dict[str, int], seed: int) -> frozenset[str]:
-    """The items with which the judge cannot be trusted on pictures of this resolution and number of channels.
+def refused_items(judge: Any, side: int, channels: int, seed: int) -> frozenset[str]:
+    """The items with which the judge cannot be trusted on images of this resolution and number of channels.
 
     Raises:
         ValueError: a condition has no other.
@@ -201,19 +204,15 @@ def refused_items(judge: Any, form: dict[str, int], seed: int) -> frozenset[str]
     from clinsynth.judges.calibration import calibrate, check_usable
 
     if judge.checklist["name"] != "phantom-fundus":
-        return frozenset()  # truth is known of drawn pictures alone
-    found = calibrate(judge, form["resolution"], form["channels"], seed=seed, **CALIBRATION)  # type: ignore[arg-type]
-    check_usable(judge, found["refused"], CALIBRATION["least_kappa"])
+        return frozenset()  # truth is known of phantoms alone
+    found = calibrate(judge, side, channels, PER_GRADE, LEAST_KAPPA, seed)
+    check_usable(judge, found["refused"], LEAST_KAPPA)
     return frozenset(found["refused"])
-
-
-SampleFrom = Callable[[ImageSources], Any]
-"""From sources to the function from labels and seeds to pictures."""
 
 
 @dataclass
 class KeepArguments(ImageDataArguments):
-    """Which generated pictures are kept."""
+    """Which generated images are kept."""
 
     reject_copies: bool = False
     """draw an image anew while it is an exact or near copy of a train image of --dataset"""
@@ -240,9 +239,9 @@ class KeepArguments(ImageDataArguments):
             parse_share(self.keep_if_checklist)
             check_judge("judge", self.judge, self.judge_model)
             if self.judge == "expert":
-                raise ValueError("--judge expert knows only pictures that there are; take another for new ones")
+                raise ValueError("--judge expert knows only images that there are; take another for new ones")
         if self.least_change is not None and not 0 <= self.least_change <= 2:
-            raise ValueError(f"--least_change must be in [0, 2], got {self.least_change}; 0 keeps unchanged pictures")
+            raise ValueError(f"--least_change must be in [0, 2], got {self.least_change}; 0 keeps unchanged images")
         if self.most_draws < 1:
             raise ValueError(f"--most_draws must be at least 1, got {self.most_draws}")
 
@@ -268,10 +267,10 @@ def parse_share(text: str) -> Fraction:
 class Keep:
     """The checks of a run by the name under which generation.json has them, in the order in which they are asked."""
 
-    checks: dict[str, Any]
+    checks: dict[str, Check]
 
     def __call__(self, images: np.ndarray, labels: list[int], seeds: list[int]) -> list[str | None]:
-        """Why each picture, uint8 (n, channels, side, side), is drawn anew; None where it is kept."""
+        """Why each image, uint8 (n, channels, side, side), is drawn anew; None where it is kept."""
         reasons: list[str | None] = [None] * len(images)
         for check in self.checks.values():
             left = [i for i, reason in enumerate(reasons) if reason is None]
@@ -283,88 +282,66 @@ class Keep:
         return reasons
 
     def with_sources(self, sources: ImageSources) -> Keep:
-        """The same checks on pictures made from other sources."""
-        change = self.checks["changed"].with_sources(sources)
-        return Keep({**self.checks, "changed": change})
+        """The same checks on images made from other sources."""
+        change = self.checks["changed"]
+        assert isinstance(change, ChangeCheck)  # there is one where there are sources
+        return Keep({**self.checks, "changed": change.with_sources(sources)})
 
     @property
     def facts(self) -> dict[str, Any]:
         """What generation.json says of the checks."""
-        found = {name: check.describe() for name, check in self.checks.items()}
+        found = {name: check.facts for name, check in self.checks.items()}
         copies = {name: found.pop(name) for name in ("reject_copies",) if name in found}
         return copies | ({"keep": found} if found else {})
 
 
-def sources_and_checks(
-    args: GenerateImagesArguments,
-    pipeline: Any,
-    labels: list[int],
-    output_dir: Path,
-    sample_from: SampleFrom,
-    generator: dict[str, Any],
-) -> tuple[Any, Any]:
-    """The sources of --from_images, None without it, and the checks that the flags ask for.
+def load_keep(args: KeepArguments, generator: Generator, sources: ImageSources | None, seed: int) -> Keep:
+    """The checks that the flags ask for.
 
     Raises:
-        ValueError: --from_images with a GAN, or whatever is wrong with data set, judge or classifier.
+        ValueError: whatever is wrong with data set, judge or classifier.
     """
-
-    if args.from_images and "unet" not in pipeline.components:
-        raise ValueError(f"--from_images needs a diffusion model, but --model {args.model} is a GAN; leave it out")
-    sources = load_sources(args, pipeline, labels) if args.from_images else None
-    checks: dict[str, Any] = {}
+    checks: dict[str, Check] = {}
     if sources:
         checks["changed"] = ChangeCheck.of(sources, sources.images, args.least_change)
     if args.reject_copies:
-        checks["reject_copies"] = CopyCheck(fit_detector(args, pipeline))
+        checks["reject_copies"] = CopyCheck(fit_detector(args, generator, seed))
     if args.keep_if_class:
-        checks["class"] = ClassCheck.of(args.keep_if_class, pipeline.id2label)
+        checks["class"] = ClassCheck(args.keep_if_class, generator.id2label)
     if args.keep_if_checklist:
-        checks["checklist"] = ChecklistCheck.of(args, pipeline)
-    keep = Keep(checks)
-    if sources and args.swept:
-        sources = choose_strengths(args, pipeline, labels, sources, keep, output_dir, sample_from, generator)
-        keep = keep.with_sources(sources)
-    return sources, keep
+        checks["checklist"] = ChecklistCheck.of(args, generator, seed)
+    return Keep(checks)
 
 
-def choose_strengths(
-    args: GenerateImagesArguments,
-    pipeline: Any,
-    labels: list[int],
-    sources: Any,
-    keep: Any,
-    output_dir: Path,
-    sample_from: SampleFrom,
-    generator: dict[str, Any],
-) -> Any:
-    """`sources` at the strength that was best for each class on validation pictures; says what was tried."""
-    from clinsynth.synthesis.image_sources import lines, sweep_strengths
-
-    validation = load_sources(args, pipeline, labels, "validation")
-    found = sweep_strengths(
-        output_dir / "strengths.json",
-        args.swept,
-        validation,
-        sample_from,
-        keep.with_sources(validation),
-        pipeline.id2label,
-        generator | keep.facts | {"image_to_image": validation.facts},
-    )
-    print("\n".join(lines(found)))
-    chosen = {label: found[pipeline.id2label[label]]["chosen"] for label in sources.of_class}
-    return sources.with_strengths(chosen, pipeline.id2label)
-
-
-def fit_detector(args: GenerateImagesArguments, pipeline: Any) -> Any:
-    """The detector of copies of the real train split, brought to the size and channels that the model draws.
+def fit_detector(args: KeepArguments, generator: Generator, seed: int) -> CopyDetector:
+    """The detector of copies of the real train split, brought to the size and channels that the generator draws.
 
     Raises:
-        ValueError: --resolution or --channels ask for others, or there are too few pictures.
+        ValueError: --resolution or --channels ask for others, or there are too few images.
     """
     from clinsynth.data.images import load_image_dataset, to_arrays
     from clinsynth.metrics.privacy.copies import CopyDetector
 
-    form = drawn_form(args, pipeline)
-    train = load_image_dataset(replace(args, **form), args.seed)["train"]
-    return CopyDetector.of(to_arrays(train, form["resolution"], form["channels"], args.fit).images)
+    fixed = with_form(args, generator)
+    train = load_image_dataset(fixed, seed)["train"]
+    return CopyDetector.of(to_arrays(train, fixed.resolution, fixed.channels, args.fit).images)
+
+
+def choose_strengths(
+    args: SourceArguments,
+    generator: Generator,
+    sources: ImageSources,
+    keep: Keep,
+    sampler: Callable[[ImageSources], Sample],
+    made_by: dict[str, Any],
+    path: Path,
+) -> tuple[ImageSources, Keep]:
+    """`sources` at the strength that was best for each class on validation images, and their checks; says what was
+    tried. Arguments as of `sweep_strengths`."""
+    id2label = generator.id2label
+    validation = load_sources(args, generator, list(sources.of_class), made_by["seed"], "validation")
+    made_by = made_by | keep.facts | {"image_to_image": validation.facts}
+    found = sweep_strengths(path, args.swept, validation, sampler, keep.with_sources(validation), id2label, made_by)
+    print("\n".join(strength_lines(found)))
+    chosen = sources.with_strengths({label: found[id2label[label]]["chosen"] for label in sources.of_class}, id2label)
+    return chosen, keep.with_sources(chosen)

@@ -1,4 +1,4 @@
-"""The real pictures that image-to-image generation starts from: of the train split, and of another class.
+"""The real images that image-to-image generation starts from: of the train split, and of another class.
 
 A source is chosen by the seed of its row alone, so that a row can be made again from seed and data set. Each row keeps
 its source's id, class and the strength.
@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from tqdm.auto import tqdm
@@ -24,7 +24,16 @@ from clinsynth.judges.checklists import sample_id
 from clinsynth.run_folder import atomic_write, read_json
 from clinsynth.seeds import derive_seed
 
+if TYPE_CHECKING:
+    from clinsynth.data.images import ImageArrays
+    from clinsynth.models.generators import Generator, Sample
+
 logger = logging.getLogger("clinsynth")
+
+
+Data = TypeVar("Data", bound=ImageDataArguments)
+Reject = Callable[[np.ndarray, list[int], list[int]], list[str | None]]
+"""From images, labels and seeds to the reason why each is rejected, None where it is not."""
 
 
 @dataclass
@@ -80,18 +89,18 @@ def parse_strength(text: float | str) -> float | dict[str, float] | list[float]:
     if not good:
         raise ValueError(
             f"--strength must be a number in (0, 1], LABEL=S,LABEL=S or S,S,S, got {text!r}; 0.3 keeps "
-            "most of a picture"
+            "most of an image"
         )
     return found
 
 
 @dataclass(frozen=True)
 class ImageSources:
-    """Source pictures, and which of them serve each class.
+    """Source images, and which of them serve each class.
 
     Attributes:
         images: uint8 (n, channels, side, side), of the size that the model draws.
-        ids: of `clinsynth.judges.checklists.sample_id`, of the pictures at that size.
+        ids: of `clinsynth.judges.checklists.sample_id`, of the images at that size.
         classes: class name of each.
         of_class: number of a class to make to the row numbers of its sources.
         strengths: class to make to its strength.
@@ -106,12 +115,12 @@ class ImageSources:
     facts: dict[str, Any]
 
     def choose(self, label: int, seed: int) -> int:
-        """The row number of the source of the picture of class `label` with `seed`."""
+        """The row number of the source of the image of class `label` with `seed`."""
         rows = self.of_class[label]
         return int(rows[derive_seed(seed, 1) % len(rows)])
 
-    def pictures(self, labels: list[int], seeds: list[int]) -> np.ndarray:
-        """The sources of the pictures of these classes and seeds."""
+    def images_of(self, labels: list[int], seeds: list[int]) -> np.ndarray:
+        """The sources of the images of these classes and seeds."""
         return self.images[[self.choose(*pair) for pair in zip(labels, seeds, strict=True)]]
 
     def columns(self, label: int, seed: int) -> dict[str, Any]:
@@ -125,30 +134,35 @@ class ImageSources:
         return replace(self, strengths=strengths, facts={**self.facts, "strength": named})
 
 
-def load_sources(args: Any, pipeline: Any, labels: list[int], split: str = "train") -> ImageSources:
-    """The sources of `labels` (class numbers) in a real split, at the size and channels that the model draws.
+def load_sources(
+    args: SourceArguments, generator: Generator, labels: list[int], seed: int, split: str = "train"
+) -> ImageSources:
+    """The sources of `labels` (class numbers) in a real split, at the size and channels that the generator draws.
 
-    A picture that also stands in another split is left out, so that nothing made from it meets itself there.
+    An image that also stands in another split is left out, so that nothing made from it meets itself there.
 
     Raises:
-        ValueError: a class without a source, an unknown class name, or a column that the data set lacks.
+        ValueError: a class without a source, an unknown class name, a column that the data set lacks, or a GAN.
     """
     from clinsynth.models.image_encoders import hash_arrays
 
-    splits = load_drawn(replace(args, dataset=args.from_images), pipeline)
+    if not generator.starts_from_images:
+        raise ValueError(f"--from_images needs a diffusion model, but --model {generator.name} is a GAN; leave it out")
+    id2label = generator.id2label
+    splits = load_as_drawn(replace(args, dataset=str(args.from_images)), generator, seed)
     found = {name: [sample_id(to_picture(image)) for image in data.images] for name, data in splits.items()}
     elsewhere = {i for name, ids in found.items() if name != split for i in ids}
     data, ids = splits[split], found[split]
     classes = [data.label_names[label] for label in data.labels]
-    if split == "train" and set(classes).isdisjoint(pipeline.id2label.values()):
+    if split == "train" and set(classes).isdisjoint(id2label.values()):
         logger.warning(
-            "--from_images %s has none of the model's classes (%s), but %s: all its pictures count as of another "
+            "--from_images %s has none of the model's classes (%s), but %s: all its images count as of another "
             "class. If theirs are the same under other names, name them as the model does with --label_names",
             args.from_images,
-            first_of(pipeline.id2label.values()),
+            first_of(id2label.values()),
             first_of(data.label_names),
         )
-    wanted = {label: pipeline.id2label[label] for label in sorted(set(labels))}
+    wanted = {label: id2label[label] for label in sorted(set(labels))}
     allowed = read_compatible(args.compatible, splits["train"], list(wanted.values())) if args.compatible else {}
     givers = parse_classes(args.from_class, data.label_names)
     usable = np.array([i not in elsewhere for i in ids])
@@ -157,7 +171,7 @@ def load_sources(args: Any, pipeline: Any, labels: list[int], split: str = "trai
         of_class[label] = np.flatnonzero(usable & serves(data, classes, name, givers, allowed.get(name, {})))
         if len(of_class[label]) == 0:
             raise ValueError(
-                f"no {split} picture of --from_images {args.from_images} can be made into {name}: it must be of "
+                f"no {split} image of --from_images {args.from_images} can be made into {name}: it must be of "
                 "another class, agree with --from_class and --compatible, and be in no other split; loosen these"
             )
     facts = {
@@ -168,38 +182,32 @@ def load_sources(args: Any, pipeline: Any, labels: list[int], split: str = "trai
         "left_out_as_in_another_split": int((~usable).sum()),
     }
     empty = ImageSources(data.images, ids, classes, of_class, {}, facts)
-    return empty.with_strengths(strengths_of(args, wanted), pipeline.id2label)
+    return empty.with_strengths(strengths_of(args, wanted), id2label)
 
 
-def load_drawn(args: Any, pipeline: Any) -> dict[str, Any]:
-    """The splits of --dataset as the model draws pictures; a text-to-image model draws larger ones than others."""
-    from clinsynth.data.images import load_image_arrays
-    from clinsynth.trainers.text_to_image.latents import open_pictures
+def load_as_drawn(args: ImageDataArguments, generator: Generator, seed: int) -> dict[str, ImageArrays]:
+    """The splits of --dataset, whose images are brought to the form of the generator's."""
+    from clinsynth.data.images import load_image_arrays, open_enlarged
 
-    drawn = drawn_form(args, pipeline)
-    if "vae" in pipeline.components:
-        return open_pictures(args, drawn["resolution"], args.seed).all()
-    return load_image_arrays(replace(args, **drawn), args.seed)
+    form = generator.form
+    fixed = with_form(args, generator)
+    return open_enlarged(fixed, form.side, seed).all() if form.enlarges else load_image_arrays(fixed, seed)
 
 
-def drawn_form(args: Any, pipeline: Any) -> dict[str, Any]:
-    """`resolution` and `channels` that the model draws.
+def with_form(args: Data, generator: Generator) -> Data:
+    """`args` with the resolution and channels of the generator's images.
 
     Raises:
         ValueError: --resolution or --channels ask for others.
     """
-    if "vae" in pipeline.components:
-        drawn = {"resolution": pipeline.side, "channels": 3}
-    else:
-        config = (pipeline.unet if "unet" in pipeline.components else pipeline.generator).config
-        drawn = {"resolution": config.sample_size, "channels": config.out_channels}
-    for name, value in drawn.items():
+    form = generator.form
+    for name, value in {"resolution": form.side, "channels": form.channels}.items():
         if getattr(args, name) not in (None, value):
             raise ValueError(
-                f"--{name} is {getattr(args, name)}, but --model {args.model} draws {name} {value}, at which real "
-                "pictures are taken; leave the flag out"
+                f"--{name} is {getattr(args, name)}, but --model {generator.name} draws {name} {value}, at which real "
+                "images are taken; leave the flag out"
             )
-    return drawn
+    return replace(args, resolution=form.side, channels=form.channels)
 
 
 def strengths_of(args: SourceArguments, wanted: dict[int, str]) -> dict[int, float]:
@@ -226,15 +234,17 @@ def parse_classes(text: str | None, names: list[str]) -> list[str]:
     return asked
 
 
-def serves(data: Any, classes: list[str], target: str, givers: list[str], allowed: dict[str, list[str]]) -> np.ndarray:
-    """Mask (n,) of the pictures of `data` that may become `target`; `allowed` maps a column to its values."""
+def serves(
+    data: ImageArrays, classes: list[str], target: str, givers: list[str], allowed: dict[str, list[str]]
+) -> np.ndarray:
+    """Mask (n,) of the images of `data` that may become `target`; `allowed` maps a column to its values."""
     mask = np.array([name != target and name in givers for name in classes])
     for column, values in allowed.items():
         mask &= np.isin(data.groups[column], values)
     return mask
 
 
-def read_compatible(path: str, train: Any, targets: list[str]) -> dict[str, dict[str, list[str]]]:
+def read_compatible(path: str, train: ImageArrays, targets: list[str]) -> dict[str, dict[str, list[str]]]:
     """Class to column to the values that its sources may have; an unknown value agrees with nothing.
 
     Raises:
@@ -263,8 +273,8 @@ def read_compatible(path: str, train: Any, targets: list[str]) -> dict[str, dict
     return {name: {**values_of(train, name, table["agree"]), **as_texts(own.get(name, {}))} for name in targets}
 
 
-def values_of(train: Any, name: str, columns: list[str]) -> dict[str, list[str]]:
-    """The known values that the train pictures of a class have in each column."""
+def values_of(train: ImageArrays, name: str, columns: list[str]) -> dict[str, list[str]]:
+    """The known values that the train images of a class have in each column."""
     mine = np.array([train.label_names[label] == name for label in train.labels])
     return {column: sorted(set(train.groups[column][mine]) - {UNKNOWN}) for column in columns}
 
@@ -273,31 +283,29 @@ def as_texts(values: dict[str, list[Any]]) -> dict[str, list[str]]:
     return {column: [str(value) for value in entries] for column, entries in values.items()}
 
 
-PICTURES = 24
-"""Of each class at each strength, from the same sources and seeds at every strength."""
+TRIED = 24
+"""Images of each class at each strength, from the same sources and seeds at every strength."""
 SWEEP = 2**32
 """Apart from the numbers of rows, whose seeds must not come here."""
-
-Sampler = Callable[[ImageSources], Any]
 
 
 def sweep_strengths(
     path: Path,
     strengths: list[float],
     validation: ImageSources,
-    sampler: Sampler,
-    keep: Any,
+    sampler: Callable[[ImageSources], Sample],
+    reject: Reject,
     names: dict[int, str],
     made_by: dict[str, Any],
 ) -> dict[str, Any]:
-    """How many of 24 pictures a class are kept at each strength, and the strength chosen for each class.
+    """How many of 24 images a class are kept at each strength, and the strength chosen for each class.
 
     Args:
         path: JSON file in which the result is kept, and found again.
         strengths: to choose from, rising.
         validation: sources in the validation split.
-        sampler: from sources to the function from labels and seeds to pictures.
-        keep: the checks, for pictures made from `validation`.
+        sampler: from sources to what draws images from them.
+        reject: the checks, for images made from `validation`.
         names: class number to name.
         made_by: generator, with its `seed`, sources and checks; another one's result is not used.
 
@@ -315,25 +323,25 @@ def sweep_strengths(
             tried = {}
             for strength in strengths:
                 sources = validation.with_strengths(dict.fromkeys(validation.of_class, strength), names)
-                tried[str(strength)] = try_strength(label, sampler(sources), keep, made_by["seed"])
+                tried[str(strength)] = try_strength(label, sampler(sources), reject, made_by["seed"])
                 progress.update()
             best = max(tried, key=lambda strength: tried[strength]["kept"])  # the first of equals
-            found[names[label]] = {"chosen": float(best), "n": PICTURES, "tried": tried}
+            found[names[label]] = {"chosen": float(best), "n": TRIED, "tried": tried}
     atomic_write(path, json.dumps({"made_by": made_by, "classes": found}, indent=1) + "\n")
     return found
 
 
-def try_strength(label: int, sample: Any, keep: Any, seed: int) -> dict[str, Any]:
-    """The share of pictures of one class that are kept, and how many are not, by reason."""
-    seeds = [derive_seed(seed, SWEEP, label, number) for number in range(PICTURES)]
-    images, usable = sample([label] * PICTURES, seeds)
-    reasons = keep(images, [label] * PICTURES, seeds)
-    counts = Counter(reason if good else "not finite" for reason, good in zip(reasons, usable, strict=True))
+def try_strength(label: int, sample: Sample, reject: Reject, seed: int) -> dict[str, Any]:
+    """The share of images of one class that are kept, and how many are not, by reason."""
+    labels, seeds = [label] * TRIED, [derive_seed(seed, SWEEP, label, number) for number in range(TRIED)]
+    images, finite = sample(labels, seeds)
+    reasons = reject(images, labels, seeds)
+    counts = Counter(reason if good else "not finite" for reason, good in zip(reasons, finite, strict=True))
     kept = counts.pop(None, 0)
-    return {"kept": kept / PICTURES, "rejected": dict(sorted(counts.items()))}
+    return {"kept": kept / TRIED, "rejected": dict(sorted(counts.items()))}
 
 
-def lines(found: dict[str, Any]) -> list[str]:
+def strength_lines(found: dict[str, Any]) -> list[str]:
     """What was tried and chosen, a line a class."""
     out = []
     for name, record in found.items():

@@ -1,10 +1,14 @@
-"""What to generate: the labels, how many texts of each, and the real texts that may stand in their prompts."""
+"""What to generate: how many samples of each label, and of texts what is asked for one."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
 
 from clinsynth.data.labels import first_of
 
@@ -12,27 +16,108 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
     from clinsynth.pipelines.structured_medical_text.prompts import Task
-    from clinsynth.scripts.generate_images import GenerateImagesArguments
-    from clinsynth.scripts.generate_text import GenerateTextArguments
 
 logger = logging.getLogger("clinsynth")
 
 
-def label_names(args: GenerateTextArguments, task: Task, train: Dataset | None) -> list[str]:
-    """The labels of the synthetic data set, in the order of their numbers: the real data set's where there is one.
+class Amounts(Protocol):
+    """The flags of a command that say how many samples it makes."""
 
-    With `--codes` they are those asked for.
+    per_class: int | None
+    counts: str | None
+    balance_to: int | None
+
+
+def check_amounts(args: Amounts) -> None:
+    """Raise a `ValueError` where not exactly one of the flags is given."""
+    if sum(option is not None for option in (args.per_class, args.counts, args.balance_to)) != 1:
+        raise ValueError("give exactly one of --per_class N, --counts LABEL=N,… and --balance_to N")
+
+
+def plan_labels(
+    args: Amounts,
+    id2label: Mapping[int, str],
+    number_of: Callable[[str], int],
+    real: Callable[[], list[int]],
+    things: str,
+) -> list[int]:
+    """The label's number of every sample to make, in the order of labels.
+
+    Args:
+        id2label: label numbers to names.
+        number_of: the number of a label as --counts names it, or a `ValueError`.
+        real: loads the label numbers of the real train split, which --balance_to counts.
+        things: what is made, for messages.
+
+    Raises:
+        ValueError: an unknown label, or nothing to generate.
+    """
+    if args.counts is not None:
+        wanted = parse_counts(args.counts, number_of)
+    elif args.per_class is not None:
+        wanted = dict.fromkeys(id2label, args.per_class)
+    else:
+        there, most = Counter(real()), args.balance_to or 0
+        wanted = {label: max(0, most - there[label]) for label in id2label}
+    labels = [label for label in sorted(wanted) for _ in range(wanted[label])]
+    if not labels:
+        enough = f"no label is below {args.balance_to} {things}"
+        why = f"--counts {args.counts} asks for none" if args.counts else enough
+        raise ValueError(f"there is nothing to generate: {why}; raise the number")
+    return labels
+
+
+def parse_counts(text: str, number_of: Callable[[str], int]) -> dict[int, int]:
+    """`"severe=10,mild=5"` to `{3: 10, 1: 5}`.
+
+    Raises:
+        ValueError: an entry that is none, a label twice, or one that `number_of` does not know.
+    """
+    counts: dict[int, int] = {}
+    for entry in text.split(","):
+        label, _, count = (part.strip() for part in entry.rpartition("="))
+        if not label or not count.isdigit():
+            raise ValueError(f"--counts {text!r}: {entry!r} is not LABEL=N with a whole number N; write severe=100")
+        number = number_of(label)
+        if number in counts:
+            raise ValueError(f"--counts {text!r} names the label {label!r} twice; give one number for it")
+        counts[number] = int(count)
+    return counts
+
+
+def find_label(names: Sequence[str], label: str) -> int:
+    """The number of a label.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    if label not in names:
+        raise ValueError(f"--counts: the label {label!r} is unknown; there are {first_of(names)}")
+    return names.index(label)
+
+
+def describe_counts(labels: list[int], id2label: Mapping[int, str], things: str) -> str:
+    """`400 texts: mild 100, …`."""
+    counts = Counter(labels)
+    return f"{len(labels)} {things}: {first_of(f'{name} {counts[label]}' for label, name in id2label.items())}"
+
+
+def name_labels(task: Task, task_name: str, train: Dataset | None, dataset: str) -> list[str]:
+    """The labels of a synthetic set of texts, in the order of their numbers: the real data set's where there is one.
+
+    Args:
+        task_name, dataset: the values of --task and --dataset, for messages.
 
     Raises:
         ValueError: the real data has a label that the task gives no meaning.
     """
-    if train is None or args.codes is not None:
+    if train is None:
         return list(task.labels)
     names: list[str] = train.features["label"].names
     unknown = [name for name in names if name not in task.labels]
     if unknown:
         raise ValueError(
-            f"--dataset {args.dataset} has the label {unknown[0]!r}, which --task {args.task} does not know; its "
+            f"--dataset {dataset} has the label {unknown[0]!r}, which --task {task_name} does not know; its "
             f"labels are {first_of(task.labels)}: name them so with --label_names, or add a meaning to a copy of the "
             "task's file"
         )
@@ -42,45 +127,53 @@ def label_names(args: GenerateTextArguments, task: Task, train: Dataset | None) 
     return names
 
 
-def plan_text_labels(args: GenerateTextArguments, names: list[str], train: Dataset | None) -> list[int]:
-    """The label's number of every text to generate, in the order of labels.
+def number_labels(train: Dataset | None, names: list[str]) -> list[int]:
+    """The numbers, among `names`, of the real train texts' labels; --balance_to alone asks, which needs a data set."""
+    assert train is not None
+    real = train.features["label"].int2str(train["label"][:])
+    return [names.index(name) for name in real if name in names]
 
-    Raises:
-        ValueError: an unknown label, or nothing to generate.
+
+@dataclass(frozen=True)
+class Prompts:
+    """What is asked of a language model: called with a label's number and a seed, messages and the examples' ids.
+
+    Attributes:
+        names: of the labels, in the order of their numbers.
+        examples: label to the different real train texts (`id`, `text`) that its prompts choose from.
+        k_shot: of them in a prompt.
     """
-    if args.counts is not None:
-        wanted = parse_text_counts(args.counts, names)
-    elif args.per_class is not None:
-        wanted = dict.fromkeys(names, args.per_class)
-    else:
-        assert train is not None and args.balance_to is not None  # its __post_init__ sees to that
-        real = Counter(train.features["label"].int2str(train["label"][:]))
-        wanted = {name: max(0, args.balance_to - real[name]) for name in names}
-    labels = [number for number, name in enumerate(names) for _ in range(wanted.get(name, 0))]
-    if not labels:
-        enough = f"no label is below {args.balance_to} texts"
-        why = f"--counts {args.counts} asks for none" if args.counts else enough
-        raise ValueError(f"there is nothing to generate: {why}; raise the number")
-    return labels
+
+    task: Task
+    names: list[str]
+    examples: dict[str, list[dict[str, Any]]]
+    k_shot: int
+
+    def __call__(self, label: int, seed: int) -> tuple[list[dict[str, str]], list[str]]:
+        from clinsynth.pipelines.structured_medical_text.prompts import draw_k_shot, render_messages
+
+        name = self.names[label]
+        shots = draw_k_shot(self.examples[name], self.k_shot, seed)
+        return render_messages(self.task, label=name, k_shot=shots, seed=seed), [shot["id"] for shot in shots]
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What generation.json says: digests, since the task lies in task.json, and examples are real texts."""
+        return {
+            "task": self.task.name,
+            "task_sha256": digest(self.task.to_dict()),
+            "examples_sha256": digest(self.examples) if self.k_shot else None,
+            "k_shot": self.k_shot,
+        }
 
 
-def parse_text_counts(text: str, names: list[str]) -> dict[str, int]:
-    """`"severe=10,mild=5"` to `{"severe": 10, "mild": 5}`."""
-    counts: dict[str, int] = {}
-    for entry in text.split(","):
-        label, _, number = (part.strip() for part in entry.rpartition("="))
-        if not label or not number.isdigit():
-            raise ValueError(f"--counts {text!r}: {entry!r} is not LABEL=N with a whole number N; write severe=100")
-        if label not in names:
-            raise ValueError(f"--counts {text!r}: the label {label!r} is unknown; there are {', '.join(names)}")
-        if label in counts:
-            raise ValueError(f"--counts {text!r} names the label {label!r} twice; give one number for it")
-        counts[label] = int(number)
-    return counts
+def digest(values: Any) -> str:
+    """SHA-256 of values of JSON's types."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def examples_by_label(
-    args: GenerateTextArguments, names: list[str], train: Dataset | None
+    names: list[str], train: Dataset | None, k_shot: int, dataset: str
 ) -> dict[str, list[dict[str, Any]]]:
     """Label to the different real train texts (`id`, `text`) that its prompts choose from; none without `--k_shot`.
 
@@ -90,7 +183,7 @@ def examples_by_label(
     from clinsynth.data.texts import fingerprint
 
     pools: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
-    if train is None or not args.k_shot:
+    if train is None or not k_shot:
         return pools
     labels = train.features["label"].int2str(train["label"][:])
     seen: set[tuple[str, str]] = set()
@@ -100,66 +193,9 @@ def examples_by_label(
             seen.add(known)
             pools[label].append({"id": identifier, "text": text})
     for name, pool in pools.items():
-        if len(pool) < args.k_shot:
+        if len(pool) < k_shot:
             raise ValueError(
-                f"--k_shot {args.k_shot}: label {name!r} has only {len(pool)} different train texts in --dataset "
-                f"{args.dataset}; give {len(pool)} or fewer, or leave the label out with --counts"
+                f"--k_shot {k_shot}: label {name!r} has only {len(pool)} different train texts in --dataset "
+                f"{dataset}; give {len(pool)} or fewer, or leave the label out with --counts"
             )
     return pools
-
-
-def plan_image_labels(args: GenerateImagesArguments, pipeline: Any) -> list[int]:
-    """The class number of every image to generate, in class order.
-
-    Raises:
-        ValueError: an unknown label, or nothing to generate.
-    """
-    if args.counts is not None:
-        wanted = parse_image_counts(args.counts, pipeline)
-    elif args.per_class is not None:
-        wanted = dict.fromkeys(range(pipeline.num_classes), args.per_class)
-    else:
-        wanted = missing_counts(args, pipeline)
-    labels = [label for label in sorted(wanted) for _ in range(wanted[label])]
-    if not labels:
-        enough = f"no class is below {args.balance_to} images"
-        why = f"--counts {args.counts} asks for none" if args.counts else enough
-        raise ValueError(f"there is nothing to generate: {why}; raise the number")
-    return labels
-
-
-def parse_image_counts(text: str, pipeline: Any) -> dict[int, int]:
-    """`"grade 4=10,0=5"` to `{4: 10, 0: 5}`."""
-    counts = {}
-    for entry in text.split(","):
-        label, _, number = entry.rpartition("=")
-        if not label or not number.strip().isdigit():
-            raise ValueError(f"--counts {text!r}: {entry!r} is not LABEL=N with a whole number N; write grade 4=100")
-        name = label.strip()
-        known = name in pipeline.id2label.values() or not name.isdigit()
-        number_of_class = pipeline.label_ids(name if known else int(name))[0]
-        if number_of_class in counts:
-            raise ValueError(f"--counts {text!r} names the class {name!r} twice; give one number for it")
-        counts[number_of_class] = int(number)
-    return counts
-
-
-def missing_counts(args: GenerateImagesArguments, pipeline: Any) -> dict[int, int]:
-    """What each class of the real train split lacks to `args.balance_to`."""
-    from clinsynth.data.images import load_image_dataset
-
-    train = load_image_dataset(args, args.seed)["train"]
-    names = train.features["label"].names
-    if names != list(pipeline.id2label.values()):
-        raise ValueError(
-            f"--dataset {args.dataset} has the {len(names)} classes {names}, but --model {args.model} was trained on "
-            f"the {pipeline.num_classes} classes {list(pipeline.id2label.values())}; give the data set that it saw"
-        )
-    real = Counter(train["label"])
-    return {label: max(0, args.balance_to - real[label]) for label in pipeline.id2label}  # type: ignore[operator]
-
-
-def describe_counts(labels: list[int], id2label: dict[int, str]) -> str:
-    """`400 images: grade 1 100, …`."""
-    parts = [f"{name} {labels.count(label)}" for label, name in id2label.items()]
-    return f"{len(labels)} images: {', '.join(parts)}"

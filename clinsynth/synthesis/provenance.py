@@ -77,24 +77,24 @@ def find_provenance(generation: dict[str, Any], folder: Path) -> Provenance:
     return Provenance(name, generator.get("weights_sha256") or "")
 
 
-def mark_picture(picture: bytes, says: dict[str, Any]) -> bytes:
-    """A picture file as PNG, pixel for pixel, without metadata except `says`.
+def mark_image(image: bytes, says: dict[str, Any]) -> bytes:
+    """An image file as PNG, pixel for pixel, without metadata except `says`.
 
     EXIF's orientation is applied to the pixels, as evaluation does not read it elsewhere.
 
     Raises:
         ValueError: it cannot be read, or cannot be a PNG file.
     """
-    return insert(picture, make_chunk(b"tEXt", KEYWORD + json.dumps(says).encode()))
+    return insert(image, make_chunk(b"tEXt", KEYWORD + json.dumps(says).encode()))
 
 
-def insert(picture: bytes, words: bytes) -> bytes:
-    """`mark_picture` of what the chunk `words` says."""
-    if not picture.startswith(SIGNATURE):
-        picture = to_plain_png(picture)
-    if holds_pixels_alone(picture, 0, BODY, len(picture)):
-        return b"".join([picture[:BODY], words, picture[BODY:]])
-    kept = [chunk for kind, chunk in read_chunks(picture) if kind in KEPT]
+def insert(image: bytes, words: bytes) -> bytes:
+    """`mark_image` of what the chunk `words` says."""
+    if not image.startswith(SIGNATURE):
+        image = to_plain_png(image)
+    if holds_pixels_alone(image, 0, BODY, len(image)):
+        return b"".join([image[:BODY], words, image[BODY:]])
+    kept = [chunk for kind, chunk in read_chunks(image) if kind in KEPT]
     return b"".join([SIGNATURE, kept[0], words, *kept[1:]])
 
 
@@ -124,13 +124,13 @@ def all_marked(data: bytes, ends: list[int], words: Iterable[bytes], unsign: Uns
     )
 
 
-def is_marked(picture: bytes, words: bytes, unsign: Unsign = as_it_is) -> bool:
+def is_marked(image: bytes, words: bytes, unsign: Unsign = as_it_is) -> bool:
     """Whether one image file, without its signature, is just what `insert` makes of it.
 
     Raises:
         ValueError: a PNG file is cut short, or `unsign` refuses its signature.
     """
-    bare = unsign(picture)
+    bare = unsign(image)
     return bare.startswith(SIGNATURE) and insert(bare, words) == bare
 
 
@@ -140,7 +140,7 @@ def is_marked_alone(data: bytes, start: int, end: int, words: bytes) -> bool:
 
 
 def holds_pixels_alone(data: bytes, start: int, place: int, end: int) -> bool:
-    """Whether the PNG file in data[start:end] is IHDR, and from `place` on one IDAT and IEND, as of small pictures."""
+    """Whether the PNG file in data[start:end] is IHDR, and from `place` on one IDAT and IEND, as of small images."""
     if place + 8 > end:
         return False
     size, kind = read_head(data, place)
@@ -152,8 +152,8 @@ def holds_pixels_alone(data: bytes, start: int, place: int, end: int) -> bool:
     )
 
 
-def to_plain_png(picture: bytes) -> bytes:
-    """A picture of another format as PNG.
+def to_plain_png(image: bytes) -> bytes:
+    """An image of another format as PNG.
 
     Raises:
         ValueError: it cannot be read, or has colours that PNG has not.
@@ -163,9 +163,9 @@ def to_plain_png(picture: bytes) -> bytes:
     from clinsynth.images import to_png
 
     try:
-        return to_png(ImageOps.exif_transpose(Image.open(io.BytesIO(picture))))
+        return to_png(ImageOps.exif_transpose(Image.open(io.BytesIO(image))))
     except OSError as error:
-        raise ValueError(f"a picture cannot be brought to PNG ({error}); save it as PNG, grey or RGB") from error
+        raise ValueError(f"an image cannot be brought to PNG ({error}); save it as PNG, grey or RGB") from error
 
 
 def make_chunk(kind: bytes, data: bytes) -> bytes:
@@ -183,13 +183,13 @@ def read_chunks(png: bytes) -> Iterator[tuple[bytes, bytes]]:
         length, kind = read_head(png, place) if place + 8 <= len(png) else (0, b"")
         end = place + 12 + length
         if not kind or end > len(png):
-            raise ValueError("a PNG picture is cut short; generate its shard again")
+            raise ValueError("a PNG image is cut short; generate its shard again")
         yield kind, png[place:end]
         place = end
 
 
-def read_picture(png: bytes) -> dict[str, Any] | None:
-    """What `mark_picture` wrote; None where it wrote nothing, or where it is no PNG file."""
+def read_mark(png: bytes) -> dict[str, Any] | None:
+    """What `mark_image` wrote; None where it wrote nothing, or where it is no PNG file."""
     if not png.startswith(SIGNATURE):
         return None
     for kind, chunk in read_chunks(png):

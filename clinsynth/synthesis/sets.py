@@ -1,94 +1,193 @@
-"""The two sides of an image evaluation, brought to one size, mode and numbering of classes."""
+"""Reading a synthetic set: its generation.json, and its rows a shard at a time, labels by name."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from clinsynth.data.arguments import ImageDataArguments
-from clinsynth.data.images import ImageArrays, load_image_arrays, to_arrays
 from clinsynth.images import to_picture
-from clinsynth.judges.checklists import sample_id
+from clinsynth.run_folder import read_json
+from clinsynth.synthesis.shard_files import KEY, open_shard, read_shard, shard_paths
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from datasets import Dataset
 
     from clinsynth.data.images import ImageArrays
-    from clinsynth.scripts.evaluate_images import EvaluateImagesArguments
+
+WROTE_IMAGES, WROTE_TEXTS = "clinsynth generate images", "clinsynth generate text"
 
 
 def read_generation(folder: Path) -> dict[str, Any] | None:
-    """How the synthetic set was made: its generation.json, None where it has none.
+    """How a synthetic set was made: its generation.json, None where it has none.
 
     Raises:
         ValueError: the generation was stopped and has not finished, or the file is damaged.
     """
-    path = folder / "generation.json"
-    if not path.exists():
-        return None
-    mend = "start its `clinsynth generate images` command again"
-    try:
-        generation: dict[str, Any] = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"--synthetic {folder}: generation.json is damaged ({error}); {mend}") from error
+    generation = read_json(folder / "generation.json")
     if not generation.get("complete", True):
-        raise ValueError(f"--synthetic {folder} is not finished; {mend}")
+        raise ValueError(f"{folder} is not finished; start its `clinsynth generate` command again")
+    return generation or None
+
+
+def read_finished(folder: Path) -> dict[str, Any]:
+    """generation.json of the synthetic set in `folder`.
+
+    Raises:
+        ValueError: there is no set, or it is not finished.
+    """
+    generation = read_generation(folder)
+    if generation is None or not any(folder.glob("data/*.parquet")):
+        raise ValueError(
+            f"{folder} holds no synthetic data set (generation.json and data/*.parquet); give the --output_dir of "
+            f"`{WROTE_IMAGES}` or `{WROTE_TEXTS}`"
+        )
     return generation
 
 
-def load_synthetic(folder: Path) -> ImageArrays:
-    """Read the Parquet shards that `clinsynth generate images` wrote, at their own resolution and channels.
+@dataclass(frozen=True)
+class SetReader:
+    """The rows of a synthetic set, of which no more than one shard is in memory at a time.
+
+    Attributes:
+        name: what the user gave, for messages.
+        shards: the files, in the order of their rows.
+    """
+
+    name: str
+    shards: list[Path]
+
+    @classmethod
+    def open(cls, folder: Path, wrote: str, flag: str = "--synthetic") -> SetReader:
+        """The set in a folder.
+
+        Args:
+            wrote: the command that writes such sets.
+            flag: that named the folder.
+
+        Raises:
+            ValueError: there is no folder, or no shard in it.
+        """
+        name, hint = f"{flag} {folder}", f"give the folder that `{wrote}` wrote"
+        if not folder.is_dir():
+            raise ValueError(f"{name} is not a folder; {hint}")
+        shards = shard_paths(folder)
+        if not shards:
+            raise ValueError(f"{name} holds no .parquet file; {hint}")
+        return cls(name, shards)
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the columns."""
+        return list(open_shard(self.shards[0]).schema_arrow.names) if self.shards else []
+
+    def tables(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
+        """The shards one by one; of `columns` alone, where these are given."""
+        return (read_shard(path, columns) for path in self.shards)
+
+    def values(self, column: str) -> list[Any]:
+        """What all rows have in a column."""
+        return [value for table in self.tables([column]) for value in table[column].to_pylist()]
+
+    def pick(self, column: str, rows: Collection[int]) -> Iterator[tuple[int, Any]]:
+        """Number and value of the named rows; a shard without one of them is not read."""
+        first = 0
+        for path in self.shards:
+            count = open_shard(path).metadata.num_rows
+            inside = sorted(row for row in rows if first <= row < first + count)
+            if inside:
+                values = read_shard(path, [column])[column]
+                yield from ((row, values[row - first].as_py()) for row in inside)
+            first += count
+
+    def label_names(self) -> list[str]:
+        """The name of each row's label.
+
+        Raises:
+            ValueError: labels are numbers without names, or missing.
+        """
+        found: list[str] = []
+        for table in self.tables(["label"]):
+            names, values = class_names(table.schema), table["label"].to_pylist()
+            if names is not None and all(value is not None and 0 <= value < len(names) for value in values):
+                found += [names[value] for value in values]
+            elif names is None and all(isinstance(value, str) for value in values):
+                found += values
+            else:
+                raise ValueError(f"{self.name}: labels need names, in each row; generate the set again")
+        return found
+
+    def dataset(self) -> Dataset:
+        """All rows, with the features that `datasets` wrote into the files; no copy is made in a cache."""
+        from datasets import Dataset, concatenate_datasets
+
+        return concatenate_datasets([Dataset(table) for table in self.tables()])
+
+
+def class_names(schema: pa.Schema) -> list[str] | None:
+    """The class names that `datasets` wrote beside the column label; None where it wrote none."""
+    try:
+        names: list[str] = json.loads(schema.metadata[KEY])["info"]["features"]["label"]["names"]
+    except (KeyError, TypeError, ValueError):
+        return None
+    return names
+
+
+def load_labelled(spec: str, column: str, wrote: str) -> Dataset:
+    """The rows of the synthetic set in a folder or on the Hub (all splits), with columns `column` and label.
+
+    Args:
+        spec: the value of --synthetic.
+        column: image or text.
+        wrote: the command that writes such sets.
 
     Raises:
-        ValueError: no folder, no shard, no row, no image or named label column, or a picture that cannot be read.
+        ValueError: it cannot be read, has no row, or lacks a column; labels need class names.
     """
-    from datasets import ClassLabel, concatenate_datasets
+    from datasets import ClassLabel, concatenate_datasets, load_dataset
+    from datasets.exceptions import DatasetGenerationError
 
-    mend = "give the folder that `clinsynth generate images` wrote"
-    if not folder.is_dir():
-        raise ValueError(f"--synthetic {folder} is not a folder; {mend}")
-    shards = sorted(folder.glob("data/*.parquet")) or sorted(folder.glob("*.parquet"))
-    if not shards:
-        raise ValueError(f"--synthetic {folder} holds no .parquet file; {mend}")
-    dataset = concatenate_datasets([read_shard(path) for path in shards])
-    if len(dataset) == 0:
-        raise ValueError(f"--synthetic {folder} holds no picture; {mend}")
-    if "image" not in dataset.features or not isinstance(dataset.features.get("label"), ClassLabel):
-        raise ValueError(
-            f"--synthetic {folder} needs columns image and label (with class names), got "
-            f"{', '.join(dataset.column_names)}; {mend}"
-        )
+    from clinsynth.data.sources import load_folder
+
+    path, hint = Path(spec), f"give a folder that `{wrote}` wrote"
     try:
-        return to_arrays(dataset.select_columns(["image", "label"]), None, None, None)
+        if path.is_dir() and shard_paths(path):
+            data = SetReader.open(path, wrote).dataset()
+        else:
+            data = concatenate_datasets(list((load_folder(path) if path.is_dir() else load_dataset(spec)).values()))
+    except (DatasetGenerationError, OSError, ValueError) as error:
+        if "corresponds to no data" in str(error):
+            raise ValueError(f"--synthetic {spec} holds no {column}; give at least one a class") from error
+        raise ValueError(f"--synthetic {spec} cannot be read ({error}); {hint}") from error
+    if column not in data.features or not isinstance(data.features.get("label"), ClassLabel):
+        columns = ", ".join(data.column_names)
+        raise ValueError(
+            f"--synthetic {spec} needs columns {column} and label (with class names), has {columns}; {hint}"
+        )
+    if len(data) == 0:
+        raise ValueError(f"--synthetic {spec} holds no {column}; give at least one a class")
+    return data
+
+
+def load_synthetic_images(folder: Path) -> ImageArrays:
+    """The images that `clinsynth generate images` wrote, at their own resolution and channels.
+
+    Raises:
+        ValueError: no folder, no shard, as of `load_labelled`, or an image that cannot be read.
+    """
+    from clinsynth.data.images import to_arrays
+
+    SetReader.open(folder, WROTE_IMAGES)  # which refuses what is no folder of shards here
+    rows = load_labelled(str(folder), "image", WROTE_IMAGES).select_columns(["image", "label"])
+    try:
+        return to_arrays(rows, None, None, None)
     except ValueError as error:
         raise ValueError(f"--synthetic {folder}: {error}") from error
-
-
-def read_shard(path: Path) -> Dataset:
-    """One Parquet file with the features that `datasets` wrote into it; no copy is made in a cache."""
-    import pyarrow.parquet as pq
-    from datasets import Dataset
-
-    try:
-        return Dataset(pq.read_table(path))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read as Parquet ({error}); remove it and generate it again") from error
-
-
-def load_real(args: EvaluateImagesArguments, like: ImageArrays) -> dict[str, ImageArrays]:
-    """Splits train, validation and test of `--real` at the resolution and channels of `like`."""
-    shared = ("fit", "label_column", "label_names", "train_fraction", "few_shot", "min_class_size")
-    data_args = ImageDataArguments(
-        dataset=args.real,
-        resolution=like.images.shape[-1],
-        channels=like.images.shape[1],
-        **{name: getattr(args, name) for name in shared},
-    )
-    return load_image_arrays(data_args, args.seed)
 
 
 def with_labels_of(real: ImageArrays, synthetic: ImageArrays) -> ImageArrays:
@@ -107,49 +206,22 @@ def with_labels_of(real: ImageArrays, synthetic: ImageArrays) -> ImageArrays:
     return replace(synthetic, labels=numbers[synthetic.labels], label_names=real.label_names)
 
 
-def describe_data(
-    args: EvaluateImagesArguments, real: dict[str, ImageArrays], synthetic: ImageArrays
-) -> dict[str, Any]:
-    """What was compared: specs, counts a class and split, size."""
-    names = synthetic.label_names
-    sets = {**real, "synthetic": synthetic}
-    counts = {
-        split: dict(zip(names, np.bincount(arrays.labels, minlength=len(names)).tolist(), strict=True))
-        for split, arrays in sets.items()
-    }
-    return {
-        "real": args.real,
-        "synthetic": args.synthetic,
-        "label_names": names,
-        "counts": counts,
-        "resolution": synthetic.images.shape[-1],
-        "channels": synthetic.images.shape[1],
-    }
+def check_sources(folder: Path, held_out: np.ndarray) -> None:
+    """Raise a `ValueError` where a row of the synthetic set in `folder` was made from a held-out image.
 
-
-def check_sources(folder: Path, real: dict[str, ImageArrays]) -> None:
-    """Raise a `ValueError` where a row of the synthetic set was made from a held-out (test) picture.
-
-    Ids are those of the pictures at the synthetic set's size and channels, which `real` has been brought to.
+    Args:
+        held_out: the test split, uint8 (n, channels, side, side), at the synthetic set's size and channels.
     """
-    used = source_ids(folder)
+    from clinsynth.judges.checklists import sample_id
+
+    reader = SetReader.open(folder, WROTE_IMAGES)
+    used = reader.values("source_id") if "source_id" in reader.columns else []
     if not used:
         return
-    held_out = {sample_id(to_picture(image)) for image in real["test"].images}
-    count = sum(i in held_out for i in used)
+    known = {sample_id(to_picture(image)) for image in held_out}
+    count = sum(i in known for i in used)
     if count:
         raise ValueError(
-            f"--synthetic {folder}: {count} of {len(used)} pictures were made from test pictures of --real, so that "
-            "nothing measured with these would count; generate the set anew with the --from_images that --real names"
+            f"{reader.name}: {count} of {len(used)} images were made from test images of --real, so that nothing "
+            "measured with these would count; generate the set anew with the --from_images that --real names"
         )
-
-
-def source_ids(folder: Path) -> list[str]:
-    """The column source_id of a synthetic set; empty where it has none."""
-    import pyarrow.parquet as pq
-
-    found: list[str] = []
-    for path in sorted(folder.glob("data/*.parquet")) or sorted(folder.glob("*.parquet")):
-        if "source_id" in pq.read_schema(path).names:
-            found += pq.read_table(path, columns=["source_id"])["source_id"].to_pylist()
-    return found

@@ -60,9 +60,14 @@ def hash_shards(folder: str | Path) -> str:
     return hash_all(hash_each(Path(folder)).values())
 
 
+def shard_paths(folder: Path) -> list[Path]:
+    """The shards in a folder, in the order of their names."""
+    return sorted(folder.glob("data/*.parquet")) or sorted(folder.glob("*.parquet"))
+
+
 def hash_each(folder: Path) -> dict[Path, HashedFile]:
     """The shards in a folder, in the order of their names; several are read at once."""
-    paths = sorted(folder.glob("data/*.parquet")) or sorted(folder.glob("*.parquet"))
+    paths = shard_paths(folder)
     with ThreadPoolExecutor(max_workers=READERS) as pool:
         return dict(zip(paths, pool.map(HashedFile.of, paths), strict=True))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,61 @@ if TYPE_CHECKING:
 NO_WORD = "no word"
 NEAR_DUPLICATE, TRAIN_COPY = "near duplicate", "near copy of a train text"
 NOT_CONFIRMED = "label not confirmed"
+
+
+@dataclass
+class TextFilterArguments:
+    """Which generated texts are kept."""
+
+    near_duplicate: float = 0.7
+    """draw a text anew, up to ten times, while its likeness (Jaccard, pieces of 5 characters) to one kept is this or
+    more; 1 rejects equal texts only, 0 none"""
+    near_duplicate_encoder: str | None = None
+    """folder or Hub id of an encoder, as sentence-transformers/all-MiniLM-L6-v2, by whose sentence embeddings a text
+    is a near-duplicate, too"""
+    near_duplicate_cosine: float = 0.9
+    """their least cosine similarity"""
+    reject_copies: bool = False
+    """draw a text anew also while it is that like a train text of --dataset"""
+    verify_labels: str | None = None
+    """folder of a classifier trained on the real train texts (clinsynth train text-classifier); a text in which it
+    reads another label than the one asked for is drawn anew"""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.near_duplicate <= 1:
+            raise ValueError(f"--near_duplicate must be in [0, 1], got {self.near_duplicate}; 0 turns it off")
+        if not 0 < self.near_duplicate_cosine <= 1:
+            raise ValueError(f"--near_duplicate_cosine must be in (0, 1], got {self.near_duplicate_cosine}; give 0.9")
+        if self.reject_copies and not self.near_duplicate:
+            raise ValueError("--reject_copies true needs --near_duplicate above 0, the likeness of a copy; give 0.7")
+
+
+def load_filter(
+    args: TextFilterArguments, names: list[str], train: Sequence[str], device: str | torch.device
+) -> tuple[SeenTexts, dict[str, Any]]:
+    """What tells which texts are drawn anew, and what generation.json says of it.
+
+    Args:
+        names: the labels that texts are written for.
+        train: the real train texts.
+
+    Raises:
+        ValueError: the encoder or the classifier cannot be loaded, or does not know a label.
+    """
+    from clinsynth.models.weights import hash_weights
+
+    encoder, check = args.near_duplicate_encoder, None
+    if args.verify_labels:
+        check = LabelCheck(args.verify_labels, names, device)
+    embed = load_embed(encoder) if encoder else None
+    known = train if args.reject_copies else []
+    return SeenTexts(args.near_duplicate, known, embed, args.near_duplicate_cosine, check), {
+        "near_duplicate": args.near_duplicate,
+        "near_duplicate_encoder": encoder,
+        "near_duplicate_cosine": args.near_duplicate_cosine if encoder else None,
+        "reject_copies": args.reject_copies,
+        "verify_labels_sha256": hash_weights(check.model) if check is not None else None,
+    }
 
 
 class SeenTexts:

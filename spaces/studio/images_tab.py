@@ -17,10 +17,12 @@ import limits
 import numpy as np
 import page
 import yaml
-from models import ImageModel, ModelList, device, load_image_pipeline, on_gpu
+from models import ImageModel, ModelList, device, load_image_generator, on_gpu
+
+from clinsynth.models import generators
 
 EVERY_CLASS = "every class"
-SCHEDULERS = ["dpmsolver++", "unipc", "euler", "ddim", "ddpm"]
+SCHEDULERS = list(generators.SCHEDULERS)
 PART_PIXELS = 4 * 32 * 32
 NO_TRAINING_IMAGES = (
     "The images that this model was trained on are not here, so how near these come to them cannot be told: that "
@@ -131,10 +133,10 @@ def images_event(models: ModelList) -> Any:
 def marked_files(images: np.ndarray, seeds: list[int], provenance: Any) -> list[bytes]:
     """PNG files that say that they are synthetic, of what generator and which seed."""
     from clinsynth.images import to_picture, to_png
-    from clinsynth.synthesis.provenance import mark_picture
+    from clinsynth.synthesis.provenance import mark_image
 
     rows = zip(images, seeds, strict=False)
-    return [mark_picture(to_png(to_picture(image)), provenance.of_row(seed)) for image, seed in rows]
+    return [mark_image(to_png(to_picture(image)), provenance.of_row(seed)) for image, seed in rows]
 
 
 def gallery_items(files: list[bytes], rows: list[dict[str, Any]], near: list[bool]) -> list[tuple[str, str]]:
@@ -213,19 +215,22 @@ def draw_images(model: ImageModel, request: ImageRequest) -> Iterator[np.ndarray
     Raises:
         ValueError: the images would cost too much, took too long, or are no numbers.
     """
-    from clinsynth.scripts.generate_images import GenerateImagesArguments, sampler
+    from clinsynth.models.generators import SamplingArguments
 
-    pipeline, _, scheduler = load_image_pipeline(model.source, model.name)
-    if scheduler is not None:
-        pipeline.scheduler = scheduler  # the one it came with: what is drawn must not depend on who drew before
-    config = (pipeline.unet if scheduler is not None else pipeline.generator).config
-    if scheduler is not None:
-        request.check_cost(config.sample_size)
-    settings = {name: getattr(request, name) for name in ("guidance_scale", "num_inference_steps", "scheduler")}
-    sample = sampler(GenerateImagesArguments(model=model.source, per_class=1, **settings), pipeline, device())
+    generator, _ = load_image_generator(model.source, model.name)
+    side = generator.form.side
+    if not model.draws_at_once:
+        request.check_cost(side)
+    settings = SamplingArguments(
+        model=model.source,
+        num_inference_steps=request.num_inference_steps,
+        guidance_scale=request.guidance_scale,
+        scheduler=request.scheduler,
+    )
+    sample = generator.sampler(settings, device())
     deadline = limits.Deadline(limits.IMAGE_SECONDS)
-    labels, seeds = pipeline.label_ids(request.labels(model)), request.seeds()
-    part = max(1, PART_PIXELS // config.sample_size**2)
+    labels, seeds = [generator.number_of(label) for label in request.labels(model)], request.seeds()
+    part = max(1, PART_PIXELS // side**2)
     for start in range(0, request.count, part):
         if deadline.is_over:
             raise ValueError(f"stopped after {deadline.seconds} s with {start} images; ask for fewer or fewer steps")

@@ -53,11 +53,10 @@ class ImageModel:
 
 
 class Loaded(NamedTuple):
-    """A pipeline, what its samples say of their origin, and of a diffusion model the scheduler that it came with."""
+    """A generator of images or a pipeline of texts, and what its samples say of their origin."""
 
-    pipeline: Any
+    model: Any
     provenance: Any
-    scheduler: Any = None
 
 
 @dataclass
@@ -86,7 +85,7 @@ class ModelList:
             self.first.wait(tell)
         tell(0, "loading the model")
         with self.lock:
-            return load_image_pipeline(model.source, model.name)
+            return load_image_generator(model.source, model.name)
 
     def find_image_model(self, name: str) -> ImageModel:
         return pick(self.images, name, "Model")
@@ -137,9 +136,9 @@ def list_models(models: str | None, text_model: str | None, train_steps: int) ->
 
 def import_networks() -> None:
     """Import what drawing needs: beside a page that is up it takes longer, and the first visitor waits for it."""
+    import clinsynth.models.generators
     import clinsynth.pipelines.class_conditioned_ddpm
-    import clinsynth.scripts.generate_images
-    import clinsynth.synthesis.shards  # noqa: F401
+    import clinsynth.synthesis.image_shards  # noqa: F401
 
 
 def split_names(words: str | None) -> list[str]:
@@ -201,30 +200,26 @@ def packaged_language_model() -> dict[str, str]:
 
 
 @functools.lru_cache(maxsize=KEPT_IN_MEMORY)
-def load_image_pipeline(source: str, name: str) -> Loaded:
-    """The pipeline of a folder or Hub id, with `name` as the generator in its provenance."""
-    from clinsynth.models.generators import load_pipeline
+def load_image_generator(source: str, name: str) -> Loaded:
+    """The generator of a folder or Hub id, with `name` as what its provenance calls it."""
+    from clinsynth.models.generators import load_generator
     from clinsynth.models.weights import hash_weights
     from clinsynth.synthesis.provenance import Provenance
 
-    pipeline = load_pipeline(source)
-    diffusion = "unet" in pipeline.components
-    revision = hash_weights(pipeline.unet if diffusion else pipeline.generator)
-    return Loaded(pipeline, Provenance(name, revision), pipeline.scheduler if diffusion else None)
+    generator = load_generator(source)
+    return Loaded(generator, Provenance(name, hash_weights(generator.weights)))
 
 
 @functools.lru_cache(maxsize=1)
 def load_language_model(source: str, name: str) -> Loaded:
     """The pipeline around a language model; each request brings the schema of its own task."""
     from clinsynth.data.tasks import load_task
-    from clinsynth.models.language_models import load_pipeline
+    from clinsynth.models.language_models import load_text_pipeline
     from clinsynth.models.weights import hash_weights
-    from clinsynth.scripts.generate_text import GenerateTextArguments
+    from clinsynth.models.writers import WriterArguments
     from clinsynth.synthesis.provenance import Provenance
 
-    task = "severity-posts"
-    arguments = GenerateTextArguments(model=source, task=task, per_class=1)
-    pipeline = load_pipeline(arguments, load_task(task), "cpu")
+    pipeline = load_text_pipeline(WriterArguments(model=source), load_task("severity-posts"), "cpu")
     return Loaded(pipeline, Provenance(name, hash_weights(pipeline.model)))
 
 

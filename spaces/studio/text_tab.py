@@ -221,7 +221,7 @@ def write_texts(source: str, task: Task, request: TextRequest) -> Iterator[RowRe
     from clinsynth.pipelines.structured_medical_text.prompts import render_messages
     from clinsynth.pipelines.structured_medical_text.text_rows import RowRequest
 
-    pipeline = load_language_model(source, request.model).pipeline
+    pipeline = load_language_model(source, request.model).model
     pipeline.model.to(device())
     label = next(iter(task.labels)) if takes_codes(request.task) else request.label
     deadline = limits.Deadline(limits.TEXT_SECONDS)

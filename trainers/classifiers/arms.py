@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, Self, TypeVa
 
 import numpy as np
 
-from clinsynth.data.sources import load_folder
+from clinsynth.synthesis.sets import load_labelled
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -333,24 +333,7 @@ def load_synthetic(spec: str, like: S) -> S:
     Raises:
         ValueError: not readable, or without the columns image (or text) and label (a `ClassLabel`).
     """
-    from datasets import ClassLabel, concatenate_datasets, load_dataset
-    from datasets.exceptions import DatasetGenerationError
-
-    try:
-        splits = load_folder(Path(spec)) if Path(spec).is_dir() else load_dataset(spec)
-    except (DatasetGenerationError, OSError, ValueError) as error:
-        if "corresponds to no data" in str(error):
-            raise ValueError(f"--synthetic {spec} holds no {like.noun}; give at least one a class") from error
-        raise ValueError(
-            f"--synthetic {spec} cannot be read ({error}); give a folder that `{like.made_by}` wrote"
-        ) from error
-    data = concatenate_datasets(list(splits.values()))
-    if like.column not in data.features or not isinstance(data.features.get("label"), ClassLabel):
-        raise ValueError(
-            f"--synthetic {spec} must have columns {like.column} and label (with class names), has "
-            f"{', '.join(data.column_names)}; give a folder that `{like.made_by}` wrote"
-        )
-    return like.read_like(data)
+    return like.read_like(load_labelled(spec, like.column, like.made_by))
 
 
 def arm_rows(real: R, synthetic: R, arm: Arm, *, ratio: float | None, balance_to: int | None, seed: int) -> R:

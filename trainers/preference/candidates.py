@@ -20,8 +20,9 @@ import torch
 from clinsynth.data.sources import load_folder
 from clinsynth.judges.judges import share_of_items
 from clinsynth.judges.scores import read_answers, write_scores
+from clinsynth.models.generators import Sample
 from clinsynth.run_folder import create_run_folder
-from clinsynth.synthesis.shards import Sample, ShardPlan, write_shards
+from clinsynth.synthesis.image_shards import ImageShards, write_image_shards
 from clinsynth.trainers.diffusion.step import to_fast
 from clinsynth.trainers.preference.loss import sample_paths
 from clinsynth.trainers.preference.model import describe_model, on_path, to_pictures, with_scheduler
@@ -100,7 +101,7 @@ def pair_candidates(args: PreferenceArguments, scored: Scored, facts: dict[str, 
 
 def draw_candidates(args: PreferenceArguments, pipeline: Any, labels: list[int], folder: Path) -> Any:
     """A picture for each of `labels`, as a `datasets.Dataset`; row i is of prompt i // candidates."""
-    plan = ShardPlan(create_run_folder(folder), labels, pipeline.id2label, args.seed, SHARD_SIZE)
+    plan = ImageShards(create_run_folder(folder), labels, pipeline.id2label, args.seed, SHARD_SIZE)
     generator = {
         "model": args.model,
         **describe_model(pipeline),
@@ -108,10 +109,9 @@ def draw_candidates(args: PreferenceArguments, pipeline: Any, labels: list[int],
         "num_inference_steps": args.num_inference_steps,
         "seed": args.seed,
     }
-    plan.check_same_generator(generator)
     plan.begin(generator)
     sample = sample_by_path if args.method == "d3po" else sample_fast
-    write_shards(plan, sample(pipeline, args.num_inference_steps), args.sampling_batch_size)
+    write_image_shards(plan, sample(pipeline, args.num_inference_steps), args.sampling_batch_size)
     plan.finish(generator)
     images = load_folder(folder)["train"]
     if len(images) < len(labels):

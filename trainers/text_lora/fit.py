@@ -284,35 +284,16 @@ def load_base(args: TextLoraArguments) -> Base:
     Raises:
         ValueError: they cannot be had, or do not belong to each other; names the cause.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from clinsynth.models.language_models import load_causal_model
 
-    path = Path(args.model)
-    gguf = path.suffix == ".gguf"
-    source, options = (str(path.parent), {"gguf_file": path.name}) if gguf else (args.model, {})
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source, **options)
-        model: Any = AutoModelForCausalLM.from_pretrained(source, dtype=args.dtype, **options)
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"--model {args.model} cannot be loaded as a causal language model ({error}); check the path or id, and "
-            "for the Hub the connection and HF_HUB_OFFLINE"
-        ) from error
-    known = model.get_input_embeddings().num_embeddings
+    model, tokenizer = load_causal_model(args.model, args.dtype)
+    known: Any = model.get_input_embeddings().num_embeddings
     if len(tokenizer) > known:
         raise ValueError(
             f"--model {args.model}: its tokenizer has {len(tokenizer)} tokens and the network knows {known}; put the "
             "tokenizer of this model into its folder"
         )
-    forget_gguf(model)
     return Base(model, tokenizer, getattr(model.config.get_text_config(), "max_position_embeddings", None))
-
-
-def forget_gguf(model: Any) -> None:
-    """Weights read from a GGUF file are plain numbers by now; what says otherwise bars training and saving."""
-    if getattr(getattr(model.config, "quantization_config", None), "quant_method", None) == "gguf":
-        del model.config.quantization_config
-        model.hf_quantizer = None
-        model.is_quantized = False
 
 
 def with_adapters(args: TextLoraArguments, model: Any) -> Any:

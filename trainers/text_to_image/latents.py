@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +10,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from clinsynth.data.images import ImageArrays, Survey, Target, check_square, count_sizes, render, state_changes, survey
+from clinsynth.data.images import ImageSplits
 from clinsynth.images import contact_sheet
 from clinsynth.models.text_to_image import PromptedPipeline
 from clinsynth.seeds import derive_seed
@@ -20,7 +18,6 @@ from clinsynth.trainers.diffusion.model import TrainingStream, diffusion_loss
 from clinsynth.trainers.diffusion.step import to_fast
 
 if TYPE_CHECKING:
-    from clinsynth.data.arguments import ImageDataArguments
     from clinsynth.trainers.train_text_to_image_lora import TextToImageLoraArguments
 
 PIXELS_AT_ONCE = 2**21
@@ -29,7 +26,7 @@ VALIDATED_AT_ONCE, MOST_VALIDATED = 8, 256
 STEPS = 25
 
 
-def latent_stream(args: TextToImageLoraArguments, pictures: Pictures, prompted: PromptedPipeline) -> TrainingStream:
+def latent_stream(args: TextToImageLoraArguments, pictures: ImageSplits, prompted: PromptedPipeline) -> TrainingStream:
     """The train split as latents on the training device; a mirrored picture counts as a further one."""
     flips = [axis for axis, on in ((3, args.horizontal_flip), (2, args.vertical_flip)) if on]
     latents, labels = encode(pictures, "train", prompted, flips)
@@ -40,7 +37,7 @@ def latent_stream(args: TextToImageLoraArguments, pictures: Pictures, prompted: 
 
 
 def encode(
-    pictures: Pictures, split: str, prompted: PromptedPipeline, flips: list[int]
+    pictures: ImageSplits, split: str, prompted: PromptedPipeline, flips: list[int]
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Latents, float32 (n, c, h, w), and labels (n,), of each picture as it is and under all of `flips` (axes)."""
     variants: list[list[int]] = [[]]
@@ -103,7 +100,7 @@ class LatentValidation:
 
 
 def latent_validation(
-    args: TextToImageLoraArguments, pictures: Pictures, prompted: PromptedPipeline, output_dir: Path
+    args: TextToImageLoraArguments, pictures: ImageSplits, prompted: PromptedPipeline, output_dir: Path
 ) -> LatentValidation:
     """What validates."""
     latents, labels = encode(pictures, "validation", prompted, [])
@@ -111,43 +108,3 @@ def latent_validation(
     stream = TrainingStream(latents, labels, prompted.num_classes, total, class_dropout=0.0, seed=seed)
     count = min(MOST_VALIDATED, len(labels))
     return LatentValidation(prompted, output_dir, args.seed, args.validation_pictures, stream, count)
-
-
-@dataclass(frozen=True)
-class Pictures:
-    """The splits of a data set, undecoded, and what every picture is brought to."""
-
-    splits: Any
-    target: Target
-
-    @property
-    def label_names(self) -> list[str]:
-        """Class names in the order of their numbers."""
-        names: list[str] = self.splits["train"].features["label"].names
-        return names
-
-    def all(self) -> dict[str, ImageArrays]:
-        """The splits in memory."""
-        return {name: render(split, self.target) for name, split in self.splits.items()}
-
-    def batches(self, split: str, size: int) -> Iterator[ImageArrays]:
-        """A split in parts of at most `size` pictures: thousands at 1024 pixels need not fit into memory."""
-        rows = self.splits[split]
-        for first in range(0, len(rows), size):
-            yield render(rows.select(range(first, min(first + size, len(rows)))), self.target)
-
-
-def open_pictures(args: ImageDataArguments, side: int, seed: int) -> Pictures:
-    """The data set of `args`, whose pictures become colour and `side` x `side` pixels, smaller ones enlarged.
-
-    Raises:
-        ValueError: oblong pictures without --fit, or what `clinsynth.data.images.load_image_dataset` raises.
-    """
-    from clinsynth.data.images import load_image_dataset
-
-    splits = load_image_dataset(replace(args, resolution=None), seed)
-    found: Survey = sum((survey(split) for split in splits.values()), Counter())
-    check_square(count_sizes(found), args.fit)
-    target = Target(side, 3, args.fit)
-    state_changes(found, target)
-    return Pictures(splits, target)

@@ -13,10 +13,10 @@ from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from torch import nn
 
-from clinsynth.models.text_to_image import WORDS, PromptedPipeline
+from clinsynth.models.text_to_image import INVERSION, PromptedPipeline
 from clinsynth.models.text_to_image_base import (
     ENCODERS,
-    add_words,
+    add_inversion,
     commit_of,
     find_base,
     freeze,
@@ -156,11 +156,11 @@ class LearnedWords(nn.Module):
 
     def forward(self, sample: torch.Tensor, timestep: torch.Tensor, class_labels: torch.Tensor) -> Any:
         """As `PromptedUnet`, its prompts embedded anew."""
-        return self.unet(sample, timestep, class_labels, embedded=self.prompted.embed_words())
+        return self.unet(sample, timestep, class_labels, embedded=self.prompted.embed_prompts())
 
     def save_pretrained(self, folder: Path) -> None:
         """Write the words as they are now."""
-        write_tensors(folder / WORDS, dict(self.rows))
+        write_tensors(folder / INVERSION, dict(self.rows))
 
     @torch.no_grad()
     def settle(self) -> None:
@@ -181,7 +181,7 @@ def begin_words(pipe: Any, tokens: list[str], names: list[str]) -> None:
             weight = pipe.components[encoder].get_input_embeddings().weight.detach()
             found = [pipe.components[tokenizer](name, add_special_tokens=False).input_ids for name in names]
             rows[key] = torch.stack([weight[numbers].mean(dim=0) for numbers in found])
-    add_words(pipe, tokens, rows)
+    add_inversion(pipe, tokens, rows)
 
 
 LABEL = "{label}"

@@ -1,0 +1,183 @@
+"""Writers of texts: a language model behind one face, wherever it runs, and what all of them share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from clinsynth.models.addresses import split_address
+
+if TYPE_CHECKING:
+    from clinsynth.pipelines.structured_medical_text import RowResult
+
+Messages = list[dict[str, Any]]
+"""A chat: `role` and `content` of each message."""
+Request = tuple[Messages, int]
+"""A chat and a seed."""
+
+
+class Result(Protocol):
+    """What came of one request: validated data or None, and the reasons of the attempts that failed."""
+
+    @property
+    def data(self) -> dict[str, Any] | None: ...
+    @property
+    def attempts(self) -> int: ...
+    @property
+    def rejections(self) -> list[str]: ...
+
+
+Write = Callable[[list[Request]], Iterator[Result]]
+"""From requests to their results, in that order."""
+
+
+class Writer(Protocol):
+    """A language model that is held to a schema.
+
+    Attributes:
+        facts: what identifies it, as generation.json says it.
+    """
+
+    @property
+    def facts(self) -> dict[str, Any]: ...
+
+    def write(self, requests: list[Request]) -> Iterator[Result]:
+        """A result a request, in their order, each as soon as it is there.
+
+        Raises:
+            ValueError: the model failed for good; says how, and what to do.
+        """
+
+
+@dataclass
+class WriterArguments:
+    """Which language model, where it runs, and how it is sampled."""
+
+    model: str = ""
+    """folder or Hub id of a causal language model, or a .gguf file; with or without a chat template. With --endpoint:
+    the name by which the server knows its model"""
+    backend: Literal["transformers", "vllm"] = "transformers"
+    """what runs the model here; vllm needs its extra: pip install clinsynth[vllm]"""
+    endpoint: str | None = None
+    """a server of the OpenAI chat protocol that runs the model instead, as http://127.0.0.1:8000/v1 (vLLM, TGI,
+    llama.cpp, an Inference Endpoint); its key is taken from the environment: HF_TOKEN for hosts of Hugging Face, else
+    OPENAI_API_KEY"""
+    concurrency: int = 8
+    """requests that wait at --endpoint at once, in each process"""
+    timeout_s: float = 120.0
+    """seconds after which a request to --endpoint has failed"""
+    batch_size: int = 8
+    """texts written at once by the model here; which texts come out does not depend on it"""
+    temperature: float = 1.0
+    """above 1 flattens and below 1 sharpens the model's choice of words; 0 takes the likeliest"""
+    top_p: float = 0.95
+    """choose among the most likely words that make up this share of probability"""
+    max_new_tokens: int | None = None
+    """tokens of a text at most, within which it is brought to an end; default: what the schema can need"""
+    max_attempts: int = 3
+    """attempts at a valid text before its row is given up and counted"""
+    decoding: Literal["lm-format-enforcer", "xgrammar"] = "lm-format-enforcer"
+    """what holds a model here to the schema; xgrammar needs the extra fast, and leaves out quotes and line breaks"""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """arithmetic of the network here; a server has its own"""
+
+    def __post_init__(self) -> None:
+        if not self.model:
+            raise ValueError("--model is missing; give a folder, a Hub id or a .gguf file of a language model")
+        for name in ("batch_size", "max_attempts", "max_new_tokens", "concurrency"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"--{name} must be at least 1, got {value}")
+        if not 0 < self.timeout_s < float("inf"):
+            raise ValueError(f"--timeout_s must be above 0 and finite, got {self.timeout_s}; give 120")
+        if not 0 <= self.temperature < float("inf"):
+            raise ValueError(f"--temperature must be at least 0, got {self.temperature}; 1 leaves the model as it is")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"--top_p must be above 0 and at most 1, got {self.top_p}; 1 leaves nothing out")
+        if self.endpoint is not None:
+            self.check_endpoint(self.endpoint)
+
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """What generation.json says of how texts are drawn."""
+        names = ("temperature", "top_p", "max_attempts", "max_new_tokens")
+        return {name: getattr(self, name) for name in names}
+
+    def check_endpoint(self, endpoint: str) -> None:
+        """Raise a `ValueError` for an address that is none, or flags of a model here."""
+        split_address(endpoint)
+        for name, usual in (("backend", "transformers"), ("decoding", "lm-format-enforcer"), ("dtype", "float32")):
+            if getattr(self, name) != usual:
+                raise ValueError(
+                    f"--{name} {getattr(self, name)} is for a model here, and --endpoint's server runs its own; "
+                    f"leave --{name} or --endpoint out"
+                )
+
+
+Outcome = tuple[dict[str, Any] | None, str | None]
+"""The object of an answer and None, or None and why it is refused."""
+SEEDS = 2**31
+"""Engines get seeds modulo this, since some take 32 bits with a sign."""
+FINISHED = ("stop", "eos_token", "stop_sequence")
+"""What finish_reason says of a text that is whole; the last two are TGI's."""
+
+
+def closed_schema(schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema of an object with all its properties required and no others allowed, as the local pipeline has it."""
+    return {**schema, "required": list(schema["properties"]), "additionalProperties": False}
+
+
+def token_budget(schema: dict[str, Any], max_new_tokens: int | None) -> int:
+    """Tokens of an answer: those asked for, else as many as the schema can need.
+
+    Raises:
+        ValueError: the schema has no bound or cannot be met; names the place.
+    """
+    from clinsynth.pipelines.structured_medical_text.schema_bounds import bounded, most_tokens
+
+    most = most_tokens(bounded(schema))
+    return max_new_tokens or most
+
+
+def attempt_seed(seed: int, attempt: int) -> int:
+    """The seed of a row's attempt, counted from 0, in [0, 2**31)."""
+    from clinsynth.pipelines.structured_medical_text.text_rows import derive_seed
+
+    return (derive_seed(seed, attempt) if attempt else seed) % SEEDS
+
+
+def check_answer(text: Any, finish: Any, schema: dict[str, Any]) -> Outcome:
+    """The object of an answer; or the reason why it is refused, without any of its text."""
+    from clinsynth.pipelines.structured_medical_text.schemas import check_text
+
+    if finish == "length":
+        return None, "not finished within the budget"
+    if finish not in FINISHED:
+        return None, "stopped by a filter" if finish == "content_filter" else "stopped before its end"
+    return check_text(text, schema) if isinstance(text, str) else (None, "without content")
+
+
+def write_rows(
+    requests: list[Request],
+    attempt: Callable[[list[Messages], list[int]], list[Outcome]],
+    max_attempts: int,
+) -> Iterator[RowResult]:
+    """A result a request, in their order: all are attempted at once, then those that failed, with new seeds."""
+    from clinsynth.pipelines.structured_medical_text import RowResult
+
+    finished: dict[int, RowResult] = {}
+    failed: dict[int, list[str]] = {number: [] for number in range(len(requests))}
+    while failed:
+        numbers = list(failed)
+        seeds = [attempt_seed(requests[number][1], len(failed[number])) for number in numbers]
+        outcomes = attempt([requests[number][0] for number in numbers], seeds)
+        for number, (data, reason) in zip(numbers, outcomes, strict=True):
+            reasons = failed[number] + ([reason] if reason is not None else [])
+            if reason is None or len(reasons) == max_attempts:
+                attempts = len(reasons) + (reason is None)
+                finished[number] = RowResult(data, requests[number][1], attempts, reasons)
+                del failed[number]
+            else:
+                failed[number] = reasons
+    return iter([finished[number] for number in range(len(requests))])
