@@ -1,4 +1,4 @@
-"""What a checkpoint's own files say of the model: kind, classes, size, the hash of its weights."""
+"""What a checkpoint's own files say of the model: kind, classes, size, the hash of its weights, how it is loaded."""
 
 from __future__ import annotations
 
@@ -7,12 +7,111 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clinsynth.hub_cards.render import Table
-from clinsynth.private_words import hub_id, shorten
+from clinsynth.private_words import hub_id
 from clinsynth.run_folder import read_json
 
-DIFFUSION, GAN, TEXT = "diffusion", "GAN", "text"
 TIED = "tie_word_embeddings"
+TEXT_TO_IMAGE_FILE = "text_to_image.json"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What all generators of a kind have in common.
+
+    Attributes:
+        name: in the words of a card.
+        task, library: of the Hub: what for, and by what it is loaded.
+        works: what the method rests on.
+        limits: what is known of each without any evidence.
+        snippet: Python that makes the first samples, to be filled with `place` and `label` as JSON texts.
+    """
+
+    name: str
+    task: str
+    library: str
+    works: tuple[str, ...]
+    limits: tuple[str, ...] = ()
+    snippet: str = ""
+
+
+LORA = "LoRA: Hu et al., Low-Rank Adaptation of Large Language Models, 2021, https://arxiv.org/abs/2106.09685"
+DIFFUSION = Kind(
+    "diffusion",
+    "unconditional-image-generation",
+    "diffusers",
+    (
+        "Diffusion: Ho et al., Denoising Diffusion Probabilistic Models, 2020, https://arxiv.org/abs/2006.11239",
+        "Guidance: Ho & Salimans, Classifier-Free Diffusion Guidance, 2022, https://arxiv.org/abs/2207.12598",
+    ),
+    snippet="""\
+import torch
+from diffusers import DiffusionPipeline, DPMSolverMultistepScheduler
+
+pipe = DiffusionPipeline.from_pretrained({place}, trust_remote_code=True)
+pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)
+images = pipe(
+    class_labels=[{label}],
+    num_images_per_class=2,
+    num_inference_steps=25,
+    generator=[torch.Generator().manual_seed(seed) for seed in range(2)],  # one an image
+).images
+images[0].save("synthetic.png")""",
+)
+GAN = Kind(
+    "GAN",
+    "unconditional-image-generation",
+    "diffusers",
+    (
+        "DCGAN: Radford et al., Unsupervised Representation Learning with Deep Convolutional Generative Adversarial "
+        "Networks, 2015, https://arxiv.org/abs/1511.06434",
+    ),
+    snippet="""\
+import torch
+from diffusers import DiffusionPipeline
+
+pipe = DiffusionPipeline.from_pretrained({place}, trust_remote_code=True)
+images = pipe(
+    class_labels=[{label}],
+    num_images_per_class=2,
+    generator=[torch.Generator().manual_seed(seed) for seed in range(2)],  # one an image
+).images
+images[0].save("synthetic.png")""",
+)
+TEXT = Kind(
+    "text",
+    "text-generation",
+    "transformers",
+    (LORA,),
+    (
+        "Its texts can be wrong in medicine, biased or upsetting; nobody has read them before you.",
+        "It was fine-tuned from another model, whose licence and limits hold as well.",
+    ),
+    """\
+from transformers import pipeline
+
+pipe = pipeline("structured-medical-text", model={place}, trust_remote_code=True)
+texts = pipe({{"label": {label}}}, num_samples=2, seed=0)  # each valid under the schema, or left out
+for text in texts:
+    print(text["data"])""",
+)
+TEXT_TO_IMAGE = Kind(
+    "text-to-image LoRA",
+    "text-to-image",
+    "diffusers",
+    (
+        "Latent diffusion: Rombach et al., High-Resolution Image Synthesis with Latent Diffusion Models, 2022, "
+        "https://arxiv.org/abs/2112.10752",
+        LORA,
+    ),
+    (
+        "It was fine-tuned from another model, whose licence and limits hold as well: what it draws can look right "
+        "and be wrong in medicine.",
+        "It draws without the safety checker that comes with some base models, which blackens medical pictures: what "
+        "that one would have held back is not held back.",
+    ),
+)
+OF_COMPONENT = {"unet": DIFFUSION, "generator": GAN}
+"""The kind of a pipeline by the component that model_index.json names."""
 
 
 @dataclass(frozen=True)
@@ -20,14 +119,13 @@ class Checkpoint:
     """A trained generator.
 
     Attributes:
-        kind: DIFFUSION, GAN or TEXT.
         labels: the class names, in order.
         network: name of the network's class.
-        config: the network's own.
+        config: the network's own; of a text-to-image LoRA text_to_image.json.
         weights: the folder of its .safetensors.
     """
 
-    kind: str
+    kind: Kind
     labels: list[str]
     network: str
     config: dict[str, Any]
@@ -35,12 +133,25 @@ class Checkpoint:
 
     @property
     def size(self) -> int:
-        """Height and width of its pictures in pixels."""
-        return int(self.config["sample_size"])
+        """Height and width of its images in pixels."""
+        return int(self.config["resolution" if self.kind is TEXT_TO_IMAGE else "sample_size"])
 
     @property
     def colour(self) -> str:
-        return "grey" if self.config["out_channels"] == 1 else "colour"
+        return "grey" if self.config.get("out_channels") == 1 else "colour"
+
+    @property
+    def prompts(self) -> list[list[str]]:
+        """Class and prompt of each, of a text-to-image LoRA; empty of another."""
+        if self.kind is not TEXT_TO_IMAGE:
+            return []
+        return [[label, self.config["prompts"][str(number)]] for number, label in enumerate(self.labels)]
+
+    def snippet(self, place: str, folder: Path) -> str:
+        """Python that makes the first samples with the model at `place`; `folder` is where the checkpoint lies."""
+        if self.kind is TEXT_TO_IMAGE:
+            return lora_snippet(self.config, folder, place)
+        return self.kind.snippet.format(place=json.dumps(place), label=json.dumps(self.labels[0]))
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:
@@ -49,17 +160,13 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     Raises:
         ValueError: there is no finished checkpoint of clinsynth.
     """
-
-    adapter = read_text_to_image(folder)
-    if adapter is not None:
-        return adapter
+    if facts := read_json(folder / TEXT_TO_IMAGE_FILE):
+        return Checkpoint(TEXT_TO_IMAGE, labels_of(facts), facts["base_class"], facts, folder)
     index = read_json(folder / "model_index.json")
-    component = "unet" if "unet" in index else "generator"
-    if component in index:
-        config = read_json(folder / component / "config.json")
-        labels = [label for _, label in sorted(index.get("id2label", {}).items(), key=lambda item: int(item[0]))]
-        kind = DIFFUSION if component == "unet" else GAN
-        return Checkpoint(kind, labels, index[component][1], config, folder / component)
+    for component, kind in OF_COMPONENT.items():
+        if component in index:
+            part = folder / component
+            return Checkpoint(kind, labels_of(index), index[component][1], read_json(part / "config.json"), part)
     config, task = read_json(folder / "config.json"), read_json(folder / "task.json")
     if config and task:
         return Checkpoint(TEXT, list(task["labels"]), (config.get("architectures") or [""])[0], config, folder)
@@ -67,6 +174,11 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         f"{folder} holds no finished checkpoint (model_index.json, or config.json and task.json); give the "
         "--output_dir of a training run that has ended"
     )
+
+
+def labels_of(facts: dict[str, Any]) -> list[str]:
+    """The class names of `id2label`, in the order of their numbers."""
+    return [label for _, label in sorted(facts.get("id2label", {}).items(), key=lambda item: int(item[0]))]
 
 
 def count_parameters(checkpoint: Checkpoint) -> int:
@@ -101,10 +213,10 @@ def may_have_made(checkpoint: Checkpoint, generator: dict[str, Any]) -> bool:
     expected = generator.get("weights_sha256")
     if expected is None or checkpoint.config.get(TIED):  # a tied head is hashed, but not in the file
         return True
-    return bool(hash_weights(checkpoint, generator.get("dtype", "float32")) == expected)
+    return bool(hash_saved_weights(checkpoint, generator.get("dtype", "float32")) == expected)
 
 
-def hash_weights(checkpoint: Checkpoint, dtype: str) -> str:
+def hash_saved_weights(checkpoint: Checkpoint, dtype: str) -> str:
     """`clinsynth.models.weights.hash_weights` of the network once it is loaded in `dtype`."""
     import torch
     from safetensors import safe_open
@@ -116,28 +228,26 @@ def hash_weights(checkpoint: Checkpoint, dtype: str) -> str:
     return hash_tensors((name, places[name].get_tensor(name).to(getattr(torch, dtype))) for name in sorted(places))
 
 
-TEXT_TO_IMAGE = "text-to-image LoRA"
-FILE = "text_to_image.json"
 BASE = "path/of/the/base/model"
 """What a snippet loads where the base model is not on the Hub."""
-WORDS = """
+LOAD_TOKENS = """\
 from huggingface_hub import hf_hub_download
 from safetensors.torch import load_file
 
-words = load_file(hf_hub_download({place}, "learned_embeds.safetensors"))
+embeddings = load_file(hf_hub_download({place}, "learned_embeds.safetensors"))
 """
-WORDS_OF = """pipe.load_textual_inversion(
-    words["{key}"], token={tokens}, text_encoder=pipe.{encoder}, tokenizer=pipe.{tokenizer}
+ADD_TOKENS = """pipe.load_textual_inversion(
+    embeddings["{key}"], token={tokens}, text_encoder=pipe.{encoder}, tokenizer=pipe.{tokenizer}
 )
 """
-SNIPPET = """\
+LORA_SNIPPET = """\
 import torch
 from diffusers import DPMSolverMultistepScheduler, {kind}
 
 pipe = {kind}.from_pretrained({base}{checker})
 pipe.load_lora_weights({place})
 pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)
-{words}image = pipe(
+{tokens}image = pipe(
     {prompt},
     height={side},
     width={side},
@@ -148,49 +258,22 @@ pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)
 image.save("synthetic.png")"""
 
 
-def read_text_to_image(folder: Path) -> Checkpoint | None:
-    """The LoRA in `folder`; None of another checkpoint. Its `config` is text_to_image.json."""
-    facts = read_json(folder / FILE)
-    if not facts:
-        return None
-    labels = [label for _, label in sorted(facts["id2label"].items(), key=lambda item: int(item[0]))]
-    config = {**facts, "sample_size": facts["resolution"], "out_channels": 3}
-    return Checkpoint(TEXT_TO_IMAGE, labels, facts["base_class"], config, folder)
-
-
 def lora_snippet(facts: dict[str, Any], folder: Path, place: str) -> str:
-    """Python that draws a picture of the first class with stock diffusers."""
+    """Python that draws an image of the first class with stock diffusers."""
     xl = "XL" in facts["base_class"]
-    words = ""
-    if facts["tokens"]:
-        words = WORDS.format(place=json.dumps(place)).lstrip("\n")
-        parts = [("clip_l", "text_encoder", "tokenizer"), *([("clip_g", "text_encoder_2", "tokenizer_2")] * xl)]
-        for key, encoder, tokenizer in parts:
-            tokens = json.dumps(facts["tokens"], ensure_ascii=False)
-            words += WORDS_OF.format(key=key, tokens=tokens, encoder=encoder, tokenizer=tokenizer)
-    return SNIPPET.format(
+    tokens = json.dumps(facts["tokens"], ensure_ascii=False)
+    parts = [("clip_l", "text_encoder", "tokenizer"), *([("clip_g", "text_encoder_2", "tokenizer_2")] * xl)]
+    added = [
+        ADD_TOKENS.format(key=key, tokens=tokens, encoder=encoder, tokenizer=tokenizer)
+        for key, encoder, tokenizer in parts
+    ]
+    return LORA_SNIPPET.format(
         kind=facts["base_class"],
         base=json.dumps(hub_id(facts["base"], folder) or BASE),
         checker="" if xl else ", safety_checker=None",
         place=json.dumps(place),
-        words=words,
+        tokens="".join([LOAD_TOKENS.format(place=json.dumps(place)), *added]) if facts["tokens"] else "",
         prompt=json.dumps(facts["prompts"]["0"], ensure_ascii=False),
         side=facts["resolution"],
         guidance=facts["guidance_scale"],
     )
-
-
-def prompt_table(checkpoint: Checkpoint) -> Table:
-    """The prompt of each class; no rows of another checkpoint."""
-    columns = ["class", "prompt, which is all that the model was told of a training picture"]
-    if checkpoint.kind != TEXT_TO_IMAGE:
-        return Table("", columns, [])
-    prompts = checkpoint.config["prompts"]
-    return Table("", columns, [[label, prompts[str(i)]] for i, label in enumerate(checkpoint.labels)])
-
-
-def published_facts(path: Path) -> bytes:
-    """text_to_image.json without the place of a base model on this machine."""
-    facts = read_json(path)
-    facts["base"] = hub_id(facts["base"], path.parent) or shorten(facts["base"])
-    return f"{json.dumps(facts, indent=2, ensure_ascii=False)}\n".encode()

@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import DatasetCardData
+from huggingface_hub import DatasetCard, DatasetCardData
 
 from clinsynth.hub_cards.evidence import Evidence, check_about_set, read_evidence
 from clinsynth.hub_cards.evidence_summary import summarize_evidence
 from clinsynth.hub_cards.render import LOCAL, Table, listed, render_card, repository_name
-from clinsynth.hub_cards.sets import PICTURE, SHARDS, SPLIT, SyntheticSet, describe_columns, read_set, sample_grid
-from clinsynth.hub_cards.sources import Source, Terms, describe_making, find_sources
+from clinsynth.hub_cards.sets import (
+    PICTURE,
+    SHARDS,
+    SPLIT,
+    Shards,
+    SyntheticSet,
+    describe_columns,
+    read_set,
+    sample_grid,
+)
+from clinsynth.hub_cards.sources import Source, Terms, describe_making, find_sources, is_non_commercial
 from clinsynth.private_words import describe_command
 
 SNIPPET = """\
@@ -25,89 +35,79 @@ row = data[0]
 print(names[row["label"]], row["{column}"])"""
 
 
+@dataclass(frozen=True)
+class Publication:
+    """A set as it is pushed.
+
+    Attributes:
+        shards: those that are pushed.
+        left_out: columns that are not.
+        gate: name, value, limit and outcome of each reading.
+        has_grid: whether what `sample_grid` drew is pushed.
+        config_name: the set's configuration in the repository; empty where it is the only one.
+    """
+
+    shards: Shards
+    left_out: list[str] = field(default_factory=list)
+    gate: list[list[str]] = field(default_factory=list)
+    has_grid: bool = False
+    config_name: str = ""
+
+
 def dataset_card(
     synthetic_folder: str | Path,
     evidence: str | Path | None = None,
-    accepted_risk: str = "",
     *,
     repo_id: str | None = None,
-    has_picture: bool | None = None,
-    data_name: str = "",
-    data_url: str = "",
-    data_license: str = "",
-    license: str = "",
-    license_override: str = "",
+    terms: Terms | None = None,
+    accepted_risk: str = "",
+    published: Publication | None = None,
 ) -> str:
     """README.md of a synthetic data set: YAML metadata and Markdown, from its shards, generation.json and evidence.
 
     Args:
         synthetic_folder: the --output_dir of `clinsynth generate images` or `text`.
         evidence: evidence.json, or its folder, on this set.
-        accepted_risk: why it is published although a reading failed; is printed.
         repo_id: where it will lie; the snippet loads it from there.
-        has_picture: whether `sample_grid` draws one; None draws it to see.
-        data_name, data_url, data_license: of the real data, where they are not known or known wrongly.
-        license, license_override: see `data_sources.Terms`.
+        terms: what is known better than by these files.
+        accepted_risk: why it is published although a reading failed; is printed.
+        published: of a set that is pushed.
 
     Raises:
         ValueError: no finished set, evidence about another one, a licence that the real data's forbids, or something
             private in the card.
     """
-    folder = Path(synthetic_folder)
+    folder, terms = Path(synthetic_folder), terms or Terms()
     made, read = read_set(folder), read_evidence(evidence)
     if read is not None:
         check_about_set(read, made.generation, folder)
-    terms = Terms(data_name, data_url, data_license, license, license_override)
+    made = made if published is None else replace(made, shards=published.shards)
+    has_grid = sample_grid(folder, evidence) is not None if published is None else published.has_grid
     sources = made_from(made, read)
-    source, card_license = terms.describe(sources[0]), terms.card_license(sources)
+    source, card_license = terms.overrule(sources[0]), terms.card_license(sources)
     name = repository_name(repo_id) or f"Synthetic {made.things}"
-    column = "text" if made.of_texts else "image"
-    if has_picture is None:
-        has_picture = sample_grid(folder, evidence) is not None
     return render_card(
         "dataset.md",
-        metadata(made, source, card_license, name),
+        set_metadata(made, source, card_license, name),
         title=name,
         things=made.things,
-        summary=summary(made, source),
-        picture=PICTURE if has_picture else None,
+        summary=set_summary(made, source),
+        picture=PICTURE if has_grid else None,
         labels=made.labels,
-        glance=glance(made, source, card_license),
+        overview=set_overview(made, source, card_license),
         accepted_risk=accepted_risk,
-        snippet=SNIPPET.format(place=json.dumps(repo_id or LOCAL), column=column),
-        columns=Table("", ["column", "type", "what it holds"], describe_columns(made.columns)),
+        snippet=set_snippet(made, repo_id or LOCAL, published),
+        columns=Table("", ["column", "type", "what it holds"], describe_columns(made.shards.columns)),
         measured=summarize_evidence(read),
         counts=count_table(made, read),
-        made=making(made),
+        made=how_made(made),
         settings=made.settings(),
         commands=list(commands(made, read)),
-        own_limits=own_limits(made, source),
+        own_limits=list(set_limits(made, source)),
         license=card_license,
         source=source,
         terms=terms,
-    )
-
-
-def metadata(made: SyntheticSet, source: Source, license_: str, name: str) -> DatasetCardData:
-    """The card's YAML, by which the Hub shows and `load_dataset` reads the shards."""
-    split = {"name": SPLIT, "num_bytes": made.num_bytes, "num_examples": made.num_rows}
-    return DatasetCardData(
-        pretty_name=name,
-        license=license_ or None,
-        language=[source.language] if source.language and made.of_texts else None,
-        annotations_creators=["machine-generated"],
-        language_creators=["machine-generated"] if made.of_texts else None,
-        source_datasets=[source.hub_id] if source.hub_id else None,
-        size_categories=[made.size_category],
-        task_categories=["text-classification" if made.of_texts else "image-classification"],
-        tags=["synthetic", "medical", "clinsynth"],
-        configs=[{"config_name": "default", "data_files": [{"split": SPLIT, "path": SHARDS}]}],
-        dataset_info={
-            "features": made.columns,
-            "splits": [split],
-            "download_size": made.download_size,
-            "dataset_size": made.num_bytes,
-        },
+        published=published,
     )
 
 
@@ -119,27 +119,50 @@ def made_from(made: SyntheticSet, evidence: Evidence | None) -> list[Source]:
     return find_sources(specs, made.run.folder, made.labels)
 
 
-def summary(made: SyntheticSet, source: Source) -> str:
+def set_metadata(made: SyntheticSet, source: Source, license_: str, name: str) -> DatasetCardData:
+    """The card's YAML, by which the Hub shows and `load_dataset` reads the shards."""
+    return DatasetCardData(
+        pretty_name=name,
+        license=license_ or None,
+        language=[source.language] if source.language and made.of_texts else None,
+        annotations_creators=["machine-generated"],
+        language_creators=["machine-generated"] if made.of_texts else None,
+        source_datasets=[source.hub_id] if source.hub_id else None,
+        size_categories=[made.shards.size_category],
+        task_categories=["text-classification" if made.of_texts else "image-classification"],
+        tags=["synthetic", "medical", "clinsynth"],
+        configs=[{"config_name": "default", "data_files": [{"split": SPLIT, "path": SHARDS}]}],
+        dataset_info=made.shards.info(),
+    )
+
+
+def set_snippet(made: SyntheticSet, place: str, published: Publication | None) -> str:
+    """Python that loads the set from `place`."""
+    names = [place, published.config_name] if published and published.config_name else [place]
+    return SNIPPET.format(place=", ".join(map(json.dumps, names)), column="text" if made.of_texts else "image")
+
+
+def set_summary(made: SyntheticSet, source: Source) -> str:
     """What the set is, in plain words."""
-    learned = f" The real data behind them are {source.name}" if source.name else ""
-    what = f": {source.what}." if source.name and source.what else "." if source.name else ""
+    what = f": {source.what}" if source.what else ""
+    learned = f" The real data behind them are {source.name}{what}." if source.name else ""
     nobody = " No patient's data were used." if source.invented else ""
     by = f" They were made by [{made.model_id}](https://huggingface.co/{made.model_id})." if made.model_id else ""
     invented = f"{made.things} changed from real ones," if made.changed_from_real else f"invented {made.things}"
     return (
-        f"{made.num_rows:,} {invented} of {len(made.labels)} classes: {listed(made.labels)}.{by}{learned}"
-        f"{what}{nobody} The numbers a class were chosen, and say nothing about how often a condition is."
+        f"{made.shards.num_rows:,} {invented} of {len(made.labels)} classes: {listed(made.labels)}.{by}{learned}"
+        f"{nobody} The numbers a class were chosen, and say nothing about how often a condition is."
     )
 
 
-def glance(made: SyntheticSet, source: Source, license_: str) -> dict[str, str]:
+def set_overview(made: SyntheticSet, source: Source, license_: str) -> dict[str, str]:
     """The rows at the head of the card."""
     return {
-        "holds": f"{made.num_rows:,} {made.things}",
+        "holds": f"{made.shards.num_rows:,} {made.things}",
         "classes": f"{len(made.labels)}: {listed(made.labels)}",
         "made by": made.model_id or made.generation["generator"].get("network") or "",
         "real data behind it": source.name,
-        "download": f"{made.download_size / 1e6:.3g} MB",
+        "download": f"{made.shards.download_size / 1e6:.3g} MB",
         "licence": license_,
     }
 
@@ -157,7 +180,7 @@ def count_table(made: SyntheticSet, evidence: Evidence | None) -> Table:
     return Table("", columns, rows)
 
 
-def making(made: SyntheticSet) -> dict[str, str]:
+def how_made(made: SyntheticSet) -> dict[str, str]:
     """Seed, rejections, time, machine and versions of the generation."""
     generation = made.generation
     rejected = {reason: count for reason, count in (generation.get("rejected") or {}).items() if count}
@@ -182,7 +205,7 @@ def commands(made: SyntheticSet, evidence: Evidence | None) -> Iterator[str]:
     yield from (command for command in found if command)
 
 
-def own_limits(made: SyntheticSet, source: Source) -> Iterator[str]:
+def set_limits(made: SyntheticSet, source: Source) -> Iterator[str]:
     """What is known of the set without any evidence."""
     yield f"A label is what the generator was asked for: nobody has looked whether the {made.things} show it."
     yield "Only real patients' data can tell whether a model that was trained on this set works."
@@ -192,3 +215,35 @@ def own_limits(made: SyntheticSet, source: Source) -> Iterator[str]:
         yield "Each picture began as one of a patient, and was changed: what it kept of it nobody has looked for."
     if made.of_texts:
         yield "The texts can be wrong in medicine, biased or upsetting."
+
+
+def several_cards(cards: dict[str, str], rows: dict[str, int], repo_id: str, things: str) -> str:
+    """The card of a repository with several configurations, each a folder of its own with its own card.
+
+    Args:
+        cards, rows: by the configuration's name.
+    """
+    own: dict[str, Any] = {name: DatasetCard(card).data for name, card in cards.items()}
+    first, *_ = own
+    configs: list[dict[str, Any]] = [
+        {"config_name": name, "data_files": [{"split": SPLIT, "path": f"{name}/{SHARDS}"}]} for name in own
+    ]
+    configs[0]["default"] = True
+    changed = {
+        "license": joint_license([data.license for data in own.values()]),
+        "pretty_name": repository_name(repo_id),
+        "configs": configs,
+        "dataset_info": [{"config_name": name, **data.dataset_info} for name, data in own.items()],
+    }
+    shared = {name: value for name, value in (own[first].to_dict() | changed).items() if value is not None}
+    data = DatasetCardData(**shared)
+    return render_card(
+        "datasets.md", data, title=data.pretty_name, things=things, rows=rows, first=first, place=repo_id
+    )
+
+
+def joint_license(licenses: list[str | None]) -> str | None:
+    """The licence of all: the one that they share, else the first non-commercial one, else "other"."""
+    if len(set(licenses)) == 1:
+        return licenses[0]
+    return next((name for name in licenses if name and is_non_commercial(name)), "other")

@@ -38,28 +38,46 @@ COLUMN_WORDS = {
 
 
 @dataclass(frozen=True)
+class Shards:
+    """All shards of a set: columns and types of their rows, how many rows, bytes once decompressed, and as files."""
+
+    columns: Columns
+    num_rows: int
+    num_bytes: int
+    download_size: int
+
+    def info(self) -> dict[str, Any]:
+        """`dataset_info` of a card's YAML: by it the Hub shows, and `load_dataset` reads, the shards."""
+        return {
+            "features": self.columns,
+            "splits": [{"name": SPLIT, "num_bytes": self.num_bytes, "num_examples": self.num_rows}],
+            "download_size": self.download_size,
+            "dataset_size": self.num_bytes,
+        }
+
+    @property
+    def size_category(self) -> str:
+        return next((name for name, end in SIZES.items() if self.num_rows < end), LARGEST_SIZE)
+
+
+@dataclass(frozen=True)
 class SyntheticSet:
     """A synthetic data set on disk.
 
     Attributes:
         run: its run folder's files.
         generation: generation.json.
-        columns: names and types, as the first shard says.
-        num_rows, num_bytes, download_size: of all shards; bytes once decompressed, and as files.
         trained: the generator's run folder, where it lies here and its weights are those that made the set.
     """
 
     run: RunFiles
     generation: dict[str, Any]
-    columns: Columns
-    num_rows: int
-    num_bytes: int
-    download_size: int
+    shards: Shards
     trained: RunFiles | None
 
     @property
     def of_texts(self) -> bool:
-        return all(column["name"] != "image" for column in self.columns)
+        return all(column["name"] != "image" for column in self.shards.columns)
 
     @property
     def changed_from_real(self) -> bool:
@@ -72,7 +90,7 @@ class SyntheticSet:
 
     @property
     def labels(self) -> list[str]:
-        (label,) = (column["dtype"] for column in self.columns if column["name"] == "label")
+        (label,) = (column["dtype"] for column in self.shards.columns if column["name"] == "label")
         return list(label["class_label"]["names"].values())
 
     @property
@@ -80,10 +98,6 @@ class SyntheticSet:
         """The generator's id on the Hub, if it came from there when the set was made."""
         model = self.generation["generator"].get("model") or ""
         return model if "/" in model and find_provenance(self.generation, self.run.folder).generator == model else None
-
-    @property
-    def size_category(self) -> str:
-        return next((name for name, end in SIZES.items() if self.num_rows < end), LARGEST_SIZE)
 
     def settings(self) -> dict[str, str]:
         """How the generator was sampled, as text."""
@@ -101,15 +115,13 @@ def read_set(folder: Path) -> SyntheticSet:
     generation = read_finished(folder)
     files = [open_shard(path) for path in sorted(folder.glob(SHARDS))]
     groups = [file.metadata.row_group(i) for file in files for i in range(file.metadata.num_row_groups)]
-    return SyntheticSet(
-        read_run(folder),
-        generation,
+    shards = Shards(
         read_columns(files[0].schema_arrow),
         sum(file.metadata.num_rows for file in files),
         sum(group.total_byte_size for group in groups),
         sum(path.stat().st_size for path in folder.glob(SHARDS)),
-        find_training(generation["generator"], folder),
     )
+    return SyntheticSet(read_run(folder), generation, shards, find_training(generation["generator"], folder))
 
 
 def find_training(generator: dict[str, Any], folder: Path) -> RunFiles | None:

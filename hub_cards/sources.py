@@ -128,21 +128,20 @@ def named_source(name: str) -> Source | None:
     return next((source for pattern, source in BY_NAME if re.fullmatch(pattern, name.lower())), None)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Terms:
-    """What the user says of the real data, and of the card's own licence; empty is not said.
-
-    Attributes:
-        data_name, data_url, data_license: of the real data; they go before what is known of it.
-        license: of what is published.
-        license_override: why it may be published under `license`, although the real data's licence is non-commercial.
-    """
+    """What the user says of the real data and of the licence; empty is not said."""
 
     data_name: str = ""
+    """name of the real data, where the card does not know it"""
     data_url: str = ""
+    """where the real data are published"""
     data_license: str = ""
+    """licence of the real data, as cc-by-nc-4.0"""
     license: str = ""
+    """licence of what is pushed; default: that of the real data"""
     license_override: str = ""
+    """why it may be published under --license, although the real data's licence is non-commercial; is printed"""
 
     def __post_init__(self) -> None:
         for name in ("data_license", "license"):
@@ -152,8 +151,8 @@ class Terms:
         if self.license_override and not self.license:
             raise ValueError("license_override says why, but not what: give license= as well, as apache-2.0")
 
-    def describe(self, source: Source) -> Source:
-        """The source in the user's words where there are some."""
+    def overrule(self, source: Source) -> Source:
+        """The source with the user's words where there are some."""
         on_hub = HUB_DATA_URL.fullmatch(self.data_url)
         return replace(
             source,

@@ -3,7 +3,6 @@
 clinsynth push metric metrics/frechet --repo_id me/frechet
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,20 +25,16 @@ class PushMetricArguments(PushArguments):
 
 def main(args: PushMetricArguments) -> None:
     """Publish, read back."""
+    from clinsynth.hub.files import REPLACED, metric_files
     from clinsynth.hub.repository import Target
-    from clinsynth.hub.upload import finish
-
-    finish(args, Target.of(args, "space", sdk="static"), files_to_push(args), r"\w+\.py|requirements\.txt")
-
-
-def files_to_push(args: PushMetricArguments) -> Iterator[tuple[str, bytes | Path]]:
-    """Path in the repository and content of each file."""
-    from clinsynth.hub.files import metric_files
-    from clinsynth.hub_cards.other_cards import metric_card
+    from clinsynth.hub.upload import Content, push
+    from clinsynth.hub_cards.code_cards import metric_card
 
     folder = Path(args.folder)
-    yield "README.md", metric_card(folder, repo_id=args.repo_id, license=args.license).encode()
-    yield from ((name, folder / name) for name in metric_files(folder))
+    card = metric_card(folder, repo_id=args.repo_id, license=args.license)
+    files: list[tuple[str, Content]] = [("README.md", card.encode())]
+    files += [(name, folder / name) for name in metric_files(folder)]
+    push(args, Target.of(args, "space", sdk="static"), files, REPLACED["metric"])
 
 
 if __name__ == "__main__":

@@ -24,17 +24,18 @@ from clinsynth import __version__  # noqa: E402
 from clinsynth.hub.credentials import (  # noqa: E402
     PNG,
     SAID,
-    PictureSigner,
+    ImageSigner,
+    SigningIdentity,
     agent,
     claims,
-    describe,
     is_signed,
+    manifest_words,
     read_manifest,
     reading,
-    sign_picture,
+    sign_image,
     unsigned,
 )
-from clinsynth.hub.signing import SigningIdentity, read_identity  # noqa: E402
+from clinsynth.hub.signing import read_identity  # noqa: E402
 from clinsynth.images import from_png, to_picture, to_png  # noqa: E402
 from clinsynth.synthesis.provenance import (  # noqa: E402
     SIGNATURE,
@@ -65,13 +66,13 @@ def identity(folder: Path) -> SigningIdentity:
 
 
 @pytest.fixture(scope="module")
-def signer(identity: SigningIdentity) -> PictureSigner:
-    return PictureSigner(identity)
+def signer(identity: SigningIdentity) -> ImageSigner:
+    return ImageSigner(identity)
 
 
 @pytest.fixture(scope="module")
-def signed(signer: PictureSigner) -> bytes:
-    return sign_picture(MARKED, signer)
+def signed(signer: ImageSigner) -> bytes:
+    return sign_image(MARKED, signer)
 
 
 def chunks(png: bytes) -> dict[bytes, bytes]:
@@ -172,7 +173,7 @@ def test_a_change_is_seen(change: Any, signed: bytes, folder: Path) -> None:
         unsigned(changed)
 
 
-def test_only_what_generation_marked_is_signed(signed: bytes, signer: PictureSigner) -> None:
+def test_only_what_generation_marked_is_signed(signed: bytes, signer: ImageSigner) -> None:
     plain = to_png(to_picture(PIXELS))
     note = PngInfo()
     note.add_text("Patient", PATIENT)
@@ -193,11 +194,11 @@ def test_only_what_generation_marked_is_signed(signed: bytes, signer: PictureSig
     for message, pictures in wrong.items():
         for picture in pictures:
             with pytest.raises(ValueError, match=message):
-                sign_picture(picture, signer)
+                sign_image(picture, signer)
 
 
-def test_a_manifest_with_other_words_is_not_taken_for_ours(signer: PictureSigner) -> None:
-    told = describe(SAYS)
+def test_a_manifest_with_other_words_is_not_taken_for_ours(signer: ImageSigner) -> None:
+    told = manifest_words(SAYS)
     others = [
         told | {"title": PATIENT},
         told | {"claim_generator_info": [agent() | {"note": PATIENT}]},
@@ -215,11 +216,11 @@ def test_a_manifest_with_other_words_is_not_taken_for_ours(signer: PictureSigner
             unsigned(signed.getvalue())
 
 
-def test_a_set_signed_by_another_version_is_ours(signer: PictureSigner) -> None:
+def test_a_set_signed_by_another_version_is_ours(signer: ImageSigner) -> None:
     told = [{"label": label, "data": data, "created": True} for label, data in claims(SAYS, "0.0.7").items()]
     signed = io.BytesIO()
     with c2pa.Builder(
-        {**describe(SAYS), "claim_generator_info": [agent("0.0.7")], "assertions": told}, signer.context
+        {**manifest_words(SAYS), "claim_generator_info": [agent("0.0.7")], "assertions": told}, signer.context
     ) as b:
         b.sign(PNG, io.BytesIO(MARKED), signed)
     assert told[1]["label"] == SAID and unsigned(signed.getvalue()) == MARKED
@@ -278,22 +279,22 @@ def test_a_time_stamp_is_asked_for_only_where_it_is_wanted(tmp_path: Path, serve
         "signer_digest = sha256\ness_cert_id_alg = sha256\n"
     )
     identity, (address, asked) = read_identity(tmp_path / "chain.pem", tmp_path / "key.pem"), server
-    sign_picture(MARKED, PictureSigner(identity))
+    sign_image(MARKED, ImageSigner(identity))
     assert asked == []
-    found = read_manifest(sign_picture(MARKED, PictureSigner(identity, f"{address}/clock")))
+    found = read_manifest(sign_image(MARKED, ImageSigner(identity, f"{address}/clock")))
     assert found is not None and found["state"] == "valid" and found["signed_at"].startswith("20")
     assert asked == ["/clock"]
 
 
 def test_a_clock_that_does_not_answer_is_named(identity: SigningIdentity) -> None:
     with pytest.raises(ValueError, match=r"--timestamp http://127\.0\.0\.1:9/ does not answer"):
-        sign_picture(MARKED, PictureSigner(identity, "http://127.0.0.1:9/"))
+        sign_image(MARKED, ImageSigner(identity, "http://127.0.0.1:9/"))
 
 
 def test_a_manifest_elsewhere_is_not_fetched(identity: SigningIdentity, server: tuple[str, list[str]]) -> None:
     address, asked = server
     linked = io.BytesIO()
-    with c2pa.Builder(describe(SAYS), PictureSigner(identity).context) as builder:
+    with c2pa.Builder(manifest_words(SAYS), ImageSigner(identity).context) as builder:
         builder.set_no_embed()
         builder.set_remote_url(f"{address}/manifest.c2pa")
         builder.sign(PNG, io.BytesIO(MARKED), linked)

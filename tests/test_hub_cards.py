@@ -4,6 +4,7 @@ import io
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,11 @@ from huggingface_hub import DatasetCard, ModelCard
 from loopback_hub.cards import check_card
 from PIL import Image
 
-from clinsynth.hub.shards import describe_set
+from clinsynth.hub.data_sets import published_generation
 from clinsynth.hub_cards.dataset_card import dataset_card
 from clinsynth.hub_cards.model_card import model_card
 from clinsynth.hub_cards.sets import PICTURE, sample_grid
+from clinsynth.hub_cards.sources import Terms
 from clinsynth.trainers.diffusion.privacy import PrivacyPlan, write_privacy
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -36,7 +38,7 @@ for words in (
     sys.argv = ["clinsynth", *words.split()]
     main(sys.argv[1:])
 """
-CLINIC = {"data_name": "Eyes of one clinic", "data_license": "cc-by-nc-4.0"}
+CLINIC = Terms("Eyes of one clinic", data_license="cc-by-nc-4.0")
 PRIVATE = "falk-clinic"
 
 
@@ -57,11 +59,11 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def cards_of(runs: Path, **words: str) -> tuple[str, str]:
+def cards_of(runs: Path, terms: Terms | None = None) -> tuple[str, str]:
     """The cards of checkpoint and set with their evidence."""
     return (
-        model_card(runs / "retina", evidence=runs / "evidence", **words),
-        dataset_card(runs / "set", runs / "evidence" / "evidence.json", **words),
+        model_card(runs / "retina", evidence=runs / "evidence", terms=terms),
+        dataset_card(runs / "set", runs / "evidence" / "evidence.json", terms=terms),
     )
 
 
@@ -80,14 +82,14 @@ def normalised(card: str) -> str:
 def test_cards_read_as_they_did(runs: Path, tmp_path: Path) -> None:
     """After a change that is meant, copy the files that this test names over the golden ones."""
     names = ("model_card.md", "dataset_card.md")
-    for name, card in zip(names, cards_of(runs, **CLINIC), strict=True):
+    for name, card in zip(names, cards_of(runs, CLINIC), strict=True):
         (tmp_path / name).write_text(normalised(card))
     for name in names:
         assert (tmp_path / name).read_text() == (GOLDEN / name).read_text(), f"compare {tmp_path / name} with {GOLDEN}"
 
 
 def test_cards_keep_the_rules_of_the_hub_and_survive_its_classes(runs: Path) -> None:
-    model, dataset = cards_of(runs, **CLINIC)
+    model, dataset = cards_of(runs, CLINIC)
     assert check_card(model, "model") == ([], []) and check_card(dataset, "dataset") == ([], [])
     for text, loader in ((model, ModelCard), (dataset, DatasetCard)):
         card = loader(text)
@@ -247,7 +249,7 @@ def test_pictures_changed_from_real_ones_are_not_called_invented(runs: Path, tmp
     generation = json.loads(path.read_text())
     generation["generator"]["image_to_image"] = {"from_images": "eyes.npz", "strength": {"clear": 0.6}}
     path.write_text(json.dumps(generation))
-    card = dataset_card(tmp_path / "set", **CLINIC)
+    card = dataset_card(tmp_path / "set", terms=CLINIC)
     assert "24 pictures changed from real ones, of 2 classes" in card and "24 invented" not in card
     assert "Each picture began as one of a patient" in card
 
@@ -257,20 +259,24 @@ def test_a_folder_that_is_called_like_the_generators_run_is_passed_over(runs: Pa
     generation = json.loads((folder / "generation.json").read_text())
     model = generation["generator"]["model"] = "runs/retina"
     (folder / "generation.json").write_text(json.dumps(generation))
-    alone = dataset_card(folder, **CLINIC)
-    assert "huggingface.co/runs" not in alone and describe_set(generation, folder)["generator"]["model"] == "retina"
+    alone = dataset_card(folder, terms=CLINIC)
+    assert (
+        "huggingface.co/runs" not in alone
+        and published_generation(generation, folder)["generator"]["model"] == "retina"
+    )
     (folder.parent / model).mkdir(parents=True)
     (folder.parent / model / "config.yaml").write_text("train_steps: 31337\n")
-    assert dataset_card(folder, **CLINIC) == alone
+    assert dataset_card(folder, terms=CLINIC) == alone
     shutil.copytree(runs / "retina", tmp_path / model)
-    beside = dataset_card(folder, **CLINIC)
+    beside = dataset_card(folder, terms=CLINIC)
     assert beside != alone and "31337" not in beside
 
 
 def test_a_risk_and_a_licence_override_are_printed(runs: Path) -> None:
-    card = dataset_card(runs / "set", runs / "evidence", accepted_risk="two near copies are of phantoms", **CLINIC)
+    card = dataset_card(runs / "set", runs / "evidence", terms=CLINIC, accepted_risk="two near copies are of phantoms")
     assert "two near copies are of phantoms" in card and DatasetCard(card).data.license == "cc-by-nc-4.0"
     with pytest.raises(ValueError, match="non-commercial, and the card would say mit"):
-        dataset_card(runs / "set", license="mit", **CLINIC)
-    card = dataset_card(runs / "set", license="mit", license_override="the clinic owns the data", **CLINIC)
+        dataset_card(runs / "set", terms=replace(CLINIC, license="mit"))
+    owned = replace(CLINIC, license="mit", license_override="the clinic owns the data")
+    card = dataset_card(runs / "set", terms=owned)
     assert DatasetCard(card).data.license == "mit" and "the clinic owns the data" in card

@@ -16,6 +16,7 @@ from text_posts import LABELS, save_tiny_encoder, write_posts
 from clinsynth.hub_cards.dataset_card import dataset_card
 from clinsynth.hub_cards.model_card import model_card
 from clinsynth.hub_cards.sets import sample_grid
+from clinsynth.hub_cards.sources import Terms
 
 pytest.importorskip("peft")
 pytest.importorskip("datasketch")
@@ -56,8 +57,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_text_cards_hold_their_parts_and_no_text(runs: Path) -> None:
-    words = {"data_name": "Posts of one forum", "data_license": "cc-by-nc-4.0", "evidence": runs / "evidence"}
-    model, dataset = model_card(runs / "lora", **words), dataset_card(runs / "set", **words)
+    terms, evidence = Terms("Posts of one forum", data_license="cc-by-nc-4.0"), runs / "evidence"
+    model = model_card(runs / "lora", evidence=evidence, terms=terms)
+    dataset = dataset_card(runs / "set", evidence, terms=terms)
     assert check_card(model, "model") == ([], []) and check_card(dataset, "dataset") == ([], [])
     data = ModelCard(model).data
     assert (data.library_name, data.pipeline_tag, data.license) == ("transformers", "text-generation", "cc-by-nc-4.0")

@@ -8,7 +8,7 @@ from helpers import REPOSITORY, run_python
 from huggingface_hub import SpaceCard
 from loopback_hub.cards import check_card
 
-from clinsynth.hub_cards.other_cards import metric_card, space_card
+from clinsynth.hub_cards.code_cards import metric_card, space_card
 from clinsynth.hub_cards.render import cell
 from clinsynth.hub_cards.sources import Terms, find_source
 from clinsynth.private_words import describe_command, hub_id, shorten
@@ -64,7 +64,7 @@ def test_ids_of_the_hub_are_told_from_paths(tmp_path: Path) -> None:
     (tmp_path / "runs" / "retina").mkdir(parents=True)
     assert hub_id("me/eyes", tmp_path) == "me/eyes" and hub_id("runs/retina", tmp_path / "runs") is None
     assert [hub_id(spec, tmp_path) for spec in ("a/b.csv", "/a/b", "a/b/c", "eyes", "../eyes", None)] == [None] * 6
-    source = Terms(data_url="https://huggingface.co/datasets/me/eyes").describe(find_source("x.csv", tmp_path))
+    source = Terms(data_url="https://huggingface.co/datasets/me/eyes").overrule(find_source("x.csv", tmp_path))
     assert source.hub_id == "me/eyes"
 
 

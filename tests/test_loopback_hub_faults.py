@@ -64,6 +64,17 @@ def test_failed_uploads_are_repeated_and_failed_commits_are_not(loopback_hub: Lo
     assert not list((hub.folder / "hub" / "uploads").iterdir())
 
 
+def test_upload_folder_may_leave_a_folder_half_published(loopback_hub: LoopbackHub, work: Path) -> None:
+    """Where Xet is not turned off it commits 250 files at a time: `clinsynth push` commits all at once, by itself."""
+    for number in range(300):
+        (work / "files" / f"{number}.txt").write_text("notes\n")
+    (work / "files" / "model.safetensors").unlink()  # for whose storage there is no server here
+    loopback_hub.fail("POST */commit/*", status=501, nth=2, times=None)
+    found = run_client(loopback_hub, PREPARE + "found['push'] = outcome(push, 'many')", work, xet=True)
+    assert found["push"] == "HfHubHTTPError"
+    assert len(loopback_hub.repo("model", "tester/many").files()) == 1 + 250
+
+
 def test_a_dropped_download_goes_on_where_it_stopped(loopback_hub: LoopbackHub, work: Path) -> None:
     (work / "files" / "model.safetensors").write_bytes(os.urandom(12_000_000))  # clients write 10 MiB at a time
     fault = loopback_hub.drop("GET /storage/*", after_bytes=11_000_000)

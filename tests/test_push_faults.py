@@ -12,6 +12,7 @@ pytest.importorskip("fastapi", reason="needs FastAPI, which `pip install clinsyn
 from loopback_hub.hub import LoopbackHub
 from pushing import MODEL, SET, SET_FILES, Client, files_of, pushing_client, wait_until
 
+WHOLE = "published whole or not at all: start the same command again"
 COMMITS = "[0-9a-f]" * 8
 FAULTS = {
     "GET */whoami-v2": ("logging in", None),
@@ -125,6 +126,20 @@ def test_a_commit_whose_answer_is_lost_stands(client: Client, hub: LoopbackHub) 
     client.done(f"{SET}lost")
     assert fault.happened == 1 and files_of(hub, "dataset", "lost") == SET_FILES
     assert len(hub.repo("dataset", "tester/lost").commits()) == 2
+
+
+def test_a_branch_that_moves_meanwhile_is_not_committed_to(client: Client, hub: LoopbackHub) -> None:
+    """Two pushes at once would mix their sets: what one of them does not know, it does not delete."""
+    fault = hub.slow("GET */tester/moved/tree/main*", seconds=2)
+    client.begin(f"{SET}moved")
+    wait_until(lambda: fault.happened)
+    repo = hub.repo("dataset", "tester/moved")
+    other = repo.commit("main", {"data/other.parquet": repo.store_blob(b"rows")}, "another push", "", "tester")
+    code, said = client.end()
+    assert code == 2 and "committing to tester/moved failed: the server answered 412" in said and WHOLE in said
+    assert repo.resolve() == other
+    client.done(f"{SET}moved")
+    assert files_of(hub, "dataset", "moved") == SET_FILES
 
 
 def test_wrong_tokens_are_named_and_not_shown(client: Client, hub: LoopbackHub) -> None:

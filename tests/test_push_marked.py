@@ -17,8 +17,8 @@ from datasets import Image as ImageFeature
 from helpers import run_python
 from test_push_samples import PATIENT, picture_file
 
+from clinsynth.hub.inspection import inspect_file
 from clinsynth.hub.shards import PublishedShards, write_table
-from clinsynth.scripts.inspect_sample import inspect_file
 from clinsynth.synthesis.image_shards import ImageShards, write_image_shards
 from clinsynth.synthesis.image_sources import ImageSources
 from clinsynth.synthesis.provenance import Provenance, all_marked, is_marked, make_chunk, mark_image, read_mark

@@ -157,7 +157,7 @@ def test_a_folder_of_png_files_is_signed(runs: Path, tmp_path: Path, capsys: pyt
         assert unsigned((tmp_path / "signed" / name).read_bytes()) == row["image"]["bytes"]
     (tmp_path / "eyes" / "real.png").write_bytes(to_png(to_picture(np.zeros((1, 32, 32), np.uint8))))
     message = refused(capsys, words(runs, tmp_path / "again", tmp_path / "eyes"))
-    assert "real.png: a picture does not say that clinsynth made it" in message
+    assert "real.png: an image does not say that clinsynth made it" in message
 
 
 def test_sets_that_are_not_signed(
@@ -169,16 +169,16 @@ def test_sets_that_are_not_signed(
     pictures = [table["image"][0].as_py(), {"bytes": other, "path": None}]
     swapped = table.set_column(0, table.schema.field(0), pa.array(pictures, table.schema.field(0).type))
     tables = {
-        "row 1: the picture tells another origin": swapped,
+        "row 1: the image tells another origin": swapped,
         "does not say what made its rows": table.drop_columns(["revision"]),
-        "was made from real pictures": table.append_column("source_id", pa.array(["17", "18"])),
+        "was made from real images": table.append_column("source_id", pa.array(["17", "18"])),
         "texts cannot be signed": table.drop_columns(["image"]),
     }
     for message, wrong in tables.items():
         pq.write_table(wrong, changed / FIRST)
         assert message in refused(capsys, words(runs, tmp_path / message, changed))
     real = generate(tmp_path / "real", from_images="ham10000")
-    assert "was made from real pictures" in refused(capsys, words(runs, tmp_path / "no", real))
+    assert "was made from real images" in refused(capsys, words(runs, tmp_path / "no", real))
     assert "is signed already" in refused(capsys, words(runs, tmp_path / "no", signed))
     (tmp_path / "empty").mkdir()
     assert "neither a synthetic set nor PNG" in refused(capsys, words(runs, tmp_path / "none", tmp_path / "empty"))
@@ -256,7 +256,7 @@ def test_inspect_with_anchors_wants_everything_signed_by_them(
     write_files(tmp_path, Authority("Another Authority"))
     for file, anchors in ((signed, tmp_path), (runs / "set", runs)):
         command = ["inspect", str(file / FIRST), "--anchors", str(anchors / "authority.pem")]
-        assert "not every picture is signed by one whom" in refused(capsys, command)
+        assert "not every image is signed by one whom" in refused(capsys, command)
     for anchors in (tmp_path / "none.pem", runs / "set" / "config.yaml", runs / "set" / FIRST):
         message = refused(capsys, ["inspect", str(signed / FIRST), "--anchors", str(anchors)])
         assert f"--anchors {anchors}" in message and "PEM file" in message

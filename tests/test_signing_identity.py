@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from clinsynth.hub.credentials import PictureSigner, read_manifest, sign_picture
+from clinsynth.hub.credentials import ImageSigner, read_manifest, sign_image
 from clinsynth.hub.signing import read_identity
 from clinsynth.images import to_picture, to_png
 from clinsynth.synthesis.provenance import Provenance, mark_image
@@ -41,7 +41,7 @@ def state(picture: bytes, anchors: str | None = None) -> str:
 def test_each_kind_of_key_signs(key: Any, algorithm: str, tmp_path: Path) -> None:
     write_files(tmp_path, Authority(), key())
     one = read_identity(tmp_path / "chain.pem", tmp_path / "key.pem")
-    signed = sign_picture(MARKED, PictureSigner(one))
+    signed = sign_image(MARKED, ImageSigner(one))
     assert one.algorithm == algorithm and state(signed, (tmp_path / "authority.pem").read_text()) == "trusted"
 
 
@@ -50,7 +50,7 @@ def test_a_key_in_openssl_s_older_form_signs(tmp_path: Path) -> None:
     write_files(tmp_path, Authority(), key)
     write_key(tmp_path / "key.pem", key_pem(key, PrivateFormat.TraditionalOpenSSL))
     one = read_identity(tmp_path / "chain.pem", tmp_path / "key.pem")
-    assert state(sign_picture(MARKED, PictureSigner(one))) == "valid"
+    assert state(sign_image(MARKED, ImageSigner(one))) == "valid"
 
 
 def test_an_authority_between_is_carried_along(tmp_path: Path) -> None:
@@ -58,7 +58,7 @@ def test_an_authority_between_is_carried_along(tmp_path: Path) -> None:
     upper = root.issue("Between", between.key, authority=True)
     (tmp_path / "chain.pem").write_bytes(as_pem(between.issue("Radiology", key), upper))
     write_key(tmp_path / "key.pem", key_pem(key))
-    signed = sign_picture(MARKED, PictureSigner(read_identity(tmp_path / "chain.pem", tmp_path / "key.pem")))
+    signed = sign_image(MARKED, ImageSigner(read_identity(tmp_path / "chain.pem", tmp_path / "key.pem")))
     assert state(signed, as_pem(root.certificate).decode()) == "trusted"
     (tmp_path / "chain.pem").write_bytes(as_pem(upper, between.issue("Radiology", key)))
     with pytest.raises(ValueError, match="which comes next; put yours first"):
@@ -108,9 +108,9 @@ def test_a_key_that_c2pa_does_not_know_is_refused(key: Any, tmp_path: Path) -> N
 
 def test_a_certificate_for_something_else_is_refused(tmp_path: Path) -> None:
     write_files(tmp_path, Authority(), usage=ExtendedKeyUsageOID.CLIENT_AUTH)
-    signer = PictureSigner(read_identity(tmp_path / "chain.pem", tmp_path / "key.pem"))
+    signer = ImageSigner(read_identity(tmp_path / "chain.pem", tmp_path / "key.pem"))
     with pytest.raises(ValueError, match="emailProtection"):
-        sign_picture(MARKED, signer)
+        sign_image(MARKED, signer)
 
 
 def test_a_key_that_others_can_read_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -129,4 +129,4 @@ def test_the_key_is_not_shown(tmp_path: Path) -> None:
     identity = read_identity(tmp_path / "chain.pem", tmp_path / "key.pem")
     secret = identity.key.splitlines()[1]
     assert secret in (tmp_path / "key.pem").read_bytes() and secret.decode() not in repr(identity)
-    assert secret not in sign_picture(MARKED, PictureSigner(identity))
+    assert secret not in sign_image(MARKED, ImageSigner(identity))

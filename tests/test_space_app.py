@@ -22,8 +22,8 @@ from loopback_hub.hub import LoopbackHub
 from pushing import Client
 from space_server import SPACE, start_studio, tiny_studio
 
-from clinsynth.hub_cards.other_cards import space_card
-from clinsynth.scripts.push_space import package_files
+from clinsynth.hub.files import package_files
+from clinsynth.hub_cards.code_cards import space_card
 
 WITHOUT_CHECKOUT = """
 import sys

@@ -17,7 +17,7 @@ from test_generate_images import pixels, read_rows
 from tiny_stable_diffusion import tiny_stable_diffusion, tiny_stable_diffusion_xl
 
 from clinsynth.data.images import open_enlarged
-from clinsynth.hub_cards.checkpoint import hash_weights, read_text_to_image
+from clinsynth.hub_cards.checkpoint import hash_saved_weights, read_checkpoint
 from clinsynth.hub_cards.model_card import model_card
 from clinsynth.images import to_picture
 from clinsynth.judges.checklists import sample_id
@@ -82,8 +82,8 @@ def test_a_data_set_is_labelled_resumed_and_the_same_in_other_batches(kind: str,
     assert pixels(tmp_path / "a").shape == (4, 3, 32, 32)
     facts = generator_of(tmp_path / "a")
     assert facts["guidance_scale"] == 3.0 and facts["base_model"] == str(place / kind)
-    checkpoint = read_text_to_image(place / f"{kind}-run")
-    assert checkpoint is not None and facts["weights_sha256"] == hash_weights(checkpoint, "float32")
+    checkpoint = read_checkpoint(place / f"{kind}-run")
+    assert facts["weights_sha256"] == hash_saved_weights(checkpoint, "float32")
     assert facts["network"] == {"sd": "StableDiffusionPipeline", "xl": "StableDiffusionXLPipeline"}[kind]
     (tmp_path / "a" / "data" / "train-00001-of-00002.parquet").unlink()
     main(arguments(place, tmp_path / "a", kind, **changes))
@@ -102,9 +102,9 @@ def test_sampler_and_guidance_work_or_say_why_not(place: Path, tmp_path: Path) -
     assert generator_of(tmp_path / "plain")["guidance_scale"] == 1.0
     assert all(np.abs(drawn[name] - drawn["usual"]).max() > 1 for name in ("euler", "ddpm"))
     main(arguments(place, tmp_path / "half", counts="mild=1", per_class=None, dtype="bfloat16"))
-    checkpoint = read_text_to_image(place / "sd-run")
-    assert checkpoint is not None and 0 < np.abs(pixels(tmp_path / "half") - drawn["usual"]).max() < 40
-    assert generator_of(tmp_path / "half")["weights_sha256"] == hash_weights(checkpoint, "bfloat16")
+    checkpoint = read_checkpoint(place / "sd-run")
+    assert 0 < np.abs(pixels(tmp_path / "half") - drawn["usual"]).max() < 40
+    assert generator_of(tmp_path / "half")["weights_sha256"] == hash_saved_weights(checkpoint, "bfloat16")
     with pytest.raises(ValueError, match=r"--guidance_scale is 0.5, but --model .* is a text-to-image model"):
         main(arguments(place, tmp_path / "none", guidance_scale=0.5))
     with pytest.raises(ValueError, match="'healthy' is unknown; the model's are"):

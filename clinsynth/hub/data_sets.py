@@ -1,119 +1,193 @@
-"""The card of a pushed data set: that of `hub_cards`, with the published columns, the gate and the provenance."""
+"""Synthetic data sets on their way to the Hub: evidence on exactly these, the gate, files that leave, and cards."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clinsynth.hub.gate import Reading
-
 if TYPE_CHECKING:
+    from clinsynth.hub.gate import Reading, Thresholds
     from clinsynth.hub.shards import PublishedShards
-    from clinsynth.synthesis.shard_files import Columns
+    from clinsynth.hub.upload import Content
+    from clinsynth.hub_cards.sources import Terms
 
-TABLE_HEAD = "| column | type | what it holds |"
-SEVERAL = """# {title}
-
-> ⚠️ **Synthetic {things}, made by programs. Not for diagnosis, treatment or any other decision about a patient, and no
-> evidence about anybody.**
-
-The same kind of set by {count} generators, each in a configuration of its own:
-
-| configuration | rows | card |
-|---|---|---|
-{rows}
-
-```python
-from datasets import load_dataset
-
-data = load_dataset({place!r}, {first!r}, split="train")  # streaming=True reads row by row
-```
-
-Each card says how its set was made, what was measured on it, what it must not be used for, and its licence.
-"""
+CONFIG_NAME = re.compile(r"[A-Za-z0-9][\w-]*")
+KEPT_EVIDENCE = (
+    "encoder extractor language_model measurements collapse classifier fidelity diversity memorisation findings "
+    "distributions privacy seed"
+).split()
+KEPT_DATA = ("label_names", "counts", "resolution", "channels", "words_a_text", "shards_sha256")
+NAMES_REAL_ROWS = ("pairs", "duplicates")
 
 
-def finish_card(card: str, shards: PublishedShards, readings: list[Reading], accepted_risk: str) -> str:
-    """The card with the columns and sizes of what is pushed, the gate's readings, and how to read the provenance."""
-    from huggingface_hub import DatasetCard
+@dataclass
+class SetToPush:
+    """One synthetic set on its way: `config_name` is empty where it is the only one of its repository."""
 
-    from clinsynth.private_words import refuse_private
+    folder: Path
+    evidence: Path
+    config_name: str
+    generation: dict[str, Any]
+    shards: PublishedShards
+    readings: list[Reading]
 
-    parsed: Any = DatasetCard(card)
-    parsed.data.dataset_info = describe_info(shards)
-    body = replace_columns(parsed.text.strip(), shards.columns)
-    ends = [describe_gate(readings, accepted_risk), describe_provenance(shards)]
-    return refuse_private("\n".join([f"---\n{parsed.data.to_yaml()}\n---\n", body, "", *ends]))
+    @property
+    def prefix(self) -> str:
+        """Where it lies in the repository."""
+        return f"{self.config_name}/" if self.config_name else ""
 
-
-def describe_info(shards: PublishedShards) -> dict[str, Any]:
-    """`dataset_info` of the card's YAML: by it the Hub shows, and `load_dataset` reads, the shards."""
-    return {
-        "features": shards.columns,
-        "splits": [{"name": "train", "num_bytes": shards.num_bytes, "num_examples": shards.num_rows}],
-        "download_size": shards.download_size,
-        "dataset_size": shards.num_bytes,
-    }
-
-
-def replace_columns(body: str, columns: Columns) -> str:
-    """The card's table of columns as they are published."""
-    from clinsynth.hub_cards.sets import describe_columns
-
-    before, _, rest = body.partition(TABLE_HEAD)
-    table = [TABLE_HEAD, "|---|---|---|", *(f"| {' | '.join(row)} |" for row in describe_columns(columns))]
-    return before + "\n".join(table) + "\n\n" + rest.partition("\n\n")[2]
+    @property
+    def is_refused(self) -> bool:
+        """Whether a reading is beyond its limit."""
+        return not all(reading.passed for reading in self.readings)
 
 
-def describe_gate(readings: Iterable[Reading], accepted_risk: str) -> str:
-    """What was asked of the evidence before this was published, and whether it passed."""
-    from clinsynth.hub_cards.render import cell
+def find_sets(folders: str, evidence: str, limits: Thresholds) -> list[SetToPush]:
+    """The sets with what their evidence says of them.
 
-    rows = [
-        f"| {cell(reading.name)} | {cell(reading.value)} | {cell(reading.limit)} | "
-        f"{'passed' if reading.passed else '**not passed**'} |"
-        for reading in readings
+    Args:
+        folders: FOLDER or NAME=FOLDER, several as A,B,…
+        evidence: the folder of the evidence on each, in their order.
+
+    Raises:
+        ValueError: sets and evidence do not match, or a name is no name of a configuration.
+    """
+    words, measured = folders.split(","), evidence.split(",")
+    if len(words) != len(measured):
+        raise ValueError(f"--evidence must name one folder for each of the {len(words)} sets, got {len(measured)}")
+    if len(words) == 1:
+        return [find_set(Path(folders.partition("=")[2] or folders), Path(evidence), "", limits)]
+    pairs = [word.split("=", 1) if "=" in word else [Path(word).name, word] for word in words]
+    names = [name for name, _ in pairs]
+    for name in names:
+        if not CONFIG_NAME.fullmatch(name) or names.count(name) > 1:
+            raise ValueError(f"{name!r} cannot be the name of a configuration of its own; write NAME={name}")
+    return [
+        find_set(Path(folder), Path(about), name, limits)
+        for (name, folder), about in zip(pairs, measured, strict=True)
     ]
-    risk = f"\nPublished all the same, by the publisher's reason: {cell(accepted_risk)}\n" if accepted_risk else ""
-    head = "## Before it was published\n\n| reading | value | limit | |\n|---|---|---|---|\n"
-    return head + "\n".join(rows) + f"\n{risk}"
 
 
-def describe_provenance(shards: PublishedShards) -> str:
-    """How a single sample says where it comes from."""
-    left_out = f" Left out at publishing: {', '.join(shards.left_out)}." if shards.left_out else ""
-    chunk = " So does a text chunk in each picture's PNG file." if shards.of_images else ""
-    return (
-        "## Where a sample comes from\n\nThe columns `synthetic`, `generator`, `revision` and `seed` say it of every "
-        f"row.{chunk} `clinsynth inspect FILE` reads a PNG or Parquet file of this set.{left_out}\n"
+def find_set(folder: Path, evidence: Path, config_name: str, limits: Thresholds) -> SetToPush:
+    """One set, its evidence checked to be about exactly its shards.
+
+    Raises:
+        ValueError: no finished set, no evidence, or evidence about other shards.
+    """
+    from clinsynth.hub.gate import read_gate
+    from clinsynth.hub.shards import PublishedShards
+    from clinsynth.hub_cards.evidence import check_about_set, read_evidence
+    from clinsynth.synthesis.sets import read_finished
+    from clinsynth.synthesis.shard_files import find_shards, hash_all, hash_each
+
+    generation = read_finished(folder)
+    find_shards(folder)
+    read = read_evidence(evidence)
+    assert read is not None
+    check_about_set(read, generation, folder)
+    measured, hashed = read.content["data"].get("shards_sha256"), hash_each(folder)
+    if measured != hash_all(hashed.values()):
+        why = "is about other shards than those in" if measured else "does not say which shards it is about, unlike"
+        raise ValueError(f"--evidence {evidence} {why} {folder}; run `clinsynth evaluate` on this set and start again")
+    shards = PublishedShards.of(generation, folder, hashed)
+    return SetToPush(folder, evidence, config_name, generation, shards, read_gate(read.content, limits))
+
+
+def pass_gate(one: SetToPush, accepted_risk: str) -> None:
+    """Print what the gate reads, and raise a ValueError where it refuses and no risk is accepted."""
+    from clinsynth.hub.gate import refuse
+
+    for reading in one.readings:
+        print(f"gate: {'passed' if reading.passed else 'NOT PASSED'}: {reading}")
+    refusal = refuse(one.readings, str(one.folder))
+    if refusal and not accepted_risk:
+        raise ValueError(refusal)
+    if refusal:
+        print(f"gate: the risk is accepted, and the card says so: {accepted_risk}")
+
+
+def files_of_sets(
+    sets: list[SetToPush], repo_id: str, terms: Terms, accepted_risk: str
+) -> Iterator[tuple[str, Content]]:
+    """Path in the repository and content of each file, a shard in memory at a time.
+
+    Shards come first, so that images are drawn while they are sent, and cards last, as they tell sizes.
+    """
+    from clinsynth.hub_cards.dataset_card import several_cards
+    from clinsynth.hub_cards.sets import PICTURE
+
+    cards = {}
+    for one in sets:
+        for path, content in one.shards.files(sum((one.generation.get("produced") or {}).values())):
+            yield one.prefix + path, content
+        facts = dict(facts_of(one))
+        yield from ((one.prefix + path, content) for path, content in facts.items())
+        if one.shards.left_out:
+            print(f"{one.folder}: columns that are not published: {', '.join(one.shards.left_out)}")
+        card = card_of(one, repo_id, terms, accepted_risk if one.is_refused else "", PICTURE in facts)
+        yield f"{one.prefix}README.md", card.encode()
+        cards[one.config_name] = card
+    if len(sets) > 1:
+        rows = {one.config_name: one.shards.num_rows for one in sets}
+        yield "README.md", several_cards(cards, rows, repo_id, sets[0].shards.things).encode()
+
+
+def facts_of(one: SetToPush) -> Iterator[tuple[str, bytes]]:
+    """How the set was made and measured, and the images of its card."""
+    from clinsynth.hub_cards.sets import PICTURE, sample_grid
+
+    for name, values in (
+        ("generation.json", published_generation(one.generation, one.folder)),
+        ("evidence.json", published_evidence(one.evidence)),
+    ):
+        yield name, (json.dumps(values, indent=1, ensure_ascii=False) + "\n").encode()
+    grid = sample_grid(one.folder, one.evidence)
+    if grid is not None:
+        yield PICTURE, grid
+
+
+def published_generation(generation: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """generation.json as it is published: no path, address, or digest of real texts."""
+    from clinsynth.private_words import describe_command, without_paths
+    from clinsynth.synthesis.provenance import find_provenance
+
+    hidden = {"endpoint", "examples_sha256", "verify_labels_sha256"}
+    generator = {name: value for name, value in generation["generator"].items() if name not in hidden}
+    generator["model"] = generator.get("model") and find_provenance(generation, folder).generator
+    environment = generation.get("environment") or {}
+    kept = {name: environment[name] for name in ("python", "packages", "git_commit", "machine") if name in environment}
+    kept["command"] = describe_command(environment.get("command"), folder)
+    counts = {name: generation.get(name) for name in ("requested", "produced", "rejected", "given_up")}
+    public: dict[str, Any] = without_paths({"generator": generator, **counts, "environment": kept})
+    return public
+
+
+def published_evidence(path: Path) -> dict[str, Any]:
+    """evidence.json as it is published: its numbers, without paths and without the numbers or ids of real rows."""
+    from clinsynth.hub_cards.evidence import read_evidence
+
+    read = read_evidence(path)
+    assert read is not None
+    kept = {name: read.content[name] for name in KEPT_EVIDENCE if name in read.content}
+    if isinstance(kept["privacy"], dict):
+        kept["privacy"] = {name: part for name, part in kept["privacy"].items() if name not in NAMES_REAL_ROWS}
+    data = read.content["data"]
+    return {"data": {name: data[name] for name in KEPT_DATA if name in data}, **kept}
+
+
+def card_of(one: SetToPush, repo_id: str, terms: Terms, accepted_risk: str, has_grid: bool) -> str:
+    """The card of one set, whose shards have been gone through."""
+    from clinsynth.hub_cards.dataset_card import Publication, dataset_card
+
+    gate = [
+        [reading.name, reading.value, reading.limit, "passed" if reading.passed else "**not passed**"]
+        for reading in one.readings
+    ]
+    published = Publication(one.shards.totals(), one.shards.left_out, gate, has_grid, one.config_name)
+    return dataset_card(
+        one.folder, one.evidence, repo_id=repo_id, terms=terms, accepted_risk=accepted_risk, published=published
     )
-
-
-def several_cards(cards: dict[str, str], rows: dict[str, int], repo_id: str, things: str) -> str:
-    """The card of a repository with several configurations, each a folder of its own with its own card."""
-    from huggingface_hub import DatasetCard, DatasetCardData
-
-    from clinsynth.private_words import refuse_private
-
-    own: dict[str, Any] = {name: DatasetCard(card).data for name, card in cards.items()}
-    first = next(iter(own.values())).to_dict()
-    first["license"] = joint_license([data.license for data in own.values()])
-    first["pretty_name"] = repo_id.partition("/")[2]
-    first["configs"] = [
-        {"config_name": name, "data_files": [{"split": "train", "path": f"{name}/data/*.parquet"}]} for name in own
-    ]
-    first["configs"][0]["default"] = True
-    first["dataset_info"] = [{"config_name": name, **data.dataset_info} for name, data in own.items()]
-    lines = "\n".join(f"| {name} | {rows[name]:,} | [{name}]({name}/README.md) |" for name in own)
-    words = {"title": first["pretty_name"], "things": things, "count": len(own), "rows": lines, "place": repo_id}
-    data = DatasetCardData(**{name: value for name, value in first.items() if value is not None})
-    return refuse_private(f"---\n{data.to_yaml()}\n---\n\n{SEVERAL.format(first=next(iter(own)), **words)}")
-
-
-def joint_license(licenses: list[str | None]) -> str | None:
-    """The licence of all: the one that they share, else the first non-commercial one, else "other"."""
-    from clinsynth.hub_cards.sources import is_non_commercial
-
-    if len(set(licenses)) == 1:
-        return licenses[0]
-    return next((name for name in licenses if name and is_non_commercial(name)), "other")

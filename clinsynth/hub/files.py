@@ -7,12 +7,15 @@ pictures of validation, and whatever somebody has put there.
 from __future__ import annotations
 
 import ast
+import importlib.util
 import json
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from clinsynth.hub_cards.checkpoint import TEXT_TO_IMAGE_FILE
+from clinsynth.private_words import HUB_ID, hub_id, shorten
 from clinsynth.run_folder import read_json
 
 WEIGHTS = r"(?:model|diffusion_pytorch_model)(?:-\d{5}-of-\d{5})?\.safetensors(?:\.index\.json)?"
@@ -27,7 +30,19 @@ SPACE = re.compile(
     r"|checklists/[\w-]+\.yaml"
 )
 NOT_SPACE = re.compile(r"(?:^|/)(?:tests?/|test_|__pycache__/)")
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+LORA_FILES = ("learned_embeds.safetensors", "pytorch_lora_weights.safetensors")
+OF_PACKAGE = re.compile(r"(?:\w+/)*\w[\w.]*\.(?:py|jinja)")
+SUB_PACKAGES = ("pipelines", "trainers", "hub_cards", "metrics", "scripts")
+RECIPES = ("tasks", "checklists")
+IMPORTS = re.compile(r"^\s*(?:from|import) clinsynth\b", re.MULTILINE)
+REPLACED = {
+    "model": r"samples\.png|(?:[\w-]+/)?(?:[\w.-]+\.safetensors(?:\.index\.json)?|[\w]+\.py)",
+    "dataset": r"(?:[A-Za-z0-9][\w-]*/)?(?:data/[^/]*\.parquet|samples\.png|generation\.json|evidence\.json)",
+    "metric": r"\w+\.py|requirements\.txt",
+    "space": r"(?:\w+/)*[\w.]+\.(?:py|css|js|svg|jinja)"
+    r"|(?:clinsynth/recipes/tasks|(?:clinsynth/recipes/)?checklists)/[\w-]+\.yaml",
+}
+"""What an earlier push may have left in a repository, which goes where it is not among the files of the next."""
 
 
 def model_files(folder: Path) -> list[str]:
@@ -37,7 +52,9 @@ def model_files(folder: Path) -> list[str]:
         ValueError: there is no finished checkpoint, or it lacks its weights or its code.
     """
     index, config = (read_json(folder / name) for name in ("model_index.json", "config.json"))
-    if index:
+    if (folder / TEXT_TO_IMAGE_FILE).exists():  # the base model is not among them
+        found = [TEXT_TO_IMAGE_FILE, *(name for name in LORA_FILES if (folder / name).exists())]
+    elif index:
         found = ["model_index.json", *pipeline_files(folder, index)]
     elif config:
         names = sorted(path.name for path in folder.iterdir() if LANGUAGE_MODEL.fullmatch(path.name))
@@ -106,11 +123,42 @@ def space_files(folder: Path) -> list[str]:
 
 
 def content_of(path: Path) -> bytes | Path:
-    """What is sent of a file: itself, but a configuration without the folder that it was loaded from."""
-    if path.name not in ("config.json", "model_index.json"):
+    """What is sent of a file: itself, but a configuration without the folder that it or its base was loaded from."""
+    if path.name not in ("config.json", "model_index.json", TEXT_TO_IMAGE_FILE):
         return path
     values = read_json(path)
-    if HUB_ID.fullmatch(str(values.get("_name_or_path") or "a/b")):
+    if path.name == TEXT_TO_IMAGE_FILE:
+        values["base"] = hub_id(values["base"], path.parent) or shorten(values["base"])
+    elif HUB_ID.fullmatch(str(values.get("_name_or_path") or "a/b")):
         return path
-    del values["_name_or_path"]
-    return f"{json.dumps(values, indent=2)}\n".encode()
+    else:
+        del values["_name_or_path"]
+    return f"{json.dumps(values, indent=2, ensure_ascii=False)}\n".encode()
+
+
+def is_importing_clinsynth(path: Path) -> bool:
+    """Whether the code in a file needs the package."""
+    return path.suffix == ".py" and bool(IMPORTS.search(path.read_text(encoding="utf-8")))
+
+
+def package_files() -> dict[str, Path]:
+    """The files of the package clinsynth by their paths in an installation, whether it is one or a checkout.
+
+    Code, templates, tasks and checklists; nothing else that may lie in these folders.
+    """
+    import clinsynth
+
+    root = Path(clinsynth.__file__).parent
+    folders = {"clinsynth": root}
+    for name in SUB_PACKAGES:
+        spec = importlib.util.find_spec(f"clinsynth.{name}")
+        assert spec is not None and spec.submodule_search_locations, name
+        folders[f"clinsynth/{name}"] = Path(spec.submodule_search_locations[0])
+    found: dict[str, Path] = {}
+    for name, folder in folders.items():
+        paths = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+        found |= {f"{name}/{path}": file for path, file in paths.items() if OF_PACKAGE.fullmatch(path)}
+    for name in RECIPES:
+        for folder in (root / "recipes" / name, root.parent / "recipes" / name):
+            found |= {f"clinsynth/recipes/{name}/{path.name}": path for path in folder.glob("*.yaml")}
+    return dict(sorted(found.items()))

@@ -38,8 +38,7 @@ class Thresholds:
     max_plagiarism_share: float = 0.02
     """share of texts within cosine distance 0.05 of a train text"""
 
-    def check(self) -> None:
-        """Raise a `ValueError` for a limit that is no share."""
+    def __post_init__(self) -> None:
         for name in ("max_exact_copies", "max_near_copies", "max_entity_leakage", "max_plagiarism_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"--{name} must be in [0, 1], got {getattr(self, name)}; it is a share")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
+
+from clinsynth.private_words import HUB_ID
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,15 @@ class Target:
     def names(self) -> dict[str, Any]:
         """Repository and kind, as huggingface_hub names them."""
         return {"repo_id": self.repo_id, "repo_type": self.kind}
+
+    @property
+    def base(self) -> str | None:
+        """The branch that is committed to; of a pull request the one that it starts from."""
+        return None if self.create_pr else self.revision
+
+    @property
+    def visibility(self) -> str:
+        return "public" if self.public else "private"
 
     @property
     def url(self) -> str:
@@ -197,9 +207,6 @@ def patiently(call: Callable[[], T]) -> T:
     return call()
 
 
-REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-
-
 @dataclass
 class PushArguments:
     """What every push to the Hub has in common."""
@@ -224,26 +231,5 @@ class PushArguments:
     def __post_init__(self) -> None:
         if not self.folder:
             raise ValueError("what to push is missing; name its folder after the command")
-        if not REPO_ID.fullmatch(self.repo_id):
+        if not HUB_ID.fullmatch(self.repo_id):
             raise ValueError(f"--repo_id must be owner/name, as me/retina, got {self.repo_id!r}")
-
-
-@dataclass
-class TermsArguments:
-    """What the user says of the real data and of the licence."""
-
-    data_name: str = ""
-    """name of the real data, where the card does not know it"""
-    data_url: str = ""
-    """where the real data are published"""
-    data_license: str = ""
-    """licence of the real data, as cc-by-nc-4.0"""
-    license: str = ""
-    """licence of what is pushed; default: that of the real data"""
-    license_override: str = ""
-    """why it may be published under --license, although the real data's licence is non-commercial; is printed"""
-
-    def terms(self) -> dict[str, str]:
-        """The arguments as the cards take them."""
-        names = ("data_name", "data_url", "data_license", "license", "license_override")
-        return {name: getattr(self, name) for name in names}

@@ -33,6 +33,8 @@ from clinsynth.synthesis.shard_files import (
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from clinsynth.hub_cards.sets import Shards
+
 COLUMNS = ("image", "id", "text", "label", "seed", "attempts")
 """Columns of a synthetic set that may be published, besides the fields of a text task's schema."""
 
@@ -70,8 +72,15 @@ class PublishedShards:
         return cls(folder, find_provenance(generation, folder), hashed, reasons, generation.get("looked_at"))
 
     @property
-    def of_images(self) -> bool:
-        return any(column["name"] == "image" for column in self.columns)
+    def things(self) -> str:
+        """What the rows are, in the words of a card."""
+        return "pictures" if any(column["name"] == "image" for column in self.columns) else "texts"
+
+    def totals(self) -> Shards:
+        """What a card tells of all of them."""
+        from clinsynth.hub_cards.sets import Shards
+
+        return Shards(self.columns, self.num_rows, self.num_bytes, self.download_size)
 
     def files(self, produced: int) -> Iterator[tuple[str, bytes | HashedFile]]:
         """Path within the set, and content, of each shard.
@@ -157,18 +166,3 @@ def write_table(table: pa.Table) -> bytes:
     buffer = io.BytesIO()
     pq.write_table(table, buffer, **parquet_options(table.column_names))
     return buffer.getvalue()
-
-
-def describe_set(generation: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """generation.json as it is published: no path, address, or digest of real texts."""
-    from clinsynth.private_words import describe_command, without_paths
-
-    hidden = {"endpoint", "examples_sha256", "verify_labels_sha256"}
-    generator = {name: value for name, value in generation["generator"].items() if name not in hidden}
-    generator["model"] = generator.get("model") and find_provenance(generation, folder).generator
-    environment = generation.get("environment") or {}
-    kept = {name: environment[name] for name in ("python", "packages", "git_commit", "machine") if name in environment}
-    kept["command"] = describe_command(environment.get("command"), folder)
-    counts = {name: generation.get(name) for name in ("requested", "produced", "rejected", "given_up")}
-    described: dict[str, Any] = without_paths({"generator": generator, **counts, "environment": kept})
-    return described

@@ -1,4 +1,4 @@
-"""Who signs: a certificate with those above it, and its private key, looked at before anything is signed.
+"""Who signs, and whole sets with signed images: certificate, key and each image looked at before it is signed.
 
 The key stays in memory: it is in no message, log or file that is written.
 """
@@ -6,21 +6,26 @@ The key stays in memory: it is in no message, log or file that is written.
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import os
 import stat
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from clinsynth.hub.credentials import TOLD, ImageSigner, SigningIdentity, sign_image
+from clinsynth.hub.shards import write_table
+from clinsynth.run_folder import atomic_write, check_unchanged, create_run_folder, read_json
+from clinsynth.synthesis.provenance import read_mark
+from clinsynth.synthesis.sets import read_finished
+from clinsynth.synthesis.shard_files import find_shards, open_shard, read_shard
+
 if TYPE_CHECKING:
     import pyarrow as pa
     from cryptography.x509 import Certificate
     from tqdm import tqdm
-
-    from clinsynth.hub.credentials import PictureSigner
 
 logger = logging.getLogger("clinsynth")
 
@@ -29,27 +34,10 @@ CURVES = {"secp256r1": "es256", "secp384r1": "es384", "secp521r1": "es512"}
 ALLOWED_KEYS = "EC on P-256, P-384 or P-521, RSA of 2048 bits or more, or Ed25519"
 OTHERS = stat.S_IRWXG | stat.S_IRWXO
 SMALLEST_RSA = 2048
-
-
-@dataclass(frozen=True)
-class SigningIdentity:
-    """A certificate and its key.
-
-    Attributes:
-        chain: the certificate, then those above it, PEM.
-        key: the private key, PEM of PKCS #8.
-        algorithm: as C2PA calls it, es256.
-        name: the certificate's subject, "CN=Radiology,O=Hospital".
-        valid_until: UTC.
-        sha256: of the certificate.
-    """
-
-    chain: bytes
-    key: bytes = field(repr=False)
-    algorithm: str
-    name: str
-    valid_until: datetime
-    sha256: str
+RECORD = "content_credentials.json"
+COPIED = ("README.md", "config.yaml", "environment.json", "contact_sheets/*.png")
+"""What of a set is carried over besides shards and generation.json; evidence is not, as it is about other shards."""
+NOT_CREATED = "which it keeps much of: a model did not create it; sign a set that was generated without --from_images"
 
 
 def read_identity(certificate: Path, key: Path) -> SigningIdentity:
@@ -167,18 +155,110 @@ def algorithm_of(key: Any, path: Path) -> str:
     raise ValueError(f"--key {path} is of a kind that C2PA does not sign with; it must be {ALLOWED_KEYS}")
 
 
-NOT_CREATED = "which it keeps much of: a model did not create it; sign a set that was generated without --from_images"
+def sign_set(folder: Path, output: Path, identity: SigningIdentity, timestamp: str | None) -> int:
+    """Write what is missing of the signed set, a file at a time; returns how many images it has.
 
-
-def sign_file(path: Path, signer: PictureSigner, progress: tqdm[Any]) -> bytes:
-    """The content of one shard or PNG file with signed pictures.
+    Args:
+        folder: a finished set, or PNG files.
+        timestamp: see `ImageSigner`.
 
     Raises:
-        ValueError: a picture may not be signed; names the file and the row.
+        ImportError: the packages of the extra c2pa are not installed.
+        ValueError: an image is not one that clinsynth marked, or `output` holds something else.
     """
-    from clinsynth.hub.shards import write_table
-    from clinsynth.synthesis.shard_files import read_shard
+    from tqdm.auto import tqdm
 
+    files = files_to_sign(folder)
+    record = {
+        "signed_by": identity.name,
+        "certificate_sha256": identity.sha256,
+        "valid_until": identity.valid_until.isoformat(),
+        "timestamp": timestamp,
+        "made_from_sha256": hash_files(files, folder),
+    }
+    check_same_work(output / RECORD, record)
+    signer = ImageSigner(identity, timestamp)
+    create_run_folder(output)
+    write_facts(folder, output, record, complete=False)
+    counts = {path: count_images(path) for path in files}
+    with tqdm(total=sum(counts.values()), desc="sign", unit="image") as progress:
+        for path in files:
+            target = output / path.relative_to(folder)
+            if target.exists():
+                progress.update(counts[path])
+                continue
+            target.parent.mkdir(parents=True, exist_ok=True)
+            atomic_write(target, sign_file(path, signer, progress))
+    write_facts(folder, output, record, complete=True)
+    return sum(counts.values())
+
+
+def files_to_sign(folder: Path) -> list[Path]:
+    """The shards of a finished set of images, or all PNG files below a folder without shards.
+
+    Raises:
+        ValueError: there are none, or the set is not finished.
+    """
+    if any((folder / "data").glob("*.parquet")) or (folder / "generation.json").exists():
+        if read_finished(folder)["generator"].get("from_images"):
+            raise ValueError(f"{folder} was made from real images, {NOT_CREATED}")
+        return find_shards(folder)
+    files = sorted(path for path in folder.rglob("*.png") if not path.name.startswith("."))
+    if not files:
+        raise ValueError(
+            f"{folder} holds neither a synthetic set nor PNG files; give what `clinsynth generate images` wrote"
+        )
+    return files
+
+
+def hash_files(files: list[Path], folder: Path) -> str:
+    """SHA-256 over names and bytes of files."""
+    whole = hashlib.sha256()
+    for path in files:
+        with open(path, "rb") as file:
+            whole.update(f"{path.relative_to(folder)}\0".encode() + hashlib.file_digest(file, "sha256").digest())
+    return whole.hexdigest()
+
+
+def check_same_work(path: Path, record: dict[str, Any]) -> None:
+    """Refuse a folder with anything but what signing these files so has begun there.
+
+    Args:
+        path: of the record that it left there.
+    """
+    output, before = path.parent, read_json(path)
+    if not before and output.is_dir() and any(output.iterdir()):
+        raise ValueError(f"--output_dir {output} holds other files; give a new folder")
+    check_unchanged(output, before, record, "give another --output_dir to sign anew")
+
+
+def write_facts(folder: Path, output: Path, record: dict[str, Any], complete: bool) -> None:
+    """Write what is known of the set besides its images, and last of all, in generation.json, that it is complete."""
+    if not complete:
+        for leftover in output.rglob(".*.tmp"):
+            leftover.unlink()
+    atomic_write(output / RECORD, json.dumps({**record, "complete": complete}, indent=2) + "\n")
+    generation = read_json(folder / "generation.json")
+    if not generation:
+        return
+    for path in (path for pattern in COPIED for path in folder.glob(pattern)):
+        target = output / path.relative_to(folder)
+        target.parent.mkdir(exist_ok=True)
+        atomic_write(target, path.read_bytes())
+    generation.pop("looked_at", None)  # by publishing, which is about the shards before
+    atomic_write(output / "generation.json", json.dumps(generation | {"complete": complete}, indent=2) + "\n")
+
+
+def count_images(path: Path) -> int:
+    return int(open_shard(path).metadata.num_rows) if path.suffix == ".parquet" else 1
+
+
+def sign_file(path: Path, signer: ImageSigner, progress: tqdm[Any]) -> bytes:
+    """The content of one shard or PNG file with signed images.
+
+    Raises:
+        ValueError: an image may not be signed; names the file and the row.
+    """
     if path.suffix == ".parquet":
         return write_table(sign_rows(read_shard(path), path, signer, progress))
     signed = sign_one(path.read_bytes(), str(path), signer)
@@ -186,46 +266,42 @@ def sign_file(path: Path, signer: PictureSigner, progress: tqdm[Any]) -> bytes:
     return signed
 
 
-def sign_rows(table: pa.Table, path: Path, signer: PictureSigner, progress: tqdm[Any]) -> pa.Table:
-    """The rows of a shard with signed pictures; all other columns, and the table's own metadata, as they are."""
+def sign_rows(table: pa.Table, path: Path, signer: ImageSigner, progress: tqdm[Any]) -> pa.Table:
+    """The rows of a shard with signed images; all other columns, and the table's own metadata, as they are."""
     import pyarrow as pa
 
     check_columns(table.column_names, path)
-    place, image = table.schema.get_field_index("image"), table["image"].combine_chunks()
+    place, images = table.schema.get_field_index("image"), table["image"].combine_chunks()
     signed = []
-    for row, says in enumerate(table.select(["generator", "revision", "seed", "synthetic"]).to_pylist()):
-        picture = image[row]["bytes"].as_py()
-        check_row(picture, says, f"{path}, row {row}")
-        signed.append(sign_one(picture, f"{path}, row {row}", signer))
+    for row, says in enumerate(table.select(list(TOLD)).to_pylist()):
+        image = images[row]["bytes"].as_py()
+        check_row(image, says, f"{path}, row {row}")
+        signed.append(sign_one(image, f"{path}, row {row}", signer))
         progress.update()
-    pictures = pa.StructArray.from_arrays([pa.array(signed, pa.binary()), image.field("path")], ["bytes", "path"])
-    return table.set_column(place, table.schema.field(place), pictures)
+    marked = pa.StructArray.from_arrays([pa.array(signed, pa.binary()), images.field("path")], ["bytes", "path"])
+    return table.set_column(place, table.schema.field(place), marked)
 
 
 def check_columns(names: list[str], path: Path) -> None:
-    """Refuse a shard without pictures, one that does not say what made it, and one made from real pictures."""
+    """Refuse a shard without images, one that does not say what made it, and one made from real images."""
     if "image" not in names:
-        raise ValueError(f"{path} holds no pictures; texts cannot be signed")
-    if not {"generator", "revision", "seed", "synthetic"} <= set(names):
+        raise ValueError(f"{path} holds no images; texts cannot be signed")
+    if not set(TOLD) <= set(names):
         raise ValueError(f"{path} does not say what made its rows; generate the set again with this clinsynth")
     if "source_id" in names:
-        raise ValueError(f"{path} was made from real pictures, {NOT_CREATED}")
+        raise ValueError(f"{path} was made from real images, {NOT_CREATED}")
 
 
-def check_row(picture: bytes, says: dict[str, Any], where: str) -> None:
-    """Refuse a picture that says another origin than its row; one that says none is refused when it is signed."""
-    from clinsynth.synthesis.provenance import read_mark
-
-    told = read_mark(picture)
+def check_row(image: bytes, says: dict[str, Any], where: str) -> None:
+    """Refuse an image that says another origin than its row; one that says none is refused when it is signed."""
+    told = read_mark(image)
     if told is not None and {name: told.get(name) for name in says} != says:
-        raise ValueError(f"{where}: the picture tells another origin than its row does; generate the set again")
+        raise ValueError(f"{where}: the image tells another origin than its row does; generate the set again")
 
 
-def sign_one(picture: bytes, where: str, signer: PictureSigner) -> bytes:
-    """`sign_picture` whose errors say where."""
-    from clinsynth.hub.credentials import sign_picture
-
+def sign_one(image: bytes, where: str, signer: ImageSigner) -> bytes:
+    """`sign_image` whose errors say where."""
     try:
-        return sign_picture(picture, signer)
+        return sign_image(image, signer)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error

@@ -1,4 +1,4 @@
-"""The card of a metric, from the code in its folder, which is read and not run."""
+"""The cards of a metric and of a Space, from the code in its folder, which is read and not run."""
 
 from __future__ import annotations
 
