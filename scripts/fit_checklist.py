@@ -67,7 +67,7 @@ def main(args: FitChecklistArguments) -> None:
 
     from clinsynth.data.images import load_image_arrays
     from clinsynth.judges.judges import load_judge
-    from clinsynth.pipelines.checklist_judge.measured_items import measure_of
+    from clinsynth.pipelines.checklist_judge.measuring_model import measure_of
     from clinsynth.run_folder import atomic_write, create_run_folder
 
     measure, quantities = measure_of({"name": args.name})

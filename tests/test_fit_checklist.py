@@ -9,7 +9,7 @@ from PIL import Image
 
 from clinsynth.judges.checklists import load_checklist
 from clinsynth.judges.judges import judge_arrays, load_judge
-from clinsynth.pipelines.checklist_judge.measured_items import measured_items, parse_item
+from clinsynth.pipelines.checklist_judge.measuring_model import measured_items, parse_item
 from clinsynth.pipelines.checklist_judge.skin_measures import measure_skin
 
 SKIN, BROWN, RED, BLACK = (220, 180, 165), (95, 55, 40), (190, 70, 80), (30, 25, 25)
@@ -60,7 +60,7 @@ def test_the_rim_of_the_instrument_is_no_lesion() -> None:
 def test_where_no_lesion_is_all_is_zero_and_grey_is_refused() -> None:
     assert set(measure_skin(draw("nothing")).values()) == {0}
     assert set(measure_skin(np.zeros((32, 32, 3), np.uint8)).values()) == {0}
-    with pytest.raises(ValueError, match=r"cannot be measured in grey pictures.*--channels 3"):
+    with pytest.raises(ValueError, match=r"cannot be measured in grey images.*--channels 3"):
         measure_skin(draw("disc")[..., 0])
 
 

@@ -12,7 +12,7 @@ from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
 from clinsynth.judges.checklists import load_checklist
 from clinsynth.judges.judges import describe_judge, load_judge
-from clinsynth.pipelines.checklist_judge.item_statements import statements_of
+from clinsynth.pipelines.checklist_judge.pipeline_checklist_judge import statements_of
 from clinsynth.scripts.judge import main
 
 OWN = {"statement": "a bright disc", "negation": "no disc at all"}

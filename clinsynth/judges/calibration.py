@@ -98,7 +98,7 @@ def another(condition: str, judge: Any, draw: np.random.Generator) -> str:
 
 def truth_of(item: str, condition: str, row: dict[str, Any]) -> int:
     """Whether a drawn picture meets an item of a condition."""
-    from clinsynth.pipelines.checklist_judge.measured_items import parse_item
+    from clinsynth.pipelines.checklist_judge.measuring_model import parse_item
 
     if item == CONDITION:
         return int(row["label"] == condition)
