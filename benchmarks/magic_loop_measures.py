@@ -12,7 +12,8 @@ from benchmarks.magic_loop import YARDSTICK_SEED, fresh_accelerator
 from clinsynth.data.arguments import ImageDataArguments
 from clinsynth.data.images import ImageArrays, load_image_arrays
 from clinsynth.images import contact_sheet, to_png
-from clinsynth.judges.judges import load_judge, pass_rate
+from clinsynth.judges.judges import load_judge
+from clinsynth.judges.protocol import pass_rate
 from clinsynth.metrics.frechet.frechet import frechet_distance, frechet_interval
 from clinsynth.models.generators import load_pipeline
 from clinsynth.models.image_encoders import FeatureExtractor, train_default_extractor

@@ -15,6 +15,7 @@ from clinsynth.judges.judges import check_judge
 from clinsynth.synthesis.image_sources import ImageSources, drawn_form, load_sources
 
 if TYPE_CHECKING:
+    from clinsynth.judges.protocol import Answer, Judge
     from clinsynth.scripts.generate_images import GenerateImagesArguments
 
 UNCHANGED, OTHER_CLASS = "unchanged", "another class"
@@ -140,11 +141,10 @@ class ClassCheck:
 class ChecklistCheck:
     """Are enough of the items of the class met, of those that the judge is trusted with?"""
 
-    judge: Any
+    judge: Judge
     least: Fraction
     refused: frozenset[str]
     names: dict[int, str]
-    model: str | None
 
     @classmethod
     def of(cls, args: GenerateImagesArguments, pipeline: Any) -> ChecklistCheck:
@@ -165,18 +165,16 @@ class ChecklistCheck:
                     f"{', '.join(judge.checklist['conditions'])}"
                 )
         refused = refused_items(judge, drawn_form(args, pipeline), args.seed)
-        return cls(judge, parse_share(str(args.keep_if_checklist)), refused, pipeline.id2label, args.judge_model)
+        return cls(judge, parse_share(str(args.keep_if_checklist)), refused, pipeline.id2label)
 
     def __call__(self, images: np.ndarray, labels: list[int], seeds: list[int]) -> list[str | None]:
         """Reasons of pictures."""
-        from clinsynth.judges.judges import judge_arrays
-
-        answers = judge_arrays(self.judge, images, [self.names[label] for label in labels])
+        answers = self.judge.judge_arrays(images, [self.names[label] for label in labels])
         return [self.reason(answer) for answer in answers]
 
-    def reason(self, answer: dict[str, Any]) -> str | None:
+    def reason(self, answer: Answer) -> str | None:
         """The reason of one picture."""
-        from clinsynth.judges.judges import is_met
+        from clinsynth.judges.protocol import is_met
 
         met = [is_met(score) for item, score in answer["scores"].items() if item not in self.refused]
         if answer.get("failure") or not met:
@@ -184,10 +182,7 @@ class ChecklistCheck:
         return None if Fraction(sum(met), len(met)) >= self.least else UNMET
 
     def describe(self) -> dict[str, Any]:
-        from clinsynth.judges.judges import describe_judge
-
-        facts = describe_judge(self.judge, self.model)
-        return {**facts, "least_share": str(self.least), "refused": sorted(self.refused)}
+        return {**self.judge.identity(), "least_share": str(self.least), "refused": sorted(self.refused)}
 
 
 def refused_items(judge: Any, form: dict[str, int], seed: int) -> frozenset[str]:

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import torch
 
 from clinsynth.data.sources import load_folder
-from clinsynth.judges.judges import share_of_items
+from clinsynth.judges.protocol import share_of_items
 from clinsynth.judges.scores import read_answers, write_scores
 from clinsynth.run_folder import create_run_folder
 from clinsynth.synthesis.shards import Sample, ShardPlan, write_shards

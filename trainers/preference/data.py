@@ -19,7 +19,7 @@ import torch.nn.functional as F
 
 from clinsynth.data.images import load_image_arrays
 from clinsynth.judges.calibration import calibrate, check_usable
-from clinsynth.judges.judges import describe_judge, load_judge
+from clinsynth.judges.judges import load_judge
 from clinsynth.models.image_encoders import FeatureExtractor, train_default_extractor
 from clinsynth.run_folder import atomic_write, complete_folder, create_run_folder
 from clinsynth.trainers.preference.candidates import Scored, pair_candidates, score_candidates
@@ -162,7 +162,7 @@ def prepare(args: PreferenceArguments, pipeline: Any, data: dict[str, Any]) -> t
         check_fits(args, rows, pipeline)
         return rows, None, Guard(None, held_out, data["validation"], *settings)
     trained_on = trusted(args, args.judge, args.judge_model, pipeline, "judge")
-    facts = {**describe_judge(trained_on.judge, args.judge_model), "refused": sorted(trained_on.refused)}
+    facts = {**trained_on.judge.identity(), "refused": sorted(trained_on.refused)}
     folder = create_run_folder(Path(args.output_dir) / "preferences")
     scored = score_candidates(args, pipeline, trained_on.judge, trained_on.refused, folder)
     pair_candidates(args, scored, facts, folder / "pairs")

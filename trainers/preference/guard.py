@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from clinsynth.data.images import ImageArrays
-from clinsynth.judges.judges import judge_arrays, pass_rate, passes, share_of_items
+from clinsynth.judges.protocol import pass_rate, passes, share_of_items
 from clinsynth.metrics.frechet.frechet import frechet_distance
 from clinsynth.models.image_encoders import FeatureExtractor
 from clinsynth.run_folder import append_metrics, complete_folder, drop_metrics_after, read_metrics
@@ -41,7 +41,7 @@ class Watched:
         Raises:
             ValueError: fewer than two got scores.
         """
-        answers = [answer for answer in judge_arrays(self.judge, images, conditions) if not answer.get("failure")]
+        answers = [answer for answer in self.judge.judge_arrays(images, conditions) if not answer.get("failure")]
         if len(answers) < 2:
             raise ValueError(
                 f"the judge {self.judge.kind} gave scores to {len(answers)} of {len(images)} pictures; mend it, or "
