@@ -14,7 +14,7 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -160,11 +160,35 @@ def check_same_run(output_dir: Path, arguments: Any, may_differ: frozenset[str])
         return
     before: dict[str, Any] = yaml.safe_load(path.read_text()) or {}
     now = yaml.safe_load(config_yaml(arguments))
-    for name, value in now.items():
-        if name not in may_differ and name in before and before[name] != value:
+    binding = [name for name in now if name in before and name not in may_differ]
+    check_unchanged(
+        output_dir,
+        {f"--{name}": before[name] for name in binding},
+        {f"--{name}": now[name] for name in binding},
+        "give it the same value to go on, or another --output_dir to start anew",
+    )
+
+
+def check_unchanged(
+    folder: Path,
+    before: Mapping[str, Any],
+    now: Mapping[str, Any],
+    hint: str = "give another --output_dir",
+) -> None:
+    """Refuse to go on in the `folder` of a run that other settings or contents began.
+
+    Args:
+        before: what the folder keeps of its beginning; empty where nothing has begun.
+        now: what it has to agree with. A name that `before` lacks counts as None there.
+        hint: what the user can do.
+
+    Raises:
+        ValueError: a value differs; names it and both values.
+    """
+    for name, value in now.items() if before else ():
+        if before.get(name) != value:
             raise ValueError(
-                f"--{name} is {value!r}, but the run in {output_dir} was started with {before[name]!r}; "
-                "give it the same value to go on, or another --output_dir to start anew"
+                f"--output_dir {folder} was begun with {name} {before.get(name)!r}, not {value!r}; {hint}"
             )
 
 

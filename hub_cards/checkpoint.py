@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,17 +105,15 @@ def may_have_made(checkpoint: Checkpoint, generator: dict[str, Any]) -> bool:
 
 
 def hash_weights(checkpoint: Checkpoint, dtype: str) -> str:
-    """SHA-256 as `synthetic_shards.hash_weights` takes it of the network once it is loaded in `dtype`."""
+    """`clinsynth.models.weights.hash_weights` of the network once it is loaded in `dtype`."""
     import torch
     from safetensors import safe_open
 
+    from clinsynth.models.weights import hash_tensors
+
     files = [safe_open(path, "pt") for path in checkpoint.weights.glob("*.safetensors")]
     places = {name: file for file in files for name in file.keys()}
-    digest = hashlib.sha256()
-    for name, file in sorted(places.items(), key=lambda item: item[0]):
-        digest.update(name.encode())
-        digest.update(file.get_tensor(name).to(getattr(torch, dtype)).float().numpy().tobytes())
-    return digest.hexdigest()
+    return hash_tensors((name, places[name].get_tensor(name).to(getattr(torch, dtype))) for name in sorted(places))
 
 
 TEXT_TO_IMAGE = "text-to-image LoRA"

@@ -146,7 +146,7 @@ def keep_memory_flat() -> None:
 
 def describe_generator(args: GenerateImagesArguments, pipeline: Any) -> dict[str, Any]:
     """What `generation.json` says of the generator: name, weights' hash, and how it is sampled."""
-    from clinsynth.synthesis.shards import hash_weights
+    from clinsynth.models.weights import hash_weights
 
     diffusion, latent = "unet" in pipeline.components, "vae" in pipeline.components
     network = pipeline.unet if diffusion else pipeline.generator

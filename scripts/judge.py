@@ -27,7 +27,14 @@ from typing import TYPE_CHECKING, Any
 
 from clinsynth.arguments import run
 from clinsynth.judges.judges import check_judge
-from clinsynth.run_folder import atomic_write, check_same_run, create_run_folder, read_json, write_run_config
+from clinsynth.run_folder import (
+    atomic_write,
+    check_same_run,
+    check_unchanged,
+    create_run_folder,
+    read_json,
+    write_run_config,
+)
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -131,12 +138,14 @@ def main(args: JudgeImagesArguments) -> None:
     output_dir = create_run_folder(args.output_dir)
     check_same_run(output_dir, args, MAY_DIFFER)
     judge = open_judge(args, rows)
-    check_same_judge(output_dir, judge)
+    identity = judge.identity()
+    check_unchanged(output_dir, read_json(output_dir / "judge.json"), identity)
+    atomic_write(output_dir / "judge.json", json.dumps(identity, indent=1) + "\n")
     write_run_config(output_dir, args)
     calibration = calibrated(args, judge, rows, output_dir)
     paths = write_scores(judge, rows, output_dir, args.shard_size or SHARD_SIZE, args.batch_size)
     judged = {
-        **judge.identity(),
+        **identity,
         "images": args.images,
         "split": args.split,
         "endpoint": args.judge_endpoint,
@@ -180,25 +189,6 @@ def print_rates(judged: dict[str, Any]) -> None:
     for condition, record in judged["conditions"].items():
         passed, (low, high) = record["passed"], record["passed"]["interval"]
         print(f"{condition}: {passed['value']:.1%} pass ({low:.1%} to {high:.1%}, n {passed['n']})")
-
-
-def check_same_judge(output_dir: Path, judge: Judge) -> None:
-    """Keep what identifies the judge in judge.json.
-
-    Raises:
-        ValueError: another judge, or another version of the checklist, began the run.
-    """
-    import json
-
-    path, facts = output_dir / "judge.json", judge.identity()
-    before = read_json(path)
-    for name, value in facts.items():
-        if before and before.get(name) != value:
-            raise ValueError(
-                f"--output_dir {output_dir} was begun with {name} {before.get(name)!r}, not {value!r}; give another "
-                "--output_dir"
-            )
-    atomic_write(path, json.dumps(facts, indent=1) + "\n")
 
 
 def read_rows(images: str, split: str, checklist: Checklist) -> Dataset:

@@ -140,17 +140,12 @@ def check_same_work(path: Path, record: dict[str, Any]) -> None:
     Args:
         path: of the record that it left there.
     """
-    from clinsynth.run_folder import read_json
+    from clinsynth.run_folder import check_unchanged, read_json
 
     output, before = path.parent, read_json(path)
     if not before and output.is_dir() and any(output.iterdir()):
         raise ValueError(f"--output_dir {output} holds other files; give a new folder")
-    for name, value in record.items() if before else ():
-        if before.get(name) != value:
-            raise ValueError(
-                f"--output_dir {output} was begun with {name} {before.get(name)!r}, not {value!r}; give another "
-                "--output_dir to sign anew"
-            )
+    check_unchanged(output, before, record, "give another --output_dir to sign anew")
 
 
 def sign_set(files: list[Path], folder: Path, output: Path, record: dict[str, Any], signer: "PictureSigner") -> int:

@@ -151,7 +151,7 @@ def test_a_private_run_goes_on_and_counts_all_steps(data: Path, tmp_path: Path) 
 
     write_npz(data, per_class=7)
     AcceleratorState._reset_state(reset_partial_state=True)
-    with pytest.raises(ValueError, match=r"was started with delta .*has the data set"):
+    with pytest.raises(ValueError, match=r"was begun with delta .*has the data set"):
         main(arguments(data, run))
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from clinsynth.models.weights import best_device, hash_weights
 from clinsynth.run_folder import MADE_ANEW, atomic_write, complete_folder, explained_where_damaged
 
 if TYPE_CHECKING:
@@ -277,15 +278,3 @@ def three_channels(images: np.ndarray) -> np.ndarray:
 def probe(embed: Callable[[np.ndarray], np.ndarray]) -> int:
     """The length of the feature vector of one black picture."""
     return embed(np.zeros((1, 3, 32, 32), dtype=np.uint8)).shape[1]
-
-
-def best_device() -> str:
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def hash_weights(model: torch.nn.Module, without: str = "") -> str:
-    """SHA-256 of a network's weights and buffers, hexadecimal; names that hold the text `without` do not count."""
-    state = sorted((name, value) for name, value in model.state_dict().items() if not (without and without in name))
-    return hash_arrays(*[part for name, value in state for part in (name, value.float().cpu().numpy())])

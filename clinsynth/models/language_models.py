@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from clinsynth.models.image_encoders import best_device, hash_weights
 from clinsynth.models.text_encoders import TextModel, token_counter, unpack_texts
+from clinsynth.models.weights import best_device, hash_weights
 from clinsynth.pipelines.structured_medical_text.schema_bounds import bounded, most_tokens
 from clinsynth.pipelines.structured_medical_text.schemas import check_text
 from clinsynth.pipelines.structured_medical_text.text_rows import RowResult, derive_seed
@@ -51,8 +51,6 @@ def load_writer(args: GenerateTextArguments, task: Task, device: Any) -> tuple[A
         return open_endpoint(args.endpoint, args, task)
     if args.backend == "vllm":
         return open_vllm(args, task)
-    from clinsynth.synthesis.shards import hash_weights
-
     pipeline = load_pipeline(args, task, device)
     facts = {"weights_sha256": hash_weights(pipeline.model), "network": type(pipeline.model).__name__}
     return writer(args, pipeline), {**facts, "decoding": args.decoding, "dtype": args.dtype}
@@ -157,8 +155,6 @@ def describe_generator(
         identity: what identifies the model.
         check: the `LabelCheck` of --verify_labels.
     """
-    from clinsynth.synthesis.shards import hash_weights
-
     return {
         "model": args.model,
         **identity,

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from clinsynth.metrics.texts.words import TextSet
-from clinsynth.models.image_encoders import FeatureExtractor, best_device, cached_features, hash_weights
+from clinsynth.models.image_encoders import FeatureExtractor, cached_features
+from clinsynth.models.weights import best_device, hash_weights
 
 logger = logging.getLogger("clinsynth")
 

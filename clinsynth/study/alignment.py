@@ -225,7 +225,7 @@ def gather_alignment(
     generation: dict[str, Any] | None,
 ) -> dict[str, Any] | None:
     """The alignment part of the evidence; None without a judge."""
-    from clinsynth.synthesis.shards import hash_weights
+    from clinsynth.models.weights import hash_weights
     from clinsynth.trainers.train_image_classifier import predict
 
     if judge is None:

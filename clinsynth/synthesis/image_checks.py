@@ -132,7 +132,7 @@ class ClassCheck:
         ]
 
     def describe(self) -> dict[str, Any]:
-        from clinsynth.synthesis.shards import hash_weights
+        from clinsynth.models.weights import hash_weights
 
         return {"model": self.name, "weights_sha256": hash_weights(self.model)}
 

@@ -7,7 +7,6 @@ generation.json                     generator, settings, counts requested, produ
 README.md                           tells `load_dataset` where the shards are
 """
 
-import hashlib
 import json
 import os
 from collections import Counter, deque
@@ -19,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
-import torch
 from datasets import ClassLabel, Dataset, Features, Value
 from datasets import Image as ImageFeature
 from tqdm.auto import tqdm
@@ -27,7 +25,7 @@ from tqdm.auto import tqdm
 from clinsynth.hub.shards import GIVEN_UP, REJECTED, PublishedShards, parquet_options
 from clinsynth.hub.upload import HashedFile
 from clinsynth.images import contact_sheet, from_png, to_picture, to_png
-from clinsynth.run_folder import atomic_write, describe_environment, read_json
+from clinsynth.run_folder import atomic_write, check_unchanged, describe_environment, read_json
 from clinsynth.seeds import derive_seed
 from clinsynth.synthesis.provenance import Provenance, find_provenance, mark_picture
 
@@ -111,16 +109,8 @@ class ShardPlan:
 
     def check_same_generator(self, generator: dict[str, Any]) -> None:
         """Refuse to add to a data set that other weights or settings began."""
-        path = self.output_dir / "generation.json"
-        if not path.exists():
-            return
-        before = json.loads(path.read_text())["generator"]
-        for name, value in generator.items():
-            if before.get(name) != value:
-                raise ValueError(
-                    f"--output_dir {self.output_dir} was begun with {name} {before.get(name)!r}, not {value!r}; "
-                    "give another --output_dir"
-                )
+        before = read_json(self.output_dir / "generation.json").get("generator", {})
+        check_unchanged(self.output_dir, before, generator)
 
     def begin(self, generator: dict[str, Any]) -> None:
         """Write what identifies the data set before its first shard."""
@@ -284,12 +274,3 @@ def write_shard(plan: ShardPlan, shard: int, rows: list[dict[str, Any]], rejecte
             f"--output_dir {plan.output_dir}: {path.name} could not be written ({error.strerror or error}); "
             "the shards before it are kept: make room and start the same command again"
         ) from error
-
-
-def hash_weights(model: torch.nn.Module) -> str:
-    """SHA-256 over names and values of a network's weights: the generator's revision."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().float().numpy().tobytes())
-    return digest.hexdigest()

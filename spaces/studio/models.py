@@ -204,8 +204,8 @@ def packaged_language_model() -> dict[str, str]:
 def load_image_pipeline(source: str, name: str) -> Loaded:
     """The pipeline of a folder or Hub id, with `name` as the generator in its provenance."""
     from clinsynth.models.generators import load_pipeline
+    from clinsynth.models.weights import hash_weights
     from clinsynth.synthesis.provenance import Provenance
-    from clinsynth.synthesis.shards import hash_weights
 
     pipeline = load_pipeline(source)
     diffusion = "unet" in pipeline.components
@@ -218,9 +218,9 @@ def load_language_model(source: str, name: str) -> Loaded:
     """The pipeline around a language model; each request brings the schema of its own task."""
     from clinsynth.data.tasks import load_task
     from clinsynth.models.language_models import load_pipeline
+    from clinsynth.models.weights import hash_weights
     from clinsynth.scripts.generate_text import GenerateTextArguments
     from clinsynth.synthesis.provenance import Provenance
-    from clinsynth.synthesis.shards import hash_weights
 
     task = "severity-posts"
     arguments = GenerateTextArguments(model=source, task=task, per_class=1)

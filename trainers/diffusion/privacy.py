@@ -34,7 +34,7 @@ import torch
 from accelerate import Accelerator
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
-from clinsynth.run_folder import atomic_write, package_version
+from clinsynth.run_folder import atomic_write, check_unchanged, package_version
 from clinsynth.seeds import derive_seed
 from clinsynth.trainers.diffusion.model import StepInputs, diffusion_loss
 
@@ -210,13 +210,13 @@ def check_same_plan(output_dir: Path, plan: PrivacyPlan) -> None:
             "another --output_dir"
         )
     before = json.loads(path.read_text())
-    for name in ("delta", "noise_multiplier", "max_grad_norm", "sample_rate"):
-        value = getattr(plan, name)
-        if not math.isclose(before[name], value, rel_tol=1e-9):
-            raise ValueError(
-                f"the run in {output_dir} was started with {name} {before[name]:g}, now it would be {value:g} (has "
-                "the data set or opacus changed?); restore it, or start anew in another --output_dir"
-            )
+    planned = {name: getattr(plan, name) for name in ("delta", "noise_multiplier", "max_grad_norm", "sample_rate")}
+    check_unchanged(
+        output_dir,
+        before,
+        {name: value for name, value in planned.items() if not math.isclose(before[name], value, rel_tol=1e-9)},
+        "has the data set or opacus changed? Restore it, or start anew in another --output_dir",
+    )
 
 
 SECRET_BITS = 128

@@ -21,8 +21,8 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from clinsynth.models.text_to_image import PromptedPipeline
+from clinsynth.models.weights import hash_weights
 from clinsynth.seeds import derive_seed
-from clinsynth.synthesis.shards import hash_weights
 from clinsynth.trainers.diffusion.model import network_inputs
 
 

@@ -27,6 +27,7 @@ from clinsynth.run_folder import (
     append_metrics,
     atomic_write,
     check_same_run,
+    check_unchanged,
     complete_folder,
     drop_metrics_after,
     read_metrics,
@@ -157,14 +158,13 @@ def checkpoints(output_dir: Path) -> list[Path]:
 
 
 def check_same_examples(output_dir: Path, examples: Examples) -> None:
-    before = json.loads((output_dir / FACTS).read_text())
-    for name in BINDING:
-        if before[name] != examples.facts[name]:
-            raise ValueError(
-                f"the run in {output_dir} was started with {name} {before[name]}, and it is {examples.facts[name]} "
-                "now: texts, task, tokenizer or the number of processes have changed; bring them back to go on, or "
-                "name another --output_dir to start anew"
-            )
+    check_unchanged(
+        output_dir,
+        json.loads((output_dir / FACTS).read_text()),
+        {name: examples.facts[name] for name in BINDING},
+        "texts, task, tokenizer or the number of processes have changed: bring them back to go on, or name another "
+        "--output_dir to start anew",
+    )
 
 
 def begin(args: TextLoraArguments, examples: Examples, output_dir: Path, start: int) -> None:

@@ -1,0 +1,37 @@
+"""What identifies a network: the hash of its weights; and where it runs."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+
+def best_device() -> str:
+    """`"cuda"` where there is such a device, else `"cpu"`."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def hash_weights(module: torch.nn.Module, without: str = "") -> str:
+    """SHA-256, hexadecimal, of a network's weights and buffers: its revision in every generation.json.
+
+    Args:
+        module: the network, or whatever else has a `state_dict` of tensors.
+        without: tensors whose name holds this text do not count; empty: all do.
+    """
+    state = module.state_dict()
+    return hash_tensors((name, state[name]) for name in sorted(state) if not (without and without in name))
+
+
+def hash_tensors(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
+    """SHA-256, hexadecimal, over the names, and the values as float32, of tensors that come in the order of names."""
+    digest = hashlib.sha256()
+    for name, tensor in tensors:
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().float().numpy().tobytes())
+    return digest.hexdigest()
