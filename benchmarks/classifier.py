@@ -2,9 +2,9 @@
 
     OMP_NUM_THREADS=1 python -m benchmarks.classifier --output_dir runs/benchmark-classifier
 
-Both sides train a ResNet of 18 layers (He et al. 2016) on colour pictures for as many steps. Ours is `fit_classifier`
-as the control's arm calls it, with strong augmentation, mixup and clipping; the bare one is forward, cross-entropy,
-backward and `torch.optim.AdamW` as it comes, on a fixed batch.
+Both sides train a ResNet of 18 layers (He et al. 2016) on colour images for as many steps. Ours is
+`fit_image_classifier` as the control's arm calls it, with strong augmentation, mixup and clipping; the bare one is
+forward, cross-entropy, backward and `torch.optim.AdamW` as it comes, on a fixed batch.
 """
 
 import json
@@ -27,7 +27,7 @@ class ClassifierBenchmarkArguments:
     output_dir: str
     """Folder for classifier.json and classifier.md."""
     input_size: int = 32
-    """Side of the pictures."""
+    """Side of the images."""
     batch_size: int = 64
     """Pictures a step."""
     steps: int = 4
@@ -53,11 +53,11 @@ def main(args: ClassifierBenchmarkArguments) -> None:
     output_dir = create_run_folder(args.output_dir)
     comparison = compare(
         "classifier's training over bare steps",
-        ("fit_classifier", our_training(args)),
+        ("fit_image_classifier", our_training(args)),
         ("bare steps", bare_training(args)),
         repeats=args.repeats,
         goal=("<=", 1.1),
-        note=f"ResNet-18, {args.input_size} px, {args.steps} steps of {args.batch_size} pictures, float32",
+        note=f"ResNet-18, {args.input_size} px, {args.steps} steps of {args.batch_size} images, float32",
     )
     text = f"{args}\n\n{table([comparison], args.clock)}\n"
     record = {"environment": describe_environment(), "arguments": vars(args), "comparisons": [comparison.record()]}
@@ -75,7 +75,7 @@ def resnet18(side: int) -> "PreTrainedModel":
     return ResNetForImageClassification(config)
 
 
-def random_pictures(args: ClassifierBenchmarkArguments) -> "ImageArrays":
+def random_images(args: ClassifierBenchmarkArguments) -> "ImageArrays":
     """A set of noise that lasts for the steps of a repeat."""
     import numpy as np
 
@@ -88,11 +88,12 @@ def random_pictures(args: ClassifierBenchmarkArguments) -> "ImageArrays":
 
 def our_training(args: ClassifierBenchmarkArguments) -> "Run":
     """One epoch of the control's arm."""
-    from clinsynth.trainers.train_image_classifier import fit_classifier
+    from clinsynth.models.classifiers import FitSettings
+    from clinsynth.models.image_classifiers import fit_image_classifier
 
-    model, data = resnet18(args.input_size), random_pictures(args)
-    settings = {"epochs": 1, "batch_size": args.batch_size, "learning_rate": 1e-3, "class_weights": True}
-    return lambda: fit_classifier(model, data, None, **settings, augment=False, strong=True, flips=True, seed=0)
+    model, data = resnet18(args.input_size), random_images(args)
+    settings = FitSettings(epochs=1, batch_size=args.batch_size, learning_rate=1e-3, seed=0)
+    return lambda: fit_image_classifier(model, data, None, settings, class_weights=True, views="strong", flips=True)
 
 
 def bare_training(args: ClassifierBenchmarkArguments) -> "Run":
@@ -102,7 +103,7 @@ def bare_training(args: ClassifierBenchmarkArguments) -> "Run":
 
     from clinsynth.models.image_classifiers import model_inputs
 
-    model, data = resnet18(args.input_size).train(), random_pictures(args)
+    model, data = resnet18(args.input_size).train(), random_images(args)
     pixels = model_inputs(model, data.images[: args.batch_size])
     labels = torch.as_tensor(data.labels[: args.batch_size])
 

@@ -13,11 +13,10 @@ from safetensors.torch import load_file
 from clinsynth.data.phantom_fundus import GRADES
 from clinsynth.images import to_picture
 from clinsynth.models.generators import load_pipeline
-from clinsynth.models.image_classifiers import save_classifier
+from clinsynth.models.image_classifiers import build_small_resnet, save_classifier
 from clinsynth.pipelines.class_conditioned_ddpm import ClassConditionedDDPMPipeline
 from clinsynth.trainers.preference.candidates import sample_by_path
 from clinsynth.trainers.preference.pairs import Candidate, make_pairs, write_pairs
-from clinsynth.trainers.train_image_classifier import build_small_resnet
 from clinsynth.trainers.train_preference import PreferenceArguments
 
 

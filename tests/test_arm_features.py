@@ -9,9 +9,14 @@ import torch
 from safetensors.numpy import load_file
 
 from clinsynth.data.images import ImageArrays
-from clinsynth.models.image_classifiers import load_pretrained_classifier, save_classifier
+from clinsynth.models.classifiers import macro_f1
+from clinsynth.models.image_classifiers import (
+    build_small_resnet,
+    load_image_classifier_to_train,
+    predict,
+    save_classifier,
+)
 from clinsynth.trainers.classifiers.images import run_arms
-from clinsynth.trainers.train_image_classifier import build_small_resnet, predict, validation_macro_f1
 from tests.arm_studies import FAST, NAMES, brightness_data, brightness_splits, only
 
 
@@ -24,9 +29,10 @@ def test_a_new_last_layer_gives_what_it_was_trained_to_give(real, tmp_path: Path
     """The head on scaled features, put into the classifier, scores on validation pictures as it did in training."""
     settings = {**FAST, "seeds": 1, "epochs": 6, "arms": ("real_features",)}
     run = run_arms(real, None, tmp_path, **settings)["runs"][1]
-    model = load_pretrained_classifier(str(tmp_path / run["folder"] / "model"), NAMES, 0)
-    assert validation_macro_f1(model, real["validation"]) == pytest.approx(run["validation_macro_f1"])
-    control = load_pretrained_classifier(str(only(tmp_path, "real", 0) / "model"), NAMES, 0)
+    model = load_image_classifier_to_train(str(tmp_path / run["folder"] / "model"), NAMES, 0)
+    predicted = predict(model, real["validation"].images).argmax(1)
+    assert macro_f1(real["validation"].labels, predicted, len(NAMES)) == pytest.approx(run["validation_macro_f1"])
+    control = load_image_classifier_to_train(str(only(tmp_path, "real", 0) / "model"), NAMES, 0)
     body, same = (dict(m.base_model.state_dict()) for m in (model, control))
     assert all(torch.equal(body[name], same[name]) for name in body)
     assert not torch.equal(model.classifier[1].weight, control.classifier[1].weight)
@@ -57,9 +63,9 @@ def test_last_layers_on_a_pretrained_body_are_compared_without_training_it(real,
     }
     scores = {r["arm"]: r["value"] for r in results["arms"] if r["metric"] == "macro_f1"}
     assert scores["composite_features-wrong"] < scores["composite_features-good"] - 0.3
-    before = load_pretrained_classifier(str(body), NAMES, 0).base_model.state_dict()
+    before = load_image_classifier_to_train(str(body), NAMES, 0).base_model.state_dict()
     for run in results["runs"]:
-        trained = load_pretrained_classifier(str(tmp_path / "arms" / run["folder"] / "model"), NAMES, 0)
+        trained = load_image_classifier_to_train(str(tmp_path / "arms" / run["folder"] / "model"), NAMES, 0)
         after = trained.base_model.state_dict()
         assert all(torch.equal(value, after[name]) for name, value in before.items())
         kept = load_file(tmp_path / "arms" / run["folder"] / "test.safetensors")["probabilities"]

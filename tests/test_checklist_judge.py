@@ -127,8 +127,8 @@ def test_a_saved_judge_loads_without_clinsynth(judge: ChecklistJudgePipeline, tm
 
 def save_classifier(folder: Path, names: list[str], channels: int = 1) -> Path:
     """An untrained small classifier."""
+    from clinsynth.models.image_classifiers import build_small_resnet
     from clinsynth.models.image_classifiers import save_classifier as save
-    from clinsynth.trainers.train_image_classifier import build_small_resnet
 
     folder.mkdir()
     save(build_small_resnet(len(names), channels), names, folder)
@@ -136,15 +136,14 @@ def save_classifier(folder: Path, names: list[str], channels: int = 1) -> Path:
 
 
 def test_a_classifier_judges_the_one_item_condition(tmp_path: Path) -> None:
-    from clinsynth.models.image_classifiers import load_pretrained_classifier
-    from clinsynth.trainers.train_image_classifier import predict
+    from clinsynth.models.image_classifiers import load_image_classifier_to_train, predict
 
     folder = save_classifier(tmp_path / "classifier", GRADES)
     judge = load_judge("classifier", str(folder), "phantom-fundus")
     images = [eye(grade, size=64)[0].convert("L") for grade in range(5)]
     answers = judge([{"image": image, "condition": "grade 1"} for image in images])
     known = predict(
-        load_pretrained_classifier(str(folder), GRADES, 0), np.stack([np.asarray(i)[None] for i in images])
+        load_image_classifier_to_train(str(folder), GRADES, 0), np.stack([np.asarray(i)[None] for i in images])
     )
     assert np.allclose([answer["share"] for answer in answers], known[:, 1], atol=1e-3)
     assert [answer["scores"]["condition"] for answer in answers] == (known.argmax(1) == 1).astype(int).tolist()

@@ -10,9 +10,8 @@ from warm_python import run_in_two
 
 from clinsynth.data.images import ImageArrays
 from clinsynth.data.phantom_fundus import GRADES
-from clinsynth.models.image_classifiers import save_classifier
+from clinsynth.models.image_classifiers import build_small_resnet, save_classifier
 from clinsynth.trainers.classifiers.arms import load_synthetic, parse_sets
-from clinsynth.trainers.train_image_classifier import build_small_resnet
 from tests.arm_studies import NAMES, TRAINER, only, write_synthetic, written
 
 DATA = ["--dataset=phantom-fundus?train=60&validation=10&test=20", "--resolution=28", "--min_class_size=1"]

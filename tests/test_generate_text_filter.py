@@ -105,9 +105,9 @@ def test_the_command_verifies_and_an_unfit_classifier_is_named(tmp_path: Path) -
         assert made["produced"] == {"mild": 2, "severe": 0} and made["given_up"] == 2
         assert made["rejected"] == {NOT_CONFIRMED: 20} and len(made["generator"]["verify_labels_sha256"]) == 64
         for text, message in (
-            (save_classifier(tmp_path / "other", ["mild", "grave"]), "knows the labels mild, grave, but not 'severe'"),
+            (save_classifier(tmp_path / "other", ["mild", "grave"]), "has the classes mild, grave, without 'severe'"),
             (save_tiny_encoder(tmp_path / "body", ["rain walks"]), "has no trained classifier on its network"),
-            (tmp_path / "nothing", "cannot be loaded as a text classifier .*train text-classifier saved"),
+            (tmp_path / "nothing", r"--verify_labels .* cannot be loaded .*train text-classifier` saved"),
         ):
             with pytest.raises(ValueError, match=message):
                 generate(remote(server, tmp_path, verify_labels=str(text), output_dir=str(tmp_path / "none")))

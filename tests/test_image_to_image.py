@@ -283,8 +283,7 @@ def test_four_of_five_are_counted_exactly_and_no_answer_is_no_guess() -> None:
 
 
 def test_what_a_classifier_sees_as_another_class_is_drawn_anew(eyes: ImageArrays, tmp_path: Path) -> None:
-    from clinsynth.models.image_classifiers import save_classifier
-    from clinsynth.trainers.train_image_classifier import build_small_resnet, predict
+    from clinsynth.models.image_classifiers import build_small_resnet, predict, save_classifier
 
     names = [*GRADES[::-1]]  # numbered otherwise than the generator's
     network = build_small_resnet(5, 3, seed=1)
@@ -304,8 +303,7 @@ def test_what_a_classifier_sees_as_another_class_is_drawn_anew(eyes: ImageArrays
 
 
 def test_the_command_keeps_by_class_without_sources(model: Path, data: Path, tmp_path: Path) -> None:
-    from clinsynth.models.image_classifiers import save_classifier
-    from clinsynth.trainers.train_image_classifier import build_small_resnet, predict
+    from clinsynth.models.image_classifiers import build_small_resnet, predict, save_classifier
 
     network = build_small_resnet(3, 1, seed=3)
     save_classifier(network, list(LABELS.values()), tmp_path / "judge")
@@ -353,8 +351,7 @@ def test_the_strength_with_most_kept_is_chosen_once(eyes: ImageArrays, tmp_path:
 def test_the_command_chooses_its_strength_on_validation_pictures(
     model: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from clinsynth.models.image_classifiers import save_classifier
-    from clinsynth.trainers.train_image_classifier import build_small_resnet
+    from clinsynth.models.image_classifiers import build_small_resnet, save_classifier
 
     save_classifier(build_small_resnet(3, 1, seed=3), list(LABELS.values()), tmp_path / "judge")
     changes = {"strength": "0.5,1", "keep_if_class": str(tmp_path / "judge"), "most_draws": 1, "per_class": 2}

@@ -15,7 +15,7 @@ from clinsynth.metrics.images.variety import measure_manifold, read_collapse
 from clinsynth.metrics.prdc.prdc import NAMES, prdc
 from clinsynth.metrics.records import Features, MeasurementSettings, comparisons
 from clinsynth.metrics.ssim.ssim import ssim_to_nearest, within_class
-from clinsynth.trainers.train_image_classifier import build_small_resnet, pooled_features
+from clinsynth.models.image_classifiers import build_small_resnet, pooled_features
 
 SETTINGS = MeasurementSettings(extractor="small ResNet, untrained", replicates=20, seed=4)
 NAMES_OF_CLASSES = ["healthy", "ill"]

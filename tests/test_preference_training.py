@@ -16,14 +16,14 @@ from preference_runs import arguments, same_weights, weights, write_classifier, 
 
 from clinsynth.data.images import ImageArrays
 from clinsynth.data.phantom_fundus import GRADES
+from clinsynth.models.classifiers import FitSettings
 from clinsynth.models.generators import load_pipeline
-from clinsynth.models.image_classifiers import save_classifier
+from clinsynth.models.image_classifiers import build_small_resnet, fit_image_classifier, save_classifier
 from clinsynth.run_folder import read_metrics
 from clinsynth.trainers.diffusion.model import StepInputs
 from clinsynth.trainers.preference.loss import PreferenceLoss, both_predictions, dpo_loss, join
 from clinsynth.trainers.preference.model import FrozenAdapter, add_adapter, add_reference, merged
 from clinsynth.trainers.preference.pairs import pixels_of, read_pairs
-from clinsynth.trainers.train_image_classifier import build_small_resnet, fit_classifier
 from clinsynth.trainers.train_preference import main
 from clinsynth.trainers.training_state import checkpoints
 
@@ -47,9 +47,9 @@ def sees_darkness(tmp_path_factory: pytest.TempPathFactory) -> Path:
     labels = np.concatenate([np.arange(30) % 5, np.full(30, 5)])
     names = [*GRADES, "too dark"]
     network = build_small_resnet(6, 1, input_size=28)
-    settings: dict[str, Any] = {"class_weights": False, "augment": False, "seed": 0}
+    settings = FitSettings(epochs=10, batch_size=20, learning_rate=5e-3, seed=0)
     train = ImageArrays(images, labels, names)
-    fit_classifier(network, train, None, epochs=10, batch_size=20, learning_rate=5e-3, **settings)
+    fit_image_classifier(network, train, None, settings, class_weights=False, views="none")
     folder = tmp_path_factory.mktemp("judge") / "sees-darkness"
     folder.mkdir()
     save_classifier(network, names, folder)

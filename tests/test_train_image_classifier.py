@@ -14,6 +14,7 @@ from transformers import (
     AutoModelForImageClassification,
     MobileNetV2Config,
     MobileNetV2ForImageClassification,
+    MobileNetV2Model,
     ViTConfig,
     pipeline,
 )
@@ -21,26 +22,25 @@ from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPi
 
 from clinsynth.arguments import parse
 from clinsynth.data.images import ImageArrays
-from clinsynth.models.classifier_fitting import (
-    balancing_weights,
-    endless_batches,
-    mixup_loss,
-    random_views,
-    strong_views,
-)
-from clinsynth.models.image_classifiers import load_pretrained_classifier, model_inputs, save_classifier
-from clinsynth.trainers.classifiers.arms import Arm
-from clinsynth.trainers.classifiers.feature_space import features_of, last_layer
-from clinsynth.trainers.classifiers.images import Pictures
-from clinsynth.trainers.classifiers.trainings import ArmSettings
-from clinsynth.trainers.train_image_classifier import (
-    ImageClassifierArguments,
+from clinsynth.models.classifiers import FitResult, FitSettings, balancing_weights, endless_batches, last_layer
+from clinsynth.models.image_classifiers import (
     build_small_resnet,
-    fit_classifier,
-    main,
+    fit_image_classifier,
+    load_image_classifier,
+    load_image_classifier_to_train,
+    mixup_loss,
+    model_inputs,
     pooled_features,
     predict,
+    random_views,
+    save_classifier,
+    strong_views,
 )
+from clinsynth.trainers.classifiers.arms import Arm
+from clinsynth.trainers.classifiers.feature_space import features_of
+from clinsynth.trainers.classifiers.images import Pictures
+from clinsynth.trainers.classifiers.trainings import ArmSettings
+from clinsynth.trainers.train_image_classifier import ImageClassifierArguments, main
 from tests.arm_studies import NAMES, TRAINER, brightness_data
 
 
@@ -48,16 +48,9 @@ def small_model(seed: int = 0, channels: int = 1):
     return build_small_resnet(3, channels, input_size=24, seed=seed)
 
 
-def fit(model, train, validation=None, **changes):
-    settings = {
-        "epochs": 2,
-        "batch_size": 16,
-        "learning_rate": 3e-3,
-        "class_weights": True,
-        "augment": True,
-        "seed": 0,
-    }
-    return fit_classifier(model, train, validation, **{**settings, **changes})
+def fit(model, train, validation=None, views: str = "light", **changes) -> FitResult:
+    settings = FitSettings(**{"epochs": 2, "batch_size": 16, "learning_rate": 3e-3, "seed": 0, **changes})
+    return fit_image_classifier(model, train, validation, settings, class_weights=True, views=views)
 
 
 def test_training_learns_and_keeps_the_best_epoch():
@@ -74,7 +67,7 @@ def test_best_weights_are_restored():
     """With a validation split that a diverging run fits best at first, the last weights are not those kept."""
     train, validation = brightness_data(60, 0), brightness_data(30, 1)
     model = small_model()
-    result = fit(model, train, validation, epochs=4, learning_rate=0.3, augment=False)
+    result = fit(model, train, validation, epochs=4, learning_rate=0.3, views="none")
     from sklearn.metrics import f1_score
 
     predicted = predict(model, validation.images).argmax(1)
@@ -166,7 +159,7 @@ def test_mixup_of_equal_labels_is_cross_entropy():
 
 def test_strong_training_learns():
     model, validation = small_model(), brightness_data(30, 1)
-    result = fit(model, brightness_data(60, 0), validation, epochs=15, strong=True)
+    result = fit(model, brightness_data(60, 0), validation, epochs=15, views="strong")
     assert result.best_macro_f1 > 0.7
 
 
@@ -176,7 +169,7 @@ def test_probabilities_and_features_do_not_depend_on_the_batch():
     assert predict(model, images).dtype == np.float32
     assert np.allclose(predict(model, images).sum(1), 1, atol=1e-5)
     assert pooled_features(model, images, batch_size=4).shape == (7, model.config.hidden_sizes[-1])
-    with pytest.raises(ValueError, match="no pictures"):
+    with pytest.raises(ValueError, match="no images"):
         predict(model, images[:0])
 
 
@@ -197,12 +190,12 @@ def test_a_pretrained_classifier_gets_a_new_head_and_its_own_inputs(tmp_path: Pa
     MobileNetV2ForImageClassification(config).save_pretrained(tmp_path)
     means = {"image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.3, 0.4]}
     ViTImageProcessorPil(size={"height": 32, "width": 32}, **means).save_pretrained(tmp_path)
-    model = load_pretrained_classifier(str(tmp_path), NAMES, seed=3)
+    model = load_image_classifier_to_train(str(tmp_path), NAMES, seed=3)
     pixels = model_inputs(model, np.full((1, 1, 12, 12), 255, np.uint8))
     assert pixels.shape == (1, 3, 32, 32)
     assert torch.allclose(pixels[0, :, 0, 0], torch.tensor([3.0, 5 / 3, 1.0]))
     assert predict(model, brightness_data(2, 0).images).shape == (2, 3)
-    other = load_pretrained_classifier(str(tmp_path), NAMES, seed=3)
+    other = load_image_classifier_to_train(str(tmp_path), NAMES, seed=3)
     assert torch.equal(model.classifier.weight, other.classifier.weight)
 
 
@@ -211,7 +204,7 @@ def test_an_architecture_is_trained_from_scratch(tmp_path: Path):
     config = MobileNetV2Config(image_size=32, depth_multiplier=0.35, num_labels=5)
     pretrained = MobileNetV2ForImageClassification(config)
     pretrained.save_pretrained(tmp_path)
-    models = [load_pretrained_classifier(str(tmp_path), NAMES, seed, from_scratch=True) for seed in (3, 3, 4)]
+    models = [load_image_classifier_to_train(str(tmp_path), NAMES, seed, from_scratch=True) for seed in (3, 3, 4)]
     stems = [model.base_model.conv_stem.first_conv.convolution.weight for model in models]
     assert torch.equal(stems[0], stems[1]) and not torch.equal(stems[0], stems[2])
     assert not torch.equal(stems[0], pretrained.base_model.conv_stem.first_conv.convolution.weight)
@@ -256,14 +249,23 @@ def test_a_real_pretrained_classifier_is_loaded(shared_data: Path):
     folder = shared_data.parent / "models" / "mobilenet_v2_imagenet"
     if not folder.is_dir():
         pytest.skip("needs the weights in ../shared/models, which are not here")
-    model = load_pretrained_classifier(str(folder), NAMES, seed=0)
+    model = load_image_classifier_to_train(str(folder), NAMES, seed=0)
     assert last_layer(model).weight.shape == (3, 1280) and model.config.input_size == 224
     assert features_of(Pictures(), model, brightness_data(2, 0, channels=3)).values.shape == (2, 1280)
 
 
 def test_a_model_that_is_not_there_is_named(tmp_path: Path):
     with pytest.raises(ValueError, match=r"--model .*nowhere cannot be loaded"):
-        load_pretrained_classifier(str(tmp_path / "nowhere"), NAMES, seed=0)
+        load_image_classifier_to_train(str(tmp_path / "nowhere"), NAMES, seed=0)
+
+
+def test_a_network_without_a_trained_last_layer_is_only_good_to_train(tmp_path: Path):
+    config = MobileNetV2Config(image_size=32, depth_multiplier=0.35)
+    MobileNetV2Model(config).save_pretrained(tmp_path)
+    ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(tmp_path)
+    assert load_image_classifier_to_train(str(tmp_path), NAMES, seed=0).num_labels == 3
+    with pytest.raises(ValueError, match=r"--class_model .* has no trained classifier on its network; train it first"):
+        load_image_classifier("--class_model", str(tmp_path))
 
 
 def test_the_command_trains_and_resumes(tmp_path: Path, capsys):

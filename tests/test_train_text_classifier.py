@@ -25,16 +25,17 @@ from clinsynth import cli
 from clinsynth.arguments import parse
 from clinsynth.data.arguments import TextDataArguments
 from clinsynth.data.texts import TextArrays, as_objects, load_text_arrays, to_text_arrays
+from clinsynth.models.classifiers import FitSettings, last_layer
 from clinsynth.models.text_classifiers import (
     Tokens,
     batch_logits,
     build_small_bert,
-    load_text_classifier,
+    load_text_classifier_to_train,
     small_tokenizer,
     text_outputs,
 )
 from clinsynth.trainers.classifiers.arms import TEXT_ARMS, Arm, load_synthetic, resolve_arms, weighted
-from clinsynth.trainers.classifiers.feature_space import features_of, last_layer, repeat_samples
+from clinsynth.trainers.classifiers.feature_space import features_of, repeat_samples
 from clinsynth.trainers.classifiers.scores import minority_classes
 from clinsynth.trainers.classifiers.study import describe, run_study
 from clinsynth.trainers.classifiers.texts import Texts, prepare_texts
@@ -157,8 +158,8 @@ def test_models_are_loaded_with_a_new_head_and_saved_whole(kind: str, real, enco
     assert torch.equal(last_layer(model).weight, last_layer(same).weight) and model.num_labels == 2
     words = [m.get_input_embeddings().weight for m in (model, scratch)]
     assert not torch.equal(words[0], words[1])
-    common = {"epochs": 1, "batch_size": 16, "learning_rate": 1e-3, "seed": 0, "class_weights": True}
-    result = medium.fit(model, real["train"], real["validation"], Arm("real"), "real", common)
+    fit = FitSettings(epochs=1, batch_size=16, learning_rate=1e-3, seed=0)
+    result = medium.fit(model, real["train"], real["validation"], fit, views="none", class_weights=True)
     assert result.steps == 3 and not torch.equal(last_layer(model).weight, last_layer(same).weight)
     medium.save(model, LABELS, tmp_path / "saved")
     ours = medium.predict(model, real["test"])
@@ -211,7 +212,7 @@ def test_every_arm_runs_with_equally_many_steps_and_leaves_models(real, medium: 
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.*")}
     assert study() == results and {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.*")} == before
     folder = tmp_path / results["best_model"]["real_features"]
-    again = load_text_classifier(str(folder), LABELS, medium.tokens, seed=0)
+    again = load_text_classifier_to_train(str(folder), LABELS, medium.tokens, seed=0)
     assert again.config.id2label == dict(enumerate(LABELS))
     assert medium.predict(again, real["test"]) == pytest.approx(
         kept_probabilities(folder.parent / "test.safetensors"),

@@ -10,26 +10,11 @@ after a change of flags or data only the trainings that it concerns are repeated
 trainers/classifiers/arms.py.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from clinsynth.arguments import run
 from clinsynth.data.arguments import ImageDataArguments
-from clinsynth.models.classifier_fitting import FitResult, macro_f1
 from clinsynth.trainers.classifiers.arms import parse_arms, parse_rates, resolve_arms
-
-# Annotations that need these imports are strings: with `from __future__ import annotations` the parser of the command
-# line would look up the types of the arguments by running this block, and `--help` would take seconds.
-if TYPE_CHECKING:
-    import torch
-    from transformers import PreTrainedModel, ResNetForImageClassification
-
-    from clinsynth.data.images import ImageArrays
-
-CPU_PIXELS = 4 * 224**2  # of a batch: clinsynth/models/image_encoders.py says why so few
 
 
 @dataclass
@@ -94,136 +79,6 @@ class ImageClassifierArguments(ImageDataArguments):
         self.learning_rates = parse_rates(self.learning_rates)
         self.arms = parse_arms(self.arms, bool(self.synthetic), "real_strong")
         resolve_arms(self.arms, self.control, [self.synthetic] if self.synthetic else [])  # refuses what it must
-
-
-def build_small_resnet(
-    num_labels: int, channels: int, *, input_size: int = 64, seed: int = 0
-) -> "ResNetForImageClassification":
-    """A ResNet of basic layers (He et al. 2016), 80,000 parameters, its random weights depending on `seed` alone.
-
-    It takes floats (n, channels, s, s) in [-1, 1]. Its stem divides the side by four, which leaves little of small
-    pictures: `fit_classifier` and `predict` enlarge them to `input_size`, which is kept in its configuration."""
-    import torch
-    from transformers import ResNetConfig, ResNetForImageClassification
-
-    config = ResNetConfig(
-        num_channels=channels, embedding_size=16, hidden_sizes=[16, 32, 64], depths=[1, 1, 1], layer_type="basic"
-    )
-    config.update({"num_labels": num_labels, "input_size": input_size})
-    config.update({"image_mean": [0.5] * channels, "image_std": [0.5] * channels})
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return ResNetForImageClassification(config)
-
-
-def fit_classifier(
-    model: "PreTrainedModel",
-    train: "ImageArrays",
-    validation: "ImageArrays | None",
-    *,
-    epochs: int,
-    batch_size: int,
-    learning_rate: float,
-    class_weights: bool,
-    augment: bool,
-    seed: int,
-    progress: str | None = None,
-    flips: bool = False,
-    steps_per_epoch: int | None = None,
-    on_epoch: Callable[[dict[str, float]], None] | None = None,
-    strong: bool = False,
-) -> FitResult:
-    """Train `model` in place with AdamW, 10 % warm-up and cosine decay; it ends with the weights of the epoch whose
-    macro-F1 on `validation` is best (the last epoch's without one).
-
-    An epoch is `steps_per_epoch` batches (None: one pass over `train`). The result depends on `seed` and not on the
-    global random generators, which are left as they were. `progress` names the bar; None shows none. `strong` takes
-    strong augmentation and mixup in place of `augment`.
-
-    Raises:
-        ValueError: a loss that is not finite (names the step), or a class without a train picture to weight.
-    """
-    from clinsynth.models.classifier_fitting import balancing_weights, fit
-
-    weight = balancing_weights(train).to(model.device) if class_weights else None
-    return fit(
-        model,
-        lambda rows: batch_loss(model, train, rows, weight, augment, flips, strong),
-        None if validation is None else lambda: validation_macro_f1(model, validation),
-        rows=len(train.labels),
-        epochs=epochs,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        seed=seed,
-        steps_per_epoch=steps_per_epoch,
-        progress=progress,
-        on_epoch=on_epoch,
-    )
-
-
-def batch_loss(
-    model: "PreTrainedModel",
-    data: "ImageArrays",
-    rows: np.ndarray,
-    weight: "torch.Tensor | None",
-    augment: bool,
-    flips: bool,
-    strong: bool = False,
-) -> "torch.Tensor":
-    """Cross-entropy of the pictures at `rows`, classes weighted by `weight` (classes,), on random views of them;
-    `strong`: on strong ones, mixed up."""
-    import torch
-    import torch.nn.functional as F
-
-    from clinsynth.models.classifier_fitting import mixup_loss, random_views, strong_views
-    from clinsynth.models.image_classifiers import model_inputs
-
-    pixels = model_inputs(model, data.images[rows])
-    labels = torch.as_tensor(data.labels[rows], device=model.device)
-    if strong:
-        return mixup_loss(model, strong_views(pixels, flips), labels, weight)
-    if augment:
-        pixels = random_views(pixels, flips)
-    return F.cross_entropy(model(pixels).logits, labels, weight=weight)
-
-
-def validation_macro_f1(model: "PreTrainedModel", validation: "ImageArrays") -> float:
-    """Mean of the classes' F1 on `validation`; a class neither there nor predicted counts 0."""
-    return macro_f1(validation.labels, predict(model, validation.images).argmax(1), len(validation.label_names))
-
-
-def predict(model: "PreTrainedModel", images: np.ndarray, batch_size: int = 256) -> np.ndarray:
-    """Class probabilities, float32 (n, classes), of uint8 pictures (n, channels, r, r)."""
-    return in_batches(model, images, batch_size, lambda pixels: model(pixels).logits.softmax(-1))
-
-
-def pooled_features(model: "PreTrainedModel", images: np.ndarray, batch_size: int = 256) -> np.ndarray:
-    """The features that the last layer sees, float32 (n, d), of uint8 pictures (n, channels, r, r); for classifiers
-    whose body pools, such as ResNet (the small one: d = 64) and MobileNet."""
-    return in_batches(model, images, batch_size, lambda pixels: model.base_model(pixels).pooler_output.flatten(1))
-
-
-def in_batches(
-    model: "PreTrainedModel", images: np.ndarray, batch_size: int, compute: Callable[[Any], Any]
-) -> np.ndarray:
-    """`compute` of the model's inputs, float32 (n, …), in evaluation mode and without gradients.
-
-    A CPU takes fewer at once where they are large: MobileNetV2 at 224 px needs 41 ms a picture by fours, 105 by 64."""
-    import torch
-
-    from clinsynth.models.image_classifiers import model_inputs
-
-    if len(images) == 0:
-        raise ValueError("there are no pictures to classify; give at least one")
-    if model.device.type == "cpu":
-        batch_size = min(batch_size, max(1, CPU_PIXELS // model.config.input_size**2))
-    model.eval()
-    with torch.inference_mode():
-        parts = [
-            compute(model_inputs(model, images[start : start + batch_size])).float().cpu().numpy()
-            for start in range(0, len(images), batch_size)
-        ]
-    return np.concatenate(parts)
 
 
 def main(args: ImageClassifierArguments) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from clinsynth.judges.protocol import CLASS_ITEM, Answer, Judge, Question
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import BaseImageProcessor, PreTrainedModel, PreTrainedTokenizerBase
 
     from clinsynth.pipelines.checklist_judge import ChecklistJudgePipeline
 
@@ -98,12 +98,18 @@ def load_judge(
         if endpoint:
             return open_judge(endpoint, str(model), items, concurrency, timeout_s)
         return load_vlm(str(model), items, trust_remote_code)
-    network, processors = (load_clip if kind == "clip" else load_classifier)(str(model))
-    return PipelineJudge(ChecklistJudgePipeline(network, items, **processors), str(model))
+    if kind == "clip":
+        network, processor, tokenizer = load_clip(str(model))
+        seeing = ChecklistJudgePipeline(network, items, image_processor=processor, tokenizer=tokenizer)
+        return PipelineJudge(seeing, str(model))
+    from clinsynth.models.image_classifiers import load_image_classifier
+
+    network, processor = load_image_classifier("the judge's classifier", str(model))
+    return PipelineJudge(ChecklistJudgePipeline(network, items, image_processor=processor), str(model))
 
 
-def load_clip(model: str) -> tuple[PreTrainedModel, dict[str, Any]]:
-    """An image-text model, and its image processor and tokenizer by their names."""
+def load_clip(model: str) -> tuple[PreTrainedModel, BaseImageProcessor, PreTrainedTokenizerBase]:
+    """An image-text model, its image processor and its tokenizer."""
     from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
     try:
@@ -119,18 +125,4 @@ def load_clip(model: str) -> tuple[PreTrainedModel, dict[str, Any]]:
             f"the judge's model {model} is a {type(network).__name__}, which does not compare images with texts; "
             "give one such as CLIP or SigLIP"
         )
-    return network, {"image_processor": processor, "tokenizer": tokenizer}
-
-
-def load_classifier(model: str) -> tuple[PreTrainedModel, dict[str, Any]]:
-    """An image classifier, and its image processor by its name."""
-    from transformers import AutoImageProcessor, AutoModelForImageClassification
-
-    try:
-        network: Any = AutoModelForImageClassification.from_pretrained(model)
-        return network, {"image_processor": AutoImageProcessor.from_pretrained(model)}
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"the judge's classifier {model} cannot be loaded ({error}); give the folder or Hub id of an image "
-            "classifier with its preprocessor_config.json"
-        ) from error
+    return network, processor, tokenizer

@@ -1,53 +1,95 @@
-"""What goes into an image classifier and comes out: loaded and saved models, inputs, batches, class weights."""
+"""What goes into an image classifier and comes out: loaded and saved models, their inputs, batches and training."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_model
 from transformers import (
-    AutoConfig,
     AutoImageProcessor,
     AutoModelForImageClassification,
+    BaseImageProcessor,
     PreTrainedModel,
+    ResNetConfig,
+    ResNetForImageClassification,
 )
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
-from clinsynth.data.labels import first_of
+from clinsynth.models.classifiers import (
+    FitResult,
+    FitSettings,
+    explained_where_unloadable,
+    fit_classifier,
+    load_to_train,
+    load_trained,
+    save_network,
+)
+
+if TYPE_CHECKING:
+    from clinsynth.data.images import ImageArrays
 
 BILINEAR = 2  # PIL's number for it
+BATCH_SIZE = 256
+CPU_PIXELS = 4 * 224**2  # of a batch: clinsynth/models/image_encoders.py says why so few
+VIEWS = ("none", "light", "strong")
+"""How images are varied in training."""
+WANTED = "the folder or Hub id of an image classifier with its"
 
 
-def load_pretrained_classifier(
-    name_or_path: str, label_names: list[str], seed: int, from_scratch: bool = False, side: int = 64
+def build_small_resnet(
+    num_labels: int, channels: int, *, input_size: int = 64, seed: int = 0
+) -> ResNetForImageClassification:
+    """A ResNet of basic layers (He et al. 2016), 80,000 parameters, its random weights depending on `seed` alone.
+
+    It takes floats (n, channels, s, s) in [-1, 1]. Its stem divides the side by four, which leaves little of small
+    images: `model_inputs` enlarges them to `input_size`, which is kept in its configuration."""
+    config = ResNetConfig(
+        num_channels=channels, embedding_size=16, hidden_sizes=[16, 32, 64], depths=[1, 1, 1], layer_type="basic"
+    )
+    config.update({"num_labels": num_labels, "input_size": input_size})
+    config.update({"image_mean": [0.5] * channels, "image_std": [0.5] * channels})
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return ResNetForImageClassification(config)
+
+
+def load_image_classifier(
+    flag: str, source: str, device: str | torch.device = "cpu"
+) -> tuple[PreTrainedModel, BaseImageProcessor]:
+    """A trained classifier that `predict` takes, float32, on `device`, and its image processor.
+
+    Args:
+        flag: what errors call the folder or Hub id `source`.
+
+    Raises:
+        ValueError: it cannot be loaded, or has no trained last layer.
+    """
+    hint = f"give {WANTED} preprocessor_config.json (best-real of `clinsynth train image-classifier`)"
+    with explained_where_unloadable(flag, source, hint):
+        processor = AutoImageProcessor.from_pretrained(source)
+    model = load_trained(AutoModelForImageClassification, flag, source, hint, device)
+    return with_inputs_of(model, processor), processor
+
+
+def load_image_classifier_to_train(
+    source: str, label_names: list[str], seed: int, from_scratch: bool = False, side: int = 64
 ) -> PreTrainedModel:
-    """Any `AutoModelForImageClassification` by path or Hub id, with a new last layer (drawn from `seed`) where its own
-    has another number of classes; with `from_scratch` only its architecture, all weights drawn from `seed`.
+    """Any `AutoModelForImageClassification` by folder or Hub id, as `load_to_train` has it.
 
     The side, mean and standard deviation that its image processor asks for are noted in `model.config` for
-    `model_inputs`; a processor that crops is followed in its crop's size, without the crop. From scratch, pictures are
+    `model_inputs`; a processor that crops is followed in its crop's size, without the crop. From scratch, images are
     taken in [-1, 1] at the configuration's `image_size`, or at `side` where the architecture takes any."""
-    names = label_config(label_names)
-    try:
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            if from_scratch:
-                config = AutoConfig.from_pretrained(name_or_path, **names)
-                return with_plain_inputs(AutoModelForImageClassification.from_config(config), side)
-            processor = AutoImageProcessor.from_pretrained(name_or_path)
-            model = AutoModelForImageClassification.from_pretrained(
-                name_or_path, **names, ignore_mismatched_sizes=True
-            )
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"--model {name_or_path} cannot be loaded ({error}); give small-resnet, or the folder or Hub id of an "
-            f"image classifier with its {'config.json' if from_scratch else 'preprocessor_config.json'}"
-        ) from error
-    return with_inputs_of(model, processor)
+    hint = f"give small-resnet, or {WANTED} {'config.json' if from_scratch else 'preprocessor_config.json'}"
+    model = load_to_train(AutoModelForImageClassification, source, hint, label_names, seed, from_scratch)
+    if from_scratch:
+        return with_plain_inputs(model, side)
+    with explained_where_unloadable("--model", source, hint):
+        return with_inputs_of(model, AutoImageProcessor.from_pretrained(source))
 
 
 def with_plain_inputs(model: PreTrainedModel, side: int) -> PreTrainedModel:
@@ -96,7 +138,7 @@ def save_classifier(model: PreTrainedModel, label_names: list[str], folder: Path
 
 
 def model_inputs(model: PreTrainedModel, images: np.ndarray) -> torch.Tensor:
-    """uint8 pictures (n, channels, r, r) as float inputs with the model's own number of channels (grey is repeated),
+    """uint8 images (n, channels, r, r) as float inputs with the model's own number of channels (grey is repeated),
     side (bilinear) and normalisation, on the model's device."""
     config = model.config
     pixels = torch.tensor(np.ascontiguousarray(images)).to(model.device, torch.float32) / 255
@@ -104,7 +146,7 @@ def model_inputs(model: PreTrainedModel, images: np.ndarray) -> torch.Tensor:
         pixels = pixels.repeat(1, 3, 1, 1)
     if pixels.shape[1] != config.num_channels:
         raise ValueError(
-            f"the model takes pictures of {config.num_channels} channel(s), got {pixels.shape[1]}; "
+            f"the model takes images of {config.num_channels} channel(s), got {pixels.shape[1]}; "
             f"give --channels {config.num_channels}"
         )
     side = config.input_size
@@ -114,50 +156,111 @@ def model_inputs(model: PreTrainedModel, images: np.ndarray) -> torch.Tensor:
     return (pixels - mean) / std
 
 
-def label_config(label_names: list[str]) -> dict[str, Any]:
-    """The entries of a transformers configuration that name the classes."""
-    return {"id2label": dict(enumerate(label_names)), "label2id": {name: i for i, name in enumerate(label_names)}}
+def predict(model: PreTrainedModel, images: np.ndarray, batch_size: int = BATCH_SIZE) -> np.ndarray:
+    """Class probabilities, float32 (n, classes), of uint8 images (n, channels, r, r)."""
+    return in_batches(model, images, lambda pixels: model(pixels).logits.softmax(-1), batch_size)
 
 
-def save_network(model: PreTrainedModel, label_names: list[str], folder: Path) -> None:
-    """Write config.json, with the classes' names, and model.safetensors into `folder`."""
-    model.config.update(label_config(label_names))
-    model.config.architectures = [type(model).__name__]
-    # Not model.save_pretrained: among several processes it writes the weights of the first one only, and here every
-    # process has a model of its own.
-    model.config.save_pretrained(folder)
-    save_model(model, str(folder / "model.safetensors"), metadata={"format": "pt"})
+def pooled_features(model: PreTrainedModel, images: np.ndarray, batch_size: int = BATCH_SIZE) -> np.ndarray:
+    """The features that the last layer sees, float32 (n, d), of uint8 images (n, channels, r, r); for classifiers
+    whose body pools, such as ResNet (the small one: d = 64) and MobileNet."""
+    return in_batches(model, images, lambda pixels: model.base_model(pixels).pooler_output.flatten(1), batch_size)
 
 
-def load_class_model(flag: str, name: str) -> Any:
-    """An image classifier that `clinsynth.trainers.train_image_classifier.predict` takes.
+def in_batches(
+    model: PreTrainedModel,
+    images: np.ndarray,
+    compute: Callable[[torch.Tensor], torch.Tensor],
+    batch_size: int = BATCH_SIZE,
+) -> np.ndarray:
+    """`compute` of the model's inputs, float32 (n, …), in evaluation mode and without gradients.
 
-    Raises:
-        ValueError: it cannot be loaded.
-    """
-    import torch
-    from transformers import AutoImageProcessor, AutoModelForImageClassification
-
-    try:
-        model: Any = AutoModelForImageClassification.from_pretrained(name)
-        processor = AutoImageProcessor.from_pretrained(name, backend="pil")
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"{flag} {name} cannot be loaded ({error}); give the folder or Hub id of an image classifier with its "
-            "preprocessor_config.json (best-real of `clinsynth train image-classifier`)"
-        ) from error
-    network: Any = with_inputs_of(model, processor)
-    return network.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    A CPU takes fewer at once where they are large: MobileNetV2 at 224 px needs 41 ms an image by fours, 105 by 64."""
+    if len(images) == 0:
+        raise ValueError("there are no images to classify; give at least one")
+    if model.device.type == "cpu":
+        batch_size = min(batch_size, max(1, CPU_PIXELS // model.config.input_size**2))
+    model.eval()
+    with torch.inference_mode():
+        parts = [
+            compute(model_inputs(model, images[start : start + batch_size])).float().cpu().numpy()
+            for start in range(0, len(images), batch_size)
+        ]
+    return np.concatenate(parts)
 
 
-def class_numbers(flag: str, model: Any, names: list[str]) -> list[int]:
-    """The classifier's number of each of `names`.
+def fit_image_classifier(
+    model: PreTrainedModel,
+    train: ImageArrays,
+    validation: ImageArrays | None,
+    settings: FitSettings,
+    *,
+    class_weights: bool,
+    views: str,
+    flips: bool = False,
+) -> FitResult:
+    """Train `model` in place on random views of the images, one of VIEWS, with `strong` mixed up as well; `flips`
+    mirrors them at random, too. See `fit_classifier`."""
 
-    Raises:
-        ValueError: it does not know one of them.
-    """
-    known = {name: int(number) for number, name in model.config.id2label.items()}
-    for name in names:
-        if name not in known:
-            raise ValueError(f"{flag} has the classes {first_of(known)}, without {name!r}; give one that has it")
-    return [known[name] for name in names]
+    def loss_of(rows: np.ndarray, weight: torch.Tensor | None) -> torch.Tensor:
+        pixels = model_inputs(model, train.images[rows])
+        labels = torch.as_tensor(train.labels[rows], device=model.device)
+        if views == "strong":
+            return mixup_loss(model, strong_views(pixels, flips), labels, weight)
+        if views == "light":
+            pixels = random_views(pixels, flips)
+        return F.cross_entropy(model(pixels).logits, labels, weight=weight)
+
+    def predicted() -> np.ndarray:
+        assert validation is not None
+        return predict(model, validation.images)
+
+    return fit_classifier(model, train, validation, loss_of, predicted, settings, class_weights)
+
+
+NOISE = 0.15  # largest standard deviation; normalised pixels have about 1
+ERASED = 0.25  # side of the erased square as a share of the image's
+MIXUP_ALPHA = 0.2
+
+
+def random_views(pixels: torch.Tensor, flips: bool, strength: float = 1.0) -> torch.Tensor:
+    """Each image of (n, c, s, s) turned by up to 10 degrees, scaled and shifted by up to 6 %, its contrast and
+    brightness changed by up to 15 %, all times `strength`; with `flips` mirrored left-right and up-down with
+    probability 1/2 each."""
+    n = len(pixels)
+    angle, scale, right, down = (torch.rand(4, n) * 2 - 1) * strength
+    angle, scale = angle * math.pi / 18, 1 + 0.06 * scale
+    cos, sin = scale * angle.cos(), scale * angle.sin()
+    # Shifts are in half sides: affine_grid's coordinates run from -1 to 1.
+    affine = torch.stack([cos, -sin, 0.12 * right, sin, cos, 0.12 * down], dim=1).view(n, 2, 3)
+    if flips:
+        affine[:, :, :2] *= torch.randint(0, 2, (n, 1, 2)) * 2 - 1
+    grid = F.affine_grid(affine.to(pixels.device), list(pixels.shape), align_corners=False)
+    views = F.grid_sample(pixels, grid, padding_mode="border", align_corners=False)
+    gain, offset = (0.15 * strength * (torch.rand(2, n, 1, 1, 1) * 2 - 1)).to(pixels.device)
+    return views * (1 + gain) + offset
+
+
+def strong_views(pixels: torch.Tensor, flips: bool) -> torch.Tensor:
+    """`random_views` at twice the strength, half of them with noise, half of them with an erased square."""
+    views, n = random_views(pixels, flips, strength=2.0), len(pixels)
+    amount = NOISE * torch.rand(n, 1, 1, 1) * torch.randint(0, 2, (n, 1, 1, 1))
+    views = views + (amount * torch.randn(views.shape)).to(pixels.device)
+    side = max(1, round(ERASED * pixels.shape[-1]))
+    top, left = torch.randint(0, pixels.shape[-1] - side + 1, (2, n, 1))
+    places = torch.arange(pixels.shape[-1])
+    rows, columns = ((start <= places) & (places < start + side) for start in (top, left))
+    erased = (rows[:, :, None] & columns[:, None, :])[:, None] & (torch.rand(n, 1, 1, 1) < 0.5)
+    return views.masked_fill(erased.to(pixels.device), 0.0)  # 0 is the mean of normalised pixels
+
+
+def mixup_loss(
+    model: torch.nn.Module, pixels: torch.Tensor, labels: torch.Tensor, weight: torch.Tensor | None
+) -> torch.Tensor:
+    """Cross-entropy of images that are each blended with another one of the batch, shares ~ Beta(0.2, 0.2), against
+    both their labels in the same shares; classes weighted by `weight` (classes,)."""
+    share = torch.distributions.Beta(MIXUP_ALPHA, MIXUP_ALPHA).sample().item()
+    partner = torch.randperm(len(pixels)).to(pixels.device)
+    logits = model(share * pixels + (1 - share) * pixels[partner]).logits
+    own, other = (F.cross_entropy(logits, target, weight=weight) for target in (labels, labels[partner]))
+    return share * own + (1 - share) * other

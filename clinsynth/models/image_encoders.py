@@ -202,7 +202,7 @@ def train_default_extractor(
     progress: str | None = None,
 ) -> FeatureExtractor:
     """A small ResNet trained from scratch to tell the classes of the real train split apart; its pooled features."""
-    from clinsynth.trainers.train_image_classifier import pooled_features
+    from clinsynth.models.image_classifiers import pooled_features
 
     model, score = default_classifier(train, validation, output_dir, seed, epochs, progress)
     note = f"{epochs} epochs, validation macro-F1 {score:.3f}"
@@ -229,7 +229,7 @@ def default_classifier(
     """
     from safetensors.torch import load_model
 
-    from clinsynth.trainers.train_image_classifier import build_small_resnet
+    from clinsynth.models.image_classifiers import build_small_resnet
 
     key = hash_arrays(train.images, train.labels, validation.images, validation.labels, f"{seed} {epochs}")
     kept = output_dir / key[:16]
@@ -250,20 +250,13 @@ def _train(
     """Train and save the default extractor; returns its macro-F1 on validation."""
     from safetensors.torch import save_model
 
-    from clinsynth.trainers.train_image_classifier import build_small_resnet, fit_classifier
+    from clinsynth.models.classifiers import FitSettings
+    from clinsynth.models.image_classifiers import build_small_resnet, fit_image_classifier
 
     model: Any = build_small_resnet(len(train.label_names), train.images.shape[1], seed=seed)
-    result = fit_classifier(
-        model.to(best_device()),
-        train,
-        validation,
-        epochs=epochs,
-        batch_size=64,
-        learning_rate=1e-3,
-        class_weights=True,
-        augment=True,
-        seed=seed,
-        progress=progress,
+    settings = FitSettings(epochs, batch_size=64, learning_rate=1e-3, seed=seed, progress=progress)
+    result = fit_image_classifier(
+        model.to(best_device()), train, validation, settings, class_weights=True, views="light"
     )
     model.config.save_pretrained(folder)
     save_model(model, str(folder / "model.safetensors"), metadata={"format": "pt"})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -22,15 +22,24 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from clinsynth.data.texts import TextArrays
-from clinsynth.models.classifier_fitting import FitResult, balancing_weights, fit, macro_f1
-from clinsynth.models.image_classifiers import label_config, save_network
+from clinsynth.models.classifiers import (
+    FitResult,
+    FitSettings,
+    Read,
+    explained_where_unloadable,
+    fit_classifier,
+    load_to_train,
+    load_trained,
+    save_network,
+)
 
 if TYPE_CHECKING:
-    from clinsynth.trainers.classifiers.feature_space import Read
+    from clinsynth.data.texts import TextArrays
 
+MOST_TOKENS = 512
 READ_AT_ONCE = 32
 TRAINED_AT_ONCE = 4  # on a CPU, where texts of like length together spare more padding than small batches cost
+WANTED = "the folder or Hub id of a transformers model that classifies texts, with its tokenizer"
 
 
 def build_small_bert(tokens: Tokens, num_labels: int, seed: int) -> BertForSequenceClassification:
@@ -50,35 +59,28 @@ def build_small_bert(tokens: Tokens, num_labels: int, seed: int) -> BertForSeque
         return BertForSequenceClassification(config)
 
 
-def load_text_classifier(
-    source: str, label_names: list[str], tokens: Tokens, seed: int, from_scratch: bool = False
-) -> PreTrainedModel:
-    """Any `AutoModelForSequenceClassification` by folder or Hub id, with a new last layer (drawn from `seed`) where
-    its own has another number of classes or there is none; with `from_scratch` only its architecture, all weights
-    drawn from `seed`.
+def load_text_classifier(flag: str, source: str, device: str | torch.device = "cpu") -> tuple[PreTrainedModel, Tokens]:
+    """A trained classifier, float32, on `device`, and its tokenizer, which cuts texts at what it can read or at 512.
+
+    Args:
+        flag: what errors call the folder or Hub id `source`.
 
     Raises:
-        ValueError: it is not there, or lacks weights of its body.
+        ValueError: it cannot be loaded, or has no trained last layer.
     """
-    names = label_config(label_names)
-    try:
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            if from_scratch:
-                model = AutoModelForSequenceClassification.from_config(AutoConfig.from_pretrained(source, **names))
-                loading: dict[str, Any] = {"missing_keys": []}
-            else:
-                model, loading = AutoModelForSequenceClassification.from_pretrained(
-                    source, **names, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True
-                )
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"--model {source} cannot be loaded ({error}); give small-bert, or the folder or Hub id of a "
-            "transformers model that classifies texts"
-        ) from error
-    body = f"{model.base_model_prefix}."
-    if [key for key in loading["missing_keys"] if key.startswith(body) and "pooler" not in key]:
-        raise ValueError(f"--model {source} lacks weights of its network; give a complete checkpoint")
+    hint = "give a folder that `clinsynth train text-classifier` saved, or another with all its files"
+    tokenizer, most = load_tokenizer(flag, source, hint)
+    model = load_trained(AutoModelForSequenceClassification, flag, source, hint, device)
+    model.config.pad_token_id = tokenizer.pad_token_id
+    return model, Tokens(tokenizer, min(most, MOST_TOKENS))
+
+
+def load_text_classifier_to_train(
+    source: str, label_names: list[str], tokens: Tokens, seed: int, from_scratch: bool = False
+) -> PreTrainedModel:
+    """Any `AutoModelForSequenceClassification` by folder or Hub id, as `load_to_train` has it."""
+    kind = AutoModelForSequenceClassification
+    model = load_to_train(kind, source, f"give small-bert, or {WANTED}", label_names, seed, from_scratch)
     model.config.pad_token_id = tokens.tokenizer.pad_token_id
     return model
 
@@ -122,27 +124,20 @@ def fit_text_classifier(
     tokens: Tokens,
     train: TextArrays,
     validation: TextArrays,
+    settings: FitSettings,
     *,
     class_weights: bool,
-    **common: Any,
 ) -> FitResult:
-    """Train `model` in place on cross-entropy; it ends with the weights of the epoch whose macro-F1 on `validation` is
-    best. `common` are the keywords of `classifier_fit.fit`.
-
-    Raises:
-        ValueError: a loss that is not finite (names the step), or a class without a train text to weight.
-    """
-    weight = balancing_weights(train).to(model.device) if class_weights else None
+    """Train `model` in place on cross-entropy; see `fit_classifier`."""
     labels = torch.as_tensor(train.labels, device=model.device)
 
-    def loss_of(rows: np.ndarray) -> torch.Tensor:
+    def loss_of(rows: np.ndarray, weight: torch.Tensor | None) -> torch.Tensor:
         return F.cross_entropy(batch_logits(model, tokens, train.texts[rows]), labels[rows], weight=weight)
 
-    def score() -> float:
-        predicted = text_outputs(model, tokens, validation.texts, lambda logits: logits).argmax(1)
-        return macro_f1(validation.labels, predicted, len(validation.label_names))
+    def predicted() -> np.ndarray:
+        return text_outputs(model, tokens, validation.texts, lambda logits: logits)
 
-    return fit(model, loss_of, score, rows=len(train.labels), **common)
+    return fit_classifier(model, train, validation, loss_of, predicted, settings, class_weights)
 
 
 SPECIAL = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
@@ -209,28 +204,28 @@ def small_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **SPECIAL)
 
 
-def load_tokenizer(source: str, max_length: int) -> PreTrainedTokenizerBase:
-    """The tokenizer of a transformers model.
+def load_tokens(source: str, max_length: int) -> Tokens:
+    """The tokenizer of a transformers model that is to be trained on texts of at most `max_length` tokens.
 
     Raises:
-        ValueError: it is not there, cannot pad, or the model takes fewer than `max_length` tokens.
+        ValueError: it is not there, cannot pad, or the model takes fewer tokens.
     """
-    try:
+    tokenizer, most = load_tokenizer("--model", source, f"give small-bert, or {WANTED}")
+    if max_length > most:
+        raise ValueError(f"--max_length {max_length} is more than --model {source} takes; give at most {most}")
+    return Tokens(tokenizer, max_length)
+
+
+def load_tokenizer(flag: str, source: str, hint: str) -> tuple[PreTrainedTokenizerBase, int]:
+    """The tokenizer of a transformers model, and how many tokens the model takes."""
+    with explained_where_unloadable(flag, source, hint):
         tokenizer = AutoTokenizer.from_pretrained(source)
         config = AutoConfig.from_pretrained(source)
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"--model {source} cannot be loaded ({error}); give small-bert, or the folder or Hub id of a "
-            "transformers model with its tokenizer"
-        ) from error
     positions = getattr(config, "max_position_embeddings", None) or tokenizer.model_max_length
     if "roberta" in config.model_type:  # which counts its positions from the padding token's number on
         positions -= config.pad_token_id + 1
-    most = min(tokenizer.model_max_length, positions)
-    if max_length > most:
-        raise ValueError(f"--max_length {max_length} is more than --model {source} takes; give at most {most}")
     if tokenizer.pad_token is None:
         if tokenizer.eos_token is None:
-            raise ValueError(f"--model {source}: its tokenizer has no padding token; give a model that has one")
+            raise ValueError(f"{flag} {source}: its tokenizer has no padding token; give a model that has one")
         tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
+    return tokenizer, min(tokenizer.model_max_length, positions)

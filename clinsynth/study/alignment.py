@@ -225,8 +225,8 @@ def gather_alignment(
     generation: dict[str, Any] | None,
 ) -> dict[str, Any] | None:
     """The alignment part of the evidence; None without a judge."""
+    from clinsynth.models.image_classifiers import predict
     from clinsynth.models.weights import hash_weights
-    from clinsynth.trainers.train_image_classifier import predict
 
     if judge is None:
         return None
@@ -259,11 +259,13 @@ def load_margin_model(
     args: EvaluateImagesArguments, sets: dict[str, ImageArrays], cache: Path
 ) -> tuple[Any, str, list[int]]:
     """The classifier of the class margin, its name, and its number of each class."""
-    from clinsynth.models.image_classifiers import class_numbers, load_class_model
+    from clinsynth.models.classifiers import class_numbers
+    from clinsynth.models.image_classifiers import load_image_classifier
+    from clinsynth.models.weights import best_device
 
     names = sets["train"].label_names
     if args.class_model:
-        model = load_class_model("--class_model", args.class_model)
+        model, _ = load_image_classifier("--class_model", args.class_model, best_device())
         return model, args.class_model, class_numbers("--class_model", model, names)
     progress = "training the classifier of the class margin"
     model, _ = default_classifier(sets["train"], sets["validation"], cache / "extractor", args.seed, progress=progress)

@@ -117,14 +117,16 @@ class ClassCheck:
         Raises:
             ValueError: it cannot be loaded, or lacks a class of the generator.
         """
-        from clinsynth.models.image_classifiers import class_numbers, load_class_model
+        from clinsynth.models.classifiers import class_numbers
+        from clinsynth.models.image_classifiers import load_image_classifier
+        from clinsynth.models.weights import best_device
 
-        model = load_class_model("--keep_if_class", name)
+        model, _ = load_image_classifier("--keep_if_class", name, best_device())
         return cls(model, class_numbers("--keep_if_class", model, list(id2label.values())), name)
 
     def __call__(self, images: np.ndarray, labels: list[int], seeds: list[int]) -> list[str | None]:
         """Reasons of pictures."""
-        from clinsynth.trainers.train_image_classifier import predict
+        from clinsynth.models.image_classifiers import predict
 
         seen = predict(self.model, images).argmax(1)
         return [

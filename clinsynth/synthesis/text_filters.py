@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from clinsynth.data.duplicates import NearDuplicates
-from clinsynth.data.labels import first_of
 from clinsynth.metrics.texts.words import words_of
+
+if TYPE_CHECKING:
+    import torch
 
 NO_WORD = "no word"
 NEAR_DUPLICATE, TRAIN_COPY = "near duplicate", "near copy of a train text"
@@ -116,9 +118,6 @@ def load_embed(source: str) -> Embed:
     return embed
 
 
-MOST_TOKENS = 512
-
-
 class LabelCheck:
     """A classifier's label of a text.
 
@@ -135,35 +134,17 @@ class LabelCheck:
         ValueError: there is no such classifier, or it does not know one of the names; says which it knows.
     """
 
-    def __init__(self, source: str, names: Sequence[str], device: Any = "cpu"):
-        from transformers import AutoModelForSequenceClassification, AutoTokenizer
+    def __init__(self, source: str, names: Sequence[str], device: str | torch.device = "cpu"):
+        from clinsynth.models.classifiers import class_names, class_numbers
+        from clinsynth.models.text_classifiers import load_text_classifier
 
-        try:
-            self.tokenizer = AutoTokenizer.from_pretrained(source)
-            model, loading = AutoModelForSequenceClassification.from_pretrained(source, output_loading_info=True)
-        except (OSError, ValueError) as error:
-            raise ValueError(
-                f"--verify_labels {source} cannot be loaded as a text classifier ({type(error).__name__}); give a "
-                "folder that clinsynth train text-classifier saved, or another with config.json, tokenizer and weights"
-            ) from error
-        if loading["missing_keys"]:
-            raise ValueError(f"--verify_labels {source} has no trained classifier on its network; train it first")
-        self.model: Any = model.to(device).eval()
-        self.id2label: dict[int, str] = model.config.id2label
-        unknown = [name for name in names if name not in self.id2label.values()]
-        if unknown:
-            raise ValueError(
-                f"--verify_labels {source} knows the labels {first_of(self.id2label.values())}, but not "
-                f"{unknown[0]!r}, which is to be generated; give a classifier trained on the same labels"
-            )
-        room = getattr(model.config, "max_position_embeddings", MOST_TOKENS)
-        self.most_tokens = min(self.tokenizer.model_max_length, room, MOST_TOKENS)
+        self.model, self.tokens = load_text_classifier("--verify_labels", source, device)
+        class_numbers("--verify_labels", self.model, names)
+        self.names = class_names(self.model)
 
     def __call__(self, text: str) -> str:
         """The likeliest label of `text`, which is cut at what the classifier can read."""
-        import torch
+        from clinsynth.models.text_classifiers import text_outputs
 
-        inputs = self.tokenizer(text, truncation=True, max_length=self.most_tokens, return_tensors="pt")
-        with torch.no_grad():
-            scores = self.model(**inputs.to(self.model.device)).logits[0]
-        return self.id2label[int(scores.argmax())]
+        (logits,) = text_outputs(self.model, self.tokens, [text], lambda found: found)
+        return self.names[int(logits.argmax())]

@@ -26,7 +26,7 @@ from __future__ import annotations
 import hashlib
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, Self, TypeVar
@@ -36,14 +36,12 @@ import numpy as np
 from clinsynth.data.sources import load_folder
 
 if TYPE_CHECKING:
-    import torch
     from datasets import Dataset
     from transformers import PreTrainedModel
 
-    from clinsynth.models.classifier_fitting import FitResult
+    from clinsynth.models.classifiers import FitResult, FitSettings, Read
     from clinsynth.trainers.classifiers.trainings import ArmSettings
 
-    Read = Callable[[torch.Tensor], torch.Tensor]
 
 PICTURE_CONTROLS = ("real", "real_strong")
 TEXT_CONTROLS = ("real", "real_weighted")
@@ -220,6 +218,7 @@ class Medium(ABC, Generic[S]):
     arms: ClassVar[tuple[str, ...]]
     small: ClassVar[str]
     minority_recall: ClassVar[bool]
+    augment: bool
 
     @abstractmethod
     def identity(self, arm: Arm, control: str) -> dict[str, Any]:
@@ -239,9 +238,16 @@ class Medium(ABC, Generic[S]):
 
     @abstractmethod
     def fit(
-        self, model: PreTrainedModel, train: S, validation: S, arm: Arm, control: str, common: dict[str, Any]
+        self,
+        model: PreTrainedModel,
+        train: S,
+        validation: S,
+        settings: FitSettings,
+        *,
+        views: str,
+        class_weights: bool,
     ) -> FitResult:
-        """Train the whole of `model` in place; `common` holds the keywords that all fits share."""
+        """Train the whole of `model` in place; `views` is how the samples are varied, as `augmentation` says."""
 
     @abstractmethod
     def outputs(self, model: PreTrainedModel, data: S, read: Read) -> np.ndarray:

@@ -17,14 +17,13 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from clinsynth.data.images import ImageArrays
-from clinsynth.models.classifier_fitting import FitResult, balancing_weights, fit, macro_f1
+from clinsynth.models.classifiers import FitResult, FitSettings, Read, fit_classifier, last_layer
 from clinsynth.seeds import derive_seed
 from clinsynth.trainers.classifiers.arms import ArmRefusedError, Medium, S, Samples, shortage
 
 if TYPE_CHECKING:
     from imblearn.over_sampling.base import BaseOverSampler
 
-Read = Callable[[torch.Tensor], torch.Tensor]
 
 BATCH = 64  # samples between two steps of the progress bar
 
@@ -47,20 +46,6 @@ class Features:
         """These rows and after them those of `more`."""
         values, labels = np.concatenate([self.values, more.values]), np.concatenate([self.labels, more.labels])
         return Features(values, labels, self.label_names)
-
-
-def last_layer(model: PreTrainedModel) -> torch.nn.Linear:
-    """The linear layer that gives the classes' logits.
-
-    Raises:
-        ValueError: the model has none.
-    """
-    layers = [m for m in model.modules() if isinstance(m, torch.nn.Linear) and m.out_features == model.num_labels]
-    if not layers:
-        raise ValueError(
-            f"--model {type(model).__name__} ends in no linear layer; leave the arms in feature space out of --arms"
-        )
-    return layers[-1]
 
 
 def features_of(medium: Medium[Any], model: PreTrainedModel, data: Samples, progress: str | None = None) -> Features:
@@ -93,18 +78,7 @@ def seen_by_last_layer(model: PreTrainedModel, outputs: Callable[[Read], np.ndar
 
 
 def fit_head(
-    model: PreTrainedModel,
-    train: Features,
-    validation: Features,
-    *,
-    epochs: int,
-    batch_size: int,
-    learning_rate: float,
-    class_weights: bool,
-    seed: int,
-    steps_per_epoch: int,
-    progress: str | None,
-    on_epoch: Callable[[dict[str, float]], None],
+    model: PreTrainedModel, train: Features, validation: Features, settings: FitSettings, class_weights: bool
 ) -> FitResult:
     """Train `model`'s last layer anew on features of the train samples, real ones and those made of them, and put it
     into `model`; the epoch is chosen on features of the real validation samples."""
@@ -114,30 +88,19 @@ def fit_head(
         return torch.from_numpy((rows - mean) / spread).to(model.device, torch.float32)
 
     inputs, targets = scaled(train.values), torch.as_tensor(train.labels, device=model.device)
-    held_out, classes = scaled(validation.values), len(train.label_names)
+    held_out = scaled(validation.values)
     with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        head = torch.nn.Linear(inputs.shape[1], classes).to(model.device)
-    weight = balancing_weights(train).to(model.device) if class_weights else None
+        torch.manual_seed(settings.seed)
+        head = torch.nn.Linear(inputs.shape[1], len(train.label_names)).to(model.device)
 
-    def score() -> float:
+    def loss_of(rows: np.ndarray, weight: torch.Tensor | None) -> torch.Tensor:
+        return F.cross_entropy(head(inputs[rows]), targets[rows], weight=weight)
+
+    def predicted() -> np.ndarray:
         with torch.inference_mode():
-            predicted = head(held_out).argmax(1).cpu().numpy()
-        return macro_f1(validation.labels, predicted, classes)
+            return head(held_out).cpu().numpy()
 
-    result = fit(
-        head,
-        lambda rows: F.cross_entropy(head(inputs[rows]), targets[rows], weight=weight),
-        score,
-        rows=len(targets),
-        epochs=epochs,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        seed=seed,
-        steps_per_epoch=steps_per_epoch,
-        progress=progress,
-        on_epoch=on_epoch,
-    )
+    result = fit_classifier(head, train, validation, loss_of, predicted, settings, class_weights)
     install(head, model, mean, spread)
     return result
 

@@ -11,16 +11,22 @@ import numpy as np
 from transformers import PreTrainedModel
 
 from clinsynth.data.images import ImageArrays, load_image_arrays
-from clinsynth.models.classifier_fitting import FitResult
-from clinsynth.models.image_classifiers import load_pretrained_classifier, save_classifier, with_input_size
+from clinsynth.models.classifiers import FitResult, FitSettings
+from clinsynth.models.image_classifiers import (
+    build_small_resnet,
+    fit_image_classifier,
+    in_batches,
+    load_image_classifier_to_train,
+    save_classifier,
+    with_input_size,
+)
 from clinsynth.trainers.classifiers.arms import ARMS, Arm, Medium, augmentation, load_synthetic, parse_sets
 from clinsynth.trainers.classifiers.feature_space import oversample_pictures
 from clinsynth.trainers.classifiers.study import begin, run_study, write_results
 from clinsynth.trainers.classifiers.trainings import ArmSettings
-from clinsynth.trainers.train_image_classifier import build_small_resnet, fit_classifier, in_batches
 
 if TYPE_CHECKING:
-    from clinsynth.trainers.classifiers.feature_space import Read
+    from clinsynth.models.classifiers import Read
     from clinsynth.trainers.train_image_classifier import ImageClassifierArguments
 
 
@@ -123,7 +129,6 @@ def run_and_report(args: ImageClassifierArguments) -> None:
         write_results(output_dir, results, real["train"].noun)
 
 
-BATCH = 256  # pictures read at once
 LEAST_SIDE = 16  # of an input: less is nothing to a stem that divides the side by four
 
 
@@ -160,37 +165,31 @@ class Pictures(Medium[ImageArrays]):
         if settings.model == self.small:
             model: PreTrainedModel = build_small_resnet(len(names), 3, input_size=own, seed=seed)
         else:
-            model = load_pretrained_classifier(settings.model, names, seed, settings.from_scratch, own)
+            model = load_image_classifier_to_train(settings.model, names, seed, settings.from_scratch, own)
         return model if self.input_size is None else with_input_size(model, self.input_size, settings.model)
 
     def save(self, model: PreTrainedModel, label_names: list[str], folder: Path) -> None:
         save_classifier(model, label_names, folder)
 
     def load(self, folder: Path, label_names: list[str]) -> PreTrainedModel:
-        return load_pretrained_classifier(str(folder), label_names, seed=0)
+        return load_image_classifier_to_train(str(folder), label_names, seed=0)
 
     def fit(
         self,
         model: PreTrainedModel,
         train: ImageArrays,
         validation: ImageArrays,
-        arm: Arm,
-        control: str,
-        common: dict[str, Any],
+        settings: FitSettings,
+        *,
+        views: str,
+        class_weights: bool,
     ) -> FitResult:
-        views = augmentation(arm, control, self.augment)
-        return fit_classifier(
-            model,
-            train,
-            validation,
-            augment=views == "light",
-            strong=views == "strong",
-            flips=self.flips,
-            **common,
+        return fit_image_classifier(
+            model, train, validation, settings, class_weights=class_weights, views=views, flips=self.flips
         )
 
     def outputs(self, model: PreTrainedModel, data: ImageArrays, read: Read) -> np.ndarray:
-        return in_batches(model, data.images, BATCH, lambda pixels: read(model(pixels).logits))
+        return in_batches(model, data.images, lambda pixels: read(model(pixels).logits))
 
     def oversample(
         self, train: ImageArrays, method: str, balance_to: int | None, seed: int

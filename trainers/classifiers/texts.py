@@ -11,13 +11,13 @@ import numpy as np
 from transformers import PreTrainedModel
 
 from clinsynth.data.texts import TextArrays, load_text_arrays
-from clinsynth.models.classifier_fitting import FitResult
+from clinsynth.models.classifiers import FitResult, FitSettings
 from clinsynth.models.text_classifiers import (
     Tokens,
     build_small_bert,
     fit_text_classifier,
-    load_text_classifier,
-    load_tokenizer,
+    load_text_classifier_to_train,
+    load_tokens,
     save_text_classifier,
     small_tokenizer,
     text_outputs,
@@ -29,7 +29,7 @@ from clinsynth.trainers.classifiers.trainings import ArmSettings
 from clinsynth.trainers.train_text_classifier import SMALL
 
 if TYPE_CHECKING:
-    from clinsynth.trainers.classifiers.feature_space import Read
+    from clinsynth.models.classifiers import Read
     from clinsynth.trainers.train_text_classifier import TextClassifierArguments
 
 
@@ -44,6 +44,7 @@ class Texts(Medium[TextArrays]):
 
     arms = TEXT_ARMS
     small = SMALL
+    augment = False
     minority_recall = True
 
     tokens: Tokens
@@ -55,24 +56,25 @@ class Texts(Medium[TextArrays]):
     def build(self, settings: ArmSettings, train: TextArrays, seed: int) -> PreTrainedModel:
         if settings.model == self.small:
             return build_small_bert(self.tokens, len(train.label_names), seed)
-        return load_text_classifier(self.source, train.label_names, self.tokens, seed, settings.from_scratch)
+        return load_text_classifier_to_train(self.source, train.label_names, self.tokens, seed, settings.from_scratch)
 
     def save(self, model: PreTrainedModel, label_names: list[str], folder: Path) -> None:
         save_text_classifier(model, label_names, self.tokens, folder)
 
     def load(self, folder: Path, label_names: list[str]) -> PreTrainedModel:
-        return load_text_classifier(str(folder), label_names, self.tokens, seed=0)
+        return load_text_classifier_to_train(str(folder), label_names, self.tokens, seed=0)
 
     def fit(
         self,
         model: PreTrainedModel,
         train: TextArrays,
         validation: TextArrays,
-        arm: Arm,
-        control: str,
-        common: dict[str, Any],
+        settings: FitSettings,
+        *,
+        views: str,
+        class_weights: bool,
     ) -> FitResult:
-        return fit_text_classifier(model, self.tokens, train, validation, **common)
+        return fit_text_classifier(model, self.tokens, train, validation, settings, class_weights=class_weights)
 
     def outputs(self, model: PreTrainedModel, data: TextArrays, read: Read) -> np.ndarray:
         return text_outputs(model, self.tokens, data.texts, read)
@@ -103,7 +105,7 @@ def prepare_texts(model: str, train: TextArrays, max_length: int) -> Texts:
     from clinsynth.models.text_encoders import MINILM, default_source
 
     source = default_source() if model == MINILM else model
-    return Texts(Tokens(load_tokenizer(source, max_length), max_length), source)
+    return Texts(load_tokens(source, max_length), source)
 
 
 def run_and_report(args: TextClassifierArguments) -> None:

@@ -6,7 +6,6 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -16,7 +15,7 @@ import numpy as np
 from accelerate import PartialState
 from safetensors.numpy import load_file, save, save_file
 
-from clinsynth.models.classifier_fitting import FitResult
+from clinsynth.models.classifiers import FitResult, FitSettings
 from clinsynth.run_folder import MADE_ANEW, append_metrics, atomic_write, complete_folder, explained_where_damaged
 from clinsynth.trainers.classifiers.arms import (
     REAL_FEATURES,
@@ -25,6 +24,7 @@ from clinsynth.trainers.classifiers.arms import (
     Medium,
     Samples,
     arm_rows,
+    augmentation,
     fingerprint,
     weighted,
 )
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("clinsynth")
 
-OnEpoch = Callable[[dict[str, float]], None]
 R = TypeVar("R", Samples, Features)
 
 
@@ -148,35 +147,35 @@ def fit_best(
     trainings: Trainings, arm: Arm, seed: int, rows: TrainRows, folder: Path
 ) -> tuple[FitResult, PreTrainedModel, float]:
     """Train at every learning rate, appending to `folder`'s metrics.jsonl; the best by validation, and its rate."""
-    settings = trainings.settings
     best: list[tuple[FitResult, PreTrainedModel, float]] = []  # one at most: a model is large
-    for learning_rate in settings.learning_rates:
-        label = f"{arm.name}, seed {seed}, learning rate {learning_rate:g}" if trainings.progress else None
-        common: dict[str, Any] = {
-            **budget(trainings),
-            "learning_rate": learning_rate,
-            "class_weights": weighted(arm, settings.control, settings.class_weights),
-            "seed": seed,
-            "progress": label,
-            "on_epoch": partial(append_epoch, folder, arm.name, seed),
-        }
+    for learning_rate in trainings.settings.learning_rates:
+        settings = fit_settings(trainings, arm, seed, learning_rate, folder)
         if isinstance(rows.data, Features):
             model = trainings.body(seed)  # anew, since fit_head changes its last layer
-            result = fit_head(model, rows.data, trainings.features(trainings.real["validation"], seed), **common)
+            held_out = trainings.features(trainings.real["validation"], seed)
+            result = fit_head(model, rows.data, held_out, settings, trainings.weighted(arm))
         else:
             model = trainings.new_classifier(seed)
-            result = fit_whole(trainings, arm, rows.data, model, common)
+            result = fit_whole(trainings, arm, rows.data, model, settings)
         best = [max([*best, (result, model, learning_rate)], key=lambda fit: fit[0].best_macro_f1)]
     return best[0]
 
 
-def budget(trainings: Trainings) -> dict[str, int]:
-    """Epochs, batch size and steps an epoch, the same for every arm: those of the real train samples.
+def fit_settings(trainings: Trainings, arm: Arm, seed: int, learning_rate: float, folder: Path) -> FitSettings:
+    """Epochs, batch size and steps an epoch are the same for every arm: those of the real train samples.
 
     A gain must come from the samples, not from longer training."""
     rows, settings = len(trainings.real["train"].labels), trainings.settings
     batch_size = min(settings.batch_size, rows)
-    return {"epochs": settings.epochs, "batch_size": batch_size, "steps_per_epoch": math.ceil(rows / batch_size)}
+    return FitSettings(
+        settings.epochs,
+        batch_size,
+        learning_rate,
+        seed,
+        steps_per_epoch=math.ceil(rows / batch_size),
+        progress=f"{arm.name}, seed {seed}, learning rate {learning_rate:g}" if trainings.progress else None,
+        on_epoch=partial(append_epoch, folder, arm.name, seed),
+    )
 
 
 def append_epoch(folder: Path, arm: str, seed: int, record: dict[str, float]) -> None:
@@ -184,23 +183,29 @@ def append_epoch(folder: Path, arm: str, seed: int, record: dict[str, float]) ->
 
 
 def fit_whole(
-    trainings: Trainings, arm: Arm, data: Samples, model: PreTrainedModel, common: dict[str, Any]
+    trainings: Trainings, arm: Arm, data: Samples, model: PreTrainedModel, settings: FitSettings
 ) -> FitResult:
     """Train the whole of `model` on the samples of an arm."""
-    real, epochs = trainings.real, trainings.settings.epochs
+    real, own = trainings.real, trainings.settings
+    views = augmentation(arm, own.control, trainings.medium.augment)
 
-    def fit(samples: Samples, **keywords: Any) -> FitResult:
-        control = trainings.settings.control
-        return trainings.medium.fit(model, samples, real["validation"], arm, control, common | keywords)
+    def fit(samples: Samples, settings: FitSettings) -> FitResult:
+        return trainings.medium.fit(
+            model, samples, real["validation"], settings, views=views, class_weights=trainings.weighted(arm)
+        )
 
     if arm.kind != "pretrain_finetune":
-        return fit(data)
+        return fit(data, settings)
     # As many steps as in any arm. The weights are those of an epoch of the second half, on real samples.
-    pretrained = fit(data, epochs=epochs // 2)
+    first, on_epoch = settings.epochs // 2, settings.on_epoch
+    pretrained = fit(data, replace(settings, epochs=first))
     finetuned = fit(
         real["train"],
-        epochs=epochs - epochs // 2,
-        on_epoch=lambda record: common["on_epoch"](later(record, pretrained)),
+        replace(
+            settings,
+            epochs=settings.epochs - first,
+            on_epoch=on_epoch and (lambda record: on_epoch(later(record, pretrained))),
+        ),
     )
     return replace(
         finetuned,
@@ -271,7 +276,7 @@ class Trainings:
         for name in ("control", "keep_agreeing", "features_from", "synthetic_ratio", "balance_to"):
             del values[name]
         values |= {"arm": arm.kind, **self.medium.identity(arm, s.control)}
-        values |= {"class_weights": weighted(arm, s.control, s.class_weights)}
+        values |= {"class_weights": self.weighted(arm)}
         values |= {"data": self.fingerprints["real splits"]}
         if arm.rows == "composite":
             values["synthetic_ratio"] = s.synthetic_ratio
@@ -284,6 +289,10 @@ class Trainings:
         if self.needs_control(arm):
             values["control"] = self.identity(Arm(s.control))
         return values
+
+    def weighted(self, arm: Arm) -> bool:
+        """Whether the classes' shares in the loss of an arm are made equal."""
+        return weighted(arm, self.settings.control, self.settings.class_weights)
 
     def needs_control(self, arm: Arm) -> bool:
         """Whether a training needs the control's classifier of its seed."""

@@ -71,7 +71,7 @@ def predicted_shares(
 
 def build_network(labels: np.ndarray, channels: int, seed: int) -> Any:
     """A small ResNet with one output a class."""
-    from clinsynth.trainers.train_image_classifier import build_small_resnet
+    from clinsynth.models.image_classifiers import build_small_resnet
 
     return build_small_resnet(int(labels.max()) + 1, channels, seed=seed)
 
@@ -85,7 +85,7 @@ def held_out_rows(prompts: np.ndarray) -> np.ndarray:
 
 def fit_network(network: Any, images: np.ndarray, labels: np.ndarray, shares: np.ndarray, seed: int) -> None:
     """Least squares between the output of a picture's class, through a sigmoid, and its score."""
-    from clinsynth.models.classifier_fitting import fit
+    from clinsynth.models.classifiers import FitSettings, fit
     from clinsynth.models.image_classifiers import model_inputs
 
     targets, classes = torch.from_numpy(shares).float(), torch.from_numpy(labels)
@@ -94,15 +94,15 @@ def fit_network(network: Any, images: np.ndarray, labels: np.ndarray, shares: np
         outputs = network(model_inputs(network, images[rows])).logits.sigmoid()
         return F.mse_loss(outputs.gather(1, classes[rows][:, None])[:, 0], targets[rows])
 
-    settings: dict[str, Any] = {"batch_size": BATCH_SIZE, "learning_rate": LEARNING_RATE, "seed": seed}
-    fit(network, loss, None, rows=len(labels), epochs=EPOCHS, progress="reward model", **settings)
+    settings = FitSettings(EPOCHS, BATCH_SIZE, LEARNING_RATE, seed, progress="reward model")
+    fit(network, len(labels), loss, None, settings)
 
 
 def predict(network: Any, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Predicted scores, float32 (n,)."""
-    from clinsynth.trainers.train_image_classifier import in_batches
+    from clinsynth.models.image_classifiers import in_batches
 
-    outputs = in_batches(network, images, 256, lambda pixels: network(pixels).logits.sigmoid())
+    outputs = in_batches(network, images, lambda pixels: network(pixels).logits.sigmoid())
     return outputs[np.arange(len(labels)), labels]
 
 
