@@ -10,10 +10,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
+import numpy as np
+
 from clinsynth.images import to_picture
 
 if TYPE_CHECKING:
-    import numpy as np
     from PIL.Image import Image
 
 CLASS_ITEM = "condition"
@@ -82,6 +83,21 @@ class Judge(ABC):
     def judge_arrays(self, images: np.ndarray, conditions: Sequence[str]) -> list[Answer]:
         """An answer for each of the images, uint8 (n, channels, side, side)."""
         return self([{"image": to_picture(i), "condition": c} for i, c in zip(images, conditions, strict=True)])
+
+    def score_arrays(self, images: np.ndarray, conditions: Sequence[str]) -> tuple[np.ndarray, list[bool]]:
+        """Shares of trusted items met (n,) and whether each image passes; of those alone that got scores.
+
+        Raises:
+            ValueError: fewer than two got scores.
+        """
+        answers = [answer for answer in self.judge_arrays(images, conditions) if not answer.get("failure")]
+        if len(answers) < 2:
+            raise ValueError(
+                f"the judge {self.kind} gave scores to {len(answers)} of {len(images)} images; mend it, or name "
+                "another one, and start the same command again"
+            )
+        shares = [share_of_items(answer, self.refused) for answer in answers]
+        return np.array(shares), [passes(answer, self.refused) for answer in answers]
 
 
 def answer_of(condition: str, scores: Mapping[str, float], reasons: dict[str, str]) -> Answer:
