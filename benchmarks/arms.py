@@ -13,7 +13,8 @@ from benchmarks.peers import MEND, build_peer, count_parameters
 from clinsynth.data.images import ImageArrays
 from clinsynth.run_folder import complete_folder
 from clinsynth.seeds import derive_seed
-from clinsynth.trainers.diffusion.step import build_state, build_stream, check_finite, step_parts, train_step
+from clinsynth.trainers.diffusion.step import build_state, build_stream, step_parts, train_step
+from clinsynth.trainers.harness import check_finite
 from clinsynth.trainers.train_ddpm import DDPMArguments
 from clinsynth.trainers.training_state import checkpoints, flatten_moments, load_moments
 
@@ -47,25 +48,27 @@ class OurTraining:
     def __init__(self, args: DDPMArguments, data: dict[str, ImageArrays], output_dir: Path):
         from accelerate import Accelerator
 
-        from clinsynth.trainers.diffusion.model import resolve_precision
+        from clinsynth.trainers.diffusion.model import DDPMProcess, resolve_precision
 
         self.args, self.output_dir = args, output_dir
         self.accelerator = Accelerator(mixed_precision=resolve_precision(args.mixed_precision), cpu=True)
         self.state, self.pipeline = build_state(args, data["train"], self.accelerator)
         self.network = self.state.model
         self.prepared, self.optimizer = self.accelerator.prepare(self.network, self.state.optimizer)
-        self.stream = build_stream(args, data["train"], self.accelerator)
+        self.process = DDPMProcess(self.pipeline.scheduler, args.min_snr_gamma)
+        self.stream = build_stream(args, data["train"], self.accelerator.device, args.seed)
 
     @property
     def steps(self) -> int:
         return self.state.step
 
     def step(self) -> None:
-        parts = step_parts(self.args, self.stream, self.accelerator, self.state.step)
+        sizes = self.args.train_batch_size, self.args.gradient_accumulation_steps
+        parts = step_parts(self.stream, self.accelerator, self.state.step, *sizes)
         loss, norm = train_step(
-            self.accelerator, self.prepared, self.pipeline.scheduler, self.optimizer, parts, self.args
+            self.accelerator, self.prepared, self.process, self.optimizer, parts, self.args.max_grad_norm
         )
-        check_finite(loss, norm, self.state, self.output_dir)
+        check_finite(self.state.step + 1, {"loss": float(loss), "grad_norm": float(norm)}, self.output_dir)
         self.state.advance()
 
     def save(self, folder: Path) -> None:

@@ -12,7 +12,7 @@ from diffusers import DDPMScheduler, DiffusionPipeline
 from helpers import tiny_unet, write_npz
 
 from clinsynth.run_folder import read_metrics
-from clinsynth.trainers.diffusion.model import StepInputs, TrainingStream, diffusion_loss
+from clinsynth.trainers.diffusion.model import DDPMProcess, StepInputs, TrainingStream
 from clinsynth.trainers.diffusion.privacy import PrivacyPlan, PrivateTraining, plan_privacy
 from clinsynth.trainers.train_ddpm import DDPMArguments, main
 
@@ -61,7 +61,7 @@ def flat(tensors: Any) -> torch.Tensor:
 @pytest.mark.parametrize("backbone", ["unet2d", "context_unet"])
 @pytest.mark.parametrize("largest", [100, 2])
 def test_the_step_is_the_mean_of_clipped_gradients(backbone: str, largest: int) -> None:
-    scheduler, clip = DDPMScheduler(), 0.5
+    process, clip = DDPMProcess(DDPMScheduler()), 0.5
     parts = stream().poisson_step(3, 0.5, largest)
     model = tiny_unet(backbone).train()
     expected: Any = 0
@@ -69,12 +69,12 @@ def test_the_step_is_the_mean_of_clipped_gradients(backbone: str, largest: int) 
     for image in range(sum(len(part.images) for part in parts)):
         whole = [torch.cat([getattr(p, k) for p in parts]) for k in ("images", "labels", "noise", "timesteps")]
         one = StepInputs(*(tensor[image : image + 1] for tensor in whole))
-        gradient = flat(torch.autograd.grad(diffusion_loss(model, scheduler, one, None), list(model.parameters())))
+        gradient = flat(torch.autograd.grad(process.loss(model, one), list(model.parameters())))
         norms.append(float(gradient.norm()))
         expected = expected + gradient * min(1.0, clip / norms[-1])
     assert max(norms) > clip
     before = flat(model.parameters())
-    loss, norm = private(model, noise=0.0, clip=clip).train_step(parts, scheduler, 3, None)
+    loss, norm = private(model, noise=0.0, clip=clip).train_step(parts, process, 3)
     change = before - flat(model.parameters())
     assert torch.allclose(change, expected / 6, rtol=1e-4, atol=1e-6)
     assert norm == pytest.approx(float(expected.norm()) / 6, rel=1e-4)
@@ -88,7 +88,7 @@ def test_an_empty_batch_is_noise_of_the_planned_size_which_depends_on_the_step()
     for step in (0, 0, 1):
         model = tiny_unet()
         before = flat(model.parameters())
-        loss, _ = private(model, noise=2.0, clip=0.5).train_step(parts, DDPMScheduler(), step, None)
+        loss, _ = private(model, noise=2.0, clip=0.5).train_step(parts, DDPMProcess(DDPMScheduler()), step)
         changes.append(before - flat(model.parameters()))
         assert loss == 0
     assert float(changes[0].std()) == pytest.approx(2.0 * 0.5 / 6, rel=0.05)
@@ -151,7 +151,7 @@ def test_a_private_run_goes_on_and_counts_all_steps(data: Path, tmp_path: Path) 
 
     write_npz(data, per_class=7)
     AcceleratorState._reset_state(reset_partial_state=True)
-    with pytest.raises(ValueError, match=r"was begun with delta .*has the data set"):
+    with pytest.raises(ValueError, match=r"was started with delta .*has the data set"):
         main(arguments(data, run))
 
 

@@ -23,7 +23,7 @@ from clinsynth.study.membership import (
     roughness_scores,
     thin_out,
 )
-from clinsynth.trainers.diffusion.model import TrainingStream, diffusion_loss
+from clinsynth.trainers.diffusion.model import DDPMProcess, TrainingStream
 
 QUICK: dict[str, Any] = {"timesteps": [150, 300, 450], "noises": 2, "replicates": 50}
 
@@ -58,7 +58,7 @@ def learn_by_heart(pipeline: ClassConditionedDDPMPipeline, arrays: ImageArrays, 
     optimizer = torch.optim.AdamW(pipeline.unet.parameters(), lr=4e-3)
     pipeline.unet.train()
     for step in range(steps):
-        diffusion_loss(pipeline.unet, pipeline.scheduler, stream.step(step, 16)[0], None).backward()
+        DDPMProcess(pipeline.scheduler).loss(pipeline.unet, stream.step(step, 16)[0]).backward()
         optimizer.step()
         optimizer.zero_grad()
     pipeline.unet.eval()

@@ -16,8 +16,7 @@ from safetensors.torch import load_file
 from warm_python import run_in_two
 
 from clinsynth.run_folder import read_metrics
-from clinsynth.trainers.diffusion import step as ddpm_step
-from clinsynth.trainers.diffusion.model import TrainingStream
+from clinsynth.trainers.diffusion.model import DDPMProcess, TrainingStream
 from clinsynth.trainers.train_ddpm import DDPMArguments, main
 from clinsynth.trainers.training_state import checkpoints
 
@@ -158,22 +157,24 @@ def test_a_finished_run_is_not_trained_again(data: Path, tmp_path: Path) -> None
 
 def test_a_run_is_not_continued_with_other_settings(data: Path, tmp_path: Path) -> None:
     main(arguments(data, tmp_path / "run", train_steps=2))
-    with pytest.raises(ValueError, match=r"was begun with --learning_rate 0\.001, not 0\.1"):
+    with pytest.raises(ValueError, match=r"--learning_rate is 0.1, but the run in .* was started with 0.001"):
         main(arguments(data, tmp_path / "run", train_steps=2, learning_rate=0.1))
 
 
+@pytest.mark.parametrize("log_steps", [1, 50])
 def test_divergence_stops_and_keeps_the_last_good_checkpoint(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    log_steps: int, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real_loss = ddpm_step.diffusion_loss
+    real_loss = DDPMProcess.loss
 
-    def diverges(unet: Any, scheduler: Any, batch: Any, gamma: Any) -> torch.Tensor:
+    def diverges(self: DDPMProcess, unet: Any, batch: Any) -> torch.Tensor:
         poison = float("nan") if (tmp_path / "run" / "checkpoint-4").exists() else 1.0
-        return real_loss(unet, scheduler, batch, gamma) * poison
+        return real_loss(self, unet, batch) * poison
 
-    monkeypatch.setattr(ddpm_step, "diffusion_loss", diverges)
+    monkeypatch.setattr(DDPMProcess, "loss", diverges)
     with pytest.raises(FloatingPointError, match=r"diverged at step 5: loss nan.*checkpoint-4"):
-        main(arguments(data, tmp_path / "run"))
+        main(arguments(data, tmp_path / "run", log_steps=log_steps))
+    assert [path.name for path in checkpoints(tmp_path / "run")] == ["checkpoint-4"]
     good = weights(tmp_path / "run" / "checkpoint-4")
     assert all(tensor.isfinite().all() for tensor in good.values())
 

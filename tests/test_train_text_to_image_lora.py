@@ -24,7 +24,7 @@ from clinsynth.models.generators import load_pipeline
 from clinsynth.models.text_to_image import load_text_to_image
 from clinsynth.models.text_to_image_base import open_base
 from clinsynth.run_folder import read_metrics
-from clinsynth.trainers.diffusion.model import diffusion_loss
+from clinsynth.trainers.diffusion.model import DDPMProcess
 from clinsynth.trainers.text_to_image.latents import encode, latent_stream, open_pictures
 from clinsynth.trainers.text_to_image.model import add_lora, build_prompted, class_prompts, learned_words, open_base_of
 from clinsynth.trainers.train_text_to_image_lora import TextToImageLoraArguments, main
@@ -153,7 +153,7 @@ def test_the_loss_of_one_batch_falls(kind: str, place: Path, tmp_path: Path) -> 
     optimizer = torch.optim.AdamW(trained, lr=0.02)
     course = []
     for _ in range(12):
-        loss = diffusion_loss(prompted.unet, prompted.scheduler, batch, 5.0)
+        loss = DDPMProcess(prompted.scheduler, 5.0).loss(prompted.unet, batch)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -190,7 +190,7 @@ def test_a_checkpoint_holds_what_is_trained_and_no_more(runs: Path, place: Path)
     assert [tensor.shape for tensor in words.values()] == [(3, 16)]
     kinds = {path.suffix for path in (runs / "sd-run").rglob("*") if path.is_file()}
     assert kinds == {".safetensors", ".json", ".jsonl", ".yaml"}
-    with pytest.raises(ValueError, match="was begun with --rank 2, not 4"):
+    with pytest.raises(ValueError, match=r"--rank is 4, but the run in .* was started with 2"):
         main(arguments(place, runs / "sd-run", rank=4))
 
 

@@ -45,6 +45,11 @@ class TrainingState:
         self.ema.step(self.trained())
         self.step += 1
 
+    @property
+    def learning_rate(self) -> float:
+        """Of the next step."""
+        return float(self.lr_scheduler.get_last_lr()[0])
+
     def trained(self) -> list[torch.nn.Parameter]:
         """The weights that are averaged."""
         return list(self.model.parameters())

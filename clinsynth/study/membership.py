@@ -187,9 +187,9 @@ def batch_losses(pipeline: Any, batch: ImageArrays, timesteps: list[int], noises
     import torch
     from diffusers import DDPMScheduler
 
-    from clinsynth.trainers.diffusion.model import StepInputs, image_losses
+    from clinsynth.trainers.diffusion.model import DDPMProcess, StepInputs
 
-    scheduler = DDPMScheduler.from_config(pipeline.scheduler.config)
+    process = DDPMProcess(DDPMScheduler.from_config(pipeline.scheduler.config))
     device = pipeline.device
     images = torch.from_numpy(batch.images).to(device).float() / 127.5 - 1
     classes = torch.from_numpy(batch.labels).to(device)
@@ -201,7 +201,7 @@ def batch_losses(pipeline: Any, batch: ImageArrays, timesteps: list[int], noises
             noise = torch.randn(images.shape[1:], generator=generator).to(device).expand(images.shape)
             for row, labels in enumerate((classes, torch.full_like(classes, pipeline.num_classes))):
                 with torch.no_grad():
-                    losses = image_losses(pipeline.unet, scheduler, StepInputs(images, labels, noise, times))
+                    losses = process.image_losses(pipeline.unet, StepInputs(images, labels, noise, times))
                 result[:, row, column] += losses.double().cpu() / noises
     return result.numpy()
 

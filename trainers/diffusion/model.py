@@ -1,4 +1,4 @@
-"""What one training step of a diffusion model sees, and its loss.
+"""What one training step of a diffusion model sees, its forward process and loss, and its network.
 
 Every draw of step k is a function of (seed, k) alone, made for the global batch and then cut into parts. So a resumed
 run sees what an uninterrupted one sees, and two processes or accumulated half batches see what one large batch sees.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from diffusers.models.unets.unet_2d import UNet2DModel
@@ -18,9 +17,7 @@ from torch import nn
 
 from clinsynth.pipelines.class_conditioned_ddpm import ContextUnet
 from clinsynth.seeds import derive_seed
-
-if TYPE_CHECKING:
-    from clinsynth.trainers.train_ddpm import DDPMArguments
+from clinsynth.trainers.diffusion.arguments import DiffusionArguments
 
 
 @dataclass(frozen=True)
@@ -104,7 +101,7 @@ class TrainingStream:
         device, batch_size = self.images.device, len(index)
         index = index.to(device)
         generator = torch.Generator(device).manual_seed(derive_seed(self.seed, 1, step))
-        images = network_inputs(self.images[index])
+        images = scale_images(self.images[index])
         noise = torch.randn(images.shape, generator=generator, device=device)
         timesteps = torch.randint(self.num_train_timesteps, (batch_size,), generator=generator, device=device)
         dropped = torch.rand(batch_size, generator=generator, device=device) < self.class_dropout
@@ -116,43 +113,68 @@ class TrainingStream:
         return [StepInputs(*tensors) for tensors in cut]
 
 
-def network_inputs(images: torch.Tensor) -> torch.Tensor:
-    """Pictures, uint8, in [-1, 1]; latents, which have a floating type, as they are; both float32."""
+def scale_images(images: torch.Tensor) -> torch.Tensor:
+    """Images, uint8, in [-1, 1]; latents, which have a floating type, as they are; both float32."""
     return images.float() if images.is_floating_point() else images.float() / 127.5 - 1
 
 
-def diffusion_loss(
-    unet: nn.Module, scheduler: DDPMScheduler, batch: StepInputs, min_snr_gamma: float | None
-) -> torch.Tensor:
-    """Mean squared error of the noise (or velocity) under min-SNR-γ weights (Hang et al. 2023), a scalar.
+@dataclass(frozen=True)
+class DDPMProcess:
+    """The forward process of a DDPM, and what its network learns of it: the noise, or the velocity.
 
-    The weight is min(SNR, γ)/SNR for epsilon and min(SNR, γ)/(SNR + 1) for v-prediction; None weights all alike.
+    Whatever has these attributes and methods can be trained in its place: a noise level is a whole number below
+    `num_train_timesteps` everywhere else, and what it means is the process's alone.
+
+    Attributes:
+        scheduler: its noise schedule and prediction type.
+        min_snr_gamma: γ of the loss weights (Hang et al. 2023), None to weigh all noise levels alike.
     """
-    losses = image_losses(unet, scheduler, batch)
-    if min_snr_gamma is not None:
-        snr = compute_snr(scheduler, batch.timesteps)
-        velocity = scheduler.config["prediction_type"] == "v_prediction"
-        losses = losses * snr.clamp(max=min_snr_gamma) / (snr + 1 if velocity else snr)
-    return losses.mean()
+
+    scheduler: DDPMScheduler
+    min_snr_gamma: float | None = None
+
+    @property
+    def num_train_timesteps(self) -> int:
+        """T, the number of noise levels."""
+        return int(self.scheduler.config["num_train_timesteps"])
+
+    def network_inputs(self, batch: StepInputs) -> tuple[torch.Tensor, torch.Tensor]:
+        """The noisy images (b, c, h, w) and their times (b,), as the network takes them."""
+        noisy = self.scheduler.add_noise(batch.images, batch.noise, batch.timesteps)  # type: ignore[arg-type]
+        return noisy, batch.timesteps
+
+    def target(self, batch: StepInputs) -> torch.Tensor:
+        """What the network is to predict, (b, c, h, w)."""
+        if self.scheduler.config["prediction_type"] == "v_prediction":
+            return self.scheduler.get_velocity(batch.images, batch.noise, batch.timesteps)  # type: ignore[arg-type]
+        return batch.noise
+
+    def weigh(self, losses: torch.Tensor, batch: StepInputs) -> torch.Tensor:
+        """The images' losses, (b,), each times min(SNR, γ)/SNR for epsilon and min(SNR, γ)/(SNR + 1) for v-prediction."""
+        if self.min_snr_gamma is None:
+            return losses
+        snr = compute_snr(self.scheduler, batch.timesteps)
+        velocity = self.scheduler.config["prediction_type"] == "v_prediction"
+        return losses * snr.clamp(max=self.min_snr_gamma) / (snr + 1 if velocity else snr)
+
+    def predict(self, unet: nn.Module, batch: StepInputs) -> tuple[torch.Tensor, torch.Tensor]:
+        """The network's prediction, (b, c, h, w), and its mean squared error by image, (b,)."""
+        noisy, times = self.network_inputs(batch)
+        prediction = unet(noisy, times, class_labels=batch.labels).sample.float()
+        return prediction, (prediction - self.target(batch)).square().mean(dim=(1, 2, 3))
+
+    def image_losses(self, unet: nn.Module, batch: StepInputs) -> torch.Tensor:
+        """Mean squared error of the prediction by image, (b,), without weights."""
+        return self.predict(unet, batch)[1]
+
+    def loss(self, unet: nn.Module, batch: StepInputs) -> torch.Tensor:
+        """What training lowers: the weighted mean of the images' losses, a scalar."""
+        return self.weigh(self.image_losses(unet, batch), batch).mean()
 
 
-def image_losses(unet: nn.Module, scheduler: DDPMScheduler, batch: StepInputs) -> torch.Tensor:
-    """Mean squared error of the noise (or velocity) of each image, (b,)."""
-    return predict(unet, scheduler, batch)[1]
-
-
-def predict(unet: nn.Module, scheduler: DDPMScheduler, batch: StepInputs) -> tuple[torch.Tensor, torch.Tensor]:
-    """The network's prediction of the noise (or velocity), (b, c, h, w), and its mean squared error by image, (b,)."""
-    noisy = scheduler.add_noise(batch.images, batch.noise, batch.timesteps)  # type: ignore[arg-type]
-    prediction = unet(noisy, batch.timesteps, class_labels=batch.labels).sample.float()
-    if scheduler.config["prediction_type"] == "v_prediction":
-        target = scheduler.get_velocity(batch.images, batch.noise, batch.timesteps)  # type: ignore[arg-type]
-    else:
-        target = batch.noise
-    return prediction, (prediction - target).square().mean(dim=(1, 2, 3))
-
-
-def build_unet(args: DDPMArguments, resolution: int, channels: int, num_classes: int) -> ContextUnet | UNet2DModel:
+def build_unet(
+    args: DiffusionArguments, resolution: int, channels: int, num_classes: int
+) -> ContextUnet | UNet2DModel:
     """The untrained network; its last class, number `num_classes`, is the null class.
 
     Raises:
@@ -180,7 +202,7 @@ def build_unet(args: DDPMArguments, resolution: int, channels: int, num_classes:
     )
 
 
-def build_scheduler(args: DDPMArguments) -> DDPMScheduler:
+def build_scheduler(args: DiffusionArguments) -> DDPMScheduler:
     """The forward process."""
     return DDPMScheduler(
         num_train_timesteps=args.num_train_timesteps,

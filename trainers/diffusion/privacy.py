@@ -28,21 +28,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from accelerate import Accelerator
-from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
-from clinsynth.run_folder import atomic_write, check_unchanged, package_version
+from clinsynth.run_folder import atomic_write, package_version
 from clinsynth.seeds import derive_seed
-from clinsynth.trainers.diffusion.model import StepInputs, diffusion_loss
-
-if TYPE_CHECKING:
-    from clinsynth.trainers.train_ddpm import DDPMArguments
+from clinsynth.trainers.diffusion.arguments import DiffusionArguments
+from clinsynth.trainers.diffusion.model import DDPMProcess, StepInputs
 
 ACCOUNTANT = "prv"
-LARGEST_EPSILON = 100.0
 FILE = "privacy.json"
 
 
@@ -95,44 +91,7 @@ class PrivacyPlan:
         }
 
 
-def check_private_flags(args: DDPMArguments) -> None:
-    """Refuse flags that --dp_epsilon cannot be honoured with.
-
-    Raises:
-        ValueError: names the flag, its value and the mend.
-    """
-    if args.dp_epsilon is None:
-        if args.dp_delta is not None:
-            raise ValueError(f"--dp_delta {args.dp_delta} needs --dp_epsilon; 8 is usual, 1 is strict")
-        return
-    if not 0 < args.dp_epsilon <= LARGEST_EPSILON:
-        raise ValueError(
-            f"--dp_epsilon must be in (0, {LARGEST_EPSILON:g}], got {args.dp_epsilon}; 8 is usual, 1 is strict, more "
-            "than that guarantees next to nothing"
-        )
-    if args.dp_delta is not None and not 0 < args.dp_delta < 1:
-        raise ValueError(f"--dp_delta must be in (0, 1), got {args.dp_delta}; below 1/n for n training images")
-    if args.mixed_precision not in ("auto", "no"):
-        raise ValueError(
-            f"--mixed_precision must be no with --dp_epsilon, got {args.mixed_precision}: gradients are clipped image "
-            "by image in float32"
-        )
-    if args.compile:
-        raise ValueError("--compile cannot be used with --dp_epsilon, whose gradients of each image it loses; drop it")
-    if args.class_balanced:
-        raise ValueError(
-            "--class_balanced cannot be used with --dp_epsilon: images of rare classes would be drawn more often than "
-            "the accountant counts; drop it"
-        )
-    if args.validation_steps:
-        raise ValueError(
-            f"--validation_steps must be 0 with --dp_epsilon, got {args.validation_steps}: validation compares by a "
-            "network trained on the train split without noise, so its choice of the best step would leak; the last "
-            "step is the result"
-        )
-
-
-def plan_privacy(args: DDPMArguments, images: int) -> PrivacyPlan:
+def plan_privacy(args: DiffusionArguments, images: int) -> PrivacyPlan:
     """The least noise with which `args.train_steps` steps on `images` images stay within `args.dp_epsilon`.
 
     delta is `args.dp_delta`, else images^-1.1 (Ponomareva et al. 2023, "How to DP-fy ML").
@@ -210,13 +169,13 @@ def check_same_plan(output_dir: Path, plan: PrivacyPlan) -> None:
             "another --output_dir"
         )
     before = json.loads(path.read_text())
-    planned = {name: getattr(plan, name) for name in ("delta", "noise_multiplier", "max_grad_norm", "sample_rate")}
-    check_unchanged(
-        output_dir,
-        before,
-        {name: value for name, value in planned.items() if not math.isclose(before[name], value, rel_tol=1e-9)},
-        "has the data set or opacus changed? Restore it, or start anew in another --output_dir",
-    )
+    for name in ("delta", "noise_multiplier", "max_grad_norm", "sample_rate"):
+        value = getattr(plan, name)
+        if not math.isclose(before[name], value, rel_tol=1e-9):
+            raise ValueError(
+                f"the run in {output_dir} was started with {name} {before[name]:g}, now it would be {value:g} (has "
+                "the data set or opacus changed?); restore it, or start anew in another --output_dir"
+            )
 
 
 SECRET_BITS = 128
@@ -258,9 +217,7 @@ class PrivateTraining:
             expected_batch_size=self.batch_size,  # the drawn number itself is private
         )
 
-    def train_step(
-        self, parts: list[StepInputs], scheduler: DDPMScheduler, step: int, min_snr_gamma: float | None
-    ) -> tuple[float, float]:
+    def train_step(self, parts: list[StepInputs], process: DDPMProcess, step: int) -> tuple[float, float]:
         """One optimizer step on the batch drawn for step `step`, cut into `parts` to save memory.
 
         Returns its summed loss over the expected batch size, which is not private, and the norm of the noised
@@ -271,23 +228,23 @@ class PrivateTraining:
         total = 0.0
         for part in parts[:-1]:
             self.optimizer.signal_skip_step()
-            total += self.backward(part, scheduler, min_snr_gamma)
+            total += self.backward(part, process)
             self.optimizer.step()  # clips and adds up only
             self.optimizer.zero_grad()
-        total += self.backward(parts[-1], scheduler, min_snr_gamma)
+        total += self.backward(parts[-1], process)
         self.optimizer.step()
         norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in self.optimizer.params])
         self.optimizer.zero_grad()
         return total / self.batch_size, float(norm)
 
-    def backward(self, part: StepInputs, scheduler: DDPMScheduler, min_snr_gamma: float | None) -> float:
+    def backward(self, part: StepInputs, process: DDPMProcess) -> float:
         """Leave each image's gradient in its parameter's `grad_sample`; returns the summed loss."""
         count = len(part.images)
         if count == 0:
             for parameter in self.optimizer.params:
                 parameter.grad_sample = parameter.new_zeros(0, *parameter.shape)  # type: ignore[attr-defined]
             return 0.0
-        loss = diffusion_loss(self.network, scheduler, part, min_snr_gamma) * count
+        loss = process.loss(self.network, part) * count
         with warnings.catch_warnings():  # layers that take time, class or image, none of which wants a gradient
             warnings.filterwarnings("ignore", message="Full backward hook is firing")
             loss.backward()

@@ -1,20 +1,18 @@
-"""The parts of a DDPM's training loop: its stream of images, one step, and what is checked and kept after it."""
+"""The parts of a DDPM's training loop: its state, its stream of images, one step, and its validation."""
 
 from __future__ import annotations
 
-import math
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from diffusers import DPMSolverMultistepScheduler
 from diffusers.optimization import get_scheduler
-from diffusers.pipelines.pipeline_utils import DiffusionPipeline
-from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from diffusers.training_utils import EMAModel
+from torch import nn
 
 from clinsynth.data.images import ImageArrays
 from clinsynth.images import contact_sheet
@@ -22,17 +20,14 @@ from clinsynth.metrics.frechet.frechet import frechet_distance
 from clinsynth.metrics.kid.kid import kernel_distance
 from clinsynth.models.image_encoders import train_default_extractor
 from clinsynth.pipelines.class_conditioned_ddpm import ClassConditionedDDPMPipeline
-from clinsynth.run_folder import complete_folder
 from clinsynth.seeds import derive_seed
-from clinsynth.trainers.diffusion.model import StepInputs, TrainingStream, build_scheduler, build_unet, diffusion_loss
-from clinsynth.trainers.training_state import TrainingState, checkpoints
-
-if TYPE_CHECKING:
-    from clinsynth.trainers.train_ddpm import DDPMArguments
+from clinsynth.trainers.diffusion.arguments import DiffusionArguments
+from clinsynth.trainers.diffusion.model import DDPMProcess, StepInputs, TrainingStream, build_scheduler, build_unet
+from clinsynth.trainers.training_state import TrainingState
 
 
 def build_state(
-    args: DDPMArguments, train: ImageArrays, accelerator: Accelerator
+    args: DiffusionArguments, train: ImageArrays, accelerator: Accelerator
 ) -> tuple[TrainingState, ClassConditionedDDPMPipeline]:
     """The state before the first step, and the pipeline around its network."""
     torch.manual_seed(derive_seed(args.seed, 2))
@@ -54,119 +49,81 @@ def build_state(
 
 def train_step(
     accelerator: Accelerator,
-    unet: torch.nn.Module,
-    scheduler: DDPMScheduler,
+    unet: nn.Module,
+    process: DDPMProcess,
     optimizer: Any,
     parts: list[StepInputs],
-    args: DDPMArguments,
-) -> tuple[float, float]:
-    """One optimizer step on this process's parts of the global batch; returns its mean loss and gradient norm."""
+    max_grad_norm: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """One optimizer step on this process's parts of the global batch; returns its mean loss and gradient norm, scalars
+    on the device."""
     total = torch.zeros((), device=accelerator.device)
     for i, part in enumerate(parts):
         wait_for_more = accelerator.no_sync(unet) if i < len(parts) - 1 else nullcontext()
         with wait_for_more:
-            loss = diffusion_loss(unet, scheduler, part, args.min_snr_gamma) / len(parts)
+            loss = process.loss(unet, part) / len(parts)
             accelerator.backward(loss)
         total += loss.detach()
-    norm = accelerator.clip_grad_norm_(unet.parameters(), args.max_grad_norm)
+    norm = accelerator.clip_grad_norm_(unet.parameters(), max_grad_norm)
     optimizer.step()
     optimizer.zero_grad()
-    return float(accelerator.reduce(total, "mean")), float(norm)
+    return accelerator.reduce(total, "mean"), norm
 
 
-def step_parts(args: DDPMArguments, stream: TrainingStream, accelerator: Accelerator, step: int) -> list[StepInputs]:
-    """This process's share of the step's global batch, one entry an accumulation step."""
+def step_parts(
+    stream: TrainingStream, accelerator: Accelerator, step: int, batch_size: int, accumulation: int
+) -> list[StepInputs]:
+    """This process's share of the step's global batch: `accumulation` parts of `batch_size` images."""
     processes = accelerator.num_processes
-    parts = processes * args.gradient_accumulation_steps
-    return stream.step(step, args.train_batch_size * parts, parts)[accelerator.process_index :: processes]
+    parts = processes * accumulation
+    return stream.step(step, batch_size * parts, parts)[accelerator.process_index :: processes]
 
 
-def build_stream(
-    args: DDPMArguments, train: ImageArrays, accelerator: Accelerator, seed: int | None = None
-) -> TrainingStream:
-    """The training images on the training device, with the arguments' randomness, drawn from `seed` or theirs."""
+def build_stream(args: DiffusionArguments, train: ImageArrays, device: torch.device, seed: int) -> TrainingStream:
+    """The training images on `device`, with the arguments' randomness, drawn from `seed`."""
     return TrainingStream(
-        torch.from_numpy(train.images).to(accelerator.device),
-        torch.from_numpy(train.labels).to(accelerator.device),
+        torch.from_numpy(train.images).to(device),
+        torch.from_numpy(train.labels).to(device),
         len(train.label_names),
         args.num_train_timesteps,
         args.class_dropout,
         args.class_balanced,
         args.horizontal_flip,
         args.vertical_flip,
-        args.seed if seed is None else seed,
+        seed,
     )
 
 
-def build_validation(args: DDPMArguments, data: dict[str, ImageArrays], output_dir: Path) -> Validation | None:
-    """What validates, or None with --validation_steps 0."""
-    if args.validation_steps == 0:
-        return None
-    return Validation(data, output_dir, args.seed)
-
-
-def keep_best(state: TrainingState, pipeline: Any, validate: Validation, output_dir: Path) -> dict[str, float]:
-    """Validate the averaged weights; when their KID is the lowest so far, save them as `best`."""
-    with state.averaged_weights():
-        scores = validate(pipeline, state.step)
-        if scores["validation_kid"] < state.best_kid:
-            state.best_kid = scores["validation_kid"]
-            with complete_folder(output_dir / "best") as folder:
-                pipeline.save_pretrained(folder)
-    return scores
-
-
-def check_finite(loss: float, norm: float, state: TrainingState, output_dir: Path) -> None:
-    """Stop a diverged run before it overwrites anything; fp16's scaler handles an infinite norm itself.
-
-    Raises:
-        FloatingPointError: names the step and the last good checkpoint.
-    """
-    if math.isfinite(loss) and (math.isfinite(norm) or state.scaler is not None):
-        return
-    saved = checkpoints(output_dir)
-    good = f"the last good checkpoint is {saved[-1]}" if saved else "there is no checkpoint yet"
-    raise FloatingPointError(
-        f"training diverged at step {state.step + 1}: loss {loss}, gradient norm {norm}; {good}. "
-        "Start anew in another --output_dir with a lower --learning_rate or --mixed_precision no"
-    )
-
-
-def finish(args: DDPMArguments, output_dir: Path) -> None:
-    """Say where the result is, and upload it when asked to."""
-    print(f"checkpoint: {output_dir}")
-    if args.push_to_hub:
-        pipeline = DiffusionPipeline.from_pretrained(output_dir, trust_remote_code=True)
-        print(f"uploaded: {pipeline.push_to_hub(args.hub_model_id or output_dir.name)}")
-
-
-STEPS = 20
 GRID_COLUMNS = 8
 
 
 class Validation:
-    """Generates one picture for each of the validation split, always from the same seeds, and compares.
+    """Generates one image for each of the validation split, always from the same seeds, and compares.
 
     The features are those of a small classifier trained on the train split (kept in `output_dir/validation`): good for
     ranking checkpoints of one run; the distances are not comparable with published ones.
+
+    Args:
+        pipeline: around the network that is trained.
+        data: the splits.
+        output_dir: of the grids and the classifier.
+        seed: of the images.
     """
 
-    num_inference_steps = STEPS
+    num_inference_steps = 20
 
-    def __init__(self, data: dict[str, ImageArrays], output_dir: Path, seed: int):
-        self.labels, self.output_dir, self.seed = data["validation"].labels, output_dir, seed
-        self.num_classes = len(data["validation"].label_names)
+    def __init__(self, pipeline: Any, data: dict[str, ImageArrays], output_dir: Path, seed: int):
+        self.pipeline, self.output_dir, self.seed = pipeline, output_dir, seed
+        self.labels, self.num_classes = data["validation"].labels, len(data["validation"].label_names)
         self.extractor = train_default_extractor(data["train"], data["validation"], output_dir / "validation", seed)
         self.real = self.extractor(data["validation"].images)
 
-    def __call__(self, pipeline: Any, step: int) -> dict[str, float]:
+    def __call__(self, step: int) -> dict[str, float]:
         """Write `samples/step-<step>.png` (a row a class) and return `validation_frechet` and `validation_kid`."""
-        fast = self.fast(pipeline)
+        fast = self.fast(self.pipeline)
         fast.set_progress_bar_config(desc=f"validation at step {step}", leave=False)
         grid = np.repeat(np.arange(self.num_classes), GRID_COLUMNS)
-        path = self.output_dir / "samples" / f"step-{step:07d}.png"
-        path.parent.mkdir(exist_ok=True)
-        contact_sheet(self.sample(fast, grid), GRID_COLUMNS).save(path)
+        save_grid(self.sample(fast, grid), GRID_COLUMNS, self.output_dir, step)
         features = self.extractor(self.sample(fast, self.labels))
         return {
             "validation_frechet": frechet_distance(self.real, features),
@@ -179,15 +136,24 @@ class Validation:
 
     def sample(self, pipeline: Any, labels: np.ndarray, batch_size: int = 64) -> np.ndarray:
         """One image for each label, uint8 (n, channels, size, size)."""
-        parts = []
-        for first in range(0, len(labels), batch_size):
-            part = labels[first : first + batch_size].tolist()
-            seeds = [derive_seed(self.seed, 3, first + i) for i in range(len(part))]
-            generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-            settings = {"num_inference_steps": self.num_inference_steps, "output_type": "pt"}
-            images = pipeline(part, generator=generators, **settings).images
-            parts.append((images * 255).round().to(torch.uint8).cpu().numpy())
-        return np.concatenate(parts)
+        seeds = [derive_seed(self.seed, 3, i) for i in range(len(labels))]
+        batches = [slice(first, first + batch_size) for first in range(0, len(labels), batch_size)]
+        steps = self.num_inference_steps
+        return np.concatenate([draw(pipeline, labels[batch].tolist(), seeds[batch], steps) for batch in batches])
+
+
+def draw(pipeline: Any, labels: list[int], seeds: list[int], steps: int) -> np.ndarray:
+    """Images of the classes `labels`, each of its own seed, uint8 (n, channels, size, size)."""
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    images = pipeline(labels, generator=generators, num_inference_steps=steps, output_type="pt").images
+    return (images.float().nan_to_num() * 255).round().to(torch.uint8).cpu().numpy()
+
+
+def save_grid(images: np.ndarray, columns: int, output_dir: Path, step: int) -> None:
+    """Write `samples/step-<step>.png` of the images, uint8 (n, channels, size, size)."""
+    path = output_dir / "samples" / f"step-{step:07d}.png"
+    path.parent.mkdir(exist_ok=True)
+    contact_sheet(images, columns).save(path)
 
 
 def to_fast(scheduler: Any) -> DPMSolverMultistepScheduler:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -11,9 +9,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from clinsynth.pipelines.class_conditioned_gan import DCGANGenerator
 from clinsynth.pipelines.class_conditioned_gan.dcgan_generator import WIDEST, levels_of
-
-if TYPE_CHECKING:
-    from clinsynth.trainers.train_gan import GANArguments
+from clinsynth.trainers.gan.arguments import AdversarialArguments
 
 
 def discriminator_loss(loss: str, real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
@@ -92,7 +88,7 @@ NORMS = {"dcgan": "batch", "wgan_gp": "none", "hinge": "spectral"}
 
 
 def build_networks(
-    args: GANArguments, resolution: int, channels: int, num_classes: int
+    args: AdversarialArguments, resolution: int, channels: int, num_classes: int
 ) -> tuple[DCGANGenerator, Discriminator]:
     """The untrained generator and the discriminator that goes with `args.loss`.
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from diffusers.optimization import get_constant_schedule
@@ -20,6 +19,7 @@ from clinsynth.pipelines.class_conditioned_gan import ClassConditionedGANPipelin
 from clinsynth.seeds import derive_seed
 from clinsynth.trainers.diffusion.model import TrainingStream
 from clinsynth.trainers.diffusion.step import Validation
+from clinsynth.trainers.gan.arguments import AdversarialArguments
 from clinsynth.trainers.gan.networks import (
     build_networks,
     diff_augment,
@@ -27,16 +27,13 @@ from clinsynth.trainers.gan.networks import (
     generator_loss,
     gradient_penalty,
 )
-from clinsynth.trainers.training_state import TrainingState, checkpoints, flatten_moments, load_moments
-
-if TYPE_CHECKING:
-    from clinsynth.trainers.train_gan import GANArguments
+from clinsynth.trainers.training_state import TrainingState, flatten_moments, load_moments
 
 STATISTICS_IMAGES = 1024
 
 
 def build_state(
-    args: GANArguments, train: ImageArrays, stream: TrainingStream, device: torch.device
+    args: AdversarialArguments, train: ImageArrays, stream: TrainingStream, device: torch.device
 ) -> tuple[GANState, ClassConditionedGANPipeline]:
     """The state before the first step, and the pipeline around its generator."""
     torch.manual_seed(derive_seed(args.seed, 2))
@@ -64,7 +61,7 @@ def build_state(
     return state, ClassConditionedGANPipeline(generator, dict(enumerate(train.label_names)))
 
 
-def build_stream(args: GANArguments, train: ImageArrays, device: torch.device) -> TrainingStream:
+def build_stream(args: AdversarialArguments, train: ImageArrays, device: torch.device) -> TrainingStream:
     """The training images on the training device: the stream of a diffusion model without noise levels and dropout."""
     return TrainingStream(
         torch.from_numpy(train.images).to(device),
@@ -79,14 +76,14 @@ def build_stream(args: GANArguments, train: ImageArrays, device: torch.device) -
     )
 
 
-def train_step(args: GANArguments, state: GANState, stream: TrainingStream) -> dict[str, float]:
+def train_step(args: AdversarialArguments, state: GANState, stream: TrainingStream) -> dict[str, torch.Tensor]:
     """`args.n_critic` updates of the discriminator, then one of the generator; every draw is of (seed, step) alone.
 
-    Returns the numbers to log, those of the discriminator from its last update.
+    Returns the numbers to log, scalars on the device, those of the discriminator from its last update.
     """
     draws = torch.Generator(stream.images.device).manual_seed(derive_seed(args.seed, 4, state.step))
     assert args.n_critic is not None  # settled by __post_init__
-    record: dict[str, float] = {}
+    record: dict[str, torch.Tensor] = {}
     for i in range(args.n_critic):
         batch = stream.step(state.step * args.n_critic + i, args.train_batch_size)[0]
         record = update_discriminator(args, state, batch.images, batch.labels, draws)
@@ -94,8 +91,8 @@ def train_step(args: GANArguments, state: GANState, stream: TrainingStream) -> d
 
 
 def update_discriminator(
-    args: GANArguments, state: GANState, real: torch.Tensor, labels: torch.Tensor, draws: torch.Generator
-) -> dict[str, float]:
+    args: AdversarialArguments, state: GANState, real: torch.Tensor, labels: torch.Tensor, draws: torch.Generator
+) -> dict[str, torch.Tensor]:
     """One optimizer step on real images (batch, channels, size, size) and as many generated ones of their classes."""
     with torch.no_grad():
         fake = state.model(draw_latents(state.model, len(labels), draws), labels)
@@ -111,12 +108,12 @@ def update_discriminator(
     state.discriminator_optimizer.zero_grad()
     loss.backward()
     state.discriminator_optimizer.step()
-    return {name: float(value.detach()) for name, value in {"discriminator_loss": loss, **numbers}.items()}
+    return {name: value.detach() for name, value in {"discriminator_loss": loss, **numbers}.items()}
 
 
 def update_generator(
-    args: GANArguments, state: GANState, labels: torch.Tensor, draws: torch.Generator
-) -> dict[str, float]:
+    args: AdversarialArguments, state: GANState, labels: torch.Tensor, draws: torch.Generator
+) -> dict[str, torch.Tensor]:
     """One optimizer step on generated images of the classes `labels`."""
     state.discriminator.requires_grad_(False)  # its gradients would be computed for nothing
     fake = state.model(draw_latents(state.model, len(labels), draws), labels)
@@ -128,7 +125,7 @@ def update_generator(
     norm = torch.nn.utils.get_total_norm(p.grad for p in state.model.parameters() if p.grad is not None)
     state.optimizer.step()
     state.discriminator.requires_grad_(True)
-    return {"generator_loss": float(loss.detach()), "grad_norm": float(norm)}
+    return {"generator_loss": loss.detach(), "grad_norm": norm}
 
 
 class GANValidation(Validation):
@@ -138,28 +135,6 @@ class GANValidation(Validation):
 
     def fast(self, pipeline: ClassConditionedGANPipeline) -> ClassConditionedGANPipeline:
         return pipeline
-
-
-def build_validation(args: GANArguments, data: dict[str, ImageArrays], output_dir: Path) -> GANValidation | None:
-    """What validates, or None with --validation_steps 0."""
-    return GANValidation(data, output_dir, args.seed) if args.validation_steps else None
-
-
-def check_finite(record: dict[str, Any], state: GANState, output_dir: Path) -> None:
-    """Stop a diverged run before it overwrites anything.
-
-    Raises:
-        FloatingPointError: names the step and the last good checkpoint.
-    """
-    if all(math.isfinite(value) for value in record.values()):
-        return
-    saved = checkpoints(output_dir)
-    good = f"the last good checkpoint is {saved[-1]}" if saved else "there is no checkpoint yet"
-    numbers = ", ".join(f"{name} {value}" for name, value in record.items())
-    raise FloatingPointError(
-        f"training diverged at step {state.step + 1}: {numbers}; {good}. "
-        "Start anew in another --output_dir with a lower --learning_rate and --discriminator_learning_rate"
-    )
 
 
 STATISTICS_BATCH = 128

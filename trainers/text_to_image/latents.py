@@ -13,15 +13,14 @@ import torch
 from tqdm.auto import tqdm
 
 from clinsynth.data.images import ImageArrays, Survey, Target, check_square, count_sizes, render, state_changes, survey
-from clinsynth.images import contact_sheet
 from clinsynth.models.text_to_image import PromptedPipeline
 from clinsynth.seeds import derive_seed
-from clinsynth.trainers.diffusion.model import TrainingStream, diffusion_loss
-from clinsynth.trainers.diffusion.step import to_fast
+from clinsynth.trainers.diffusion.model import DDPMProcess, TrainingStream
+from clinsynth.trainers.diffusion.step import draw, save_grid, to_fast
+from clinsynth.trainers.text_to_image.arguments import PromptedArguments
 
 if TYPE_CHECKING:
     from clinsynth.data.arguments import ImageDataArguments
-    from clinsynth.trainers.train_text_to_image_lora import TextToImageLoraArguments
 
 PIXELS_AT_ONCE = 2**21
 """That the autoencoder gets, in float32: 8 pictures of 512 pixels a side."""
@@ -29,7 +28,7 @@ VALIDATED_AT_ONCE, MOST_VALIDATED = 8, 256
 STEPS = 25
 
 
-def latent_stream(args: TextToImageLoraArguments, pictures: Pictures, prompted: PromptedPipeline) -> TrainingStream:
+def latent_stream(args: PromptedArguments, pictures: Pictures, prompted: PromptedPipeline) -> TrainingStream:
     """The train split as latents on the training device; a mirrored picture counts as a further one."""
     flips = [axis for axis, on in ((3, args.horizontal_flip), (2, args.vertical_flip)) if on]
     latents, labels = encode(pictures, "train", prompted, flips)
@@ -57,60 +56,45 @@ def encode(
     return torch.cat(latents), torch.cat(labels)
 
 
-@dataclass
 class LatentValidation:
-    """Draws a grid of pictures and measures the loss on real validation pictures, always with the same random numbers.
+    """Draws a grid of images and measures the loss on real validation images, always with the same random numbers.
 
-    Attributes:
-        columns: pictures a class.
-        stream: of the validation split's latents.
-        count: of them that are measured.
+    Args:
+        args: seed, and images a class.
+        images: the data set.
+        prompted: the model that is trained.
+        output_dir: of the grids.
     """
 
-    prompted: PromptedPipeline
-    output_dir: Path
-    seed: int
-    columns: int
-    stream: TrainingStream
-    count: int
+    def __init__(self, args: PromptedArguments, images: Pictures, prompted: PromptedPipeline, output_dir: Path):
+        self.prompted, self.output_dir = prompted, output_dir
+        self.seed, self.columns = args.seed, args.validation_pictures
+        self.process = DDPMProcess(prompted.scheduler)
+        latents, labels = encode(images, "validation", prompted, [])
+        total, seed = self.process.num_train_timesteps, derive_seed(args.seed, 17)
+        self.stream = TrainingStream(latents, labels, prompted.num_classes, total, class_dropout=0.0, seed=seed)
+        self.count = min(MOST_VALIDATED, len(labels))
 
     @torch.no_grad()
-    def __call__(self, unet: Any, step: int) -> dict[str, float]:
+    def __call__(self, step: int) -> dict[str, float]:
         """Write `samples/step-<step>.png` (a row a class) and return `validation_loss`."""
-        path = self.output_dir / "samples" / f"step-{step:07d}.png"
-        path.parent.mkdir(exist_ok=True)
-        contact_sheet(self.draw(), self.columns).save(path)
+        save_grid(self.draw_grid(), self.columns, self.output_dir, step)
         size = min(VALIDATED_AT_ONCE, self.count)
-        losses = [
-            float(diffusion_loss(unet, self.prompted.scheduler, self.stream.step(number, size)[0], None))
-            for number in range(self.count // size)
-        ]
+        batches = [self.stream.step(number, size)[0] for number in range(self.count // size)]
+        losses = [float(self.process.loss(self.prompted.unet, batch)) for batch in batches]
         return {"validation_loss": sum(losses) / len(losses)}
 
-    def draw(self) -> np.ndarray:
-        """Pictures of all classes, uint8 (classes x columns, 3, side, side), with DPM-Solver++."""
-        schedule = self.prompted.scheduler
+    def draw_grid(self) -> np.ndarray:
+        """Images of all classes, uint8 (classes x columns, 3, side, side), with DPM-Solver++."""
+        schedule, columns = self.prompted.scheduler, self.columns
         self.prompted.scheduler = to_fast(schedule)
-        rows = []
-        for label in range(self.prompted.num_classes):
-            seeds = [derive_seed(self.seed, 3, label * self.columns + i) for i in range(self.columns)]
-            generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-            settings = {"num_inference_steps": STEPS, "output_type": "pt"}
-            images = self.prompted([label] * self.columns, generator=generators, **settings).images
-            rows.append((images.float().nan_to_num() * 255).round().to(torch.uint8).cpu().numpy())
+        seeds = [derive_seed(self.seed, 3, number) for number in range(self.prompted.num_classes * columns)]
+        rows = [
+            draw(self.prompted, [label] * columns, seeds[label * columns : (label + 1) * columns], STEPS)
+            for label in range(self.prompted.num_classes)
+        ]
         self.prompted.scheduler = schedule
         return np.concatenate(rows)
-
-
-def latent_validation(
-    args: TextToImageLoraArguments, pictures: Pictures, prompted: PromptedPipeline, output_dir: Path
-) -> LatentValidation:
-    """What validates."""
-    latents, labels = encode(pictures, "validation", prompted, [])
-    total, seed = prompted.scheduler.config["num_train_timesteps"], derive_seed(args.seed, 17)
-    stream = TrainingStream(latents, labels, prompted.num_classes, total, class_dropout=0.0, seed=seed)
-    count = min(MOST_VALIDATED, len(labels))
-    return LatentValidation(prompted, output_dir, args.seed, args.validation_pictures, stream, count)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import yaml
@@ -25,15 +25,13 @@ from clinsynth.models.text_to_image_base import (
     write_tensors,
 )
 from clinsynth.seeds import derive_seed
+from clinsynth.trainers.text_to_image.arguments import PromptedArguments
 from clinsynth.trainers.training_state import LoraState
-
-if TYPE_CHECKING:
-    from clinsynth.trainers.train_text_to_image_lora import TextToImageLoraArguments
 
 TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def open_base_of(args: TextToImageLoraArguments) -> tuple[Any, dict[str, Any]]:
+def open_base_of(args: PromptedArguments) -> tuple[Any, dict[str, Any]]:
     """The base pipeline of --model, frozen, and what text_to_image.json says of it."""
     pipe = open_base(args.model, args.revision, side=args.resolution)
     freeze(pipe)
@@ -50,9 +48,7 @@ def open_base_of(args: TextToImageLoraArguments) -> tuple[Any, dict[str, Any]]:
     return pipe, facts
 
 
-def build_prompted(
-    args: TextToImageLoraArguments, pipe: Any, facts: dict[str, Any], names: list[str]
-) -> PromptedPipeline:
+def build_prompted(args: PromptedArguments, pipe: Any, facts: dict[str, Any], names: list[str]) -> PromptedPipeline:
     """The base model behind the classes `names`; with --textual_inversion_steps their words are in it.
 
     Raises:
@@ -79,7 +75,7 @@ def words_of(prompted: PromptedPipeline) -> LearnedWords:
     return LearnedWords(prompted, prompted.facts["tokens"])
 
 
-def add_lora(args: TextToImageLoraArguments, prompted: PromptedPipeline) -> None:
+def add_lora(args: PromptedArguments, prompted: PromptedPipeline) -> None:
     """Give the U-Net the adapter "default", which alone has gradients, in float32; it changes nothing yet.
 
     Raises:
@@ -103,13 +99,13 @@ def add_lora(args: TextToImageLoraArguments, prompted: PromptedPipeline) -> None
         unet.enable_gradient_checkpointing()
 
 
-def target_modules(args: TextToImageLoraArguments) -> list[str]:
+def target_modules(args: PromptedArguments) -> list[str]:
     """The layers' names of --target_modules."""
     return [name.strip() for name in args.target_modules.split(",")]
 
 
 def build_state(
-    args: TextToImageLoraArguments, model: Any, learning_rate: float, steps: int, accelerator: Accelerator
+    args: PromptedArguments, model: Any, learning_rate: float, steps: int, accelerator: Accelerator
 ) -> LoraState:
     """The state of what has gradients in `model`, before the first step."""
     model.to(accelerator.device).train()

@@ -1,0 +1,240 @@
+"""What every training loop of an image model has around its step: where a run stands, what it logs and what it keeps.
+
+    accelerator = begin(args, output_dir)
+    state, pipeline = build_state(…)
+    run = Run(args, accelerator, state, pipeline, output_dir, args.validation_steps)
+    while not run.over:
+        loss, norm = train_step(…)
+        state.advance()
+        run.log(loss=loss, grad_norm=norm)
+        if validate and run.is_due(args.validation_steps):
+            run.validate(validate)
+        run.end_step()
+    run.finish()
+
+A run that was stopped goes on at its last checkpoint and ends with the weights of one that never stopped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from tqdm.auto import tqdm
+
+from clinsynth.run_folder import (
+    append_metrics,
+    check_same_run,
+    complete_folder,
+    config_yaml,
+    create_run_folder,
+    describe_environment,
+    drop_metrics_after,
+    write_run_config,
+)
+from clinsynth.trainers.arguments import MAY_DIFFER, RunArguments
+from clinsynth.trainers.training_state import TrainingState, checkpoints, drop_old_checkpoints, publish
+
+Number = torch.Tensor | float
+
+
+def open_run_folder(args: RunArguments) -> Path:
+    """The folder --output_dir, made where it is missing.
+
+    Raises:
+        ValueError: it cannot be written to, or holds a run with checkpoints and other settings.
+    """
+    output_dir = create_run_folder(args.output_dir)
+    begun = [*output_dir.glob("checkpoint-*"), *output_dir.glob("*/checkpoint-*")]
+    if begun:  # a command that failed before its first checkpoint binds nobody
+        check_same_run(output_dir, args, MAY_DIFFER)
+    return output_dir
+
+
+def begin(args: RunArguments, output_dir: Path, precision: str = "no", report_to: str = "none") -> Accelerator:
+    """What places a run on its devices and processes; the settings are written down and told to the tracker."""
+    on_cpu = not torch.accelerator.is_available()  # accelerate sees several CPU processes only when told
+    tracker = None if report_to == "none" else report_to
+    accelerator = Accelerator(cpu=on_cpu, mixed_precision=precision, log_with=tracker, project_dir=output_dir)
+    if accelerator.is_main_process:
+        write_run_config(output_dir, args)
+    accelerator.init_trackers("clinsynth", {k: str(v) for k, v in dataclasses.asdict(args).items()})
+    return accelerator
+
+
+class Run:
+    """A training run under way. Of several processes all make the same calls, and the main one writes.
+
+    Args:
+        args: how long, how often and where to.
+        accelerator: of `begin`.
+        state: before the first step; takes over the newest checkpoint in `output_dir`.
+        saved_as: what holds the model that is trained; its `save_pretrained` writes what is published.
+        output_dir: of checkpoints, metrics.jsonl and the result.
+        validation_steps: steps between two validations, 0 for none.
+        steps: in all; default: `args.train_steps`.
+        unlogged: numbers that are looked at, but written nowhere.
+    """
+
+    def __init__(
+        self,
+        args: RunArguments,
+        accelerator: Accelerator,
+        state: TrainingState,
+        saved_as: Any,
+        output_dir: Path,
+        validation_steps: int = 0,
+        steps: int | None = None,
+        unlogged: frozenset[str] = frozenset(),
+    ):
+        self.args, self.accelerator, self.state, self.saved_as = args, accelerator, state, saved_as
+        self.output_dir, self.validation_steps, self.unlogged = output_dir, validation_steps, unlogged
+        self.steps = args.train_steps if steps is None else steps
+        self.writes: bool = accelerator.is_main_process
+        self.stopped = False
+        self.unread: list[tuple[int, dict[str, Number]]] = []
+        self.line: dict[str, Any] = {}
+        self.notes: dict[str, Any] = {}
+        saved = checkpoints(output_dir)
+        if saved:
+            state.load(saved[-1])
+            accelerator.print(f"resuming at step {state.step} of {self.steps} from {saved[-1]}")
+        if self.writes:
+            drop_metrics_after(output_dir, state.step)
+        self.progress = tqdm(total=self.steps, initial=state.step, desc=output_dir.name, disable=not self.writes)
+
+    @property
+    def over(self) -> bool:
+        """Whether the step that was last taken is the last one."""
+        return self.stopped or self.state.step >= self.steps
+
+    def is_due(self, every: int) -> bool:
+        """Whether what happens every so many steps does after this one, as after the last; 0: never."""
+        return every > 0 and (self.over or self.state.step % every == 0)
+
+    def log(self, **numbers: Number) -> None:
+        """Take the numbers of the step that was just counted.
+
+        Those on the device stay there until a line is written or the weights are used, so that no step waits for one
+        before it.
+
+        Raises:
+            FloatingPointError: one since the last reading is not finite; names its step and the last good checkpoint.
+        """
+        self.unread.append((self.state.step, numbers))
+        self.progress.update()
+        if any(map(self.is_due, (self.args.log_steps, self.args.checkpointing_steps, self.validation_steps))):
+            self.read()
+
+    def read(self) -> None:
+        """Fetch the numbers of all steps since the last reading, in one go; the last ones become the line."""
+        tensors = [number for _, row in self.unread for number in row.values() if isinstance(number, torch.Tensor)]
+        fetched = iter(torch.stack(tensors).tolist() if tensors else [])
+        for step, row in self.unread:
+            values = {name: next(fetched) if isinstance(n, torch.Tensor) else n for name, n in row.items()}
+            scaled = {"grad_norm"} if self.state.scaler else set()  # fp16's scaler answers an infinite norm itself
+            check_finite(step, {name: value for name, value in values.items() if name not in scaled}, self.output_dir)
+            self.progress.set_postfix({name: f"{value:.4f}" for name, value in values.items() if "loss" in name})
+            self.line = {"step": step} | {name: v for name, v in values.items() if name not in self.unlogged}
+        self.unread = []
+
+    def note(self, **values: Any) -> None:
+        """Have a line written after this step, with `values` at its end."""
+        self.notes |= values
+
+    def validate(self, measure: Callable[[int], dict[str, Any]]) -> dict[str, Any]:
+        """Call `measure` with the step's number while the model has its averaged weights, and note what it returns.
+
+        Where its `validation_kid` is the lowest so far, the weights are kept as `best`.
+        """
+        with self.state.averaged_weights():
+            scores = measure(self.state.step)
+            if scores.get("validation_kid", math.inf) < self.state.best_kid:
+                self.state.best_kid = scores["validation_kid"]
+                self.write_result("best")
+        self.note(**scores)
+        return scores
+
+    def keep(self, name: str) -> None:
+        """Save the averaged weights as the folder `name` in the run's own."""
+        if self.writes:
+            with self.state.averaged_weights():
+                self.write_result(name)
+
+    def write_result(self, name: str) -> None:
+        """Save the model as it is now."""
+        with complete_folder(self.output_dir / name) as folder:
+            self.saved_as.save_pretrained(folder)
+
+    def stop(self) -> None:
+        """Make the step that was just taken the last one."""
+        self.stopped = True
+
+    def end_step(self) -> None:
+        """Write the line and the checkpoint that are due."""
+        if self.notes or self.stopped:
+            self.read()
+        if self.writes and (self.notes or self.is_due(self.args.log_steps)):
+            append_metrics(self.output_dir, self.line | self.notes)
+            self.accelerator.log(self.line | self.notes, step=self.state.step)
+        if self.writes and self.is_due(self.args.checkpointing_steps):
+            self.state.save(self.output_dir, self.saved_as)
+            drop_old_checkpoints(self.output_dir, self.args.checkpoints_total_limit)
+        self.notes = {}
+        if self.over:
+            self.progress.close()
+        self.accelerator.wait_for_everyone()
+
+    def finish(self, kept: str | None = None) -> None:
+        """Make what was kept under the name `kept`, or else the last checkpoint, the result, and say where it is."""
+        if self.writes:
+            publish(self.output_dir / kept if kept else checkpoints(self.output_dir)[-1], self.output_dir)
+            print(f"checkpoint: {self.output_dir}")
+        self.accelerator.end_training()
+
+
+def check_finite(step: int, numbers: dict[str, float], output_dir: Path) -> None:
+    """Stop a diverged run before it overwrites anything.
+
+    Raises:
+        FloatingPointError: names the step and the last good checkpoint.
+    """
+    if all(math.isfinite(value) for value in numbers.values()):
+        return
+    saved = checkpoints(output_dir)
+    good = f"the last good checkpoint is {saved[-1]}" if saved else "there is no checkpoint yet"
+    raise FloatingPointError(
+        f"training diverged at step {step}: {', '.join(f'{name} {value}' for name, value in numbers.items())}; {good}. "
+        "Start anew in another --output_dir with a lower --learning_rate, or in float32 where --mixed_precision is not"
+    )
+
+
+def describe_run(args: RunArguments) -> str:
+    """The resolved settings and the environment, for --dry_run."""
+    return f"{config_yaml(args)}\n{json.dumps(describe_environment(), indent=2)}\n\n"
+
+
+def describe_split(name: str, split: Any) -> str:
+    """Images, size and classes of a split (`ImageArrays`), for --dry_run."""
+    counts = torch.bincount(torch.from_numpy(split.labels), minlength=len(split.label_names)).tolist()
+    classes = ", ".join(f"{label} {count}" for label, count in zip(split.label_names, counts, strict=True))
+    return f"{name}: {len(split.labels)} images, {split.images.shape[1:]} (channels, height, width): {classes}\n"
+
+
+def count_parameters(network: torch.nn.Module) -> str:
+    """The trained weights, as `2.54 M parameters`."""
+    return f"{sum(weight.numel() for weight in network.parameters() if weight.requires_grad) / 1e6:.2f} M parameters"
+
+
+def push_result(output_dir: Path, repository: str | None) -> None:
+    """Upload the pipeline in `output_dir` to a private repository, named as the folder by default."""
+    from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+
+    pipeline = DiffusionPipeline.from_pretrained(output_dir, trust_remote_code=True)
+    print(f"uploaded: {pipeline.push_to_hub(repository or output_dir.name)}")
