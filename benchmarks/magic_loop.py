@@ -1,49 +1,55 @@
-"""Whether checklist feedback makes a generator better: the whole loop on drawn eyes, whose truth can be measured.
+"""Whether checklist feedback makes a generator better: the whole loop on phantoms, whose truth can be measured.
 
      OMP_NUM_THREADS=1 python -m benchmarks.magic_loop --output_dir runs/magic-loop --seeds 0,1,2
 
-For each seed: a DDPM is trained on drawn eyes (`first`); it draws candidates, the measuring judge scores them, and it
-is trained further on the preferences; the result draws candidates for the next round, and so on (`feedback`). The
-control does the same, but the scores of its candidates are dealt out by lot within each class (`by lot`). Then each
-model draws fresh pictures from the same new seeds: the share that passes the checklist by measurement, with the items
-on which measurement and truth do not agree left out, and the Fréchet distance to fresh real pictures. Start the same
-command again to resume; several seeds may run side by side, each by a command with its own --seeds.
+For each seed: `clinsynth train ddpm` on phantoms (`first stage`), then `clinsynth train preference --rounds N` by the
+scores of the measuring judge (`feedback`), and the same with `--control shuffled` (`shuffled`). Then each model draws
+fresh images from the same new seeds: the share that passes the checklist by measurement, with the items on which
+measurement and truth do not agree left out, and the Fréchet distance to fresh real images. Start the same command
+again to resume; several seeds may run side by side, each by a command with its own --seeds.
 """
 
 import json
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
 
 from clinsynth.arguments import run
 
 if TYPE_CHECKING:
-    from clinsynth.trainers.diffusion.arguments import DDPMArguments
-    from clinsynth.trainers.train_preference import PreferenceArguments
+    from clinsynth.data.images import ImageArrays
+    from clinsynth.judges.protocol import Judge
+    from clinsynth.models.image_encoders import FeatureExtractor
 
-DEALT = "dealt-out-by-lot.txt"
 YARDSTICK_SEED = 1000
-"""Data seed of the drawn eyes that the held-out judge, the extractor and the reference pictures come from."""
+"""Data seed of the phantoms that the held-out judge, the extractor and the reference images come from."""
+SHARE_OF_THE_RAREST = 20 / 400  # grade 4 in the test split of phantom-fundus
+ARMS = {"feedback": "none", "shuffled": "shuffled"}
+"""What is trained on preferences, and its --control."""
 
 
 @dataclass
 class LoopArguments:
-    """Train, prefer, train further, and measure, with a control whose scores are dealt out by lot."""
+    """Train, prefer, train further, and measure, with a control whose scores are shuffled."""
 
     output_dir: str
     """Folder for a run folder a seed, loop.json and loop.md."""
     seeds: str = "0,1,2"
     """Comma-separated: each is the seed of the data, of both trainings and of the candidates."""
     resolution: int = 32
-    """Side of the pictures; which items can be measured depends on it."""
+    """Side of the images; which items can be measured depends on it."""
     channels: int = 1
     """1 grey, 3 colour."""
     train: int = 1080
-    """Drawn eyes to train on."""
+    """Phantoms to train on."""
     width: int = 16
     """Size of the network, as in `clinsynth train ddpm`."""
     first_steps: int = 1000
-    """Optimizer steps of the first stage, of 32 pictures."""
+    """Optimizer steps of the first stage, of 32 images."""
     rounds: int = 4
     """Rounds of candidates and training on them, of which the guard may drop some; more may be asked for later."""
     margin: float = 0.3
@@ -53,17 +59,17 @@ class LoopArguments:
     prompts: int = 24
     """Prompts of each class and round."""
     candidates: int = 8
-    """Pictures a prompt."""
+    """Images a prompt."""
     fidelity_weight: float = 0.5
-    """Weight of the denoising loss on real pictures."""
+    """Weight of the denoising loss on real images."""
     train_steps: int = 120
     """Optimizer steps on preferences in a round."""
     train_batch_size: int = 16
-    """Pairs a step, and as many real pictures."""
+    """Pairs a step, and as many real images."""
     learning_rate: float = 5e-5
     """Peak of the training on preferences."""
     lr_scheduler: Literal["constant_with_warmup", "linear", "cosine"] = "cosine"
-    """Its course over a round."""
+    """What it does over a round."""
     ema_decay: float = 0.99
     """Largest decay of the average of a round's weights."""
     beta: float = 2000.0
@@ -71,13 +77,13 @@ class LoopArguments:
     temperature: float = 0.2
     """Of --method reward."""
     num_inference_steps: int = 12
-    """Steps of the sampler, of candidates and of fresh pictures."""
+    """Steps of the sampler, of candidates and of fresh images."""
     guard_steps: int = 60
     """Steps between two looks of the held-out judge."""
     fidelity_tolerance: float = 0.1
-    """Share by which the loss on real validation pictures may rise."""
+    """Share by which the loss on real validation images may rise."""
     frechet_tolerance: float = 0.25
-    """The same for the Fréchet distance of the watched pictures."""
+    """The same for the Fréchet distance of the watched images."""
     held_out_least_kappa: float = 0.6
     """The same agreement asked of the held-out judge, which only watches."""
     least_kappa: float = 0.75
@@ -85,7 +91,7 @@ class LoopArguments:
     judge_epochs: int = 10
     """Passes of the held-out judge's training, and of the extractor's."""
     per_class: int = 100
-    """Fresh pictures of each class and model, and fresh real ones."""
+    """Fresh images of each class and model, and fresh real ones."""
     n_bootstrap: int = 200
     """Replicates of the intervals."""
 
@@ -104,7 +110,6 @@ class LoopArguments:
 
 def main(args: LoopArguments) -> None:
     """Run what is missing of every seed; print and write the table."""
-    from benchmarks.magic_loop_measures import measure_models, table, yardsticks
     from clinsynth.run_folder import atomic_write, check_same_run, create_run_folder, write_run_config
 
     seeds = args.seed_numbers
@@ -115,8 +120,12 @@ def main(args: LoopArguments) -> None:
     results = []
     for seed in seeds:
         folder = create_run_folder(root / f"seed-{seed}")
-        train_models(args, root, folder, seed)
-        results.append(measure_models(args, folder, seed, extractor, real))
+        kept = folder / f"measures-{args.rounds}.json"
+        if not kept.exists():
+            train_models(args, root, folder, seed)
+            measured = measure_models(args, folder, seed, extractor, real)
+            atomic_write(kept, json.dumps(measured, indent=1) + "\n")
+        results.append(json.loads(kept.read_text()))
         record = {"arguments": vars(args), "extractor": extractor.name, "note": extractor.note, "seeds": results}
         atomic_write(root / "loop.json", json.dumps(record, indent=2) + "\n")
     text = table(results, extractor.name)
@@ -124,66 +133,53 @@ def main(args: LoopArguments) -> None:
     print(text)
 
 
+def clinsynth(*command: str, **flags: object) -> None:
+    """Run a command of clinsynth, as a user would."""
+    words = [f"--{name}={value}" for name, value in flags.items()]
+    subprocess.run([sys.executable, "-m", "clinsynth", *command, *words], check=True)
+
+
+def yardsticks(args: LoopArguments, root: Path) -> "tuple[FeatureExtractor, ImageArrays]":
+    """Extractor and real reference images, `per_class` of each; beside them the held-out judge is trained."""
+    from clinsynth.data.arguments import ImageDataArguments
+    from clinsynth.data.images import load_image_arrays
+    from clinsynth.models.image_encoders import train_default_extractor
+
+    test = int(np.ceil(args.per_class / SHARE_OF_THE_RAREST))
+    dataset = f"phantom-fundus?seed={YARDSTICK_SEED}&train={args.train}&test={test}"
+    if not (root / "held-out" / "best-real").exists():
+        clinsynth(
+            "train",
+            "image-classifier",
+            dataset=dataset,
+            resolution=args.resolution,
+            channels=args.channels,
+            arms="real",
+            control="real",
+            seeds=1,
+            epochs=args.judge_epochs,
+            output_dir=root / "held-out",
+        )
+    data = load_image_arrays(ImageDataArguments(dataset, args.resolution, args.channels))
+    # another seed, so that it is not the judge that training is watched by
+    extractor = train_default_extractor(data["train"], data["validation"], root / "extractor", 1, args.judge_epochs)
+    test_split = data["test"]
+    rows = [
+        np.flatnonzero(test_split.labels == label)[: args.per_class] for label in range(len(test_split.label_names))
+    ]
+    return extractor, test_split.take(np.concatenate(rows))
+
+
 def train_models(args: LoopArguments, root: Path, folder: Path, seed: int) -> None:
-    """The models of a seed: first, feedback-1, feedback-2, …, by-lot-1, by-lot-2, …"""
-    from clinsynth.trainers import train_ddpm, train_preference
-
-    if not finished(folder / "first"):
-        train_ddpm.main(first_stage(args, folder, seed))
-        fresh_accelerator()
-    for name in ("feedback", "by-lot"):
-        model = folder / "first"
-        for number in range(1, args.rounds + 1):
-            further = preference(args, root, model, folder / f"{name}-{number}", 1000 * number + seed)
-            model = folder / f"{name}-{number}"
-            if finished(model):
-                continue
-            take_over(folder / "feedback-1", model)
-            if name == "by-lot":
-                deal_out_scores(further, folder / "feedback-1" if number == 1 else None)
-            train_preference.main(further)
-            fresh_accelerator()
-
-
-def take_over(source: Path, target: Path) -> None:
-    """Let all runs of a seed leave out the items that the first one found not to be trusted, and share the extractor
-    that it trained on the same data."""
-    import shutil
-
-    from clinsynth.run_folder import complete_folder, create_run_folder
-
-    if source == target or not source.exists():
-        return
-    for path in source.glob("calibration_*.json"):
-        if not (target / path.name).exists():
-            shutil.copyfile(path, create_run_folder(target) / path.name)
-    if (source / "guard").exists() and not (target / "guard").exists():
-        with complete_folder(target / "guard") as aside:
-            shutil.copytree(source / "guard", aside, dirs_exist_ok=True)
-
-
-def finished(folder: Path) -> bool:
-    """Whether a training has left its model."""
-    return (folder / "model_index.json").exists()
-
-
-def fresh_accelerator() -> None:
-    """accelerate keeps its state for the process; the next training starts without one."""
-    from accelerate.state import AcceleratorState, GradientState
-
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
-
-
-def first_stage(args: LoopArguments, folder: Path, seed: int) -> "DDPMArguments":
-    """The first stage's training."""
-    from clinsynth.trainers.diffusion.arguments import DDPMArguments
-
-    return DDPMArguments(
-        dataset=data_of(args, seed),
+    """The models of a seed: first, feedback and shuffled."""
+    dataset = f"phantom-fundus?seed={seed}&train={args.train}"
+    clinsynth(
+        "train",
+        "ddpm",
+        dataset=dataset,
         resolution=args.resolution,
         channels=args.channels,
-        output_dir=str(folder / "first"),
+        output_dir=folder / "first",
         width=args.width,
         train_steps=args.first_steps,
         train_batch_size=32,
@@ -192,96 +188,151 @@ def first_stage(args: LoopArguments, folder: Path, seed: int) -> "DDPMArguments"
         checkpointing_steps=100,
         seed=seed,
     )
-
-
-def preference(args: LoopArguments, root: Path, model: Path, target: Path, seed: int) -> "PreferenceArguments":
-    """A round's training of `model`, the same for feedback and by-lot."""
-    from clinsynth.trainers.train_preference import PreferenceArguments
-
-    return PreferenceArguments(
-        dataset=data_of(args, seed % 1000),
-        model=str(model),
-        output_dir=str(target),
-        judge="measure",
-        held_out="classifier",
-        held_out_model=str(root / "held-out" / "best-real"),
-        least_kappa=args.least_kappa,
-        held_out_least_kappa=args.held_out_least_kappa,
-        prompts=args.prompts,
-        candidates=args.candidates,
-        pair_rule="margin",
-        margin=args.margin,
-        method=args.method,
-        fidelity_weight=args.fidelity_weight,
-        num_inference_steps=args.num_inference_steps,
-        beta=args.beta,
-        temperature=args.temperature,
-        learning_rate=args.learning_rate,
-        lr_scheduler=args.lr_scheduler,
-        ema_decay=args.ema_decay,
-        train_steps=args.train_steps,
-        train_batch_size=args.train_batch_size,
-        guard_steps=args.guard_steps,
-        guard_images=10,
-        fidelity_tolerance=args.fidelity_tolerance,
-        frechet_tolerance=args.frechet_tolerance,
-        checkpointing_steps=100,
-        seed=seed,
+    same = (
+        "rounds prompts candidates margin method fidelity_weight num_inference_steps beta temperature learning_rate "
     )
+    same += "lr_scheduler ema_decay train_steps train_batch_size guard_steps fidelity_tolerance frechet_tolerance "
+    same += "least_kappa held_out_least_kappa"
+    for arm, control in ARMS.items():
+        clinsynth(
+            "train",
+            "preference",
+            dataset=dataset,
+            model=folder / "first",
+            output_dir=folder / arm,
+            judge="measure",
+            control=control,
+            held_out="classifier",
+            held_out_model=root / "held-out" / "best-real",
+            pair_rule="margin",
+            guard_images=10,
+            checkpointing_steps=100,
+            seed=1000 + seed,
+            **{name: getattr(args, name) for name in same.split()},
+        )
 
 
-def data_of(args: LoopArguments, seed: int) -> str:
-    """The spec of a seed's drawn eyes."""
-    return f"phantom-fundus?seed={seed}&train={args.train}"
-
-
-def deal_out_scores(args: "PreferenceArguments", drawn: Path | None) -> None:
-    """Have the candidates of a run drawn and scored, then put the scores in another order within each class.
-
-    `drawn` is a run with the same model and seed, whose candidates and scores are taken over.
-    """
-    import shutil
-
+def measure_models(
+    args: LoopArguments, folder: Path, seed: int, extractor: "FeatureExtractor", real: "ImageArrays"
+) -> dict[str, Any]:
+    """The record of a seed."""
+    from clinsynth.images import contact_sheet, to_png
     from clinsynth.judges.judges import load_judge
+    from clinsynth.metrics.frechet.frechet import frechet_distance, frechet_interval
+    from clinsynth.run_folder import atomic_write
+
+    judge = load_judge("measure", None, "phantom-fundus")
+    judge.refused = frozenset(json.loads((folder / "feedback" / "calibration_judge.json").read_text())["refused"])
+    held_out = load_judge("classifier", str(folder.parent / "held-out" / "best-real"), "phantom-fundus")
+    features, passed, models = extractor(real.images), {}, {}
+    models["real"] = judged(judge, held_out, real)[0]
+    for name, place in {"first stage": "first", **{arm: arm for arm in ARMS}}.items():
+        drawn = draw(folder / place, args.per_class, args.num_inference_steps, seed)
+        shown = np.arange(len(drawn.labels)).reshape(-1, args.per_class)[:, :8]
+        atomic_write(folder / f"{place}.png", to_png(contact_sheet(drawn.images[shown.ravel()], shown.shape[1])))
+        models[name], passed[name] = judged(judge, held_out, drawn)
+        found = extractor(drawn.images)
+        models[name]["frechet"] = frechet_distance(features, found)
+        models[name]["frechet_interval"] = frechet_interval(features, found, args.n_bootstrap)
+    for arm in ARMS:
+        models[arm]["rounds"] = [round_record(folder / arm, number) for number in range(1, args.rounds + 1)]
+        models[arm]["rise"] = rise(passed[arm], passed["first stage"], args.n_bootstrap)
+        models[arm]["frechet_ratio"] = models[arm]["frechet"] / models["first stage"]["frechet"]
+    return {"seed": seed, "rounds": args.rounds, "refused": sorted(judge.refused), "models": models}
+
+
+def round_record(folder: Path, number: int) -> dict[str, Any]:
+    """Steps of a round, the one that was kept, and why the guard stopped it."""
+    path = folder / f"round-{number}" / "round.json"
+    found = json.loads(path.read_text()) if path.exists() else {}  # of one round alone nothing is written
+    return {name: found.get(name) for name in ("steps", "kept_step", "stopped")}
+
+
+def draw(model: Path, per_class: int, steps: int, seed: int) -> "ImageArrays":
+    """Fresh images, those of a class in a row."""
+    from clinsynth.data.images import ImageArrays
     from clinsynth.models.generators import load_pipeline
-    from clinsynth.run_folder import complete_folder, create_run_folder
-    from clinsynth.trainers.preference.candidates import score_candidates
+    from clinsynth.seeds import derive_seed
+    from clinsynth.trainers.preference.candidates import sample_fast
 
-    folder = create_run_folder(Path(args.output_dir) / "preferences")
-    if (folder / "scores" / DEALT).exists():
-        return
-    if drawn:
-        for part in ("candidates", "scores"):
-            with complete_folder(folder / part) as aside:
-                shutil.copytree(drawn / "preferences" / part, aside, dirs_exist_ok=True)
-    judge = load_judge("measure", None, args.checklist)
-    score_candidates(args, load_pipeline(args.model), judge, frozenset(), folder)
-    with complete_folder(folder / "dealt") as aside:
-        write_dealt(folder / "scores" / "data", aside, args.seed)
-    with complete_folder(folder / "scores") as aside:
-        shutil.copytree(folder / "dealt", aside, dirs_exist_ok=True)
+    pipeline = load_pipeline(str(model))
+    labels = np.repeat(np.arange(pipeline.num_classes), per_class)
+    seeds = [derive_seed(seed, 98, i) for i in range(len(labels))]
+    sample = sample_fast(pipeline, steps)
+    parts = [sample(labels[i : i + 64].tolist(), seeds[i : i + 64])[0] for i in range(0, len(labels), 64)]
+    return ImageArrays(np.concatenate(parts), labels, list(pipeline.id2label.values()))
 
 
-def write_dealt(scores: Path, target: Path, seed: int) -> None:
-    """The shards of `scores`, their rows in another order within each condition, as target/data."""
-    import numpy as np
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+def judged(judge: "Judge", held_out: "Judge", images: "ImageArrays") -> tuple[dict[str, Any], np.ndarray]:
+    """The record of some images, and which of them pass."""
+    from clinsynth.judges.protocol import pass_rate
 
-    shards = sorted(scores.glob("*.parquet"))
-    tables = [pq.read_table(shard) for shard in shards]
-    whole = pa.concat_tables(tables)
-    conditions, order = np.array(whole["condition"].to_pylist()), np.arange(len(whole))
-    draw = np.random.default_rng([seed, 79])
-    for condition in np.unique(conditions):
-        members = np.flatnonzero(conditions == condition)
-        order[members] = draw.permutation(members)
-    dealt, first = whole.take(pa.array(order)).set_column(0, "row", whole["row"]), 0
-    (target / "data").mkdir()
-    for shard, table in zip(shards, tables, strict=True):
-        pq.write_table(dealt.slice(first, len(table)), target / "data" / shard.name)
-        first += len(table)
-    (target / DEALT).write_text("The scores of each class are in another order, drawn by lot.\n")
+    conditions = [images.label_names[label] for label in images.labels]
+    shares, passes = judge.score_arrays(images.images, conditions)
+    passed, names = np.array(passes), enumerate(images.label_names)
+    record = {
+        "passed": pass_rate(passes),
+        "by_condition": {name: float(passed[images.labels == label].mean()) for label, name in names},
+        "mean_share": float(shares.mean()),
+        "held_out_passed": pass_rate(held_out.score_arrays(images.images, conditions)[1]),
+    }
+    return record, passed
+
+
+def rise(now: np.ndarray, before: np.ndarray, n_bootstrap: int) -> dict[str, Any]:
+    """Difference of two pass rates of images of the same seeds, with its 95 % bootstrap interval over images."""
+    difference = now.astype(float) - before
+    generator = np.random.default_rng(0)
+    draws = generator.integers(len(difference), size=(10 * n_bootstrap, len(difference)))
+    low, high = np.quantile(difference[draws].mean(1), [0.025, 0.975])
+    return {"value": float(difference.mean()), "interval": (float(low), float(high))}
+
+
+def table(results: list[dict[str, Any]], extractor: str) -> str:
+    """Seeds and models as a Markdown table, and what it says of the goals."""
+    lines = [
+        "| seed | model | passes | rise, points | held-out judge | Fréchet | ratio |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for result in results:
+        for name, model in result["models"].items():
+            cells = [
+                str(result["seed"]),
+                name,
+                percent(model["passed"]),
+                "",
+                percent(model["held_out_passed"]),
+                "",
+                "",
+            ]
+            if "rise" in model:
+                low, high = model["rise"]["interval"]
+                cells[3] = f"{100 * model['rise']['value']:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
+                cells[6] = f"{model['frechet_ratio']:.2f}"
+            if "frechet" in model:
+                low, high = model["frechet_interval"]
+                cells[5] = f"{model['frechet']:.2f} ({low:.2f} to {high:.2f})"
+            lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join([*lines, "", *verdict(results), f"Fréchet: {extractor}; intervals of 95 %."])
+
+
+def percent(rate: dict[str, Any]) -> str:
+    """A pass rate with its interval, in percent."""
+    low, high = rate["interval"]
+    return f"{100 * rate['value']:.1f} ({100 * low:.1f} to {100 * high:.1f})"
+
+
+def verdict(results: list[dict[str, Any]]) -> list[str]:
+    """A line for each arm, over the seeds."""
+    lines = []
+    for name in ARMS:
+        rises = [100 * result["models"][name]["rise"]["value"] for result in results]
+        ratios = [result["models"][name]["frechet_ratio"] for result in results]
+        lines.append(
+            f"{name}: rise {np.mean(rises):+.1f} points (of the seeds {min(rises):+.1f} to {max(rises):+.1f}), "
+            f"Fréchet ratio {np.mean(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+        )
+    return lines
 
 
 if __name__ == "__main__":

@@ -138,11 +138,11 @@ def random_pairs(args: PreferenceBenchmarkArguments, pipeline: Any) -> Any:
     from datasets import Image as ImageFeature
 
     from clinsynth.images import to_picture
-    from clinsynth.trainers.preference.model import picture_form
+    from clinsynth.trainers.preference.model import image_form
     from clinsynth.trainers.preference.pairs import Candidate, make_pairs, read_pairs, write_pairs
 
     count, generator = 8 * args.batch_size, np.random.default_rng(0)
-    side, channels = picture_form(pipeline)
+    side, channels = image_form(pipeline)
     names, shape = list(pipeline.id2label.values()), (count, channels, side, side)
     pictures = [to_picture(image) for image in generator.integers(0, 256, shape, dtype=np.uint8)]
     images = Dataset.from_dict({"image": pictures}, features=Features(image=ImageFeature()))
@@ -159,18 +159,25 @@ def dpo_step(args: PreferenceBenchmarkArguments, fidelity_weight: float, build: 
 
     from benchmarks.timing import compare
     from clinsynth.trainers.preference.model import is_prompted
-    from clinsynth.trainers.preference.step import Preferences, build_state, fidelity_stream, train_step
+    from clinsynth.trainers.preference.step import (
+        Preferences,
+        build_state,
+        fidelity_stream,
+        real_samples,
+        train_step,
+    )
 
     chosen, pipeline = settings(args, fidelity_weight), build(args)
     accelerator = Accelerator(cpu=True, mixed_precision="no")
     state, reference = build_state(chosen, pipeline, accelerator)
-    preferences = Preferences(chosen, pipeline, reference, random_pairs(args, pipeline), None, accelerator)
-    real = fidelity_stream(chosen, random_pictures(args, pipeline), pipeline, accelerator.device)
+    preferences = Preferences(chosen, pipeline, reference, random_pairs(args, pipeline), accelerator)
+    samples = real_samples(chosen, random_images(args, pipeline), pipeline, accelerator.device)
+    real = fidelity_stream(chosen, samples, pipeline)
     unet, optimizer = accelerator.prepare(state.model, state.optimizer)
 
     def trainer() -> None:
         for _ in range(args.steps):
-            train_step(chosen, accelerator, unet, optimizer, preferences, real, state.step)
+            train_step(accelerator, unet, optimizer, preferences, real, state.step)
             state.advance()
 
     with_it, latents = "with" if fidelity_weight else "without", is_prompted(pipeline)
@@ -184,14 +191,14 @@ def dpo_step(args: PreferenceBenchmarkArguments, fidelity_weight: float, build: 
     )
 
 
-def random_pictures(args: PreferenceBenchmarkArguments, pipeline: Any) -> Any:
-    """Two batches of real pictures, or of what stands for them, in the form of a pipeline's."""
+def random_images(args: PreferenceBenchmarkArguments, pipeline: Any) -> Any:
+    """Two batches of real images, or of what stands for them, in the form of a pipeline's."""
     import numpy as np
 
     from clinsynth.data.images import ImageArrays
-    from clinsynth.trainers.preference.model import picture_form
+    from clinsynth.trainers.preference.model import image_form
 
-    side, channels = picture_form(pipeline)
+    side, channels = image_form(pipeline)
     count, generator = 2 * args.batch_size, np.random.default_rng(1)
     images = generator.integers(0, 256, (count, channels, side, side), dtype=np.uint8)
     return ImageArrays(images, np.arange(count) % pipeline.num_classes, list(pipeline.id2label.values()))

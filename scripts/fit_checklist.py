@@ -20,6 +20,8 @@ from clinsynth.data.arguments import ImageDataArguments
 
 if TYPE_CHECKING:
     from clinsynth.data.images import ImageArrays
+    from clinsynth.judges.protocol import Answer, Judge
+    from clinsynth.pipelines.checklist_judge.measuring_model import Measure
 
 WORDS = {
     "area": ("location", "Does the lesion take up {low} to {high} % of the picture?"),
@@ -67,7 +69,7 @@ def main(args: FitChecklistArguments) -> None:
 
     from clinsynth.data.images import load_image_arrays
     from clinsynth.judges.judges import load_judge
-    from clinsynth.pipelines.checklist_judge.measured_items import measure_of
+    from clinsynth.pipelines.checklist_judge.measuring_model import measure_of
     from clinsynth.run_folder import atomic_write, create_run_folder
 
     measure, quantities = measure_of({"name": args.name})
@@ -95,7 +97,7 @@ def main(args: FitChecklistArguments) -> None:
     print(to_table(load_judge("measure", None, args.output_file), splits["validation"], names))
 
 
-def measure_all(measure: Any, quantities: tuple[str, ...], images: ImageArrays) -> np.ndarray:
+def measure_all(measure: Measure, quantities: tuple[str, ...], images: ImageArrays) -> np.ndarray:
     """The quantities of all images, int64 (n, quantities)."""
     from tqdm.auto import tqdm
 
@@ -118,20 +120,19 @@ def items_of(
         }
 
 
-def to_table(judge: Any, images: ImageArrays, names: list[str]) -> str:
+def to_table(judge: Judge, images: ImageArrays, names: list[str]) -> str:
     """Mean share of items that images of each class meet, of their own condition and of the others."""
-    from clinsynth.judges.judges import judge_arrays
-
     lines = [f"{'validation images of':<24}{'n':>6}{'own items':>12}{'items of others':>18}"]
     for label, name in enumerate(names):
         chosen = images.images[images.labels == label]
-        shares = {c: mean_share(judge_arrays(judge, chosen, [c] * len(chosen))) for c in names}
+        shares = {c: mean_share(judge.judge_arrays(chosen, [c] * len(chosen))) for c in names}
         others = np.mean([share for condition, share in shares.items() if condition != name])
         lines.append(f"{name:<24}{len(chosen):>6}{shares[name]:>12.3f}{others:>18.3f}")
     return "\n".join(lines)
 
 
-def mean_share(answers: list[dict[str, Any]]) -> float:
+def mean_share(answers: list[Answer]) -> float:
+    """Of measured answers, which all have a share."""
     return float(np.mean([answer["share"] for answer in answers]))
 
 

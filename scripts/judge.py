@@ -1,4 +1,4 @@
-"""Score pictures against an expert checklist, item by item.
+"""Score images against an expert checklist, item by item.
 
     clinsynth judge --checklist phantom-fundus --images runs/phantom-synthetic --judge measure \\
         --output_dir runs/judged
@@ -15,13 +15,15 @@
 
 Writes Parquet rows (row, condition, share, items with score, reason and disagreement, failure), which
 `datasets.load_dataset(folder)` reads, and judged.json: judge, checklist and its version, pass rates with intervals,
-how many pictures got no scores and why, agreement of the judge with known truth.
+how many images got no scores and why, agreement of the judge with known truth.
 A run that was stopped goes on when the same command is started again.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from clinsynth.arguments import run
 from clinsynth.judges.judges import check_judge
@@ -34,6 +36,12 @@ from clinsynth.run_folder import (
     write_run_config,
 )
 
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from clinsynth.judges.checklists import Checklist
+    from clinsynth.judges.protocol import Judge
+
 MAY_DIFFER = frozenset("output_dir batch_size judge_endpoint send_real concurrency timeout_s".split())
 SHARD_SIZE, SHARD_SIZE_OF_VLM = 500, 50
 """Rows of a file: a model that is asked in words takes seconds a picture."""
@@ -41,7 +49,7 @@ SHARD_SIZE, SHARD_SIZE_OF_VLM = 500, 50
 
 @dataclass
 class JudgeImagesArguments:
-    """Score pictures against an expert checklist, item by item.
+    """Score images against an expert checklist, item by item.
 
     Start the same command again to resume. Example:
 
@@ -103,11 +111,11 @@ class JudgeImagesArguments:
 
     def check_endpoint(self) -> None:
         """Raise a `ValueError` for flags of an endpoint that do not fit."""
-        from clinsynth.judges.asked import check_address
-
         if self.judge_endpoint and self.judge != "vlm":
             raise ValueError(f"--judge_endpoint is for --judge vlm, not {self.judge}; leave one of the two out")
         if self.judge_endpoint:
+            from clinsynth.judges.asked import check_address
+
             check_address(self.judge_endpoint)
         if self.send_real is not None and len(self.send_real.split()) < 2:
             raise ValueError(
@@ -124,27 +132,26 @@ def main(args: JudgeImagesArguments) -> None:
     import json
 
     from clinsynth.judges.checklists import load_checklist
-    from clinsynth.judges.judges import describe_judge
-    from clinsynth.judges.scores import summarize, write_scores
+    from clinsynth.judges.scores import score_summary, write_scores
 
     rows = read_rows(args.images, args.split, load_checklist(args.checklist))
     output_dir = create_run_folder(args.output_dir)
     check_same_run(output_dir, args, MAY_DIFFER)
     judge = open_judge(args, rows)
-    facts = describe_judge(judge, args.judge_model)
-    begin(output_dir, facts)
+    identity = judge.identity()
+    check_unchanged(output_dir, read_json(output_dir / "judge.json"), identity)
+    atomic_write(output_dir / "judge.json", json.dumps(identity, indent=1) + "\n")
     write_run_config(output_dir, args)
-    calibration = calibration_of(args, judge, rows, output_dir)
+    calibration = calibrated(args, judge, rows, output_dir)
     paths = write_scores(judge, rows, output_dir, args.shard_size or SHARD_SIZE, args.batch_size)
-    refused = frozenset(calibration["refused"]) if calibration else frozenset()
     judged = {
-        **facts,
+        **identity,
         "images": args.images,
         "split": args.split,
         "endpoint": args.judge_endpoint,
         "send_real": args.send_real,
         "n": len(rows),
-        **summarize(paths, refused),
+        **score_summary(paths, judge.refused),
         "calibration": calibration,
     }
     atomic_write(output_dir / "judged.json", json.dumps(judged, indent=1) + "\n")
@@ -152,8 +159,8 @@ def main(args: JudgeImagesArguments) -> None:
     print(f"scores: {output_dir}")
 
 
-def open_judge(args: JudgeImagesArguments, rows: Any) -> Any:
-    """The judge that the flags name, which may have the pictures of `rows`."""
+def open_judge(args: JudgeImagesArguments, rows: Dataset) -> Judge:
+    """The judge that the flags name, which may have the images of `rows`."""
     from clinsynth.judges.asked import check_may_leave
     from clinsynth.judges.judges import load_judge
 
@@ -171,33 +178,20 @@ def open_judge(args: JudgeImagesArguments, rows: Any) -> Any:
 
 
 def print_rates(judged: dict[str, Any]) -> None:
-    """Agreement with the truth, where it is known, pictures without scores, and the pass rate of each condition."""
-    from clinsynth.judges.calibration import table
-    from clinsynth.judges.scores import words_of
+    """Agreement with the truth, where it is known, images without scores, and the pass rate of each condition."""
+    from clinsynth.judges.calibration import kappa_table
+    from clinsynth.judges.scores import reasons_text
 
     if judged["calibration"]:
-        print(table(judged["calibration"]))
+        print(kappa_table(judged["calibration"]))
     if judged["unscored"]["n"]:
-        print(f"without scores: {judged['unscored']['n']} of {judged['n']} ({words_of(judged['unscored'])})")
+        print(f"without scores: {judged['unscored']['n']} of {judged['n']} ({reasons_text(judged['unscored'])})")
     for condition, record in judged["conditions"].items():
         passed, (low, high) = record["passed"], record["passed"]["interval"]
         print(f"{condition}: {passed['value']:.1%} pass ({low:.1%} to {high:.1%}, n {passed['n']})")
 
 
-def begin(output_dir: Path, facts: dict[str, Any]) -> None:
-    """Keep what identifies the judge in judge.json.
-
-    Raises:
-        ValueError: another judge, or another version of the checklist, began the run.
-    """
-    import json
-
-    path = output_dir / "judge.json"
-    check_unchanged(output_dir, read_json(path), facts)
-    atomic_write(path, json.dumps(facts, indent=1) + "\n")
-
-
-def read_rows(images: str, split: str, checklist: Any) -> Any:
+def read_rows(images: str, split: str, checklist: Checklist) -> Dataset:
     """The `datasets.Dataset` to judge, with columns image and label.
 
     Raises:
@@ -223,23 +217,16 @@ def read_rows(images: str, split: str, checklist: Any) -> Any:
     return rows
 
 
-def calibration_of(args: JudgeImagesArguments, judge: Any, rows: Any, output_dir: Path) -> dict[str, Any] | None:
-    """The judge's agreement with drawn pictures of the size and mode of those to judge, kept in calibration.json."""
-    import json
+def calibrated(args: JudgeImagesArguments, judge: Judge, rows: Dataset, output_dir: Path) -> dict[str, Any] | None:
+    """The judge's agreement with phantoms of the size and mode of the images to judge, kept in calibration.json."""
+    from clinsynth.judges.calibration import calibrate_once, truth_is_known
 
-    from clinsynth.judges.calibration import calibrate
-
+    if args.calibration_pictures == 0 or not truth_is_known(judge):
+        return None
+    first = rows[0]["image"]
+    form = (first.size[0], 1 if first.mode == "L" else 3)
     path = output_dir / "calibration.json"
-    truth_is_known = judge.checklist["name"] == "phantom-fundus" and judge.kind != "expert"
-    if args.calibration_pictures == 0 or not truth_is_known:
-        return None  # truth is known of drawn pictures alone, which no expert has seen
-    if not path.exists():
-        first = rows[0]["image"]
-        channels = 1 if first.mode == "L" else 3
-        found = calibrate(judge, first.size[0], channels, args.calibration_pictures, args.least_kappa, args.seed)
-        atomic_write(path, json.dumps(found, indent=1) + "\n")
-    known: dict[str, Any] = json.loads(path.read_text())
-    return known
+    return calibrate_once(path, judge, *form, args.calibration_pictures, args.least_kappa, args.seed)
 
 
 if __name__ == "__main__":

@@ -47,14 +47,14 @@ def write_classifier(folder: Path, channels: int = 1, side: int = 28) -> Path:
 
 
 def write_preferences(
-    model: Path, folder: Path, dim: bool = False, by_lot: bool = False, steps: int = 3, judge: str = "dark"
+    model: Path, folder: Path, dim: bool = False, shuffled: bool = False, steps: int = 3, judge: str = "dark"
 ) -> Path:
-    """Pairs by darkness, or by lot, of pictures that the model drew; `dim`: each of a prompt darkened otherwise."""
+    """Pairs by darkness, or at random, of images that the model drew; `dim`: each of a prompt darkened otherwise."""
     labels, seeds = [number // 4 for number in range(20)], list(range(20))
     images, _ = sample_by_path(load_pipeline(str(model)), steps)(labels, seeds)
     if dim:
         images = (images * np.tile([1.0, 0.4, 0.8, 0.6], 5)[:, None, None, None]).astype(np.uint8)
-    shares = np.random.default_rng(0).random(20) if by_lot else 1 - images.mean((1, 2, 3)) / 255
+    shares = np.random.default_rng(0).random(20) if shuffled else 1 - images.mean((1, 2, 3)) / 255
     found = [Candidate(row, labels[row], row // 4, seeds[row], float(shares[row])) for row in range(20)]
     features = Features(image=ImageFeature(), label=ClassLabel(names=GRADES))
     pictures = {"image": [to_picture(image) for image in images], "label": labels}

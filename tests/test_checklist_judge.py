@@ -15,18 +15,19 @@ from clinsynth.data.phantom_fundus import draw_fundus
 from clinsynth.data.sources import load_folder
 from clinsynth.judges.calibration import agreement, calibrate, check_usable, draw_known
 from clinsynth.judges.checklists import load_checklist
-from clinsynth.judges.judges import load_judge, pass_rate, share_of_items, wilson_interval
+from clinsynth.judges.judges import load_judge
+from clinsynth.judges.protocol import pass_rate, share_of_items, wilson_interval
 from clinsynth.pipelines.checklist_judge import ChecklistJudgePipeline, MeasuringConfig, MeasuringModel
 from clinsynth.pipelines.checklist_judge.lesion_measures import count_lesions, peaks
-from clinsynth.pipelines.checklist_judge.measured_items import measured_items, parse_item
+from clinsynth.pipelines.checklist_judge.measuring_model import measured_items, parse_item
 from clinsynth.scripts.judge import JudgeImagesArguments, main
 
 GRADES = [f"grade {number}" for number in range(5)]
 
 
 @pytest.fixture
-def judge() -> Any:
-    return load_judge("measure", None, "phantom-fundus")
+def judge() -> ChecklistJudgePipeline:
+    return load_judge("measure", None, "phantom-fundus").pipeline
 
 
 def eye(grade: int, number: int = 0, size: int = 64) -> tuple[Image.Image, dict[str, Any]]:
@@ -86,7 +87,7 @@ def test_every_item_of_the_checklist_is_measured_and_its_ranges_are_the_drawing_
         assert ranges == {**LESION_RANGES[grade], "discs": (1, 1)}
 
 
-def test_answers_name_items_counts_and_share(judge: Any) -> None:
+def test_answers_name_items_counts_and_share(judge: ChecklistJudgePipeline) -> None:
     image, truth = eye(3)
     answer = judge({"image": image, "condition": "grade 3"})
     assert answer["condition"] == "grade 3" and answer["share"] == np.mean(list(answer["scores"].values()))
@@ -95,13 +96,13 @@ def test_answers_name_items_counts_and_share(judge: Any) -> None:
     assert other["scores"]["haemorrhages_none"] == 0 and other["share"] < answer["share"]
 
 
-def test_answers_do_not_depend_on_the_batch(judge: Any) -> None:
+def test_answers_do_not_depend_on_the_batch(judge: ChecklistJudgePipeline) -> None:
     rows = [{"image": eye(grade)[0], "condition": GRADES[grade]} for grade in range(5)]
     assert judge(rows) == judge(rows, batch_size=2) == [judge(row) for row in rows]
     assert judge([]) == []
 
 
-def test_unknown_conditions_and_checklists_are_named(judge: Any) -> None:
+def test_unknown_conditions_and_checklists_are_named(judge: ChecklistJudgePipeline) -> None:
     with pytest.raises(ValueError, match="condition 'grade 9' is not in checklist phantom-fundus; it has grade 0"):
         judge({"image": eye(0)[0], "condition": "grade 9"})
     with pytest.raises(ValueError, match="checklist retinopathy has no measurements"):
@@ -110,7 +111,7 @@ def test_unknown_conditions_and_checklists_are_named(judge: Any) -> None:
         judge([], batch_size=0)
 
 
-def test_a_saved_judge_loads_without_clinsynth(judge: Any, tmp_path: Path) -> None:
+def test_a_saved_judge_loads_without_clinsynth(judge: ChecklistJudgePipeline, tmp_path: Path) -> None:
     judge.save_pretrained(tmp_path / "judge")
     image, _ = eye(2)
     image.save(tmp_path / "eye.png")
@@ -159,7 +160,8 @@ def test_a_classifier_of_other_classes_is_refused(tmp_path: Path) -> None:
         load_judge("classifier", str(tmp_path / "nowhere"), "phantom-fundus")
 
 
-def test_calibration_trusts_colour_at_64_pixels_and_refuses_what_32_grey_ones_hide(judge: Any) -> None:
+def test_calibration_trusts_colour_at_64_pixels_and_refuses_what_32_grey_ones_hide() -> None:
+    judge = load_judge("measure", None, "phantom-fundus")
     large = calibrate(judge, 64, 3, per_grade=15, least_kappa=0.6, seed=0)
     assert large["refused"] == [] and min(item["kappa"] for item in large["items"].values()) > 0.8
     small = calibrate(judge, 32, 1, per_grade=20, least_kappa=0.6, seed=0)

@@ -8,8 +8,8 @@ from helpers import clinsynth
 from PIL import Image
 
 from clinsynth.judges.checklists import load_checklist
-from clinsynth.judges.judges import judge_arrays, load_judge
-from clinsynth.pipelines.checklist_judge.measured_items import measured_items, parse_item
+from clinsynth.judges.judges import load_judge
+from clinsynth.pipelines.checklist_judge.measuring_model import measured_items, parse_item
 from clinsynth.pipelines.checklist_judge.skin_measures import measure_skin
 
 SKIN, BROWN, RED, BLACK = (220, 180, 165), (95, 55, 40), (190, 70, 80), (30, 25, 25)
@@ -60,7 +60,7 @@ def test_the_rim_of_the_instrument_is_no_lesion() -> None:
 def test_where_no_lesion_is_all_is_zero_and_grey_is_refused() -> None:
     assert set(measure_skin(draw("nothing")).values()) == {0}
     assert set(measure_skin(np.zeros((32, 32, 3), np.uint8)).values()) == {0}
-    with pytest.raises(ValueError, match=r"cannot be measured in grey pictures.*--channels 3"):
+    with pytest.raises(ValueError, match=r"cannot be measured in grey images.*--channels 3"):
         measure_skin(draw("disc")[..., 0])
 
 
@@ -81,8 +81,8 @@ def test_a_fitted_checklist_tells_its_classes_apart(tmp_path: Path) -> None:
     assert checklist.name == "dermatoscopy-measured-drawn" and len(checklist.items("naevus")) == 7
     pictures = np.stack([draw("disc", noise=3), draw("two lobes", RED, noise=4)]).transpose(0, 3, 1, 2)
     judge = load_judge("measure", None, str(path))
-    right = judge_arrays(judge, pictures, ["naevus", "melanoma"])
-    wrong = judge_arrays(judge, pictures, ["melanoma", "naevus"])
+    right = judge.judge_arrays(pictures, ["naevus", "melanoma"])
+    wrong = judge.judge_arrays(pictures, ["melanoma", "naevus"])
     assert min(a["share"] for a in right) > max(a["share"] for a in wrong)
     said = clinsynth("fit", "checklist", *flags, "--output_file", path, check=False).stderr
     assert f"--output_file {path} is there already" in said

@@ -19,7 +19,7 @@ from clinsynth.data.images import ImageArrays, load_image_arrays
 from clinsynth.data.phantom_fundus import GRADES
 from clinsynth.images import from_png, to_picture
 from clinsynth.judges.checklists import sample_id
-from clinsynth.judges.judges import judge_arrays, load_judge
+from clinsynth.judges.judges import load_judge
 from clinsynth.models.generators import Diffusion, Sample
 from clinsynth.scripts.generate_images import GenerateImagesArguments, main
 from clinsynth.synthesis.image_checks import (
@@ -211,7 +211,7 @@ def test_a_run_that_changes_too_little_falls_short_and_says_so(
 
 def checklist_check(least: str = "4/5") -> ChecklistCheck:
     judge = load_judge("measure", None, "phantom-fundus")
-    return ChecklistCheck(judge, parse_share(least), frozenset(), dict(enumerate(GRADES)), None)
+    return ChecklistCheck(judge, parse_share(least), frozenset(), dict(enumerate(GRADES)))
 
 
 def drawing(eyes: ImageArrays) -> Sample:
@@ -252,7 +252,7 @@ def test_what_the_checklist_does_not_confirm_is_drawn_anew(eyes: ImageArrays, tm
 
 
 def met_items(check: ChecklistCheck, row: dict[str, Any]) -> int:
-    (answer,) = judge_arrays(check.judge, from_png(row["image"]["bytes"])[None], [GRADES[row["label"]]])
+    (answer,) = check.judge.judge_arrays(from_png(row["image"]["bytes"])[None], [GRADES[row["label"]]])
     return sum(answer["scores"].values())
 
 
@@ -278,7 +278,7 @@ def test_four_of_five_are_counted_exactly_and_no_answer_is_no_guess() -> None:
     assert check.reason({"scores": {**scores, first: 0}}) is None
     assert check.reason({"scores": {**scores, first: 0, second: 0}}) == UNMET
     assert check.reason({"scores": {}, "failure": "not JSON"}) == NO_ANSWER
-    trusted = ChecklistCheck(check.judge, Fraction(4, 5), frozenset([first]), check.names, None)
+    trusted = ChecklistCheck(check.judge, Fraction(4, 5), frozenset([first]), check.names)
     assert trusted.reason({"scores": {**scores, first: 0}}) is None
     assert trusted.reason({"scores": {**scores, second: 0}}) == UNMET  # three of four are fewer than four of five
 

@@ -11,8 +11,8 @@ from judge_models import arguments, pictures, save_checklist, save_tiny_clip, sa
 from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
 from clinsynth.judges.checklists import load_checklist
-from clinsynth.judges.judges import describe_judge, load_judge
-from clinsynth.pipelines.checklist_judge.item_statements import statements_of
+from clinsynth.judges.judges import load_judge
+from clinsynth.pipelines.checklist_judge.pipeline_checklist_judge import statements_of
 from clinsynth.scripts.judge import main
 
 OWN = {"statement": "a bright disc", "negation": "no disc at all"}
@@ -57,12 +57,12 @@ def test_an_item_is_met_where_its_statement_is_nearer_than_its_negation(judge: A
 
 def test_answers_do_not_depend_on_the_batch(judge: Any) -> None:
     rows = [{"image": image, "condition": f"grade {n}"} for n, image in enumerate(pictures(5))]
-    assert judge(rows) == judge(rows, batch_size=2) == [judge(row) for row in rows]
+    assert judge(rows) == judge(rows, batch_size=2) == [judge([row])[0] for row in rows]
 
 
 def test_a_saved_judge_loads_without_clinsynth(tmp_path: Path) -> None:
     checklist = save_checklist(tmp_path / "small.yaml", **OWN)
-    judge = load_judge("clip", str(save_tiny_clip(tmp_path / "model")), str(checklist))
+    judge = load_judge("clip", str(save_tiny_clip(tmp_path / "model")), str(checklist)).pipeline
     judge.save_pretrained(tmp_path / "judge")
     image = pictures(1)[0]
     image.save(tmp_path / "eye.png")
@@ -81,7 +81,7 @@ def test_the_command_says_by_what_it_judged(model: str, tmp_path: Path) -> None:
     judged = json.loads((tmp_path / "judged" / "judged.json").read_text())
     assert (judged["judge"], judged["model"], judged["checklist"]) == ("clip", model, "small")
     assert judged["overall"]["passed"]["n"] == 20 and set(judged["overall"]["items"]) == {"disc", "red"}
-    again = describe_judge(load_judge("clip", model, str(tmp_path / "small.yaml")), model)
+    again = load_judge("clip", model, str(tmp_path / "small.yaml")).identity()
     assert again == {name: judged[name] for name in again} and len(again["weights_sha256"]) == 64
 
 
@@ -89,7 +89,7 @@ def test_models_and_statements_that_will_not_do_are_named(tmp_path: Path) -> Non
     checklist = str(save_checklist(tmp_path / "small.yaml"))
     with pytest.raises(ValueError, match=r"the judge's image-text model .*nowhere cannot be loaded"):
         load_judge("clip", str(tmp_path / "nowhere"), checklist)
-    with pytest.raises(ValueError, match=r"is a LlavaModel, which does not compare pictures with texts"):
+    with pytest.raises(ValueError, match=r"is a LlavaModel, which does not compare images with texts"):
         load_judge("clip", str(save_tiny_vlm(tmp_path / "other")), checklist)
     short = save_tiny_clip(tmp_path / "short", context=12)
     with pytest.raises(ValueError, match=r"condition 'grade 0', item disc has a statement of \d+ tokens, but .* 12;"):

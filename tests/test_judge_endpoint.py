@@ -20,7 +20,8 @@ from clinsynth.data.sources import load_folder, read_npz
 from clinsynth.judges.asked import check_may_leave, is_synthetic
 from clinsynth.judges.calibration import calibrate
 from clinsynth.judges.checklists import sample_id
-from clinsynth.judges.judges import load_judge, passes, share_of_items
+from clinsynth.judges.judges import load_judge
+from clinsynth.judges.protocol import passes, share_of_items
 from clinsynth.judges.scores import read_answers
 from clinsynth.scripts.judge import main
 
@@ -141,7 +142,7 @@ def test_what_a_judge_never_scores_is_not_trusted(server: ChatServer) -> None:
     judge = load_judge("vlm", "m", "phantom-fundus", endpoint=server.url, timeout_s=5.0)
     settings: dict[str, Any] = {"per_grade": 2, "least_kappa": -1.0, "seed": 0}
     server.answer = prose_about(None)
-    with pytest.raises(ValueError, match=r"the judge vlm gave scores to none of 20 drawn pictures .* \(not JSON\)"):
+    with pytest.raises(ValueError, match=r"the judge vlm gave scores to none of 20 phantoms .* \(not JSON\)"):
         calibrate(judge, 32, 3, **settings)
     server.answer = prose_about("new_vessels_1_to_3")
     found = calibrate(judge, 32, 3, **settings)
@@ -151,9 +152,7 @@ def test_what_a_judge_never_scores_is_not_trusted(server: ChatServer) -> None:
 
 def test_a_judge_that_writes_prose_alone_is_named(server: ChatServer, tmp_path: Path) -> None:
     server.answer = lambda body: obey(body) if is_canary(body) else chat("A fine eye.")
-    with pytest.raises(
-        ValueError, match=r"gave scores to none of 20 pictures \(20 not JSON\); see the column failure"
-    ):
+    with pytest.raises(ValueError, match=r"gave scores to none of 20 images \(20 not JSON\); see the column failure"):
         judge(server, tmp_path)
     assert len(shards(tmp_path)) == 4
 
@@ -182,7 +181,7 @@ def test_a_server_that_hangs_after_the_first_request(server: ChatServer, tmp_pat
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        (as_json(400, {"error": "no pictures"}), r"refused a request \(status 400\).*its model takes no pictures"),
+        (as_json(400, {"error": "no pictures"}), r"refused a request \(status 400\).*its model takes no images"),
         (as_json(401, {"error": "no"}), "status 401.*put a key .* environment variable OPENAI_API_KEY"),
         (as_json(503, []), "--judge_endpoint .* failed after 5 tries .status 503"),
     ],
@@ -212,7 +211,7 @@ def test_real_pictures_leave_this_machine_only_on_the_users_word(server: ChatSer
     real = write_npz(tmp_path / "real.npz", classes=5)
     names = [f"grade {number}" for number in range(5)]
     rows = read_npz(real)["train"]
-    with pytest.raises(ValueError, match=r"would send the pictures of .*real.npz to models.example.org.*--send_real"):
+    with pytest.raises(ValueError, match=r"would send the images of .*real.npz to models.example.org.*--send_real"):
         check_may_leave(FAR, str(real), rows, None)
     check_may_leave(FAR, str(real), rows, "the ethics board allowed it")
     check_may_leave(server.url, str(real), rows, None)

@@ -11,7 +11,8 @@ from studio_sets import LabelledSet, png
 from clinsynth.data.sources import load_folder
 from clinsynth.judges.checklists import load_checklist, sample_id
 from clinsynth.judges.expert import ExpertJudge, disagreement
-from clinsynth.judges.judges import is_met, load_judge, passes
+from clinsynth.judges.judges import load_judge
+from clinsynth.judges.protocol import is_met, passes
 from clinsynth.judges.scores import read_answers
 from clinsynth.scripts.judge import main
 
@@ -53,8 +54,8 @@ def test_several_raters_are_averaged_and_their_disagreement_is_kept(rows: Any, t
     votes = {"Ann": {"disc": 1, "red": 1}, "Bob": {"disc": 1, "red": 0}, "Cem": {"disc": 1, "red": 0}}
     for path in review(tmp_path, rows, len(rows), votes):
         judge = ExpertJudge(path, load_checklist(tmp_path / "small.yaml").model_dump(mode="json"))
-        answer = judge({"image": rows[3]["image"], "condition": "grade 1"})
-        assert answer["scores"] == {"disc": 1.0, "red": pytest.approx(1 / 3)} and judge.raters == 3
+        (answer,) = judge([{"image": rows[3]["image"], "condition": "grade 1"}])
+        assert answer["scores"] == {"disc": 1.0, "red": pytest.approx(1 / 3)} and judge.facts["raters"] == 3
         assert answer["disagreement"] == {"disc": 0.0, "red": pytest.approx(2 / 3)}
         assert answer["reasons"]["red"] == "yes from 1 of 3" and answer["share"] == pytest.approx(2 / 3)
     main(arguments(tmp_path, judge="expert", judge_model=str(tmp_path / "scores.parquet")))
@@ -90,9 +91,10 @@ def test_a_picture_is_scored_as_one_condition_and_on_every_item(rows: Any, tmp_p
     name, head = sample_id(image), "sample_id,condition,item_id,score"
     path = table(tmp_path / "a.csv", f"{name},grade 0,disc,1", head=head)
     judge = load_judge("expert", str(path), str(tmp_path / "small.yaml"))
-    assert judge({"image": image, "condition": "grade 0"})["failure"] == "not scored by an expert: item red"
-    assert judge({"image": image, "condition": "grade 1"})["failure"] == "not scored by an expert as this condition"
-    with pytest.raises(ValueError, match=r"gave scores to none of 10 pictures \(.*not scored by an expert"):
+    answers = judge([{"image": image, "condition": condition} for condition in ("grade 0", "grade 1")])
+    assert answers[0]["failure"] == "not scored by an expert: item red"
+    assert answers[1]["failure"] == "not scored by an expert as this condition"
+    with pytest.raises(ValueError, match=r"gave scores to none of 10 images \(.*not scored by an expert"):
         main(arguments(tmp_path, judge="expert", judge_model=str(path)))
 
 

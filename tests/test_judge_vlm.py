@@ -10,7 +10,7 @@ from judge_models import arguments, pictures, save_checklist, save_synthetic, sa
 
 from clinsynth.data.sources import load_folder
 from clinsynth.judges.asked import MOST_REASON, VlmJudge, answer_schema, question_text
-from clinsynth.judges.judges import describe_judge, load_judge
+from clinsynth.judges.judges import load_judge
 from clinsynth.pipelines.structured_medical_text.schemas import check_text
 from clinsynth.scripts.judge import main
 
@@ -44,8 +44,8 @@ def test_every_answer_of_an_untrained_model_holds_to_the_schema(judge: Any) -> N
         assert list(answer["scores"]) == ["disc", "red"] and set(answer["scores"].values()) <= {0, 1}
         assert answer["share"] == sum(answer["scores"].values()) / 2 and "failure" not in answer
         assert all(1 <= len(reason) <= MOST_REASON for reason in answer["reasons"].values())
-    assert judge(rows[2]) == answers[2] and judge([]) == []
-    facts = describe_judge(judge, "other")
+    assert judge(rows[2:3]) == answers[2:3] and judge([]) == []
+    facts = judge.identity()
     assert facts["judge"] == "vlm" and len(facts["weights_sha256"]) == 64 and facts["checklist_version"] == 3
 
 
@@ -75,9 +75,9 @@ def test_models_that_cannot_be_asked_are_named(judge: VlmJudge, tmp_path: Path) 
         load_judge("vlm", str(dumb), "retinopathy")
     short = load_judge("vlm", str(save_tiny_vlm(tmp_path / "short", context=300)), "retinopathy")
     with pytest.raises(ValueError, match=r"more than the context of 300 of the judge .*short; take a model"):
-        short({"image": pictures(1)[0], "condition": "grade 0"})
+        short([{"image": pictures(1)[0], "condition": "grade 0"}])
     with pytest.raises(ValueError, match="condition 'grade 9' is not in checklist small"):
-        judge({"image": pictures(1)[0], "condition": "grade 9"})
+        judge([{"image": pictures(1)[0], "condition": "grade 9"}])
     with pytest.raises(ValueError, match="--judge vlm needs --judge_model, the folder or Hub id of an image-text"):
         arguments(tmp_path, judge="vlm")
 

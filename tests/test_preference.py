@@ -15,7 +15,6 @@ from PIL import Image
 
 from clinsynth.seeds import derive_seed
 from clinsynth.trainers.diffusion.model import DDPMProcess, StepInputs
-from clinsynth.trainers.preference.data import predicted_shares
 from clinsynth.trainers.preference.loss import (
     both_predictions,
     dpo_loss,
@@ -39,9 +38,10 @@ from clinsynth.trainers.preference.pairs import (
     make_pairs,
     outcome_of,
     read_pairs,
-    unpaired,
+    signed_images,
     write_pairs,
 )
+from clinsynth.trainers.preference.reward_model import predicted_shares
 
 
 def candidates(*shares: float, per_prompt: int = 2) -> list[Candidate]:
@@ -72,7 +72,7 @@ def test_all_candidates_of_a_prompt_are_paired_and_no_others() -> None:
 
 
 def test_no_usable_pairs_are_an_error() -> None:
-    with pytest.raises(ValueError, match=r"of 2 pairs none prefers one picture \(2 tie\)"):
+    with pytest.raises(ValueError, match=r"of 2 pairs none prefers one image \(2 tie\)"):
         check_pairs(make_pairs(candidates(0.4, 0.4, 0.8, 0.8), "margin", 0.0), unpaired=False)
     with pytest.raises(ValueError, match=r"each prompt has one candidate; give --candidates 2"):
         check_pairs(make_pairs(candidates(0.4, 0.8, per_prompt=1), "magic", 0.0), unpaired=False)
@@ -103,7 +103,7 @@ def test_a_preference_data_set_names_pictures_scores_and_judge(tmp_path: Path) -
 
 def test_unpaired_pictures_have_the_sign_of_their_outcome_once(tmp_path: Path) -> None:
     rows = write_data_set(tmp_path / "pairs", 0.6, 0.8, 0.2, 0.0, 1.0, 1.0)
-    images, labels, signs = unpaired(rows)
+    images, labels, signs = signed_images(rows)
     assert {int(i.max()) // 20: int(s) for i, s in zip(images, signs, strict=True)} == {
         1: 1, 0: -1, 2: -1, 3: -1, 4: 1, 5: 1,
     }  # fmt: skip
@@ -176,12 +176,12 @@ def test_a_reward_model_says_how_far_it_can_be_trusted(tmp_path: Path) -> None:
     facts = json.loads((tmp_path / "model" / "reward.json").read_text())
     assert facts["held_out"] == 16 and facts["held_out_error"] < 0.8 * facts["error_of_class_means"]
     held_out = prompts % 5 == 4
-    error = np.sqrt(np.square(found.numpy() - shares)[held_out].mean())
+    error = np.sqrt(np.square(found - shares)[held_out].mean())
     assert error == pytest.approx(facts["held_out_error"], rel=1e-4)
-    assert torch.equal(predicted_shares(images, labels, shares, prompts, tmp_path / "model", seed=0), found)
-    lots = generator.permutation(shares)
+    assert np.array_equal(predicted_shares(images, labels, shares, prompts, tmp_path / "model", seed=0), found)
+    shuffled = generator.permutation(shares)
     with pytest.raises(ValueError, match=r"the reward model learned nothing: .* or --reward judge"):
-        predicted_shares(images, labels, lots, prompts, tmp_path / "by-lot", seed=0)
+        predicted_shares(images, labels, shuffled, prompts, tmp_path / "shuffled", seed=0)
 
 
 def batch(pipeline: Any, count: int = 2) -> StepInputs:
@@ -197,9 +197,10 @@ def test_errors_are_those_of_training_and_the_start_is_log_two(prediction_type: 
     pipeline = tiny_pipeline(prediction_type=prediction_type)
     first = batch(pipeline)
     second = StepInputs(-first.images, first.labels, first.noise, first.timesteps)
-    errors, before, drift = both_predictions(pipeline.unet, pipeline.unet, pipeline.scheduler, join(first, second))
-    assert torch.allclose(errors[:2], DDPMProcess(pipeline.scheduler).image_losses(pipeline.unet, first), atol=1e-6)
-    assert torch.allclose(errors[2:], DDPMProcess(pipeline.scheduler).image_losses(pipeline.unet, second), atol=1e-6)
+    process = DDPMProcess(pipeline.scheduler)
+    errors, before, drift = both_predictions(pipeline.unet, pipeline.unet, process, join(first, second))
+    assert torch.allclose(errors[:2], process.image_losses(pipeline.unet, first), atol=1e-6)
+    assert torch.allclose(errors[2:], process.image_losses(pipeline.unet, second), atol=1e-6)
     assert drift == 0 and errors.requires_grad and not before.requires_grad
     loss = dpo_loss(*errors.chunk(2), *before.chunk(2), 2500.0).loss
     assert float(loss.detach()) == pytest.approx(math.log(2))
@@ -207,17 +208,17 @@ def test_errors_are_those_of_training_and_the_start_is_log_two(prediction_type: 
 
 def test_a_step_along_the_gradient_prefers_the_winner() -> None:
     pipeline = tiny_pipeline()
-    reference = tiny_pipeline().unet
+    reference, process = tiny_pipeline().unet, DDPMProcess(pipeline.scheduler)
     first = batch(pipeline)
     both = join(first, StepInputs(-first.images, first.labels, first.noise, first.timesteps))
     optimizer = torch.optim.SGD(pipeline.unet.parameters(), lr=1e-3)
     for _ in range(3):
-        errors, before, _ = both_predictions(pipeline.unet, reference, pipeline.scheduler, both)
+        errors, before, _ = both_predictions(pipeline.unet, reference, process, both)
         found = dpo_loss(*errors.chunk(2), *before.chunk(2), 100.0)
         found.loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-    errors, before, drift = both_predictions(pipeline.unet, reference, pipeline.scheduler, both)
+    errors, before, drift = both_predictions(pipeline.unet, reference, process, both)
     assert dpo_loss(*errors.chunk(2), *before.chunk(2), 100.0).numbers["margin"] > 0 and drift > 0
 
 

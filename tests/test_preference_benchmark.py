@@ -5,33 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
-from benchmarks.magic_loop import LoopArguments, write_dealt
-from benchmarks.magic_loop_measures import rise, table
+from benchmarks.magic_loop import LoopArguments, rise, table
 from benchmarks.preference import PreferenceBenchmarkArguments, main
-from clinsynth.judges.scores import SCHEMA
 
 
-def test_scores_are_dealt_out_within_each_class(tmp_path: Path) -> None:
-    (tmp_path / "scores").mkdir()
-    rows = [{"row": row, "condition": f"grade {row // 20}", "share": row / 40, "items": []} for row in range(40)]
-    for number, part in enumerate((rows[:25], rows[25:])):
-        pq.write_table(pa.Table.from_pylist(part, schema=SCHEMA), tmp_path / "scores" / f"train-{number}.parquet")
-    (tmp_path / "dealt").mkdir()
-    write_dealt(tmp_path / "scores", tmp_path / "dealt", seed=0)
-    shards = sorted((tmp_path / "dealt" / "data").glob("*.parquet"))
-    found = [row for shard in shards for row in pq.read_table(shard).to_pylist()]
-    assert [len(pq.read_table(shard)) for shard in shards] == [25, 15]
-    assert [row["row"] for row in found] == list(range(40))
-    assert [row["condition"] for row in found] == [row["condition"] for row in rows]
-    before, after = ([row["share"] for row in some] for some in (rows, found))
-    assert after != before and sorted(after[:20]) == before[:20] and sorted(after[20:]) == before[20:]
-
-
-def test_a_rise_is_paired_picture_by_picture() -> None:
+def test_a_rise_is_paired_image_by_image() -> None:
     before, now = np.array([0, 0, 1, 1] * 50), np.array([1, 0, 1, 1] * 50)
     found = rise(now, before, n_bootstrap=50)
     low, high = found["interval"]
@@ -44,7 +24,7 @@ def test_the_table_names_rises_and_ratios() -> None:
     plain: dict[str, Any] = {"passed": rate, "held_out_passed": rate}
     drawn = plain | {"frechet": 10.0, "frechet_interval": (9.0, 11.0)}
     better = drawn | {"rise": {"value": 0.25, "interval": (0.2, 0.3)}, "frechet_ratio": 0.9}
-    models = {"real": plain, "first stage": drawn, "feedback": better, "by lot": better}
+    models = {"real": plain, "first stage": drawn, "feedback": better, "shuffled": better}
     text = table([{"seed": 3, "models": models}], "a network")
     assert "| 3 | feedback | 50.0 (40.0 to 60.0) | +25.0 (+20.0 to +30.0) | 50.0 (40.0 to 60.0) |" in text
     assert "feedback: rise +25.0 points" in text and "Fréchet ratio 0.90" in text

@@ -7,16 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from accelerate.state import AcceleratorState
 from datasets import ClassLabel, Dataset, Features, Value
 from datasets import Image as ImageFeature
 from preference_runs import arguments, write_classifier, write_first_stage, write_preferences
 
 from clinsynth.data.phantom_fundus import GRADES
 from clinsynth.images import to_picture
-from clinsynth.trainers.preference.candidates import Scored, pair_candidates
-from clinsynth.trainers.preference.data import rewards_of
+from clinsynth.judges.judges import load_judge
+from clinsynth.trainers.preference.candidates import pair_candidates, reward_candidates, shuffled_within
 from clinsynth.trainers.preference.guard import Guard
 from clinsynth.trainers.preference.pairs import read_pairs
 from clinsynth.trainers.train_preference import main
@@ -34,46 +32,56 @@ def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_scored_candidates_are_kept_where_no_pair_could_be_made(model: Path, classifier: Path, tmp_path: Path) -> None:
     settings = {"judge_model": str(classifier), "train_steps": 1}
-    with pytest.raises(ValueError, match="none prefers one picture"):
+    with pytest.raises(ValueError, match="none prefers one image"):
         main(arguments(model, tmp_path / "run", margin=1.0, **settings))
-    AcceleratorState._reset_state(reset_partial_state=True)
     scores = next((tmp_path / "run" / "preferences" / "scores" / "data").glob("*.parquet"))
     written = scores.stat().st_mtime_ns
     main(arguments(model, tmp_path / "run", margin=0.0, **settings))
     assert scores.stat().st_mtime_ns == written and (tmp_path / "run" / "model_index.json").exists()
-    AcceleratorState._reset_state(reset_partial_state=True)
     with pytest.raises(ValueError, match=r"was begun with --margin 0\.0, not 0\.1"):
         main(arguments(model, tmp_path / "run", margin=0.1, **settings))
 
 
-def scored_by_brightness(count: int, without: set[int]) -> Scored:
-    """Grey pictures whose share is their brightness, four a prompt; the judge gave no scores to `without`."""
+def test_scores_are_shuffled_within_each_class() -> None:
+    labels = [row // 20 for row in range(40)]
+    order = shuffled_within(labels, seed=0)
+    assert sorted(order[:20]) == list(range(20)) != order[:20] and sorted(order[20:]) == list(range(20, 40))
+    assert shuffled_within(labels, seed=0) == order != shuffled_within(labels, seed=1)
+
+
+def scored_by_brightness(count: int, without: set[int]) -> Dataset:
+    """Grey images whose share is their brightness, four a prompt; the judge gave no scores to `without`."""
     levels = np.random.default_rng(0).uniform(20, 230, count)
     pictures = [to_picture(np.full((1, 28, 28), level, np.uint8)) for level in levels]
-    columns = {"image": pictures, "label": [row // 4 % 5 for row in range(count)], "seed": list(range(count))}
-    features = Features(image=ImageFeature(), label=ClassLabel(names=GRADES), seed=Value("int64"))
-    shares = [math.nan if row in without else float(level / 255) for row, level in enumerate(levels)]
-    return Scored(Dataset.from_dict(columns, features=features), shares, ["no scores: not JSON"] * count)
+    columns = {
+        "image": pictures,
+        "label": [row // 4 % 5 for row in range(count)],
+        "seed": list(range(count)),
+        "share": [math.nan if row in without else float(level / 255) for row, level in enumerate(levels)],
+        "reasons": ["no scores: not JSON"] * count,
+    }
+    names = ClassLabel(names=GRADES)
+    values = {"seed": Value("int64"), "share": Value("float64"), "reasons": Value("string")}
+    return Dataset.from_dict(columns, features=Features(image=ImageFeature(), label=names, **values))
 
 
 def test_candidates_without_scores_are_left_out_and_counted(model: Path, tmp_path: Path) -> None:
     args = arguments(model, tmp_path, judge_model="x", candidates=4)
-    facts = {"judge": "vlm", "checklist": "phantom-fundus", "checklist_version": 1}
-    pair_candidates(args, scored_by_brightness(20, {0, 5}), facts, tmp_path / "pairs")
+    judge = load_judge("measure", None, "phantom-fundus")
+    pair_candidates(args, scored_by_brightness(20, {0, 5}), judge, tmp_path / "pairs")
     known = json.loads((tmp_path / "pairs" / "preferences.json").read_text())
     assert known["unscored"] == 2 and known["pairs"] == 3 * 6 + 2 * 3
     rows = read_pairs(tmp_path / "pairs", unpaired=False)
     assert not {0, 5} & {*rows["chosen_row"], *rows["rejected_row"]}
     with pytest.raises(ValueError, match=r"gave scores to none of 20 candidates \(no scores: not JSON\); mend it"):
-        pair_candidates(args, scored_by_brightness(20, set(range(20))), facts, tmp_path / "none")
+        pair_candidates(args, scored_by_brightness(20, set(range(20))), judge, tmp_path / "none")
 
 
 def test_a_reward_model_weighs_the_candidates_that_were_scored(model: Path, tmp_path: Path) -> None:
     changes = {"method": "reward", "reward": "model", "judge_model": "x", "candidates": 4}
     args = arguments(model, tmp_path, **changes)
-    images, rewards = rewards_of(args, scored_by_brightness(160, {7}), tmp_path)
-    shares = torch.tensor([share for share in scored_by_brightness(160, {7}).shares if not math.isnan(share)])
-    assert len(images) == len(rewards) == 159 and float(torch.corrcoef(torch.stack([rewards, shares]))[0, 1]) > 0.8
+    rows = reward_candidates(args, scored_by_brightness(160, {7}), tmp_path)
+    assert len(rows) == 159 and np.corrcoef(rows["reward"][:], rows["share"][:])[0, 1] > 0.8
     assert (tmp_path / "reward_model" / "reward.json").exists()
 
 
@@ -101,7 +109,8 @@ def guard_record(**changes: Any) -> dict[str, Any]:
 
 def test_what_the_guard_objects_to() -> None:
     unused: Any = None
-    guard = Guard(None, unused, unused, 2, 3, tolerance=0.05, frechet_tolerance=0.25, seed=0, extractor=unused)
+    args = arguments(Path("model"), Path("run"), judge_model="x", fidelity_tolerance=0.05, frechet_tolerance=0.25)
+    guard = Guard(args, unused, None, unused, unused, unused)
     before = guard_record()
     assert guard.objection(before, guard_record(held_out_share=0.41, fidelity=0.0419)) is None
     assert "fell from 0.500 to 0.390" in str(guard.objection(before, guard_record(held_out_share=0.39)))
@@ -126,8 +135,12 @@ def test_what_the_guard_objects_to() -> None:
         ({"ema_decay": 1.0}, r"--ema_decay must be in \[0, 1\), got 1.0"),
         ({"held_out": "expert", "held_out_model": "x"}, "--held_out must be measure, classifier or clip, got expert"),
         ({"judge_endpoint": "http://127.0.0.1:1/v1"}, "--judge_endpoint is for --judge vlm; got --judge classifier"),
+        ({"rounds": 0}, "--rounds must be at least 1, got 0"),
+        ({"rounds": 2, "preferences": "x"}, "--rounds 2 draws new candidates in each round; leave --preferences out"),
+        ({"rounds": 2, "judge": "expert"}, "--rounds 2 draws new candidates in each round, which no expert has seen"),
+        ({"control": "shuffled", "preferences": "x"}, "--control shuffled shuffles the scores of new candidates"),
         ({"candidates": 1}, "each prompt has one candidate"),
-        ({"margin": 1.0}, "none prefers one picture"),
+        ({"margin": 1.0}, "none prefers one image"),
         ({"label_names": "a,b,c,d,e"}, "has the cl"),
     ],
 )

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from peft import LoraConfig
 from preference_runs import arguments, write_classifier, write_first_stage, write_preferences
@@ -22,9 +21,9 @@ from clinsynth.models.generators import load_pipeline
 from clinsynth.models.text_to_image import PromptedPipeline
 from clinsynth.models.text_to_image_base import open_base
 from clinsynth.run_folder import read_metrics
-from clinsynth.trainers.preference.model import REFERENCE, TRAINED, to_device, to_pictures, to_samples
-from clinsynth.trainers.preference.pairs import pictures_of, pixels_of, read_pairs
-from clinsynth.trainers.preference.step import Preferences, build_state, fidelity_stream, train_step
+from clinsynth.trainers.preference.model import REFERENCE, TRAINED, to_device, to_images, to_samples
+from clinsynth.trainers.preference.pairs import paired_images, pixels_of, read_pairs
+from clinsynth.trainers.preference.step import Preferences, build_state, fidelity_stream, real_samples, train_step
 from clinsynth.trainers.train_preference import PreferenceArguments, main
 
 DATA = "phantom-fundus?size=32&train=20&validation=10&test=10"
@@ -87,14 +86,14 @@ class Training:
         to_device(self.pipeline, torch.device("cpu"), half=self.args.mixed_precision == "bf16")
         self.state, self.reference = build_state(self.args, self.pipeline, self.accelerator)
         rows = read_pairs(preferences, unpaired=False)
-        made = (self.args, self.pipeline, self.reference, rows, None, self.accelerator)
-        self.preferences = Preferences(*made)
-        self.real = fidelity_stream(self.args, real_pictures(), self.pipeline, torch.device("cpu"))
+        self.preferences = Preferences(self.args, self.pipeline, self.reference, rows, self.accelerator)
+        samples = real_samples(self.args, real_pictures(), self.pipeline, torch.device("cpu"))
+        self.real = fidelity_stream(self.args, samples, self.pipeline)
 
     def step(self) -> dict[str, float]:
         state = self.state
-        made = (self.args, self.accelerator, state.model, state.optimizer, self.preferences, self.real, state.step)
-        numbers = train_step(*made)
+        on = (state.model, state.optimizer, self.preferences, self.real, state.step)
+        numbers = train_step(self.accelerator, *on)
         state.advance()
         return numbers
 
@@ -189,7 +188,6 @@ def test_a_model_that_predicts_velocity_is_trained_along_its_paths(tmp_path: Pat
 def test_stop_and_resume_equals_no_stop(method: str, model: Path, preferences: Path, tmp_path: Path) -> None:
     changes = {"method": method, "preferences": str(preferences)}
     main(settings(model, tmp_path / "whole", **changes))
-    AcceleratorState._reset_state(reset_partial_state=True)
     shutil.copytree(tmp_path / "whole", tmp_path / "stopped")
     shutil.rmtree(tmp_path / "stopped" / "checkpoint-2")
     (tmp_path / "stopped" / "text_to_image.json").unlink()
@@ -202,19 +200,19 @@ def test_stop_and_resume_equals_no_stop(method: str, model: Path, preferences: P
 def test_paths_are_drawn_again_from_the_seeds_of_their_pictures(model: Path, preferences: Path) -> None:
     training = Training(model, preferences, method="d3po")
     rows = read_pairs(preferences, unpaired=False)
-    pictures = pictures_of(rows)
-    assert len(pictures.images) == 20 and len(rows) == 5 * 6
+    paired = paired_images(rows)
+    assert len(paired.images) == 20 and len(rows) == 5 * 6
     for side in ("chosen", "rejected"):
-        assert torch.equal(pictures.images[getattr(pictures, side)], pixels_of(rows[side]))
-        assert pictures.labels[getattr(pictures, side)].tolist() == rows["label"][:]
-    drawn = to_pictures(training.pipeline, training.preferences.paths.latents[:, -1]) * 255
-    assert (drawn - pictures.images).abs().max() < 1.5
+        assert torch.equal(paired.images[getattr(paired, side)], pixels_of(rows[side]))
+        assert paired.labels[getattr(paired, side)].tolist() == rows["label"][:]
+    drawn = to_images(training.pipeline, training.preferences.paths.latents[:, -1]) * 255
+    assert (drawn - paired.images).abs().max() < 1.5
     assert training.step()["loss"] == pytest.approx(np.log(2), abs=1e-4)
     pipeline = load_pipeline(str(model))
     pipeline.guidance_scale = 1.0
     _, reference = build_state(training.args, pipeline, training.accelerator)
     with pytest.raises(ValueError, match=r"not those that --model .* draws in 3 ancestral steps"):
-        Preferences(training.args, pipeline, reference, rows, None, training.accelerator)
+        Preferences(training.args, pipeline, reference, rows, training.accelerator)
 
 
 def test_latents_are_those_that_the_autoencoder_takes_back(model: Path) -> None:
@@ -225,12 +223,12 @@ def test_latents_are_those_that_the_autoencoder_takes_back(model: Path) -> None:
     vae, pixels = pipeline.pipe.vae, images[:2] / 127.5 - 1
     with torch.no_grad():
         expected = vae.decode(vae.encode(pixels).latent_dist.mode()).sample
-    assert torch.allclose(to_pictures(pipeline, samples[:2]), (expected / 2 + 0.5).clamp(0, 1), atol=1e-5)
+    assert torch.allclose(to_images(pipeline, samples[:2]), (expected / 2 + 0.5).clamp(0, 1), atol=1e-5)
 
 
 def test_what_does_not_fit_a_text_to_image_model_is_refused(model: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"--lora_rank 4 is for a DDPM; --model .* has an adapter"):
         main(settings(model, tmp_path / "run", lora_rank=4, judge_model="x"))
     pairs = write_preferences(write_first_stage(tmp_path / "ddpm"), tmp_path)
-    with pytest.raises(ValueError, match=r"has pictures of 28 px and 1 channel.* makes 32 px, 3 channel"):
+    with pytest.raises(ValueError, match=r"has images of 28 px and 1 channel.* makes 32 px, 3 channel"):
         main(settings(model, tmp_path / "run", preferences=str(pairs)))

@@ -7,81 +7,71 @@ copy of somebody else's weights; name, checklist and version beside the scores s
 from __future__ import annotations
 
 import base64
+import logging
+from abc import abstractmethod
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from datasets import Dataset
 from PIL import Image
-from transformers import LogitsProcessorList
+from transformers import BatchFeature, LogitsProcessorList
 
 from clinsynth.images import to_png
+from clinsynth.judges.protocol import Answer, Judge, Question, answer_of, unscored
 from clinsynth.models.addresses import is_loopback, split_address
 from clinsynth.models.endpoints import CANARY_SCHEMA, Endpoint, describe_failure, open_endpoint, status_of
+from clinsynth.models.weights import hash_weights
 from clinsynth.models.writers import WriterArguments, token_budget
+from clinsynth.pipelines.checklist_judge.pipeline_checklist_judge import check_conditions
 from clinsynth.pipelines.structured_medical_text.schema_logits import SchemaConstraint
 from clinsynth.pipelines.structured_medical_text.schemas import check_text
 from clinsynth.pipelines.structured_medical_text.text_rows import plain_generation
 from clinsynth.run_folder import read_json
 
+logger = logging.getLogger("clinsynth")
+
 MOST_REASON = 120
 """Characters of a reason."""
+TOGETHER = 8
+"""Images that the model reads at once, at most: each may be thousands of tokens."""
+REFUSED_REQUEST = (400, 413, 415, 422)
+"""How servers refuse an image for a model that sees none, or a prompt that is too long."""
 
 Answered = tuple[dict[str, Any] | None, str | None]
 """The object of an answer and None, or None and why there is none."""
 
 
-class AskedJudge:
-    """A judge of kind vlm behind the call of `ChecklistJudgePipeline`; its subclasses know whom to ask.
-
-    Args:
-        checklist: name, version, modality and conditions, as a dict.
-        facts: what identifies the model, for `describe_judge`.
-    """
+class AskedJudge(Judge):
+    """A judge of kind vlm; its subclasses know whom to ask."""
 
     kind = "vlm"
 
-    def __init__(self, checklist: dict[str, Any], facts: dict[str, Any]):
-        self.checklist, self.facts = checklist, facts
+    @abstractmethod
+    def ask(self, condition: str, images: list[Image.Image]) -> Iterable[Answered]:
+        """What the model answers on each of the images, RGB."""
 
-    def ask(self, condition: str, pictures: list[Any]) -> Iterable[Answered]:
-        """What the model answers on each of the pictures."""
-        raise NotImplementedError
-
-    def __call__(self, inputs: dict[str, Any] | list[dict[str, Any]], batch_size: int = 64) -> Any:
-        """Judge pictures; as of `ChecklistJudgePipeline`, and with `failure` in an answer that has no scores.
-
-        Raises:
-            ValueError: an unknown condition, or a model that cannot be asked.
-        """
-        from clinsynth.pipelines.checklist_judge.pipeline_checklist_judge import check_conditions
-
-        rows = [inputs] if isinstance(inputs, dict) else inputs
-        check_conditions([row["condition"] for row in rows], self.checklist)
+    def __call__(self, questions: Sequence[Question], batch_size: int = 64) -> list[Answer]:
+        check_conditions([question["condition"] for question in questions], self.checklist)
         places: dict[str, list[int]] = defaultdict(list)
-        for place, row in enumerate(rows):
-            places[row["condition"]].append(place)
-        answers: list[Any] = [None] * len(rows)
+        for place, question in enumerate(questions):
+            places[question["condition"]].append(place)
+        answers: dict[int, Answer] = {}
         for condition, mine in places.items():
-            asked = self.ask(condition, [rows[place]["image"].convert("RGB") for place in mine])
+            asked = self.ask(condition, [questions[place]["image"].convert("RGB") for place in mine])
             for place, (data, failure) in zip(mine, asked, strict=True):
                 answers[place] = unscored(condition, str(failure)) if data is None else scored(condition, data)
-        return answers[0] if isinstance(inputs, dict) else answers
+        return [answers[place] for place in range(len(questions))]
 
 
-def scored(condition: str, data: dict[str, Any]) -> dict[str, Any]:
+def scored(condition: str, data: dict[str, Any]) -> Answer:
     """The answer to an object of the schema."""
     scores = {item: int(part["met"]) for item, part in data.items()}
-    reasons = {item: part["reason"] for item, part in data.items()}
-    return {"condition": condition, "scores": scores, "share": sum(scores.values()) / len(scores), "reasons": reasons}
-
-
-def unscored(condition: str, failure: str) -> dict[str, Any]:
-    """The answer where there is none, and why."""
-    return {"condition": condition, "scores": {}, "share": None, "reasons": {}, "failure": failure}
+    return answer_of(condition, scores, {item: part["reason"] for item, part in data.items()})
 
 
 def answer_schema(checklist: dict[str, Any], condition: str) -> dict[str, Any]:
@@ -106,7 +96,7 @@ def closed_object(properties: dict[str, Any]) -> dict[str, Any]:
 
 
 def question_text(checklist: dict[str, Any], condition: str) -> str:
-    """What the model is asked beside the picture."""
+    """What the model is asked beside the image."""
     items = [f"- {item['id']}: {item['question']} {item['criterion']}" for item in checklist["conditions"][condition]]
     return (
         f"The picture ({checklist['modality']}) is meant to show: {condition}. Judge it by this checklist, by what "
@@ -116,10 +106,6 @@ def question_text(checklist: dict[str, Any], condition: str) -> str:
         f"{MOST_REASON} characters) and met: 1 for yes; 0 for no, or where it cannot be made out.\n"
         'Form: {"item": {"reason": "…", "met": 1}}'
     )
-
-
-TOGETHER = 8
-"""Pictures that the model reads at once, at most: each may be thousands of tokens."""
 
 
 class VlmJudge(AskedJudge):
@@ -147,38 +133,36 @@ class VlmJudge(AskedJudge):
             )
         self.constraints: dict[str, SchemaConstraint] = {}
 
-    def ask(self, condition: str, pictures: list[Any]) -> Iterator[Answered]:
-        """What the model answers on each of the pictures."""
-        for first in range(0, len(pictures), TOGETHER):
-            yield from self.answer(condition, pictures[first : first + TOGETHER])
+    def ask(self, condition: str, images: list[Image.Image]) -> Iterator[Answered]:
+        schema = answer_schema(self.checklist, condition)
+        if condition not in self.constraints:
+            self.constraints[condition] = SchemaConstraint(self.processor.tokenizer, schema)
+        constraint = self.constraints[condition]
+        for first in range(0, len(images), TOGETHER):
+            for text, finished in self.write(condition, images[first : first + TOGETHER], constraint):
+                yield check_text(text, schema) if finished else (None, "not finished within the budget")
 
     @torch.no_grad()
-    def answer(self, condition: str, pictures: list[Any]) -> list[Answered]:
-        """`ask` in one batch."""
-        schema = answer_schema(self.checklist, condition)
-        constraint = self.constraint_of(condition, schema)
-        inputs = self.prompts(condition, pictures)
+    def write(self, condition: str, images: list[Image.Image], constraint: SchemaConstraint) -> list[tuple[str, bool]]:
+        """The texts of one batch, and whether each was finished within the budget."""
+        inputs = self.prompts(condition, images)
         length = inputs["input_ids"].shape[1]
         self.check_context(length, constraint.max_tokens)
         output = self.model.generate(
             **inputs.to(self.model.device, self.model.dtype),
             generation_config=plain_generation(constraint.max_tokens, constraint.end_token),
-            logits_processor=LogitsProcessorList([constraint.processor(length, len(pictures))]),
+            logits_processor=LogitsProcessorList([constraint.processor(length, len(images))]),
         )
-        answers: list[Answered] = []
-        for tokens in output[:, length:].tolist():
-            text, finished = constraint.decode(tokens)
-            answers.append(check_text(text, schema) if finished else (None, "not finished within the budget"))
-        return answers
+        return [constraint.decode(tokens) for tokens in output[:, length:].tolist()]
 
-    def prompts(self, condition: str, pictures: list[Any]) -> Any:
+    def prompts(self, condition: str, images: list[Image.Image]) -> BatchFeature:
         """The model's inputs, padded on the left."""
         text = question_text(self.checklist, condition)
         messages = [
-            [{"role": "user", "content": [{"type": "image", "image": picture}, {"type": "text", "text": text}]}]
-            for picture in pictures
+            [{"role": "user", "content": [{"type": "image", "image": image}, {"type": "text", "text": text}]}]
+            for image in images
         ]
-        return self.processor.apply_chat_template(
+        inputs: BatchFeature = self.processor.apply_chat_template(
             messages,
             add_generation_prompt=True,
             tokenize=True,
@@ -186,19 +170,14 @@ class VlmJudge(AskedJudge):
             return_tensors="pt",
             processor_kwargs={"padding": True, "padding_side": "left"},
         )
-
-    def constraint_of(self, condition: str, schema: dict[str, Any]) -> SchemaConstraint:
-        """What holds answers on a condition to the schema, made once."""
-        if condition not in self.constraints:
-            self.constraints[condition] = SchemaConstraint(self.processor.tokenizer, schema)
-        return self.constraints[condition]
+        return inputs
 
     def check_context(self, prompt: int, budget: int) -> None:
         """Raise a `ValueError` where prompt and answer exceed what the model can read."""
         context = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         if context and prompt + budget > context:
             raise ValueError(
-                f"picture and checklist take {prompt} tokens and the answer up to {budget}, more than the context of "
+                f"image and checklist take {prompt} tokens and the answer up to {budget}, more than the context of "
                 f"{context} of the judge {self.facts['model']}; take a model with a longer one, or fewer items"
             )
 
@@ -210,8 +189,6 @@ def load_vlm(model: str, checklist: dict[str, Any], trust_remote_code: bool) -> 
         ValueError: it cannot be loaded, or cannot be asked.
     """
     from transformers import AutoModelForImageTextToText, AutoProcessor
-
-    from clinsynth.models.weights import hash_weights
 
     place: Any = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
     try:
@@ -228,10 +205,6 @@ def load_vlm(model: str, checklist: dict[str, Any], trust_remote_code: bool) -> 
     return VlmJudge(network.to(place).eval(), processor, checklist, facts)
 
 
-REFUSED_REQUEST = (400, 413, 415, 422)
-"""How servers refuse a picture for a model that sees none, or a prompt that is too long."""
-
-
 class EndpointJudge(AskedJudge):
     """Answers of a server's model.
 
@@ -245,31 +218,28 @@ class EndpointJudge(AskedJudge):
         self.endpoint = endpoint
         self.endpoints: dict[str, Endpoint] = {}
 
-    def ask(self, condition: str, pictures: list[Any]) -> Iterator[Answered]:
-        """What the model answers on each of the pictures; several are under way at once.
+    def ask(self, condition: str, images: list[Image.Image]) -> Iterator[Answered]:
+        """What the model answers on each of the images; several are under way at once.
 
         Raises:
             ValueError: the server failed for good; says how, and what to do.
         """
-        text = question_text(self.checklist, condition)
-        requests: Any = [(message(picture, text), 0) for picture in pictures]
-        with explained(self.endpoint.url):
-            for result in self.endpoint_of(condition).write(requests):
-                yield result.data, result.rejections[0] if result.rejections else None
-
-    def endpoint_of(self, condition: str) -> Endpoint:
-        """The server, with the schema of a condition."""
         if condition not in self.endpoints:
             schema = answer_schema(self.checklist, condition)
-            self.endpoints[condition] = replace(self.endpoint, schema=schema, max_tokens=token_budget(schema, None))
-        return self.endpoints[condition]
+            budget = token_budget(schema, None)
+            self.endpoints[condition] = replace(self.endpoint, schema=schema, max_tokens=budget)
+        text = question_text(self.checklist, condition)
+        requests: Any = [(message(image, text), 0) for image in images]
+        with explained(self.endpoint.url):
+            for result in self.endpoints[condition].write(requests):
+                yield result.data, result.rejections[0] if result.rejections else None
 
 
-def message(picture: Image.Image, text: str) -> list[dict[str, Any]]:
-    """A chat with one picture, as a PNG file without metadata, and one question."""
-    data = base64.b64encode(to_png(picture)).decode()
-    image = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}}
-    return [{"role": "user", "content": [image, {"type": "text", "text": text}]}]
+def message(image: Image.Image, text: str) -> list[dict[str, Any]]:
+    """A chat with one image, as a PNG file without metadata, and one question."""
+    data = base64.b64encode(to_png(image)).decode()
+    shown = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}}
+    return [{"role": "user", "content": [shown, {"type": "text", "text": text}]}]
 
 
 def open_judge(url: str, model: str, checklist: dict[str, Any], concurrency: int, timeout_s: float) -> EndpointJudge:
@@ -295,7 +265,7 @@ def explained(url: str) -> Iterator[None]:
         if status_of(error.__cause__) in REFUSED_REQUEST:
             raise ValueError(
                 f"--judge_endpoint {url} refused a request ({describe_failure(error.__cause__)}); finished shards are "
-                "kept: mostly its model takes no pictures, or picture and checklist exceed its context, which the "
+                "kept: mostly its model takes no images, or image and checklist exceed its context, which the "
                 "server's log says: serve a model that sees, with a longer context"
             ) from error
         words = str(error).replace("--endpoint", "--judge_endpoint").replace("--model", "--judge_model")
@@ -310,23 +280,23 @@ def check_address(url: str) -> None:
         raise ValueError(str(error).replace("--endpoint", "--judge_endpoint")) from error
 
 
-def check_may_leave(url: str, images: str, rows: Any, send_real: str | None) -> None:
-    """Raise a `ValueError` where pictures that may be of patients would leave this machine without the user's word."""
+def check_may_leave(url: str, images: str, rows: Dataset, send_real: str | None) -> None:
+    """Raise a `ValueError` where images that may be of patients would leave this machine without the user's word."""
     if is_loopback(url) or send_real or is_synthetic(images, rows):
         return
     raise ValueError(
-        f"--judge_endpoint {url} would send the pictures of --images {images} to {split_address(url).hostname}, which "
+        f"--judge_endpoint {url} would send the images of --images {images} to {split_address(url).hostname}, which "
         "is not this machine, and nothing says that they are synthetic (no generation.json of `clinsynth generate "
         "images` with rows of seeds, no column synthetic); where their owners and licence allow it, say so in words: "
         '--send_real "who allowed it, and why"; else serve the model here'
     )
 
 
-def is_synthetic(images: str, rows: Any) -> bool:
+def is_synthetic(images: str, rows: Dataset) -> bool:
     """Whether a set says of itself that no row is a patient: drawn, generated by clinsynth, or published as synthetic.
 
     Nothing but a folder's generation.json and the columns of its rows is looked at: who wants to can write them in.
-    Pictures made from a patient's are not: much of the source is left in them.
+    Images made from a patient's are not: much of the source is left in them.
     """
     from clinsynth.data.phantom_fundus import NAME
 

@@ -1,4 +1,4 @@
-"""Checklists: what a picture or text of a condition must show, as yes/no items that an expert or a judge answers.
+"""Checklists: what an image or text of a condition must show, as yes/no items that an expert or a judge answers.
 
 A checklist is recipes/checklists/<name>.yaml, or a file of the user's:
 
@@ -14,7 +14,7 @@ A checklist is recipes/checklists/<name>.yaml, or a file of the user's:
 
 An item may have a `source` of its own, and `skin_types`: skin type to the criterion that holds for it instead. It may
 have a `statement` that holds where the answer is yes, and a `negation` that holds where it is no, for judges that
-compare pictures with sentences; else these are made of the question.
+compare images with sentences; else these are made of the question.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from clinsynth.recipe_files import find_recipe, recipe_names
 
 NEGATIONS = {"no", "not", "never", "without", "any", "a", "an"}
 """Words that two questions may differ by and still be about the same thing; articles come and go with them."""
-MENDS = {
+HINTS = {
     "extra_forbidden": "is not a key of a checklist; remove it or correct its spelling",
     "missing": "is missing; add it",
     "too_short": "is empty; write at least one item or character",
@@ -122,7 +122,7 @@ def load_checklist(path: str | Path) -> Checklist:
     """The checklist called `path`, or in the .yaml file `path`.
 
     Raises:
-        ValueError: no such checklist, or a file that is none; names file, condition, item, what is wrong and the mend.
+        ValueError: no such checklist, or a file that is none; names file, condition, item, what is wrong and a hint.
     """
     path = find_recipe("checklists", "--checklist", str(path))
     values = read_yaml(path)
@@ -148,7 +148,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def explain(values: dict[str, Any], error: ValidationError) -> str:
-    """The first thing that is wrong, with its condition, item, key and mend."""
+    """The first thing that is wrong, with its condition, item, key and a hint."""
     first = error.errors()[0]
     place = [str(part) for part in first["loc"]]
     if place[0] == "conditions" and len(place) > 1:
@@ -158,8 +158,8 @@ def explain(values: dict[str, Any], error: ValidationError) -> str:
         where += place[3:]
     else:
         where = place
-    mend = MENDS.get(first["type"]) or f"is {first.get('input')!r}: {first['msg']}; correct it"
-    return f"{', '.join(where)} {mend}"
+    hint = HINTS.get(first["type"]) or f"is {first.get('input')!r}: {first['msg']}; correct it"
+    return f"{', '.join(where)} {hint}"
 
 
 def name_item(items: Any, number: int) -> str:
@@ -184,29 +184,30 @@ def check_items(path: Path, condition: str, items: tuple[Item, ...]) -> None:
         by_id[item.id] = item
         other = by_matter.setdefault(matter_of(item.question), item)
         if other is not item:
-            same = words_of(other.question) == words_of(item.question)
+            same = split_words(other.question) == split_words(item.question)
             verb = "ask the same" if same else "contradict each other"
             raise ValueError(f"{where}, items {other.id} and {item.id} {verb} ({item.question!r}); remove one of them")
 
 
-def words_of(question: str) -> list[str]:
+def split_words(question: str) -> list[str]:
+    """Its words, without case and punctuation."""
     return re.findall(r"\w+", question.casefold())
 
 
 def matter_of(question: str) -> str:
     """What a question is about: its words without those that turn a yes into a no."""
-    return " ".join(word for word in words_of(question) if word not in NEGATIONS)
+    return " ".join(word for word in split_words(question) if word not in NEGATIONS)
 
 
 def sample_id(content: Image.Image | str) -> str:
-    """What a score calls the picture or text that it is about: 16 hexadecimal digits of a SHA-256.
+    """What a score calls the image or text that it is about: 16 hexadecimal digits of a SHA-256.
 
-    Of a picture: of its mode, size and pixels, grey ones as L and all others as RGB, so that the file's format, name
+    Of an image: of its mode, size and pixels, grey ones as L and all others as RGB, so that the file's format, name
     and metadata do not matter. Of a text: of its UTF-8 bytes.
     """
     if isinstance(content, str):
         return hashlib.sha256(content.encode()).hexdigest()[:16]
-    picture = content if content.mode == "L" else content.convert("RGB")
-    digest = hashlib.sha256(f"{picture.mode} {picture.width} {picture.height} ".encode())
-    digest.update(picture.tobytes())
+    image = content if content.mode == "L" else content.convert("RGB")
+    digest = hashlib.sha256(f"{image.mode} {image.width} {image.height} ".encode())
+    digest.update(image.tobytes())
     return digest.hexdigest()[:16]

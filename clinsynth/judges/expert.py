@@ -1,8 +1,8 @@
 """A judge that looks answers up: scores of experts, exported by the Space's Review tab or written into a table.
 
-The table is a .parquet or .csv file with one row an item, picture and rater:
+The table is a .parquet or .csv file with one row an item, image and rater:
 
-    sample_id   the picture's, as `clinsynth.judges.checklists.sample_id` gives it; or `row`, its number in --images,
+    sample_id   the image's, as `clinsynth.judges.checklists.sample_id` gives it; or `row`, its number in --images,
                 from 0
     item_id     of the checklist
     score       0 or 1
@@ -16,26 +16,25 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from clinsynth.judges.asked import unscored
+from clinsynth.judges.checklists import sample_id
+from clinsynth.judges.protocol import Answer, Judge, Question, answer_of, unscored
+from clinsynth.pipelines.checklist_judge.pipeline_checklist_judge import check_conditions
 
 UNSCORED = "not scored by an expert"
 Key = tuple[str, str]
 """`sample_id` or `row`, and its value."""
 
 
-class ExpertJudge:
-    """The scores of experts behind the call of `ChecklistJudgePipeline`.
+class ExpertJudge(Judge):
+    """The scores of experts.
 
     Args:
         path: of the table.
         checklist: name, version and conditions, as a dict.
-
-    Attributes:
-        raters: how many there are; their names are not kept.
 
     Raises:
         ValueError: the table cannot be read, or is of another checklist; names the row.
@@ -44,21 +43,14 @@ class ExpertJudge:
     kind = "expert"
 
     def __init__(self, path: Path, checklist: dict[str, Any]):
-        self.path, self.checklist = path, checklist
+        super().__init__(checklist, {"model": path.name, "weights_sha256": None})
         self.given: dict[Key, dict[str, dict[str, int]]] = defaultdict(lambda: defaultdict(dict))
         self.conditions: dict[Key, str] = {}
-        raters = set()
-        for number, row in enumerate(read_table(path), start=1):
-            raters.add(self.take(f"{path}, row {number}", row))
+        raters = {self.take(f"{path}, row {number}", row) for number, row in enumerate(read_table(path), start=1)}
         if not raters:
             raise ValueError(f"{path} has no scores; export a review in which something was scored")
-        self.raters = len(raters)
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """What identifies the scores."""
-        digest = hashlib.sha256(self.path.read_bytes()).hexdigest()
-        return {"model": self.path.name, "weights_sha256": None, "scores_sha256": digest, "raters": self.raters}
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        self.facts |= {"scores_sha256": digest, "raters": len(raters)}  # how many; their names are not kept
 
     def take(self, where: str, row: dict[str, Any]) -> str:
         """Keep one score; its rater."""
@@ -101,58 +93,35 @@ class ExpertJudge:
         if condition is not None and condition not in self.checklist["conditions"]:
             raise ValueError(f"{where}: condition {condition!r} is not in checklist {self.checklist['name']}")
         if condition and self.conditions.get(key, condition) != condition:
-            raise ValueError(f"{where}: {' '.join(key)} has two conditions; judge each picture by one")
+            raise ValueError(f"{where}: {' '.join(key)} has two conditions; judge each image by one")
         asked = [condition] if condition else list(self.checklist["conditions"])
         if not any(item == known["id"] for name in asked for known in self.checklist["conditions"][name]):
             raise ValueError(f"{where}: {condition or self.checklist['name']} has no item {item!r}; check item_id")
         return condition
 
-    def __call__(self, inputs: dict[str, Any] | list[dict[str, Any]], batch_size: int = 64) -> Any:
-        """Look up what experts said; as of `ChecklistJudgePipeline`.
+    def __call__(self, questions: Sequence[Question], batch_size: int = 64) -> list[Answer]:
+        """Look up what experts said of images, by their pixels or by their row numbers."""
+        check_conditions([question["condition"] for question in questions], self.checklist)
+        return [self.answer(question) for question in questions]
 
-        Args:
-            inputs: `image`, `condition` and, where it is known, `row`; or a list of such.
-            batch_size: not used.
-
-        Returns:
-            For each input `scores` (item id to the mean of 0 and 1 over raters), `disagreement` (item id to the share
-            of pairs of raters that differ, None of a single rater), `share`, `reasons`; or `failure`.
-        """
-        rows = [inputs] if isinstance(inputs, dict) else inputs
-        answers = [self.answer(row) for row in rows]
-        return answers[0] if isinstance(inputs, dict) else answers
-
-    def answer(self, row: dict[str, Any]) -> dict[str, Any]:
-        """What experts said of one picture as its condition."""
-        from clinsynth.judges.checklists import sample_id
-
-        condition: str = row["condition"]
-        keys = [("sample_id", sample_id(row["image"])), ("row", str(row.get("row")))]
+    def answer(self, question: Question) -> Answer:
+        """What experts said of one image as its condition."""
+        condition = question["condition"]
+        keys = [("sample_id", sample_id(question["image"])), ("row", str(question.get("row")))]
         key = next((key for key in keys if key in self.given), None)
         if key is None:
             return unscored(condition, UNSCORED)
         if self.conditions.get(key, condition) != condition:
             return unscored(condition, f"{UNSCORED} as this condition")
-        votes = {item["id"]: list(self.given[key][item["id"]].values()) for item in self.items(condition)}
+        items = [item["id"] for item in self.checklist["conditions"][condition]]
+        votes = {item: list(self.given[key][item].values()) for item in items}
         missing = [item for item, given in votes.items() if not given]
         if missing:
             return unscored(condition, f"{UNSCORED}: item {missing[0]}")
         scores = {item: sum(given) / len(given) for item, given in votes.items()}
-        return {
-            "condition": condition,
-            "scores": scores,
-            "share": sum(scores.values()) / len(scores),
-            "reasons": {item: f"yes from {sum(given)} of {len(given)}" for item, given in votes.items()},
-            "disagreement": {item: disagreement(given) for item, given in votes.items()},
-        }
-
-    def items(self, condition: str) -> list[dict[str, Any]]:
-        """The items of a condition."""
-        from clinsynth.pipelines.checklist_judge.pipeline_checklist_judge import check_conditions
-
-        check_conditions([condition], self.checklist)
-        items: list[dict[str, Any]] = self.checklist["conditions"][condition]
-        return items
+        reasons = {item: f"yes from {sum(given)} of {len(given)}" for item, given in votes.items()}
+        apart = {item: disagreement(given) for item, given in votes.items()}
+        return {**answer_of(condition, scores, reasons), "disagreement": apart}
 
 
 def disagreement(votes: list[int]) -> float | None:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 from collections import Counter, defaultdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 
-from clinsynth.judges.judges import is_met, pass_rate, passes, share_of_items
+from clinsynth.judges.protocol import Answer, Judge, Question, is_met, pass_rate, passes, share_of_items
 from clinsynth.run_folder import explained_where_full
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 ITEM = pa.struct(
     [("item", pa.string()), ("score", pa.float32()), ("reason", pa.string()), ("disagreement", pa.float32())]
@@ -29,7 +32,7 @@ SCHEMA = pa.schema(
 )
 
 
-def write_scores(judge: Any, rows: Any, output_dir: Path, shard_size: int, batch_size: int) -> list[Path]:
+def write_scores(judge: Judge, rows: Dataset, output_dir: Path, shard_size: int, batch_size: int) -> list[Path]:
     """Judge `rows` (columns image and label) as their labels, shard by shard; finished shards are kept."""
     (output_dir / "data").mkdir(exist_ok=True)
     count = -(-len(rows) // shard_size)
@@ -44,26 +47,30 @@ def write_scores(judge: Any, rows: Any, output_dir: Path, shard_size: int, batch
     return paths
 
 
-def judge_rows(judge: Any, rows: Any, names: list[str], numbers: range, batch_size: int) -> list[dict[str, Any]]:
+def judge_rows(judge: Judge, rows: Dataset, names: list[str], numbers: range, batch_size: int) -> list[dict[str, Any]]:
     """The records of the rows at `numbers`."""
     records = []
     for start in range(numbers.start, numbers.stop, batch_size):
         part = range(start, min(start + batch_size, numbers.stop))
-        asked = [{"image": rows[i]["image"], "condition": names[rows[i]["label"]], "row": i} for i in part]
-        for number, answer in zip(part, judge(asked, batch_size=batch_size), strict=True):
-            records.append({"row": number, **record_of(answer)})
+        asked = [Question(image=rows[i]["image"], condition=names[rows[i]["label"]], row=i) for i in part]
+        answers = judge(asked, batch_size=batch_size)
+        records += [{"row": number, **to_record(answer)} for number, answer in zip(part, answers, strict=True)]
     return records
 
 
-def record_of(answer: dict[str, Any]) -> dict[str, Any]:
-    """An answer as columns; `disagreement` is that of several raters, `failure` why there are no scores."""
+def to_record(answer: Answer) -> dict[str, Any]:
+    """An answer as columns of `SCHEMA`."""
     apart = answer.get("disagreement", {})
     items = [
         {"item": item, "score": score, "reason": answer["reasons"][item], "disagreement": apart.get(item)}
         for item, score in answer["scores"].items()
     ]
-    known = {name: answer[name] for name in ("condition", "share")}
-    return {**known, "items": items, "failure": answer.get("failure")}
+    return {
+        "condition": answer["condition"],
+        "share": answer["share"],
+        "items": items,
+        "failure": answer.get("failure"),
+    }
 
 
 def write_shard(path: Path, records: list[dict[str, Any]]) -> None:
@@ -74,47 +81,42 @@ def write_shard(path: Path, records: list[dict[str, Any]]) -> None:
     os.replace(aside, path)
 
 
-def read_answers(paths: list[Path]) -> list[dict[str, Any]]:
-    """The answers of `write_scores`, in the order of the judged rows.
-
-    Each has condition, scores (item to 0 or 1, or the mean of raters), share, disagreement (item to that of raters,
-    where there are several) and failure (why there are no scores, else None).
-    """
-    records = [record for path in paths for record in pq.read_table(path).to_pylist()]
-    return [
-        {
-            "condition": record["condition"],
-            "scores": {entry["item"]: entry["score"] for entry in record["items"]},
-            "share": record["share"],
-            "disagreement": {
-                entry["item"]: entry["disagreement"]
-                for entry in record["items"]
-                if entry.get("disagreement") is not None
-            },
-            "failure": record.get("failure"),
-        }
-        for record in records
-    ]
+def read_answers(paths: list[Path]) -> list[Answer]:
+    """The answers of `write_scores`, in the order of the judged rows."""
+    return [from_record(record) for path in paths for record in pq.read_table(path).to_pylist()]
 
 
-def summarize(paths: list[Path], refused: frozenset[str]) -> dict[str, Any]:
-    """Pass rates: overall and by condition, of pictures (all items met that are not refused) and of every item.
+def from_record(record: dict[str, Any]) -> Answer:
+    """The inverse of `to_record`."""
+    items = {entry["item"]: entry for entry in record["items"]}
+    return {
+        "condition": record["condition"],
+        "scores": {item: entry["score"] for item, entry in items.items()},
+        "share": record["share"],
+        "reasons": {item: entry.get("reason", "") for item, entry in items.items()},
+        "disagreement": {item: entry.get("disagreement") for item, entry in items.items()},
+        "failure": record.get("failure"),
+    }
 
-    Pictures without scores count in no rate; `unscored` says how many they are, why, and which come first.
+
+def score_summary(paths: list[Path], refused: frozenset[str]) -> dict[str, Any]:
+    """Pass rates: overall and by condition, of images (all items met that are not refused) and of every item.
+
+    Images without scores count in no rate; `unscored` says how many they are, why, and which come first.
 
     Raises:
-        ValueError: no picture has scores.
+        ValueError: no image has scores.
     """
     answers = read_answers(paths)
-    by_condition: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    by_condition: dict[str, list[Answer]] = defaultdict(list)
     for answer in answers:
-        if not answer["failure"]:
+        if not answer.get("failure"):
             by_condition[answer["condition"]].append(answer)
-    unscored = unscored_of(answers)
+    unscored = count_unscored(answers)
     if not by_condition:
         raise ValueError(
-            f"the judge gave scores to none of {len(answers)} pictures ({words_of(unscored)}); see the column failure "
-            f"of {paths[0].parent}, give another judge or mend this one, and another --output_dir"
+            f"the judge gave scores to none of {len(answers)} images ({reasons_text(unscored)}); see the column "
+            f"failure of {paths[0].parent}, give another judge or mend this one, and another --output_dir"
         )
     everything = [answer for answers in by_condition.values() for answer in answers]
     return {
@@ -125,27 +127,28 @@ def summarize(paths: list[Path], refused: frozenset[str]) -> dict[str, Any]:
     }
 
 
-def unscored_of(answers: list[dict[str, Any]]) -> dict[str, Any]:
-    """How many pictures have no scores, reason to count, and the rows of the first."""
-    rows = [row for row, answer in enumerate(answers) if answer["failure"]]
-    reasons = Counter(answers[row]["failure"] for row in rows)
+def count_unscored(answers: list[Answer]) -> dict[str, Any]:
+    """How many images have no scores, reason to count, and the rows of the first."""
+    rows = [row for row, answer in enumerate(answers) if answer.get("failure")]
+    reasons = Counter(str(answers[row].get("failure")) for row in rows)
     return {"n": len(rows), "reasons": dict(reasons.most_common()), "first_rows": rows[:SHOWN_ROWS]}
 
 
-def words_of(unscored: dict[str, Any]) -> str:
+def reasons_text(unscored: dict[str, Any]) -> str:
     """`12 not JSON, 3 minLength at $.red.reason`."""
     return ", ".join(f"{count} {reason}" for reason, count in unscored["reasons"].items())
 
 
-def rates(answers: list[dict[str, Any]], refused: frozenset[str]) -> dict[str, Any]:
+def rates(answers: list[Answer], refused: frozenset[str]) -> dict[str, Any]:
     """The record of some answers, at least one."""
     items: dict[str, list[bool]] = defaultdict(list)
     apart: dict[str, list[float]] = defaultdict(list)
     for answer in answers:
         for item, score in answer["scores"].items():
             items[item].append(is_met(score))
-        for item, value in answer["disagreement"].items():
-            apart[item].append(value)
+        for item, value in answer.get("disagreement", {}).items():
+            if value is not None:
+                apart[item].append(value)
     shares = [share_of_items(answer, refused) for answer in answers]
     record = {
         "passed": pass_rate([passes(answer, refused) for answer in answers]),

@@ -72,13 +72,13 @@ def checklist_shares(judge: Any, arrays: ImageArrays, split: str) -> list[float 
     """The share of its class's items that each picture meets; None where the judge gave no answer."""
     from tqdm.auto import tqdm
 
-    from clinsynth.judges.judges import is_met, judge_arrays
+    from clinsynth.judges.protocol import is_met
 
     shares: list[float | None] = []
     conditions = [arrays.label_names[label] for label in arrays.labels]
     for start in tqdm(range(0, len(conditions), 64), desc=f"judge, {split}", unit="batch"):
         part = slice(start, start + 64)
-        for answer in judge_arrays(judge, arrays.images[part], conditions[part]):
+        for answer in judge.judge_arrays(arrays.images[part], conditions[part]):
             met = [is_met(value) for value in answer["scores"].values()]
             shares.append(sum(met) / len(met) if met and not answer.get("failure") else None)
     return shares
@@ -165,7 +165,7 @@ def not_independent(generation: dict[str, Any] | None, judge: dict[str, Any], cl
 
     Args:
         generation: generation.json, or None.
-        judge: what `describe_judge` says.
+        judge: what `Judge.identity` says.
         class_model: SHA-256 of the classifier's weights.
     """
     generator = (generation or {}).get("generator", {})
@@ -210,7 +210,6 @@ def gather_alignment(
     generation: dict[str, Any] | None,
 ) -> dict[str, Any] | None:
     """The alignment part of the evidence; None without a judge."""
-    from clinsynth.judges.judges import describe_judge
     from clinsynth.models.image_classifiers import predict
     from clinsynth.models.weights import hash_weights
 
@@ -221,7 +220,7 @@ def gather_alignment(
     model, name, classes = load_margin_model(args, sets, cache)
     images = sets["validation"].images
     known = cached_features(extractor, images, cache / "features", "features, validation")
-    about_judge = describe_judge(judge, args.judge_model)
+    about_judge = judge.identity()
     digests = [hash_arrays(sets[split].images, sets[split].labels) for split in ("test", "validation", "synthetic")]
     found = alignment_evidence(
         judge,

@@ -22,6 +22,7 @@ from clinsynth.synthesis.image_sources import (
 )
 
 if TYPE_CHECKING:
+    from clinsynth.judges.protocol import Answer, Judge
     from clinsynth.metrics.privacy.copies import CopyDetector, ThumbnailSpace
     from clinsynth.models.generators import Generator, Sample
 
@@ -144,11 +145,10 @@ class ClassCheck:
 class ChecklistCheck:
     """Are enough of the items of the class met, of those that the judge is trusted with?"""
 
-    judge: Any
+    judge: Judge
     least: Fraction
     refused: frozenset[str]
     names: dict[int, str]
-    model: str | None
 
     @classmethod
     def of(cls, args: KeepArguments, generator: Generator, seed: int) -> ChecklistCheck:
@@ -170,17 +170,15 @@ class ChecklistCheck:
                 )
         with_form(args, generator)  # which refuses flags of another form
         refused = refused_items(judge, generator.form.side, generator.form.channels, seed)
-        return cls(judge, parse_share(str(args.keep_if_checklist)), refused, generator.id2label, args.judge_model)
+        return cls(judge, parse_share(str(args.keep_if_checklist)), refused, generator.id2label)
 
     def __call__(self, images: np.ndarray, labels: list[int], seeds: list[int]) -> list[str | None]:
-        from clinsynth.judges.judges import judge_arrays
-
-        answers = judge_arrays(self.judge, images, [self.names[label] for label in labels])
+        answers = self.judge.judge_arrays(images, [self.names[label] for label in labels])
         return [self.reason(answer) for answer in answers]
 
-    def reason(self, answer: dict[str, Any]) -> str | None:
+    def reason(self, answer: Answer) -> str | None:
         """The reason of one image."""
-        from clinsynth.judges.judges import is_met
+        from clinsynth.judges.protocol import is_met
 
         met = [is_met(score) for item, score in answer["scores"].items() if item not in self.refused]
         if answer.get("failure") or not met:
@@ -189,13 +187,10 @@ class ChecklistCheck:
 
     @property
     def facts(self) -> dict[str, Any]:
-        from clinsynth.judges.judges import describe_judge
-
-        known = describe_judge(self.judge, self.model)
-        return {**known, "least_share": str(self.least), "refused": sorted(self.refused)}
+        return {**self.judge.identity(), "least_share": str(self.least), "refused": sorted(self.refused)}
 
 
-def refused_items(judge: Any, side: int, channels: int, seed: int) -> frozenset[str]:
+def refused_items(judge: Judge, side: int, channels: int, seed: int) -> frozenset[str]:
     """The items with which the judge cannot be trusted on images of this resolution and number of channels.
 
     Raises:

@@ -1,8 +1,7 @@
 from transformers import AutoModel, AutoModelForImageClassification
 from transformers.pipelines import PIPELINE_REGISTRY
 
-from clinsynth.pipelines.checklist_judge.measured_items import measured_items
-from clinsynth.pipelines.checklist_judge.measuring_model import MeasuringConfig, MeasuringModel
+from clinsynth.pipelines.checklist_judge.measuring_model import MeasuringConfig, MeasuringModel, measured_items
 from clinsynth.pipelines.checklist_judge.pipeline_checklist_judge import TASK, ChecklistJudgePipeline
 
 __all__ = ["ChecklistJudgePipeline", "MeasuringConfig", "MeasuringModel", "measured_items"]

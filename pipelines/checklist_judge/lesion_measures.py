@@ -1,7 +1,7 @@
 """What can be counted in a drawn eye of phantom-fundus, from its pixels alone.
 
-Lengths are in units of half the picture's side, as in the drawing, so that one set of limits serves every size. A
-picture is first divided by its own background, a high percentile around each pixel: 1 is retina, less is darker.
+Lengths are in units of half the image's side, as in the drawing, so that one set of limits serves every size. An
+image is first divided by its own background, a high percentile around each pixel: 1 is retina, less is darker.
 
 This file is copied into every checkpoint of a measuring judge: it imports nothing from clinsynth.
 """
@@ -50,12 +50,12 @@ SMALL_GREY = Limits(dark=0.6, least_dot=0.0008, bright=1.15, least_spot=0.0012, 
 LEAST_SIDE_OF_GREY = 48  # below it a dot covers no pixel wholly, and is less dark
 
 
-def count_lesions(picture: np.ndarray) -> dict[str, int]:
-    """How many of each of QUANTITIES a picture shows, uint8 (side, side) or (side, side, 3).
+def count_lesions(image: np.ndarray) -> dict[str, int]:
+    """How many of each of QUANTITIES an image shows, uint8 (side, side) or (side, side, 3).
 
     At 64 pixels single lesions stand apart; at 32 microaneurysms are less than a pixel wide and are mostly missed.
     """
-    pixels = picture.astype(np.float32)
+    pixels = image.astype(np.float32)
     plane, limits = (pixels[..., 1], COLOUR) if pixels.ndim == 3 else (pixels, grey_limits(len(pixels)))
     unit = plane.shape[0] / 2
     field = field_of(plane)
@@ -76,7 +76,7 @@ def count_lesions(picture: np.ndarray) -> dict[str, int]:
 
 
 def grey_limits(side: int) -> Limits:
-    """The limits for a grey picture."""
+    """The limits for a grey image."""
     return GREY if side >= LEAST_SIDE_OF_GREY else SMALL_GREY
 
 

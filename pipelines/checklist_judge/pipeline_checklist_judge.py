@@ -1,12 +1,12 @@
-"""ChecklistJudgePipeline: answers the yes/no items of an expert checklist for pictures.
+"""ChecklistJudgePipeline: answers the yes/no items of an expert checklist for images.
 
     judge = pipeline("checklist-judge", model="folder or id", trust_remote_code=True)
-    judge({"image": picture, "condition": "grade 2"})
+    judge({"image": image, "condition": "grade 2"})
     # {"condition": "grade 2", "scores": {"one_disc": 1, …}, "share": 0.8, "reasons": {"one_disc": "discs: 1", …}}
 
 Judges behind the one call, by the kind of model:
 - `MeasuringModel` counts what the items name;
-- an image-text model (CLIP, SigLIP) says which is nearer to the picture, an item's statement or its negation;
+- an image-text model (CLIP, SigLIP) says which is nearer to the image, an item's statement or its negation;
 - an image classifier answers the one item `condition`: is this the class that it sees?
 
 This file is copied, with those it imports, into every checkpoint, and imports nothing from clinsynth.
@@ -22,8 +22,7 @@ from PIL import Image
 from transformers import Pipeline
 from transformers.dynamic_module_utils import custom_object_save
 
-from .item_statements import check_lengths, context_of, statements_of
-from .measured_items import measured_items
+from .measuring_model import measured_items
 
 TASK = "checklist-judge"
 CHECKLIST_FILE = "checklist.json"
@@ -40,7 +39,7 @@ Answer = dict[str, Any]
 
 
 class ChecklistJudgePipeline(Pipeline):
-    """A transformers pipeline from pictures and the conditions they should show to answers.
+    """A transformers pipeline from images and the conditions they should show to answers.
 
     Args:
         model: a `MeasuringModel`, a model with `logits_per_image` such as `CLIPModel`, or an image classifier with the
@@ -76,11 +75,11 @@ class ChecklistJudgePipeline(Pipeline):
             self.classes = check_classes(model.config.id2label, self.checklist)
 
     def __call__(self, inputs: dict[str, Any] | list[dict[str, Any]], batch_size: int = 64) -> Any:  # type: ignore[override]
-        """Judge pictures.
+        """Judge images.
 
         Args:
             inputs: `image` (PIL, grey or RGB) and `condition` (one of the checklist's), or a list of such.
-            batch_size: pictures judged together; the answers do not depend on it.
+            batch_size: images judged together; the answers do not depend on it.
 
         Returns:
             For each input `condition`, `scores` (item id to 0 or 1), `share` in [0, 1] (of items met; of a classifier
@@ -103,16 +102,16 @@ class ChecklistJudgePipeline(Pipeline):
         """What the model takes of a batch."""
         conditions = [row["condition"] for row in rows]
         check_conditions(conditions, self.checklist)
-        pictures = [row["image"] for row in rows]
+        images = [row["image"] for row in rows]
         if self.kind == "measure":
-            return {"conditions": conditions, "pictures": [np.asarray(picture) for picture in pictures]}
+            return {"conditions": conditions, "images": [np.asarray(image) for image in images]}
         mode = "L" if getattr(self.model.config, "num_channels", 3) == 1 else "RGB"
-        inputs = {"conditions": conditions, "pixels": self.pixels(pictures, mode)}
+        inputs = {"conditions": conditions, "pixels": self.pixels(images, mode)}
         return inputs if self.kind == "classifier" else {**inputs, **self.texts(conditions)}
 
-    def pixels(self, pictures: list[Image.Image], mode: str) -> dict[str, torch.Tensor]:
-        """What a network takes of pictures: `pixel_values`, mostly float (n, channels, side, side)."""
-        arrays = [np.asarray(picture.convert(mode)) for picture in pictures]
+    def pixels(self, images: list[Image.Image], mode: str) -> dict[str, torch.Tensor]:
+        """What a network takes of images: `pixel_values`, mostly float (n, channels, side, side)."""
+        arrays = [np.asarray(image.convert(mode)) for image in images]
         arrays = [array[:, :, None] if array.ndim == 2 else array for array in arrays]
         assert self.image_processor is not None
         return dict(self.image_processor(arrays, return_tensors="pt", input_data_format="channels_last"))
@@ -132,14 +131,14 @@ class ChecklistJudgePipeline(Pipeline):
     def _forward(self, inputs: dict[str, Any]) -> dict[str, Any]:  # type: ignore[override]
         conditions = inputs["conditions"]
         if self.kind == "measure":
-            return {"conditions": conditions, "counts": self.model(inputs["pictures"])}
+            return {"conditions": conditions, "counts": self.model(inputs["images"])}
         if self.kind == "clip":
             likeness = self.model(**inputs["pixels"], **inputs["tokens"]).logits_per_image
             return {"conditions": conditions, "statements": inputs["statements"], "likeness": likeness.float()}
         return {"conditions": conditions, "probabilities": self.model(**inputs["pixels"]).logits.float().softmax(-1)}
 
     def postprocess(self, outputs: dict[str, Any]) -> list[Answer]:  # type: ignore[override]
-        """An answer a picture."""
+        """An answer an image."""
         conditions = outputs["conditions"]
         if self.kind == "measure":
             return [self.measured(*pair) for pair in zip(conditions, outputs["counts"], strict=True)]
@@ -150,27 +149,23 @@ class ChecklistJudgePipeline(Pipeline):
         return [self.classified(*pair) for pair in zip(conditions, chances, strict=True)]
 
     def measured(self, condition: str, counts: dict[str, int]) -> Answer:
-        """The items of `condition` by the counts of one picture."""
-        items = [item["id"] for item in self.checklist["conditions"][condition]]
-        scores = {item: int(self.items[item].met_by(counts)) for item in items}
-        quantities = {item: self.items[item].quantity for item in items}
-        reasons = {item: f"{quantity}: {counts[quantity]}" for item, quantity in quantities.items()}
-        share = sum(scores.values()) / len(scores)
-        return {"condition": condition, "scores": scores, "share": share, "reasons": reasons}
+        """The items of `condition` by the counts of one image."""
+        items = {item["id"]: self.items[item["id"]] for item in self.checklist["conditions"][condition]}
+        scores = {name: int(item.met_by(counts)) for name, item in items.items()}
+        reasons = {name: f"{item.quantity}: {counts[item.quantity]}" for name, item in items.items()}
+        return answer_of(condition, scores, reasons)
 
     def compared(self, condition: str, likeness: dict[str, torch.Tensor]) -> Answer:
-        """The items of `condition` by the likeness of one picture to statements: softmax over the two of an item."""
+        """The items of `condition` by the likeness of one image to statements: softmax over the two of an item."""
         chances = {
             item: float(torch.stack([likeness[text] for text in pair]).softmax(0)[0])
             for item, pair in statements_of(self.checklist, condition).items()
         }
         scores = {item: int(chance > NEARER) for item, chance in chances.items()}
-        reasons = {item: f"statement against negation {chance:.2f}" for item, chance in chances.items()}
-        share = sum(scores.values()) / len(scores)
-        return {"condition": condition, "scores": scores, "share": share, "reasons": reasons}
+        return answer_of(condition, scores, {k: f"statement against negation {c:.2f}" for k, c in chances.items()})
 
     def classified(self, condition: str, probabilities: list[float]) -> Answer:
-        """Whether the class of one picture is `condition`."""
+        """Whether the class of one image is `condition`."""
         seen = int(np.argmax(probabilities))
         reason = f"{self.classes[seen]} {probabilities[seen]:.2f}"
         return {
@@ -192,6 +187,12 @@ class ChecklistJudgePipeline(Pipeline):
         self.model.config.save_pretrained(save_directory)
         custom_object_save(self, save_directory)
         (Path(save_directory) / CHECKLIST_FILE).write_text(json.dumps(self.checklist, indent=1) + "\n")
+
+
+def answer_of(condition: str, scores: dict[str, int], reasons: dict[str, str]) -> Answer:
+    """An answer whose share is that of the items met."""
+    share = sum(scores.values()) / len(scores)
+    return {"condition": condition, "scores": scores, "share": share, "reasons": reasons}
 
 
 def kind_of(model: Any) -> str:
@@ -234,3 +235,39 @@ def check_classes(id2label: dict[int, str], checklist: dict[str, Any]) -> list[s
             f"{checklist['name']}; give one that was trained on the checklist's conditions"
         )
     return classes
+
+
+def statements_of(checklist: dict[str, Any], condition: str) -> dict[str, tuple[str, str]]:
+    """Item id to what is so where the item is met, and what is so where it is not.
+
+    An item may have both, `statement` and `negation`. Without a negation it is "It is not so that" before the
+    statement; without a statement the two are the modality and the question, answered by yes and by no.
+    """
+    return {item["id"]: pair_of(item, checklist["modality"]) for item in checklist["conditions"][condition]}
+
+
+def pair_of(item: dict[str, Any], modality: str) -> tuple[str, str]:
+    """`statements_of` for one item."""
+    statement = item.get("statement")
+    if statement:
+        return statement, item.get("negation") or f"It is not so that: {statement}"
+    return f"{modality}. {item['question']} Yes.", f"{modality}. {item['question']} No."
+
+
+def context_of(tokenizer: Any, model: Any) -> int:
+    """Tokens that the text part of an image-text model reads."""
+    if tokenizer is None:
+        raise ValueError("an image-text model needs its tokenizer, to read statements; give tokenizer=")
+    return int(min(tokenizer.model_max_length, model.config.get_text_config().max_position_embeddings))
+
+
+def check_lengths(tokenizer: Any, context: int, checklist: dict[str, Any]) -> None:
+    """Raise a `ValueError` for a statement of which the model would not read the end."""
+    for condition in checklist["conditions"]:
+        for item, pair in statements_of(checklist, condition).items():
+            longest = max(len(tokenizer(text).input_ids) for text in pair)
+            if longest > context:
+                raise ValueError(
+                    f"condition {condition!r}, item {item} has a statement of {longest} tokens, but the model reads "
+                    f"{context}; give the item a shorter statement and negation in the checklist"
+                )

@@ -2,7 +2,7 @@
 
 The quantities follow the ABCD rule of dermatoscopy (Nachbar et al. 1994): asymmetry, border, colour, diameter. The
 lesion is what Otsu's threshold sets apart from the skin, so that faint or very large ones are outlined badly: what the
-real pictures of a class measure, errors and all, is what its limits should be taken from.
+real images of a class measure, errors and all, is what its limits should be taken from.
 
 This file is copied into every checkpoint of a measuring judge: it imports nothing from clinsynth.
 """
@@ -12,7 +12,7 @@ from scipy import ndimage
 
 SKIN_QUANTITIES = ("area", "asymmetry", "border", "colours", "darkness", "red", "blue")
 VIGNETTE = 40  # of 255: corners that are darker are the instrument's rim
-LEAST_AREA, LEAST_COLOUR = 0.005, 0.05  # shares of the picture and of the lesion
+LEAST_AREA, LEAST_COLOUR = 0.005, 0.05  # shares of the image and of the lesion
 SMOOTHING = 1 / 48  # of the side, in which hairs vanish
 SIX_COLOURS = np.array(
     [
@@ -28,23 +28,23 @@ SIX_COLOURS = np.array(
 """The six colours of the rule as RGB, points of our own choice."""
 
 
-def measure_skin(picture: np.ndarray) -> dict[str, int]:
-    """The SKIN_QUANTITIES of a picture, uint8 (side, side, 3); all 0 where no lesion is found.
+def measure_skin(image: np.ndarray) -> dict[str, int]:
+    """The SKIN_QUANTITIES of an image, uint8 (side, side, 3); all 0 where no lesion is found.
 
-    area: of the picture, in per cent. asymmetry: share of the lesion that does not cover itself when it is mirrored at
+    area: of the image, in per cent. asymmetry: share of the lesion that does not cover itself when it is mirrored at
     its principal axes, the mean of both, in per cent. border: perimeter² / (4π area) in tenths; 10 is a disc. colours:
     how many of six take up a twentieth of the lesion. darkness: by how many per cent it is darker than the skin. red,
     blue: that channel's share of its mean colour, in per cent; 33 is grey.
 
     Raises:
-        ValueError: a grey picture.
+        ValueError: a grey image.
     """
-    if picture.ndim != 3:
+    if image.ndim != 3:
         raise ValueError(
-            "the colours of a lesion cannot be measured in grey pictures; judge colour ones (--channels 3), or take "
+            "the colours of a lesion cannot be measured in grey images; judge colour ones (--channels 3), or take "
             "another judge"
         )
-    pixels = picture.astype(np.float32)
+    pixels = image.astype(np.float32)
     smooth = ndimage.gaussian_filter(pixels, (SMOOTHING * len(pixels),) * 2 + (0,))
     seen = ~instrument_rim(smooth)
     lesion = outline(smooth, seen)

@@ -297,7 +297,7 @@ def discrimination_table(session: dict[str, Any], scores: Scores) -> list[dict[s
 
 def proportion(hits: list[bool]) -> dict[str, Any]:
     """Share of hits with its 95 % Wilson score interval; None where there is nothing to count."""
-    from clinsynth.judges.judges import wilson_interval
+    from clinsynth.judges.protocol import wilson_interval
 
     if not hits:
         return {"right": 0, "n": 0, "rate": None, "low": None, "high": None}

@@ -1,106 +1,160 @@
-"""Candidates: several pictures a prompt drawn from the first-stage model, scored by the judge, made into pairs.
+"""Candidates: several images a prompt drawn from the model that is trained, scored by the judge, made into pairs.
 
-candidates/   a synthetic data set as `clinsynth generate images` writes it, the candidates of a prompt in a row
-scores/       the judge's answers to them, as `clinsynth judge` writes them
-pairs/        the preference data set
+candidates/     a synthetic data set as `clinsynth generate images` writes it, the candidates of a prompt in a row
+scores/         the judge's answers to them, as `clinsynth judge` writes them
+pairs/          the preference data set
+reward_model/   with --reward model
 Each is kept when the same command is started again.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import torch
+from datasets import Dataset
 
 from clinsynth.data.sources import load_folder
-from clinsynth.judges.judges import share_of_items
+from clinsynth.judges.protocol import Answer, Judge, share_of_items
 from clinsynth.judges.scores import read_answers, write_scores
 from clinsynth.models.generators import Sample
 from clinsynth.run_folder import create_run_folder
 from clinsynth.synthesis.image_shards import ImageShards, write_image_shards
 from clinsynth.trainers.diffusion.step import to_fast
+from clinsynth.trainers.preference.arguments import FeedbackArguments
 from clinsynth.trainers.preference.loss import sample_paths
-from clinsynth.trainers.preference.model import describe_model, on_path, to_pictures, with_scheduler
-from clinsynth.trainers.preference.pairs import Candidate, check_pairs, make_pairs, write_pairs
-
-if TYPE_CHECKING:
-    from clinsynth.trainers.train_preference import PreferenceArguments
+from clinsynth.trainers.preference.model import describe_model, image_form, on_path, to_images, with_scheduler
+from clinsynth.trainers.preference.pairs import Candidate, check_pairs, make_pairs, pixels_of, read_pairs, write_pairs
+from clinsynth.trainers.preference.reward_model import predicted_shares
 
 SHARD_SIZE = 256
 
 
-@dataclass(frozen=True)
-class Scored:
-    """Candidates as a `datasets.Dataset`, those of a prompt in a row, and for each the share of items met and why.
+def gather_preferences(args: FeedbackArguments, pipeline: Any, judge: Judge | None, folder: Path) -> Dataset:
+    """What is learned from: a preference data set, or with --method reward images, labels and `reward` in [0, 1].
+
+    Args:
+        pipeline: the model that is trained, which draws the candidates.
+        judge: scores them; None where --preferences were given.
+        folder: of candidates, scores and pairs.
+
+    Raises:
+        ValueError: there is nothing to learn from, or what was given is not of this model.
+    """
+    unpaired = args.method == "kto"
+    if judge is None:
+        rows = read_pairs(str(args.preferences), unpaired)
+        check_fits(args, rows, pipeline)
+        return rows
+    candidates = judge_candidates(args, pipeline, judge, folder)
+    pair_candidates(args, candidates, judge, folder / "pairs")
+    if args.method == "reward":
+        return reward_candidates(args, candidates, folder)
+    return read_pairs(folder / "pairs", unpaired)
+
+
+def judge_candidates(args: FeedbackArguments, pipeline: Any, judge: Judge, folder: Path) -> Dataset:
+    """Candidates, those of a prompt in a row: image, label, seed, `share` of the trusted items met, and `reasons`.
 
     The share is not a number (nan) where the judge gave no scores.
     """
-
-    images: Any
-    shares: list[float]
-    reasons: list[str]
-
-
-def score_candidates(
-    args: PreferenceArguments, pipeline: Any, judge: Any, refused: frozenset[str], folder: Path
-) -> Scored:
-    """Draw and judge the candidates; the shares are of the items that are not refused."""
-    each = args.prompts * args.candidates
-    labels = [label for label in range(pipeline.num_classes) for _ in range(each)]
+    labels = [label for label in range(pipeline.num_classes) for _ in range(args.prompts * args.candidates)]
     images = draw_candidates(args, pipeline, labels, folder / "candidates")
-    paths = write_scores(judge, images, create_run_folder(folder / "scores"), SHARD_SIZE, 64)
-    answers = read_answers(paths)
-    return Scored(images, [share_of_items(answer, refused) for answer in answers], read_reasons(paths))
+    answers = read_answers(write_scores(judge, images, create_run_folder(folder / "scores"), SHARD_SIZE, 64))
+    if args.control == "shuffled":
+        answers = [answers[row] for row in shuffled_within(labels, args.seed)]
+    shares = [share_of_items(answer, judge.refused) for answer in answers]
+    return images.add_column("share", shares).add_column("reasons", [answer_text(answer) for answer in answers])
 
 
-def read_reasons(paths: list[Path]) -> list[str]:
-    """The judge's answers to each picture in words: `item score (reason)`, one after another."""
-    return [words_of(record) for path in paths for record in pq.read_table(path).to_pylist()]
+def shuffled_within(labels: Sequence[int], seed: int) -> list[int]:
+    """Row numbers in a random order in which each stands at the place of a row of its own label."""
+    order, draw = np.arange(len(labels)), np.random.default_rng([seed, 79])
+    for label in np.unique(labels):
+        members = np.flatnonzero(np.asarray(labels) == label)
+        order[members] = draw.permutation(members)
+    return [int(row) for row in order]
 
 
-def words_of(record: dict[str, Any]) -> str:
-    """The answers of one record of scores; of several raters also how far they are apart."""
-    if record.get("failure"):
-        return f"no scores: {record['failure']}"
+def answer_text(answer: Answer) -> str:
+    """`item score (reason); …`; of several raters also how far they are apart."""
+    if answer.get("failure"):
+        return f"no scores: {answer['failure']}"
     parts = []
-    for entry in record["items"]:
-        apart = entry.get("disagreement")
+    for item, score in answer["scores"].items():
+        apart = answer.get("disagreement", {}).get(item)
         raters = "" if apart is None else f"; raters' disagreement {apart:.2f}"
-        parts.append(f"{entry['item']} {entry['score']:g} ({entry['reason']}{raters})")
+        parts.append(f"{item} {score:g} ({answer['reasons'][item]}{raters})")
     return "; ".join(parts)
 
 
-def pair_candidates(args: PreferenceArguments, scored: Scored, facts: dict[str, Any], folder: Path) -> None:
+def pair_candidates(args: FeedbackArguments, candidates: Dataset, judge: Judge, folder: Path) -> None:
     """Write the preference data set, unless it is there."""
     if (folder / "preferences.json").exists():
         return
-    columns = zip(scored.images["label"], scored.images["seed"], scored.shares, scored.reasons, strict=True)
-    candidates = [
+    columns = zip(*(candidates[name][:] for name in ("label", "seed", "share", "reasons")), strict=True)
+    scored = [
         Candidate(row, label, row // args.candidates, seed, share, reasons)
         for row, (label, seed, share, reasons) in enumerate(columns)
         if not math.isnan(share)
     ]
-    unscored = len(scored.shares) - len(candidates)
-    if not candidates:
+    if not scored:
         raise ValueError(
-            f"the judge gave scores to none of {unscored} candidates ({scored.reasons[0]}); mend it, or name "
-            "another one and delete the folder scores beside that of the candidates, so that they are judged anew"
+            f"the judge gave scores to none of {len(candidates)} candidates ({candidates[0]['reasons']}); mend it, or "
+            "name another one and delete the folder scores beside that of the candidates, so that they are judged anew"
         )
-    pairs = make_pairs(candidates, args.pair_rule, args.margin)
+    pairs = make_pairs(scored, args.pair_rule, args.margin)
     if args.method != "reward":  # it learns from the shares themselves
         check_pairs(pairs, unpaired=args.method == "kto")
-    rule = {"pair_rule": args.pair_rule, "margin": args.margin, "candidates": args.candidates}
-    names = scored.images.features["label"].names
-    write_pairs(folder, pairs, scored.images, names, {**facts, **rule, "unscored": unscored})
+    facts = {
+        **judge.identity(),
+        "refused": sorted(judge.refused),
+        "pair_rule": args.pair_rule,
+        "margin": args.margin,
+        "candidates": args.candidates,
+        "unscored": len(candidates) - len(scored),
+    }
+    if args.control != "none":
+        facts["control"] = args.control
+    write_pairs(folder, pairs, candidates, candidates.features["label"].names, facts)
 
 
-def draw_candidates(args: PreferenceArguments, pipeline: Any, labels: list[int], folder: Path) -> Any:
-    """A picture for each of `labels`, as a `datasets.Dataset`; row i is of prompt i // candidates."""
+def reward_candidates(args: FeedbackArguments, candidates: Dataset, folder: Path) -> Dataset:
+    """The candidates that were scored and what each is worth: its share, or what a reward model makes of it."""
+    rows = np.flatnonzero(~np.isnan(candidates["share"][:]))
+    scored = candidates.select(rows)
+    shares = np.array(scored["share"][:])
+    if args.reward == "model":
+        images, labels = pixels_of(scored["image"]).numpy(), np.array(scored["label"][:])
+        prompts = rows // args.candidates
+        shares = predicted_shares(images, labels, shares, prompts, folder / "reward_model", args.seed)
+    return scored.add_column("reward", shares.astype(np.float32))
+
+
+def check_fits(args: FeedbackArguments, rows: Dataset, pipeline: Any) -> None:
+    """Raise a `ValueError` where preferences are of other classes or images than the model's, or of its watcher."""
+    if args.held_out == "measure" and "measure" in rows["judge"]:
+        raise ValueError(
+            f"--preferences {args.preferences} are those of the judge measure, which as --held_out can see no gaming "
+            "of itself; name another one"
+        )
+    names, (side, channels) = rows.features["label"].names, image_form(pipeline)
+    first = rows[0]["chosen"]
+    form = (first.size[0], 1 if first.mode == "L" else 3)
+    if names != list(pipeline.id2label.values()) or form != (side, channels):
+        raise ValueError(
+            f"--preferences {args.preferences} has images of {form[0]} px and {form[1]} channel(s) and the classes "
+            f"{names}, but --model {args.model} makes {side} px, {channels} channel(s) and "
+            f"{list(pipeline.id2label.values())}; give preferences of its own images"
+        )
+
+
+def draw_candidates(args: FeedbackArguments, pipeline: Any, labels: list[int], folder: Path) -> Dataset:
+    """An image for each of `labels`; row i is of prompt i // candidates."""
     plan = ImageShards(create_run_folder(folder), labels, pipeline.id2label, args.seed, SHARD_SIZE)
     generator = {
         "model": args.model,
@@ -116,7 +170,7 @@ def draw_candidates(args: PreferenceArguments, pipeline: Any, labels: list[int],
     images = load_folder(folder)["train"]
     if len(images) < len(labels):
         raise ValueError(
-            f"--model {args.model} drew pictures with values that are not finite; train it anew with a lower "
+            f"--model {args.model} drew images with values that are not finite; train it anew with a lower "
             "--learning_rate"
         )
     return images
@@ -129,8 +183,8 @@ def sample_fast(pipeline: Any, steps: int) -> Sample:
 
     def sample(labels: list[int], seeds: list[int]) -> tuple[np.ndarray, np.ndarray]:
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        pictures = fast(labels, generator=generators, num_inference_steps=steps, output_type="pt").images
-        return as_bytes(pictures)
+        images = fast(labels, generator=generators, num_inference_steps=steps, output_type="pt").images
+        return as_bytes(images)
 
     return sample
 
@@ -141,12 +195,12 @@ def sample_by_path(pipeline: Any, steps: int) -> Sample:
 
     def sample(labels: list[int], seeds: list[int]) -> tuple[np.ndarray, np.ndarray]:
         paths = sample_paths(network, pipeline.scheduler, labels, seeds, steps, len(labels))
-        return as_bytes(to_pictures(pipeline, paths.latents[:, -1]))
+        return as_bytes(to_images(pipeline, paths.latents[:, -1]))
 
     return sample
 
 
-def as_bytes(pictures: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Pictures in [0, 1] as uint8, and which of them are finite."""
-    finite = pictures.isfinite().flatten(1).all(dim=1)
-    return (pictures.nan_to_num() * 255).round().to(torch.uint8).cpu().numpy(), finite.cpu().numpy()
+def as_bytes(images: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Images in [0, 1] as uint8, and which of them are finite."""
+    finite = images.isfinite().flatten(1).all(dim=1)
+    return (images.nan_to_num() * 255).round().to(torch.uint8).cpu().numpy(), finite.cpu().numpy()

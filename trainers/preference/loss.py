@@ -20,7 +20,7 @@ from clinsynth.trainers.diffusion.model import DDPMProcess, StepInputs
 
 @dataclass(frozen=True)
 class Paths:
-    """Whole paths: `latents` float32 (n, steps + 1, c, h, w), from noise to picture, made at `times` int64 (steps,).
+    """Whole paths: `latents` float32 (n, steps + 1, c, h, w), from noise to image, made at `times` int64 (steps,).
 
     `latents[:, i]` is the input of the network at `times[i]`, and `latents[:, i + 1]` what was drawn from it.
     """
@@ -30,7 +30,7 @@ class Paths:
 
     @property
     def last_step(self) -> int:
-        """The number of steps that are drawn at random: the one that ends at the picture is not."""
+        """The number of steps that are drawn at random: the one that ends at the image is not."""
         return len(self.times) - 1
 
 
@@ -43,18 +43,18 @@ def sampling_times(scheduler: DDPMScheduler, steps: int) -> torch.Tensor:
 def step_distribution(
     scheduler: DDPMScheduler, prediction: torch.Tensor, latents: torch.Tensor, times: torch.Tensor, after: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean (b, c, h, w) and spread (b, 1, 1, 1) of the step from `times` to `after` (b,), -1 being the picture."""
+    """Mean (b, c, h, w) and spread (b, 1, 1, 1) of the step from `times` to `after` (b,), -1 being the image."""
     alphas = scheduler.alphas_cumprod.to(latents.device)
     now = alphas[times].view(-1, 1, 1, 1)
     then = torch.where(after < 0, torch.ones_like(alphas[times]), alphas[after.clamp(min=0)]).view(-1, 1, 1, 1)
     if scheduler.config["prediction_type"] == "v_prediction":
-        picture = now.sqrt() * latents - (1 - now).sqrt() * prediction
+        image = now.sqrt() * latents - (1 - now).sqrt() * prediction
         noise = now.sqrt() * prediction + (1 - now).sqrt() * latents
     else:
         noise = prediction
-        picture = (latents - (1 - now).sqrt() * noise) / now.sqrt()
+        image = (latents - (1 - now).sqrt() * noise) / now.sqrt()
     variance = (1 - then) / (1 - now) * (1 - now / then)
-    mean = then.sqrt() * picture + (1 - then - variance).clamp(min=0).sqrt() * noise
+    mean = then.sqrt() * image + (1 - then - variance).clamp(min=0).sqrt() * noise
     return mean, variance.clamp(min=0).sqrt()
 
 
@@ -119,10 +119,9 @@ class PreferenceLoss:
 
 
 def both_predictions(
-    unet: nn.Module, reference: nn.Module, scheduler: DDPMScheduler, batch: StepInputs
+    unet: nn.Module, reference: nn.Module, process: DDPMProcess, batch: StepInputs
 ) -> tuple[torch.Tensor, torch.Tensor, float]:
     """Errors (b,) of model and reference on one batch, and the drift: mean square of the difference of predictions."""
-    process = DDPMProcess(scheduler)
     prediction, errors = process.predict(unet, batch)
     with torch.no_grad():
         before, reference_errors = process.predict(reference, batch)
@@ -151,7 +150,7 @@ def dpo_loss(
 
 
 def kto_loss(errors: torch.Tensor, before: torch.Tensor, signs: torch.Tensor, beta: float) -> PreferenceLoss:
-    """Diffusion-KTO (Li et al. 2024) for unpaired pictures; `signs` (b,) is 1 for a desirable one, -1 for another.
+    """Diffusion-KTO (Li et al. 2024) for unpaired images; `signs` (b,) is 1 for a desirable one, -1 for another.
 
     1 − σ(sign · (g − z)), g = β/2 (before − errors) being the gain over the reference and z its batch mean from 0 on,
     without gradient, which stands for the divergence from the reference.
@@ -184,6 +183,6 @@ def reward_weights(shares: torch.Tensor, labels: torch.Tensor, temperature: floa
     if torch.allclose(weights, means):
         raise ValueError(
             f"all {len(shares)} candidates score as the others of their class; give more --prompts or --candidates, "
-            "or a judge that tells these pictures apart"
+            "or a judge that tells these images apart"
         )
     return weights / means

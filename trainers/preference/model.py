@@ -1,6 +1,6 @@
 """What preference training asks of a model, of a DDPM on pixels as of a text-to-image model on latents.
 
-Samples are what the network is trained on: pictures in [-1, 1], or latents.
+Samples are what the network is trained on: images in [-1, 1], or latents.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ def is_prompted(pipeline: Any) -> bool:
     return isinstance(pipeline, PromptedPipeline)
 
 
-def picture_form(pipeline: Any) -> tuple[int, int]:
-    """Side in pixels and channels of a pipeline's pictures."""
+def image_form(pipeline: Any) -> tuple[int, int]:
+    """Side in pixels and channels of a pipeline's images."""
     if is_prompted(pipeline):
         return pipeline.side, 3
     config = pipeline.unet.config
@@ -50,7 +50,7 @@ def to_device(pipeline: Any, device: torch.device, half: bool) -> None:
     With `half` the frozen weights of a text-to-image model become bfloat16; its adapter's stay float32.
     """
     if is_prompted(pipeline):
-        pipeline.pipe.vae.enable_slicing()  # one picture at a time
+        pipeline.pipe.vae.enable_slicing()  # one image at a time
         if half:
             halve(pipeline)
     pipeline.to(device)
@@ -68,9 +68,9 @@ def halve(pipeline: PromptedPipeline) -> None:
 
 @torch.no_grad()
 def to_samples(pipeline: Any, images: torch.Tensor, device: torch.device, batch_size: int) -> torch.Tensor:
-    """What `TrainingStream` takes, on `device`: the pictures, uint8 (n, c, side, side), or their latents, float32.
+    """What `TrainingStream` takes, on `device`: the images, uint8 (n, c, side, side), or their latents, float32.
 
-    Latents are made here once, of `batch_size` pictures at a time.
+    Latents are made here once, of `batch_size` images at a time.
     """
     if not is_prompted(pipeline):
         return images.to(device)
@@ -79,8 +79,8 @@ def to_samples(pipeline: Any, images: torch.Tensor, device: torch.device, batch_
 
 
 @torch.no_grad()
-def to_pictures(pipeline: Any, samples: torch.Tensor) -> torch.Tensor:
-    """Pictures (n, c, side, side) in [0, 1] of samples (n, c, h, w)."""
+def to_images(pipeline: Any, samples: torch.Tensor) -> torch.Tensor:
+    """Images (n, c, side, side) in [0, 1] of samples (n, c, h, w)."""
     if is_prompted(pipeline):
         vae = pipeline.pipe.vae
         latents = samples / vae.config.scaling_factor + (getattr(vae.config, "shift_factor", None) or 0.0)
@@ -99,7 +99,7 @@ def with_scheduler(pipeline: Any, scheduler: Any) -> Any:
 
 
 def describe_model(pipeline: Any) -> dict[str, Any]:
-    """What a picture depends on besides sampler and seed, as generation.json has it."""
+    """What an image depends on besides sampler and seed, as generation.json has it."""
     if not is_prompted(pipeline):
         return {"weights_sha256": hash_weights(pipeline.unet)}
     weights: Any = pipeline  # those of its adapter, and its learned words

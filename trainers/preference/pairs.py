@@ -1,6 +1,6 @@
 """From scored candidates to preference pairs, and the data set of them.
 
-data/train-00000-of-00001.parquet   rows of chosen and rejected (pictures), outcome, label, prompt, scores,
+data/train-00000-of-00001.parquet   rows of chosen and rejected (images), outcome, label, prompt, scores,
                                     reasons and seeds
 preferences.json                    judge, checklist and its version, rule, counts
 """
@@ -17,6 +17,10 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from datasets import ClassLabel, Dataset, Features, Value, load_dataset
+from datasets import Image as ImageFeature
+from datasets.exceptions import DatasetGenerationError
+from PIL.Image import Image
 
 from clinsynth.data.sources import load_folder
 from clinsynth.run_folder import complete_folder
@@ -29,7 +33,7 @@ TINY = 1e-9
 
 @dataclass(frozen=True)
 class Candidate:
-    """One generated picture: its row in the candidates, class, prompt (those to compare share one), seed, score, and
+    """One generated image: its row in the candidates, class, prompt (those to compare share one), seed, score, and
     the judge's answers in words."""
 
     row: int
@@ -96,8 +100,8 @@ def check_pairs(pairs: list[Pair], unpaired: bool) -> None:
         raise ValueError("there are no pairs: each prompt has one candidate; give --candidates 2 or more")
     found = ", ".join(f"{count} {outcome}" for outcome, count in outcomes.items())
     raise ValueError(
-        f"of {len(pairs)} pairs none prefers one picture ({found}); give more --candidates or --prompts, "
-        "--pair_rule margin with a small --margin, or a judge that tells these pictures apart"
+        f"of {len(pairs)} pairs none prefers one image ({found}); give more --candidates or --prompts, "
+        "--pair_rule margin with a small --margin, or a judge that tells these images apart"
     )
 
 
@@ -106,16 +110,15 @@ def enough(outcomes: Counter[str], unpaired: bool) -> bool:
     return bool(outcomes[PREFERRED] or (unpaired and outcomes[BOTH_WIN] and outcomes[BOTH_LOSE]))
 
 
-def write_pairs(folder: Path, pairs: list[Pair], images: Any, label_names: list[str], facts: dict[str, Any]) -> None:
+def write_pairs(
+    folder: Path, pairs: list[Pair], images: Dataset, label_names: list[str], facts: dict[str, Any]
+) -> None:
     """Write the data set; ties are dropped and counted.
 
     Args:
-        images: the candidates' `datasets.Dataset`, with a column image.
+        images: the candidates, with a column image.
         facts: judge, checklist and rule, for preferences.json.
     """
-    from datasets import Dataset
-    from datasets import Image as ImageFeature
-
     kept = [pair for pair in pairs if pair.outcome != TIE]
     cells = images.cast_column("image", ImageFeature(decode=False))["image"]
     columns: dict[str, Any] = {
@@ -138,27 +141,22 @@ def write_pairs(folder: Path, pairs: list[Pair], images: Any, label_names: list[
         (aside / "preferences.json").write_text(json.dumps({**facts, **counts}, indent=1) + "\n")
 
 
-def pair_features(label_names: list[str]) -> Any:
+def pair_features(label_names: list[str]) -> Features:
     """The columns of a preference data set."""
-    from datasets import ClassLabel, Features, Image, Value
-
     known = {name: Value("string") for name in ("outcome", "judge", "checklist")}
     known |= {f"{side}_{name}": Value("int64") for side in ("chosen", "rejected") for name in ("row", "seed")}
     known |= {f"{side}_share": Value("float64") for side in ("chosen", "rejected")}
     known |= {f"{side}_reasons": Value("string") for side in ("chosen", "rejected")}
-    pictures = {side: Image() for side in ("chosen", "rejected")}
-    return Features({**pictures, **known, "prompt": Value("int64"), "label": ClassLabel(names=label_names)})
+    images = {side: ImageFeature() for side in ("chosen", "rejected")}
+    return Features({**images, **known, "prompt": Value("int64"), "label": ClassLabel(names=label_names)})
 
 
-def read_pairs(folder: str | Path, unpaired: bool) -> Any:
-    """The `datasets.Dataset` of a preference data set: a folder that `write_pairs` wrote, or the same on the Hub.
+def read_pairs(folder: str | Path, unpaired: bool) -> Dataset:
+    """A preference data set: a folder that `write_pairs` wrote, or the same on the Hub.
 
     Raises:
         ValueError: it cannot be read, misses a column or prefers nothing.
     """
-    from datasets import load_dataset
-    from datasets.exceptions import DatasetGenerationError
-
     path = Path(folder)
     try:
         rows = load_folder(path / "data")["train"] if path.is_dir() else load_dataset(str(folder), split="train")
@@ -168,20 +166,20 @@ def read_pairs(folder: str | Path, unpaired: bool) -> Any:
     if missing:
         raise ValueError(f"--preferences {folder} has no column {missing[0]!r}; give a preference data set")
     if not enough(Counter(rows["outcome"]), unpaired):
-        raise ValueError(f"--preferences {folder} holds no pair that prefers one picture; make new ones")
+        raise ValueError(f"--preferences {folder} holds no pair that prefers one image; make new ones")
     return rows
 
 
-def pixels_of(pictures: Iterable[Any]) -> torch.Tensor:
-    """PIL pictures as uint8 (n, channels, side, side)."""
-    arrays = [np.asarray(picture) for picture in pictures]
+def pixels_of(images: Iterable[Image]) -> torch.Tensor:
+    """PIL images as uint8 (n, channels, side, side)."""
+    arrays = [np.asarray(image) for image in images]
     stacked = np.stack([array[None] if array.ndim == 2 else array.transpose(2, 0, 1) for array in arrays])
     return torch.from_numpy(stacked)
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """The pictures of a preference data set, each once: uint8 (n, channels, side, side), with labels and seeds (n,).
+class PairedImages:
+    """The images of a preference data set, each once: uint8 (n, channels, side, side), with labels and seeds (n,).
 
     `chosen` and `rejected` (pairs,) say which of them each pair is of.
     """
@@ -193,8 +191,8 @@ class Pictures:
     rejected: torch.Tensor
 
 
-def pictures_of(rows: Any) -> Pictures:
-    """The pictures of a preference data set; one that is in many pairs is decoded once."""
+def paired_images(rows: Dataset) -> PairedImages:
+    """The images of a preference data set; one that is in many pairs is decoded once."""
     seen: dict[tuple[int, int, int], int] = {}
     found: list[Any] = []
     numbers: dict[str, list[int]] = {}
@@ -208,15 +206,15 @@ def pictures_of(rows: Any) -> Pictures:
             numbers[side].append(seen[key])
     labels, seeds = torch.tensor([label for label, _, _ in seen]), [seed for _, seed, _ in seen]
     chosen, rejected = torch.tensor(numbers["chosen"]), torch.tensor(numbers["rejected"])
-    return Pictures(pixels_of(found), labels, seeds, chosen, rejected)
+    return PairedImages(pixels_of(found), labels, seeds, chosen, rejected)
 
 
-def unpaired(rows: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Pictures, labels and signs (1 desirable, -1 not) of a preference data set, each picture once for each sign."""
-    pictures = pictures_of(rows)
+def signed_images(rows: Dataset) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Images, labels and signs (1 desirable, -1 not) of a preference data set, each image once for each sign."""
+    paired = paired_images(rows)
     kept: dict[tuple[int, float], None] = {}  # in order, as a set is not
-    for numbers, expected, against in ((pictures.chosen, 1.0, BOTH_LOSE), (pictures.rejected, -1.0, BOTH_WIN)):
+    for numbers, expected, against in ((paired.chosen, 1.0, BOTH_LOSE), (paired.rejected, -1.0, BOTH_WIN)):
         for number, outcome in zip(numbers.tolist(), rows["outcome"], strict=True):
             kept[number, -expected if outcome == against else expected] = None
     index = torch.tensor([number for number, _ in kept])
-    return pictures.images[index], pictures.labels[index], torch.tensor([sign for _, sign in kept])
+    return paired.images[index], paired.labels[index], torch.tensor([sign for _, sign in kept])

@@ -5,16 +5,18 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from accelerate import Accelerator
+from datasets import Dataset
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 
 from clinsynth.data.images import ImageArrays
 from clinsynth.seeds import derive_seed
-from clinsynth.trainers.diffusion.model import DDPMProcess, StepInputs, TrainingStream, scale_images
+from clinsynth.trainers.diffusion.model import DDPMProcess, TrainingStream, scale_images
+from clinsynth.trainers.preference.arguments import FeedbackArguments
 from clinsynth.trainers.preference.loss import (
     Paths,
     PreferenceLoss,
@@ -32,17 +34,14 @@ from clinsynth.trainers.preference.model import (
     network_of,
     on_path,
     prepare_adapter,
-    to_pictures,
+    to_images,
     to_samples,
 )
-from clinsynth.trainers.preference.pairs import PREFERRED, Pictures, pictures_of, pixels_of, unpaired
+from clinsynth.trainers.preference.pairs import PREFERRED, PairedImages, paired_images, pixels_of, signed_images
 from clinsynth.trainers.training_state import TrainingState
 
-if TYPE_CHECKING:
-    from clinsynth.trainers.train_preference import PreferenceArguments
 
-
-def build_state(args: PreferenceArguments, pipeline: Any, accelerator: Accelerator) -> tuple[TrainingState, Any]:
+def build_state(args: FeedbackArguments, pipeline: Any, accelerator: Accelerator) -> tuple[TrainingState, Any]:
     """The state before the first step, and the reference: the first-stage network, frozen.
 
     Where an adapter is trained, the reference is the same network with the adapter as it is now, else a copy.
@@ -64,81 +63,71 @@ class Preferences:
     """The loss of a method on its data: draws of step k depend on (seed, k) alone.
 
     Args:
-        rows: the preference data set, or for `reward` None.
-        scored: for `reward` the candidates: a `datasets.Dataset` with image and label, and their shares, float32 (n,).
+        pipeline: around the network that is trained.
         reference: the frozen first-stage network.
+        rows: a preference data set, or for `reward` image, label and reward, as of `gather_preferences`.
+        accelerator: of this process, which has its share of each step's global batch.
     """
 
     def __init__(
-        self,
-        args: PreferenceArguments,
-        pipeline: Any,
-        reference: Any,
-        rows: Any,
-        scored: tuple[Any, torch.Tensor] | None,
-        accelerator: Accelerator,
+        self, args: FeedbackArguments, pipeline: Any, reference: Any, rows: Dataset, accelerator: Accelerator
     ):
         self.args, self.pipeline, self.reference = args, pipeline, reference
-        self.scheduler = pipeline.scheduler
-        self.processes, self.rank, self.device = (
-            accelerator.num_processes,
-            accelerator.process_index,
-            accelerator.device,
-        )
+        self.process = DDPMProcess(pipeline.scheduler)
+        self.processes, self.rank = accelerator.num_processes, accelerator.process_index
+        self.device = accelerator.device
         if args.method == "reward":
-            assert scored is not None
-            images, shares = scored
-            labels = torch.tensor(images["label"][:])
-            self.extra = reward_weights(shares, labels, args.temperature).to(self.device)
-            self.stream = self.stream_of(self.samples(pixels_of(images["image"])), labels)
+            labels, rewards = (torch.tensor(rows[name][:]) for name in ("label", "reward"))
+            self.extra = reward_weights(rewards, labels, args.temperature).to(self.device)
+            self.stream = self.stream_of(self.samples(pixels_of(rows["image"])), labels)
         elif args.method == "kto":
-            images, labels, signs = unpaired(rows)
+            images, labels, signs = signed_images(rows)
             self.extra = signs.to(self.device)
             self.stream = self.stream_of(self.samples(images), labels)
         else:
-            pictures = pictures_of(rows.filter(lambda outcome: outcome == PREFERRED, input_columns="outcome"))
-            self.pairs, labels = (pictures.chosen, pictures.rejected), pictures.labels[pictures.chosen]
+            paired = paired_images(rows.filter(lambda outcome: outcome == PREFERRED, input_columns="outcome"))
+            self.pairs, labels = (paired.chosen, paired.rejected), paired.labels[paired.chosen]
             if args.method == "d3po":
-                self.paths = self.draw_paths(pictures)
+                self.paths = self.draw_paths(paired)
                 samples = self.paths.latents[:, -1].to(self.device)
             else:
-                samples = self.samples(pictures.images)
+                samples = self.samples(paired.images)
             self.stream, self.extra = self.stream_of(samples[self.pairs[0]], labels), samples[self.pairs[1]]
 
     def samples(self, images: torch.Tensor) -> torch.Tensor:
-        """Pictures, uint8 (n, c, side, side), as the network is trained on them."""
+        """Images, uint8 (n, c, side, side), as the network is trained on them."""
         return to_samples(self.pipeline, images, self.device, self.args.sampling_batch_size)
 
     def stream_of(self, samples: torch.Tensor, labels: torch.Tensor) -> TrainingStream:
-        """The endless stream of pictures, without class dropout: preferences are those of a class."""
-        total, seed = self.scheduler.config["num_train_timesteps"], derive_seed(self.args.seed, 14)
+        """The endless stream of images, without class dropout: preferences are those of a class."""
+        total, seed = self.process.num_train_timesteps, derive_seed(self.args.seed, 14)
         on = (samples, labels.to(self.device))
         return TrainingStream(*on, self.pipeline.num_classes, total, class_dropout=0.0, seed=seed)
 
-    def draw_paths(self, pictures: Pictures) -> Paths:
-        """The paths that ended in the pictures, drawn again from their seeds.
+    def draw_paths(self, paired: PairedImages) -> Paths:
+        """The paths that ended in the images, drawn again from their seeds.
 
         Raises:
-            ValueError: they end in other pictures, since the model or the number of steps is not that of the pairs.
+            ValueError: they end in other images, since the model or the number of steps is not that of the pairs.
         """
         args, reference = self.args, on_path(self.pipeline, self.reference)
-        drawn_from = (pictures.labels.tolist(), pictures.seeds, args.num_inference_steps, args.sampling_batch_size)
-        paths = sample_paths(reference, self.scheduler, *drawn_from)
-        if self.furthest(paths, pictures) > 1.5:  # sums in another order move a grey level here and there
+        drawn_from = (paired.labels.tolist(), paired.seeds, args.num_inference_steps, args.sampling_batch_size)
+        paths = sample_paths(reference, self.process.scheduler, *drawn_from)
+        if self.furthest(paths, paired.images) > 1.5:  # sums in another order move a grey level here and there
             raise ValueError(
-                f"--method d3po: the pictures of the pairs are not those that --model {args.model} draws in "
+                f"--method d3po: the images of the pairs are not those that --model {args.model} draws in "
                 f"{args.num_inference_steps} ancestral steps from their seeds; leave --preferences out, so "
                 "that new ones are drawn"
             )
         return paths
 
-    def furthest(self, paths: Paths, pictures: Pictures) -> float:
-        """The largest of the mean differences, in grey levels, between a path's end and its picture."""
+    def furthest(self, paths: Paths, images: torch.Tensor) -> float:
+        """The largest of the mean differences, in grey levels, between a path's end and its image."""
         size = self.args.sampling_batch_size
-        ends = zip(paths.latents[:, -1].split(size), pictures.images.split(size), strict=True)
+        ends = zip(paths.latents[:, -1].split(size), images.split(size), strict=True)
         return max(
-            float((to_pictures(self.pipeline, end).cpu() * 255 - images).abs().flatten(1).mean(1).max())
-            for end, images in ends
+            float((to_images(self.pipeline, end).cpu() * 255 - known).abs().flatten(1).mean(1).max())
+            for end, known in ends
         )
 
     def __call__(self, unet: Any, step: int) -> tuple[PreferenceLoss, float | None]:
@@ -154,13 +143,13 @@ class Preferences:
             return self.d3po(unet, step, index, mine, batch.labels)
         extra = self.extra[mine.to(self.device)]
         if self.args.method == "reward" and step and (step + 1) % self.args.log_steps:
-            return reward_loss(DDPMProcess(self.scheduler).image_losses(unet, batch), extra), None
+            return reward_loss(self.process.image_losses(unet, batch), extra), None
         if self.args.method == "diffusion-dpo":
             loser = replace(batch, images=scale_images(extra))  # the same noise and timestep as the winner
-            errors, before, drift = both_predictions(unet, self.reference, self.scheduler, join(batch, loser))
+            errors, before, drift = both_predictions(unet, self.reference, self.process, join(batch, loser))
             (winner, lost), (winner_before, lost_before) = errors.chunk(2), before.chunk(2)
             return dpo_loss(winner, lost, winner_before, lost_before, self.args.beta), drift
-        errors, before, drift = both_predictions(unet, self.reference, self.scheduler, batch)
+        errors, before, drift = both_predictions(unet, self.reference, self.process, batch)
         if self.args.method == "kto":
             return kto_loss(errors, before, extra, self.args.beta), drift
         return reward_loss(errors, extra), drift
@@ -175,7 +164,7 @@ class Preferences:
         network, reference = (on_path(self.pipeline, one) for one in (unet, self.reference))
         errors, before, drifts = [], [], []
         for side in self.pairs:
-            step_of = (self.scheduler, self.paths, side[mine], numbers, labels)
+            step_of = (self.process.scheduler, self.paths, side[mine], numbers, labels)
             prediction, error = step_errors(network, *step_of)
             with torch.no_grad():
                 known, error_before = step_errors(reference, *step_of)
@@ -186,21 +175,17 @@ class Preferences:
 
 
 def train_step(
-    args: PreferenceArguments,
-    accelerator: Accelerator,
-    unet: Any,
-    optimizer: Any,
-    preferences: Preferences,
-    real: TrainingStream,
-    step: int,
+    accelerator: Accelerator, unet: Any, optimizer: Any, preferences: Preferences, real: TrainingStream, step: int
 ) -> dict[str, float]:
-    """One optimizer step on preferences and on real pictures; returns what is logged of it."""
+    """One optimizer step on preferences and on real images; returns what is logged of it."""
+    args = preferences.args
     with accelerator.autocast():  # the reference computes in the precision of the model
         preference, drift = preferences(unet, step)
         loss, fidelity = preference.loss, 0.0
         if args.fidelity_weight:
-            part = fidelity_part(args, real, step, accelerator)
-            on_real = DDPMProcess(preferences.scheduler).loss(unet, part)
+            count = args.train_batch_size * accelerator.num_processes
+            part = real.step(step, count, accelerator.num_processes)[accelerator.process_index]
+            on_real = preferences.process.loss(unet, part)
             loss, fidelity = loss + args.fidelity_weight * on_real, float(on_real.detach())
     accelerator.backward(loss)
     norm = float(accelerator.clip_grad_norm_(unet.parameters(), args.max_grad_norm))
@@ -210,21 +195,18 @@ def train_step(
     return numbers | ({} if drift is None else {"drift": drift}) | {"grad_norm": norm}
 
 
-def fidelity_stream(
-    args: PreferenceArguments, train: ImageArrays | Iterable[ImageArrays], pipeline: Any, device: torch.device
-) -> TrainingStream:
-    """The stream of real train pictures, in parts or not, with class dropout, so that guidance goes on working."""
-    total, samples, labels = pipeline.scheduler.config["num_train_timesteps"], [], []
+def real_samples(
+    args: FeedbackArguments, train: ImageArrays | Iterable[ImageArrays], pipeline: Any, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The real train images, in parts or not, as the network is trained on them, and their labels (n,)."""
+    samples, labels = [], []
     for part in [train] if isinstance(train, ImageArrays) else train:
         samples.append(to_samples(pipeline, torch.from_numpy(part.images), device, args.sampling_batch_size))
         labels.append(torch.from_numpy(part.labels).to(device))
-    on = (torch.cat(samples), torch.cat(labels))
-    return TrainingStream(*on, pipeline.num_classes, total, seed=derive_seed(args.seed, 16))
+    return torch.cat(samples), torch.cat(labels)
 
 
-def fidelity_part(
-    args: PreferenceArguments, stream: TrainingStream, step: int, accelerator: Accelerator
-) -> StepInputs:
-    """This process's share of the real pictures of a step."""
-    processes = accelerator.num_processes
-    return stream.step(step, args.train_batch_size * processes, processes)[accelerator.process_index]
+def fidelity_stream(args: FeedbackArguments, real: tuple[torch.Tensor, torch.Tensor], pipeline: Any) -> TrainingStream:
+    """The stream of `real_samples`, with class dropout, so that guidance goes on working."""
+    total, seed = DDPMProcess(pipeline.scheduler).num_train_timesteps, derive_seed(args.seed, 16)
+    return TrainingStream(*real, pipeline.num_classes, total, seed=seed)

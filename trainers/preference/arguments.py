@@ -1,0 +1,152 @@
+"""The flags of training on preferences that its parts read; nothing heavy is imported here."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from clinsynth.judges.judges import check_judge
+from clinsynth.trainers.arguments import DescentArguments, check_above_zero, check_at_least
+
+
+@dataclass
+class FeedbackArguments(DescentArguments):
+    """What is trained further, who judges it, what is preferred, how that is learned, and who watches."""
+
+    model: str = ""
+    """first-stage model: folder or Hub id of what `clinsynth train ddpm` or `clinsynth train text-to-image-lora` made
+    on --dataset"""
+    checklist: str = "phantom-fundus"
+    """name of a checklist that comes with clinsynth, or a .yaml file"""
+    judge: str = "measure"
+    """the judge to learn from: measure, classifier, clip, vlm or expert, as in `clinsynth judge`"""
+    judge_model: str | None = None
+    """the judge's model, as in `clinsynth judge`"""
+    judge_endpoint: str | None = None
+    """--judge vlm: a server that runs the model, as in `clinsynth judge`; it is sent generated pictures alone"""
+    held_out: str = "classifier"
+    """a second judge, not learned from, which watches: measure, classifier or clip"""
+    held_out_model: str | None = None
+    """the second judge's model, another one than --judge_model"""
+    least_kappa: float = 0.6
+    """items on which judge and drawn truth agree less (Cohen's kappa) are not used (checklist phantom-fundus)"""
+    held_out_least_kappa: float = 0.6
+    """the same for the second judge, which only watches"""
+    calibration_pictures: int = 60
+    """drawn pictures of each condition for that comparison"""
+    control: Literal["none", "shuffled"] = "none"
+    """shuffled: the judge's scores are dealt out at random among the candidates of a class, so that preferences say
+    nothing: what a run gains with its scores beyond what it gains so is the feedback's"""
+    preferences: str | None = None
+    """preference data set to learn from (the preferences/pairs of another run, or on the Hub) instead of a new one"""
+    prompts: int = 32
+    """prompts of each class"""
+    candidates: int = 4
+    """pictures of each prompt; all are used"""
+    pair_rule: Literal["magic", "margin"] = "magic"
+    """magic: the paper's, on shares of items met; margin: the higher share wins where it leads by --margin"""
+    margin: float = 0.0
+    """least lead of a winner, in [0, 1]; only --pair_rule margin"""
+    method: Literal["diffusion-dpo", "kto", "reward", "d3po"] = "diffusion-dpo"
+    """diffusion-dpo: pairs at random noise levels; kto: pictures one by one; reward: denoising weighted by the score;
+    d3po: pairs along the sampler's path"""
+    beta: float = 2500.0
+    """how closely the model is held to the first-stage one; d3po, whose errors are larger, takes about a hundredth"""
+    temperature: float = 0.2
+    """--method reward: a picture's weight is exp(share / temperature)"""
+    reward: Literal["judge", "model"] = "judge"
+    """--method reward: weigh by the judge's own shares, or by those that a reward model fitted to them predicts; its
+    error on prompts held out is in preferences/reward_model/reward.json"""
+    fidelity_weight: float = 1.0
+    """weight of the denoising loss on real train pictures; 0 leaves it out"""
+    learning_rate: float = 2e-5
+    """peak learning rate of AdamW"""
+    lr_scheduler: Literal["constant_with_warmup", "linear", "cosine"] = "constant_with_warmup"
+    """course of the learning rate over the steps; the other two end at 0"""
+    lr_warmup_steps: int = 20
+    """steps over which the learning rate rises from 0"""
+    lora_rank: int = 0
+    """rank of a LoRA adapter that a DDPM is trained by, merged into its weights at the end; 0: all weights. A
+    text-to-image model's own adapter is what is trained of it, at its own rank"""
+    mixed_precision: Literal["no", "bf16"] = "no"
+    """bf16: compute in bfloat16, and keep what is frozen of a text-to-image model in it"""
+    gradient_checkpointing: bool = False
+    """compute a third more to need much less memory"""
+    ema_decay: float = 0.95
+    """largest decay of the average of the weights that is judged and saved; it warms up with the steps. 0: the last
+    weights alone"""
+    train_steps: int = 500
+    """optimizer steps"""
+    train_batch_size: int = 32
+    """pairs (or pictures) a step and process, and as many real pictures"""
+    num_inference_steps: int = 20
+    """steps of the sampler of candidates and of watched pictures"""
+    sampling_batch_size: int = 64
+    """pictures drawn, or made into latents, at once"""
+    guard_steps: int = 100
+    """steps between two looks of the held-out judge"""
+    guard_images: int = 20
+    """pictures of each class it looks at, always of the same seeds"""
+    fidelity_tolerance: float = 0.05
+    """share by which the loss on real validation pictures may rise"""
+    frechet_tolerance: float = 0.25
+    """share by which the Frechet distance of the watched pictures to real validation pictures may rise: of so few
+    pictures (--guard_images) it is uncertain by a tenth or two"""
+    seed: int = 0
+    """of candidates, order and noise"""
+    log_steps: int = 10
+    """steps between two lines of metrics.jsonl"""
+    checkpointing_steps: int = 100
+    """steps between two checkpoints"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.model:
+            raise ValueError(
+                "--model is missing; give the --output_dir of `clinsynth train ddpm` or `clinsynth train "
+                "text-to-image-lora`"
+            )
+        check_above_zero(
+            self,
+            "prompts candidates beta temperature num_inference_steps sampling_batch_size guard_steps".split(),
+        )
+        check_at_least(self, 0, "fidelity_weight fidelity_tolerance frechet_tolerance lora_rank".split())
+        if not 0 <= self.margin <= 1:
+            raise ValueError(f"--margin must be in [0, 1], got {self.margin}; it is a share of the items")
+        if self.guard_images < 2 or self.calibration_pictures < 5:
+            raise ValueError(
+                f"--guard_images must be at least 2 and --calibration_pictures at least 5, got {self.guard_images} "
+                f"and {self.calibration_pictures}"
+            )
+        self.check_method()
+        self.check_judges()
+
+    def check_method(self) -> None:
+        """Raise a `ValueError` for what a method cannot do."""
+        if self.method == "d3po" and self.num_inference_steps < 2:
+            raise ValueError("--method d3po needs --num_inference_steps 2 or more: the last step is not random")
+        if self.method == "reward" and self.preferences:
+            raise ValueError("--method reward learns from all scored candidates; leave --preferences out")
+        if self.method != "reward" and self.reward != "judge":
+            raise ValueError(f"--reward model is for --method reward; got --method {self.method}")
+        if self.control == "shuffled" and self.preferences:
+            raise ValueError("--control shuffled shuffles the scores of new candidates; leave --preferences out")
+
+    def check_judges(self) -> None:
+        """Raise a `ValueError` where a judge misses its model, or both are the same."""
+        check_judge("held_out", self.held_out, self.held_out_model)
+        if self.held_out in ("vlm", "expert"):
+            raise ValueError(
+                f"--held_out must be measure, classifier or clip, got {self.held_out}: it judges images of every "
+                "look, of which no expert has seen any and a model that writes would be asked hundreds of times"
+            )
+        if self.judge_endpoint and self.judge != "vlm":
+            raise ValueError(f"--judge_endpoint is for --judge vlm; got --judge {self.judge}")
+        if self.preferences:
+            return
+        check_judge("judge", self.judge, self.judge_model)
+        if (self.judge, self.judge_model) == (self.held_out, self.held_out_model) or self.judge == self.held_out == (
+            "measure"
+        ):
+            raise ValueError(
+                f"--held_out {self.held_out} is the judge that is learned from, which can see no gaming of itself; "
+                "name another one"
+            )
