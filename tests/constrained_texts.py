@@ -1,5 +1,6 @@
 """Schemas, tokenizers and random logits by which several tests write constrained texts."""
 
+import random
 from collections.abc import Iterable
 from typing import Any
 
@@ -41,6 +42,12 @@ PLAIN = record(
     code={"type": "string", "pattern": "^[A-Z][0-9]{2}( b|\\.[0-9])?$"},
     grade={"enum": ["mild", "severe", "group A", "group A+"]},
     maybe={"anyOf": [{"type": "null"}, record(z={"type": "boolean"})]},
+    few={
+        "type": "array",
+        "items": {"type": "array", "items": text(0, 3), "maxItems": 1},
+        "minItems": 1,
+        "maxItems": 1,
+    },
 )
 """A schema for back ends that know less."""
 
@@ -57,6 +64,26 @@ PATTERNS += ["(c\\\\){2}", "^[^ab]{0,4}$", "^\\w{1,3} \\d{2}-\\S$", "^(?i:yes|no
 WITH_PATTERNS = record(
     **{f"p{number}": {"type": "string", "pattern": pattern} for number, pattern in enumerate(PATTERNS)}
 )
+
+
+def random_value(chooser: random.Random, depth: int = 0) -> dict[str, Any]:
+    """A schema of any kind that is known here, objects and lists within each other to a depth of three."""
+    least, kind = chooser.randint(0, 3), chooser.randrange(3 if depth == 3 else 5)
+    if kind == 0:
+        return text(least, least + chooser.randint(1, 20))
+    if kind == 1:
+        plain: list[dict[str, Any]] = [{"type": name} for name in ("integer", "number", "boolean", "null")]
+        return chooser.choice([*plain, {"type": "string", "pattern": chooser.choice(PATTERNS)}])
+    if kind == 2:
+        words, numbers = ["a", "ab", "é", "è😀", 'x"y', "", "tab\t"], [1, 12, 123, -1, 0.5, -12]
+        options = [text(0, 9), {"type": "null"}, {"type": "integer"}, record(z=text(1, 3)), {"type": "boolean"}]
+        values = chooser.choice([{"enum": words}, {"enum": numbers}, {"anyOf": options}])
+        return {name: chooser.sample(found, chooser.randint(1, len(found))) for name, found in values.items()}
+    if kind == 3:
+        items = random_value(chooser, depth + 1)
+        return {"type": "array", "items": items, "minItems": least, "maxItems": least + chooser.randint(1, 3)}
+    names = chooser.sample(["a", "b b", "é", 'q"', "x\\y", "😀"], chooser.randint(1, 3))
+    return record(**{name: random_value(chooser, depth + 1) for name in names})
 
 
 def byte_level(words: Iterable[str]) -> PreTrainedTokenizerFast:

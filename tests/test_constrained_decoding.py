@@ -1,6 +1,7 @@
 """Constrained decoding: whatever the logits are, the text is JSON of the schema, and ends in time."""
 
 import json
+import random
 import re
 import threading
 from itertools import product
@@ -10,7 +11,17 @@ from typing import Any
 import jsonschema
 import pytest
 import torch
-from constrained_texts import EVERYTHING, PLAIN, TOKENIZER, WITH_PATTERNS, byte_level, record, text, write
+from constrained_texts import (
+    EVERYTHING,
+    PLAIN,
+    TOKENIZER,
+    WITH_PATTERNS,
+    byte_level,
+    random_value,
+    record,
+    text,
+    write,
+)
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
@@ -38,10 +49,10 @@ def test_every_text_is_valid_and_complete_within_its_budget(schema: dict[str, An
     ("schema", "rows"),
     [
         (EVERYTHING, 100),
-        (WITH_PATTERNS, 200),
-        (PLAIN, 300),
+        (WITH_PATTERNS, 300),
+        (PLAIN, 160),
         (GeneratedSamples.model_json_schema(), 100),
-        *((schema, 75) for schema in TASKS),
+        *((schema, 85) for schema in TASKS),
     ],
 )
 def test_a_thousand_texts_from_random_logits_are_valid(schema: dict[str, Any], rows: int) -> None:
@@ -51,6 +62,18 @@ def test_a_thousand_texts_from_random_logits_are_valid(schema: dict[str, Any], r
         assert finished and len(row) <= constraint.max_tokens
         jsonschema.validate(json.loads(written), schema)
         written.encode()
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_texts_of_random_schemas_are_valid_in_any_budget(seed: int) -> None:
+    chooser = random.Random(seed)
+    schema = record(**{f"p{number}": random_value(chooser) for number in range(chooser.randint(1, 3))})
+    constraint = SchemaConstraint(TOKENIZER, schema)
+    for budget in (None, constraint.least_tokens, constraint.least_tokens + chooser.randint(1, 60)):
+        for row in write(constraint, rows=2, seed=seed, budget=budget):
+            written, finished = constraint.decode(row)
+            assert finished
+            jsonschema.validate(json.loads(written), schema)
 
 
 @pytest.mark.parametrize("schema", [EVERYTHING, *TASKS])

@@ -64,7 +64,7 @@ def describe(node: dict[str, Any], names: dict[str, str]) -> tuple[str, bool]:
         return " ".join([*parts, '"}"']), False
     if kind == "array":
         item, least, most = rule(node["items"], names), node["minItems"], node["maxItems"]
-        items = f'{item} (", " {item}){{{max(0, least - 1)},{most - 1}}}'
+        items = f'{item} (", " {item}){{{max(0, least - 1)},{most - 1}}}' if most > 1 else item
         return f'"[" {items if least else f"({items})?"} "]"', False
     return " | ".join(json.dumps(text) for text in LITERALS.get(kind) or node["x-texts"]), True
 
