@@ -30,8 +30,7 @@ def write(model: Any, end_token: int, ids: Any, mask: Any, processor: Any, steps
     processor; the end token is not written before `least`."""
     from transformers import LogitsProcessorList
 
-    from clinsynth.pipelines.structured_medical_text.seeded_sampling import SeededSampling
-    from clinsynth.pipelines.structured_medical_text.text_rows import plain_generation
+    from clinsynth.pipelines.structured_medical_text.text_rows import SeededSampling, plain_generation
 
     seeds, length = list(range(len(ids))), ids.shape[1]
     sampling = SeededSampling(seeds, **SAMPLING, prompt_length=length, max_tokens=steps, constraint=processor)
@@ -44,7 +43,7 @@ def write(model: Any, end_token: int, ids: Any, mask: Any, processor: Any, steps
 
 def compare_with_model(args: Any, model: Any, tokenizer: Any) -> list[Comparison]:
     """Seconds of a generated token, constrained beside unconstrained, for both schemas, one row and eight: in the
-    first batch, with nothing at hand but the tokenizer's tables on disk, and with everything worked out."""
+    first batch, with nothing at hand but the tokenizer, and with everything worked out."""
     import torch
 
     from clinsynth.pipelines.structured_medical_text import SchemaConstraint, schemas
@@ -60,7 +59,7 @@ def compare_with_model(args: Any, model: Any, tokenizer: Any) -> list[Comparison
             options: dict[str, Any] = {"repeats": args.repeats, "scale": (1 / steps, 1 / steps)}
 
             def cold(schema: Any = schema, ids: Any = ids, steps: int = steps) -> None:
-                run_once(args, model, forget_masks(tokenizer, schema), ids, steps)
+                run_once(args, model, new_constraint(tokenizer, schema), ids, steps)
 
             def known(warm: Any = warm, ids: Any = ids, steps: int = steps) -> None:
                 run_once(args, model, warm, ids, steps)
@@ -82,11 +81,12 @@ def run_once(args: Any, model: Any, constraint: Any, ids: Any, steps: int) -> in
     return int(write(model, constraint.end_token, ids, torch.ones_like(ids), processor, steps).shape[1])
 
 
-def forget_masks(tokenizer: Any, schema: dict[str, Any]) -> Any:
-    """A constraint made as in a new process: the tokenizer's tables are read from disk, and no mask is there yet."""
-    from clinsynth.pipelines.structured_medical_text import SchemaConstraint, token_tables
+def new_constraint(tokenizer: Any, schema: Any) -> Any:
+    """A constraint made as in a new process, its vocabulary too."""
+    from clinsynth.pipelines.structured_medical_text import SchemaConstraint, schema_logits, vocabulary
 
-    token_tables._cache.pop(tokenizer, None)
+    vocabulary._known.pop(tokenizer, None)
+    schema_logits.minority.cache_clear()
     return SchemaConstraint(tokenizer, schema)
 
 

@@ -7,7 +7,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/environment.sh "[c2pa,dev,dicom,privacy,space,text]"
 
-# the other back end of constrained decoding, without what it pulls in for GPUs
+# a back end of constrained decoding, without what it pulls in for GPUs
 .venv/bin/python -m pip install --quiet --no-deps xgrammar==0.2.8 apache-tvm-ffi==0.1.15.post2
 
 .venv/bin/ruff check .

@@ -8,8 +8,7 @@ from helpers import REPOSITORY, run_python
 from text_models import save_tiny_model
 
 
-def test_every_section_but_the_peers_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+def test_every_section_but_the_peers_runs(tmp_path: Path) -> None:
     model = save_tiny_model(tmp_path / "model")
     small = ["--batch_size", "2", "--steps", "4", "--model_steps", "3", "--repeats", "1", "--samples", "20"]
     command = ["-m", "benchmarks.constrained_decoding", "--model", model, "--output_dir", tmp_path / "out", *small]

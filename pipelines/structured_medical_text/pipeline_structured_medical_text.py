@@ -16,15 +16,13 @@ from typing import Any
 import torch
 from transformers import LogitsProcessorList, Pipeline
 from transformers.dynamic_module_utils import custom_object_save
+from transformers.utils import cached_file
 
-from .back_ends import constraint_class
-from .model_files import read_json, write_json
 from .prompt_tokens import encode_messages, pad_left
 from .prompts import Task, render_messages
-from .schema_logits import SchemaConstraint
+from .schema_logits import SchemaConstraint, SchemaLogits
 from .schemas import Schema, check_text, json_schema
-from .seeded_sampling import SeededSampling, check_sampling
-from .text_rows import RowRequest, RowResult, derive_seed, plain_generation
+from .text_rows import RowRequest, RowResult, SeededSampling, check_sampling, derive_seed, plain_generation
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +39,8 @@ class StructuredMedicalTextPipeline(Pipeline):
         tokenizer: the model's, byte-level BPE or SentencePiece, with an end token.
         task: fields of a `prompts.Task`, by which `__call__` writes prompts; default: the model folder's task.json.
         schema: a pydantic model or a JSON schema; default: the model folder's schema.json, else the task's schema.
-        backend: what decides which tokens may follow, "lm-format-enforcer" or "xgrammar", which must be installed.
+        backend: what decides which tokens may follow: "llguidance", or "lm-format-enforcer" or "xgrammar", which must
+            then be installed.
         kwargs: transformers' own, such as `device`.
 
     Attributes:
@@ -63,7 +62,7 @@ class StructuredMedicalTextPipeline(Pipeline):
         tokenizer: Any,
         task: dict[str, Any] | str | None = None,
         schema: Schema | None = None,
-        backend: str = "lm-format-enforcer",
+        backend: str = "llguidance",
         **kwargs: Any,
     ):
         super().__init__(model=model, tokenizer=tokenizer, task=TASK, **kwargs)
@@ -78,7 +77,7 @@ class StructuredMedicalTextPipeline(Pipeline):
             )
         self.schema: Schema = found if found is not None else self.medical_task.schema  # type: ignore[union-attr]
         self.rejections: Counter[str] = Counter()
-        self._constraint_class = constraint_class(backend)
+        self._backend = backend
         self._constraints: dict[str, SchemaConstraint] = {}
         self.constraint_of(self.schema)
 
@@ -204,7 +203,7 @@ class StructuredMedicalTextPipeline(Pipeline):
         self.check_context(max(map(len, prompts)), max(budgets), max(c.least_tokens for c in constraints))
         ids, attention = pad_left(prompts, constraints[0].end_token)
         length, device = ids.shape[1], self.model.device
-        constrain = constraints[0].logits(constraints, length, budgets)
+        constrain = SchemaLogits(constraints, length, budgets)
         sampling = SeededSampling(seeds, temperature, top_p, length, max(budgets), constrain)
         generate: Any = self.model.generate
         output = generate(
@@ -225,7 +224,7 @@ class StructuredMedicalTextPipeline(Pipeline):
         form = json_schema(schema)
         key = json.dumps(form)
         if key not in self._constraints:
-            self._constraints[key] = self._constraint_class(self.tokenizer, form)
+            self._constraints[key] = SchemaConstraint(self.tokenizer, form, self._backend)
         return self._constraints[key]
 
     def check_context(self, prompt: int, budget: int, least: int) -> None:
@@ -258,3 +257,22 @@ class StructuredMedicalTextPipeline(Pipeline):
     def push_to_hub(self, repo_id: str, private: bool = True, **kwargs: Any) -> Any:  # type: ignore[override]
         """Upload to the Hub, into a private repository unless `private=False`; the rest are transformers' own."""
         return super().push_to_hub(repo_id, private=private, **kwargs)
+
+
+def read_json(model: Any, name: str) -> dict[str, Any] | None:
+    """A file that lies beside the model's weights, in its folder or on the Hub; None without it."""
+    if not model.name_or_path:
+        return None
+    path = cached_file(
+        model.name_or_path,
+        name,
+        revision=getattr(model.config, "_commit_hash", None),
+        _raise_exceptions_for_gated_repo=False,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
+    return json.loads(Path(path).read_text(encoding="utf-8")) if path else None
+
+
+def write_json(values: dict[str, Any], path: Path) -> None:
+    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -4,11 +4,16 @@ This file is copied into every checkpoint and imports nothing from clinsynth.
 """
 
 import json
+import re
+import warnings
+from bisect import bisect_left
 from typing import Any
 
-import interegular
+from llguidance import LLMatcher
 
 LONGEST_NUMBER = 16
+LONGEST_PATTERN = 4096
+BYTES_A_CHARACTER = 4
 MOST_ITEMS = 20
 MOST_INTEGERS = 1000
 
@@ -96,17 +101,18 @@ def first_characters(node: dict[str, Any]) -> set[str]:
     if "anyOf" in node:
         return {start for option in node["anyOf"] for start in first_characters(option)}
     if "enum" in node:
-        return {json.dumps(value)[0] for value in node["enum"]}
+        return {text[0] for text in node["x-texts"]}
     starts = {"object": "{", "array": "[", "string": '"', "boolean": "tf", "null": "n"}
     return set(starts.get(node["type"], "-0123456789"))
 
 
 def enumeration(values: list[Any], place: str) -> dict[str, Any]:
     """A choice of strings or of numbers."""
+    texts = [json.dumps(value, ensure_ascii=False) for value in values]
     if values and all(isinstance(value, str) for value in values):
-        return {"type": "string", "enum": values}
+        return {"type": "string", "enum": values, "x-texts": texts}
     if values and all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
-        return {"enum": values}
+        return {"enum": values, "x-texts": texts}
     if values in ([True], [False], [None]):
         raise ValueError(f"schema at {place} has the constant {values[0]}; leave the property out and add it later")
     raise ValueError(f"schema at {place}: a choice must be of strings alone or of numbers alone; split it by anyOf")
@@ -120,7 +126,10 @@ def bound_object(node: dict[str, Any], root: dict[str, Any], place: str, within:
     if unknown:
         raise ValueError(f"schema at {place} requires {unknown[0]!r}, which is not among its properties; describe it")
     parts = {name: bound(part, root, f"{place}.{name}", within) for name, part in properties.items()}
-    return {"type": "object", "properties": parts, "required": list(parts), "additionalProperties": False}
+    marks = [", " if number else "{" for number in range(len(parts))]
+    leads = [(mark, json.dumps(name, ensure_ascii=False), ": ") for mark, name in zip(marks, parts, strict=True)]
+    form = {"type": "object", "properties": parts, "required": list(parts), "additionalProperties": False}
+    return {**form, "x-leads": leads}
 
 
 def bound_array(node: dict[str, Any], root: dict[str, Any], place: str, within: tuple[str, ...]) -> dict[str, Any]:
@@ -147,27 +156,53 @@ def bound_string(node: dict[str, Any], place: str) -> dict[str, Any]:
 
 def bound_pattern(node: dict[str, Any], place: str) -> dict[str, Any]:
     """A string by its pattern, which is taken as that of the whole string."""
-    pattern = node["pattern"].removeprefix("^").removesuffix("$")
+    pattern = re.sub(r"(?<!\\)((?:\\\\)*)\$$", r"\1", node["pattern"].removeprefix("^"))
     if "minLength" in node or "maxLength" in node:
         raise ValueError(f"schema at {place} has a pattern and a length; write the length into the pattern: {{2,8}}")
+    if re.search(r"(?<!\\)(?:\\\\)*\\[DW]", pattern):
+        raise ValueError(
+            f"schema at {place}: pattern {pattern!r} has \\D or \\W, which each engine reads in its own way"
+        )
     try:
-        fsm = interegular.parse_pattern(pattern).to_fsm()
-    except Exception as error:  # interegular's errors have no common class
+        with warnings.catch_warnings(action="error"):
+            re.compile(pattern)
+        longest = longest_match(pattern)
+    except (re.error, Warning, ValueError) as error:
         raise ValueError(f"schema at {place}: pattern {pattern!r} cannot be used ({error}); simplify it") from error
-    longest = longest_match(fsm)
-    if longest is None:
+    if longest < 0:
+        raise ValueError(f"schema at {place} cannot be met: no text fits the pattern {pattern!r}")
+    if longest == LONGEST_PATTERN:
         raise ValueError(f"schema at {place}: pattern {pattern!r} has no longest match; give it bounds like {{1,9}}")
     return {"type": "string", "pattern": pattern, "x-longest": longest}
 
 
-def longest_match(fsm: Any) -> int | None:
-    """Characters of the longest text that the automaton accepts, None where there is none."""
-    reached = {fsm.initial}
-    for length in range(len(fsm.states) + 1):
-        reached = {target for state in reached for target in fsm.map.get(state, {}).values() if fsm.islive(target)}
-        if not reached:
-            return length
-    return None
+def longest_match(pattern: str) -> int:
+    """Characters of the longest text by a pattern, at most LONGEST_PATTERN; -1 where there is none.
+
+    Raises:
+        ValueError: the pattern is not one that llguidance knows.
+    """
+    lengths = range(LONGEST_PATTERN + 1)
+    return bisect_left(lengths, True, key=lambda least: not is_matched(pattern, least)) - 1
+
+
+def is_matched(pattern: str, least: int) -> bool:
+    """Whether a text of `least` characters or more fits a pattern; errors as of `longest_match`."""
+    error = LLMatcher.validate_grammar(pattern_grammar(pattern, minLength=least))
+    if error and "Unsatisfiable" not in error:
+        raise ValueError(" ".join(error.split()))
+    return not error
+
+
+def pattern_schema(pattern: str, **lengths: int) -> dict[str, Any]:
+    """The schema of a string that is all of a pattern, as llguidance takes it."""
+    layout = {"whitespace_flexible": False, "json_allowed_escapes": 'nt"\\'}
+    return {"type": "string", "pattern": f"^(?:{pattern})$", **lengths, "x-guidance": layout}
+
+
+def pattern_grammar(pattern: str, **lengths: int) -> str:
+    """llguidance's grammar of that schema."""
+    return LLMatcher.grammar_from_json_schema(pattern_schema(pattern, **lengths))
 
 
 def bound_number(node: dict[str, Any], kind: str, place: str) -> dict[str, Any]:
@@ -179,20 +214,44 @@ def bound_number(node: dict[str, Any], kind: str, place: str) -> dict[str, Any]:
     values = [value for value in range(int(-(-low // 1)), int(high // 1) + 1) if value % step == 0]
     if not values:
         raise ValueError(f"schema at {place} cannot be met: no whole number lies between {low} and {high}")
-    return {"enum": values}
+    return enumeration(values, place)
 
 
-def most_tokens(node: dict[str, Any]) -> int:
-    """Tokens that a value of a bounded schema may take, at one a character of its texts and one a byte of the rest."""
+def most_tokens(node: dict[str, Any], shortest: bool = False) -> int:
+    """Tokens that a value of a bounded schema may take, at one a character of its texts and one a byte of the rest.
+
+    With `shortest`, texts and lists are as short as they may be, a list of one item at least.
+    """
     if "anyOf" in node:
-        return max(most_tokens(option) for option in node["anyOf"])
+        return max(most_tokens(option, shortest) for option in node["anyOf"])
     if "enum" in node:
-        return max(len(json.dumps(value, ensure_ascii=False).encode()) for value in node["enum"])
+        return max(len(text.encode()) for text in node["x-texts"])
     if node["type"] == "object":
-        names = sum(len(json.dumps(name, ensure_ascii=False).encode()) + 4 for name in node["properties"])
-        return 2 + names + sum(most_tokens(part) for part in node["properties"].values())
+        names = sum(len("".join(lead).encode()) for lead in node["x-leads"])
+        return 2 + names + sum(most_tokens(part, shortest) for part in node["properties"].values())
     if node["type"] == "array":
-        return 2 + int(node["maxItems"]) * (2 + most_tokens(node["items"]))
+        items = max(1, node["minItems"]) if shortest else node["maxItems"]
+        return 2 + int(items) * (2 + most_tokens(node["items"], shortest))
     if node["type"] == "string":
-        return 2 + int(node.get("maxLength", node.get("x-longest", 0)))
+        bound = (
+            BYTES_A_CHARACTER * node["x-longest"]
+            if "pattern" in node
+            else node["minLength" if shortest else "maxLength"]
+        )
+        return 2 + int(bound)
     return LONGEST_NUMBER
+
+
+def rise(node: dict[str, Any]) -> int:
+    """By how many tokens more a place of a text may be off its shortest end than an earlier one was, for what has been
+    begun or chosen."""
+    if "anyOf" in node:
+        return most_tokens(node, shortest=True)
+    if "enum" in node:
+        sizes = [len(text.encode()) for text in node["x-texts"]]
+        return max(sizes) - min(sizes)
+    if node["type"] == "object":
+        return sum(rise(part) for part in node["properties"].values())
+    if node["type"] == "array":
+        return 2 + most_tokens(node["items"], shortest=True)
+    return most_tokens(node) if "pattern" in node else {"string": 0, "integer": 1, "number": 1}.get(node["type"], 2)

@@ -8,62 +8,79 @@ A constraint may serve any number of calls and threads. This file is copied into
 from clinsynth.
 """
 
+from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import LogitsProcessor
 
-from .constraint_graph import Graph, Node, Position, way_out
-from .json_cursor import start
-from .json_string_bytes import PLAIN
-from .schema_bounds import bounded, most_tokens
-from .token_masks import pool_of, text_mask, text_mask_key
-from .token_tables import tables_of
+from .back_ends import back_end
+from .schema_bounds import bounded, most_tokens, rise
+from .schema_text import ending, size
+from .vocabulary import vocabulary_of
 
 SLACK = 3
-"""Tokens by which one token, the first byte of a character of four, can put the text's end further off."""
+"""Tokens by which the first byte of a character of four can put the text's end further off."""
 SPARE = 8
 
 
 class SchemaConstraint:
-    """A schema on a tokenizer, worked out as texts are written; build it once and share it.
+    """A schema on a tokenizer; build it once and share it.
+
+    Args:
+        tokenizer: of transformers, fast, with an end token.
+        schema: a JSON schema of an object.
+        backend: one of `back_ends.back_end`.
 
     Attributes:
         least_tokens: of the shortest text, the end token counted in.
+        rise: tokens by which a place of a text can be further off its end than an earlier place.
+        reserve: tokens that are enough to end a text from any place, whatever is begun there.
         max_tokens: a budget for every text of the schema at one token a character, most taking far fewer; one that
             uses more (bytes of rare scripts) is brought to its end in time, so that no text is ever cut.
 
     Raises:
-        ValueError: the schema has no bound or cannot be met, or the tokenizer lacks an end token or JSON's characters.
+        ValueError: the schema has no bound or cannot be met, the tokenizer lacks an end token or JSON's characters, or
+            the back end is unknown or cannot use the schema.
+        ImportError: the back end is not installed.
     """
 
-    def __init__(self, tokenizer: Any, schema: dict[str, Any]):
+    def __init__(self, tokenizer: Any, schema: dict[str, Any], backend: str = "llguidance"):
         if tokenizer.eos_token_id is None:
             raise ValueError(
                 f"tokenizer {tokenizer.name_or_path!r} has no end token, so that a text could not end; set eos_token"
             )
-        form = bounded(schema)
+        self.form = bounded(schema)
         self.tokenizer, self.end_token = tokenizer, int(tokenizer.eos_token_id)
-        self.tables = tables_of(tokenizer)
-        self.pool = pool_of(self.tables)
-        self.longest = int(self.tables.characters.max())
-        self.graph = Graph(self.tables, start(form), self.spell, self.end_token)
-        self.least_tokens = self.graph.need(self.graph.start)
-        self.max_tokens = most_tokens(form) + SPARE
+        self.vocabulary = vocabulary_of(tokenizer)
+        self.engine = back_end(backend, self.vocabulary, self.form)
+        shortest = ending(self.form, "")
+        self.least_tokens = 1 + sum(
+            part if isinstance(part, int) else len(self.spell(part.encode())) for part in shortest
+        )
+        self.max_tokens = most_tokens(self.form) + SPARE
+        self.rise = rise(self.form) + SLACK
+        self.forced = lru_cache(maxsize=1024)(self.spell_whole)
+        self.reserve = most_tokens(self.form, shortest=True) + self.rise + SPARE
 
     def spell(self, text: bytes) -> list[int]:
         """The tokens of a stretch of text, as the tokenizer itself cuts it where that gives back the same bytes."""
-        tokens: list[int] = self.tokenizer.encode(text.decode(errors="ignore"), add_special_tokens=False)
-        if b"".join(self.tables.tokens[token] for token in tokens) == text:
-            return tokens
-        return self.tables.spell(text)
+        return self.vocabulary.spell(text)
+
+    def spell_whole(self, text: bytes) -> list[int]:
+        """The tokens of a stretch of text up to where it ends within a character."""
+        try:
+            return self.spell(text) if text else []
+        except UnicodeDecodeError as error:
+            return self.spell(text[: error.start])
 
     def decode(self, tokens: list[int]) -> tuple[str, bool]:
         """The text of generated tokens up to the end token, and whether there is one. Bytes that are not UTF-8 become
         half surrogates, which `check_text` refuses."""
         finished = self.end_token in tokens
         written = tokens[: tokens.index(self.end_token)] if finished else tokens
-        return b"".join(self.tables.tokens[token] for token in written).decode(errors="surrogateescape"), finished
+        return b"".join(self.vocabulary.tokens[token] for token in written).decode(errors="surrogateescape"), finished
 
     def processor(self, prompt_length: int, batch_size: int, max_tokens: int | None = None) -> "SchemaLogits":
         """A processor for one call of `generate` with prompts padded on the left to `prompt_length`.
@@ -71,44 +88,21 @@ class SchemaConstraint:
         Args:
             max_tokens: the call's `max_new_tokens`, from `least_tokens` on; default: `self.max_tokens`.
         """
-        return self.logits([self] * batch_size, prompt_length, [max_tokens or self.max_tokens] * batch_size)
-
-    def logits(self, constraints: list[Any], prompt_length: int, budgets: list[int]) -> "SchemaLogits":
-        """A processor for rows under constraints of this class, on one tokenizer."""
-        return SchemaLogits(constraints, prompt_length, budgets)
-
-    def row(self, budget: int) -> "Row":
-        """The state of a text of at most `budget` tokens before its first."""
-        return Row(self, budget)
-
-    def text_mask(self, row: "Row", thrifty: bool) -> int:
-        """The number of the mask for a row within a free text."""
-        least, most = row.node.lengths or (0, 0)
-        key = text_mask_key(least - row.length, most - row.length, row.state, self.longest)
-        number = row.node.masks.get((key, thrifty))
-        if number is None:
-            with self.pool.lock:
-                closings = self.graph.closing(row.node, row.state)
-                shared = (key, thrifty, closings.tokens.tobytes(), closings.added.tobytes())
-                number = self.pool.number(shared, lambda: text_mask(self.tables, closings, key, thrifty))
-                row.node.masks[key, thrifty] = number
-        return number
-
-    def branch_mask(self, node: Node) -> int:
-        """The number of the mask of a branch."""
-        number = node.masks.get(None)
-        if number is None:
-            with self.pool.lock:
-                allowed = self.tables.starts[:-1] < 0
-                allowed[list(self.graph.branch(node))] = True
-                number = node.masks[None] = self.pool.number(allowed.tobytes(), lambda: allowed)
-        return number
+        return SchemaLogits([self] * batch_size, prompt_length, [max_tokens or self.max_tokens] * batch_size)
 
 
 class Row:
-    """The state of one text that is being written."""
+    """The state of one text that is being written in a budget of tokens.
 
-    __slots__ = ("at", "constraint", "left", "length", "node", "state")
+    While what is left is enough for the shortest end, whatever the next token begins, the back end alone decides.
+    After that only tokens are allowed that bring the end nearer.
+
+    Attributes:
+        left: tokens of the budget, the end token's among them.
+        waiting: tokens that must follow.
+        check_at: what `left` has to come down to before the budget can be short; no later place of a text needs more
+            than `rise` tokens more than this one.
+    """
 
     def __init__(self, constraint: SchemaConstraint, budget: int):
         if budget < constraint.least_tokens:
@@ -117,11 +111,11 @@ class Row:
                 f"takes, got {budget}; raise it, or lower the schema's minLength"
             )
         self.constraint, self.left = constraint, budget
-        self.enter((constraint.graph.start, 0, PLAIN))
-
-    def enter(self, position: Position) -> None:
-        self.node, self.length, self.state = position
-        self.at = 0
+        self.state = constraint.engine.start()
+        self.written = bytearray()
+        self.waiting: list[int] = []
+        self.limit: np.ndarray | None = None
+        self.check_at = constraint.reserve
 
     def take(self, token: int) -> bool:
         """Go on by a token; False where it was the last.
@@ -129,71 +123,57 @@ class Row:
         Raises:
             ValueError: the token is not allowed here.
         """
-        node = self.node
-        self.left -= 1
-        try:
-            if node.forced:
-                return self.take_forced(token)
-            if node.lengths is None:
-                self.enter((node.edges or {})[token])
-            else:
-                self.take_text(token)
-        except LookupError as error:
+        if self.state.is_stopped() and token == self.constraint.end_token:
+            return False
+        if (self.waiting and token != self.waiting[0]) or not self.state.consume_token(token):
             raise ValueError(
                 f"token {token} is not one that the schema allowed; no processor may change logits after the schema's"
-            ) from error
+            )
+        self.waiting = self.waiting[1:]
+        self.written += self.constraint.vocabulary.tokens[token]
+        self.left -= 1
         return True
 
-    def take_forced(self, token: int) -> bool:
-        if self.node.forced[self.at] != token:
-            raise LookupError
-        self.at += 1
-        if self.at == len(self.node.forced):
-            if self.node.after is None:
-                return False
-            self.enter((self.node.after, 0, PLAIN))
-        return True
+    def next(self) -> int:
+        """The token that must follow, or -1: any that the back end allows, and within `limit` if there is one."""
+        self.limit = None
+        if self.state.is_stopped():
+            return self.constraint.end_token
+        if not self.waiting and self.left <= self.check_at:
+            self.hurry()
+        if not self.waiting and self.limit is None:
+            self.waiting = self.constraint.forced(self.state.compute_ff_bytes())
+        return self.waiting[0] if self.waiting else -1
 
-    def take_text(self, token: int) -> None:
-        closings = self.node.closings.get(self.state)
-        if closings is not None and token in closings.targets:
-            self.enter(closings.targets[token])
+    def hurry(self) -> None:
+        """Where the budget asks for it, leave only the next part of the shortest way to the end."""
+        begun, lacking = unfinished(self.written)
+        text = self.written[: len(self.written) - begun].decode(errors="surrogateescape")
+        try:
+            rest = ending(self.constraint.form, text + "x" * bool(begun), self.constraint.engine.counts_blanks)
+        except ValueError:  # within a character of a choice, or a number as only another back end writes it
             return
-        tables = self.constraint.tables
-        ends, added = tables.steps
-        at = self.state * tables.size + token
-        if ends[at] >= len(tables.ends):
-            raise LookupError
-        self.length += added[at]
-        self.state = ends[at]
+        need = size(rest) + lacking + 1
+        self.check_at = need + 2 * self.constraint.rise
+        if self.left > need + self.constraint.rise:
+            return
+        if lacking:
+            self.limit = self.constraint.vocabulary.going_on(lacking)
+        elif isinstance(rest[0], int):
+            self.limit = self.constraint.vocabulary.within_text(rest[0])
+        else:
+            self.waiting = self.constraint.spell(rest[0].encode())
 
-    def next(self) -> tuple[int, int]:
-        """The token that must follow, or -1, and then the number of the mask of those that may."""
-        node = self.node
-        if node.forced:
-            return node.forced[self.at], 0
-        if node.lengths is None:
-            number = self.constraint.branch_mask(node)
-            if self.left - 1 < node.most:
-                return self.constraint.graph.tables.number[bytes([way_out(node.cursor)])], 0
-            return -1, number
-        return self.next_in_text(node)
 
-    def next_in_text(self, node: Node) -> tuple[int, int]:
-        graph = self.constraint.graph
-        closings = node.closings.get(self.state)
-        if closings is None:
-            with self.constraint.pool.lock:
-                closings = graph.closing(node, self.state)
-        least, most = node.lengths or (0, 0)
-        between_characters = self.state == PLAIN
-        if between_characters and self.length == most:
-            return graph.quote, 0
-        need = graph.need_at((node, self.length, self.state))
-        thrifty = self.left - 1 < max(need + SLACK, closings.most)
-        if thrifty and between_characters and self.length >= least:
-            return graph.quote, 0
-        return -1, self.constraint.text_mask(self, thrifty)
+def unfinished(data: bytearray) -> tuple[int, int]:
+    """How many bytes at the end of UTF-8 begin a character, and how many more it takes."""
+    for begun, byte in enumerate(reversed(data[-3:]), start=1):
+        if byte >= 0xC0:
+            lacking = 1 + (byte >= 0xE0) + (byte >= 0xF0) + 1 - begun
+            return (begun, lacking) if lacking > 0 else (0, 0)
+        if byte < 0x80:
+            break
+    return 0, 0
 
 
 class SchemaLogits(LogitsProcessor):
@@ -208,35 +188,85 @@ class SchemaLogits(LogitsProcessor):
 
     def __init__(self, constraints: list[SchemaConstraint], prompt_length: int, budgets: list[int]):
         self.prompt_length, self.end_tokens = prompt_length, [constraint.end_token for constraint in constraints]
-        self.pool = constraints[0].pool
-        self.rows: list[Any] = [
-            constraint.row(budget) for constraint, budget in zip(constraints, budgets, strict=True)
+        self.vocabulary, self.engine = constraints[0].vocabulary, constraints[0].engine
+        self.rows: list[Row | None] = [
+            Row(constraint, budget) for constraint, budget in zip(constraints, budgets, strict=True)
         ]
+        self.bits = np.zeros((len(constraints), len(self.vocabulary.usable)), dtype=np.int32)
         self.forced: list[int] = []
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """`scores` (batch, at least V) with -inf for all tokens not allowed; a row's only token, if so, gets 0."""
+        """`scores` (batch, at least V) with -inf for all tokens not allowed; a row's only token, if so, gets 0.
+
+        Raises:
+            ValueError: a token was not one of those allowed, the model has fewer tokens than the tokenizer, or the
+                tokenizer has no token for what the schema asks for.
+        """
         if input_ids.shape[1] > self.prompt_length:
             self.take(input_ids[:, -1].tolist())
-        steps = [
-            row.next() if row is not None else (end, 0) for row, end in zip(self.rows, self.end_tokens, strict=True)
-        ]
-        self.forced = [token for token, _ in steps]
-        size = self.pool.blocked.shape[1]
+        self.forced = [row.next() if row else end for row, end in zip(self.rows, self.end_tokens, strict=True)]
+        size = len(self.vocabulary.tokens)
         if scores.shape[1] < size:
             raise ValueError(
                 f"the model has {scores.shape[1]} tokens and the tokenizer {size}; load the tokenizer of this model"
             )
         scores[:, size:] = -torch.inf
-        numbers = torch.tensor([number for _, number in steps], device=scores.device)
-        scores[:, :size].masked_fill_(self.pool.on(scores.device)[numbers], -torch.inf)
-        rows = [row for row, token in enumerate(self.forced) if token >= 0]
+        self.fill_bits()
+        block(scores[:, :size], self.bits)
+        rows = [number for number, token in enumerate(self.forced) if token >= 0]
         if rows:
-            scores[rows, [self.forced[row] for row in rows]] = 0.0
+            scores[rows, [self.forced[number] for number in rows]] = 0.0
         return scores
 
     def take(self, tokens: list[int]) -> None:
+        """Go on by a token a row; errors as of `Row.take`."""
         for number, token in enumerate(tokens):
             row = self.rows[number]
             if row is not None and not row.take(token):
                 self.rows[number] = None
+
+    def fill_bits(self) -> None:
+        """Write the mask of every row, none allowed where a token is forced."""
+        free = [(row, number) for number, row in enumerate(self.rows) if row and self.forced[number] < 0]
+        self.bits[:] = 0
+        self.engine.fill([(row.state, number) for row, number in free], self.bits)
+        self.bits &= self.vocabulary.usable
+        for row, number in free:
+            if row.limit is not None:
+                self.bits[number] &= row.limit
+            if not self.bits[number].any():
+                raise ValueError("the tokenizer has no token for what the schema asks for next; use another model")
+
+
+def block(scores: torch.Tensor, bits: np.ndarray) -> None:
+    """Set `scores` (batch, V) to -inf where a mask, a row of `bits`, has no 1.
+
+    On the CPU only the tokens that a mask blocks are touched, or where those are most, the ones that it allows: within
+    a free text that is a hundredth of the vocabulary, and most rows share a mask.
+    """
+    if scores.device.type != "cpu":
+        block_all(scores, torch.from_numpy(bits).to(scores.device))
+        return
+    for row, mask in zip(scores, bits, strict=True):
+        are_allowed, tokens = minority(mask.tobytes(), len(row))
+        if are_allowed:
+            kept = row[tokens]
+            row.fill_(-torch.inf)
+            row[tokens] = kept
+        else:
+            row.index_fill_(0, tokens, -torch.inf)
+
+
+def block_all(scores: torch.Tensor, bits: torch.Tensor) -> None:
+    """As `block`, all tokens at once, with the masks on the device of `scores`."""
+    shifts = torch.arange(32, dtype=torch.int32, device=bits.device)
+    allowed = (bits[:, :, None] >> shifts & 1).flatten(1)[:, : scores.shape[1]]
+    scores.masked_fill_(allowed == 0, -torch.inf)
+
+
+@lru_cache(maxsize=256)
+def minority(mask: bytes, size: int) -> tuple[bool, torch.Tensor]:
+    """Whether a mask allows fewer than half of the tokens, and those fewer: the allowed ones, or else the blocked."""
+    allowed = np.unpackbits(np.frombuffer(mask, dtype=np.uint8), bitorder="little")[:size]
+    are_allowed = bool(2 * np.count_nonzero(allowed) < size)
+    return are_allowed, torch.from_numpy(np.flatnonzero(allowed == are_allowed))

@@ -7,7 +7,11 @@ import hashlib
 from dataclasses import dataclass, field
 from typing import Any
 
-from transformers import GenerationConfig
+import torch
+from transformers import GenerationConfig, LogitsProcessor
+
+CANDIDATES = 256
+"""Tokens among which the nucleus is looked for first; only where they do not fill it are all sorted."""
 
 
 @dataclass(frozen=True)
@@ -64,3 +68,77 @@ def plain_generation(max_new_tokens: int, end_token: int) -> GenerationConfig:
         suppress_tokens=[],
         use_cache=True,
     )
+
+
+class SeededSampling(LogitsProcessor):
+    """Draws each row's next token by the row's own generator and leaves it as the only one, so that `generate` must be
+    called with `do_sample=False`. It has to be the last processor.
+
+    A row's n-th token takes the n-th number of the row's generator: what is drawn depends on the row's seed and logits
+    alone. Tokens that `constraint` says are forced are not drawn.
+
+    Args:
+        seeds: one a row.
+        temperature: of the softmax; 0 takes the likeliest token.
+        top_p: the likeliest tokens that together have this probability are kept (Holtzman et al. 2020), in (0, 1].
+        prompt_length, max_tokens: of the call of `generate`.
+        constraint: the `SchemaLogits` that comes before, or None.
+    """
+
+    def __init__(
+        self,
+        seeds: list[int],
+        temperature: float,
+        top_p: float,
+        prompt_length: int,
+        max_tokens: int,
+        constraint: Any = None,
+    ):
+        self.temperature, self.top_p, self.prompt_length = temperature, top_p, prompt_length
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        self.draws = torch.stack([torch.rand(max_tokens, generator=g, dtype=torch.float64) for g in generators])
+        self.constraint = constraint
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """`scores` (batch, V) with 0 for the token drawn and -inf for the others."""
+        forced = self.constraint.forced if self.constraint is not None else [-1] * len(scores)
+        tokens = torch.tensor(forced, device=scores.device)
+        free = [row for row, token in enumerate(forced) if token < 0]
+        if free:
+            draws = self.draws[free, input_ids.shape[1] - self.prompt_length].to(scores.device)
+            tokens[free] = self.draw(scores[free] if len(free) < len(scores) else scores, draws)
+        result = torch.full_like(scores, -torch.inf)
+        return result.scatter_(1, tokens[:, None], 0.0)
+
+    def draw(self, scores: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
+        """Tokens (n) for logits (n, V) and numbers (n) in [0, 1): the inverse of the distribution function."""
+        if self.temperature == 0:
+            return scores.argmax(1)
+        chances = torch.softmax(scores.float() / self.temperature, dim=1)
+        if self.top_p < 1:
+            chances = chances.where(chances >= self.cutoff(chances)[:, None], 0)
+        cumulative = chances.double().cumsum(1)
+        return torch.searchsorted(cumulative, draws[:, None] * cumulative[:, -1:], right=True)[:, 0]
+
+    def cutoff(self, chances: torch.Tensor) -> torch.Tensor:
+        """The least probability (n) within each row's nucleus."""
+        highest = chances.topk(min(CANDIDATES, chances.shape[1]), dim=1).values
+        result = last_kept(highest, self.top_p)
+        short = highest.double().sum(1) < self.top_p
+        if short.any():
+            result[short] = last_kept(chances[short].sort(dim=1, descending=True).values, self.top_p)
+        return result
+
+
+def last_kept(falling: torch.Tensor, top_p: float) -> torch.Tensor:
+    """The probability (n) with which each of the rows (n, m) of falling ones reaches `top_p`, or its last."""
+    count = (falling.double().cumsum(1) < top_p).sum(1).clamp(max=falling.shape[1] - 1)
+    return falling.gather(1, count[:, None])[:, 0]
+
+
+def check_sampling(temperature: float, top_p: float) -> None:
+    """Raise a `ValueError` that names the argument, its value and what it may be."""
+    if not 0 <= temperature < float("inf"):
+        raise ValueError(f"temperature must be 0 or more, got {temperature}; 0 takes the likeliest token, 1 is usual")
+    if not 0 < top_p <= 1:
+        raise ValueError(f"top_p must be in (0, 1], got {top_p}; 1 keeps all tokens")
