@@ -9,60 +9,10 @@ real texts only with --show_texts true). Start the same command again to go on w
 """
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 
 from clinsynth.arguments import run
-
-
-@dataclass
-class EvaluateTextArguments:
-    """Compare a synthetic text set with the real one: fidelity, diversity, privacy, a report."""
-
-    real: str = ""
-    """the real data set that the generator saw: any spec that --dataset of `clinsynth generate text` takes"""
-    synthetic: str = ""
-    """folder that `clinsynth generate text` wrote, or of other Parquet files with columns text and label"""
-    output_dir: str = "runs/evidence"
-    """where evidence.json and report.html go; finished parts found there are kept"""
-    cache_dir: str | None = None
-    """where embeddings and losses are kept, each under a hash of what it was made from, so that several evaluations
-    share those of the real texts; default: --output_dir"""
-    encoder: str = "sentence-transformers/all-MiniLM-L6-v2"
-    """folder or Hub id of a transformers encoder; where the Hub is out of reach, a folder"""
-    language_model: str | None = None
-    """folder, Hub id or .gguf file of a causal language model, which measures the perplexity gap; default: left out"""
-    canaries: str | None = None
-    """canaries.json of the fine-tuned generator, to measure whether sentences planted in its train texts come back;
-    default: that of the generator that --synthetic names, if it was trained with some"""
-    bootstrap: int = 200
-    """bootstrap replicates of each 95 % interval; 0 leaves the intervals out"""
-    show_texts: bool = False
-    """show the closest pairs of texts side by side in report.html. Give true only if the source's licence and the
-    privacy of the people in it allow that; else the page shows what they share in numbers"""
-    seed: int = 0
-    """of the choice of few-shot texts (give the generator's), of subsets and of the bootstrap"""
-    text_column: str = "text"
-    """column of the real data set that holds the text"""
-    label_column: str = "label"
-    """column of the real data set that holds the class"""
-    label_names: list[str] | str | None = None
-    """class names of the real data set as a,b,…, in the order of their numbers; default: its own"""
-    train_fraction: float = 1.0
-    """share of the real train split that the generator saw"""
-    few_shot: int | None = None
-    """real train texts a class that the generator saw"""
-    min_class_size: int = 2
-    """a class with fewer real train texts is an error, or dropped by --drop_small_classes"""
-    drop_small_classes: bool = False
-    """leave classes below --min_class_size out, with a message, instead of an error"""
-
-    def __post_init__(self) -> None:
-        for name, what in (("real", "the real data set"), ("synthetic", "the folder of the synthetic texts")):
-            if not getattr(self, name):
-                raise ValueError(f"--{name} is missing; give {what}")
-        if self.bootstrap < 0:
-            raise ValueError(f"--bootstrap must be at least 0, got {self.bootstrap}; 0 leaves the intervals out")
+from clinsynth.study.arguments import EvaluateTextArguments
 
 
 def main(args: EvaluateTextArguments) -> None:

@@ -18,133 +18,16 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from clinsynth.arguments import run
-from clinsynth.data.arguments import ImageDataArguments
-from clinsynth.study.plan import IMAGES, TEXTS, Kind
+from clinsynth.study.arguments import StudyArguments
 
 if TYPE_CHECKING:
     from clinsynth.study.plan import Plan, Step
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
-GENERATOR_KEYS = {"trainer", "of", "train", "generate"}
-
-
-@dataclass
-class StudyArguments(ImageDataArguments):
-    """Run a whole study from one recipe: generators, synthetic sets, evidence, classifiers in every arm, a report.
-
-    Start the same command again to go on; a changed line of the recipe repeats only what depends on it. Example:
-
-      clinsynth study recipes/phantom.yaml --output_dir runs/phantom-study
-
-    One setting of the recipe is changed as in --generators.ddpm.train.width 32.
-    """
-
-    title: str = ""
-    """heading of the report; default: the data set"""
-    task: str | None = None
-    """makes it a study of texts: severity-posts, icd10-report, note-sections, … or the path of a .yaml file"""
-    codes: str | None = None
-    """texts: labels of the task icd10-report, as F32.1,F41.1,…"""
-    model: str | None = None
-    """texts: the language model that is prompted and fine-tuned: folder, Hub id or .gguf file"""
-    text_column: str = "text"
-    """texts: column that holds the text"""
-    drop_small_classes: bool = False
-    """texts: leave classes below --min_class_size out instead of an error"""
-    generators: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """name: {trainer: ddpm or gan (texts: prompt or text-lora), train: {flags of `clinsynth train …`}, generate:
-    {flags of `generate …`}}; data flags in train, e.g. channels: 1, hold for all steps of the generator. {trainer:
-    preference, of: NAME} trains the generator NAME, which stands above, further; {trainer: redraw, of: NAME} trains
-    nothing, and draws from NAME with other flags. `from_images: dataset` is the study's own data set"""
-    judges: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """name: {flags of `clinsynth train image-classifier`}: classifiers of real images, trained first, that generators
-    take as judges/NAME, e.g. {judge: classifier, judge_model: judges/NAME}"""
-    generate: dict[str, Any] = field(default_factory=dict)
-    """flags of `clinsynth generate images` (or `text`) for all generators, e.g. {balance_to: 486}"""
-    draws: int = 1
-    """synthetic sets of every generator, with the seeds --seed, --seed + 1, …: each is evaluated and the worst one's
-    privacy reported; classifiers take the first"""
-    evaluate: dict[str, Any] = field(default_factory=dict)
-    """flags of `clinsynth evaluate images` (or `text`), e.g. {bootstrap: 200, extractor: default}"""
-    audit: dict[str, Any] = field(default_factory=dict)
-    """flags of `clinsynth audit membership`, e.g. {max_rows: 500}"""
-    classifiers: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """name: {flags of `clinsynth train image-classifier` (or `text-classifier`)}, e.g. small: {model: small-resnet,
-    seeds: 5}; generators: [names] takes the synthetic sets of these generators alone"""
-    seed: int = 0
-    """of the choice of few-shot samples and, where their flags do not say otherwise, of all steps"""
-    output_dir: str = "runs/study"
-    """folder of the study: report.html, report.json, and a folder for each step"""
-    dry_run: bool = False
-    """print the commands that would run and which are already done, and stop"""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.check_kind()
-        for name, recipe in self.generators.items():
-            unknown = sorted(set(recipe) - GENERATOR_KEYS)
-            if unknown:
-                raise ValueError(
-                    f"generators: {name} has the unknown key {unknown[0]!r}; it takes trainer, of, train and generate"
-                )
-            trainers = self.kind.trainers
-            if recipe.get("trainer") not in trainers:
-                raise ValueError(
-                    f"generators: {name} needs trainer: one of {', '.join(trainers)}, got {recipe.get('trainer')!r}"
-                )
-            if recipe.get("train") and trainers[recipe["trainer"]] is None:
-                raise ValueError(f"generators: {name}: trainer {recipe['trainer']} trains nothing; leave train out")
-            if not name.replace("_", "").isalnum():
-                raise ValueError(f"generators: the name {name!r} must be letters, digits and _ alone")
-            self.check_base(name, recipe)
-        for name, flags in self.classifiers.items():
-            unknown = sorted(set(flags.get("generators", ())) - set(self.generators))
-            if unknown:
-                raise ValueError(
-                    f"classifiers: {name} names the generator {unknown[0]!r}, which the recipe does not have; it has "
-                    f"{', '.join(self.generators) or 'none'}"
-                )
-        if self.draws < 1:
-            raise ValueError(f"draws must be at least 1, got {self.draws}")
-        if not self.generators and not self.classifiers:
-            raise ValueError("the recipe names neither generators nor classifiers; see recipes/phantom.yaml")
-
-    def check_base(self, name: str, recipe: dict[str, Any]) -> None:
-        """Raise a `ValueError` where a generator starts from another one that there is not, or does so unasked."""
-        names = list(self.generators)
-        above = [other for other in names[: names.index(name)] if self.generators[other]["trainer"] != "gan"]
-        if recipe["trainer"] not in self.kind.further:
-            if "of" in recipe:
-                raise ValueError(f"generators: {name}: trainer {recipe['trainer']} starts from nothing; leave of out")
-        elif recipe.get("of") not in above:
-            raise ValueError(
-                f"generators: {name}: trainer {recipe['trainer']} needs of: a diffusion model that stands above it, "
-                f"{', '.join(above) or 'and there is none'}; got {recipe.get('of')!r}"
-            )
-
-    @property
-    def kind(self) -> Kind:
-        """Of texts where a task is named, else of pictures."""
-        return TEXTS if self.task else IMAGES
-
-    def check_kind(self) -> None:
-        """Raise a `ValueError` for a flag of the other kind of study."""
-        if self.task and self.dataset == ImageDataArguments.dataset:
-            raise ValueError("--dataset is missing; name the real texts, e.g. the folder of MTS-Dialog")
-        other = IMAGES if self.task else TEXTS
-        wrong = {*other.data_flags, *other.shared} - {*self.kind.data_flags, *self.kind.shared}
-        defaults = {each.name: each.default for each in fields(self)}
-        for name in sorted(wrong):
-            if getattr(self, name) != defaults[name]:
-                given = f"--{name} {getattr(self, name)} is for studies of"
-                if self.task:
-                    raise ValueError(f"{given} pictures, and --task {self.task} makes this one of texts; leave it out")
-                raise ValueError(f"{given} texts; name their --task, e.g. note-sections, or leave it out")
 
 
 def main(args: StudyArguments) -> None:

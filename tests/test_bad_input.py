@@ -22,12 +22,12 @@ from clinsynth.arguments import run
 from clinsynth.data.arguments import ImageDataArguments
 from clinsynth.data.images import load_image_dataset
 from clinsynth.run_folder import append_metrics, atomic_write, complete_folder
-from clinsynth.scripts.evaluate_images import EvaluateImagesArguments
 from clinsynth.scripts.evaluate_images import main as evaluate
 from clinsynth.scripts.generate_images import GenerateImagesArguments
 from clinsynth.scripts.generate_images import main as generate
 from clinsynth.scripts.summarize import SummarizeArguments
 from clinsynth.scripts.summarize import main as summarize
+from clinsynth.study.arguments import EvaluateImagesArguments
 from clinsynth.trainers.train_image_classifier import ImageClassifierArguments
 from clinsynth.trainers.train_image_classifier import main as train_classifier
 

@@ -13,7 +13,8 @@ from PIL import Image
 from clinsynth import cli
 from clinsynth.metrics import distances
 from clinsynth.models import image_encoders as feature_extractor
-from clinsynth.scripts.evaluate_images import EvaluateImagesArguments, main
+from clinsynth.scripts.evaluate_images import main
+from clinsynth.study.arguments import EvaluateImagesArguments
 from clinsynth.synthesis.sets import load_synthetic_images, with_labels_of
 
 NAMES = ["clear", "spotted", "bright"]

@@ -22,7 +22,8 @@ from clinsynth.metrics.texts.canaries import make_canaries
 from clinsynth.metrics.texts.privacy import closest_pairs, histogram, may_be_shown
 from clinsynth.metrics.texts.words import words_of
 from clinsynth.reports.texts import step_line
-from clinsynth.scripts.evaluate_text import EvaluateTextArguments, main
+from clinsynth.scripts.evaluate_text import main
+from clinsynth.study.arguments import EvaluateTextArguments
 from tests.text_models import save_tiny_model
 from tests.text_posts import LABELS, save_tiny_encoder, write_posts
 

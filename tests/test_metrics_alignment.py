@@ -30,7 +30,7 @@ from clinsynth.metrics.alignment.alignment import (
 from clinsynth.metrics.comparisons import Comparison
 from clinsynth.metrics.records import Features, MeasurementSettings
 from clinsynth.run_folder import Kept
-from clinsynth.scripts.evaluate_images import EvaluateImagesArguments, main
+from clinsynth.scripts.evaluate_images import main
 from clinsynth.study.alignment import (
     PARTS,
     alignment_evidence,
@@ -40,6 +40,7 @@ from clinsynth.study.alignment import (
     score,
     typicalities,
 )
+from clinsynth.study.arguments import EvaluateImagesArguments
 
 SMALL = "phantom-fundus?size=28&train=40&validation=30&test=60"
 PHANTOM = "phantom-fundus?size=64&train=100&validation=30&test=150"

@@ -16,7 +16,8 @@ from helpers import REPOSITORY, clinsynth, kill_study, one_thread, start_study_a
 
 from clinsynth.arguments import parse
 from clinsynth.reports.study import advantage, samples_of
-from clinsynth.scripts.study import StudyArguments, recipe_first
+from clinsynth.scripts.study import recipe_first
+from clinsynth.study.arguments import StudyArguments
 from clinsynth.study.plan import plan_study
 
 RECIPE: dict[str, Any] = {

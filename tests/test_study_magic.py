@@ -7,7 +7,8 @@ import pytest
 import yaml
 
 from clinsynth.arguments import parse
-from clinsynth.scripts.study import StudyArguments, recipe_first
+from clinsynth.scripts.study import recipe_first
+from clinsynth.study.arguments import StudyArguments
 from clinsynth.study.plan import Plan, plan_study
 
 RECIPE: dict[str, Any] = {

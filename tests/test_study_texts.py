@@ -13,7 +13,8 @@ from text_models import WORDS, save_small_task, save_tiny_model
 from text_posts import save_tiny_encoder
 
 from clinsynth.arguments import parse
-from clinsynth.scripts.study import StudyArguments, recipe_first
+from clinsynth.scripts.study import recipe_first
+from clinsynth.study.arguments import StudyArguments
 from clinsynth.study.plan import Plan, plan_study
 
 TEXT_RECIPE: dict[str, Any] = {

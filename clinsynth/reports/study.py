@@ -45,7 +45,7 @@ from clinsynth.synthesis.sets import load_synthetic_images, with_labels_of
 from clinsynth.trainers.classifiers.arms import CONTROLS
 
 if TYPE_CHECKING:
-    from clinsynth.scripts.study import StudyArguments
+    from clinsynth.study.arguments import StudyArguments
     from clinsynth.study.plan import Plan
 
 CURVE = (220.0, 90.0)

@@ -22,7 +22,7 @@ from clinsynth.run_folder import Kept
 
 if TYPE_CHECKING:
     from clinsynth.data.images import ImageArrays
-    from clinsynth.scripts.evaluate_images import EvaluateImagesArguments
+    from clinsynth.study.arguments import EvaluateImagesArguments
 
 PARTS = ("checklist_share", "class_margin", "typicality", "alignment")
 """Columns of the scores of a split, in this order."""

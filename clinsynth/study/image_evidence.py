@@ -39,7 +39,7 @@ from clinsynth.trainers.classifiers.study import run_study
 
 if TYPE_CHECKING:
     from clinsynth.data.images import ImageArrays
-    from clinsynth.scripts.evaluate_images import EvaluateImagesArguments
+    from clinsynth.study.arguments import EvaluateImagesArguments
 
 
 @dataclass(frozen=True)

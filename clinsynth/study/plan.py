@@ -7,7 +7,6 @@ own command, which resumes.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import importlib
 import json
@@ -21,10 +20,10 @@ import jsonargparse
 from clinsynth import __version__
 from clinsynth.arguments import build_parser
 from clinsynth.cli import COMMANDS, find_command
-from clinsynth.data.arguments import ImageDataArguments, TextDataArguments
+from clinsynth.study.arguments import TEXTS
 
 if TYPE_CHECKING:
-    from clinsynth.scripts.study import StudyArguments
+    from clinsynth.study.arguments import StudyArguments
 
 MARK = "step.json"
 
@@ -267,54 +266,3 @@ def check_flags(step: Step) -> None:
     except (jsonargparse.ArgumentError, ValueError) as error:
         hint = f"`clinsynth {' '.join(step.command)} --help` explains its flags"
         raise ValueError(f"the recipe's step {step.name!r}: {error}; {hint}") from error
-
-
-@dataclass(frozen=True)
-class Kind:
-    """One kind of study.
-
-    Attributes:
-        data: dataclass of the data flags that all its commands share.
-        trainers: what `trainer:` of a generator may be, and the command that trains it; None where nothing is trained.
-        further: trainers that start from another generator of the study, named by its key `of`.
-        generate, evaluate, classify: its other commands.
-        left_out: data flags that `evaluate` does not take: it reads them off the synthetic set.
-        audited: trainers whose checkpoints a loss-based membership attack can be made on.
-        shared: flags of the study beside the data's that its trainers and `generate` share.
-    """
-
-    data: type
-    trainers: dict[str, tuple[str, ...] | None]
-    generate: tuple[str, ...]
-    evaluate: tuple[str, ...]
-    classify: tuple[str, ...]
-    further: frozenset[str] = frozenset()
-    left_out: frozenset[str] = frozenset()
-    audited: frozenset[str] = frozenset()
-    shared: tuple[str, ...] = ()
-
-    @property
-    def data_flags(self) -> dict[str, object]:
-        """Name and default of each data flag but --dataset."""
-        fields = dataclasses.fields(self.data)
-        return {field.name: field.default for field in fields if field.name != "dataset"}
-
-
-IMAGES = Kind(
-    ImageDataArguments,
-    {"ddpm": ("train", "ddpm"), "gan": ("train", "gan"), "preference": ("train", "preference"), "redraw": None},
-    generate=("generate", "images"),
-    evaluate=("evaluate", "images"),
-    classify=("train", "image-classifier"),
-    further=frozenset({"preference", "redraw"}),
-    left_out=frozenset({"resolution", "channels"}),
-    audited=frozenset({"ddpm", "preference"}),
-)
-TEXTS = Kind(
-    TextDataArguments,
-    {"prompt": None, "text-lora": ("train", "text-lora")},
-    generate=("generate", "text"),
-    evaluate=("evaluate", "text"),
-    classify=("train", "text-classifier"),
-    shared=("model", "task", "codes"),
-)

@@ -47,7 +47,7 @@ from clinsynth.run_folder import Kept, create_run_folder, describe_environment
 from clinsynth.synthesis.sets import WROTE_TEXTS, SetReader
 
 if TYPE_CHECKING:
-    from clinsynth.scripts.evaluate_text import EvaluateTextArguments
+    from clinsynth.study.arguments import EvaluateTextArguments
 
 SPLITS = ("synthetic", "train", "test")
 REFERENCES = (("test", "train"), ("train", "test"))
