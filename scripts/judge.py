@@ -19,8 +19,6 @@ how many images got no scores and why, agreement of the judge with known truth.
 A run that was stopped goes on when the same command is started again.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -159,7 +157,7 @@ def main(args: JudgeImagesArguments) -> None:
     print(f"scores: {output_dir}")
 
 
-def open_judge(args: JudgeImagesArguments, rows: Dataset) -> Judge:
+def open_judge(args: JudgeImagesArguments, rows: "Dataset") -> "Judge":
     """The judge that the flags name, which may have the images of `rows`."""
     from clinsynth.judges.asked import check_may_leave
     from clinsynth.judges.judges import load_judge
@@ -191,7 +189,7 @@ def print_rates(judged: dict[str, Any]) -> None:
         print(f"{condition}: {passed['value']:.1%} pass ({low:.1%} to {high:.1%}, n {passed['n']})")
 
 
-def read_rows(images: str, split: str, checklist: Checklist) -> Dataset:
+def read_rows(images: str, split: str, checklist: "Checklist") -> "Dataset":
     """The `datasets.Dataset` to judge, with columns image and label.
 
     Raises:
@@ -217,7 +215,7 @@ def read_rows(images: str, split: str, checklist: Checklist) -> Dataset:
     return rows
 
 
-def calibrated(args: JudgeImagesArguments, judge: Judge, rows: Dataset, output_dir: Path) -> dict[str, Any] | None:
+def calibrated(args: JudgeImagesArguments, judge: "Judge", rows: "Dataset", output_dir: Path) -> dict[str, Any] | None:
     """The judge's agreement with phantoms of the size and mode of the images to judge, kept in calibration.json."""
     from clinsynth.judges.calibration import calibrate_once, truth_is_known
 
