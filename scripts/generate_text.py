@@ -18,8 +18,7 @@ from functools import partial
 
 from clinsynth.arguments import run
 from clinsynth.data.arguments import TextDataArguments
-from clinsynth.models.addresses import check_real_texts
-from clinsynth.models.writers import WriterArguments
+from clinsynth.models.writers import WriterArguments, check_real_texts
 from clinsynth.run_folder import check_same_run, create_run_folder, write_run_config
 from clinsynth.synthesis.plan import check_amounts
 from clinsynth.synthesis.text_filters import TextFilterArguments

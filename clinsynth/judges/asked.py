@@ -23,10 +23,9 @@ from transformers import BatchFeature, LogitsProcessorList
 
 from clinsynth.images import to_png
 from clinsynth.judges.protocol import Answer, Judge, Question, answer_of, unscored
-from clinsynth.models.addresses import is_loopback, split_address
 from clinsynth.models.endpoints import CANARY_SCHEMA, Endpoint, describe_failure, open_endpoint, status_of
 from clinsynth.models.weights import hash_weights
-from clinsynth.models.writers import WriterArguments, token_budget
+from clinsynth.models.writers import WriterArguments, closed_schema, is_loopback, split_address, token_budget
 from clinsynth.pipelines.checklist_judge.pipeline_checklist_judge import check_conditions
 from clinsynth.pipelines.structured_medical_text.schema_logits import SchemaConstraint
 from clinsynth.pipelines.structured_medical_text.schemas import check_text
@@ -76,23 +75,11 @@ def scored(condition: str, data: dict[str, Any]) -> Answer:
 
 def answer_schema(checklist: dict[str, Any], condition: str) -> dict[str, Any]:
     """The JSON schema of an answer: of each item `reason`, which is to be thought of first, and `met`, 0 or 1."""
-    part = closed_object(
-        {
-            "reason": {"type": "string", "minLength": 1, "maxLength": MOST_REASON},
-            "met": {"type": "integer", "enum": [0, 1]},
-        }
-    )
-    return closed_object({item["id"]: part for item in checklist["conditions"][condition]})
-
-
-def closed_object(properties: dict[str, Any]) -> dict[str, Any]:
-    """An object of just these properties."""
-    return {
-        "type": "object",
-        "properties": properties,
-        "required": list(properties),
-        "additionalProperties": False,
-    }
+    reason = {"type": "string", "minLength": 1, "maxLength": MOST_REASON}
+    asked = {"reason": reason, "met": {"type": "integer", "enum": [0, 1]}}
+    part = closed_schema({"type": "object", "properties": asked})
+    items = {item["id"]: part for item in checklist["conditions"][condition]}
+    return closed_schema({"type": "object", "properties": items})
 
 
 def question_text(checklist: dict[str, Any], condition: str) -> str:

@@ -18,17 +18,18 @@ import anyio
 import httpx2
 from anyio.from_thread import start_blocking_portal
 
-from clinsynth.models.addresses import is_loopback, key_variable, read_key
 from clinsynth.models.writers import (
     Messages,
-    Outcome,
     Request,
     attempt_seed,
     check_answer,
     closed_schema,
+    is_loopback,
+    key_variable,
+    read_key,
     token_budget,
 )
-from clinsynth.pipelines.structured_medical_text.text_rows import RowResult
+from clinsynth.pipelines.structured_medical_text.text_rows import Outcome, RowResult
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -40,12 +41,9 @@ logger = logging.getLogger("clinsynth")
 
 UNKNOWN_FORM = (400, 422, 500, 501)
 """How servers refuse a `response_format` that they do not know; llama-cpp-python says 500."""
-CANARY_SCHEMA = {
-    "type": "object",
-    "properties": {"answer": {"type": "string", "enum": ["quartz-7261"]}},
-    "required": ["answer"],
-    "additionalProperties": False,
-}
+CANARY_SCHEMA = closed_schema(
+    {"type": "object", "properties": {"answer": {"type": "string", "enum": ["quartz-7261"]}}}
+)
 CANARY = [
     {"role": "system", "content": "You answer in one short sentence."},
     {"role": "user", "content": "What is the capital of France?"},

@@ -10,15 +10,16 @@ import numpy as np
 
 from clinsynth.models.text_encoders import TextModel, token_counter, unpack_texts
 from clinsynth.models.weights import best_device, hash_weights
-from clinsynth.models.writers import Messages, Outcome, check_answer, closed_schema, token_budget, write_rows
+from clinsynth.models.writers import attempt_seed, check_answer, closed_schema, token_budget
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from clinsynth.models.writers import Request, Writer, WriterArguments
-    from clinsynth.pipelines.structured_medical_text import RowResult, StructuredMedicalTextPipeline
+    from clinsynth.pipelines.structured_medical_text import RowRequest, RowResult, StructuredMedicalTextPipeline
     from clinsynth.pipelines.structured_medical_text.prompts import Task
+    from clinsynth.pipelines.structured_medical_text.text_rows import Outcome
 
 
 def load_causal_model(
@@ -172,24 +173,28 @@ class VLLMWriter:
 
     def write(self, requests: list[Request]) -> Iterator[RowResult]:
         """A result a request."""
-        return write_rows(requests, self.attempt, self.args.max_attempts)
+        from clinsynth.pipelines.structured_medical_text.text_rows import RowRequest, attempt_rows
 
-    def attempt(self, conversations: list[Messages], seeds: list[int]) -> list[Outcome]:
-        """One attempt at each conversation."""
+        rows = [RowRequest(messages, seed) for messages, seed in requests]
+        return attempt_rows(rows, self.attempt, len(rows), self.args.max_attempts)
+
+    def attempt(self, rows: list[RowRequest], failed: list[int]) -> list[Outcome]:
+        """One attempt at each row, of which so many have failed."""
         from vllm import SamplingParams
         from vllm.sampling_params import StructuredOutputsParams
 
         settings = [
             SamplingParams(
-                seed=seed,
+                seed=attempt_seed(row.seed, count),
                 max_tokens=self.budget,
                 temperature=self.args.temperature,
                 top_p=self.args.top_p,
                 structured_outputs=StructuredOutputsParams(json=self.schema),
             )
-            for seed in seeds
+            for row, count in zip(rows, failed, strict=True)
         ]
-        answers = [output.outputs[0] for output in self.engine.chat(conversations, settings, use_tqdm=False)]
+        chats = [row.messages for row in rows]
+        answers = [output.outputs[0] for output in self.engine.chat(chats, settings, use_tqdm=False)]
         return [check_answer(answer.text, answer.finish_reason, self.schema) for answer in answers]
 
 

@@ -26,7 +26,7 @@ from clinsynth.synthesis.shards import Counts, Draw, Drawn, Place, ShardPlan, dr
 from clinsynth.synthesis.text_filters import NEAR_DUPLICATE, SeenTexts
 
 if TYPE_CHECKING:
-    from clinsynth.models.writers import Request, Result, Write
+    from clinsynth.models.writers import Request, Write
 
 Ask = Callable[[int, int], tuple[list[dict[str, str]], list[str]]]
 """From a label's number and a seed to the messages and the ids of the examples in them."""
@@ -90,7 +90,7 @@ class TextDrawing:
             self.spent[place.row] += result.attempts
             yield self.look_at(place, ids, result)
 
-    def look_at(self, place: Place, ids: list[str], result: Result) -> Drawn:
+    def look_at(self, place: Place, ids: list[str], result: RowResult) -> Drawn:
         """What comes of a result: a row that is kept, one that is drawn anew, or one that is given up."""
         if result.data is None:
             return Drawn(None, [*result.rejections, GIVEN_UP])
@@ -162,16 +162,15 @@ def with_journal(write: Write, path: Path) -> Write:
     remove.
     """
 
-    def write_on(requests: list[Request]) -> Iterator[Result]:
+    def write_on(requests: list[Request]) -> Iterator[RowResult]:
         known = read_journal(path)
         first = [known[seed] for seed in takewhile(known.__contains__, (seed for _, seed in requests))]
         yield from first
         rest = requests[len(first) :]
         if rest:
             with path.open("a", encoding="utf-8") as file:
-                for (_, seed), result in zip(rest, write(rest), strict=True):
-                    kept = RowResult(result.data, seed, result.attempts, result.rejections)
-                    file.write(json.dumps(asdict(kept), ensure_ascii=False) + "\n")
+                for result in write(rest):
+                    file.write(json.dumps(asdict(result), ensure_ascii=False) + "\n")
                     file.flush()
                     yield result
 
