@@ -137,8 +137,7 @@ def describe_ratio(valid: dict[str, list[int]], minutes: dict[str, list[float]])
 
 def write_posts(model: Any, tokenizer: Any, task: Any, constraint: Any, seed: int) -> int:
     """How many of a batch of posts are valid."""
-    from clinsynth.pipelines.structured_medical_text.prompt_tokens import encode_messages, pad_left
-    from clinsynth.pipelines.structured_medical_text.prompts import render_messages
+    from clinsynth.pipelines.structured_medical_text.prompts import encode_messages, pad_left, render_messages
     from clinsynth.pipelines.structured_medical_text.schemas import check_text
 
     labels = [list(task.labels)[row % len(task.labels)] for row in range(ROWS)]

@@ -14,7 +14,7 @@ A run of `clinsynth train text-to-image-lora` is a folder of:
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from clinsynth.models.text_to_image_base import (
     set_trainable,
     write_tensors,
 )
+from clinsynth.pipelines.class_conditioned_ddpm import ClassConditionedDDPMPipeline
 from clinsynth.run_folder import atomic_write, read_json
 
 LORA, INVERSION, FACTS = "pytorch_lora_weights.safetensors", "learned_embeds.safetensors", "text_to_image.json"
@@ -126,19 +127,7 @@ class PromptedPipeline:
         """Classes, the empty prompt not counted."""
         return len(self.id2label)
 
-    def label_ids(self, class_labels: str | int | Sequence[str | int]) -> list[int]:
-        """Class numbers of names or numbers.
-
-        Raises:
-            ValueError: a name or number that the model does not know.
-        """
-        numbers = {name: number for number, name in self.id2label.items()}
-        labels = [class_labels] if isinstance(class_labels, (str, int)) else class_labels
-        found = [numbers.get(label) if isinstance(label, str) else label for label in labels]
-        for number, label in zip(found, labels, strict=True):
-            if number not in self.id2label:
-                raise ValueError(f"class label {label!r} is unknown; the model's are {list(numbers)}")
-        return [number for number in found if number is not None]
+    label_ids = ClassConditionedDDPMPipeline.label_ids
 
     @property
     def scheduler(self) -> Any:

@@ -197,7 +197,7 @@ def token_budget(schema: dict[str, Any], max_new_tokens: int | None) -> int:
     Raises:
         ValueError: the schema has no bound or cannot be met; names the place.
     """
-    from clinsynth.pipelines.structured_medical_text.schema_bounds import bounded, most_tokens
+    from clinsynth.pipelines.structured_medical_text.schemas import bounded, most_tokens
 
     most = most_tokens(bounded(schema))
     return max_new_tokens or most

@@ -18,8 +18,7 @@ from transformers import LogitsProcessorList, Pipeline
 from transformers.dynamic_module_utils import custom_object_save
 from transformers.utils import cached_file
 
-from .prompt_tokens import encode_messages, pad_left
-from .prompts import Task, render_messages
+from .prompts import Task, encode_messages, pad_left, render_messages
 from .schema_logits import SchemaConstraint, SchemaLogits
 from .schemas import Schema, check_text, json_schema
 from .text_rows import (

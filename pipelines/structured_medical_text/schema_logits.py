@@ -16,8 +16,8 @@ import torch
 from transformers import LogitsProcessor
 
 from .back_ends import back_end
-from .schema_bounds import bounded, most_tokens, rise
 from .schema_text import ending, size
+from .schemas import bounded, most_tokens, rise
 from .vocabulary import vocabulary_of
 
 SLACK = 3

@@ -13,7 +13,7 @@ import numpy as np
 from llguidance import LLMatcher, LLTokenizer
 from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask
 
-from .schema_bounds import (
+from .schemas import (
     LONGEST_NUMBER,
     LONGEST_PATTERN,
     first_characters,
