@@ -19,6 +19,8 @@ from clinsynth.data.arguments import ImageDataArguments
 from clinsynth.data.images import ImageArrays, load_image_arrays
 from clinsynth.metrics.frechet.frechet import frechet_distance, frechet_interval
 from clinsynth.metrics.kid.kid import kernel_distance, kernel_interval
+from clinsynth.models.image_encoders import load_extractor, train_default_extractor
+from clinsynth.run_folder import atomic_write, create_run_folder, describe_environment
 
 
 def real_splits(dataset: str, resolution: int, channels: int) -> dict[str, ImageArrays]:
@@ -29,8 +31,6 @@ def real_splits(dataset: str, resolution: int, channels: int) -> dict[str, Image
 def named_extractor(name: str, splits: dict[str, ImageArrays], folder: Path, seed: int = 0) -> Any:
     """The extractor `name`: a path or id, or "default", the CNN that is trained on
     `splits["train"]` the first time and kept in `folder`."""
-    from clinsynth.models.image_encoders import load_extractor, train_default_extractor
-
     if name != "default":
         return load_extractor(name)
     return train_default_extractor(splits["train"], splits["validation"], folder, seed)
@@ -111,8 +111,6 @@ class ScoreArguments:
 
 def main(args: ScoreArguments) -> None:
     """Score every set with every extractor; print and write the tables."""
-    from clinsynth.run_folder import atomic_write, create_run_folder, describe_environment
-
     sets = find_samples(Path(args.samples))
     shape = sets[0]["images"].shape
     splits = real_splits(args.dataset, shape[2], shape[1])
@@ -144,7 +142,6 @@ def score_all(
     extract: Any, train: np.ndarray, test: np.ndarray, sets: list[dict[str, Any]], n_bootstrap: int
 ) -> list[dict[str, Any]]:
     """One row a set, the floor and the anchors first; each against train and test."""
-
     real = {"train": extract(train), "test": extract(test)}
     fixed = [{"name": name, "images": images} for name, images in references(train, test).items()]
     rows = []
@@ -160,7 +157,6 @@ def score_all(
 
 def score_table(extractor: str, rows: list[dict[str, Any]]) -> str:
     """A Markdown table of all rows, with the extractor's name over it."""
-
     lines = [
         f"Extractor: {extractor} ({rows[0]['train']['dimension']} features). Fréchet distance and "
         "1000 × KID, 95 % bootstrap intervals in brackets.",
