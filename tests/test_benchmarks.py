@@ -1,4 +1,4 @@
-"""`python -m pytest benchmarks`: the yardsticks themselves, at tiny size."""
+"""The yardsticks of the benchmarks themselves, at tiny size."""
 
 from importlib.util import find_spec
 from pathlib import Path
