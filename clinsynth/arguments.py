@@ -112,6 +112,14 @@ def set_deep(values: dict[str, Any], path: list[str], value: Any) -> None:
     found[key] = value
 
 
+def check_at_least(args: object, least: int, names: list[str]) -> None:
+    """Raise a `ValueError` for the first flag of `names` that is given and below `least`."""
+    for name in names:
+        value = getattr(args, name)
+        if value is not None and not value >= least:
+            raise ValueError(f"--{name} must be at least {least}, got {value}")
+
+
 def run(
     arguments_class: type[T], main: Callable[[T], object], argv: Sequence[str] | None = None, prog: str | None = None
 ) -> None:

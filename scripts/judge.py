@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clinsynth.arguments import run
+from clinsynth.arguments import check_at_least, run
 from clinsynth.judges.judges import check_judge
 from clinsynth.run_folder import (
     atomic_write,
@@ -101,9 +101,8 @@ class JudgeImagesArguments:
         self.check_endpoint()
         if self.shard_size is None:
             self.shard_size = SHARD_SIZE_OF_VLM if self.judge == "vlm" else SHARD_SIZE
-        for name, lowest in (("calibration_pictures", 0), ("batch_size", 1), ("shard_size", 1), ("seed", 0)):
-            if getattr(self, name) < lowest:
-                raise ValueError(f"--{name} must be at least {lowest}, got {getattr(self, name)}")
+        check_at_least(self, 0, ["calibration_pictures", "seed"])
+        check_at_least(self, 1, ["batch_size", "shard_size", "concurrency"])
         if not -1 <= self.least_kappa <= 1:
             raise ValueError(f"--least_kappa must be in [-1, 1], got {self.least_kappa}; 0.6 is substantial agreement")
 
@@ -119,8 +118,6 @@ class JudgeImagesArguments:
             raise ValueError(
                 f"--send_real must say in words who allowed it and why, got {self.send_real!r}; write a sentence"
             )
-        if self.concurrency < 1:
-            raise ValueError(f"--concurrency must be at least 1, got {self.concurrency}")
         if not 0 < self.timeout_s < float("inf"):
             raise ValueError(f"--timeout_s must be above 0 and finite, got {self.timeout_s}; give 120")
 

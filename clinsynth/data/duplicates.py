@@ -18,15 +18,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from datasets import Dataset
 from PIL import Image
+from scipy.ndimage import gaussian_filter
 
 from clinsynth.data.images import decode, open_images
-
-if TYPE_CHECKING:
-    from datasets import Dataset
 
 NEAR_THRESHOLD = 0.97
 SIDE = 28
@@ -79,8 +78,6 @@ def near_pairs(thumbnails: np.ndarray, threshold: float = NEAR_THRESHOLD) -> Ite
 
 def likeness_rows(thumbnails: np.ndarray) -> np.ndarray:
     """Rows of unit length, float32 (n, side * side), whose products are the likeness."""
-    from scipy.ndimage import gaussian_filter
-
     fine, coarse = (gaussian_filter(thumbnails, (0, sigma, sigma)) for sigma in BAND)
     features = unit_rows((fine - coarse).reshape(len(thumbnails), -1))
     return unit_rows(features - features.sum(0) / (len(features) + MEAN_PRIOR))

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from datasets import Dataset
 
 from clinsynth.data.duplicates import NEAR_THRESHOLD, exact_pairs, image_digests, near_pairs
 from clinsynth.data.images import survey
 from clinsynth.data.labels import AGE_BANDS, age_band, is_numeric
-
-if TYPE_CHECKING:
-    from datasets import Dataset
 
 MAX_VALUES = 30  # a text column with more values than these is described by their number
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from clinsynth.data.icd10 import read_codes
 from clinsynth.recipe_files import find_recipe, recipe_names
 
 if TYPE_CHECKING:
@@ -65,6 +66,4 @@ def read_task(path: Path) -> dict[str, Any]:
 
 def code_meanings(codes: str) -> dict[str, str]:
     """Code to title and inclusion terms."""
-    from clinsynth.data.icd10 import read_codes
-
     return {name: code.meaning for name, code in read_codes(codes).items()}

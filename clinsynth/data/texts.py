@@ -18,11 +18,13 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
+from datasets import Dataset, DatasetDict, Value
 
 from clinsynth.data import phantom_posts
+from clinsynth.data.arguments import TextDataArguments
 from clinsynth.data.duplicates import text_digest
 from clinsynth.data.labels import (
     MAX_GROUPS,
@@ -51,11 +53,6 @@ from clinsynth.data.splits import (
     without_small_classes,
 )
 
-if TYPE_CHECKING:
-    from datasets import Dataset, DatasetDict
-
-    from clinsynth.data.arguments import TextDataArguments
-
 logger = logging.getLogger("clinsynth")
 
 
@@ -70,8 +67,6 @@ def load_text_dataset(args: TextDataArguments, seed: int = 0) -> DatasetDict:
     Raises:
         ValueError: whatever is wrong with the data set or a flag, with its name, value and a hint.
     """
-    from datasets import DatasetDict
-
     splits = read_text_splits(args)
     check_not_empty(splits)
     splits = with_class_labels(splits, args.label_column, args.class_names)
@@ -194,8 +189,6 @@ def renamed(row: dict[str, Any], names: dict[str, str], args: TextDataArguments)
 
 
 def to_datasets(path: Path, splits: dict[str, Rows]) -> dict[str, Dataset]:
-    from datasets import Dataset
-
     with one_kind_a_column(path):
         return {split: Dataset.from_dict(to_columns(rows)) for split, rows in splits.items()}
 
@@ -210,8 +203,6 @@ def with_text_columns(splits: dict[str, Dataset], args: TextDataArguments) -> di
     Raises:
         ValueError: no such column, or an empty text; names split and row.
     """
-    from datasets import Value
-
     check_column(splits, args.text_column, "name the right one with --text_column")
     kept = subgroup_columns(splits, args.text_column)
     result = {}

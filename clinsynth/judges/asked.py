@@ -19,8 +19,9 @@ from typing import Any
 import torch
 from datasets import Dataset
 from PIL import Image
-from transformers import BatchFeature, LogitsProcessorList
+from transformers import AutoModelForImageTextToText, AutoProcessor, BatchFeature, LogitsProcessorList
 
+from clinsynth.data.phantom_fundus import NAME
 from clinsynth.images import to_png
 from clinsynth.judges.protocol import Answer, Judge, Question, answer_of, unscored
 from clinsynth.models.endpoints import CANARY_SCHEMA, Endpoint, describe_failure, open_endpoint, status_of
@@ -175,8 +176,6 @@ def load_vlm(model: str, checklist: dict[str, Any], trust_remote_code: bool) -> 
     Raises:
         ValueError: it cannot be loaded, or cannot be asked.
     """
-    from transformers import AutoModelForImageTextToText, AutoProcessor
-
     place: Any = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
     try:
         processor: Any = AutoProcessor.from_pretrained(model, trust_remote_code=trust_remote_code)
@@ -285,8 +284,6 @@ def is_synthetic(images: str, rows: Dataset) -> bool:
     Nothing but a folder's generation.json and the columns of its rows is looked at: who wants to can write them in.
     Images made from a patient's are not: much of the source is left in them.
     """
-    from clinsynth.data.phantom_fundus import NAME
-
     if images.partition("?")[0] == NAME:
         return True
     if "source_id" in rows.column_names:

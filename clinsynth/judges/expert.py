@@ -20,6 +20,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
+from pyarrow import ArrowException
+
+from clinsynth.data.sources import read_rows
 from clinsynth.judges.checklists import sample_id
 from clinsynth.judges.protocol import Answer, Judge, Question, answer_of, unscored
 from clinsynth.pipelines.checklist_judge.pipeline_checklist_judge import check_conditions
@@ -136,11 +140,6 @@ def read_table(path: Path) -> Iterable[dict[str, Any]]:
     Raises:
         ValueError: there is no such file, or it is of another kind or damaged.
     """
-    import pyarrow.parquet as pq
-    from pyarrow import ArrowException
-
-    from clinsynth.data.sources import read_rows
-
     if path.suffix not in (".parquet", ".csv") or not path.is_file():
         raise ValueError(
             f"--judge_model {path} is no .parquet or .csv file that is there; give scores.parquet or scores.csv, "

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from safetensors.torch import save_model
+from sklearn.metrics import f1_score
 from tqdm.auto import tqdm
 from transformers import AutoConfig, PreTrainedModel, get_cosine_schedule_with_warmup
 
@@ -180,8 +181,6 @@ def balancing_weights(data: LabelledRows) -> torch.Tensor:
 
 def macro_f1(labels: np.ndarray, predicted: np.ndarray, classes: int) -> float:
     """Mean of the classes' F1, labels and predictions ints (n,); a class in neither counts 0."""
-    from sklearn.metrics import f1_score
-
     return float(f1_score(labels, predicted, labels=np.arange(classes), average="macro", zero_division=0))
 
 

@@ -21,6 +21,7 @@ from anyio.from_thread import start_blocking_portal
 from clinsynth.models.writers import (
     Messages,
     Request,
+    WriterArguments,
     attempt_seed,
     check_answer,
     closed_schema,
@@ -34,8 +35,6 @@ from clinsynth.pipelines.structured_medical_text.text_rows import Outcome, RowRe
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
     from openai.types.chat import ChatCompletion
-
-    from clinsynth.models.writers import WriterArguments
 
 logger = logging.getLogger("clinsynth")
 

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
+from clinsynth.arguments import check_at_least
+
 if TYPE_CHECKING:
     import numpy as np
     import torch
@@ -52,8 +54,7 @@ class SamplingArguments:
     def __post_init__(self) -> None:
         if not self.model:
             raise ValueError("--model is missing; give the --output_dir of a training run or a Hub id")
-        if self.num_inference_steps < 1:
-            raise ValueError(f"--num_inference_steps must be at least 1, got {self.num_inference_steps}")
+        check_at_least(self, 1, ["num_inference_steps"])
         if self.guidance_scale is not None and not self.guidance_scale >= 0:
             raise ValueError(f"--guidance_scale must be >= 0, got {self.guidance_scale}; 0 samples unconditionally")
 

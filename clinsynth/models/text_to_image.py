@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers.training_utils import _collate_lora_metadata
+from safetensors.torch import load_file
 from torch import nn
 
 from clinsynth.models.text_to_image_base import (
@@ -230,8 +232,6 @@ def save_text_to_image(prompted: PromptedPipeline, folder: Path, facts: Mapping[
         prompted: its network has the adapter "default".
         facts: `base`, `revision`, `tokens` (of textual inversion, in the order of the classes, or none) and more.
     """
-    from diffusers.training_utils import _collate_lora_metadata
-
     folder.mkdir(parents=True, exist_ok=True)
     pipe = prompted.pipe
     if facts.get("tokens"):
@@ -256,8 +256,6 @@ def load_text_to_image(folder: str | Path, dtype: str = "float32", trainable: bo
     Raises:
         ValueError: the folder is none of `train text-to-image-lora`, or its base model is not in reach.
     """
-    from safetensors.torch import load_file
-
     folder = Path(folder)
     facts = read_json(folder / FACTS)
     if not facts:

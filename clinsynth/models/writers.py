@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 from urllib.parse import SplitResult, urlsplit
 
+from clinsynth.arguments import check_at_least
+
 if TYPE_CHECKING:
     from clinsynth.pipelines.structured_medical_text.text_rows import Outcome, RowResult
 
@@ -81,10 +83,7 @@ class WriterArguments:
     def __post_init__(self) -> None:
         if not self.model:
             raise ValueError("--model is missing; give a folder, a Hub id or a .gguf file of a language model")
-        for name in ("batch_size", "max_attempts", "max_new_tokens", "concurrency"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"--{name} must be at least 1, got {value}")
+        check_at_least(self, 1, ["batch_size", "max_attempts", "max_new_tokens", "concurrency"])
         if not 0 < self.timeout_s < float("inf"):
             raise ValueError(f"--timeout_s must be above 0 and finite, got {self.timeout_s}; give 120")
         if not 0 <= self.temperature < float("inf"):

@@ -15,18 +15,16 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from itertools import takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from datasets import ClassLabel, Features, Value
 from datasets import Sequence as SequenceFeature
 
+from clinsynth.models.writers import Request, Write
 from clinsynth.pipelines.structured_medical_text import RowResult
 from clinsynth.synthesis.shard_files import GIVEN_UP
 from clinsynth.synthesis.shards import Counts, Draw, Drawn, Place, ShardPlan, draw_rows, write_shards
 from clinsynth.synthesis.text_filters import NEAR_DUPLICATE, SeenTexts
-
-if TYPE_CHECKING:
-    from clinsynth.models.writers import Request, Write
 
 Ask = Callable[[int, int], tuple[list[dict[str, str]], list[str]]]
 """From a label's number and a seed to the messages and the ids of the examples in them."""
