@@ -167,8 +167,8 @@ def with_journal(write: Write, path: Path) -> Write:
         rest = requests[len(first) :]
         if rest:
             with path.open("a", encoding="utf-8") as file:
-                for result in write(rest):
-                    file.write(json.dumps(asdict(result), ensure_ascii=False) + "\n")
+                for (_, seed), result in zip(rest, write(rest), strict=True):
+                    file.write(json.dumps(asdict(result) | {"seed": seed}, ensure_ascii=False) + "\n")
                     file.flush()
                     yield result
 
