@@ -95,11 +95,7 @@ def without_deep_flags(words: Sequence[str]) -> tuple[list[str], list[tuple[list
 
 
 def set_deep(values: dict[str, Any], path: list[str], value: Any) -> None:
-    """Set values[a][b][c] for the path a, b, c; a and b must be there.
-
-    Raises:
-        ValueError: they are not.
-    """
+    """Set values[a][b][c] for the path a, b, c; a and b must be there."""
     field, name, *_, key = path
     entries = values.get(field)
     if not isinstance(entries, dict) or name not in entries:

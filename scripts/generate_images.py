@@ -127,11 +127,7 @@ def main(args: GenerateImagesArguments) -> None:
 
 
 def real_labels(args: GenerateImagesArguments, generator: "Generator") -> list[int]:
-    """The class numbers of the real train split.
-
-    Raises:
-        ValueError: it has other classes than the generator.
-    """
+    """The class numbers of the real train split."""
     from clinsynth.data.images import load_image_dataset
 
     train = load_image_dataset(args, args.seed)["train"]

@@ -107,11 +107,7 @@ COUNSELCHAT_COLUMNS = {"questionText": "text", "topic": "label"}
 
 
 def read_text_splits(args: TextDataArguments) -> dict[str, Dataset]:
-    """The splits of `args.dataset` that are there.
-
-    Raises:
-        ValueError: no such data set, or one that cannot be read; names the file, with a hint.
-    """
+    """The splits of `args.dataset` that are there."""
     path = Path(args.dataset)
     if not args.dataset:
         raise ValueError("--dataset is missing; give a .csv or .jsonl of text and label, a folder or a Hub id")
@@ -169,11 +165,7 @@ def known_layout(rows: Rows, args: TextDataArguments) -> Rows:
 
 
 def read_mts_dialog(path: Path, args: TextDataArguments) -> dict[str, Rows]:
-    """The splits of MTS-Dialog; its second test set is left aside.
-
-    Raises:
-        ValueError: one of the three files is not there.
-    """
+    """The splits of MTS-Dialog; its second test set is left aside."""
     splits = {}
     for split, name in MTS_DIALOG.items():
         if not (path / name).is_file():
@@ -198,11 +190,7 @@ GENERATED = {"seed", "example_ids", "attempts"}
 
 
 def with_text_columns(splits: dict[str, Dataset], args: TextDataArguments) -> dict[str, Dataset]:
-    """Splits of id, text, label, subgroups and, where there is one, the column of persons, for a cut.
-
-    Raises:
-        ValueError: no such column, or an empty text; names split and row.
-    """
+    """Splits of id, text, label, subgroups and, where there is one, the column of persons, for a cut."""
     check_column(splits, args.text_column, "name the right one with --text_column")
     kept = subgroup_columns(splits, args.text_column)
     result = {}

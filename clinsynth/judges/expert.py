@@ -88,11 +88,7 @@ class ExpertJudge(Judge):
                 )
 
     def check_condition(self, where: str, key: Key, row: dict[str, Any], item: str) -> str | None:
-        """The condition that a row is about, None where it does not say.
-
-        Raises:
-            ValueError: it is unknown, another one than before, or has no such item.
-        """
+        """The condition that a row is about, None where it does not say."""
         condition = row.get("condition") or None
         if condition is not None and condition not in self.checklist["conditions"]:
             raise ValueError(f"{where}: condition {condition!r} is not in checklist {self.checklist['name']}")

@@ -168,11 +168,7 @@ class Endpoint:
         return answer
 
     def prove_schema(self) -> None:
-        """Find the form in which the server holds to a schema, and the model's name as the server says it.
-
-        Raises:
-            ValueError: it holds to none; says what came instead.
-        """
+        """Find the form in which the server holds to a schema, and the model's name as the server says it."""
         with start_blocking_portal() as portal:
             portal.call(self.find_form)
 
@@ -283,11 +279,7 @@ class NoAnswerError(Exception):
 
 
 def import_openai() -> Any:
-    """The package openai.
-
-    Raises:
-        ImportError: it is not installed; says how to.
-    """
+    """The package openai."""
     try:
         import openai
     except ImportError as error:

@@ -108,11 +108,7 @@ def check_base(model: str, folder: Path) -> str:
 
 
 def draw_side(model: str, pipe: Any, side: int) -> None:
-    """Have a pipeline draw images of `side` pixels unless told otherwise.
-
-    Raises:
-        ValueError: its network cannot halve them as often as it must.
-    """
+    """Have a pipeline draw images of `side` pixels unless told otherwise."""
     factor = pipe.vae_scale_factor
     least = factor * 2 ** (len(pipe.unet.config.down_block_types) - 1)
     if side < least or side % least:

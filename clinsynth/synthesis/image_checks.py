@@ -173,11 +173,7 @@ class ChecklistCheck:
 
 
 def refused_items(judge: Judge, side: int, channels: int, seed: int) -> frozenset[str]:
-    """The items with which the judge cannot be trusted on images of this resolution and number of channels.
-
-    Raises:
-        ValueError: a condition has no other.
-    """
+    """The items with which the judge cannot be trusted on images of this resolution and number of channels."""
     if judge.checklist["name"] != "phantom-fundus":
         return frozenset()  # truth is known of phantoms alone
     found = calibrate(judge, side, channels, PER_GRADE, LEAST_KAPPA, seed)
@@ -236,11 +232,7 @@ def load_keep(args: KeepArguments, generator: Generator, sources: ImageSources |
 
 
 def fit_detector(args: KeepArguments, generator: Generator, seed: int) -> CopyDetector:
-    """The detector of copies of the real train split, brought to the size and channels that the generator draws.
-
-    Raises:
-        ValueError: --resolution or --channels ask for others, or there are too few images.
-    """
+    """The detector of copies of the real train split, brought to the size and channels that the generator draws."""
     fixed = with_form(args, generator)
     train = load_image_dataset(fixed, seed)["train"]
     return CopyDetector.of(to_arrays(train, fixed.resolution, fixed.channels, args.fit).images)

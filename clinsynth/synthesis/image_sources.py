@@ -184,11 +184,7 @@ def serves(
 
 
 def read_compatible(path: str, train: ImageArrays, targets: list[str]) -> dict[str, dict[str, list[str]]]:
-    """Class to column to the values that its sources may have; an unknown value agrees with nothing.
-
-    Raises:
-        ValueError: the file cannot be read, or names a column or class that there is not.
-    """
+    """Class to column to the values that its sources may have; an unknown value agrees with nothing."""
     try:
         table = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:

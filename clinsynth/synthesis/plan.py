@@ -54,11 +54,7 @@ def plan_labels(
 
 
 def parse_counts(text: str, number_of: Callable[[str], int]) -> dict[int, int]:
-    """`"severe=10,mild=5"` to `{3: 10, 1: 5}`.
-
-    Raises:
-        ValueError: an entry that is none, a label twice, or one that `number_of` does not know.
-    """
+    """`"severe=10,mild=5"` to `{3: 10, 1: 5}`."""
     counts: dict[int, int] = {}
     for entry in text.split(","):
         label, _, count = (part.strip() for part in entry.rpartition("="))
