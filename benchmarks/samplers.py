@@ -31,9 +31,9 @@ PAPER_GUIDANCE = 2.0
 MEND = "pip install --no-deps denoising-diffusion-pytorch==2.3.4 einops ema-pytorch"
 
 
-def paper_noise_levels(num_steps: int = PAPER_STEPS, beta_start: float = 1e-4, beta_end: float = 0.02) -> Tensor:
+def paper_noise_levels(num_steps: int = PAPER_STEPS) -> Tensor:
     """The paper's share of signal variance left after each step, alpha-bar: float64 (num_steps,), falling."""
-    return torch.cumprod(1 - torch.linspace(beta_start, beta_end, num_steps, dtype=torch.float64), 0)
+    return torch.cumprod(1 - torch.linspace(1e-4, 0.02, num_steps, dtype=torch.float64), 0)
 
 
 def nearest_timesteps(noise_levels: Tensor, trained_levels: Tensor) -> Tensor:

@@ -28,12 +28,12 @@ def real_splits(dataset: str, resolution: int, channels: int) -> dict[str, Image
     return load_image_arrays(ImageDataArguments(dataset=dataset, resolution=resolution, channels=channels))
 
 
-def named_extractor(name: str, splits: dict[str, ImageArrays], folder: Path, seed: int = 0) -> Any:
+def named_extractor(name: str, splits: dict[str, ImageArrays], folder: Path) -> Any:
     """The extractor `name`: a path or id, or "default", the CNN that is trained on
     `splits["train"]` the first time and kept in `folder`."""
     if name != "default":
         return load_extractor(name)
-    return train_default_extractor(splits["train"], splits["validation"], folder, seed)
+    return train_default_extractor(splits["train"], splits["validation"], folder)
 
 
 def distances(real: np.ndarray, other: np.ndarray, n_bootstrap: int) -> dict[str, Any]:
@@ -83,13 +83,13 @@ def blurred(images: np.ndarray, sigma: float = 1.5) -> np.ndarray:
     return np.clip(np.rint(smooth), 0, 255).astype(np.uint8)
 
 
-def references(train: np.ndarray, test: np.ndarray, seed: int = 0) -> dict[str, np.ndarray]:
+def references(train: np.ndarray, test: np.ndarray) -> dict[str, np.ndarray]:
     """Name of the table's row to pictures, uint8 (n, c, r, r): the floor (to be compared with train) and the anchors,
     both made of as many pictures as train has."""
     return {
         "floor: real test": test,
         "anchor: blurred real train, sigma 1.5": blurred(train),
-        "anchor: noise with real mean and covariance": gaussian_noise_like(train, len(train), seed),
+        "anchor: noise with real mean and covariance": gaussian_noise_like(train, len(train)),
     }
 
 

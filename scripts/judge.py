@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from clinsynth.arguments import check_at_least, run
 from clinsynth.judges.judges import check_judge
+from clinsynth.models.writers import split_address
 from clinsynth.run_folder import (
     atomic_write,
     check_same_run,
@@ -111,9 +112,7 @@ class JudgeImagesArguments:
         if self.judge_endpoint and self.judge != "vlm":
             raise ValueError(f"--judge_endpoint is for --judge vlm, not {self.judge}; leave one of the two out")
         if self.judge_endpoint:
-            from clinsynth.judges.asked import check_address
-
-            check_address(self.judge_endpoint)
+            split_address(self.judge_endpoint, "--judge_endpoint")
         if self.send_real is not None and len(self.send_real.split()) < 2:
             raise ValueError(
                 f"--send_real must say in words who allowed it and why, got {self.send_real!r}; write a sentence"

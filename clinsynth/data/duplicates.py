@@ -64,15 +64,15 @@ def exact_pairs(digests: Iterable[str]) -> list[tuple[int, int]]:
     return pairs
 
 
-def near_pairs(thumbnails: np.ndarray, threshold: float = NEAR_THRESHOLD) -> Iterator[tuple[int, int, float]]:
-    """Yield (i, j, likeness) with i < j for all pairs at or above `threshold`; the number of comparisons is n²/2.
+def near_pairs(thumbnails: np.ndarray) -> Iterator[tuple[int, int, float]]:
+    """Yield (i, j, likeness) with i < j for all pairs at or above NEAR_THRESHOLD; the number of comparisons is n²/2.
 
     Thumbnails: float, (n, side, side). Images without any structure match nothing.
     """
     features = likeness_rows(thumbnails)
     for start in range(0, len(features), BLOCK):
         likeness = features[start : start + BLOCK] @ features[start:].T
-        for i, j in np.argwhere(np.triu(likeness >= threshold, k=1)).tolist():
+        for i, j in np.argwhere(np.triu(likeness >= NEAR_THRESHOLD, k=1)).tolist():
             yield start + i, start + j, float(likeness[i, j])
 
 

@@ -168,18 +168,12 @@ def choose_target(found: Survey, resolution: int | None, channels: int | None, f
     return target
 
 
-def count_sizes(found: Survey) -> Counter[tuple[int, int]]:
-    sizes: Counter[tuple[int, int]] = Counter()
-    for (_, size), count in found.items():
-        sizes[size] += count
-    return sizes
-
-
 def count_modes(found: Survey) -> Counter[str]:
-    modes: Counter[str] = Counter()
-    for (mode, _), count in found.items():
-        modes[mode] += count
-    return modes
+    return sum((Counter({mode: count}) for (mode, _), count in found.items()), Counter())
+
+
+def count_sizes(found: Survey) -> Counter[tuple[int, int]]:
+    return sum((Counter({size: count}) for (_, size), count in found.items()), Counter())
 
 
 def check_square(sizes: Iterable[tuple[int, int]], fit: str | None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any, ClassVar, Self
 
@@ -174,7 +174,7 @@ def subgroups(dataset: Dataset) -> dict[str, np.ndarray]:
         elif feature.dtype.startswith("float"):
             continue
         else:
-            texts = as_texts(values)
+            texts = [UNKNOWN if value is None or not str(value).strip() else str(value) for value in values]
         if len(set(texts)) <= MAX_GROUPS:
             found[column] = np.array(texts, dtype=str)
     return found
@@ -235,10 +235,6 @@ class LabelledSamples(LabelledRows):
 
     def check_like(self, other: Self, name: str) -> None:
         """Raise a `ValueError` where the samples of `other`, the set called `name`, have another form than these."""
-
-
-def as_texts(values: Sequence[Any]) -> list[str]:
-    return [UNKNOWN if value is None or str(value).strip() == "" else str(value) for value in values]
 
 
 def is_age(column: str) -> bool:

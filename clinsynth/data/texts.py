@@ -130,23 +130,19 @@ def read_text_folder(path: Path, args: TextDataArguments) -> dict[str, Dataset]:
     if counselchat.is_file():
         return to_datasets(path, rows_by_split(counselchat, known_layout(read_file(counselchat), args)))
     files = [file for file in sorted(path.iterdir()) if file.suffix in SUFFIXES and file.stem in SPLIT_NAMES]
+    if not files and next(path.rglob("*.parquet"), None):
+        return read_folder(path)
     if not files:
-        return read_parquet(path)
+        raise ValueError(
+            f"{path} holds neither train.csv, train.jsonl nor Parquet files; put a file of text and label there and "
+            "call it train.csv"
+        )
     splits: dict[str, Rows] = {}
     for file in files:
         if SPLIT_NAMES[file.stem] in splits:
             raise ValueError(f"{path} holds two files of the split {SPLIT_NAMES[file.stem]}; remove {file.name} or it")
         splits[SPLIT_NAMES[file.stem]] = read_file(file)
     return to_datasets(path, splits)
-
-
-def read_parquet(path: Path) -> dict[str, Dataset]:
-    if next(path.rglob("*.parquet"), None):
-        return read_folder(path)
-    raise ValueError(
-        f"{path} holds neither train.csv, train.jsonl nor Parquet files; put a file of text and label there and call "
-        "it train.csv"
-    )
 
 
 def known_layout(rows: Rows, args: TextDataArguments) -> Rows:

@@ -25,7 +25,7 @@ from clinsynth.data.phantom_fundus import NAME
 from clinsynth.images import to_png
 from clinsynth.judges.protocol import Answer, Judge, Question, answer_of, unscored
 from clinsynth.models.endpoints import CANARY_SCHEMA, Endpoint, describe_failure, open_endpoint, status_of
-from clinsynth.models.weights import hash_weights
+from clinsynth.models.weights import explained_where_unloadable, hash_weights
 from clinsynth.models.writers import WriterArguments, closed_schema, is_loopback, split_address, token_budget
 from clinsynth.pipelines.checklist_judge.pipeline_checklist_judge import check_conditions
 from clinsynth.pipelines.structured_medical_text.schema_logits import SchemaConstraint
@@ -177,16 +177,15 @@ def load_vlm(model: str, checklist: dict[str, Any], trust_remote_code: bool) -> 
         ValueError: it cannot be loaded, or cannot be asked.
     """
     place: Any = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
-    try:
+    hint = (
+        "give the folder or Hub id of one with its processor, and --trust_remote_code true where it comes with code "
+        "that you trust"
+    )
+    with explained_where_unloadable("the judge", model, hint, "an image-text-to-text model"):
         processor: Any = AutoProcessor.from_pretrained(model, trust_remote_code=trust_remote_code)
         network: Any = AutoModelForImageTextToText.from_pretrained(
             model, trust_remote_code=trust_remote_code, dtype="auto"
         )
-    except (OSError, ValueError, ImportError) as error:
-        raise ValueError(
-            f"the judge {model} cannot be loaded as an image-text-to-text model ({error}); give the folder or Hub id "
-            "of one with its processor, and --trust_remote_code true where it comes with code that you trust"
-        ) from error
     facts = {"model": model, "weights_sha256": hash_weights(network)}
     return VlmJudge(network.to(place).eval(), processor, checklist, facts)
 
@@ -256,14 +255,6 @@ def explained(url: str) -> Iterator[None]:
             ) from error
         words = str(error).replace("--endpoint", "--judge_endpoint").replace("--model", "--judge_model")
         raise ValueError(words) from error
-
-
-def check_address(url: str) -> None:
-    """Raise a `ValueError` for an address that is none, or that holds what may be a secret."""
-    try:
-        split_address(url)
-    except ValueError as error:
-        raise ValueError(str(error).replace("--endpoint", "--judge_endpoint")) from error
 
 
 def check_may_leave(url: str, images: str, rows: Dataset, send_real: str | None) -> None:

@@ -24,12 +24,12 @@ from clinsynth.data.images import ImageArrays
 from clinsynth.models.classifiers import (
     FitResult,
     FitSettings,
-    explained_where_unloadable,
     fit_classifier,
     load_to_train,
     load_trained,
     save_network,
 )
+from clinsynth.models.weights import explained_where_unloadable
 
 BILINEAR = 2  # PIL's number for it
 BATCH_SIZE = 256

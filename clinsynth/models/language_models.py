@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from clinsynth.models.text_encoders import TextModel, token_counter, unpack_texts
-from clinsynth.models.weights import best_device, hash_weights
+from clinsynth.models.weights import best_device, explained_where_unloadable, hash_weights
 from clinsynth.models.writers import attempt_seed, check_answer, closed_schema, token_budget
 
 if TYPE_CHECKING:
@@ -39,14 +39,10 @@ def load_causal_model(
     path = Path(name)
     gguf = path.suffix == ".gguf"
     source, options = (str(path.parent), {"gguf_file": path.name}) if gguf else (name, {})
-    try:
+    hint = "give a folder, a .gguf file, or a Hub id where the Hub can be reached (see HF_HUB_OFFLINE)"
+    with explained_where_unloadable(flag, name, hint, "a causal language model"):
         tokenizer: Any = AutoTokenizer.from_pretrained(source, **options)
         model: Any = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **options)
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"{flag} {name} cannot be loaded as a causal language model ({error}); give a folder, a .gguf file, or a "
-            "Hub id where the Hub can be reached (see HF_HUB_OFFLINE)"
-        ) from error
     if gguf:
         forget_gguf(model)
     return model.eval(), tokenizer
@@ -202,16 +198,16 @@ BATCH_TEXTS = 4  # a row of logits has as many numbers as the vocabulary, for ea
 MOST_TOKENS = 256
 
 
-def load_scorer(name: str, flag: str = "--language_model") -> TextModel:
+def load_scorer(name: str) -> TextModel:
     """A causal language model by folder, Hub id or .gguf file as a judge of texts; its one feature is a text's loss.
 
     Raises:
         ValueError: it is not there, is no such model, or its tokenizer has no token to begin a text with.
     """
-    model, tokenizer = load_causal_model(name, flag=flag)
+    model, tokenizer = load_causal_model(name, flag="--language_model")
     start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
     if start is None:
-        raise ValueError(f"{flag} {name}: its tokenizer has no token to begin a text with; take another")
+        raise ValueError(f"--language_model {name}: its tokenizer has no token to begin a text with; take another")
     path = Path(name)
     network: Any = model
     return build_scorer(path.name if path.exists() else name, network.to(best_device()), tokenizer, start)

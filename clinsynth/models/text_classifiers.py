@@ -26,12 +26,12 @@ from clinsynth.models.classifiers import (
     FitResult,
     FitSettings,
     Read,
-    explained_where_unloadable,
     fit_classifier,
     load_to_train,
     load_trained,
     save_network,
 )
+from clinsynth.models.weights import explained_where_unloadable
 
 MOST_TOKENS = 512
 READ_AT_ONCE = 32

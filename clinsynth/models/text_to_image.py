@@ -31,7 +31,6 @@ from clinsynth.models.text_to_image_base import (
     lora_weights,
     open_base,
     read_inversion,
-    set_trainable,
     write_tensors,
 )
 from clinsynth.pipelines.class_conditioned_ddpm import ClassConditionedDDPMPipeline
@@ -246,12 +245,11 @@ def save_text_to_image(prompted: PromptedPipeline, folder: Path, facts: Mapping[
     atomic_write(folder / FACTS, json.dumps({**facts, **known}, indent=2, ensure_ascii=False) + "\n")
 
 
-def load_text_to_image(folder: str | Path, dtype: str = "float32", trainable: bool = False) -> PromptedPipeline:
+def load_text_to_image(folder: str | Path, dtype: str = "float32") -> PromptedPipeline:
     """The pipeline of a run folder, its base model and the LoRA, which is the adapter "default".
 
     Args:
         dtype: name of the torch type that the networks compute in.
-        trainable: the adapter's weights are float32 and have gradients; nothing else has in any case.
 
     Raises:
         ValueError: the folder is none of `train text-to-image-lora`, or its base model is not in reach.
@@ -266,8 +264,6 @@ def load_text_to_image(folder: str | Path, dtype: str = "float32", trainable: bo
     pipe.load_lora_weights(folder, weight_name=LORA, adapter_name="default", use_safetensors=True)
     cast_lora(pipe.unet, getattr(torch, dtype))
     freeze(pipe)
-    if trainable:
-        set_trainable(pipe.unet)
     names = {int(number): name for number, name in facts["id2label"].items()}
     prompts = {int(number): prompt for number, prompt in facts["prompts"].items()}
     return PromptedPipeline(pipe, names, prompts, facts["guidance_scale"], facts)

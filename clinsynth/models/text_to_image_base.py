@@ -16,6 +16,7 @@ import transformers
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from safetensors.torch import save_file
 
+from clinsynth.models.weights import explained_where_unloadable
 from clinsynth.run_folder import read_json
 
 KNOWN = "StableDiffusionPipeline", "StableDiffusionXLPipeline"
@@ -42,12 +43,10 @@ def open_base(model: str, revision: str | None = None, dtype: str = "float32", s
     name = check_base(model, folder)
     checker = {"safety_checker": None, "requires_safety_checker": False}
     extra = checker if name == KNOWN[0] else {"add_watermarker": False}
-    try:
+    with explained_where_unloadable("--model", model, "copy it anew"):
         pipe = getattr(diffusers, name).from_pretrained(
             folder, dtype=getattr(torch, dtype), use_safetensors=True, **LEFT_OUT, **extra
         )
-    except (OSError, RuntimeError, ValueError) as error:
-        raise ValueError(f"--model {model} cannot be loaded ({error}); copy it anew") from error
     if pipe.unet.config.in_channels != pipe.vae.config.latent_channels:
         raise ValueError(
             f"--model {model} has a network of {pipe.unet.config.in_channels} input channels, so it fills in parts of "

@@ -116,8 +116,8 @@ HUB_HOSTS = ("huggingface.co", "huggingface.cloud", "hf.space")
 """Hosts of Hugging Face, Inference Endpoints among them; no other is given HF_TOKEN."""
 
 
-def split_address(url: str) -> SplitResult:
-    """The parts of the address of a server.
+def split_address(url: str, flag: str = "--endpoint") -> SplitResult:
+    """The parts of the address of a server, which `flag` gave.
 
     Raises:
         ValueError: it is no http(s) address of a host, or holds what may be a secret and would be written down.
@@ -127,14 +127,14 @@ def split_address(url: str) -> SplitResult:
         parts = urlsplit(url)
         port_is_good = parts.port is None or parts.port > 0
     except ValueError as error:
-        raise ValueError(f"--endpoint {url} is no address ({error}); {hint}") from error
+        raise ValueError(f"{flag} {url} is no address ({error}); {hint}") from error
     if parts.username or parts.password or parts.query or parts.fragment:
         raise ValueError(
-            "--endpoint must be an address without user, password, ? and #: it is written into the run's folder; put "
+            f"{flag} must be an address without user, password, ? and #: it is written into the run's folder; put "
             "a key into the environment variable OPENAI_API_KEY (HF_TOKEN for hosts of Hugging Face)"
         )
     if parts.scheme not in ("http", "https") or not parts.hostname or not port_is_good or " " in url:
-        raise ValueError(f"--endpoint {url} is no http or https address; {hint}")
+        raise ValueError(f"{flag} {url} is no http or https address; {hint}")
     return parts
 
 
