@@ -30,7 +30,7 @@ from benchmarks.timing import Comparison, TimingArguments, compare, show, write_
 from clinsynth.arguments import run
 from clinsynth.data.tasks import load_task
 from clinsynth.models.language_models import load_causal_model
-from clinsynth.pipelines.structured_medical_text import SchemaConstraint, schema_logits, schemas, vocabulary
+from clinsynth.pipelines.structured_medical_text import SchemaConstraint, back_ends, schema_logits, schemas
 from clinsynth.pipelines.structured_medical_text.prompts import encode_messages, pad_left, render_messages
 from clinsynth.pipelines.structured_medical_text.text_rows import SeededSampling, plain_generation
 
@@ -113,7 +113,7 @@ def replay(processor: Callable[[Any, Any], Any], ids: Any, logits: Any, prompt: 
 def measure_parts(args: Any, tokenizer: Any, schema: dict[str, Any]) -> list[str]:
     """Seconds and megabytes of building, and microseconds a token and row of the state's step alone."""
     before, start = psutil.Process().memory_info().rss, time.process_time()
-    known = vocabulary.Vocabulary(tokenizer)
+    known = back_ends.Vocabulary(tokenizer)
     built, size = time.process_time() - start, (psutil.Process().memory_info().rss - before) / 1e6
     constraint = SchemaConstraint(tokenizer, schema)
     start = time.process_time()
@@ -334,7 +334,7 @@ def run_once(args: Any, model: Any, constraint: Any, ids: Any, steps: int) -> in
 
 def new_constraint(tokenizer: Any, schema: Any) -> Any:
     """A constraint made as in a new process, its vocabulary too."""
-    vocabulary._known.pop(tokenizer, None)
+    back_ends._known.pop(tokenizer, None)
     schema_logits.minority.cache_clear()
     return SchemaConstraint(tokenizer, schema)
 

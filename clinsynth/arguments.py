@@ -9,12 +9,17 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
 import jsonargparse
 import yaml
 
 T = TypeVar("T")
+
+HERE = Path(__file__).parent
+ROOTS = (HERE / "recipes", HERE.parent / "recipes")
+"""Where the YAML files lie that flags call by name: in the installed package, and in a checkout."""
 
 # warnings and instantaneous bars of libraries, since what is slow here has a bar of its own; and their telemetry
 QUIET = {
@@ -114,6 +119,28 @@ def check_at_least(args: object, least: int, names: list[str]) -> None:
         value = getattr(args, name)
         if value is not None and not value >= least:
             raise ValueError(f"--{name} must be at least {least}, got {value}")
+
+
+def recipe_names(kind: str) -> list[str]:
+    """The files of recipes/`kind` that come with clinsynth."""
+    return sorted({path.stem for root in ROOTS for path in (root / kind).glob("*.yaml")})
+
+
+def find_recipe(kind: str, flag: str, name: str) -> Path:
+    """The file that is called `name`, or the user's .yaml file `name` itself.
+
+    Raises:
+        ValueError: there is none; names the flag `flag`, the value and what there is.
+    """
+    if name.endswith((".yaml", ".yml")):
+        if not Path(name).is_file():
+            raise ValueError(f"{flag} {name}: there is no such file; check the path")
+        return Path(name)
+    names = recipe_names(kind)
+    for root in ROOTS:
+        if name in names and (root / kind / f"{name}.yaml").is_file():
+            return root / kind / f"{name}.yaml"
+    raise ValueError(f"{flag} {name!r} is unknown; give {', '.join(names)} or the path of a .yaml file")
 
 
 def run(

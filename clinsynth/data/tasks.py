@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from clinsynth.arguments import find_recipe, recipe_names
 from clinsynth.data.icd10 import read_codes
-from clinsynth.recipe_files import find_recipe, recipe_names
 
 if TYPE_CHECKING:
     from clinsynth.pipelines.structured_medical_text.prompts import Task

@@ -58,15 +58,13 @@ class ClassConditionedGANPipeline(DiffusionPipeline):
         """
         ids = {name: i for i, name in self.id2label.items()}
         labels = [class_labels] if isinstance(class_labels, (str, int, np.integer)) else class_labels
-        result = []
-        for label in labels:
-            found = ids.get(label) if isinstance(label, str) else int(label)
-            if found is None or not 0 <= found < self.num_classes:
+        found = [ids.get(label, -1) if isinstance(label, str) else int(label) for label in labels]
+        for number, label in zip(found, labels, strict=True):
+            if not 0 <= number < self.num_classes:
                 raise ValueError(
                     f"class label {label!r} is unknown; the model's are {list(ids)} or 0 to {self.num_classes - 1}"
                 )
-            result.append(found)
-        return result
+        return found
 
     @torch.no_grad()
     def __call__(
