@@ -183,12 +183,6 @@ def dim_mults(args: "EqualTimeArguments") -> tuple[int, ...]:
     return tuple(int(part) for part in args.peer_dim_mults.split(","))
 
 
-def our_parameters(args: DDPMArguments, data: dict[str, ImageArrays]) -> int:
-    """The size of the network that `args` asks for."""
-    shape = data["train"].images.shape
-    return count_parameters(build_unet(args, shape[-1], shape[1], len(data["train"].label_names)))
-
-
 @dataclass
 class EqualTimeArguments:
     """Train one contestant for a budget of processor seconds, and draw from its snapshots."""
@@ -277,8 +271,9 @@ def trainer_arguments(args: EqualTimeArguments) -> DDPMArguments:
 
 def peer_dim(args: EqualTimeArguments, data: dict[str, ImageArrays]) -> int:
     """The peer's `dim` that comes closest to the size of our network."""
-    target = our_parameters(trainer_arguments(args), data)
-    return choose_dim(target, len(data["train"].label_names), args.channels, dim_mults(args))
+    shape, classes = data["train"].images.shape, len(data["train"].label_names)
+    ours = build_unet(trainer_arguments(args), shape[-1], shape[1], classes)
+    return choose_dim(count_parameters(ours), classes, args.channels, dim_mults(args))
 
 
 def build_training(args: EqualTimeArguments, data: dict[str, ImageArrays], output_dir: Path) -> Training:
@@ -339,16 +334,10 @@ def samplers(args: EqualTimeArguments, data: dict[str, ImageArrays], snapshot: P
         return {f"{args.scheduler} {steps} guidance {scale:g}": our_draw(pipe, scale, steps) for scale in scales}
     draws: dict[str, Draw] = {}
     for eta in (float(part) for part in args.peer_etas.split(",")):
-        diffusion = load_peer(args, data, snapshot, eta)
+        diffusion = peer_diffusion(args, data, peer_dim(args, data), eta).eval()
+        diffusion.load_state_dict(load_file(snapshot / "model.safetensors"))
         draws |= {f"DDIM {steps} eta {eta:g} guidance {scale:g}": peer_draw(diffusion, scale) for scale in scales}
     return draws
-
-
-def load_peer(args: EqualTimeArguments, data: dict[str, ImageArrays], snapshot: Path, eta: float) -> Any:
-    """The peer with a snapshot's averaged weights."""
-    diffusion = peer_diffusion(args, data, peer_dim(args, data), eta)
-    diffusion.load_state_dict(load_file(snapshot / "model.safetensors"))
-    return diffusion.eval()
 
 
 def draw_set(

@@ -166,17 +166,13 @@ def score_table(extractor: str, rows: list[dict[str, Any]]) -> str:
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
-        facts = training_facts(row)
+        facts = ["", "", "", ""]  # of the floor and the anchors, which nobody trained
+        if "sampler" in row:
+            size = f"{row['parameters'] / 1e6:.2f}"
+            facts = [f"{row['cpu_seconds']:.0f}", str(row["steps"]), size, row["sampler"]]
         test = cells(row["test"]) if "test" in row else " | "
         lines.append(f"| {row['name']} | {' | '.join(facts)} | {row['train']['n']} | {cells(row['train'])} | {test} |")
     return "\n".join(lines)
-
-
-def training_facts(row: dict[str, Any]) -> list[str]:
-    """Seconds, steps, size and sampler as cells; empty for the floor and the anchors, which nobody trained."""
-    if "sampler" not in row:
-        return ["", "", "", ""]
-    return [f"{row['cpu_seconds']:.0f}", str(row["steps"]), f"{row['parameters'] / 1e6:.2f}", row["sampler"]]
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -121,18 +121,13 @@ def config_yaml(arguments: Any) -> str:
 def describe_environment() -> dict[str, Any]:
     """Command, Python and package versions, git commit of the code (None outside a checkout) and machine."""
     return {
-        "command": [program_name(), *sys.argv[1:]],
+        # as a user would type it: `python -m clinsynth` is called __main__.py
+        "command": [Path(sys.argv[0]).name.replace("__main__.py", "clinsynth"), *sys.argv[1:]],
         "python": platform.python_version(),
         "packages": {name: package_version(name) for name in PACKAGES},
         "git_commit": git_commit(),
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores",
     }
-
-
-def program_name() -> str:
-    """What a user would type to start this program."""
-    name = Path(sys.argv[0]).name
-    return "clinsynth" if name == "__main__.py" else name  # `python -m clinsynth`
 
 
 def package_version(name: str) -> str | None:
@@ -262,19 +257,13 @@ def read_metrics(output_dir: Path) -> list[dict[str, Any]]:
     """The records of `metrics.jsonl`; a last line that a killed process left unfinished is passed over."""
     path = output_dir / "metrics.jsonl"
     lines = path.read_text().splitlines() if path.exists() else []
-    complete = lines if not lines or _is_json(lines[-1]) else lines[:-1]
-    return [json.loads(line) for line in complete]
+    records = [json.loads(line) for line in lines[:-1]]
+    with suppress(json.JSONDecodeError):
+        records += [json.loads(line) for line in lines[-1:]]
+    return records
 
 
 def drop_metrics_after(output_dir: Path, step: int) -> None:
     """Remove the records of steps later than `step`, which a resumed run is about to write again."""
     kept = [json.dumps(record) + "\n" for record in read_metrics(output_dir) if record["step"] <= step]
     atomic_write(output_dir / "metrics.jsonl", "".join(kept))
-
-
-def _is_json(line: str) -> bool:
-    try:
-        json.loads(line)
-    except json.JSONDecodeError:
-        return False
-    return True

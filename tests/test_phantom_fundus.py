@@ -15,13 +15,23 @@ from clinsynth.data.phantom_fundus import (
     draw_eye,
     draw_fundus,
     draw_split,
-    grade_of,
     parse_spec,
     sample_eye,
 )
 from clinsynth.data.sources import share_out
 
 SMALL = "phantom-fundus?size=28&train=60&validation=10&test=15"
+
+
+def grade_of(counts: dict[str, int]) -> int:
+    """The grade that the true counts of an image stand for; the rule behind the table of phantom_fundus.py."""
+    if counts["new_vessels"]:
+        return 4
+    if counts["haemorrhages"] >= LESION_RANGES[3]["haemorrhages"][0]:
+        return 3
+    if counts["haemorrhages"] or counts["exudates"]:
+        return 2
+    return 1 if counts["microaneurysms"] else 0
 
 
 def healthy_and_ill(kind: str, count: int, seed: int, size: int = 64) -> tuple[np.ndarray, np.ndarray]:

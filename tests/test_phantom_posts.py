@@ -13,11 +13,15 @@ from clinsynth.data.phantom_posts import (
     SPLIT_COUNTS,
     SYMPTOMS,
     draw_scores,
-    label_of,
     write_split,
 )
 from clinsynth.data.tasks import load_task
 from clinsynth.data.texts import load_text_dataset
+
+
+def label_of(score: int) -> str:
+    """The label that a sum of scores stands for; the rule behind the table of phantom_posts.py."""
+    return next(label for label, (low, high) in SCORES.items() if low <= score <= high)
 
 
 def score_of(text: str) -> int:

@@ -169,7 +169,7 @@ def subgroups(dataset: Dataset) -> dict[str, np.ndarray]:
         values = dataset[column][:]
         if isinstance(feature, ClassLabel):
             texts = [feature.names[value] if value is not None and value >= 0 else UNKNOWN for value in values]
-        elif is_age(column):
+        elif "age" in re.split(r"[^a-z]+", column.lower()):  # age, patient_age
             texts = [age_band(float(value)) if is_numeric(value) else UNKNOWN for value in values]
         elif feature.dtype.startswith("float"):
             continue
@@ -235,11 +235,6 @@ class LabelledSamples(LabelledRows):
 
     def check_like(self, other: Self, name: str) -> None:
         """Raise a `ValueError` where the samples of `other`, the set called `name`, have another form than these."""
-
-
-def is_age(column: str) -> bool:
-    """Whether one of the words of a column's name is age: age, patient_age."""
-    return "age" in re.split(r"[^a-z]+", column.lower())
 
 
 def is_numeric(value: Any) -> bool:

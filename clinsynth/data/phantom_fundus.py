@@ -101,17 +101,6 @@ def draw_fundus(grade: int, size: int, generator: np.random.Generator) -> tuple[
     return image, {**counts, "laterality": "right" if eye.side == 1 else "left"}
 
 
-def grade_of(counts: dict[str, int]) -> int:
-    """The grade that the true counts of an image stand for; the rule behind the table at the head of this file."""
-    if counts["new_vessels"]:
-        return 4
-    if counts["haemorrhages"] >= LESION_RANGES[3]["haemorrhages"][0]:
-        return 3
-    if counts["haemorrhages"] or counts["exudates"]:
-        return 2
-    return 1 if counts["microaneurysms"] else 0
-
-
 SUPERSAMPLING = 4
 
 Point = tuple[float, float]

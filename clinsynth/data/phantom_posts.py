@@ -83,11 +83,6 @@ def write_post(scores: dict[str, int], generator: np.random.Generator) -> str:
     return " ".join(sentence[0].upper() + sentence[1:] for sentence in sentences)
 
 
-def label_of(score: int) -> str:
-    """The label that a sum of scores stands for; the rule behind the table at the head of this file."""
-    return next(label for label, (low, high) in SCORES.items() if low <= score <= high)
-
-
 FREQUENCIES = {
     1: ["on some days", "now and then", "once or twice a week", "for a day or two at a time", "on a few evenings"],
     2: ["on most days", "more days than not", "the greater part of these two weeks", "more often than not"],

@@ -106,23 +106,14 @@ def read_table(path: Path) -> dict[str, Dataset]:
     rows = read_file(path)
     if "image" not in rows[0]:
         raise ValueError(f"{path} has no column image; it has {', '.join(rows[0])}; call the column of paths so")
-    rows = [{**row, "image": image_path(path, number, row)} for number, row in enumerate(rows, start=1)]
-    return {split: table_split(path, members) for split, members in rows_by_split(path, rows).items()}
-
-
-def image_path(table: Path, number: int, row: dict[str, Any]) -> str:
-    path = table.parent / str(row.get("image") or "")
-    if not path.is_file():
-        raise ValueError(f"{table}, row {number}: there is no file {path}; paths are relative to the table")
-    return str(path)
-
-
-def table_split(table: Path, rows: Rows) -> Dataset:
-    """Rows with their columns, of which `image` holds paths."""
-    columns = to_columns(rows)
-    cells = [{"bytes": None, "path": path} for path in columns.pop("image")]
-    with one_kind_a_column(table):
-        return image_dataset(cells, columns)
+    for number, row in enumerate(rows, start=1):
+        file = path.parent / str(row.get("image") or "")
+        if not file.is_file():
+            raise ValueError(f"{path}, row {number}: there is no file {file}; paths are relative to the table")
+        row["image"] = {"bytes": None, "path": str(file)}
+    splits = {split: to_columns(members) for split, members in rows_by_split(path, rows).items()}
+    with one_kind_a_column(path):
+        return {split: image_dataset(columns.pop("image"), columns) for split, columns in splits.items()}
 
 
 def rows_by_split(path: Path, rows: Rows) -> dict[str, Rows]:

@@ -39,7 +39,7 @@ def load_task(name: str, codes: str | None = None) -> Task:
     path = find_task(name)
     values = read_task(path)
     if values.get("labels") == ICD10:
-        values["labels"] = code_meanings(codes or DEFAULT_CODES)
+        values["labels"] = {name: code.meaning for name, code in read_codes(codes or DEFAULT_CODES).items()}
     elif codes is not None:
         raise ValueError(f"--codes {codes}: task {name} has labels of its own; leave --codes out")
     task = Task.from_dict(values)
@@ -62,8 +62,3 @@ def read_task(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ValueError(f"--task {path} holds no fields; write name, schema, labels, … as in the others")
     return values
-
-
-def code_meanings(codes: str) -> dict[str, str]:
-    """Code to title and inclusion terms."""
-    return {name: code.meaning for name, code in read_codes(codes).items()}

@@ -182,7 +182,8 @@ def check_items(path: Path, condition: str, items: tuple[Item, ...]) -> None:
             fault = "is its statement" if item.statement else "has no statement to negate"
             raise ValueError(f"{where}, item {item.id}: its negation {fault}; write both, each of its own")
         by_id[item.id] = item
-        other = by_matter.setdefault(matter_of(item.question), item)
+        matter = " ".join(word for word in split_words(item.question) if word not in NEGATIONS)
+        other = by_matter.setdefault(matter, item)
         if other is not item:
             same = split_words(other.question) == split_words(item.question)
             verb = "ask the same" if same else "contradict each other"
@@ -192,11 +193,6 @@ def check_items(path: Path, condition: str, items: tuple[Item, ...]) -> None:
 def split_words(question: str) -> list[str]:
     """Its words, without case and punctuation."""
     return re.findall(r"\w+", question.casefold())
-
-
-def matter_of(question: str) -> str:
-    """What a question is about: its words without those that turn a yes into a no."""
-    return " ".join(word for word in split_words(question) if word not in NEGATIONS)
 
 
 def sample_id(content: Image.Image | str) -> str:

@@ -56,15 +56,12 @@ class FeatureExtractor:
         """
         from tqdm.auto import tqdm
 
-        batches = list_batches(images) if isinstance(images, np.ndarray) else images
+        batches = images
+        if isinstance(images, np.ndarray):
+            batches = [images[i : i + BATCH_SIZE] for i in range(0, len(images), BATCH_SIZE)]
         parts = [self.embed(batch) for batch in tqdm(batches, desc=progress, unit="batch", disable=progress is None)]
         features = np.concatenate(parts) if parts else np.zeros((0, self.dimension))
         return features.astype(np.float64)
-
-
-def list_batches(images: np.ndarray) -> list[np.ndarray]:
-    """Views of at most 64 pictures each."""
-    return [images[i : i + BATCH_SIZE] for i in range(0, len(images), BATCH_SIZE)]
 
 
 def cached_features(extractor: FeatureExtractor, images: np.ndarray, folder: Path, progress: str) -> np.ndarray:

@@ -43,15 +43,10 @@ def load_causal_model(
     with explained_where_unloadable(flag, name, hint, "a causal language model"):
         tokenizer: Any = AutoTokenizer.from_pretrained(source, **options)
         model: Any = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **options)
-    if gguf:
-        forget_gguf(model)
+    if gguf:  # read weights are plain numbers; what says otherwise bars training and saving
+        del model.config.quantization_config
+        model.hf_quantizer, model.is_quantized = None, False
     return model.eval(), tokenizer
-
-
-def forget_gguf(model: Any) -> None:
-    """Weights read from a GGUF file are plain numbers by now; what says otherwise bars training and saving."""
-    del model.config.quantization_config
-    model.hf_quantizer, model.is_quantized = None, False
 
 
 def load_writer(args: WriterArguments, task: Task, device: str | torch.device) -> Writer:

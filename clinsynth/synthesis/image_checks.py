@@ -223,19 +223,14 @@ def load_keep(args: KeepArguments, generator: Generator, sources: ImageSources |
     if sources:
         checks["changed"] = ChangeCheck.of(sources, sources.images, args.least_change)
     if args.reject_copies:
-        checks["reject_copies"] = CopyCheck(fit_detector(args, generator, seed))
+        fixed = with_form(args, generator)
+        train = to_arrays(load_image_dataset(fixed, seed)["train"], fixed.resolution, fixed.channels, args.fit)
+        checks["reject_copies"] = CopyCheck(CopyDetector.of(train.images))
     if args.keep_if_class:
         checks["class"] = ClassCheck(args.keep_if_class, generator.id2label)
     if args.keep_if_checklist:
         checks["checklist"] = ChecklistCheck.of(args, generator, seed)
     return Keep(checks)
-
-
-def fit_detector(args: KeepArguments, generator: Generator, seed: int) -> CopyDetector:
-    """The detector of copies of the real train split, brought to the size and channels that the generator draws."""
-    fixed = with_form(args, generator)
-    train = load_image_dataset(fixed, seed)["train"]
-    return CopyDetector.of(to_arrays(train, fixed.resolution, fixed.channels, args.fit).images)
 
 
 def choose_strengths(

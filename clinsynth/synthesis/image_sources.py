@@ -203,17 +203,17 @@ def read_compatible(path: str, train: ImageArrays, targets: list[str]) -> dict[s
                 f"--compatible {path}: --from_images has no column {column!r} of groups; it has "
                 f"{', '.join(train.groups) or 'none'}"
             )
-    return {name: {**values_of(train, name, table["agree"]), **as_texts(own.get(name, {}))} for name in targets}
+    given = {
+        name: {column: [str(value) for value in found] for column, found in own.get(name, {}).items()}
+        for name in targets
+    }
+    return {name: {**values_of(train, name, table["agree"]), **given[name]} for name in targets}
 
 
 def values_of(train: ImageArrays, name: str, columns: list[str]) -> dict[str, list[str]]:
     """The known values that the train images of a class have in each column."""
     mine = np.array([train.label_names[label] == name for label in train.labels])
     return {column: sorted(set(train.groups[column][mine]) - {UNKNOWN}) for column in columns}
-
-
-def as_texts(values: dict[str, list[Any]]) -> dict[str, list[str]]:
-    return {column: [str(value) for value in entries] for column, entries in values.items()}
 
 
 TRIED = 24

@@ -63,7 +63,8 @@ def count_lesions(image: np.ndarray) -> dict[str, int]:
     At 64 pixels single lesions stand apart; at 32 microaneurysms are less than a pixel wide and are mostly missed.
     """
     pixels = image.astype(np.float32)
-    plane, limits = (pixels[..., 1], COLOUR) if pixels.ndim == 3 else (pixels, grey_limits(len(pixels)))
+    grey = GREY if len(pixels) >= LEAST_SIDE_OF_GREY else SMALL_GREY
+    plane, limits = (pixels[..., 1], COLOUR) if pixels.ndim == 3 else (pixels, grey)
     unit = plane.shape[0] / 2
     field = field_of(plane)
     ratio = against_background(plane, unit)
@@ -80,11 +81,6 @@ def count_lesions(image: np.ndarray) -> dict[str, int]:
         "new_vessels": len(tangles),
         "discs": discs,
     }
-
-
-def grey_limits(side: int) -> Limits:
-    """The limits for a grey image."""
-    return GREY if side >= LEAST_SIDE_OF_GREY else SMALL_GREY
 
 
 def field_of(plane: np.ndarray) -> np.ndarray:
