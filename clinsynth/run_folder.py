@@ -192,7 +192,7 @@ def check_unchanged(
             )
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, hint: str = "copy it anew, or start its command again") -> dict[str, Any]:
     """A JSON object, empty where there is no such file.
 
     Raises:
@@ -203,7 +203,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}); copy it anew, or start its command again") from error
+        raise ValueError(f"{path} is damaged ({error}); {hint}") from error
     return values
 
 

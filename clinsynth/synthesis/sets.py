@@ -28,7 +28,8 @@ def read_generation(folder: Path) -> dict[str, Any] | None:
     Raises:
         ValueError: the generation was stopped and has not finished, or the file is damaged.
     """
-    generation = read_json(folder / "generation.json")
+    hint = f"copy it anew, or start its `{WROTE_IMAGES}` or `{WROTE_TEXTS}` again"
+    generation = read_json(folder / "generation.json", hint)
     if not generation.get("complete", True):
         raise ValueError(f"{folder} is not finished; start its `clinsynth generate` command again")
     return generation or None
