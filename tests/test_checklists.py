@@ -10,7 +10,7 @@ import yaml
 from PIL import Image
 
 from clinsynth.data.phantom_fundus import GRADES, LESION_RANGES, draw_fundus
-from clinsynth.data.sources import NAMES
+from clinsynth.data.sources import published_names
 from clinsynth.judges.checklists import Checklist, checklist_names, load_checklist, sample_id
 
 
@@ -48,8 +48,8 @@ def test_those_that_come_with_clinsynth(name: str) -> None:
 
 def test_conditions_are_called_as_the_classes_of_the_data() -> None:
     assert list(load_checklist("phantom-fundus").conditions) == GRADES
-    assert list(load_checklist("retinopathy").conditions) == NAMES["retinamnist"]
-    assert list(load_checklist("chest").conditions) == NAMES["pneumoniamnist"]
+    assert list(load_checklist("retinopathy").conditions) == published_names("retinamnist.npz")
+    assert list(load_checklist("chest").conditions) == published_names("pneumoniamnist.npz")
     assert list(load_checklist("dermatoscopy").conditions) == ["akiec", "bcc", "bkl", "df", "mel", "nv", "vasc"]
     assert len(load_checklist("skin").conditions) == 20
 
