@@ -34,13 +34,19 @@ PACKAGES = "clinsynth torch diffusers transformers trl peft accelerate datasets 
 
 def atomic_write(path: str | Path, data: str | bytes) -> None:
     """Write `data` (text as UTF-8) to `path`, which is afterwards complete or, if this process dies, unchanged."""
-    path = Path(path)
+    with written_aside(Path(path)) as aside, open(aside, "wb") as file:
+        file.write(data.encode() if isinstance(data, str) else data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def written_aside(path: Path) -> Iterator[Path]:
+    """Yield a file to write, which takes the place of `path` when the block ends without an error."""
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with explained_where_full(path), open(aside, "wb") as file:
-            file.write(data.encode() if isinstance(data, str) else data)
-            file.flush()
-            os.fsync(file.fileno())
+        with explained_where_full(path):
+            yield aside
         os.replace(aside, path)
     finally:
         aside.unlink(missing_ok=True)

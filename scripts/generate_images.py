@@ -1,8 +1,6 @@
 """Turn a checkpoint into a synthetic data set.
 
-    clinsynth generate images --model runs/phantom --per_class 50 --output_dir runs/phantom-synthetic
     clinsynth generate images --model runs/phantom --balance_to 486 --dataset phantom-fundus --output_dir runs/balanced
-    clinsynth generate images --model runs/phantom --per_class 50 --reject_copies true --dataset phantom-fundus
     clinsynth generate images --model runs/phantom --per_class 50 --from_images phantom-fundus --strength 0.3 \\
         --keep_if_checklist 4/5 --output_dir runs/changed
     accelerate launch scripts/generate_images.py --model runs/phantom --counts "grade 4=100" --output_dir runs/grade4

@@ -1,7 +1,5 @@
 """Turn a language model into a synthetic data set of labelled texts, each a JSON object of the task's schema.
 
-    clinsynth generate text --model HuggingFaceTB/SmolLM2-135M-Instruct --task severity-posts --per_class 200 \\
-        --dataset posts.csv --k_shot 4 --output_dir runs/posts
     clinsynth generate text --model … --task icd10-report --codes F32.1,F41.1,F20.0 --per_class 50 \\
         --output_dir runs/reports
     clinsynth generate text --endpoint http://127.0.0.1:8000/v1 --model NAME --task severity-posts --per_class 200 \\

@@ -2,16 +2,8 @@
 
     clinsynth judge --checklist phantom-fundus --images runs/phantom-synthetic --judge measure \\
         --output_dir runs/judged
-    clinsynth judge --checklist phantom-fundus --images runs/phantom-synthetic --judge classifier \\
-        --judge_model runs/control/best-real --output_dir runs/judged-by-classifier
-    clinsynth judge --checklist retinopathy --images runs/retina-synthetic --judge clip \\
-        --judge_model google/siglip-base-patch16-224 --output_dir runs/judged-by-clip
     clinsynth judge --checklist retinopathy --images runs/retina-synthetic --judge vlm \\
         --judge_model Qwen/Qwen2-VL-2B-Instruct --output_dir runs/judged-by-vlm
-    clinsynth judge --checklist retinopathy --images runs/retina-synthetic --judge vlm --judge_model NAME \\
-        --judge_endpoint http://127.0.0.1:8000/v1 --output_dir runs/judged-by-server
-    clinsynth judge --checklist retinopathy --images runs/retina-synthetic --judge expert \\
-        --judge_model scores.parquet --output_dir runs/judged-by-experts
 
 Writes Parquet rows (row, condition, share, items with score, reason and disagreement, failure), which
 `datasets.load_dataset(folder)` reads, and judged.json: judge, checklist and its version, pass rates with intervals,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter, defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,7 @@ import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 
 from clinsynth.judges.protocol import Answer, Judge, Question, is_met, pass_rate, passes, share_of_items
-from clinsynth.run_folder import explained_where_full
+from clinsynth.run_folder import written_aside
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -42,7 +41,9 @@ def write_scores(judge: Judge, rows: Dataset, output_dir: Path, shard_size: int,
         for shard, path in enumerate(paths):
             first, last = shard * shard_size, min((shard + 1) * shard_size, len(rows))
             if not path.exists():
-                write_shard(path, judge_rows(judge, rows, names, range(first, last), batch_size))
+                records = judge_rows(judge, rows, names, range(first, last), batch_size)
+                with written_aside(path) as aside:
+                    pq.write_table(pa.Table.from_pylist(records, schema=SCHEMA), aside)
             progress.update(last - first)
     return paths
 
@@ -71,14 +72,6 @@ def to_record(answer: Answer) -> dict[str, Any]:
         "items": items,
         "failure": answer.get("failure"),
     }
-
-
-def write_shard(path: Path, records: list[dict[str, Any]]) -> None:
-    """Write a shard aside, then put it in its place."""
-    aside = path.with_name(f".{path.name}.tmp")
-    with explained_where_full(path):
-        pq.write_table(pa.Table.from_pylist(records, schema=SCHEMA), aside)
-    os.replace(aside, path)
 
 
 def read_answers(paths: list[Path]) -> list[Answer]:
