@@ -12,17 +12,20 @@ import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import torch
+from huggingface_hub import hf_hub_download
+from safetensors.torch import load_model, save_model
+from tqdm.auto import tqdm
+from transformers import AutoImageProcessor, AutoModel
 
+from clinsynth.data.images import ImageArrays
+from clinsynth.models.classifiers import FitSettings
+from clinsynth.models.image_classifiers import build_small_resnet, fit_image_classifier, pooled_features
 from clinsynth.models.weights import best_device, hash_weights
 from clinsynth.run_folder import atomic_write, complete_folder, kept_arrays
-
-if TYPE_CHECKING:
-    import torch
-
-    from clinsynth.data.images import ImageArrays
 
 BATCH_SIZE = 64
 # glibc asks the system for each buffer above 32 MB anew and has it filled with zeros: at 224 px that took longer than
@@ -54,8 +57,6 @@ class FeatureExtractor:
 
         `progress` names a progress bar, None shows none.
         """
-        from tqdm.auto import tqdm
-
         batches = images
         if isinstance(images, np.ndarray):
             batches = [images[i : i + BATCH_SIZE] for i in range(0, len(images), BATCH_SIZE)]
@@ -100,8 +101,6 @@ def load_torchscript(path: Path) -> FeatureExtractor:
 
     Grey pictures are repeated in three channels; resizing and scaling are the network's own.
     """
-    import torch
-
     try:
         model = torch.jit.load(str(path), map_location=best_device()).eval()
     except RuntimeError as error:
@@ -125,8 +124,6 @@ def load_torchscript(path: Path) -> FeatureExtractor:
 
 def download(address: str) -> Path:
     """Fetch "owner/repo:file" from the Hub (or find it in the local cache)."""
-    from huggingface_hub import hf_hub_download
-
     repository, file = address.split(":", 1)
     try:
         return Path(hf_hub_download(repository, file))
@@ -139,9 +136,6 @@ def download(address: str) -> Path:
 
 def load_transformers(name_or_path: str) -> FeatureExtractor:
     """A transformers vision model: its pooled output, or the mean of its last hidden state where it has none."""
-    import torch
-    from transformers import AutoImageProcessor, AutoModel
-
     try:
         processor = AutoImageProcessor.from_pretrained(name_or_path, backend="pil")
         model, loading = AutoModel.from_pretrained(name_or_path, output_loading_info=True)
@@ -191,8 +185,6 @@ def train_default_extractor(
     progress: str | None = None,
 ) -> FeatureExtractor:
     """A small ResNet trained from scratch to tell the classes of the real train split apart; its pooled features."""
-    from clinsynth.models.image_classifiers import pooled_features
-
     model, score = default_classifier(train, validation, output_dir, seed, epochs, progress)
     note = f"{epochs} epochs, validation macro-F1 {score:.3f}"
     name = f"small ResNet trained on the real train split (seed {seed})"
@@ -216,11 +208,6 @@ def default_classifier(
 
     Kept in a folder of `output_dir` that is named by data, seed and epochs (safetensors), and found there again.
     """
-    from safetensors.torch import load_model, save_model
-
-    from clinsynth.models.classifiers import FitSettings
-    from clinsynth.models.image_classifiers import build_small_resnet, fit_image_classifier
-
     key = hash_arrays(train.images, train.labels, validation.images, validation.labels, f"{seed} {epochs}")
     kept = output_dir / key[:16]
     model: Any = build_small_resnet(len(train.label_names), train.images.shape[1], seed=seed)

@@ -7,15 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
+from accelerate import PartialState
+from tqdm.auto import tqdm
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from clinsynth.models.text_encoders import TextModel, token_counter, unpack_texts
 from clinsynth.models.weights import best_device, explained_where_unloadable, hash_weights
 from clinsynth.models.writers import attempt_seed, check_answer, closed_schema, token_budget
 
 if TYPE_CHECKING:
-    import torch
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
     from clinsynth.models.writers import Request, Writer, WriterArguments
     from clinsynth.pipelines.structured_medical_text import RowRequest, RowResult, StructuredMedicalTextPipeline
     from clinsynth.pipelines.structured_medical_text.prompts import Task
@@ -34,8 +35,6 @@ def load_causal_model(
     Raises:
         ValueError: they cannot be had; names the cause.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
     path = Path(name)
     gguf = path.suffix == ".gguf"
     source, options = (str(path.parent), {"gguf_file": path.name}) if gguf else (name, {})
@@ -115,9 +114,6 @@ class LocalWriter:
 
 def token_bar() -> Any:
     """A second bar, of tokens, on a terminal: a batch of long texts takes minutes."""
-    from accelerate import PartialState
-    from tqdm.auto import tqdm
-
     return tqdm(desc="tokens", unit="token", leave=False, disable=None if PartialState().is_main_process else True)
 
 
@@ -214,7 +210,6 @@ def build_scorer(name: str, model: Any, tokenizer: Any, start: int) -> TextModel
     A text's first token counts only where it is the only one: what may begin a text is a matter of the model's chat
     format, and would weigh more in short texts.
     """
-    import torch
 
     def losses(texts: Sequence[str]) -> np.ndarray:
         options = {"truncation": True, "max_length": MOST_TOKENS, "add_special_tokens": False}

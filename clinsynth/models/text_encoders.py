@@ -15,6 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from tqdm.auto import tqdm
+from transformers import AutoModel, AutoTokenizer
 
 from clinsynth.data.texts import TextSet
 from clinsynth.models.image_encoders import FeatureExtractor, cached_features
@@ -66,8 +69,6 @@ class TextModel(FeatureExtractor):
 
     def batches(self, texts: Sequence[str], progress: str | None) -> Iterator[np.ndarray]:
         """Numbers of the texts that go together: those of one length, which spares padding."""
-        from tqdm.auto import tqdm
-
         order = np.argsort([len(text) for text in texts], kind="stable")
         starts = range(0, len(texts), self.batch_texts)
         for start in tqdm(starts, desc=progress, unit="batch", disable=progress is None):
@@ -111,8 +112,6 @@ def load_text_encoder(name_or_path: str = MINILM) -> TextEncoder:
     Raises:
         ValueError: it is not there, is not such a model, or lacks weights; says what is taken.
     """
-    from transformers import AutoModel, AutoTokenizer
-
     source = default_source() if name_or_path == MINILM else name_or_path
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
@@ -135,7 +134,6 @@ def load_text_encoder(name_or_path: str = MINILM) -> TextEncoder:
 
 def build_encoder(name: str, model: Any, tokenizer: Any, most_tokens: int) -> TextEncoder:
     """The encoder around a network and its tokenizer."""
-    import torch
 
     def run(texts: Sequence[str]) -> tuple[Any, Any, np.ndarray]:
         """Hidden states (n, t, d), attention mask (n, t), and bool (n, t) of the tokens that are no special ones."""
