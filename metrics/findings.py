@@ -19,10 +19,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from clinsynth.metrics.privacy.closest_records import DCR_SHARE, MemorisationRecord
-from clinsynth.metrics.privacy.verdict import exceeds_chance, shifted
 from clinsynth.metrics.records import OVERALL
-from clinsynth.metrics.texts.canaries import EXPOSURE
-from clinsynth.metrics.texts.privacy import PROMPT
+from clinsynth.metrics.texts.privacy import EXPOSURE, PROMPT
 from clinsynth.metrics.texts.words import HARSH_AFFECT, NEGATIVE_AFFECT, NEGATIVE_SHARE, TONE_DISTANCE
 
 Record = dict[str, Any]
@@ -103,8 +101,7 @@ def read_collapse(records: Iterable[Record], reference: str = "train") -> dict[s
     ]
     signs: dict[str, set[str]] = {reading["label"]: set() for reading in readings}
     for reading in readings:
-        if reading["sign"]:
-            signs[reading["label"]].add(reading["metric"])
+        signs[reading["label"]] |= {reading["metric"]} if reading["sign"] else set()
     collapsed = [label for label in signs if finds(REPEATED, signs[label])]
     return {
         "flag": bool(collapsed),
@@ -265,7 +262,7 @@ def read_share(record: Record) -> str | None:
     if (record["metric"], record["label"]) != (DCR_SHARE, OVERALL) or record["value"] is None:
         return None
     share = MemorisationRecord(**record)
-    if not exceeds_chance(share) or shifted(share):
+    if not share.exceeds_chance or share.is_shifted:
         return None
     return f"{record['value']:.1%} lie closer to train than to held-out texts by {record['extractor']}; 50 % is ideal."
 

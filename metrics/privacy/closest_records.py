@@ -200,6 +200,24 @@ class MemorisationRecord:
     seed: int
     note: str = ""
 
+    @property
+    def chance(self) -> float:
+        """Up to where a share is explained by which real rows are in which split, and by what held-out rows show."""
+        relabelled = 0.5 if self.chance_range is None else self.chance_range[1]
+        return max(relabelled, 0.5 if self.floor is None else self.floor)
+
+    @property
+    def exceeds_chance(self) -> bool:
+        """Whether a share lies above one half, above the relabelled shares, and above that of held-out rows."""
+        assert self.value is not None
+        low = self.value if self.interval is None else self.interval[0]
+        return low > 0.5 and self.value > self.chance
+
+    @property
+    def is_shifted(self) -> bool:
+        """Whether held-out rows are nearer to one another than to train rows."""
+        return self.floor_range is not None and self.floor_range[1] < 0.5
+
     def to_dict(self) -> dict[str, Any]:
         """The record as it stands in evidence.json."""
         return asdict(self)

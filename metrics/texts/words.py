@@ -1,6 +1,6 @@
 """What texts share word for word: Self-BLEU, and the longest run of words that a text shares with others.
 
-Both take texts as arrays of word numbers (`text_words.number_words`) and grow with the number of words, not with the
+Both take texts as arrays of word numbers (`number_words`) and grow with the number of words, not with the
 number of pairs of texts.
 """
 
