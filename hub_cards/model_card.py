@@ -84,7 +84,8 @@ def model_card(
     trained, read = Trained.read(folder), read_evidence(evidence)
     if read is not None:
         check_weights(trained.checkpoint, read.generation.get("generator", {}), read.folder)
-    sources = trained_on(trained, read)
+    specs = [(trained.run.config.get("dataset"), folder), *([] if read is None else [(read.real, read.folder)])]
+    sources = find_sources(specs, folder, trained.checkpoint.labels)  # both may be unknown
     source, card_license = terms.overrule(sources[0]), terms.card_license(sources)
     name = repository_name(repo_id) or f"Generator of synthetic {trained.things}"
     commands = [trained.run.command, *(read.commands if read else [])]
@@ -114,13 +115,6 @@ def model_card(
         terms=terms,
         works=works(trained),
     )
-
-
-def trained_on(trained: Trained, evidence: Evidence | None) -> list[Source]:
-    """The real data set of the training run, then that of the evidence; both may be unknown."""
-    specs = [(trained.run.config.get("dataset"), trained.run.folder)]
-    specs += [] if evidence is None else [(evidence.real, evidence.folder)]
-    return find_sources(specs, trained.run.folder, trained.checkpoint.labels)
 
 
 def model_metadata(

@@ -211,7 +211,12 @@ def read_texts(
     records = list(records)
     readings = [reading for record in records if (reading := read_text(record, counts)) is not None]
     found = {name: [reading for reading in readings if SIGNS[reading["metric"]].finding == name] for name in NO_SIGN}
-    drifted = {(r["label"], r["reference"]) for r in records if r["metric"] == TONE_DISTANCE and beyond_floor(r)}
+    drifted = {
+        (r["label"], r["reference"])
+        for r in records
+        if r["metric"] == TONE_DISTANCE and r["value"] is not None and (floors := all_floors(r))
+        if ends(r)[0] > max(floors)
+    }
     for reading in found[SOFTENED]:  # fewer words of suffering are a sign only where the whole tone has moved
         reading["sign"] = reading["sign"] and (reading["label"], reading["reference"]) in drifted
     findings = {name: describe_finding(name, own) for name, own in found.items()}
@@ -249,12 +254,6 @@ def beyond(record: Record, floor: float, counts: dict[str, dict[str, int]]) -> b
 def all_floors(record: Record) -> list[float]:
     """What real texts read between them: the held-out floor and the ends of the halves' range."""
     return [value for value in (record["floor_held_out"], *(record["floor_range"] or ())) if value is not None]
-
-
-def beyond_floor(record: Record) -> bool:
-    """Whether a distance lies with its interval above all that real texts have between them."""
-    floors = all_floors(record)
-    return bool(record["value"] is not None and floors and ends(record)[0] > max(floors))
 
 
 def read_share(record: Record) -> str | None:

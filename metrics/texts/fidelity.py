@@ -11,7 +11,7 @@ itself, since a copy has 1: it is to be read beside what other real texts have.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -106,14 +106,12 @@ def recovered(queries: Features, real: Features) -> Values:
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
 
-    words = TfidfVectorizer(analyzer=words_and_pairs, sublinear_tf=True, min_df=1)
+    words = TfidfVectorizer(
+        analyzer=lambda words: [*words, *map(" ".join, pairwise(words))], sublinear_tf=True, min_df=1
+    )
     classifier = make_pipeline(words, LogisticRegression(C=10, class_weight="balanced", max_iter=1000))
     classifier.fit(list(real.rows), real.labels)
     return {RECOVERY: (classifier.predict(list(queries.rows)) == queries.labels).astype(float)}
-
-
-def words_and_pairs(words: list[str]) -> list[str]:
-    return [*words, *map(" ".join, pairwise(words))]
 
 
 MAUVE = "mauve"
@@ -142,39 +140,22 @@ def measure_mauve(comparison: Comparison, settings: MeasurementSettings) -> list
         return [replace(record, note=note)]
     found: list[Histograms] = []
     floors, held_out = [], []
-    for first, second, made, seen in draw_sets(comparison, size, settings.seed):
-        found.append(quantise(first, made, settings.seed))
-        floors.append(mauve(*quantise(first, second, settings.seed)))
-        if seen is not None:
-            held_out.append(mauve(*quantise(first, seen, settings.seed)))
+    for number, halves in enumerate(real_halves(comparison.real, settings.seed)):
+        generator = np.random.default_rng([settings.seed, 12, number])
+        given = [*halves, comparison.synthetic, comparison.other]
+        drawn = [side.rows[generator.permutation(len(side))[:size]] for side in given if side and len(side) >= size]
+        found.append(quantise(drawn[0], drawn[2], settings.seed))
+        floors.append(mauve(*quantise(drawn[0], drawn[1], settings.seed)))
+        held_out += [mauve(*quantise(drawn[0], seen, settings.seed)) for seen in drawn[3:]]
     value = float(np.mean([mauve(*counts) for counts in found]))
     record = replace(
         record,
         value=value,
         interval=mauve_interval(found, value, settings),
         floor_held_out=float(np.mean(held_out)) if held_out else None,
-        note=f"between {size} and {size} texts in {count_cells(size)} cells",
+        note=f"between {size} and {size} texts in {size // ROWS_A_CELL} cells",
     )
     return [record.with_floors(floors, size)]
-
-
-Sets = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]
-
-
-def draw_sets(comparison: Comparison, size: int, seed: int) -> Iterator[Sets]:
-    """For each of five splits `size` rows of either real half, of the synthetic, and of `other` if it has as many."""
-    for number, (first, second) in enumerate(real_halves(comparison.real, seed)):
-        generator = np.random.default_rng([seed, 12, number])
-        chosen = [
-            side.rows[generator.permutation(len(side))[:size]] if side is not None and len(side) >= size else None
-            for side in (first, second, comparison.synthetic, comparison.other)
-        ]
-        assert chosen[0] is not None and chosen[1] is not None and chosen[2] is not None
-        yield chosen[0], chosen[1], chosen[2], chosen[3]
-
-
-def count_cells(size: int) -> int:
-    return size // ROWS_A_CELL
 
 
 def quantise(left: np.ndarray, right: np.ndarray, seed: int) -> Histograms:
@@ -184,7 +165,7 @@ def quantise(left: np.ndarray, right: np.ndarray, seed: int) -> Histograms:
 
     rows = np.concatenate([left, right])
     rows = PCA(VARIANCE, svd_solver="full").fit_transform(rows)
-    cells = count_cells(min(len(left), len(right)))
+    cells = min(len(left), len(right)) // ROWS_A_CELL
     numbers = KMeans(cells, n_init=5, random_state=seed).fit_predict(rows)
     counts = [np.bincount(side, minlength=cells) for side in (numbers[: len(left)], numbers[len(left) :])]
     return counts[0], counts[1]
