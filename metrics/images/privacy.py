@@ -56,21 +56,6 @@ class Detector:
     near_held_out: Closest
     threshold: Threshold
 
-    def count(self) -> CopyRecord:
-        """How many near copies there are."""
-        scores = self.near.relative(), self.near_held_out.relative()
-        return count_near(self.name, *scores, self.threshold, len(self.features["train"]))
-
-    def measure(self, label_names: list[str], settings: MeasurementSettings) -> list[MemorisationRecord]:
-        """DCR shares and NNDR, overall and a class."""
-        sides = self.features["synthetic"], self.features["train"], self.features["test"]
-        near = self.near, self.near_held_out
-        return measure_memorisation(sides, near, label_names, replace(settings, extractor=self.name))
-
-    def in_held_out_medians(self) -> np.ndarray:
-        """The score of each synthetic image over the median of the held-out images'."""
-        return self.near.relative() / max(float(np.median(self.near_held_out.relative())), 1e-12)
-
     def describe_row(self, row: int) -> dict[str, Any]:
         """What it finds of one synthetic image."""
         return {
@@ -110,7 +95,7 @@ def image_privacy(
     exact, exact_held_out = exact_rows(synthetic.images, train.images), exact_rows(held_out.images, train.images)
     excluded = duplicated(seen_held_out) | (exact_held_out >= 0)
     near, near_held_out = (
-        closest_rows(as_views(features[name].rows), features["train"].rows) for name in ("synthetic", "test")
+        closest_rows(as_views(features[x].rows), features["train"].rows) for x in ("synthetic", "test")
     )
     thumbnails = thumbnail_features(space, synthetic, held_out, train)
     detectors = [
@@ -118,8 +103,13 @@ def image_privacy(
         Detector(settings.extractor, features, near, near_held_out, fit_threshold(near_held_out.relative(), excluded)),
     ]
     copies = [count_exact(exact >= 0, exact_held_out >= 0, len(train.images))]
-    copies += [detector.count() for detector in detectors]
-    records = [record for detector in detectors for record in detector.measure(synthetic.label_names, settings)]
+    records: list[MemorisationRecord] = []
+    for one in detectors:
+        closest = one.near, one.near_held_out
+        scores = one.near.relative(), one.near_held_out.relative()
+        copies.append(count_near(one.name, *scores, one.threshold, len(train.images)))
+        sides = one.features["synthetic"], one.features["train"], one.features["test"]
+        records += measure_memorisation(sides, closest, synthetic.label_names, replace(settings, extractor=one.name))
     return {
         **privacy_verdict(copies, records),
         "copies": [record.to_dict() for record in copies],
@@ -155,7 +145,8 @@ def closest_images(detectors: list[Detector], exact: np.ndarray, count: int) -> 
     Each with its row, the train row, the deciding detector, distance, score and threshold by every detector, and a
     verdict: exact copy, near copy, or as near as held-out images come.
     """
-    ratios = np.stack([detector.in_held_out_medians() for detector in detectors])
+    medians = [max(float(np.median(one.near_held_out.relative())), 1e-12) for one in detectors]
+    ratios = np.stack([one.near.relative() / median for one, median in zip(detectors, medians, strict=True)])
     deciding = ratios.argmin(0)
     order = np.lexsort((ratios.min(0), exact < 0))[:count]
     return [describe_pair(int(row), detectors, int(deciding[row]), int(exact[row])) for row in order]
