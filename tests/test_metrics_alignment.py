@@ -181,14 +181,18 @@ def test_wrong_labels_lower_every_part_and_fill_the_tail(eyes: dict[str, ImageAr
     assert {len(values) for values in kept.values()} == {30, 150}
 
 
-def test_a_judge_without_an_answer_is_counted_and_not_guessed(eyes: dict[str, ImageArrays]) -> None:
+def test_a_judge_without_an_answer_is_counted_and_not_guessed(
+    eyes: dict[str, ImageArrays], monkeypatch: pytest.MonkeyPatch
+) -> None:
     judge = load_judge("measure", None, "phantom-fundus")
+    ask = type(judge).__call__
 
-    def silent_on_the_first(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        answers = judge(rows)
+    def silent_on_the_first(self: Any, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        answers = ask(self, rows)
         return [{**answers[0], "scores": {}, "share": None, "failure": "prose"}, *answers[1:]]
 
-    shares = checklist_shares(silent_on_the_first, eyes["test"].take(np.arange(5)), "test")
+    monkeypatch.setattr(type(judge), "__call__", silent_on_the_first)
+    shares = checklist_shares(judge, eyes["test"].take(np.arange(5)), "test")
     assert shares[0] is None and all(0 <= share <= 1 for share in shares[1:])
 
 
@@ -243,7 +247,7 @@ def test_pictures_made_from_test_pictures_are_refused(small_eyes: dict[str, Imag
     ids = [sample_id(to_picture(image)) for image in small_eyes["train"].images[:29]]
     ids.append(sample_id(to_picture(small_eyes["test"].images[3])))
     pq.write_table(table.append_column("source_id", pa.array(ids)), path)
-    with pytest.raises(ValueError, match="1 of 30 pictures were made from test pictures of --real"):
+    with pytest.raises(ValueError, match="1 of 30 images were made from test images of --real"):
         evaluate_folder(folder, tmp_path / "out")
 
 

@@ -3,13 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from clinsynth.trainers.arguments import (
-    DescentArguments,
-    FromScratchArguments,
-    check_above_zero,
-    check_at_least,
-    check_shares,
-)
+from clinsynth.arguments import check_at_least
+from clinsynth.trainers.arguments import DescentArguments, FromScratchArguments, check_above_zero, check_shares
 
 LARGEST_EPSILON = 100.0
 

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from clinsynth.trainers.arguments import FromScratchArguments, check_above_zero, check_at_least, check_shares
+from clinsynth.arguments import check_at_least
+from clinsynth.trainers.arguments import FromScratchArguments, check_above_zero, check_shares
 
 # What each loss was published with: learning rate, Adam's betas, discriminator updates for one of the generator.
 # dcgan: Radford et al. 2016; wgan_gp: Gulrajani et al. 2017, algorithm 1; hinge: Miyato et al. 2018, table 1, row C.
