@@ -15,6 +15,7 @@ from PIL import Image
 
 from clinsynth.seeds import derive_seed
 from clinsynth.trainers.diffusion.model import DDPMProcess, StepInputs
+from clinsynth.trainers.preference.candidates import predicted_shares
 from clinsynth.trainers.preference.loss import (
     both_predictions,
     dpo_loss,
@@ -41,7 +42,6 @@ from clinsynth.trainers.preference.pairs import (
     signed_images,
     write_pairs,
 )
-from clinsynth.trainers.preference.reward_model import predicted_shares
 
 
 def candidates(*shares: float, per_prompt: int = 2) -> list[Candidate]:

@@ -64,7 +64,7 @@ def train(args: GANArguments, data: "dict[str, ImageArrays]", output_dir: Path) 
 
 def describe(args: GANArguments, data: "dict[str, ImageArrays]") -> str:
     """What --dry_run prints."""
-    from clinsynth.trainers.gan.networks import build_networks
+    from clinsynth.trainers.gan.step import build_networks
     from clinsynth.trainers.harness import count_parameters, describe_run, describe_split
 
     train = data["train"]

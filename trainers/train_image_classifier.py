@@ -60,7 +60,7 @@ def main(args: ImageClassifierArguments) -> None:
         print(config_yaml(args), end="")
         return
     from clinsynth.data.images import load_image_arrays
-    from clinsynth.trainers.classifiers.images import ImageClassifiers
+    from clinsynth.trainers.classifiers.kinds import ImageClassifiers
     from clinsynth.trainers.classifiers.rows import load_synthetic_sets
     from clinsynth.trainers.classifiers.study import begin, run_study, write_results
 

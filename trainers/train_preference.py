@@ -129,9 +129,8 @@ def train(args: PreferenceArguments, pipeline: Any, data: dict[str, Any], output
     from clinsynth.models.generators import load_pipeline
     from clinsynth.trainers.harness import Run, begin
     from clinsynth.trainers.preference.candidates import gather_preferences
-    from clinsynth.trainers.preference.guard import Guard, guard_extractor, load_judges
+    from clinsynth.trainers.preference.guard import Guard, Round, guard_extractor, load_judges
     from clinsynth.trainers.preference.model import SavedMerged, to_device
-    from clinsynth.trainers.preference.rounds import Round
     from clinsynth.trainers.preference.step import Preferences, build_state, fidelity_stream, real_samples, train_step
     from clinsynth.trainers.training_state import publish
 
@@ -148,7 +147,7 @@ def train(args: PreferenceArguments, pipeline: Any, data: dict[str, Any], output
         if this.is_over:
             continue
         if number > 1:
-            pipeline = load_pipeline(str(this.before.result))
+            pipeline = load_pipeline(str(replace(this, number=number - 1).result))
             to_device(pipeline, accelerator.device, half=args.mixed_precision == "bf16")
         mine = replace(args, seed=this.seed(args.seed))
         with accelerator.main_process_first():

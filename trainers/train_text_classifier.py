@@ -65,9 +65,9 @@ def main(args: TextClassifierArguments) -> None:
         print(config_yaml(args), end="")
         return
     from clinsynth.data.texts import load_text_arrays
+    from clinsynth.trainers.classifiers.kinds import TextClassifiers
     from clinsynth.trainers.classifiers.rows import load_synthetic_sets
     from clinsynth.trainers.classifiers.study import begin, run_study, write_results
-    from clinsynth.trainers.classifiers.texts import TextClassifiers
 
     state = begin(args)
     real = load_text_arrays(args, args.seed)

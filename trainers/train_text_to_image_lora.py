@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from clinsynth.models.text_to_image import PromptedPipeline
     from clinsynth.trainers.diffusion.model import TrainingStream
     from clinsynth.trainers.harness import Run
-    from clinsynth.trainers.text_to_image.latents import LatentValidation
+    from clinsynth.trainers.text_to_image.model import LatentValidation
 
 
 def main(args: TextToImageLoraArguments) -> None:
@@ -51,8 +51,13 @@ def train(
     from clinsynth.run_folder import create_run_folder
     from clinsynth.trainers.diffusion.model import resolve_precision
     from clinsynth.trainers.harness import Run, begin
-    from clinsynth.trainers.text_to_image.latents import LatentValidation, latent_stream
-    from clinsynth.trainers.text_to_image.model import TextualInversion, add_lora, compute_in
+    from clinsynth.trainers.text_to_image.model import (
+        LatentValidation,
+        TextualInversion,
+        add_lora,
+        compute_in,
+        latent_stream,
+    )
     from clinsynth.trainers.training_state import TrainingState
 
     accelerator = begin(args, output_dir, resolve_precision(args.mixed_precision))

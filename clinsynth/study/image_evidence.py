@@ -33,7 +33,7 @@ from clinsynth.run_folder import Kept, create_run_folder, describe_environment, 
 from clinsynth.study.alignment import gather_alignment, load_alignment_judge
 from clinsynth.synthesis.sets import check_sources, load_synthetic_images, read_generation, with_labels_of
 from clinsynth.trainers.classifiers.arms import ArmArguments
-from clinsynth.trainers.classifiers.images import ImageClassifiers
+from clinsynth.trainers.classifiers.kinds import ImageClassifiers
 from clinsynth.trainers.classifiers.rows import check_data
 from clinsynth.trainers.classifiers.study import run_study
 

@@ -22,7 +22,6 @@ from transformers.utils.logging import disable_progress_bar
 from clinsynth.run_folder import atomic_write, complete_folder, create_run_folder, write_run_config
 from clinsynth.trainers.classifiers.arms import Arm, ArmArguments, control_of, resolve_arms
 from clinsynth.trainers.classifiers.rows import S, check_data
-from clinsynth.trainers.classifiers.scores import minority_classes
 from clinsynth.trainers.classifiers.statistics import (
     MIXED_UP,
     OVERALL,
@@ -30,6 +29,7 @@ from clinsynth.trainers.classifiers.statistics import (
     bootstrap,
     comparison_records,
     label_agreement,
+    minority_classes,
     subgroup_records,
 )
 from clinsynth.trainers.classifiers.trainings import Classifiers, Trainings, run_training

@@ -28,14 +28,18 @@ from clinsynth.run_folder import (
     kept_arrays,
 )
 from clinsynth.trainers.classifiers.arms import REAL_FEATURES, Arm, ArmArguments, Views, augmentation, weighted
-from clinsynth.trainers.classifiers.feature_space import (
+from clinsynth.trainers.classifiers.rows import (
+    ArmRefusedError,
     Features,
+    S,
+    arm_rows,
     features_of,
     fit_head,
+    hash_sets,
     head_probabilities,
     oversample_features,
+    repeated,
 )
-from clinsynth.trainers.classifiers.rows import ArmRefusedError, S, arm_rows, hash_sets, repeated
 
 logger = logging.getLogger("clinsynth")
 

@@ -1,4 +1,4 @@
-"""Training examples of a fine-tuned generator: prompts as `generate text` writes them, and real texts as JSON."""
+"""The model to fine-tune, and its examples: prompts as `generate text` writes them, and real texts as JSON."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 
 from clinsynth.data.labels import first_of
 from clinsynth.metrics.texts.canaries import Canaries, make_canaries
+from clinsynth.models.language_models import load_causal_model
 from clinsynth.pipelines.structured_medical_text.prompt_tokens import encode_messages
 from clinsynth.pipelines.structured_medical_text.prompts import Task, render_messages
 from clinsynth.pipelines.structured_medical_text.schema_logits import SchemaConstraint
@@ -25,9 +26,7 @@ from clinsynth.trainers.text_lora.arguments import TextLoraArguments
 
 if TYPE_CHECKING:
     from accelerate import PartialState
-    from transformers import PreTrainedTokenizerBase
-
-    from clinsynth.trainers.text_lora.model import Base
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 logger = logging.getLogger("clinsynth")
 
@@ -113,6 +112,32 @@ def build_examples(
         "examples_sha256": digest([seen_set, judged_set]),
     }
     return Examples(seen_set, judged_set, steps, steps_a_pass, facts, canaries)
+
+
+@dataclass(frozen=True)
+class Base:
+    """The model as it is before training; `context` is the most tokens that it takes, None where it does not say."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    context: int | None
+
+
+def load_base(args: TextLoraArguments) -> Base:
+    """Model and tokenizer of --model.
+
+    Raises:
+        ValueError: they cannot be had, or do not belong to each other; names the cause.
+    """
+    model, tokenizer = load_causal_model(args.model, args.dtype)
+    embeddings: Any = model.get_input_embeddings()
+    known = embeddings.num_embeddings
+    if len(tokenizer) > known:
+        raise ValueError(
+            f"--model {args.model}: its tokenizer has {len(tokenizer)} tokens and the network knows {known}; put the "
+            "tokenizer of this model into its folder"
+        )
+    return Base(model, tokenizer, getattr(model.config.get_text_config(), "max_position_embeddings", None))
 
 
 class Encoder:

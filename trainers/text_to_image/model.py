@@ -1,4 +1,4 @@
-"""The parts of a text-to-image LoRA's training: base model and prompts, the adapter, and what a step changes."""
+"""The parts of a text-to-image LoRA's training: base model and prompts, adapter and words, latents, validation."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
 from torch import nn
+from tqdm.auto import tqdm
 
+from clinsynth.data.images import ImageSplits
 from clinsynth.models.text_to_image import INVERSION, PromptedPipeline
 from clinsynth.models.text_to_image_base import (
     ENCODERS,
@@ -22,6 +25,8 @@ from clinsynth.models.text_to_image_base import (
     write_tensors,
 )
 from clinsynth.seeds import derive_seed
+from clinsynth.trainers.diffusion.model import DDPMProcess, TrainingStream
+from clinsynth.trainers.diffusion.step import draw, save_grid, to_fast
 from clinsynth.trainers.text_to_image.arguments import TextToImageLoraArguments
 
 TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -260,3 +265,80 @@ def class_tokens(names: list[str]) -> list[str]:
     """A new word for each class: `<0-mild>`."""
     slugs = [re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") for name in names]
     return [f"<{number}-{slug}>" if slug else f"<{number}>" for number, slug in enumerate(slugs)]
+
+
+PIXELS_AT_ONCE = 2**21
+"""That the autoencoder gets, in float32: 8 images of 512 pixels a side."""
+VALIDATED_AT_ONCE, MOST_VALIDATED = 8, 256
+STEPS = 25
+
+
+def latent_stream(args: TextToImageLoraArguments, images: ImageSplits, prompted: PromptedPipeline) -> TrainingStream:
+    """The train split as latents on the training device; a mirrored image counts as a further one."""
+    flips = [axis for axis, on in ((3, args.horizontal_flip), (2, args.vertical_flip)) if on]
+    latents, labels = encode_images(images, "train", prompted, flips)
+    total = prompted.scheduler.config["num_train_timesteps"]
+    return TrainingStream(
+        latents, labels, prompted.num_classes, total, args.class_dropout, args.class_balanced, seed=args.seed
+    )
+
+
+def encode_images(
+    images: ImageSplits, split: str, prompted: PromptedPipeline, flips: list[int]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Latents, float32 (n, c, h, w), and labels (n,), of each image as it is and under all of `flips` (axes)."""
+    variants: list[list[int]] = [[]]
+    for axis in flips:
+        variants += [[*variant, axis] for variant in variants]
+    latents, labels = [], []
+    size = max(1, PIXELS_AT_ONCE // prompted.side**2)
+    total = -(-len(images.splits[split]) // size)
+    for batch in tqdm(images.batches(split, size), total=total, desc=f"encode {split}", leave=False):
+        pixels = torch.from_numpy(batch.images).float() / 127.5 - 1
+        for variant in variants:
+            latents.append(prompted.encode(pixels.flip(variant)).float())
+            labels.append(torch.from_numpy(batch.labels).to(prompted.device))
+    return torch.cat(latents), torch.cat(labels)
+
+
+class LatentValidation:
+    """Draws a grid of images and measures the loss on real validation images, always with the same random numbers.
+
+    Args:
+        args: seed, and images a class.
+        images: the data set.
+        prompted: the model that is trained.
+        output_dir: of the grids.
+    """
+
+    def __init__(
+        self, args: TextToImageLoraArguments, images: ImageSplits, prompted: PromptedPipeline, output_dir: Path
+    ):
+        self.prompted, self.output_dir = prompted, output_dir
+        self.seed, self.columns = args.seed, args.validation_pictures
+        self.process = DDPMProcess(prompted.scheduler)
+        latents, labels = encode_images(images, "validation", prompted, [])
+        total, seed = self.process.num_train_timesteps, derive_seed(args.seed, 17)
+        self.stream = TrainingStream(latents, labels, prompted.num_classes, total, class_dropout=0.0, seed=seed)
+        self.count = min(MOST_VALIDATED, len(labels))
+
+    @torch.no_grad()
+    def __call__(self, step: int) -> dict[str, float]:
+        """Write `samples/step-<step>.png` (a row a class) and return `validation_loss`."""
+        save_grid(self.draw_grid(), self.columns, self.output_dir, step)
+        size = min(VALIDATED_AT_ONCE, self.count)
+        batches = [self.stream.step(number, size)[0] for number in range(self.count // size)]
+        losses = [float(self.process.loss(self.prompted.unet, batch)) for batch in batches]
+        return {"validation_loss": sum(losses) / len(losses)}
+
+    def draw_grid(self) -> np.ndarray:
+        """Images of all classes, uint8 (classes x columns, 3, side, side), with DPM-Solver++."""
+        schedule, columns = self.prompted.scheduler, self.columns
+        self.prompted.scheduler = to_fast(schedule)
+        seeds = [derive_seed(self.seed, 3, number) for number in range(self.prompted.num_classes * columns)]
+        rows = [
+            draw(self.prompted, [label] * columns, seeds[label * columns : (label + 1) * columns], STEPS)
+            for label in range(self.prompted.num_classes)
+        ]
+        self.prompted.scheduler = schedule
+        return np.concatenate(rows)
