@@ -9,7 +9,6 @@ corrected together by Holm's method (1979), each metric for itself.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,13 @@ from clinsynth.metrics.intervals import percentile_interval
 BINS = 15
 MAIN = ("macro_f1", "balanced_accuracy", "accuracy", "auroc", "ece")
 MINORITY = "minority_recall"
+CONFIDENCE = 0.95
+RESAMPLES, AGREEMENT_RESAMPLES, SUBGROUP_RESAMPLES = 2000, 1000, 500
+CHUNK = 100  # resamples at a time, to bound the memory
+JUDGED = ("macro_f1", "balanced_accuracy")
+FEW_SEEDS = 3
+MIN_ROWS, MIN_GROUP = 10, 20
+OVERALL, MIXED_UP = "overall", "mixed up"
 
 
 def minority_classes(train_labels: np.ndarray, classes: int) -> tuple[int, ...]:
@@ -101,16 +107,11 @@ def in_bins(confidence: np.ndarray) -> np.ndarray:
     return np.eye(BINS)[rank * BINS // len(confidence)]
 
 
-CONFIDENCE = 0.95
-RESAMPLES = 2000
-CHUNK = 100  # resamples at a time, to bound the memory
-JUDGED = ("macro_f1", "balanced_accuracy")
-FEW_SEEDS = 3
-
-
 def resampled_rows(labels: np.ndarray, classes: int, count: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """Yield `count` rows of weights (b, n) in chunks: how often each row is drawn, replacing, within its class."""
+    """Yield weights (b, n) in chunks: ones, then `count` rows of how often each row is drawn, replacing, within its
+    class."""
     members = [rows for c in range(classes) if len(rows := np.flatnonzero(labels == c))]
+    yield np.ones((1, len(labels)))
     for start in range(0, count, CHUNK):
         size = min(CHUNK, count - start)
         weights = np.zeros((size, len(labels)))
@@ -120,9 +121,9 @@ def resampled_rows(labels: np.ndarray, classes: int, count: int, rng: np.random.
 
 
 def resampled_seeds(seeds: int, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Weights of the seeds, float64 (count, seeds), each row of sum 1."""
-    drawn = max(seeds - 1, 1)
-    return rng.multinomial(drawn, np.full(seeds, 1 / seeds), size=count) / drawn
+    """Weights of the seeds, float64 (1 + count, seeds), each row of sum 1, the first of equal ones."""
+    drawn, equal = max(seeds - 1, 1), np.full(seeds, 1 / seeds)
+    return np.concatenate([equal[None], rng.multinomial(drawn, equal, size=count) / drawn])
 
 
 def bootstrap(
@@ -147,10 +148,10 @@ def bootstrap(
         )
     rng = np.random.default_rng(seed)
     seeds = len(next(iter(probabilities.values())))
-    shares = np.concatenate([np.full((1, seeds), 1 / seeds), resampled_seeds(seeds, RESAMPLES, rng)])
+    shares = resampled_seeds(seeds, RESAMPLES, rng)
     parts: dict[str, list[np.ndarray]] = {arm: [] for arm in probabilities}
     start = 0
-    for weights in chain([np.ones((1, len(labels)))], resampled_rows(labels, classes, RESAMPLES, rng)):
+    for weights in resampled_rows(labels, classes, RESAMPLES, rng):
         share = shares[start : start + len(weights)]
         start += len(weights)
         for arm, runs in probabilities.items():
@@ -210,14 +211,8 @@ def arm_records(
             shift = values[0, column] - values[1:, column].mean() if metric == "ece" else 0.0
             found = measured(np.append(values[0, column], values[1:, column] + shift))
             found["interval"][0] = max(0.0, found["interval"][0])
-            record = {
-                "arm": arm,
-                "metric": metric,
-                **found,
-                "n": len(test.labels),
-                "seeds": len(per_seed),
-                "per_seed": per_seed[:, column].tolist(),
-            }
+            record = {"arm": arm, "metric": metric, **found, "n": len(test.labels), "seeds": len(per_seed)}
+            record["per_seed"] = per_seed[:, column].tolist()
             if metric == "ece":
                 rng = np.random.default_rng(0)
                 record["floor"] = float(np.mean([calibration_floor(run, rng) for run in probabilities[arm]]))
@@ -256,14 +251,8 @@ def comparison_records(
 
 def gap_record(gap: np.ndarray, pair: tuple[str, str], arm: dict[str, Any], control: dict[str, Any]) -> dict[str, Any]:
     """One metric's difference, as yet without what depends on the other pairs."""
-    record = {
-        "arm": pair[0],
-        "metric": arm["metric"],
-        "arms": list(pair),
-        **measured(gap, "difference"),
-        "n": arm["n"],
-        "seeds": arm["seeds"],
-    }
+    record = {"arm": pair[0], "metric": arm["metric"], "arms": list(pair), **measured(gap, "difference")}
+    record |= {"n": arm["n"], "seeds": arm["seeds"]}
     if arm["metric"] in JUDGED:
         record |= {"p": p_value(gap), **effect(np.array(arm["per_seed"]) - control["per_seed"])}
         record["relative_gain"] = 100 * record["difference"] / control["value"] if control["value"] else None
@@ -274,12 +263,10 @@ def effect(differences: np.ndarray) -> dict[str, Any]:
     """Cohen's d of paired differences, one a seed: their mean over their standard deviation; None where that is 0 or
     there is one seed alone."""
     spread = differences.std(ddof=1) if len(differences) > 1 else 0.0
-    size = float(differences.mean() / spread) if spread > 0 else None
+    if not spread > 0:
+        return {"effect_size": None, "effect_note": "no spread between seeds to measure it by"}
     few = f"effect size from {len(differences)} seeds only" if len(differences) < FEW_SEEDS else ""
-    return {
-        "effect_size": size,
-        "effect_note": few if size is not None else "no spread between seeds to measure it by",
-    }
+    return {"effect_size": float(differences.mean() / spread), "effect_note": few}
 
 
 def comparison_sentence(record: dict[str, Any], pairs: int, noun: str) -> str:
@@ -293,12 +280,6 @@ def comparison_sentence(record: dict[str, Any], pairs: int, noun: str) -> str:
         f"{low:+.3f} to {high:+.3f}; p {record['p']:.3f}{corrected}; {record['n']} test {noun}s, "
         f"{seeds} seed{'s' * (seeds > 1)}{gain}): {record['verdict']}"
     )
-
-
-AGREEMENT_RESAMPLES = 1000
-MIN_ROWS = 10
-OVERALL = "overall"
-MIXED_UP = "mixed up"
 
 
 def label_agreement(
@@ -321,10 +302,9 @@ def label_agreement(
         - "cannot tell": the classifiers know the real class no better than chance, or fewer than 10 samples.
     """
     rng, seeds, noun = np.random.default_rng(0), len(predicted), test.noun
-    shares = np.concatenate([np.full((1, seeds), 1 / seeds), resampled_seeds(seeds, AGREEMENT_RESAMPLES, rng)])
+    shares = resampled_seeds(seeds, AGREEMENT_RESAMPLES, rng)
     records: list[dict[str, Any]] = []
-    parts: list[tuple[np.ndarray, np.ndarray]] = []
-    chances: list[float] = []
+    parts, chances = [], []
 
     def record(label: str, n: int, n_real: int, found: dict[str, Any]) -> dict[str, Any]:
         return {"source": source, "label": label, "n": n, "n_real": n_real, "seeds": seeds, **found}
@@ -384,10 +364,6 @@ def unmeasured(why: str) -> dict[str, Any]:
     return {**dict.fromkeys(names), "confidence": CONFIDENCE, "flag": "cannot tell", "note": why}
 
 
-MIN_GROUP = 20
-SUBGROUP_RESAMPLES = 500
-
-
 def subgroup_records(test: LabelledRows, probabilities: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
     """One record for each arm, subgroup column and group; `probabilities` maps an arm to (seeds, n, classes).
 
@@ -423,7 +399,7 @@ def column_records(test: LabelledRows, column: str, predicted: np.ndarray) -> It
 def resampled_macro_f1(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
     """Macro-F1 over the classes in `labels`, mean of the seeds, (1 + RESAMPLES,); first the value itself."""
     rng, seeds, present = np.random.default_rng(0), len(predicted), np.unique(labels)
-    weights = np.concatenate([np.ones((1, len(labels))), *resampled_rows(labels, classes, SUBGROUP_RESAMPLES, rng)])
-    shares = np.concatenate([np.full((1, seeds), 1 / seeds), resampled_seeds(seeds, SUBGROUP_RESAMPLES, rng)])
+    weights = np.concatenate(list(resampled_rows(labels, classes, SUBGROUP_RESAMPLES, rng)))
+    shares = resampled_seeds(seeds, SUBGROUP_RESAMPLES, rng)
     by_seed = [class_scores(labels, run, weights, classes)[0][:, present].mean(1) for run in predicted]
     return (shares * np.stack(by_seed, axis=1)).sum(1)
