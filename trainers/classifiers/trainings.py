@@ -9,7 +9,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Generic
 
@@ -101,24 +101,6 @@ class Classifiers(ABC, Generic[S]):
         return []
 
 
-@dataclass(frozen=True)
-class TrainRows(Generic[S]):
-    """What a training sees.
-
-    Attributes:
-        data: its samples; of `pretrain_finetune` those of its first half, the synthetic ones; of an arm in feature
-            space features in the samples' place.
-        real: how many real samples it is trained on.
-        made: how many others, synthetic or over-sampled.
-        notes: what a reader must know of them.
-    """
-
-    data: S | Features
-    real: int
-    made: int
-    notes: list[str]
-
-
 def run_training(trainings: Trainings[S], arm: Arm, seed: int) -> None:
     """Train one arm with one seed and write its folder, or why the data does not allow it; what is there is kept."""
     folder = trainings.folder(arm, seed)
@@ -141,52 +123,43 @@ def train_arm(trainings: Trainings[S], arm: Arm, seed: int, folder: Path) -> dic
         ArmRefusedError: the data does not allow the arm.
     """
     real = trainings.real
-    rows = choose_rows(trainings, arm, seed)
-    result, model, learning_rate = fit_best(trainings, arm, seed, rows, folder)
+    data, notes = choose_rows(trainings, arm, seed)
+    result, model, learning_rate = fit_best(trainings, arm, seed, data, folder)
     trainings.classifiers.save(model, real["train"].label_names, folder / "model")
     probabilities = trainings.predict(arm, seed, model, real["test"])
     save_file({"probabilities": probabilities, "labels": real["test"].labels}, folder / "test.safetensors")
+    originals = 0 if arm.rows == "synthetic" else len(real["train"].labels)
+    made = len(data.labels) - (0 if arm.kind == "pretrain_finetune" else originals)
     return {
-        "train_rows": rows.real + rows.made,
-        "synthetic_rows": rows.made,
+        "train_rows": originals + made,
+        "synthetic_rows": made,
         "learning_rate": learning_rate,
         "steps": result.steps,
         "seconds": round(result.seconds, 2),
         "best_epoch": result.best_epoch,
         "validation_macro_f1": result.best_macro_f1,
-        "notes": rows.notes,
+        "notes": notes,
         "history": result.history,
     }
 
 
-def choose_rows(trainings: Trainings[S], arm: Arm, seed: int) -> TrainRows[S]:
-    """The rows of an arm, drawn by `seed`: samples, or for an arm in feature space features of them.
+def choose_rows(trainings: Trainings[S], arm: Arm, seed: int) -> tuple[S | Features, list[str]]:
+    """The rows of an arm, real ones first, drawn by `seed`, and notes on them: samples, of `pretrain_finetune` those
+    of its first half, or for an arm in feature space features of samples.
 
     Raises:
         ArmRefusedError: the data does not allow the arm.
     """
     args, real = trainings.args, trainings.seen(arm, trainings.real["train"], seed)
-    data, rows = real, len(real.labels)
-    notes: list[str] = []
     if arm.synthetic:
         synthetic, notes = agreeing(trainings, arm, seed)
-        data = arm_rows(real, synthetic, arm, ratio=args.synthetic_ratio, balance_to=args.balance_to, seed=seed)
-    elif arm.method:
-        data, notes = oversampled(trainings, real, arm.method, seed)
-    if arm.rows == "synthetic":
-        return TrainRows(data, 0, len(data.labels), notes)
-    if arm.kind == "pretrain_finetune":
-        return TrainRows(data, rows, len(data.labels), notes)
-    return TrainRows(data, rows, len(data.labels) - rows, notes)
-
-
-def oversampled(trainings: Trainings[S], real: S | Features, method: str, seed: int) -> tuple[S | Features, list[str]]:
-    """The real rows and after them those that fill up the short classes, and notes."""
-    balance_to = trainings.args.balance_to
+        return arm_rows(real, synthetic, arm, ratio=args.synthetic_ratio, balance_to=args.balance_to, seed=seed), notes
+    if not arm.method:
+        return real, []
     if isinstance(real, Features):
-        features, notes = oversample_features(real, method, balance_to, seed)
+        features, notes = oversample_features(real, arm.method, args.balance_to, seed)
         return real.followed_by(features), notes
-    samples, notes = trainings.classifiers.oversample(real, method, balance_to, seed)
+    samples, notes = trainings.classifiers.oversample(real, arm.method, args.balance_to, seed)
     return real.followed_by(samples), notes
 
 
@@ -202,19 +175,19 @@ def agreeing(trainings: Trainings[S], arm: Arm, seed: int) -> tuple[S | Features
 
 
 def fit_best(
-    trainings: Trainings[S], arm: Arm, seed: int, rows: TrainRows[S], folder: Path
+    trainings: Trainings[S], arm: Arm, seed: int, data: S | Features, folder: Path
 ) -> tuple[FitResult, PreTrainedModel, float]:
     """Train at every learning rate, appending to `folder`'s metrics.jsonl; the best by validation, and its rate."""
     best: list[tuple[FitResult, PreTrainedModel, float]] = []  # one at most: a model is large
     for learning_rate in trainings.args.rates:
         settings = fit_settings(trainings, arm, seed, learning_rate, folder)
-        if isinstance(rows.data, Features):
+        if isinstance(data, Features):
             model = trainings.body(seed)  # anew, since fit_head changes its last layer
             held_out = trainings.features(trainings.real["validation"], seed)
-            result = fit_head(model, rows.data, held_out, settings)
+            result = fit_head(model, data, held_out, settings)
         else:
             model = trainings.new_classifier(seed)
-            result = fit_whole(trainings, arm, rows.data, model, settings)
+            result = fit_whole(trainings, arm, data, model, settings)
         best = [max([*best, (result, model, learning_rate)], key=lambda fit: fit[0].best_macro_f1)]
     return best[0]
 
@@ -234,12 +207,8 @@ def fit_settings(trainings: Trainings[S], arm: Arm, seed: int, learning_rate: fl
         trainings.views(arm),
         steps_per_epoch=math.ceil(rows / batch_size),
         progress=f"{arm.name}, seed {seed}, learning rate {learning_rate:g}" if trainings.progress else None,
-        on_epoch=partial(append_epoch, folder, arm.name, seed),
+        on_epoch=lambda record: append_metrics(folder, {"arm": arm.name, "seed": seed, **record}),
     )
-
-
-def append_epoch(folder: Path, arm: str, seed: int, record: Record) -> None:
-    append_metrics(folder, {"arm": arm, "seed": seed, **record})
 
 
 def fit_whole(trainings: Trainings[S], arm: Arm, data: S, model: PreTrainedModel, settings: FitSettings) -> FitResult:
@@ -254,14 +223,8 @@ def fit_whole(trainings: Trainings[S], arm: Arm, data: S, model: PreTrainedModel
     # As many steps as in any arm. The weights are those of an epoch of the second half, on real samples.
     first, on_epoch = settings.epochs // 2, settings.on_epoch
     pretrained = fit(data, replace(settings, epochs=first))
-    finetuned = fit(
-        real["train"],
-        replace(
-            settings,
-            epochs=settings.epochs - first,
-            on_epoch=on_epoch and (lambda record: on_epoch(later(record, pretrained))),
-        ),
-    )
+    rest = on_epoch and (lambda record: on_epoch(later(record, pretrained)))
+    finetuned = fit(real["train"], replace(settings, epochs=settings.epochs - first, on_epoch=rest))
     return replace(
         finetuned,
         steps=pretrained.steps + finetuned.steps,
@@ -341,17 +304,13 @@ class Trainings(Generic[S]):
         """Where the training is kept. Its name ends in a hash of the identity: other settings or data never meet."""
         return self.output_dir / "arms" / f"{arm.name}-seed{seed}-{short_hash(self.identity(arm))}"
 
-    def result(self, arm: Arm, seed: int) -> dict[str, Any]:
-        """The record of a finished training."""
+    def result(self, arm: Arm, seed: int) -> tuple[dict[str, Any], np.ndarray | None]:
+        """The record of a finished training, and its probabilities (n, classes) of the real test samples, None where
+        the data did not allow the arm."""
         folder = self.folder(arm, seed)
         with explained_where_damaged(folder, MADE_ANEW):
-            return json.loads((folder / "result.json").read_text())
-
-    def test_probabilities(self, arm: Arm, seed: int) -> np.ndarray:
-        """Probabilities (n, classes) of the real test samples."""
-        folder = self.folder(arm, seed)
-        with explained_where_damaged(folder, MADE_ANEW):
-            return load_file(folder / "test.safetensors")["probabilities"]
+            record: dict[str, Any] = json.loads((folder / "result.json").read_text())
+            return record, None if "refused" in record else load_file(folder / "test.safetensors")["probabilities"]
 
     def control_model(self, seed: int) -> PreTrainedModel:
         return self.classifiers.load(self.folder(self.control, seed) / "model").to(PartialState().device)
