@@ -21,14 +21,9 @@ if TYPE_CHECKING:
 
 def main(args: DDPMArguments) -> None:
     """Train, and leave the pipeline in `args.output_dir`."""
-    from clinsynth.data.images import load_image_arrays
-    from clinsynth.trainers.harness import open_run_folder
+    from clinsynth.trainers.harness import run_command
 
-    data = load_image_arrays(args, args.seed)
-    if args.dry_run:
-        print(describe(args, data))
-        return
-    train(args, data, open_run_folder(args))
+    run_command(args, train, describe)
 
 
 def train(args: DDPMArguments, data: "dict[str, ImageArrays]", output_dir: Path) -> None:

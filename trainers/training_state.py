@@ -136,23 +136,18 @@ class TrainingState:
         Raises:
             ValueError: the checkpoint is of another network, as when the data set has got other classes since.
         """
-        try:
-            with explained_where_damaged(checkpoint, OLDER):
-                self.read(checkpoint / STATE)
-        except RuntimeError as error:
-            raise ValueError(
-                f"{checkpoint} does not fit the network that the flags and the data set ask for (other classes, size "
-                f"or channels?); use the data it was trained on, or another --output_dir: {error}"
-            ) from error
         with explained_where_damaged(checkpoint, OLDER):
-            self.read_averaged(checkpoint)
-
-    def read_averaged(self, checkpoint: Path) -> None:
-        """Take over the averaged weights: a whole network's from the pipeline in `checkpoint`."""
-        whole = checkpoint / self.component / "diffusion_pytorch_model.safetensors"
-        averaged = load_file(checkpoint / STATE / "ema.safetensors" if self.is_adapter else whole)
-        for name, shadow in zip(self.trained(), self.ema.shadow_params, strict=True):
-            shadow.copy_(averaged[name])
+            try:
+                self.read(checkpoint / STATE)
+            except RuntimeError as error:
+                raise ValueError(
+                    f"{checkpoint} does not fit the network that the flags and the data set ask for (other classes, "
+                    f"size or channels?); use the data it was trained on, or another --output_dir: {error}"
+                ) from error
+            whole = checkpoint / self.component / "diffusion_pytorch_model.safetensors"  # of the averaged weights
+            averaged = load_file(checkpoint / STATE / "ema.safetensors" if self.is_adapter else whole)
+            for name, shadow in zip(self.trained(), self.ema.shadow_params, strict=True):
+                shadow.copy_(averaged[name])
 
     def read(self, folder: Path) -> None:
         """The inverse of `write`."""
@@ -182,12 +177,6 @@ def numbered_checkpoints(output_dir: Path) -> list[Path]:
 def step_of(checkpoint: Path) -> int:
     """The step that a folder checkpoint-<step> was written after."""
     return int(checkpoint.name.split("-")[1])
-
-
-def drop_old_checkpoints(output_dir: Path, keep: int) -> None:
-    """Delete all but the `keep` newest checkpoints."""
-    for path in checkpoints(output_dir)[:-keep]:
-        shutil.rmtree(path)
 
 
 def publish(pipeline_folder: Path, output_dir: Path) -> None:

@@ -23,7 +23,8 @@ from clinsynth.trainers.diffusion.model import TrainingStream
 from clinsynth.trainers.gan.arguments import GANArguments
 from clinsynth.trainers.training_state import TrainingState, flatten_moments, load_moments
 
-STATISTICS_IMAGES = 1024
+STATISTICS_IMAGES, STATISTICS_BATCH = 1024, 128
+NORMS = {"dcgan": "batch", "wgan_gp": "none", "hinge": "spectral"}
 
 
 def build_state(
@@ -105,9 +106,6 @@ def update_generator(
     state.optimizer.step()
     state.discriminator.requires_grad_(True)
     return {"generator_loss": loss.detach(), "grad_norm": norm}
-
-
-STATISTICS_BATCH = 128
 
 
 @dataclass(kw_only=True)
@@ -240,9 +238,6 @@ def cut_out(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     offsets = torch.arange(size, device=images.device) - centres
     rows, columns = (offsets >= -(size // 4)) & (offsets < size // 4)
     return images * ~(rows[:, None, :, None] & columns[:, None, None, :])
-
-
-NORMS = {"dcgan": "batch", "wgan_gp": "none", "hinge": "spectral"}
 
 
 def build_networks(

@@ -119,8 +119,7 @@ class Guard:
             run.keep(KEPT)
             if run.writes:
                 append_metrics(run.output_dir, self.looks[0])
-        if self.stopped:
-            run.stop()
+        run.stopped = self.stopped is not None
 
     def look(self, run: Run) -> None:
         """Measure where it is time to: keep the weights, or make the step the last one."""
@@ -131,15 +130,14 @@ class Guard:
         self.looks.append({"step": run.state.step, **now, **({"stopped": stopped} if stopped else {})})
         if stopped:
             run.note(stopped=stopped)
-            run.stop()
+            run.stopped = True
         else:
             run.keep(KEPT)
 
     @property
     def stopped(self) -> str | None:
         """Why the guard stopped the run, if it did."""
-        reason: str | None = self.looks[-1].get("stopped")
-        return reason
+        return self.looks[-1].get("stopped")
 
     @property
     def kept(self) -> dict[str, Any]:
