@@ -19,6 +19,7 @@ from typing import Any
 
 from clinsynth.arguments import run
 from clinsynth.run_folder import check_same_run, check_unchanged, create_run_folder
+from clinsynth.trainers.arguments import check_at_least
 from clinsynth.trainers.preference.arguments import FeedbackArguments
 
 MAY_DIFFER = frozenset(
@@ -45,8 +46,7 @@ class PreferenceArguments(FeedbackArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.rounds < 1:
-            raise ValueError(f"--rounds must be at least 1, got {self.rounds}")
+        check_at_least(self, 1, ["rounds"])
         if self.rounds > 1 and self.preferences:
             raise ValueError(f"--rounds {self.rounds} draws new candidates in each round; leave --preferences out")
         if self.rounds > 1 and self.judge == "expert":

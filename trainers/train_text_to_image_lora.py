@@ -52,10 +52,10 @@ def train(
     from clinsynth.trainers.diffusion.model import resolve_precision
     from clinsynth.trainers.harness import Run, begin
     from clinsynth.trainers.text_to_image.model import (
+        TYPES,
         LatentValidation,
         TextualInversion,
         add_lora,
-        compute_in,
         latent_stream,
     )
     from clinsynth.trainers.training_state import TrainingState
@@ -67,7 +67,8 @@ def train(
     validate = None
     if args.validation_steps and accelerator.is_main_process:
         validate = LatentValidation(args, images, prompted, output_dir)
-    compute_in(prompted, accelerator.mixed_precision)
+    if accelerator.mixed_precision in TYPES:  # the frozen networks alone: half the memory
+        prompted.pipe.to(TYPES[accelerator.mixed_precision])
 
     if args.textual_inversion_steps:
         rate, steps = args.textual_inversion_learning_rate, args.textual_inversion_steps

@@ -27,6 +27,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from clinsynth.trainers.arguments import check_at_least
+
 Views = Literal["none", "light", "strong"]
 SMALL_RESNET, SMALL_BERT = "small-resnet", "small-bert"
 TUNED = ("real_strong", "real_weighted")
@@ -122,10 +124,7 @@ class ArmArguments:
 
     def __post_init__(self) -> None:
         self.learning_rates = self.rates
-        for flag in ("seeds", "epochs", "batch_size", "balance_to"):
-            value = getattr(self, flag)
-            if value is not None and value < 1:
-                raise ValueError(f"--{flag} must be at least 1, got {value}")
+        check_at_least(self, 1, ["seeds", "epochs", "batch_size", "balance_to"])
         if not self.rates or min(self.rates) <= 0:
             raise ValueError(f"--learning_rates must be one or more positive numbers, got {self.rates}")
         if self.synthetic_ratio is not None and self.synthetic_ratio <= 0:
@@ -176,12 +175,7 @@ class ArmArguments:
             raise ValueError(f"--learning_rates must be numbers, as 0.001,0.003, got {given}") from error
 
 
-def resolve_arms(
-    kinds: Iterable[str],
-    control: str,
-    sources: Iterable[str],
-    known: tuple[str, ...],
-) -> list[Arm]:
+def resolve_arms(kinds: Iterable[str], control: str, sources: Iterable[str], known: tuple[str, ...]) -> list[Arm]:
     """The arms to train, each once, the control first; those of synthetic samples once for each synthetic set.
 
     The control and, with an arm in feature space, `real_features` are added where they are missing: without them

@@ -94,25 +94,25 @@ class Validation:
     def __call__(self, step: int) -> dict[str, float]:
         """Write `samples/step-<step>.png` (a row a class) and return `validation_frechet` and `validation_kid`."""
         self.pipeline.set_progress_bar_config(desc=f"validation at step {step}", leave=False)
-        save_grid(self.sample(np.repeat(np.arange(self.num_classes), COLUMNS)), COLUMNS, self.output_dir, step)
-        features = self.extractor(self.sample(self.labels))
+        shown = np.repeat(np.arange(self.num_classes), COLUMNS)
+        save_grid(draw(self.pipeline, shown, self.seed, self.steps), COLUMNS, self.output_dir, step)
+        features = self.extractor(draw(self.pipeline, self.labels, self.seed, self.steps))
         return {
             "validation_frechet": frechet_distance(self.real, features),
             "validation_kid": kernel_distance(self.real, features),
         }
 
-    def sample(self, labels: np.ndarray) -> np.ndarray:
-        """One image for each label, uint8 (n, channels, size, size)."""
-        seeds = [derive_seed(self.seed, 3, i) for i in range(len(labels))]
-        batches = [slice(first, first + BATCH) for first in range(0, len(labels), BATCH)]
-        return np.concatenate([draw(self.pipeline, labels[i].tolist(), seeds[i], self.steps) for i in batches])
 
-
-def draw(pipeline: Any, labels: list[int], seeds: list[int], steps: int) -> np.ndarray:
-    """Images of the classes `labels`, each of its own seed, uint8 (n, channels, size, size)."""
-    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    images = pipeline(labels, generator=generators, num_inference_steps=steps, output_type="pt").images
-    return (images.float().nan_to_num() * 255).round().to(torch.uint8).cpu().numpy()
+def draw(pipeline: Any, labels: np.ndarray, seed: int, steps: int, batch: int = BATCH) -> np.ndarray:
+    """An image for each of `labels`, uint8 (n, channels, size, size), `batch` at once, always from the same seeds."""
+    generators = [torch.Generator().manual_seed(derive_seed(seed, 3, i)) for i in range(len(labels))]
+    parts = []
+    for part in (slice(first, first + batch) for first in range(0, len(labels), batch)):
+        drawn = pipeline(
+            labels[part].tolist(), generator=generators[part], num_inference_steps=steps, output_type="pt"
+        )
+        parts.append((drawn.images.float().nan_to_num() * 255).round().to(torch.uint8).cpu().numpy())
+    return np.concatenate(parts)
 
 
 def save_grid(images: np.ndarray, columns: int, output_dir: Path, step: int) -> None:

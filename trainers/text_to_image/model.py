@@ -25,7 +25,7 @@ from clinsynth.models.text_to_image_base import (
     write_tensors,
 )
 from clinsynth.seeds import derive_seed
-from clinsynth.trainers.diffusion.model import DDPMProcess, TrainingStream
+from clinsynth.trainers.diffusion.model import DDPMProcess, TrainingStream, scale_images
 from clinsynth.trainers.diffusion.step import draw, save_grid, to_fast
 from clinsynth.trainers.text_to_image.arguments import TextToImageLoraArguments
 
@@ -65,12 +65,6 @@ def build_prompted(
     check_lengths(pipe, prompts, names)
     facts = {**facts, "tokens": tokens}
     return PromptedPipeline(pipe, dict(enumerate(names)), prompts, args.guidance_scale, facts)
-
-
-def compute_in(prompted: PromptedPipeline, precision: str) -> None:
-    """Have the frozen networks in the type of mixed precision: half the memory."""
-    if precision in TYPES:
-        prompted.pipe.to(TYPES[precision])
 
 
 def add_lora(args: TextToImageLoraArguments, prompted: PromptedPipeline) -> None:
@@ -183,8 +177,15 @@ def class_prompts(template: str, own: str | None, names: list[str], tokens: list
     """
     if LABEL not in template:
         raise ValueError(f"--prompt_template must hold {LABEL}, got {template!r}; write 'a picture of {LABEL}'")
-    given = parse_prompts(own, names) if own else {}
-    prompts = {}
+    given = {}
+    if own:
+        given = read_prompts(own) if own.endswith((".yaml", ".yml")) else parse_prompts(own, names)
+    for name, prompt in given.items():
+        if name not in names:
+            raise ValueError(f"--prompts names the class {name!r}; the classes are {', '.join(names)}")
+        if not prompt:
+            raise ValueError(f"--prompts: the prompt of {name} is empty; say what its images show")
+    prompts: dict[int, str] = {}
     for number, name in enumerate(names):
         prompt = given.get(name, template)
         if tokens and LABEL not in prompt:
@@ -192,15 +193,16 @@ def class_prompts(template: str, own: str | None, names: list[str], tokens: list
                 f"--prompts: the prompt of {name} must hold {LABEL}, where --textual_inversion_steps puts the learned "
                 f"word, got {prompt!r}"
             )
-        prompts[number] = prompt.replace(LABEL, tokens[number] if tokens else name)
-    check_different(prompts, names)
+        prompt = prompt.replace(LABEL, tokens[number] if tokens else name)
+        if prompt in prompts.values():  # no model could tell them apart
+            same = names[list(prompts.values()).index(prompt)]
+            raise ValueError(f"--prompts: {same} and {name} have the same prompt {prompt!r}; give each its own")
+        prompts[number] = prompt
     return prompts
 
 
 def parse_prompts(text: str, names: list[str]) -> dict[str, str]:
     """Class name to prompt; a comma within a prompt is part of it, unless a class name and = follow."""
-    if text.endswith((".yaml", ".yml")):
-        return read_prompts(Path(text), names)
     known = "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
     parts = re.split(rf"(?:^|,)\s*({known})\s*=", text)
     found = dict(zip(parts[1::2], (part.strip() for part in parts[2::2]), strict=True))
@@ -210,49 +212,25 @@ def parse_prompts(text: str, names: list[str]) -> dict[str, str]:
             f"--prompts: {(strange or [text])[0]!r} is not LABEL=PROMPT of a class; the classes are "
             f"{', '.join(names)}; prompts that hold a = go into a YAML file"
         )
-    return check_prompts(found, names)
+    return found
 
 
-def read_prompts(path: Path, names: list[str]) -> dict[str, str]:
+def read_prompts(path: str) -> dict[str, str]:
     """The YAML file of --prompts."""
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+        found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ValueError(f"--prompts {path} cannot be read ({error}); give a YAML file of LABEL: PROMPT") from error
     if not isinstance(found, dict) or not all(isinstance(prompt, str) for prompt in found.values()):
         raise ValueError(f"--prompts {path} must be a YAML file of LABEL: PROMPT, each prompt a text")
-    return check_prompts({str(name): prompt.strip() for name, prompt in found.items()}, names)
-
-
-def check_prompts(found: dict[str, str], names: list[str]) -> dict[str, str]:
-    """The prompts themselves, all of known classes and none empty."""
-    for name, prompt in found.items():
-        if name not in names:
-            raise ValueError(f"--prompts names the class {name!r}; the classes are {', '.join(names)}")
-        if not prompt:
-            raise ValueError(f"--prompts: the prompt of {name} is empty; say what its images show")
-    return found
-
-
-def check_different(prompts: dict[int, str], names: list[str]) -> None:
-    """Raise a `ValueError` where two classes have the same prompt, which no model could tell apart."""
-    first: dict[str, int] = {}
-    for number, prompt in prompts.items():
-        if prompt in first:
-            raise ValueError(
-                f"--prompts: {names[first[prompt]]} and {names[number]} have the same prompt {prompt!r}; "
-                "give each its own"
-            )
-        first[prompt] = number
+    return {str(name): prompt.strip() for name, prompt in found.items()}
 
 
 def check_lengths(pipe: Any, prompts: dict[int, str], names: list[str]) -> None:
     """Raise a `ValueError` where a prompt is longer than what a text encoder reads; the rest would be cut off."""
-    for component in ("tokenizer", "tokenizer_2"):
-        tokenizer = pipe.components.get(component)
+    tokenizers = [pipe.components[name] for name in ("tokenizer", "tokenizer_2") if pipe.components.get(name)]
+    for tokenizer in tokenizers:
         for number, prompt in prompts.items():
-            if tokenizer is None:
-                continue
             count, most = len(tokenizer(prompt).input_ids), tokenizer.model_max_length
             if count > most:
                 raise ValueError(
@@ -294,7 +272,7 @@ def encode_images(
     size = max(1, PIXELS_AT_ONCE // prompted.side**2)
     total = -(-len(images.splits[split]) // size)
     for batch in tqdm(images.batches(split, size), total=total, desc=f"encode {split}", leave=False):
-        pixels = torch.from_numpy(batch.images).float() / 127.5 - 1
+        pixels = scale_images(torch.from_numpy(batch.images))
         for variant in variants:
             latents.append(prompted.encode(pixels.flip(variant)).float())
             labels.append(torch.from_numpy(batch.labels).to(prompted.device))
@@ -333,12 +311,9 @@ class LatentValidation:
 
     def draw_grid(self) -> np.ndarray:
         """Images of all classes, uint8 (classes x columns, 3, side, side), with DPM-Solver++."""
-        schedule, columns = self.prompted.scheduler, self.columns
+        schedule = self.prompted.scheduler
         self.prompted.scheduler = to_fast(schedule)
-        seeds = [derive_seed(self.seed, 3, number) for number in range(self.prompted.num_classes * columns)]
-        rows = [
-            draw(self.prompted, [label] * columns, seeds[label * columns : (label + 1) * columns], STEPS)
-            for label in range(self.prompted.num_classes)
-        ]
+        labels = np.repeat(np.arange(self.prompted.num_classes), self.columns)
+        images = draw(self.prompted, labels, self.seed, STEPS, batch=self.columns)
         self.prompted.scheduler = schedule
-        return np.concatenate(rows)
+        return images
