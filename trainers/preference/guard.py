@@ -31,7 +31,7 @@ from clinsynth.seeds import derive_seed
 from clinsynth.trainers.diffusion.model import DDPMProcess, StepInputs, TrainingStream
 from clinsynth.trainers.harness import Run
 from clinsynth.trainers.preference.arguments import FeedbackArguments
-from clinsynth.trainers.preference.candidates import sample_fast
+from clinsynth.trainers.preference.candidates import draw_fast
 from clinsynth.trainers.preference.model import image_form, is_prompted, to_samples
 from clinsynth.trainers.training_state import checkpoints
 
@@ -150,10 +150,7 @@ class Guard:
         args, pipeline = self.args, self.pipeline
         labels = np.repeat(np.arange(pipeline.num_classes), args.guard_images).tolist()
         seeds = [derive_seed(args.seed, 12, i) for i in range(len(labels))]
-        sample, size = sample_fast(pipeline, args.num_inference_steps), args.sampling_batch_size
-        batches = [slice(i, i + size) for i in range(0, len(labels), size)]
-        parts = [sample(labels[batch], seeds[batch]) for batch in batches]
-        images, finite = (np.concatenate(column) for column in zip(*parts, strict=True))
+        images, finite = draw_fast(pipeline, args.num_inference_steps, labels, seeds, args.sampling_batch_size)
         conditions = [pipeline.id2label[label] for label in labels]
         record: dict[str, Any] = {"finite": float(finite.mean()), "fidelity": self.fidelity()}
         record["frechet"] = frechet_distance(self.real_features, self.extractor(images))

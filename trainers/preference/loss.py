@@ -7,7 +7,7 @@ the network decides, with a spread that it does not. So log p of a step is −|x
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -69,11 +69,9 @@ def sample_paths(
     shape = (steps + 1, config["in_channels"], config["sample_size"], config["sample_size"])
     found = []
     for first in tqdm(range(0, len(labels), batch_size), desc="paths", leave=False):
-        part = labels[first : first + batch_size]
-        noise = [
-            torch.randn(shape, generator=torch.Generator().manual_seed(s)) for s in seeds[first : first + batch_size]
-        ]
-        path = follow(unet, scheduler, torch.stack(noise).to(device), torch.tensor(part, device=device), times)
+        part = slice(first, first + batch_size)
+        noise = [torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds[part]]
+        path = follow(unet, scheduler, torch.stack(noise).to(device), torch.tensor(labels[part], device=device), times)
         found.append(path.cpu())
     return Paths(torch.cat(found), times)
 
@@ -110,8 +108,7 @@ def step_errors(
     return prediction, ((drawn - mean) / spread).square().mean(dim=(1, 2, 3)) / 2
 
 
-@dataclass(frozen=True)
-class PreferenceLoss:
+class PreferenceLoss(NamedTuple):
     """A loss, a scalar with gradient, and what is logged of it."""
 
     loss: torch.Tensor

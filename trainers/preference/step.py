@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -76,33 +77,26 @@ class Preferences:
         self.process = DDPMProcess(pipeline.scheduler)
         self.processes, self.rank = accelerator.num_processes, accelerator.process_index
         self.device = accelerator.device
+        as_samples = partial(to_samples, pipeline, device=self.device, batch_size=args.sampling_batch_size)
         if args.method == "reward":
             labels, rewards = (torch.tensor(rows[name][:]) for name in ("label", "reward"))
-            self.extra = reward_weights(rewards, labels, args.temperature).to(self.device)
-            self.stream = self.stream_of(self.samples(pixels_of(rows["image"])), labels)
+            samples, extra = as_samples(pixels_of(rows["image"])), reward_weights(rewards, labels, args.temperature)
         elif args.method == "kto":
-            images, labels, signs = signed_images(rows)
-            self.extra = signs.to(self.device)
-            self.stream = self.stream_of(self.samples(images), labels)
+            images, labels, extra = signed_images(rows)
+            samples = as_samples(images)
         else:
             paired = paired_images(rows.filter(lambda outcome: outcome == PREFERRED, input_columns="outcome"))
             self.pairs, labels = (paired.chosen, paired.rejected), paired.labels[paired.chosen]
             if args.method == "d3po":
                 self.paths = self.draw_paths(paired)
-                samples = self.paths.latents[:, -1].to(self.device)
+                both = self.paths.latents[:, -1].to(self.device)
             else:
-                samples = self.samples(paired.images)
-            self.stream, self.extra = self.stream_of(samples[self.pairs[0]], labels), samples[self.pairs[1]]
-
-    def samples(self, images: torch.Tensor) -> torch.Tensor:
-        """Images, uint8 (n, c, side, side), as the network is trained on them."""
-        return to_samples(self.pipeline, images, self.device, self.args.sampling_batch_size)
-
-    def stream_of(self, samples: torch.Tensor, labels: torch.Tensor) -> TrainingStream:
-        """The endless stream of images, without class dropout: preferences are those of a class."""
-        total, seed = self.process.num_train_timesteps, derive_seed(self.args.seed, 14)
-        on = (samples, labels.to(self.device))
-        return TrainingStream(*on, self.pipeline.num_classes, total, class_dropout=0.0, seed=seed)
+                both = as_samples(paired.images)
+            samples, extra = both[self.pairs[0]], both[self.pairs[1]]
+        self.extra = extra.to(self.device)
+        total, seed = self.process.num_train_timesteps, derive_seed(args.seed, 14)
+        on = (samples, labels.to(self.device), pipeline.num_classes, total)
+        self.stream = TrainingStream(*on, class_dropout=0.0, seed=seed)  # preferences are those of a class
 
     def draw_paths(self, paired: PairedImages) -> Paths:
         """The paths that ended in the images, drawn again from their seeds.
