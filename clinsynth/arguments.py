@@ -9,7 +9,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
 import jsonargparse
 import yaml
@@ -39,6 +39,8 @@ def build_parser(arguments_class: type, prog: str | None = None) -> jsonargparse
         action=jsonargparse.ActionConfigFile,
         help="A YAML file that sets defaults; flags win. A run folder's config.yaml is such a file.",
     )
+    # flags that are inherited from another module have their types as texts, which only that module can read
+    vars(arguments_class)["__init__"].__annotations__ = get_type_hints(arguments_class)
     parser.add_class_arguments(arguments_class, as_group=False)
     for action in parser._actions:
         if getattr(action, "_typehint", None) is bool:  # `--dry_run` alone means `--dry_run true`

@@ -35,6 +35,13 @@ def test_every_flag_is_explained(name: str, capsys: pytest.CaptureFixture[str]) 
         assert len(text.split("(type:")[0].split()) >= 3, f"--{flag} has no help"
 
 
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_flag_has_a_type_that_is_checked(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([*name.split(), "--help"])
+    assert "Unvalidated" not in capsys.readouterr().out
+
+
 def test_flags_win_over_the_config_file(tmp_path: Path) -> None:
     config = tmp_path / "config.yaml"
     config.write_text("train_steps: 5\nwidth: 16\nlabel_names: [a, b]\n")
