@@ -27,15 +27,15 @@ from clinsynth.arguments import parse, run
 from clinsynth.data.images import ImageArrays
 from clinsynth.run_folder import complete_folder
 from clinsynth.seeds import derive_seed
-from clinsynth.trainers.diffusion.arguments import DDPMArguments
-from clinsynth.trainers.diffusion.step import build_state, step_parts, train_step
+from clinsynth.trainers.arguments import DDPMArguments
+from clinsynth.trainers.diffusion.model import build_state, step_parts, train_step
 from clinsynth.trainers.harness import check_finite
 from clinsynth.trainers.training_state import checkpoints, flatten_moments, load_moments
 
 if TYPE_CHECKING:
     from benchmarks.samples import Draw
     from clinsynth.data.images import ImageArrays
-    from clinsynth.trainers.diffusion.arguments import DDPMArguments
+    from clinsynth.trainers.arguments import DDPMArguments
 
 
 class Training(Protocol):
@@ -280,7 +280,7 @@ def fractions(args: EqualTimeArguments) -> list[float]:
 
 def trainer_arguments(args: EqualTimeArguments) -> "DDPMArguments":
     """The arguments of our trainer for this contestant."""
-    from clinsynth.trainers.diffusion.arguments import DDPMArguments
+    from clinsynth.trainers.arguments import DDPMArguments
 
     backbone = "context_unet" if args.arm == "context_unet" else "unet2d"
     flags = ["--backbone", backbone, "--seed", str(args.seed), "--dataset", args.dataset]

@@ -104,7 +104,7 @@ def build_pipeline(args: PreferenceBenchmarkArguments) -> Any:
     """A DDPM with random weights and the five grades."""
     from clinsynth.data.phantom_fundus import GRADES
     from clinsynth.pipelines.class_conditioned_ddpm import ClassConditionedDDPMPipeline
-    from clinsynth.trainers.diffusion.arguments import DDPMArguments
+    from clinsynth.trainers.arguments import DDPMArguments
     from clinsynth.trainers.diffusion.model import build_scheduler, build_unet
 
     first = DDPMArguments(width=args.width)

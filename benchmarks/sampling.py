@@ -25,7 +25,7 @@ from benchmarks.score import cells, distances, named_extractor, real_splits
 from benchmarks.timing import Comparison, Run, compare
 from clinsynth.arguments import parse, run
 from clinsynth.data.images import ImageArrays
-from clinsynth.trainers.diffusion.arguments import DDPMArguments
+from clinsynth.trainers.arguments import DDPMArguments
 
 if TYPE_CHECKING:
     from benchmarks.timing import Comparison

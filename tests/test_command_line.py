@@ -8,7 +8,7 @@ from helpers import REPOSITORY, clinsynth, run_python, write_npz
 
 from clinsynth.arguments import parse
 from clinsynth.cli import COMMANDS, main
-from clinsynth.trainers.diffusion.arguments import DDPMArguments
+from clinsynth.trainers.arguments import DDPMArguments
 
 HEAVY = {"torch", "diffusers", "transformers", "datasets", "accelerate", "sklearn"}
 

@@ -18,9 +18,9 @@ from clinsynth.data.images import load_image_arrays
 from clinsynth.run_folder import read_metrics
 from clinsynth.scripts import generate_images
 from clinsynth.scripts.generate_images import GenerateImagesArguments
+from clinsynth.trainers.arguments import GANArguments
 from clinsynth.trainers.diffusion.model import TrainingStream
 from clinsynth.trainers.gan import step as gan_step
-from clinsynth.trainers.gan.arguments import GANArguments
 from clinsynth.trainers.gan.step import (
     Discriminator,
     GANState,

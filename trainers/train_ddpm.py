@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clinsynth.arguments import run
-from clinsynth.trainers.diffusion.arguments import DDPMArguments
+from clinsynth.trainers.arguments import DDPMArguments
 
 if TYPE_CHECKING:
     from clinsynth.data.images import ImageArrays
@@ -30,9 +30,17 @@ def train(args: DDPMArguments, data: "dict[str, ImageArrays]", output_dir: Path)
     """The loop; `data` holds the splits."""
     import torch
 
-    from clinsynth.trainers.diffusion.model import DDPMProcess, TrainingStream, resolve_precision
+    from clinsynth.trainers.diffusion.model import (
+        DDPMProcess,
+        TrainingStream,
+        Validation,
+        build_state,
+        resolve_precision,
+        step_parts,
+        to_fast,
+        train_step,
+    )
     from clinsynth.trainers.diffusion.privacy import build_private_training, plan_privacy, write_privacy
-    from clinsynth.trainers.diffusion.step import Validation, build_state, step_parts, to_fast, train_step
     from clinsynth.trainers.harness import Run, begin, push_result
 
     images = len(data["train"].labels)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clinsynth.arguments import run
-from clinsynth.trainers.text_to_image.arguments import TextToImageLoraArguments
+from clinsynth.trainers.arguments import TextToImageLoraArguments
 
 if TYPE_CHECKING:
     from clinsynth.data.images import ImageSplits
@@ -95,8 +95,7 @@ def fit(
     validate: "LatentValidation | None" = None,
 ) -> None:
     """The loop: trains what has gradients in the model of `training`."""
-    from clinsynth.trainers.diffusion.model import DDPMProcess
-    from clinsynth.trainers.diffusion.step import step_parts, train_step
+    from clinsynth.trainers.diffusion.model import DDPMProcess, step_parts, train_step
 
     accelerator, state = training.accelerator, training.state
     process = DDPMProcess(prompted.scheduler, args.min_snr_gamma)

@@ -25,9 +25,8 @@ from clinsynth.models.text_to_image_base import (
     write_tensors,
 )
 from clinsynth.seeds import derive_seed
-from clinsynth.trainers.diffusion.model import DDPMProcess, TrainingStream, scale_images
-from clinsynth.trainers.diffusion.step import draw, save_grid, to_fast
-from clinsynth.trainers.text_to_image.arguments import TextToImageLoraArguments
+from clinsynth.trainers.arguments import TextToImageLoraArguments
+from clinsynth.trainers.diffusion.model import DDPMProcess, TrainingStream, draw, save_grid, scale_images, to_fast
 
 TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
