@@ -13,47 +13,19 @@ result is the last model that it accepted. With --rounds the whole is done again
 stopped goes on when the same command is started again.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from clinsynth.arguments import run
 from clinsynth.run_folder import check_same_run, check_unchanged, create_run_folder
-from clinsynth.trainers.arguments import check_at_least
-from clinsynth.trainers.preference.arguments import FeedbackArguments
+from clinsynth.trainers.preference.arguments import PreferenceArguments
 
 MAY_DIFFER = frozenset(
     "output_dir log_steps checkpointing_steps checkpoints_total_limit sampling_batch_size judge_endpoint".split()
 )
 PAIRING = frozenset({"pair_rule", "margin"})
 """What may also differ until there are pairs: scored candidates of which no pair could be made are kept."""
-
-
-@dataclass
-class PreferenceArguments(FeedbackArguments):
-    """Train a DDPM or a text-to-image model further on the preferences of a checklist's judge.
-
-    Start the same command again to resume. Example:
-
-      clinsynth train preference --model runs/phantom --held_out classifier --held_out_model runs/control/best-real
-    """
-
-    output_dir: str = "runs/preference"
-    """run folder; afterwards itself a checkpoint, as --model is one"""
-    rounds: int = 1
-    """times that candidates are drawn, judged and learned from, each time by the model that came of the time before; a
-    round that the held-out judge finds to make it worse at once is dropped. More can be asked for later"""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_at_least(self, 1, ["rounds"])
-        if self.rounds > 1 and self.preferences:
-            raise ValueError(f"--rounds {self.rounds} draws new candidates in each round; leave --preferences out")
-        if self.rounds > 1 and self.judge == "expert":
-            raise ValueError(
-                f"--rounds {self.rounds} draws new candidates in each round, which no expert has seen; train a round, "
-                "have its candidates scored, and give --judge expert with --rounds 1"
-            )
 
 
 def main(args: PreferenceArguments) -> None:

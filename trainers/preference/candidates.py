@@ -33,7 +33,7 @@ from clinsynth.models.image_classifiers import build_small_resnet, in_batches, m
 from clinsynth.run_folder import complete_folder, create_run_folder
 from clinsynth.synthesis.image_shards import ImageShards, write_image_shards
 from clinsynth.trainers.diffusion.model import to_fast
-from clinsynth.trainers.preference.arguments import FeedbackArguments
+from clinsynth.trainers.preference.arguments import PreferenceArguments
 from clinsynth.trainers.preference.loss import sample_paths
 from clinsynth.trainers.preference.model import describe_model, image_form, on_path, to_images, with_scheduler
 from clinsynth.trainers.preference.pairs import Candidate, check_pairs, make_pairs, pixels_of, read_pairs, write_pairs
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 SHARD_SIZE = 256
 
 
-def gather_preferences(args: FeedbackArguments, pipeline: Any, judge: Judge | None, folder: Path) -> Dataset:
+def gather_preferences(args: PreferenceArguments, pipeline: Any, judge: Judge | None, folder: Path) -> Dataset:
     """What is learned from: a preference data set, or with --method reward images, labels and `reward` in [0, 1].
 
     Args:
@@ -67,7 +67,7 @@ def gather_preferences(args: FeedbackArguments, pipeline: Any, judge: Judge | No
     return read_pairs(folder / "pairs", unpaired)
 
 
-def judge_candidates(args: FeedbackArguments, pipeline: Any, judge: Judge, folder: Path) -> Dataset:
+def judge_candidates(args: PreferenceArguments, pipeline: Any, judge: Judge, folder: Path) -> Dataset:
     """Candidates, those of a prompt in a row: image, label, seed, `share` of the trusted items met (nan where the
     judge gave no scores), and `reasons`."""
     labels = [label for label in range(pipeline.num_classes) for _ in range(args.prompts * args.candidates)]
@@ -100,7 +100,7 @@ def answer_text(answer: Answer) -> str:
     return "; ".join(parts)
 
 
-def pair_candidates(args: FeedbackArguments, candidates: Dataset, judge: Judge, folder: Path) -> None:
+def pair_candidates(args: PreferenceArguments, candidates: Dataset, judge: Judge, folder: Path) -> None:
     """Write the preference data set, unless it is there."""
     if (folder / "preferences.json").exists():
         return
@@ -131,7 +131,7 @@ def pair_candidates(args: FeedbackArguments, candidates: Dataset, judge: Judge, 
     write_pairs(folder, pairs, candidates, candidates.features["label"].names, facts)
 
 
-def reward_candidates(args: FeedbackArguments, candidates: Dataset, folder: Path) -> Dataset:
+def reward_candidates(args: PreferenceArguments, candidates: Dataset, folder: Path) -> Dataset:
     """The candidates that were scored and what each is worth: its share, or what a reward model makes of it."""
     rows = np.flatnonzero(~np.isnan(candidates["share"][:]))
     scored = candidates.select(rows)
@@ -143,7 +143,7 @@ def reward_candidates(args: FeedbackArguments, candidates: Dataset, folder: Path
     return scored.add_column("reward", shares.astype(np.float32))
 
 
-def check_fits(args: FeedbackArguments, rows: Dataset, pipeline: Any) -> None:
+def check_fits(args: PreferenceArguments, rows: Dataset, pipeline: Any) -> None:
     """Raise a `ValueError` where preferences are of other classes or images than the model's, or of its watcher."""
     if args.held_out == "measure" and "measure" in rows["judge"]:
         raise ValueError(
@@ -161,7 +161,7 @@ def check_fits(args: FeedbackArguments, rows: Dataset, pipeline: Any) -> None:
         )
 
 
-def draw_candidates(args: FeedbackArguments, pipeline: Any, labels: list[int], folder: Path) -> Dataset:
+def draw_candidates(args: PreferenceArguments, pipeline: Any, labels: list[int], folder: Path) -> Dataset:
     """An image for each of `labels`; row i is of prompt i // candidates."""
     plan = ImageShards(create_run_folder(folder), labels, pipeline.id2label, args.seed, SHARD_SIZE)
     generator = {

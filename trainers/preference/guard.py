@@ -30,7 +30,7 @@ from clinsynth.run_folder import append_metrics, atomic_write, read_metrics
 from clinsynth.seeds import derive_seed
 from clinsynth.trainers.diffusion.model import DDPMProcess, StepInputs, TrainingStream
 from clinsynth.trainers.harness import Run
-from clinsynth.trainers.preference.arguments import FeedbackArguments
+from clinsynth.trainers.preference.arguments import PreferenceArguments
 from clinsynth.trainers.preference.candidates import draw_fast
 from clinsynth.trainers.preference.model import image_form, is_prompted, to_samples
 from clinsynth.trainers.training_state import checkpoints
@@ -43,7 +43,7 @@ KEPT = "good"
 """The folder of the last weights that the guard accepted."""
 
 
-def load_judges(args: FeedbackArguments, pipeline: Any, folder: Path) -> tuple[Judge | None, Judge]:
+def load_judges(args: PreferenceArguments, pipeline: Any, folder: Path) -> tuple[Judge | None, Judge]:
     """The judge that is learned from, None where --preferences were given, and the one that watches.
 
     Where there are phantoms for it, each is compared with them, as calibration_<role>.json in `folder` says, and not
@@ -61,7 +61,7 @@ def load_judges(args: FeedbackArguments, pipeline: Any, folder: Path) -> tuple[J
     return judge, held_out
 
 
-def calibrate_role(args: FeedbackArguments, judge: Judge, pipeline: Any, path: Path, least_kappa: float) -> None:
+def calibrate_role(args: PreferenceArguments, judge: Judge, pipeline: Any, path: Path, least_kappa: float) -> None:
     """Compare a judge with phantoms, once."""
     if truth_is_known(judge):
         calibrate_once(path, judge, *image_form(pipeline), args.calibration_pictures, least_kappa, args.seed)
@@ -69,7 +69,7 @@ def calibrate_role(args: FeedbackArguments, judge: Judge, pipeline: Any, path: P
 
 
 def guard_extractor(
-    args: FeedbackArguments, pipeline: Any, data: dict[str, ImageArrays], folder: Path
+    args: PreferenceArguments, pipeline: Any, data: dict[str, ImageArrays], folder: Path
 ) -> FeatureExtractor:
     """A small network that tells the classes of real train images apart, of a text-to-image model enlarged or shrunk
     to the side that it takes."""
@@ -97,7 +97,7 @@ class Guard:
 
     def __init__(
         self,
-        args: FeedbackArguments,
+        args: PreferenceArguments,
         pipeline: Any,
         judge: Judge | None,
         held_out: Judge,

@@ -17,7 +17,7 @@ from diffusers.training_utils import EMAModel
 from clinsynth.data.images import ImageArrays
 from clinsynth.seeds import derive_seed
 from clinsynth.trainers.diffusion.model import DDPMProcess, TrainingStream, scale_images
-from clinsynth.trainers.preference.arguments import FeedbackArguments
+from clinsynth.trainers.preference.arguments import PreferenceArguments
 from clinsynth.trainers.preference.loss import (
     Paths,
     PreferenceLoss,
@@ -42,7 +42,7 @@ from clinsynth.trainers.preference.pairs import PREFERRED, PairedImages, paired_
 from clinsynth.trainers.training_state import TrainingState
 
 
-def build_state(args: FeedbackArguments, pipeline: Any, accelerator: Accelerator) -> tuple[TrainingState, Any]:
+def build_state(args: PreferenceArguments, pipeline: Any, accelerator: Accelerator) -> tuple[TrainingState, Any]:
     """The state before the first step, and the reference: the first-stage network, frozen.
 
     Where an adapter is trained, the reference is the same network with the adapter as it is now, else a copy.
@@ -71,7 +71,7 @@ class Preferences:
     """
 
     def __init__(
-        self, args: FeedbackArguments, pipeline: Any, reference: Any, rows: Dataset, accelerator: Accelerator
+        self, args: PreferenceArguments, pipeline: Any, reference: Any, rows: Dataset, accelerator: Accelerator
     ):
         self.args, self.pipeline, self.reference = args, pipeline, reference
         self.process = DDPMProcess(pipeline.scheduler)
@@ -190,7 +190,7 @@ def train_step(
 
 
 def real_samples(
-    args: FeedbackArguments, train: ImageArrays | Iterable[ImageArrays], pipeline: Any, device: torch.device
+    args: PreferenceArguments, train: ImageArrays | Iterable[ImageArrays], pipeline: Any, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The real train images, in parts or not, as the network is trained on them, and their labels (n,)."""
     samples, labels = [], []
@@ -200,7 +200,9 @@ def real_samples(
     return torch.cat(samples), torch.cat(labels)
 
 
-def fidelity_stream(args: FeedbackArguments, real: tuple[torch.Tensor, torch.Tensor], pipeline: Any) -> TrainingStream:
+def fidelity_stream(
+    args: PreferenceArguments, real: tuple[torch.Tensor, torch.Tensor], pipeline: Any
+) -> TrainingStream:
     """The stream of `real_samples`, with class dropout, so that guidance goes on working."""
     total, seed = DDPMProcess(pipeline.scheduler).num_train_timesteps, derive_seed(args.seed, 16)
     return TrainingStream(*real, pipeline.num_classes, total, seed=seed)
