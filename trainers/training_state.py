@@ -82,18 +82,6 @@ class TrainingState:
         """The weights that are trained and averaged, by name."""
         return {name: weight for name, weight in self.model.named_parameters() if weight.requires_grad}
 
-    def weights(self) -> dict[str, torch.Tensor]:
-        """What is saved of the model, by name."""
-        if self.is_adapter:
-            return {name: weight.detach() for name, weight in self.trained().items()}
-        return self.model.state_dict()
-
-    def take_weights(self, weights: dict[str, torch.Tensor]) -> None:
-        """The inverse of `weights`; a RuntimeError says that they are of another network."""
-        if self.is_adapter and weights.keys() != self.trained().keys():
-            raise RuntimeError(f"{len(weights)} saved weights are not the {len(self.trained())} that are trained")
-        self.model.load_state_dict(weights, strict=not self.is_adapter)
-
     def save(self, output_dir: Path, saved_as: Savable) -> Path:
         """Write `checkpoint-<step>`; `saved_as` holds `model`, whose averaged weights it is saved with."""
         path = output_dir / f"checkpoint-{self.step}"
@@ -106,8 +94,10 @@ class TrainingState:
 
     def write(self, folder: Path) -> None:
         """Write all but the averaged weights into `folder`."""
-        weights = {name: tensor.contiguous() for name, tensor in self.weights().items()}
-        save_file(weights, folder / "model.safetensors")
+        weights = self.trained() if self.is_adapter else self.model.state_dict()
+        save_file(
+            {name: weight.detach().contiguous() for name, weight in weights.items()}, folder / "model.safetensors"
+        )
         save_file(flatten_moments(self.optimizer), folder / "optimizer.safetensors")
         if self.is_adapter:
             save_file(dict(zip(self.trained(), self.ema.shadow_params, strict=True)), folder / "ema.safetensors")
@@ -150,8 +140,11 @@ class TrainingState:
                 shadow.copy_(averaged[name])
 
     def read(self, folder: Path) -> None:
-        """The inverse of `write`."""
-        self.take_weights(load_file(folder / "model.safetensors"))
+        """The inverse of `write`; a RuntimeError says that the weights are of another network."""
+        weights = load_file(folder / "model.safetensors")
+        if self.is_adapter and weights.keys() != self.trained().keys():
+            raise RuntimeError(f"{len(weights)} saved weights are not the {len(self.trained())} that are trained")
+        self.model.load_state_dict(weights, strict=not self.is_adapter)
         load_moments(self.optimizer, load_file(folder / "optimizer.safetensors"))
         rest = json.loads((folder / "state.json").read_text())
         self.step = rest["step"]

@@ -7,7 +7,6 @@ was stopped and a changed input is measured anew.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,17 +41,8 @@ if TYPE_CHECKING:
     from clinsynth.study.arguments import EvaluateImagesArguments
 
 
-@dataclass(frozen=True)
-class Compared:
-    """What a report shows pictures of: real train split, synthetic set, and the closest pairs of the two."""
-
-    train: ImageArrays
-    synthetic: ImageArrays
-    pairs: list[dict[str, Any]]
-
-
-def gather_evidence(args: EvaluateImagesArguments) -> tuple[dict[str, Any], Compared]:
-    """All parts of the evidence as JSON-able records, and the pictures that they are about.
+def gather_evidence(args: EvaluateImagesArguments) -> tuple[dict[str, Any], ImageArrays, ImageArrays]:
+    """All parts of the evidence as JSON-able records, the real train split and the synthetic set.
 
     Raises:
         ValueError: either side is missing, unfinished, unreadable or does not fit the other.
@@ -93,7 +83,7 @@ def gather_evidence(args: EvaluateImagesArguments) -> tuple[dict[str, Any], Comp
         "alignment": gather_alignment(args, judge, extractor, sets, features, generation),
         "environment": describe_environment(),
     }
-    return evidence, Compared(real["train"], synthetic, privacy["pairs"])
+    return evidence, real["train"], synthetic
 
 
 def load_real(args: EvaluateImagesArguments, like: ImageArrays) -> dict[str, ImageArrays]:

@@ -166,11 +166,6 @@ class DDPMProcess:
         """T, the number of noise levels."""
         return int(self.scheduler.config["num_train_timesteps"])
 
-    def network_inputs(self, batch: StepInputs) -> tuple[torch.Tensor, torch.Tensor]:
-        """The noisy images (b, c, h, w) and their times (b,), as the network takes them."""
-        noisy = self.scheduler.add_noise(batch.images, batch.noise, batch.timesteps)  # type: ignore[arg-type]
-        return noisy, batch.timesteps
-
     def target(self, batch: StepInputs) -> torch.Tensor:
         """What the network is to predict, (b, c, h, w)."""
         if self.scheduler.config["prediction_type"] == "v_prediction":
@@ -187,8 +182,8 @@ class DDPMProcess:
 
     def predict(self, unet: nn.Module, batch: StepInputs) -> tuple[torch.Tensor, torch.Tensor]:
         """The network's prediction, (b, c, h, w), and its mean squared error by image, (b,)."""
-        noisy, times = self.network_inputs(batch)
-        prediction = unet(noisy, times, class_labels=batch.labels).sample.float()
+        noisy = self.scheduler.add_noise(batch.images, batch.noise, batch.timesteps)  # type: ignore[arg-type]
+        prediction = unet(noisy, batch.timesteps, class_labels=batch.labels).sample.float()
         return prediction, (prediction - self.target(batch)).square().mean(dim=(1, 2, 3))
 
     def image_losses(self, unet: nn.Module, batch: StepInputs) -> torch.Tensor:
