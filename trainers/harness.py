@@ -66,7 +66,7 @@ def open_run_folder(args: RunArguments) -> Path:
     return output_dir
 
 
-def run_command(
+def train_on_images(
     args: G,
     train: Callable[[G, dict[str, ImageArrays], Path], None],
     describe: Callable[[G, dict[str, ImageArrays]], str],

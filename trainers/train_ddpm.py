@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 def main(args: DDPMArguments) -> None:
     """Train, and leave the pipeline in `args.output_dir`."""
-    from clinsynth.trainers.harness import run_command
+    from clinsynth.trainers.harness import train_on_images
 
-    run_command(args, train, describe)
+    train_on_images(args, train, describe)
 
 
 def train(args: DDPMArguments, data: "dict[str, ImageArrays]", output_dir: Path) -> None:

@@ -61,10 +61,10 @@ def main(args: ImageClassifierArguments) -> None:
         return
     from clinsynth.data.images import load_image_arrays
     from clinsynth.trainers.classifiers.kinds import ImageClassifiers
-    from clinsynth.trainers.classifiers.study import run_command
+    from clinsynth.trainers.classifiers.study import run_study_command
 
     settings = (args.augment, args.flips, args.input_size, args.class_weights)
-    run_command(args, load_image_arrays, lambda args, train: ImageClassifiers(*settings))
+    run_study_command(args, load_image_arrays, lambda args, train: ImageClassifiers(*settings))
 
 
 if __name__ == "__main__":

@@ -66,9 +66,11 @@ def main(args: TextClassifierArguments) -> None:
         return
     from clinsynth.data.texts import load_text_arrays
     from clinsynth.trainers.classifiers.kinds import TextClassifiers
-    from clinsynth.trainers.classifiers.study import run_command
+    from clinsynth.trainers.classifiers.study import run_study_command
 
-    run_command(args, load_text_arrays, lambda args, train: TextClassifiers.of(args.model, train, args.max_length))
+    run_study_command(
+        args, load_text_arrays, lambda args, train: TextClassifiers.of(args.model, train, args.max_length)
+    )
 
 
 if __name__ == "__main__":

@@ -44,10 +44,10 @@ def render_image_report(evidence: dict[str, Any], samples: dict[str, Any]) -> st
         sets={split: split if split == "synthetic" else f"real {split}" for split in evidence["data"]["counts"]},
         settings=list(flatten(evidence["generation"])),
         tables=list(distance_tables(evidence["measurements"])),
-        variety=class_table(beside, VARIETY),
+        variety=table_by_class(beside, VARIETY),
         variety_columns=[metric.column for metric in VARIETY],
         privacy_rows=list(privacy_rows(evidence["privacy"])),
-        alignment=class_table(alignment_records(evidence), ALIGNMENT_METRICS),
+        alignment=table_by_class(alignment_records(evidence), ALIGNMENT_METRICS),
         alignment_columns=[metric.column for metric in ALIGNMENT_METRICS],
         arms=arm_table(evidence["classifier"]),
     )
@@ -65,7 +65,7 @@ def distance_tables(measurements: list[dict[str, Any]]) -> Iterator[dict[str, An
         }
 
 
-def class_table(records: list[dict[str, Any]], metrics: Metrics) -> dict[str, list[dict[str, Any]]]:
+def table_by_class(records: list[dict[str, Any]], metrics: Metrics) -> dict[str, list[dict[str, Any]]]:
     """For "overall" and each class that was measured the records of `metrics`, in that order."""
     found = {(row["label"], row["metric"]): row for row in records}
     labels = [label for label, metric in found if metric == metrics[0].name]

@@ -122,7 +122,7 @@ def measure_rows(generators: dict[str, Any], section: Section) -> Iterator[dict[
             continue
         floor = known[0]["floor_held_out"]
         scale = scale_for([floor, *(end for record in known for end in record["interval"] or [record["value"]])])
-        cells = {name: record and cell(record, scale, held_out=floor) for name, record in records.items()}
+        cells = {name: record and with_whisker(record, scale, held_out=floor) for name, record in records.items()}
         yield {"title": metric.heading, "better": metric.better, "floor": floor, "cells": cells}
 
 
@@ -145,11 +145,11 @@ def class_bars(generators: dict[str, Any], metric: Metric) -> Iterator[dict[str,
     scale = scale_for(ends, 2 * WHISKER)
     for label in labels:
         found = ((name, records[label, name]) for name in generators)
-        bars = [{"name": name, **cell(record, scale, record["floor"])} for name, record in found if record]
+        bars = [{"name": name, **with_whisker(record, scale, record["floor"])} for name, record in found if record]
         yield {"label": label, "bars": bars}
 
 
-def cell(
+def with_whisker(
     record: dict[str, Any], scale: Scale, floor: float | None = None, held_out: float | None = None
 ) -> dict[str, Any]:
     """A measurement with its whisker."""
@@ -272,7 +272,7 @@ IMAGES_A_CLASS = 6
 def write_study_report(args: StudyArguments, plan: Plan, output_dir: Path) -> None:
     """Write report.json and report.html, and print where they are."""
     report = gather_report(args, plan)
-    samples = [] if args.task else choose_rows(args, plan)
+    samples = [] if args.task else choose_shown(args, plan)
     atomic_write(output_dir / "report.html", render_study(report, samples))
     atomic_write(output_dir / "report.json", json.dumps(report, indent=1) + "\n")
     private = "keep it private" if args.task else "shows real pictures, keep it private"
@@ -319,7 +319,7 @@ def gather_generator(args: StudyArguments, plan: Plan, name: str) -> dict[str, A
     }
 
 
-def choose_rows(args: StudyArguments, plan: Plan) -> list[dict[str, Any]]:
+def choose_shown(args: StudyArguments, plan: Plan) -> list[dict[str, Any]]:
     """For each class a row of real images and one of each generator's, as data URIs, chosen by the study's seed."""
     sets: dict[str, ImageArrays] = {"real": load_image_arrays(args, args.seed)["train"]}
     for name, draws in plan.generated.items():

@@ -49,7 +49,7 @@ def gather_evidence(args: EvaluateImagesArguments) -> tuple[dict[str, Any], Imag
     """
     generation = read_generation(Path(args.synthetic))
     synthetic = load_synthetic_images(Path(args.synthetic))
-    real = load_real(args, like=synthetic)
+    real = load_real_images(args, like=synthetic)
     synthetic = with_labels_of(real["train"], synthetic)
     check_sources(Path(args.synthetic), real["test"].images)
     judge = load_alignment_judge(args, real["train"].label_names) if args.checklist else None
@@ -86,7 +86,7 @@ def gather_evidence(args: EvaluateImagesArguments) -> tuple[dict[str, Any], Imag
     return evidence, real["train"], synthetic
 
 
-def load_real(args: EvaluateImagesArguments, like: ImageArrays) -> dict[str, ImageArrays]:
+def load_real_images(args: EvaluateImagesArguments, like: ImageArrays) -> dict[str, ImageArrays]:
     """Splits train, validation and test of `--real` at the resolution and channels of `like`."""
     shared = ("fit", "label_column", "label_names", "train_fraction", "few_shot", "min_class_size")
     data_args = ImageDataArguments(

@@ -219,7 +219,7 @@ BATCH = 64  # samples between two steps of the progress bar
 
 
 @dataclass(frozen=True)
-class Features(LabelledRows):
+class BodyFeatures(LabelledRows):
     """What the last layer sees of samples; see `LabelledRows`.
 
     Attributes:
@@ -240,7 +240,7 @@ def features_of(
     model: PreTrainedModel,
     data: S,
     progress: str | None = None,
-) -> Features:
+) -> BodyFeatures:
     """The features of `data` in the body of `model`.
 
     Args:
@@ -253,13 +253,15 @@ def features_of(
         for rows in np.split(numbers, numbers[BATCH::BATCH]):
             values.append(seen_by_last_layer(model, partial(outputs, model, data.take(rows))))
             bar.update(len(rows))
-    return Features(np.concatenate(values), data.labels, data.label_names)
+    return BodyFeatures(np.concatenate(values), data.labels, data.label_names)
 
 
-def oversample_features(train: Features, method: str, balance_to: int | None, seed: int) -> tuple[Features, list[str]]:
+def oversample_features(
+    train: BodyFeatures, method: str, balance_to: int | None, seed: int
+) -> tuple[BodyFeatures, list[str]]:
     """Features that fill up the short classes of `train`, and notes; as `oversample` has it."""
     values, labels, notes = oversample(train.values, train.labels, train.label_names, method, balance_to, seed)
-    return Features(values, labels, train.label_names), notes
+    return BodyFeatures(values, labels, train.label_names), notes
 
 
 def seen_by_last_layer(model: PreTrainedModel, outputs: Callable[[Read], np.ndarray]) -> np.ndarray:
@@ -272,7 +274,7 @@ def seen_by_last_layer(model: PreTrainedModel, outputs: Callable[[Read], np.ndar
         hook.remove()
 
 
-def head_probabilities(model: PreTrainedModel, features: Features) -> np.ndarray:
+def head_probabilities(model: PreTrainedModel, features: BodyFeatures) -> np.ndarray:
     """Class probabilities, float32 (n, classes), that the last layer of `model` gives for features of its body."""
     layer = last_layer(model)
     with torch.inference_mode():
@@ -280,7 +282,9 @@ def head_probabilities(model: PreTrainedModel, features: Features) -> np.ndarray
         return logits.softmax(-1).float().cpu().numpy()
 
 
-def fit_head(model: PreTrainedModel, train: Features, validation: Features, settings: FitSettings) -> FitResult:
+def fit_head(
+    model: PreTrainedModel, train: BodyFeatures, validation: BodyFeatures, settings: FitSettings
+) -> FitResult:
     """Train `model`'s last layer anew on features of the train samples, real ones and those made of them, and put it
     into `model`; the epoch is chosen on features of the real validation samples."""
     mean, spread = train.values.mean(0), train.values.std(0) + 1e-6

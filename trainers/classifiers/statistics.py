@@ -313,7 +313,7 @@ def label_agreement(
         mine, real = synthetic.labels == number, test.labels == number
         n, n_real = int(mine.sum()), int(real.sum())
         if min(n, n_real) < MIN_ROWS:
-            records.append(record(name, n, n_real, unmeasured(f"fewer than {MIN_ROWS} {noun}s")))
+            records.append(record(name, n, n_real, no_agreement(f"fewer than {MIN_ROWS} {noun}s")))
             continue
         found = resampled_share((predicted == number)[:, mine], shares, rng)
         floor = resampled_share((on_test == number)[:, real], shares, rng)
@@ -322,7 +322,7 @@ def label_agreement(
         records.append(record(name, n, n_real, agreement_of(found, floor, chances[-1], noun)))
     sizes = len(synthetic.labels), len(test.labels)
     if not parts:
-        return [*records, record(OVERALL, *sizes, unmeasured("no class could be measured"))]
+        return [*records, record(OVERALL, *sizes, no_agreement("no class could be measured"))]
     found, floor = np.mean(parts, axis=0)
     return [record(OVERALL, *sizes, agreement_of(found, floor, float(np.mean(chances)), noun)), *records]
 
@@ -359,7 +359,7 @@ def agreement_of(found: np.ndarray, floor: np.ndarray, chance: float, noun: str)
     }
 
 
-def unmeasured(why: str) -> dict[str, Any]:
+def no_agreement(why: str) -> dict[str, Any]:
     names = ("value", "interval", "floor", "floor_interval", "chance", "difference", "difference_interval")
     return {**dict.fromkeys(names), "confidence": CONFIDENCE, "flag": "cannot tell", "note": why}
 

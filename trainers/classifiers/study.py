@@ -187,7 +187,9 @@ def study_notes(trainings: Trainings[S], arms: list[Arm], runs: dict[Job, dict[s
     return [*notes, *made]
 
 
-def run_command(args: A, load: Callable[[A, int], dict[str, S]], build: Callable[[A, S], Classifiers[S]]) -> None:
+def run_study_command(
+    args: A, load: Callable[[A, int], dict[str, S]], build: Callable[[A, S], Classifiers[S]]
+) -> None:
     """The study of a command, whose folder gets results.json and the best model of each arm.
 
     Args:

@@ -30,7 +30,7 @@ from clinsynth.run_folder import (
 from clinsynth.trainers.classifiers.arms import REAL_FEATURES, Arm, ArmArguments, Views, augmentation, weighted
 from clinsynth.trainers.classifiers.rows import (
     ArmRefusedError,
-    Features,
+    BodyFeatures,
     S,
     arm_rows,
     features_of,
@@ -143,7 +143,7 @@ def train_arm(trainings: Trainings[S], arm: Arm, seed: int, folder: Path) -> dic
     }
 
 
-def choose_rows(trainings: Trainings[S], arm: Arm, seed: int) -> tuple[S | Features, list[str]]:
+def choose_rows(trainings: Trainings[S], arm: Arm, seed: int) -> tuple[S | BodyFeatures, list[str]]:
     """The rows of an arm, real ones first, drawn by `seed`, and notes on them: samples, of `pretrain_finetune` those
     of its first half, or for an arm in feature space features of samples.
 
@@ -156,14 +156,14 @@ def choose_rows(trainings: Trainings[S], arm: Arm, seed: int) -> tuple[S | Featu
         return arm_rows(real, synthetic, arm, ratio=args.synthetic_ratio, balance_to=args.balance_to, seed=seed), notes
     if not arm.method:
         return real, []
-    if isinstance(real, Features):
+    if isinstance(real, BodyFeatures):
         features, notes = oversample_features(real, arm.method, args.balance_to, seed)
         return real.followed_by(features), notes
     samples, notes = trainings.classifiers.oversample(real, arm.method, args.balance_to, seed)
     return real.followed_by(samples), notes
 
 
-def agreeing(trainings: Trainings[S], arm: Arm, seed: int) -> tuple[S | Features, list[str]]:
+def agreeing(trainings: Trainings[S], arm: Arm, seed: int) -> tuple[S | BodyFeatures, list[str]]:
     """The synthetic set of an arm, with --keep_agreeing those whose label the control confirms, and notes."""
     samples = trainings.synthetic[arm.source]
     seen = trainings.seen(arm, samples, seed)
@@ -175,13 +175,13 @@ def agreeing(trainings: Trainings[S], arm: Arm, seed: int) -> tuple[S | Features
 
 
 def fit_best(
-    trainings: Trainings[S], arm: Arm, seed: int, data: S | Features, folder: Path
+    trainings: Trainings[S], arm: Arm, seed: int, data: S | BodyFeatures, folder: Path
 ) -> tuple[FitResult, PreTrainedModel, float]:
     """Train at every learning rate, appending to `folder`'s metrics.jsonl; the best by validation, and its rate."""
     best: list[tuple[FitResult, PreTrainedModel, float]] = []  # one at most: a model is large
     for learning_rate in trainings.args.rates:
         settings = fit_settings(trainings, arm, seed, learning_rate, folder)
-        if isinstance(data, Features):
+        if isinstance(data, BodyFeatures):
             model = trainings.body(seed)  # anew, since fit_head changes its last layer
             held_out = trainings.features(trainings.real["validation"], seed)
             result = fit_head(model, data, held_out, settings)
@@ -323,11 +323,11 @@ class Trainings(Generic[S]):
         """The classifier whose last layer an arm in feature space trains anew."""
         return self.control_model(seed) if self.args.features_from == "control" else self.new_classifier(seed)
 
-    def seen(self, arm: Arm, data: S, seed: int) -> S | Features:
+    def seen(self, arm: Arm, data: S, seed: int) -> S | BodyFeatures:
         """What a training of an arm sees of `data`: the samples, or their features."""
         return self.features(data, seed) if arm.in_features else data
 
-    def features(self, data: S, seed: int) -> Features:
+    def features(self, data: S, seed: int) -> BodyFeatures:
         """What the body of arms in feature space makes of `data`, computed once and kept: beside the control's
         classifier of this seed, or, of --model as it is, for all seeds."""
         if self.args.features_from == "control":
@@ -341,7 +341,7 @@ class Trainings(Generic[S]):
             return {"values": features_of(self.classifiers.outputs, self.body(seed), data, progress).values}
 
         values = kept_arrays(folder / f"features-{hash_sets(data)}.safetensors", compute)["values"]
-        return Features(values, data.labels, data.label_names)
+        return BodyFeatures(values, data.labels, data.label_names)
 
     def predict(self, arm: Arm, seed: int, model: PreTrainedModel, data: S) -> np.ndarray:
         """Class probabilities (n, classes) by the trained `model` of an arm and seed."""

@@ -314,15 +314,15 @@ class Validation:
         """Write `samples/step-<step>.png` (a row a class) and return `validation_frechet` and `validation_kid`."""
         self.pipeline.set_progress_bar_config(desc=f"validation at step {step}", leave=False)
         shown = np.repeat(np.arange(self.num_classes), COLUMNS)
-        save_grid(draw(self.pipeline, shown, self.seed, self.steps), COLUMNS, self.output_dir, step)
-        features = self.extractor(draw(self.pipeline, self.labels, self.seed, self.steps))
+        save_grid(draw_images(self.pipeline, shown, self.seed, self.steps), COLUMNS, self.output_dir, step)
+        features = self.extractor(draw_images(self.pipeline, self.labels, self.seed, self.steps))
         return {
             "validation_frechet": frechet_distance(self.real, features),
             "validation_kid": kernel_distance(self.real, features),
         }
 
 
-def draw(pipeline: Any, labels: np.ndarray, seed: int, steps: int, batch: int = BATCH) -> np.ndarray:
+def draw_images(pipeline: Any, labels: np.ndarray, seed: int, steps: int, batch: int = BATCH) -> np.ndarray:
     """An image for each of `labels`, uint8 (n, channels, size, size), `batch` at once, always from the same seeds."""
     generators = [torch.Generator().manual_seed(derive_seed(seed, 3, i)) for i in range(len(labels))]
     parts = []

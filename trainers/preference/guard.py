@@ -258,7 +258,7 @@ class Round:
         for checkpoint in checkpoints(self.folder):
             shutil.rmtree(checkpoint)
         gained = f"kept step {kept['step']}" if kept["step"] else "dropped, the next one begins where it began"
-        print(f"round {self.number} of {self.count}: {ended}; {gained}; {compare(guard.looks[0], kept)}")
+        print(f"round {self.number} of {self.count}: {ended}; {gained}; {describe_change(guard.looks[0], kept)}")
 
     def lines(self) -> list[dict[str, Any]]:
         """Those of metrics.jsonl of the rounds up to this one."""
@@ -266,7 +266,7 @@ class Round:
         return [{"round": each.number, **record} for each in rounds for record in read_metrics(each.folder)]
 
 
-def compare(before: dict[str, Any], after: dict[str, Any]) -> str:
+def describe_change(before: dict[str, Any], after: dict[str, Any]) -> str:
     """What the guard measured at the start of a round and of what came of it."""
     names = {"held_out_share": "held-out judge", "judge_share": "judge", "frechet": "Fréchet distance"}
     return ", ".join(f"{name} {before[key]:.3g} to {after[key]:.3g}" for key, name in names.items() if key in before)

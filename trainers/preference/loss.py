@@ -71,12 +71,14 @@ def sample_paths(
     for first in tqdm(range(0, len(labels), batch_size), desc="paths", leave=False):
         part = slice(first, first + batch_size)
         noise = [torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds[part]]
-        path = follow(unet, scheduler, torch.stack(noise).to(device), torch.tensor(labels[part], device=device), times)
+        path = follow_path(
+            unet, scheduler, torch.stack(noise).to(device), torch.tensor(labels[part], device=device), times
+        )
         found.append(path.cpu())
     return Paths(torch.cat(found), times)
 
 
-def follow(
+def follow_path(
     unet: nn.Module, scheduler: DDPMScheduler, noise: torch.Tensor, labels: torch.Tensor, times: torch.Tensor
 ) -> torch.Tensor:
     """The path that starts at `noise[:, 0]` and takes its steps' noise from the rest, (b, steps + 1, c, h, w)."""

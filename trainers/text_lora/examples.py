@@ -236,16 +236,16 @@ def draw_order(labels: list[str], count: int, balanced: bool, seed: int) -> np.n
     """
     generator = np.random.default_rng([seed, ORDER])
     if not balanced:
-        return passes(np.arange(len(labels)), count, generator)
+        return shuffled_passes(np.arange(len(labels)), count, generator)
     names = np.array(labels)
-    turns = passes(np.unique(names), count, generator)
+    turns = shuffled_passes(np.unique(names), count, generator)
     order = np.empty(count, dtype=np.int64)
     for name in np.unique(names):
-        order[turns == name] = passes(np.flatnonzero(names == name), int((turns == name).sum()), generator)
+        order[turns == name] = shuffled_passes(np.flatnonzero(names == name), int((turns == name).sum()), generator)
     return order
 
 
-def passes(items: np.ndarray, count: int, generator: np.random.Generator) -> np.ndarray:
+def shuffled_passes(items: np.ndarray, count: int, generator: np.random.Generator) -> np.ndarray:
     """The first `count` of endless shuffled passes over `items`."""
     rounds = [generator.permutation(items) for _ in range(-(-count // len(items)))]
     return np.concatenate([items[:0], *rounds])[:count]

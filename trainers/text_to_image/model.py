@@ -26,7 +26,14 @@ from clinsynth.models.text_to_image_base import (
 )
 from clinsynth.seeds import derive_seed
 from clinsynth.trainers.arguments import TextToImageLoraArguments
-from clinsynth.trainers.diffusion.model import DDPMProcess, TrainingStream, draw, save_grid, scale_images, to_fast
+from clinsynth.trainers.diffusion.model import (
+    DDPMProcess,
+    TrainingStream,
+    draw_images,
+    save_grid,
+    scale_images,
+    to_fast,
+)
 
 TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -313,6 +320,6 @@ class LatentValidation:
         schedule = self.prompted.scheduler
         self.prompted.scheduler = to_fast(schedule)
         labels = np.repeat(np.arange(self.prompted.num_classes), self.columns)
-        images = draw(self.prompted, labels, self.seed, STEPS, batch=self.columns)
+        images = draw_images(self.prompted, labels, self.seed, STEPS, batch=self.columns)
         self.prompted.scheduler = schedule
         return images
