@@ -34,9 +34,9 @@ from clinsynth.run_folder import complete_folder, create_run_folder
 from clinsynth.synthesis.image_shards import ImageShards, write_image_shards
 from clinsynth.trainers.diffusion.model import to_fast
 from clinsynth.trainers.preference.arguments import PreferenceArguments
-from clinsynth.trainers.preference.loss import sample_paths
 from clinsynth.trainers.preference.model import describe_model, image_form, on_path, to_images, with_scheduler
 from clinsynth.trainers.preference.pairs import Candidate, check_pairs, make_pairs, pixels_of, read_pairs, write_pairs
+from clinsynth.trainers.preference.step import sample_paths
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
