@@ -144,11 +144,7 @@ class ArmArguments:
             raise ValueError(f"--epochs must be at least 2 for pretrain_finetune, got {self.epochs}")
 
     def choose_arms(self, known: tuple[str, ...]) -> None:
-        """Settle `arms`, by default the two controls and, with synthetic samples, synthetic and composite.
-
-        Raises:
-            ValueError: as `resolve_arms` does.
-        """
+        """Settle `arms`, by default the two controls and, with synthetic samples, synthetic and composite."""
         if isinstance(self.arms, str):
             self.arms = [arm.strip() for arm in self.arms.split(",")]
         elif self.arms is None:
@@ -163,11 +159,7 @@ class ArmArguments:
 
     @property
     def rates(self) -> list[float]:
-        """The learning rates to try.
-
-        Raises:
-            ValueError: what is given is no number.
-        """
+        """The learning rates to try; a ValueError where what is given is no number."""
         given = self.learning_rates
         try:
             return [float(rate) for rate in (given if isinstance(given, list) else str(given).split(","))]

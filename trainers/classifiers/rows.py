@@ -134,11 +134,7 @@ def shortage(labels: np.ndarray, classes: int, balance_to: int | None) -> np.nda
 
 
 def repeated(train: R, balance_to: int | None, seed: int) -> tuple[R, list[str]]:
-    """Rows of the short classes of `train` again, drawn at random; and `oversample`'s notes.
-
-    Raises:
-        ArmRefusedError: as `oversample` does.
-    """
+    """Rows of the short classes of `train` again, drawn at random; and notes; errors and notes are `oversample`'s."""
     numbers = np.arange(len(train.labels))[:, None]
     rows, _, notes = oversample(numbers, train.labels, train.label_names, "random_oversampling", balance_to, seed)
     return train.take(rows[:, 0]), notes
@@ -167,9 +163,8 @@ def oversample(
             if neighbours < 1:
                 raise ArmRefusedError(f"{method} needs two train rows a class, {names[number]} has {size}")
             if neighbours < NEIGHBOURS:
-                notes.append(
-                    f"{method}: {names[number]} has {size} rows, so {neighbours} neighbours, not {NEIGHBOURS}"
-                )
+                few = f"{names[number]} has {size} rows, so {neighbours} neighbours, not {NEIGHBOURS}"
+                notes.append(f"{method}: {few}")
         target = {int(number): size + int(short[number])}
         sampler = build_sampler(method, target, neighbours, len(labels), derive_seed(seed, int(number)) % 2**32)
         new = resample(sampler, rows, labels)
@@ -183,25 +178,20 @@ def oversample(
 
 
 def build_sampler(method: str, target: dict[int, int], neighbours: int, rows: int, seed: int) -> BaseOverSampler:
-    """The imbalanced-learn sampler of a method that brings the class in `target` to the size given there.
-
-    Raises:
-        ValueError: imbalanced-learn is not installed.
-    """
+    """The imbalanced-learn sampler of a method that brings the class in `target` to the size given there."""
     try:
         from imblearn.over_sampling import ADASYN, SMOTE, BorderlineSMOTE, RandomOverSampler
     except ImportError as error:
         raise ValueError(
             f"the over-sampling arms need imbalanced-learn ({error}); pip install imbalanced-learn"
         ) from error
-    common = {"sampling_strategy": target, "random_state": seed}
-    if method == "random_oversampling":
-        return RandomOverSampler(**common)
-    if method == "smote":
-        return SMOTE(**common, k_neighbors=neighbours)
-    if method == "borderline_smote":
-        return BorderlineSMOTE(**common, k_neighbors=neighbours, m_neighbors=min(SURROUNDING, rows - 1))
-    return ADASYN(**common, n_neighbors=neighbours)
+    kind, settings = {
+        "random_oversampling": (RandomOverSampler, {}),
+        "smote": (SMOTE, {"k_neighbors": neighbours}),
+        "borderline_smote": (BorderlineSMOTE, {"k_neighbors": neighbours, "m_neighbors": min(SURROUNDING, rows - 1)}),
+        "adasyn": (ADASYN, {"n_neighbors": neighbours}),
+    }[method]
+    return kind(sampling_strategy=target, random_state=seed, **settings)
 
 
 def resample(sampler: BaseOverSampler, rows: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -89,11 +89,7 @@ class Classifiers(ABC, Generic[S]):
         return self.outputs(model, data, lambda logits: logits.softmax(-1))
 
     def oversample(self, train: S, method: str, balance_to: int | None, seed: int) -> tuple[S, list[str]]:
-        """Samples that fill up the short classes of `train`, which are repeated here, and notes.
-
-        Raises:
-            ArmRefusedError: the data does not allow it.
-        """
+        """Samples that fill up the short classes of `train`, which are repeated here, and notes; else refused."""
         return repeated(train, balance_to, seed)
 
     def notes(self, real: Mapping[str, S], synthetic: Mapping[str, S]) -> list[str]:
@@ -117,11 +113,7 @@ def run_training(trainings: Trainings[S], arm: Arm, seed: int) -> None:
 
 
 def train_arm(trainings: Trainings[S], arm: Arm, seed: int, folder: Path) -> dict[str, Any]:
-    """Write the best model and its probabilities of the test samples into `folder`; returns what there is to record.
-
-    Raises:
-        ArmRefusedError: the data does not allow the arm.
-    """
+    """Write the best model and its probabilities of the test samples into `folder`; returns what is to be recorded."""
     real = trainings.real
     data, notes = choose_rows(trainings, arm, seed)
     result, model, learning_rate = fit_best(trainings, arm, seed, data, folder)

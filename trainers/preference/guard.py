@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -80,6 +80,7 @@ def guard_extractor(
     )
 
 
+@dataclass
 class Guard:
     """Draws the same images from the model again and again, judges them, and measures the loss on real ones.
 
@@ -95,18 +96,13 @@ class Guard:
         looks: what was measured so far, with the step; the first is at the start.
     """
 
-    def __init__(
-        self,
-        args: PreferenceArguments,
-        pipeline: Any,
-        judge: Judge | None,
-        held_out: Judge,
-        real: ImageArrays,
-        extractor: FeatureExtractor,
-    ):
-        self.args, self.pipeline, self.judge, self.held_out = args, pipeline, judge, held_out
-        self.real, self.extractor = real, extractor
-        self.looks: list[dict[str, Any]] = []
+    args: PreferenceArguments
+    pipeline: Any
+    judge: Judge | None
+    held_out: Judge
+    real: ImageArrays
+    extractor: FeatureExtractor
+    looks: list[dict[str, Any]] = field(default_factory=list)
 
     def begin(self, run: Run) -> None:
         """Take over the looks of a run so far, the first of which is taken here; a run that was stopped is over."""
@@ -200,16 +196,14 @@ class Guard:
                 f"the held-out judge's score fell from {before['held_out_share']:.3f} to {now['held_out_share']:.3f}, "
                 f"by more than its interval of {before['held_out_half_width']:.3f}: the judge is being gamed"
             )
-        if now["fidelity"] > before["fidelity"] * (1 + self.args.fidelity_tolerance):
-            return (
-                f"the loss on real images rose from {before['fidelity']:.4f} to {now['fidelity']:.4f}, by more than "
-                f"the {self.args.fidelity_tolerance:.0%} allowed"
-            )
-        if now["frechet"] > before["frechet"] * (1 + self.args.frechet_tolerance):
-            return (
-                f"the Fréchet distance to real images rose from {before['frechet']:.2f} to {now['frechet']:.2f}, by "
-                f"more than the {self.args.frechet_tolerance:.0%} allowed"
-            )
+        watched = {
+            "fidelity": ("the loss on real images", self.args.fidelity_tolerance, 4),
+            "frechet": ("the Fréchet distance to real images", self.args.frechet_tolerance, 2),
+        }
+        for name, (title, tolerance, digits) in watched.items():
+            if now[name] > before[name] * (1 + tolerance):
+                rise = f"from {before[name]:.{digits}f} to {now[name]:.{digits}f}"
+                return f"{title} rose {rise}, by more than the {tolerance:.0%} allowed"
         return None
 
 

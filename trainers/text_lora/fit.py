@@ -229,14 +229,12 @@ def with_adapters(args: TextLoraArguments, model: PreTrainedModel) -> PeftModel:
     from peft import LoraConfig, get_peft_model
     from transformers import set_seed
 
-    names: str | list[str] = [name.strip() for name in args.target_modules.split(",")]
-    if names == ["all-linear"]:
-        names = "all-linear"
+    names = [name.strip() for name in args.target_modules.split(",")]
     config = LoraConfig(
         r=args.lora_rank,
         lora_alpha=args.lora_alpha,
         lora_dropout=args.lora_dropout,
-        target_modules=names,
+        target_modules="all-linear" if names == ["all-linear"] else names,
         task_type="CAUSAL_LM",
     )
     set_seed(args.seed)  # the adapters' start
