@@ -82,8 +82,12 @@ def membership_inference(
         side.take(thin_out(rows, side.labels, max_rows, seed))
         for side, rows in zip((members, others), matched, strict=True)
     )
-    if shortage := describe_shortage(members, others, dropped):
-        return record | {"value": None, "interval": None, "equal_rows_dropped": dropped, "note": shortage}
+    left_out = f"{dropped} held-out rows equal to a training image were left out"
+    found = min(len(members.labels), len(others.labels))
+    if found < MIN_ROWS:
+        why = f"not measured: it needs at least {MIN_ROWS} rows a side of classes that both have, got {found}"
+        note = f"{why} after {left_out}" if dropped else why
+        return record | {"value": None, "interval": None, "equal_rows_dropped": dropped, "note": note}
 
     losses = denoising_losses(pipeline, [members, others], grid, noises, seed, batch_size, progress)
     scores = [candidate_scores(part) for part in losses]
@@ -104,7 +108,7 @@ def membership_inference(
         "rows_members": len(members.labels),
         "rows_non_members": len(others.labels),
         "equal_rows_dropped": dropped,
-        "note": f"{LIMIT}; {dropped} held-out rows equal to a training image were left out" if dropped else LIMIT,
+        "note": f"{LIMIT}; {left_out}" if dropped else LIMIT,
     }
 
 
@@ -147,15 +151,6 @@ def thin_out(index: np.ndarray, labels: np.ndarray, max_rows: int, seed: int) ->
     order = np.random.default_rng([seed, 2]).permutation(index)
     by_class = order[np.argsort(labels[order], kind="stable")]
     return np.sort(by_class[np.arange(max_rows) * len(index) // max_rows])
-
-
-def describe_shortage(members: ImageArrays, others: ImageArrays, dropped: int) -> str:
-    """Why a side is too small to be halved and compared; empty where both are large enough."""
-    found = min(len(members.labels), len(others.labels))
-    if found >= MIN_ROWS:
-        return ""
-    copies = f" after {dropped} held-out rows equal to a training image were left out" if dropped else ""
-    return f"not measured: it needs at least {MIN_ROWS} rows a side of classes that both have, got {found}{copies}"
 
 
 def denoising_losses(

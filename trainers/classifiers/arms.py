@@ -23,7 +23,7 @@ layer on a pretrained one. Texts have the same arms, except that there
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -190,12 +190,8 @@ def resolve_arms(kinds: Iterable[str], control: str, sources: Iterable[str], kno
         raise ValueError(f"--arms {','.join(needy)} need synthetic samples; give --synthetic, or leave them out")
     if any(kind in FEATURES for kind in kinds):
         kinds = [REAL_FEATURES, *kinds]
-    return list(dict.fromkeys(expand([control, *kinds], sources)))
-
-
-def expand(kinds: Iterable[str], sources: list[str]) -> Iterator[Arm]:
-    for kind in kinds:
-        yield from (Arm(kind, source) for source in sources) if Arm(kind).synthetic else [Arm(kind)]
+    arms = [Arm(kind, source) for kind in [control, *kinds] for source in (sources if Arm(kind).synthetic else [""])]
+    return list(dict.fromkeys(arms))
 
 
 def control_of(arm: Arm, control: str) -> str:
