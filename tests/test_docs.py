@@ -37,6 +37,7 @@ SMALLER = {
     "--textual_inversion_steps": "1",
     "--codes": "F32.1",
     "--k_shot": "1",
+    "--rounds": "2",
 }
 """Values of flags, where a command has them."""
 
