@@ -1,1 +1,1 @@
-"""A package of its own and no namespace: opacus installs one of this name, which would take its place."""
+"""Side-by-side measurements; a package of its own, since one of this name may be installed."""
