@@ -14,7 +14,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +26,6 @@ from clinsynth.arguments import run
 
 if TYPE_CHECKING:
     from benchmarks.timing import Comparison
-    from tests.loopback_hub.hub import LoopbackHub
 
 Command = Callable[[str], list[str]]
 GOAL = ("<=", 1.3)
@@ -61,13 +61,12 @@ def main(args: PushArguments) -> None:
     """Make the set, push and upload it by turns, print and write the table."""
     from benchmarks.timing import table
     from clinsynth.run_folder import atomic_write, create_run_folder, describe_environment
-    from tests.loopback_hub.hub import running_hub
 
     output_dir = create_run_folder(args.output_dir)
     made = make_set(output_dir / f"set-{args.n}-{args.shard_size}", args.n, args.shard_size)
     evidence = stand_in_evidence(made)
-    with running_hub(output_dir) as hub:
-        comparison = compare_push(hub, made, evidence, args.repeats)
+    with running_hub(output_dir) as environment:
+        comparison = compare_push(environment, made, evidence, args.repeats)
     record = {"environment": describe_environment(), "arguments": vars(args), "comparison": comparison.record()}
     text = "\n".join([f"{args}", "", table([comparison], args.clock)]) + "\n"
     atomic_write(output_dir / "push.json", json.dumps(record, indent=2) + "\n")
@@ -130,7 +129,25 @@ def stand_in_evidence(made: Path) -> Path:
     return folder
 
 
-def compare_push(hub: "LoopbackHub", made: Path, evidence: Path, repeats: int) -> "Comparison":
+@contextmanager
+def running_hub(folder: Path) -> Iterator[dict[str, str]]:
+    """A Hub on this machine while the block runs; the environment of its clients.
+
+    Raises:
+        ValueError: it does not start, or was called in ways that it does not know.
+    """
+    command = [sys.executable, "-m", "tests.loopback_hub", str(folder)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as hub:
+        assert hub.stdout is not None
+        environment = {**json.loads(hub.stdout.readline()), "PYTHONPYCACHEPREFIX": str(folder.resolve() / "bytecode")}
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)  # an installation keeps its bytecode; the warm-up writes it
+        yield environment
+        hub.communicate()
+    if hub.returncode:
+        raise ValueError(f"{' '.join(command[1:])} ended with {hub.returncode}")
+
+
+def compare_push(environment: dict[str, str], made: Path, evidence: Path, repeats: int) -> "Comparison":
     """Push and upload by turns, once to warm up and then `repeats` times, each into a new repository."""
     from benchmarks.timing import Comparison
 
@@ -138,12 +155,12 @@ def compare_push(hub: "LoopbackHub", made: Path, evidence: Path, repeats: int) -
     seconds: dict[str, dict[str, list[float]]] = {clock: {"a": [], "b": []} for clock in ("wall", "cpu")}
     for turn in range(repeats + 1):
         for side, command in clients.items():
-            wall, cpu = timed_client(hub, command(f"tester/{side}{turn}"))
+            wall, cpu = timed_client(environment, command(f"tester/{side}{turn}"))
             print(f"{turn or 'warm-up'} {side}: {wall:.2f} s, {cpu:.2f} s of processor time", flush=True)
             if turn:
                 seconds["wall"][side].append(wall)
                 seconds["cpu"][side].append(cpu)
-            check_arrived(hub, f"tester/{side}{turn}", made)
+            check_arrived(environment, f"tester/{side}{turn}", made)
     n = sum(json.loads((made / "generation.json").read_text())["produced"].values())
     shards = [path.stat().st_size for path in made.glob("data/*.parquet")]
     what = f"{n:,} pictures, {len(shards)} shards, {sum(shards) / 1e6:.1f} MB"
@@ -169,10 +186,8 @@ def upload_command(made: Path) -> Command:
     return lambda name: [*start, name, str((made / "data").resolve()), "data", "--repo-type", "dataset", "--private"]
 
 
-def timed_client(hub: "LoopbackHub", command: list[str]) -> tuple[float, float]:
+def timed_client(environment: dict[str, str], command: list[str]) -> tuple[float, float]:
     """Seconds (wall, processor of the client) of a command, which must succeed."""
-    environment = hub.environment() | {"PYTHONPYCACHEPREFIX": str(hub.folder / "bytecode")}
-    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # an installation keeps its bytecode; the warm-up writes it
     start = time.perf_counter()
     client = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     assert client.stderr is not None
@@ -184,7 +199,7 @@ def timed_client(hub: "LoopbackHub", command: list[str]) -> tuple[float, float]:
     return time.perf_counter() - start, usage.ru_utime + usage.ru_stime
 
 
-def check_arrived(hub: "LoopbackHub", name: str, made: Path) -> None:
+def check_arrived(environment: dict[str, str], name: str, made: Path) -> None:
     """All shards must lie in the private repository, which is then deleted.
 
     Raises:
@@ -192,11 +207,13 @@ def check_arrived(hub: "LoopbackHub", name: str, made: Path) -> None:
     """
     from huggingface_hub import HfApi
 
-    repo = hub.repo("dataset", name)
-    missing = {f"data/{path.name}" for path in made.glob("data/*.parquet")} - set(repo.files())
-    if missing or not repo.settings["private"]:
+    api = HfApi(environment["HF_ENDPOINT"], environment["HF_TOKEN"])
+    found = api.dataset_info(name)
+    arrived = {entry.rfilename for entry in found.siblings or []}
+    missing = {f"data/{path.name}" for path in made.glob("data/*.parquet")} - arrived
+    if missing or not found.private:
         raise ValueError(f"{name} lacks {len(missing)} shards, or is not private: this measured nothing")
-    HfApi(hub.url, hub.token).delete_repo(name, repo_type="dataset")
+    api.delete_repo(name, repo_type="dataset")
 
 
 if __name__ == "__main__":

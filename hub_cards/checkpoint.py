@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clinsynth.private_words import hub_id
 from clinsynth.run_folder import read_json
 
 TIED = "tie_word_embeddings"
@@ -23,7 +21,6 @@ class Kind:
         task, library: of the Hub: what for, and by what it is loaded.
         works: what the method rests on.
         limits: what is known of each without any evidence.
-        snippet: Python that makes the first samples, to be filled with `place` and `label` as JSON texts.
     """
 
     name: str
@@ -31,7 +28,6 @@ class Kind:
     library: str
     works: tuple[str, ...]
     limits: tuple[str, ...] = ()
-    snippet: str = ""
 
 
 LORA = "LoRA: Hu et al., Low-Rank Adaptation of Large Language Models, 2021, https://arxiv.org/abs/2106.09685"
@@ -43,19 +39,6 @@ DIFFUSION = Kind(
         "Diffusion: Ho et al., Denoising Diffusion Probabilistic Models, 2020, https://arxiv.org/abs/2006.11239",
         "Guidance: Ho & Salimans, Classifier-Free Diffusion Guidance, 2022, https://arxiv.org/abs/2207.12598",
     ),
-    snippet="""\
-import torch
-from diffusers import DiffusionPipeline, DPMSolverMultistepScheduler
-
-pipe = DiffusionPipeline.from_pretrained({place}, trust_remote_code=True)
-pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)
-images = pipe(
-    class_labels=[{label}],
-    num_images_per_class=2,
-    num_inference_steps=25,
-    generator=[torch.Generator().manual_seed(seed) for seed in range(2)],  # one an image
-).images
-images[0].save("synthetic.png")""",
 )
 GAN = Kind(
     "GAN",
@@ -65,17 +48,6 @@ GAN = Kind(
         "DCGAN: Radford et al., Unsupervised Representation Learning with Deep Convolutional Generative Adversarial "
         "Networks, 2015, https://arxiv.org/abs/1511.06434",
     ),
-    snippet="""\
-import torch
-from diffusers import DiffusionPipeline
-
-pipe = DiffusionPipeline.from_pretrained({place}, trust_remote_code=True)
-images = pipe(
-    class_labels=[{label}],
-    num_images_per_class=2,
-    generator=[torch.Generator().manual_seed(seed) for seed in range(2)],  # one an image
-).images
-images[0].save("synthetic.png")""",
 )
 TEXT = Kind(
     "text",
@@ -86,13 +58,6 @@ TEXT = Kind(
         "Its texts can be wrong in medicine, biased or upsetting; nobody has read them before you.",
         "It was fine-tuned from another model, whose licence and limits hold as well.",
     ),
-    """\
-from transformers import pipeline
-
-pipe = pipeline("structured-medical-text", model={place}, trust_remote_code=True)
-texts = pipe({{"label": {label}}}, num_samples=2, seed=0)  # each valid under the schema, or left out
-for text in texts:
-    print(text["data"])""",
 )
 TEXT_TO_IMAGE = Kind(
     "text-to-image LoRA",
@@ -147,19 +112,9 @@ class Checkpoint:
             return []
         return [[label, self.config["prompts"][str(number)]] for number, label in enumerate(self.labels)]
 
-    def snippet(self, place: str, folder: Path) -> str:
-        """Python that makes the first samples with the model at `place`; `folder` is where the checkpoint lies."""
-        if self.kind is TEXT_TO_IMAGE:
-            return lora_snippet(self.config, folder, place)
-        return self.kind.snippet.format(place=json.dumps(place), label=json.dumps(self.labels[0]))
-
 
 def read_checkpoint(folder: Path) -> Checkpoint:
-    """What the checkpoint in `folder` is.
-
-    Raises:
-        ValueError: there is no finished checkpoint of clinsynth.
-    """
+    """What the checkpoint in `folder` is."""
     if facts := read_json(folder / TEXT_TO_IMAGE_FILE):
         return Checkpoint(TEXT_TO_IMAGE, labels_of(facts), facts["base_class"], facts, folder)
     index = read_json(folder / "model_index.json")
@@ -226,54 +181,3 @@ def hash_saved_weights(checkpoint: Checkpoint, dtype: str) -> str:
     files = [safe_open(path, "pt") for path in checkpoint.weights.glob("*.safetensors")]
     places = {name: file for file in files for name in file.keys()}
     return hash_tensors((name, places[name].get_tensor(name).to(getattr(torch, dtype))) for name in sorted(places))
-
-
-BASE = "path/of/the/base/model"
-"""What a snippet loads where the base model is not on the Hub."""
-LOAD_TOKENS = """\
-from huggingface_hub import hf_hub_download
-from safetensors.torch import load_file
-
-embeddings = load_file(hf_hub_download({place}, "learned_embeds.safetensors"))
-"""
-ADD_TOKENS = """pipe.load_textual_inversion(
-    embeddings["{key}"], token={tokens}, text_encoder=pipe.{encoder}, tokenizer=pipe.{tokenizer}
-)
-"""
-LORA_SNIPPET = """\
-import torch
-from diffusers import DPMSolverMultistepScheduler, {kind}
-
-pipe = {kind}.from_pretrained({base}{checker})
-pipe.load_lora_weights({place})
-pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)
-{tokens}image = pipe(
-    {prompt},
-    height={side},
-    width={side},
-    guidance_scale={guidance:g},
-    num_inference_steps=25,
-    generator=torch.Generator().manual_seed(0),
-).images[0]
-image.save("synthetic.png")"""
-
-
-def lora_snippet(facts: dict[str, Any], folder: Path, place: str) -> str:
-    """Python that draws an image of the first class with stock diffusers."""
-    xl = "XL" in facts["base_class"]
-    tokens = json.dumps(facts["tokens"], ensure_ascii=False)
-    parts = [("clip_l", "text_encoder", "tokenizer"), *([("clip_g", "text_encoder_2", "tokenizer_2")] * xl)]
-    added = [
-        ADD_TOKENS.format(key=key, tokens=tokens, encoder=encoder, tokenizer=tokenizer)
-        for key, encoder, tokenizer in parts
-    ]
-    return LORA_SNIPPET.format(
-        kind=facts["base_class"],
-        base=json.dumps(hub_id(facts["base"], folder) or BASE),
-        checker="" if xl else ", safety_checker=None",
-        place=json.dumps(place),
-        tokens="".join([LOAD_TOKENS.format(place=json.dumps(place)), *added]) if facts["tokens"] else "",
-        prompt=json.dumps(facts["prompts"]["0"], ensure_ascii=False),
-        side=facts["resolution"],
-        guidance=facts["guidance_scale"],
-    )

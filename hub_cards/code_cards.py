@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import inspect
-import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,25 +15,6 @@ from huggingface_hub import SpaceCard, SpaceCardData
 from clinsynth.hub_cards.render import LOCAL, render_card, repository_name
 from clinsynth.private_words import HUB_ID
 
-SNIPPETS = {
-    "features": """\
-import evaluate
-import numpy as np
-
-metric = evaluate.load({place})
-features = np.random.default_rng(0).normal(size=(200, 8))  # yours: a row a sample, of one network
-source = ["real"] * 100 + ["synthetic"] * 100
-print(metric.compute(features=features, source=source))""",
-    "image": """\
-import evaluate
-import numpy as np
-
-metric = evaluate.load({place})
-images = np.random.default_rng(0).integers(0, 256, size=(20, 1, 32, 32), dtype=np.uint8)  # yours
-source = ["real"] * 10 + ["synthetic"] * 10
-print(metric.compute(image=images, source=source))""",
-}
-"""By the first input of the metric."""
 ALONE = "This file stands alone"
 
 
@@ -72,34 +52,23 @@ def metric_card(metric_folder: str | Path, *, repo_id: str | None = None, licens
         license=license,
         tags=["evaluate", "metric", "synthetic", "clinsynth"],
     )
-    snippet = SNIPPETS.get(code.first_input, "").format(place=json.dumps(repo_id or f"{LOCAL}/{code.name}"))
-    return render_card("metric.md", data, code=code, snippet=snippet, license=license)
+    return render_card("metric.md", data, code=code, place=repo_id or f"{LOCAL}/{code.name}", license=license)
 
 
 def read_metric(folder: Path) -> MetricCode:
-    """Docstring and texts of `folder`/<name of folder>.py.
-
-    Raises:
-        ValueError: there is no such file.
-    """
+    """Docstring and texts of `folder`/<name of folder>.py."""
     path = folder / f"{folder.resolve().name}.py"
     if not path.exists():
         raise ValueError(f"{folder} is no metric: it lacks {path.name}, which evaluate.load looks for")
     module = ast.parse(path.read_text(encoding="utf-8"))
-    texts = {
-        node.targets[0].id: node.value.value
-        for node in module.body
-        if isinstance(node, ast.Assign)
-        and isinstance(node.targets[0], ast.Name)
-        and isinstance(node.value, ast.Constant)
-        and isinstance(node.value.value, str)
-    }
+    texts = dict.fromkeys(("_DESCRIPTION", "_CITATION", "_INPUTS"), "")
+    for node in module.body:
+        match node:
+            case ast.Assign([ast.Name(name)], ast.Constant(str(text))) if name in texts:
+                texts[name] = text
+    description, citation, inputs = texts.values()
     return MetricCode(
-        path.stem,
-        explain(ast.get_docstring(module) or ""),
-        texts.get("_DESCRIPTION", ""),
-        texts.get("_CITATION", ""),
-        inspect.cleandoc(texts.get("_INPUTS", "")),
+        path.stem, explain(ast.get_docstring(module) or ""), description, citation, inspect.cleandoc(inputs)
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,14 +24,6 @@ from clinsynth.hub_cards.sets import (
 )
 from clinsynth.hub_cards.sources import Source, Terms, describe_making, find_sources, is_non_commercial
 from clinsynth.private_words import describe_command
-
-SNIPPET = """\
-from datasets import load_dataset
-
-data = load_dataset({place}, split="train")  # streaming=True reads row by row
-names = data.features["label"].names
-row = data[0]
-print(names[row["label"]], row["{column}"])"""
 
 
 @dataclass(frozen=True)
@@ -96,7 +87,7 @@ def dataset_card(
         labels=made.labels,
         overview=set_overview(made, source, card_license),
         accepted_risk=accepted_risk,
-        snippet=set_snippet(made, repo_id or LOCAL, published),
+        place=repo_id or LOCAL,
         columns=Table("", ["column", "type", "what it holds"], describe_columns(made.shards.columns)),
         measured=summarize_evidence(read),
         counts=count_table(made, read),
@@ -115,8 +106,7 @@ def made_from(made: SyntheticSet, evidence: Evidence | None) -> list[Source]:
     """The real data behind the set: the generator's, then the evidence's, then that of the set's own flags."""
     specs = [] if made.trained is None else [(made.trained.config.get("dataset"), made.trained.folder)]
     specs += [] if evidence is None else [(evidence.real, evidence.folder)]
-    specs += [(made.run.config.get("dataset"), made.run.folder)]
-    return find_sources(specs, made.run.folder, made.labels)
+    return find_sources([*specs, (made.run.config.get("dataset"), made.run.folder)], made.run.folder, made.labels)
 
 
 def set_metadata(made: SyntheticSet, source: Source, license_: str, name: str) -> DatasetCardData:
@@ -134,12 +124,6 @@ def set_metadata(made: SyntheticSet, source: Source, license_: str, name: str) -
         configs=[{"config_name": "default", "data_files": [{"split": SPLIT, "path": SHARDS}]}],
         dataset_info=made.shards.info(),
     )
-
-
-def set_snippet(made: SyntheticSet, place: str, published: Publication | None) -> str:
-    """Python that loads the set from `place`."""
-    names = [place, published.config_name] if published and published.config_name else [place]
-    return SNIPPET.format(place=", ".join(map(json.dumps, names)), column="text" if made.of_texts else "image")
 
 
 def set_summary(made: SyntheticSet, source: Source) -> str:
@@ -171,13 +155,9 @@ def count_table(made: SyntheticSet, evidence: Evidence | None) -> Table:
     """Samples a class: asked for and made, and beside them the real ones that the evidence counted."""
     requested, produced = made.generation["requested"], made.generation["produced"]
     real = {} if evidence is None else evidence.counts("train")
-    columns = ["class", "asked for", "made", *(["real train"] if real else [])]
-    rows = [
-        [label, f"{requested[label]:,}", f"{produced[label]:,}", *([f"{real.get(label, 0):,}"] if real else [])]
-        for label in requested
-        if requested[label]
-    ]
-    return Table("", columns, rows)
+    counts = {"asked for": requested, "made": produced, **({"real train": real} if real else {})}
+    rows = [[label, *(f"{one.get(label, 0):,}" for one in counts.values())] for label, n in requested.items() if n]
+    return Table("", ["class", *counts], rows)
 
 
 def how_made(made: SyntheticSet) -> dict[str, str]:

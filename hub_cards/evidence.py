@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -122,7 +123,7 @@ def eval_results(evidence: Evidence | None, source: Source, task: str) -> list[E
             metric_type=record["metric"],
             metric_name=f"{metrics[record['metric']].heading} ({record['extractor']})",
             metric_value=rounded(record["value"]),
-            metric_args=describe_args(record),
+            metric_args={name: value for name, value in describe_args(record) if value is not None},
         )
         for record in evidence.measurements
         if (record["label"], record["reference"]) == ("overall", "test") and record["value"] is not None
@@ -130,16 +131,11 @@ def eval_results(evidence: Evidence | None, source: Source, task: str) -> list[E
     return results or None
 
 
-def describe_args(record: dict[str, Any]) -> dict[str, Any]:
-    values = {
-        "interval_95": [rounded(end) for end in record["interval"]] if record["interval"] else None,
-        "floor_other_real": rounded(record["floor_held_out"]),
-        "floor_real_halves": rounded(record["floor"]),
-        "n_real": record["n_real"],
-        "n_synthetic": record["n_synthetic"],
-        "extractor": record["extractor"],
-    }
-    return {name: value for name, value in values.items() if value is not None}
+def describe_args(record: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    yield "interval_95", [rounded(end) for end in record["interval"]] if record["interval"] else None
+    yield "floor_other_real", rounded(record["floor_held_out"])
+    yield "floor_real_halves", rounded(record["floor"])
+    yield from ((name, record[name]) for name in ("n_real", "n_synthetic", "extractor"))
 
 
 def rounded(value: float | None) -> float | None:

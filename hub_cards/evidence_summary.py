@@ -55,18 +55,15 @@ def summarize_evidence(evidence: Evidence | None) -> EvidenceSummary | None:
         return None
     content = evidence.content
     if evidence.of_texts:
-        return EvidenceSummary(
-            list(text_answers(content)),
-            list(with_rows(text_tables(content))),
-            list(with_rows(text_record_tables(content, of_privacy=True))),
-            list(text_limits(content)),
-        )
-    return EvidenceSummary(
-        list(image_answers(content)),
-        list(with_rows(image_tables(content))),
-        list(with_rows([copies_table(content["privacy"])])),
-        list(image_limits(content)),
-    )
+        answers = [
+            (FINDINGS.get(name, f"{name.capitalize()}?"), one["sentence"]) for name, one in content["findings"].items()
+        ]
+        tables = [*text_tables(content, False), class_table(content, content["fidelity"], TEXT_COLUMNS, "texts")]
+        privacy, limits = text_tables(content, True), text_limits(content)
+    else:
+        answers, tables = list(image_answers(content)), list(image_tables(content))
+        privacy, limits = iter([copies_table(content["privacy"])]), image_limits(content)
+    return EvidenceSummary(answers, list(with_rows(tables)), list(with_rows(privacy)), list(limits))
 
 
 def with_rows(tables: Iterable[Table]) -> Iterator[Table]:
@@ -96,12 +93,6 @@ def image_answers(content: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "Were real pictures copied?", f"{VERDICTS[content['privacy']['verdict']]} The readings stand under Privacy."
 
 
-def text_answers(content: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Questions that a reader asks, and what was found."""
-    for name, finding in content["findings"].items():
-        yield FINDINGS.get(name, f"{name.capitalize()}?"), finding["sentence"]
-
-
 def image_tables(content: dict[str, Any]) -> Iterator[Table]:
     """A table a dimension, privacy apart."""
     compared = f"Compared with unseen real (test) pictures, by features of: {content['extractor']['name']}"
@@ -116,22 +107,15 @@ def image_tables(content: dict[str, Any]) -> Iterator[Table]:
         yield agreement_table(content["classifier"])
 
 
-def text_tables(content: dict[str, Any]) -> Iterator[Table]:
-    """A table a dimension, privacy apart."""
-    yield from text_record_tables(content, of_privacy=False)
-    yield class_table(content, content["fidelity"], TEXT_COLUMNS, "texts")
-
-
-def text_record_tables(content: dict[str, Any], of_privacy: bool) -> Iterator[Table]:
+def text_tables(content: dict[str, Any], of_privacy: bool) -> Iterator[Table]:
     """The tables of the page of evidence, of the whole set: those of privacy, or the others."""
     for table in TEXT_TABLES:
         if (table.question == PRIVACY) == of_privacy:
             rows = build_table(content, table)["rows"]
             metrics = {metric.heading: metric for metric in table.metrics}
             shown = [record_row(row, metrics[row["title"]]) for row in rows if row["value"] is not None]
-            note = (
-                f"Embeddings of: {content['encoder']['name']}." if table.metrics in (DISTANCES, MEMORISATION) else ""
-            )
+            embedded = table.metrics in (DISTANCES, MEMORISATION)
+            note = f"Embeddings of: {content['encoder']['name']}." if embedded else ""
             yield Table(table.title, RECORD_COLUMNS, shown, note)
 
 
@@ -149,33 +133,22 @@ def class_table(content: dict[str, Any], records: list[dict[str, Any]], metrics:
 
 def scores_table(classifier: dict[str, Any]) -> Table:
     """Scores on real test images, trained on real ones and on both."""
-    rows = [
-        [
-            str(row["metric"]),
-            with_interval(row["real"]),
-            with_interval(row["composite"]),
-            format_signed(row["difference"]["difference"]),
-            row["verdict"] or "–",
-        ]
-        for row in arm_table(classifier)
-    ]
+    rows = []
+    for row in arm_table(classifier):
+        values = [with_interval(row["real"]), with_interval(row["composite"])]
+        difference = format_signed(row["difference"]["difference"])
+        rows.append([str(row["metric"]), *values, difference, row["verdict"] or "–"])
     columns = ["score on real test pictures", "trained on real", "on real and synthetic", "difference", "verdict"]
     return Table("Usefulness for a classifier", columns, rows, "Verdicts: p below 0.05 after Holm's correction.")
 
 
 def agreement_table(classifier: dict[str, Any]) -> Table:
     """How many synthetic images a classifier of real ones takes for their class."""
-    rows = [
-        [
-            record["label"],
-            with_interval(record),
-            format_number(record["floor"]),
-            format_number(record["chance"]),
-            record["flag"],
-        ]
-        for record in classifier.get("label_agreement") or []
-        if record["value"] is not None
-    ]
+    rows = []
+    for record in classifier.get("label_agreement") or []:
+        if record["value"] is not None:
+            beside = [format_number(record[name]) for name in ("floor", "chance")]
+            rows.append([record["label"], with_interval(record), *beside, record["flag"]])
     columns = ["class", "share with the label found", "the same of real ones", "by chance", "reading"]
     note = "Share of the pictures in which a classifier of real pictures finds the label that they were drawn for."
     return Table("Do the pictures show their class?", columns, rows, note)

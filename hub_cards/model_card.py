@@ -28,6 +28,8 @@ from clinsynth.private_words import hub_id
 from clinsynth.run_folder import read_json
 
 SMALL_IMAGE = 128
+BASE = "path/of/the/base/model"
+"""What a snippet loads where the base model is not on the Hub."""
 PROMPT_COLUMNS = ["class", "prompt, which is all that the model was told of a training picture"]
 TEXTUAL_INVERSION = "Textual inversion: Gal et al., An Image is Worth One Word, 2022, https://arxiv.org/abs/2208.01618"
 DP_SGD = "DP-SGD: Abadi et al., Deep Learning with Differential Privacy, 2016, https://arxiv.org/abs/1607.00133"
@@ -44,11 +46,7 @@ class Trained:
 
     @classmethod
     def read(cls, folder: Path) -> Trained:
-        """All that a training run left in `folder`.
-
-        Raises:
-            ValueError: there is no finished checkpoint, or a file is damaged.
-        """
+        """All that a training run left in `folder`."""
         texts, privacy = read_json(folder / "training.json"), read_json(folder / "privacy.json")
         return cls(read_checkpoint(folder), read_run(folder), texts, privacy)
 
@@ -86,7 +84,8 @@ def model_card(
     trained, read = Trained.read(folder), read_evidence(evidence)
     if read is not None:
         check_weights(trained.checkpoint, read.generation.get("generator", {}), read.folder)
-    sources = trained_on(trained, read)
+    specs = [(trained.run.config.get("dataset"), folder), *([] if read is None else [(read.real, read.folder)])]
+    sources = find_sources(specs, folder, trained.checkpoint.labels)  # both may be unknown
     source, card_license = terms.overrule(sources[0]), terms.card_license(sources)
     name = repository_name(repo_id) or f"Generator of synthetic {trained.things}"
     commands = [trained.run.command, *(read.commands if read else [])]
@@ -99,7 +98,10 @@ def model_card(
         picture=PICTURE if sample_grid(folder, evidence) else None,
         labels=trained.checkpoint.labels,
         overview=model_overview(trained, source, card_license),
-        snippet=trained.checkpoint.snippet(repo_id or LOCAL, folder),
+        place=repo_id or LOCAL,
+        steps=trained.checkpoint.kind is DIFFUSION,
+        lora=trained.checkpoint.config if trained.checkpoint.kind is TEXT_TO_IMAGE else None,
+        base=trained.base_model or BASE,
         prompts=Table("", PROMPT_COLUMNS, trained.checkpoint.prompts),
         measured=summarize_evidence(read),
         spent=privacy_facts(trained.privacy),
@@ -113,13 +115,6 @@ def model_card(
         terms=terms,
         works=works(trained),
     )
-
-
-def trained_on(trained: Trained, evidence: Evidence | None) -> list[Source]:
-    """The real data set of the training run, then that of the evidence; both may be unknown."""
-    specs = [(trained.run.config.get("dataset"), trained.run.folder)]
-    specs += [] if evidence is None else [(evidence.real, evidence.folder)]
-    return find_sources(specs, trained.run.folder, trained.checkpoint.labels)
 
 
 def model_metadata(

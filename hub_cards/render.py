@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -41,16 +42,12 @@ def record_row(record: dict[str, Any], metric: Metric) -> list[str]:
     return [
         f"{metric.heading} (biased, reads high)" if record["biased"] else metric.heading,
         format_number(record["value"]),
-        interval_or_dash(record["interval"]),
+        format_interval(record["interval"]) if record["interval"] else "–",
         metric.better,
         format_number(record["floor_held_out"]),
         format_number(record["floor"]),
         f"{record['n_real']:,} / {record['n_synthetic']:,}",
     ]
-
-
-def interval_or_dash(interval: Iterable[float] | None) -> str:
-    return format_interval(interval) if interval else "–"
 
 
 def with_interval(record: dict[str, Any] | None) -> str:
@@ -100,7 +97,7 @@ def render_card(template: str, data: CardData, **values: object) -> str:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters |= {"cell": cell, "code": code, "listed": listed}
+    environment.filters |= {"cell": cell, "code": code, "listed": listed, "json": json.dumps}
     body = environment.get_template(f"{template}.jinja").render(version=__version__, **values)
     body = re.sub(r"\n{3,}", "\n\n", body).strip()
     return refuse_private(f"---\n{data.to_yaml()}\n---\n\n{body}\n")

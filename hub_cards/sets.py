@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,11 +108,7 @@ class SyntheticSet:
 
 
 def read_set(folder: Path) -> SyntheticSet:
-    """The synthetic data set in `folder`.
-
-    Raises:
-        ValueError: there is none, it is not finished, or a shard cannot be read.
-    """
+    """The synthetic data set in `folder`."""
     generation = read_finished(folder)
     files = [open_shard(path) for path in sorted(folder.glob(SHARDS))]
     groups = [file.metadata.row_group(i) for file in files for i in range(file.metadata.num_row_groups)]
@@ -133,18 +130,12 @@ def find_training(generator: dict[str, Any], folder: Path) -> RunFiles | None:
     if not model:
         return None
     for place in (Path(), *folder.resolve().parents):
-        found = place / model
-        if (found / "config.yaml").exists() and holds_generator(found, generator):
+        found, is_its = place / model, False
+        with suppress(ValueError):
+            is_its = (found / "config.yaml").exists() and may_have_made(read_checkpoint(found), generator)
+        if is_its:
             return read_run(found)
     return None
-
-
-def holds_generator(run: Path, generator: dict[str, Any]) -> bool:
-    """Whether a run folder's checkpoint may have made the set."""
-    try:
-        return may_have_made(read_checkpoint(run), generator)
-    except ValueError:
-        return False
 
 
 def describe_columns(columns: Columns) -> list[list[str]]:
@@ -172,7 +163,7 @@ def sample_grid(folder: str | Path, evidence: str | Path | None = None) -> bytes
     each class. With evidence, pictures among the closest to real ones are passed over; where copies were found there
     is no grid.
     """
-    from clinsynth.metrics.privacy.verdict import COPIES
+    from clinsynth.metrics.images.privacy import COPIES
 
     folder, read = Path(folder), read_evidence(evidence)
     if read is not None and not read.of_texts and read.content["privacy"]["verdict"] == COPIES:

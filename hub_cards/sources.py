@@ -224,11 +224,7 @@ class RunFiles:
 
 
 def read_run(folder: Path) -> RunFiles:
-    """The files of a run folder.
-
-    Raises:
-        ValueError: one of them is damaged.
-    """
+    """The files of a run folder."""
     config = folder / "config.yaml"
     return RunFiles(
         folder,
@@ -244,12 +240,11 @@ def describe_making(environment: dict[str, Any], step: dict[str, Any]) -> dict[s
     packages = environment.get("packages") or {}
     versions = ", ".join(f"{name} {packages[name]}" for name in SHOWN_PACKAGES if packages.get(name))
     python = f"Python {environment['python']}" if environment.get("python") else ""
-    commit = environment.get("git_commit")
     rows = {
         "time": describe_time(step),
-        "machine": environment.get("machine") or "",
-        "software": ", ".join(part for part in (python, versions) if part),
-        "commit of clinsynth": commit or "",
+        "machine": environment.get("machine"),
+        "software": ", ".join(filter(None, (python, versions))),
+        "commit of clinsynth": environment.get("git_commit"),
     }
     return {name: value for name, value in rows.items() if value}
 

@@ -84,8 +84,9 @@ def comparisons(
     matched = match_labels(real.labels, synthetic.labels, seed)
     if matched is not None:
         kept = real.take(matched[0])
-        mixed = None if third is None else take_matched(third, kept.labels, seed)
-        yield Comparison(OVERALL, reference, synthetic.take(matched[1]), kept, mixed)
+        mixed = None if third is None else match_labels(kept.labels, third.labels, seed)
+        other_rows = None if third is None or mixed is None else third.take(mixed[1])
+        yield Comparison(OVERALL, reference, synthetic.take(matched[1]), kept, other_rows)
     for number, name in enumerate(label_names):
         yield Comparison(
             name,
@@ -118,12 +119,6 @@ def match_labels(real: np.ndarray, synthetic: np.ndarray, seed: int) -> tuple[np
         for label, count in zip(shared, wanted, strict=True)
     ]
     return real_index, np.sort(np.concatenate(chosen))
-
-
-def take_matched(other: Features, labels: np.ndarray, seed: int) -> Features | None:
-    """The largest subset of `other` with the label mix of `labels`."""
-    matched = match_labels(labels, other.labels, seed)
-    return None if matched is None else other.take(matched[1])
 
 
 def real_halves(real: Features, seed: int) -> list[tuple[Features, Features]]:

@@ -19,10 +19,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from clinsynth.metrics.privacy.closest_records import DCR_SHARE, MemorisationRecord
-from clinsynth.metrics.privacy.verdict import exceeds_chance, shifted
 from clinsynth.metrics.records import OVERALL
-from clinsynth.metrics.texts.canaries import EXPOSURE
-from clinsynth.metrics.texts.privacy import PROMPT
+from clinsynth.metrics.texts.privacy import EXPOSURE, PROMPT
 from clinsynth.metrics.texts.words import HARSH_AFFECT, NEGATIVE_AFFECT, NEGATIVE_SHARE, TONE_DISTANCE
 
 Record = dict[str, Any]
@@ -103,8 +101,7 @@ def read_collapse(records: Iterable[Record], reference: str = "train") -> dict[s
     ]
     signs: dict[str, set[str]] = {reading["label"]: set() for reading in readings}
     for reading in readings:
-        if reading["sign"]:
-            signs[reading["label"]].add(reading["metric"])
+        signs[reading["label"]] |= {reading["metric"]} if reading["sign"] else set()
     collapsed = [label for label in signs if finds(REPEATED, signs[label])]
     return {
         "flag": bool(collapsed),
@@ -214,7 +211,12 @@ def read_texts(
     records = list(records)
     readings = [reading for record in records if (reading := read_text(record, counts)) is not None]
     found = {name: [reading for reading in readings if SIGNS[reading["metric"]].finding == name] for name in NO_SIGN}
-    drifted = {(r["label"], r["reference"]) for r in records if r["metric"] == TONE_DISTANCE and beyond_floor(r)}
+    drifted = {
+        (r["label"], r["reference"])
+        for r in records
+        if r["metric"] == TONE_DISTANCE and r["value"] is not None and (floors := all_floors(r))
+        if ends(r)[0] > max(floors)
+    }
     for reading in found[SOFTENED]:  # fewer words of suffering are a sign only where the whole tone has moved
         reading["sign"] = reading["sign"] and (reading["label"], reading["reference"]) in drifted
     findings = {name: describe_finding(name, own) for name, own in found.items()}
@@ -254,18 +256,12 @@ def all_floors(record: Record) -> list[float]:
     return [value for value in (record["floor_held_out"], *(record["floor_range"] or ())) if value is not None]
 
 
-def beyond_floor(record: Record) -> bool:
-    """Whether a distance lies with its interval above all that real texts have between them."""
-    floors = all_floors(record)
-    return bool(record["value"] is not None and floors and ends(record)[0] > max(floors))
-
-
 def read_share(record: Record) -> str | None:
     """A sentence where texts lie closer to train than to held-out texts, beyond chance."""
     if (record["metric"], record["label"]) != (DCR_SHARE, OVERALL) or record["value"] is None:
         return None
     share = MemorisationRecord(**record)
-    if not exceeds_chance(share) or shifted(share):
+    if not share.exceeds_chance or share.is_shifted:
         return None
     return f"{record['value']:.1%} lie closer to train than to held-out texts by {record['extractor']}; 50 % is ideal."
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from clinsynth.arguments import run
 from clinsynth.data.arguments import ImageDataArguments
-from clinsynth.trainers.arguments import check_at_least
+from clinsynth.arguments import check_at_least
 
 OF_TRAINING = ("dataset", "train_fraction", "few_shot", "fit", "label_column", "label_names", "seed")
 

@@ -41,7 +41,7 @@ def main(args: InspectArguments) -> None:
     Raises:
         ValueError: it says nothing, cannot be read, or is neither PNG nor Parquet; or its signatures do not hold.
     """
-    from clinsynth.hub.inspection import inspect_file, refuse_broken
+    from clinsynth.hub.credentials import inspect_file, refuse_broken
 
     says = inspect_file(Path(args.file), args.anchors)
     if says is None:

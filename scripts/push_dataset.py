@@ -49,8 +49,6 @@ class PushDatasetArguments(PushArguments, Terms, Thresholds):
 def main(args: PushDatasetArguments) -> None:
     """Check, pass the gate, publish, read back."""
     from clinsynth.hub.data_sets import files_of_sets, find_sets, pass_gate
-    from clinsynth.hub.files import REPLACED
-    from clinsynth.hub.repository import Target
     from clinsynth.hub.upload import push
 
     sets = find_sets(args.folder, args.evidence, args)
@@ -58,7 +56,7 @@ def main(args: PushDatasetArguments) -> None:
         pass_gate(one, args.accept_risk)
     files = files_of_sets(sets, args.repo_id, args, args.accept_risk)
     configs = [one.config_name for one in sets if one.config_name]
-    push(args, Target.of(args, "dataset", gated=args.gated), files, REPLACED["dataset"], configs)
+    push(args, "dataset", files, args.gated, configs)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,4 @@
-"""Publish a metric on the Hub, where `evaluate.load` finds it: its code and a card, in a static Space.
-
-clinsynth push metric metrics/frechet --repo_id me/frechet
-"""
+"""`clinsynth push metric metrics/frechet --repo_id me/frechet`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,8 +22,7 @@ class PushMetricArguments(PushArguments):
 
 def main(args: PushMetricArguments) -> None:
     """Publish, read back."""
-    from clinsynth.hub.files import REPLACED, metric_files
-    from clinsynth.hub.repository import Target
+    from clinsynth.hub.files import metric_files
     from clinsynth.hub.upload import Content, push
     from clinsynth.hub_cards.code_cards import metric_card
 
@@ -34,7 +30,7 @@ def main(args: PushMetricArguments) -> None:
     card = metric_card(folder, repo_id=args.repo_id, license=args.license)
     files: list[tuple[str, Content]] = [("README.md", card.encode())]
     files += [(name, folder / name) for name in metric_files(folder)]
-    push(args, Target.of(args, "space", sdk="static"), files, REPLACED["metric"])
+    push(args, "metric", files)
 
 
 if __name__ == "__main__":

@@ -38,8 +38,7 @@ class PushModelArguments(PushArguments, Terms):
 
 def main(args: PushModelArguments) -> None:
     """Publish, read back."""
-    from clinsynth.hub.files import REPLACED, content_of, model_files
-    from clinsynth.hub.repository import Target
+    from clinsynth.hub.files import content_of, model_files
     from clinsynth.hub.upload import Content, push
     from clinsynth.hub_cards.model_card import model_card
     from clinsynth.hub_cards.sets import PICTURE, sample_grid
@@ -50,7 +49,7 @@ def main(args: PushModelArguments) -> None:
     grid = sample_grid(folder, args.evidence)
     files: list[tuple[str, Content]] = [("README.md", card.encode()), *([(PICTURE, grid)] if grid else [])]
     files += [(path, content_of(folder / path)) for path in paths]
-    push(args, Target.of(args, "model", gated=args.gated), files, REPLACED["model"])
+    push(args, "model", files, args.gated)
 
 
 if __name__ == "__main__":

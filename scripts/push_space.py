@@ -29,8 +29,7 @@ class PushSpaceArguments(PushArguments):
 
 def main(args: PushSpaceArguments) -> None:
     """Publish, read back."""
-    from clinsynth.hub.files import REPLACED, is_importing_clinsynth, package_files, space_files
-    from clinsynth.hub.repository import Target
+    from clinsynth.hub.files import is_importing_clinsynth, package_files, space_files
     from clinsynth.hub.upload import Content, push
     from clinsynth.hub_cards.code_cards import space_card
 
@@ -40,7 +39,7 @@ def main(args: PushSpaceArguments) -> None:
     code = {path: folder / path for path in space_files(folder)}
     package = package_files() if any(map(is_importing_clinsynth, code.values())) else {}
     files: list[tuple[str, Content]] = [("README.md", card.encode()), *code.items(), *package.items()]
-    push(args, Target.of(args, "space", sdk="gradio"), files, REPLACED["space"])
+    push(args, "space", files)
 
 
 if __name__ == "__main__":

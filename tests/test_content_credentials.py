@@ -24,18 +24,14 @@ from clinsynth import __version__  # noqa: E402
 from clinsynth.hub.credentials import (  # noqa: E402
     PNG,
     SAID,
-    ImageSigner,
-    SigningIdentity,
     agent,
     claims,
     is_signed,
-    manifest_words,
     read_manifest,
     reading,
-    sign_image,
     unsigned,
 )
-from clinsynth.hub.signing import read_identity  # noqa: E402
+from clinsynth.hub.signing import ImageSigner, SigningIdentity, manifest_words, read_identity, sign_image  # noqa: E402
 from clinsynth.images import from_png, to_picture, to_png  # noqa: E402
 from clinsynth.synthesis.provenance import (  # noqa: E402
     SIGNATURE,

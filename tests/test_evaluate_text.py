@@ -18,8 +18,7 @@ from transformers import BertModel
 
 from clinsynth import cli
 from clinsynth.data.texts import TextSet
-from clinsynth.metrics.texts.canaries import make_canaries
-from clinsynth.metrics.texts.privacy import closest_pairs, histogram, may_be_shown
+from clinsynth.metrics.texts.privacy import closest_pairs, histogram, make_canaries, may_be_shown
 from clinsynth.metrics.texts.words import words_of
 from clinsynth.reports.texts import step_line
 from clinsynth.scripts.evaluate_text import main

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from clinsynth.data.texts import TextSet
-from clinsynth.metrics.texts.canaries import make_canaries
-from clinsynth.metrics.texts.findings import COPIES, LEAKS, REPEATS, SOFTENED, read_texts
+from clinsynth.metrics.findings import COPIES, LEAKS, REPEATS, SOFTENED, read_texts
+from clinsynth.metrics.texts.privacy import make_canaries
 from clinsynth.models.text_encoders import TextEncoder, default_source, embed_texts, load_text_encoder, pack_texts
 from clinsynth.study.text_evidence import text_evidence
 from tests.text_posts import LABELS, save_tiny_encoder, write_posts

@@ -10,7 +10,6 @@ from sklearn.metrics.pairwise import rbf_kernel
 from clinsynth.data.texts import as_objects
 from clinsynth.metrics.mmd.mmd import BLOCK_ROWS, count_blocks, median_bandwidth, mmd_interval, mmd_squared
 from clinsynth.metrics.records import Features, MeasurementSettings
-from clinsynth.metrics.texts.canaries import make_canaries, measure_exposure
 from clinsynth.metrics.texts.diversity import (
     Stream,
     distinct,
@@ -21,7 +20,7 @@ from clinsynth.metrics.texts.diversity import (
     near_duplicates,
     vocabulary_coverage,
 )
-from clinsynth.metrics.texts.privacy import common_words, entities, pair_by_class
+from clinsynth.metrics.texts.privacy import common_words, entities, make_canaries, measure_exposure, pair_by_class
 from clinsynth.metrics.texts.words import (
     HARSH_WORDS,
     HOPEFUL_WORDS,

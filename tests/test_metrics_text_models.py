@@ -10,14 +10,18 @@ import torch
 from clinsynth.data.texts import TextSet, as_objects
 from clinsynth.metrics.comparisons import Comparison
 from clinsynth.metrics.records import Features, Measurement, MeasurementSettings
-from clinsynth.metrics.texts.fidelity import divergence, mauve, mauve_interval, measure_mauve, quantise
-from clinsynth.metrics.texts.model_based import (
+from clinsynth.metrics.texts.fidelity import (
     MOST_TEXTS,
     TokenView,
     bertscore,
+    divergence,
     draw_rows,
+    mauve,
+    mauve_interval,
     measure_bertscore,
+    measure_mauve,
     measure_perplexity,
+    quantise,
 )
 from clinsynth.models.language_models import load_scorer
 from clinsynth.models.text_encoders import TextEncoder, TokenRows, load_text_encoder, pack_texts

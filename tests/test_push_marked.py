@@ -17,8 +17,8 @@ from datasets import Image as ImageFeature
 from helpers import run_python
 from test_push_samples import PATIENT, picture_file
 
-from clinsynth.hub.inspection import inspect_file
-from clinsynth.hub.shards import PublishedShards, write_table
+from clinsynth.hub.credentials import inspect_file
+from clinsynth.hub.data_sets import PublishedShards, write_table
 from clinsynth.synthesis.image_shards import ImageShards, write_image_shards
 from clinsynth.synthesis.image_sources import ImageSources
 from clinsynth.synthesis.provenance import Provenance, all_marked, is_marked, make_chunk, mark_image, read_mark
@@ -168,7 +168,7 @@ def test_publishing_a_generated_set_needs_neither_datasets_nor_pandas(tmp_path: 
         "from clinsynth.hub_cards.dataset_card import dataset_card\n"
         "from clinsynth.hub_cards.sets import sample_grid\n"
         "from clinsynth.synthesis.provenance import Provenance\n"
-        "from clinsynth.hub.shards import PublishedShards\n"
+        "from clinsynth.hub.data_sets import PublishedShards\n"
         "from clinsynth.synthesis.shard_files import hash_each\n"
         "folder = Path(sys.argv[1])\n"
         "shards = PublishedShards(folder, Provenance('me/retina', 'abc'), hash_each(folder))\n"

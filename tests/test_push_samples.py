@@ -12,9 +12,9 @@ from datasets import ClassLabel, Dataset, Features, Value
 from datasets import Image as ImageFeature
 from PIL import Image, PngImagePlugin
 
+from clinsynth.hub.data_sets import PublishedShards
 from clinsynth.hub.files import content_of, metric_files, model_files, space_files
 from clinsynth.hub.repository import explained, reason, status_of
-from clinsynth.hub.shards import PublishedShards
 from clinsynth.synthesis.provenance import Provenance, find_provenance, mark_image, read_mark
 from clinsynth.synthesis.shard_files import find_shards, hash_each, hash_shards
 

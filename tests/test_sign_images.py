@@ -18,7 +18,7 @@ from certificates import Authority, key_pem, new_key, write_files, write_key
 from clinsynth.cli import main
 from clinsynth.data.sources import load_folder
 from clinsynth.hub.credentials import read_manifest, unsigned
-from clinsynth.hub.shards import write_table
+from clinsynth.hub.data_sets import write_table
 from clinsynth.images import from_png, to_picture, to_png
 from clinsynth.synthesis.image_shards import ImageShards, write_image_shards
 from clinsynth.synthesis.provenance import Provenance, mark_image

@@ -14,8 +14,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from clinsynth.hub.credentials import ImageSigner, read_manifest, sign_image
-from clinsynth.hub.signing import read_identity
+from clinsynth.hub.credentials import read_manifest
+from clinsynth.hub.signing import ImageSigner, read_identity, sign_image
 from clinsynth.images import to_picture, to_png
 from clinsynth.synthesis.provenance import Provenance, mark_image
 

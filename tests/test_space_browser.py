@@ -159,9 +159,9 @@ def test_every_tab_fits_and_every_field_has_a_label(visit: Visit) -> None:
 
 @pytest.mark.parametrize("visit", ["wide-light", "phone-dark"], indirect=True)
 def test_images_are_drawn_and_downloaded_and_an_error_is_told(visit: Visit) -> None:
-    visit.fill("Number of pictures", 3)
+    visit.fill("Number of images", 3)
     visit.fill("Seed", 11)
-    visit.page.get_by_role("button", name="Draw pictures").click()
+    visit.page.get_by_role("button", name="Draw images").click()
     visit.wait_for("severe, seed 13, distance")
     visit.wait_for("Drawn in")
     visit.shoot("images-drawn")
@@ -169,10 +169,10 @@ def test_images_are_drawn_and_downloaded_and_an_error_is_told(visit: Visit) -> N
         seeds = [row["seed"] for row in json.loads(archive.read("settings.json"))["pictures"]]
     assert seeds == [11, 12, 13]
     visit.page.get_by_text("Sampling").click()
-    visit.fill("Number of pictures", 16)
+    visit.fill("Number of images", 16)
     visit.fill("Steps", 250)
     visit.fill("Guidance", 3)
-    visit.page.get_by_role("button", name="Draw pictures").click()
+    visit.page.get_by_role("button", name="Draw images").click()
     said = visit.message()
     visit.shoot("images-error")
     assert "times what one request may cost" in said

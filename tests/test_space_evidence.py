@@ -20,7 +20,7 @@ gr = pytest.importorskip("gradio", reason="needs gradio: pip install clinsynth[s
 sys.path.insert(0, str(Path(__file__).parent.parent / "spaces" / "studio"))
 
 import evidence_tab  # noqa: E402
-from evidence_run import evaluate, prepare, split_lines  # noqa: E402
+from evidence_tab import evaluate, follow, prepare  # noqa: E402
 from gradio.utils import get_upload_folder  # noqa: E402
 from gradio_client import Client, handle_file  # noqa: E402
 from gradio_client.exceptions import AppError  # noqa: E402
@@ -95,8 +95,10 @@ def test_what_the_evaluation_refuses_is_handed_on(tmp_path: Path) -> None:
 
 
 def test_states_of_a_progress_bar_are_lines() -> None:
-    stream = io.BytesIO("a:   0%|  |\ra: 100%|██|\n\nlast".encode())
-    assert list(split_lines(stream)) == ["a:   0%|  |", "a: 100%|██|", "last"]
+    stream = io.TextIOWrapper(io.BytesIO("a:   0%|  |\ra: 100%|██|\n\nlast".encode()), encoding="utf-8")
+    told: list[tuple[float, str]] = []
+    assert follow(stream, lambda share, stage: told.append((share, stage))) == "last"
+    assert told == [(0.0, "a"), (1.0, "a")]
 
 
 @pytest.fixture(scope="module")

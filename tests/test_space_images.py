@@ -91,8 +91,8 @@ def test_distances_where_the_training_images_are_known(client: Any) -> None:
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"count": 17}, "Number of pictures must be a number from 1 to 16, got 17"),
-        ({"count": 1.5}, "Number of pictures must be a whole number from 1 to 16, got 1.5"),
+        ({"count": 17}, "Number of images must be a number from 1 to 16, got 17"),
+        ({"count": 1.5}, "Number of images must be a whole number from 1 to 16, got 1.5"),
         ({"steps": "many"}, "Steps must be a number from 1 to 250, got 'many'"),
         ({"guidance": -1}, "Guidance must be a number from 0 to 10, got -1"),
         ({"seed": None}, "Seed must be a number from 0 to"),

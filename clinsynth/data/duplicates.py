@@ -78,9 +78,14 @@ def near_pairs(thumbnails: np.ndarray) -> Iterator[tuple[int, int, float]]:
 
 def likeness_rows(thumbnails: np.ndarray) -> np.ndarray:
     """Rows of unit length, float32 (n, side * side), whose products are the likeness."""
-    fine, coarse = (gaussian_filter(thumbnails, (0, sigma, sigma)) for sigma in BAND)
-    features = unit_rows((fine - coarse).reshape(len(thumbnails), -1))
+    features = band_passed(thumbnails)
     return unit_rows(features - features.sum(0) / (len(features) + MEAN_PRIOR))
+
+
+def band_passed(thumbnails: np.ndarray) -> np.ndarray:
+    """Rows of unit length, float32 (n, side * side), of thumbnails (n, side, side)."""
+    fine, coarse = (gaussian_filter(thumbnails, (0, sigma, sigma)) for sigma in BAND)
+    return unit_rows((fine - coarse).reshape(len(thumbnails), -1))
 
 
 def unit_rows(rows: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The C2PA manifest of a PNG file: what it says, whether that holds, whether it is all that we write, and writing it.
+"""Where a PNG file, or each row of a Parquet file, says it comes from, and whether its content credentials hold.
 
 A manifest is whole as long as no byte of its file has changed; who signed it counts as far as the reader trusts the
 certificates above the signer's. Nothing is fetched over the network.
@@ -9,22 +9,19 @@ from __future__ import annotations
 import io
 import json
 import re
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import datetime
 from functools import lru_cache
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from clinsynth import __version__
-from clinsynth.synthesis.provenance import (
-    KEYWORD,
-    SIGNATURE,
-    SOURCE_TYPE,
-    Provenance,
-    is_marked,
-    make_chunk,
-    read_chunks,
-    read_mark,
-)
+from clinsynth.synthesis.provenance import SIGNATURE, SOURCE_TYPE, Provenance, read_chunks, read_mark
+from clinsynth.synthesis.shard_files import explained_where_damaged
+
+if TYPE_CHECKING:
+    import pyarrow.parquet as pq
 
 KIND = b"caBX"
 PNG = "image/png"
@@ -51,84 +48,8 @@ IN_WORDS = {
     "signingCredential.expired": "the certificate is no longer valid, and no time stamp says that it was",
     UNTRUSTED: "no certificate that you named as trusted vouches for the signer",
 }
+MOST_NAMED = 5  # rows whose signature does not hold
 HOW_TO_READ = "it takes c2pa-python; pip install clinsynth[c2pa]"
-
-
-@dataclass(frozen=True)
-class SigningIdentity:
-    """A certificate and its key.
-
-    Attributes:
-        chain: the certificate, then those above it, PEM.
-        key: the private key, PEM of PKCS #8.
-        algorithm: as C2PA calls it, es256.
-        name: the certificate's subject, "CN=Radiology,O=Hospital".
-        valid_until: UTC.
-        sha256: of the certificate.
-    """
-
-    chain: bytes
-    key: bytes = field(repr=False)
-    algorithm: str
-    name: str
-    valid_until: datetime
-    sha256: str
-
-
-class ImageSigner:
-    """Signs images as one identity.
-
-    Args:
-        timestamp: address of a time stamp authority (RFC 3161) that is asked once an image; None asks nobody.
-
-    Raises:
-        ImportError: the packages of the extra c2pa are not installed.
-    """
-
-    def __init__(self, identity: SigningIdentity, timestamp: str | None = None) -> None:
-        c2pa = import_c2pa()
-        info = c2pa.C2paSignerInfo(identity.algorithm, identity.chain, identity.key, timestamp)
-        self.timestamp = timestamp
-        self.context = c2pa.Context(c2pa.Settings.from_dict(OFFLINE), c2pa.Signer.from_info(info))
-
-    def sign(self, image: bytes, says: dict[str, Any]) -> bytes:
-        """The PNG file with a manifest that tells `says`, read back before it is given out."""
-        c2pa = import_c2pa()
-        signed = io.BytesIO()
-        try:
-            with c2pa.Builder(json.dumps(manifest_words(says)), self.context) as builder:
-                builder.sign(PNG, io.BytesIO(image), signed)
-        except c2pa.C2paError as error:
-            stamp = f", or --timestamp {self.timestamp} does not answer as one" if self.timestamp else ""
-            raise ValueError(
-                f"an image cannot be signed ({error}): the certificate must allow digital signatures and have the "
-                f"extended key usage emailProtection, documentSigning or c2pa-kp-claimSigning{stamp}; images signed "
-                "before are kept"
-            ) from error
-        return signed.getvalue()
-
-
-def sign_image(image: bytes, signer: ImageSigner) -> bytes:
-    """An image file that generation marked, signed as just what its provenance says; the pixels' bytes stay.
-
-    Raises:
-        ValueError: it is not marked as synthetic by clinsynth, holds other words too, is signed already, is damaged,
-            or the signer may not sign.
-    """
-    if is_signed(image):
-        raise ValueError("an image is signed already; sign the one it was made from")
-    says = read_mark(image)
-    if says is None or says != expected(says):
-        raise ValueError(
-            "an image does not say that clinsynth made it, so it is not signed as synthetic; generate its set again, "
-            "with a clinsynth that marks its images"
-        )
-    if not is_marked(image, make_chunk(b"tEXt", KEYWORD + json.dumps(says).encode())):
-        raise ValueError(
-            "an image holds other metadata than its provenance, which nobody has looked at and is not signed; sign "
-            "the file as `clinsynth generate images` wrote it"
-        )
-    return signer.sign(image, says)
 
 
 def expected(says: Any) -> dict[str, Any] | None:
@@ -136,12 +57,6 @@ def expected(says: Any) -> dict[str, Any] | None:
     if not isinstance(says, dict) or not {"generator", "revision", "seed"} <= set(says):
         return None
     return Provenance(says["generator"], says["revision"]).of_row(says["seed"])
-
-
-def manifest_words(says: dict[str, Any]) -> dict[str, Any]:
-    """The manifest's own words, as c2pa-python takes them; the signer vouches for all of them."""
-    assertions = [{"label": label, "data": data, "created": True} for label, data in claims(says).items()]
-    return {"claim_generator_info": [agent()], "format": PNG, "assertions": assertions}
 
 
 def claims(says: dict[str, Any], version: str = __version__) -> dict[str, Any]:
@@ -197,10 +112,9 @@ def tell_failures(results: dict[str, Any] | None) -> list[str]:
     That the signer is not trusted comes last: it says nothing of the image.
     """
     found = results or {}
-    deltas = [one.get("validationDeltas") or {} for one in found.get("ingredientDeltas") or []]
-    failures = [
-        failure for part in (found.get("activeManifest") or {}, *deltas) for failure in part.get("failure", [])
-    ]
+    parts = [one.get("validationDeltas") or {} for one in found.get("ingredientDeltas") or []]
+    parts = [found.get("activeManifest") or {}, *parts]
+    failures = [failure for part in parts for failure in part.get("failure", [])]
     failures.sort(key=lambda one: one["code"] == UNTRUSTED)
     return [f"{IN_WORDS.get(one['code'], one.get('explanation'))} ({one['code']})" for one in failures]
 
@@ -253,11 +167,7 @@ def is_ours(manifests: list[dict[str, Any]], says: dict[str, Any] | None) -> boo
 
 @lru_cache(maxsize=4)
 def reading(anchors: str | None = None) -> Any:
-    """How manifests are read: offline, with these trusted certificates (PEM).
-
-    Raises:
-        ValueError: they are no certificates.
-    """
+    """How manifests are read: offline, with these trusted certificates (PEM)."""
     c2pa = import_c2pa()
     settings = OFFLINE if anchors is None else {**OFFLINE, "trust": {"trust_anchors": anchors}}
     try:
@@ -277,13 +187,120 @@ def is_signed(image: bytes) -> bool:
 
 
 def import_c2pa() -> Any:
-    """The library c2pa-python.
-
-    Raises:
-        ImportError: it is not installed; says how to.
-    """
+    """The library c2pa-python."""
     try:
         import c2pa
     except ImportError as error:
         raise ImportError(f"content credentials need c2pa-python ({error}); pip install clinsynth[c2pa]") from error
     return c2pa
+
+
+def inspect_file(path: Path, anchors: str = "") -> dict[str, Any] | None:
+    """What a file says of its provenance, and its content credentials; None where it says nothing.
+
+    Args:
+        anchors: PEM file of certificates that the signer's must come from; empty: whoever signed.
+
+    Raises:
+        ValueError: there is no such file, it is neither PNG nor Parquet, or one of the two cannot be read.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path} is no file; give a picture (.png) or a shard (.parquet) of a synthetic set")
+    trusted = read_anchors(Path(anchors)) if anchors else None
+    with open(path, "rb") as file:
+        start = file.read(len(SIGNATURE))
+    if start != SIGNATURE and not start.startswith(b"PAR1"):
+        raise ValueError(f"{path} is neither a PNG nor a Parquet file; give a file of one of these kinds")
+    with explained_where_damaged(path):
+        if start == SIGNATURE:
+            png = path.read_bytes()
+            says, credentials = read_mark(png), read_manifest(png, trusted)
+        else:
+            says, credentials = inspect_rows(path, trusted)
+    return says if credentials is None else (says or {}) | {"content_credentials": credentials}
+
+
+def read_anchors(path: Path) -> str:
+    """The trusted certificates in a PEM file."""
+    try:
+        text = path.read_text(encoding="ascii")
+        reading(text)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"--anchors {path} cannot be read ({error}); give a PEM file of certificates") from error
+    except ValueError as error:
+        raise ValueError(f"--anchors {path}: {error}") from error
+    return text
+
+
+@dataclass
+class Signatures:
+    """How many rows are signed, by state and signer, and the first of those whose signature does not hold."""
+
+    states: Counter[str] = field(default_factory=Counter)
+    signers: Counter[str] = field(default_factory=Counter)
+    broken: list[dict[str, Any]] = field(default_factory=list)
+
+    def count(self, row: int, manifest: dict[str, Any] | None) -> None:
+        """Count one row."""
+        if manifest is None:
+            self.states["not signed"] += 1
+            return
+        self.states[manifest["state"]] += 1
+        if "signed_by" in manifest:
+            who = (manifest["signed_by"]["name"], manifest["signed_by"]["organization"])
+            self.signers[", ".join(filter(None, who))] += 1
+        if manifest["state"] == INVALID and len(self.broken) < MOST_NAMED:
+            self.broken.append({"row": row, "why": manifest["why"]})
+
+    def told(self) -> dict[str, Any] | None:
+        """All of them; None where no row is signed."""
+        if set(self.states) <= {"not signed"}:
+            return None
+        found = {"states": dict(self.states), "signed_by": dict(self.signers)}
+        return found | ({"broken": self.broken} if self.broken else {})
+
+
+def inspect_rows(path: Path, anchors: str | None) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+    """What the rows of a Parquet file say and how many of its images say the same, and their content credentials."""
+    import pyarrow.parquet as pq
+
+    file = pq.ParquetFile(path)
+    columns = [name for name in (*TOLD, "image") if name in file.schema_arrow.names]
+    names = [name for name in columns if name != "image"]
+    found: dict[str, Counter[Any]] = {name: Counter() for name in names}
+    marks, signatures = {"marked": 0, "agree with their row": 0}, Signatures()
+    for number, row in enumerate(rows_of(file, columns)):
+        for name in names:
+            found[name][row[name]] += 1
+        if "image" in row:
+            png = row["image"]["bytes"]
+            signatures.count(number, read_manifest(png, anchors))
+            if (says := read_mark(png)) is not None:
+                marks["marked"] += 1
+                marks["agree with their row"] += all(says.get(name) == row[name] for name in names)
+    if "synthetic" not in names:
+        return None, signatures.told()
+    seeds = found.pop("seed", None)
+    told: dict[str, Any] = {"rows": file.metadata.num_rows}
+    told |= {name: {str(value): count for value, count in counts.items()} for name, counts in found.items()}
+    if seeds:
+        told["seed"] = {"different": len(seeds), "smallest": min(seeds), "largest": max(seeds)}
+    return told | ({"pictures": marks} if "image" in columns else {}), signatures.told()
+
+
+def rows_of(file: pq.ParquetFile, columns: list[str]) -> Iterator[dict[str, Any]]:
+    """The rows of a Parquet file, a few in memory at a time; none where none of the columns is there."""
+    for batch in file.iter_batches(batch_size=256, columns=columns) if columns else ():
+        yield from batch.to_pylist()
+
+
+def refuse_broken(credentials: dict[str, Any] | None, file: str, anchors: str) -> None:
+    """Raise a ValueError where credentials do not hold, or with --anchors are missing or nobody vouches for them."""
+    found = set() if credentials is None else set(credentials.get("states", [credentials.get("state")]))
+    if credentials is not None and INVALID in found:
+        why = credentials["broken"][0]["why"] if "broken" in credentials else credentials["why"]
+        raise ValueError(
+            f"{file}: content credentials are INVALID: {'; '.join(why)}; get the file anew from who signed it"
+        )
+    if anchors and found != {TRUSTED}:
+        raise ValueError(f"{file}: not every image is signed by one whom --anchors {anchors} vouches for")

@@ -1,18 +1,46 @@
-"""Synthetic data sets on their way to the Hub: evidence on exactly these, the gate, files that leave, and cards."""
+"""Synthetic data sets on their way to the Hub: evidence on exactly these, the gate, files that leave, and cards.
+
+Shards are published with known columns alone, and each row says where it is from. A shard that generation wrote so is
+published as it is, once it has been looked at: when the set was finished, which holds for as long as the shards keep
+their hash, or else now. Any other shard is written anew.
+"""
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from clinsynth.hub.credentials import is_signed, unsigned
+from clinsynth.hub.gate import Reading, Thresholds, read_gate, refuse
+from clinsynth.hub.upload import Content, size_of
+from clinsynth.private_words import describe_command, without_paths
+from clinsynth.synthesis.provenance import COLUMNS as PROVENANCE_COLUMNS
+from clinsynth.synthesis.provenance import Provenance, find_provenance, insert
+from clinsynth.synthesis.sets import read_finished
+from clinsynth.synthesis.shard_files import (
+    GIVEN_UP,
+    Columns,
+    HashedFile,
+    find_shards,
+    hash_all,
+    hash_each,
+    is_fit,
+    looked_at,
+    open_shard,
+    parquet_options,
+    read_columns,
+    read_shard,
+)
+
 if TYPE_CHECKING:
-    from clinsynth.hub.gate import Reading, Thresholds
-    from clinsynth.hub.shards import PublishedShards
-    from clinsynth.hub.upload import Content
+    import pyarrow as pa
+
+    from clinsynth.hub_cards.sets import Shards
     from clinsynth.hub_cards.sources import Terms
 
 CONFIG_NAME = re.compile(r"[A-Za-z0-9][\w-]*")
@@ -22,14 +50,20 @@ KEPT_EVIDENCE = (
 ).split()
 KEPT_DATA = ("label_names", "counts", "resolution", "channels", "words_a_text", "shards_sha256")
 NAMES_REAL_ROWS = ("pairs", "duplicates")
+COLUMNS = ("image", "id", "text", "label", "seed", "attempts")
+"""Columns of a synthetic set that may be published, besides the fields of a text task's schema."""
 
 
 @dataclass
 class SetToPush:
-    """One synthetic set on its way: `config_name` is empty where it is the only one of its repository."""
+    """One synthetic set on its way: `config_name` is empty where it is the only one of its repository.
+
+    `measured` is what the folder `evidence` says, without paths.
+    """
 
     folder: Path
     evidence: Path
+    measured: dict[str, Any]
     config_name: str
     generation: dict[str, Any]
     shards: PublishedShards
@@ -54,35 +88,25 @@ def find_sets(folders: str, evidence: str, limits: Thresholds) -> list[SetToPush
         evidence: the folder of the evidence on each, in their order.
 
     Raises:
-        ValueError: sets and evidence do not match, or a name is no name of a configuration.
+        ValueError: sets and evidence do not match, a set is not finished, or a name is no name of a configuration.
     """
     words, measured = folders.split(","), evidence.split(",")
     if len(words) != len(measured):
         raise ValueError(f"--evidence must name one folder for each of the {len(words)} sets, got {len(measured)}")
-    if len(words) == 1:
-        return [find_set(Path(folders.partition("=")[2] or folders), Path(evidence), "", limits)]
     pairs = [word.split("=", 1) if "=" in word else [Path(word).name, word] for word in words]
-    names = [name for name, _ in pairs]
+    names = [name for name, _ in pairs] if len(pairs) > 1 else [""]
     for name in names:
-        if not CONFIG_NAME.fullmatch(name) or names.count(name) > 1:
+        if (name and not CONFIG_NAME.fullmatch(name)) or names.count(name) > 1:
             raise ValueError(f"{name!r} cannot be the name of a configuration of its own; write NAME={name}")
     return [
         find_set(Path(folder), Path(about), name, limits)
-        for (name, folder), about in zip(pairs, measured, strict=True)
+        for name, (_, folder), about in zip(names, pairs, measured, strict=True)
     ]
 
 
 def find_set(folder: Path, evidence: Path, config_name: str, limits: Thresholds) -> SetToPush:
-    """One set, its evidence checked to be about exactly its shards.
-
-    Raises:
-        ValueError: no finished set, no evidence, or evidence about other shards.
-    """
-    from clinsynth.hub.gate import read_gate
-    from clinsynth.hub.shards import PublishedShards
+    """One set, its evidence checked to be about exactly its shards."""
     from clinsynth.hub_cards.evidence import check_about_set, read_evidence
-    from clinsynth.synthesis.sets import read_finished
-    from clinsynth.synthesis.shard_files import find_shards, hash_all, hash_each
 
     generation = read_finished(folder)
     find_shards(folder)
@@ -94,13 +118,12 @@ def find_set(folder: Path, evidence: Path, config_name: str, limits: Thresholds)
         why = "is about other shards than those in" if measured else "does not say which shards it is about, unlike"
         raise ValueError(f"--evidence {evidence} {why} {folder}; run `clinsynth evaluate` on this set and start again")
     shards = PublishedShards.of(generation, folder, hashed)
-    return SetToPush(folder, evidence, config_name, generation, shards, read_gate(read.content, limits))
+    readings = read_gate(read.content, limits)
+    return SetToPush(folder, evidence, read.content, config_name, generation, shards, readings)
 
 
 def pass_gate(one: SetToPush, accepted_risk: str) -> None:
     """Print what the gate reads, and raise a ValueError where it refuses and no risk is accepted."""
-    from clinsynth.hub.gate import refuse
-
     for reading in one.readings:
         print(f"gate: {'passed' if reading.passed else 'NOT PASSED'}: {reading}")
     refusal = refuse(one.readings, str(one.folder))
@@ -140,11 +163,9 @@ def facts_of(one: SetToPush) -> Iterator[tuple[str, bytes]]:
     """How the set was made and measured, and the images of its card."""
     from clinsynth.hub_cards.sets import PICTURE, sample_grid
 
-    for name, values in (
-        ("generation.json", published_generation(one.generation, one.folder)),
-        ("evidence.json", published_evidence(one.evidence)),
-    ):
-        yield name, (json.dumps(values, indent=1, ensure_ascii=False) + "\n").encode()
+    facts = {"generation": published_generation(one.generation, one.folder), "evidence": published_evidence(one)}
+    for name, values in facts.items():
+        yield f"{name}.json", (json.dumps(values, indent=1, ensure_ascii=False) + "\n").encode()
     grid = sample_grid(one.folder, one.evidence)
     if grid is not None:
         yield PICTURE, grid
@@ -152,9 +173,6 @@ def facts_of(one: SetToPush) -> Iterator[tuple[str, bytes]]:
 
 def published_generation(generation: dict[str, Any], folder: Path) -> dict[str, Any]:
     """generation.json as it is published: no path, address, or digest of real texts."""
-    from clinsynth.private_words import describe_command, without_paths
-    from clinsynth.synthesis.provenance import find_provenance
-
     hidden = {"endpoint", "examples_sha256", "verify_labels_sha256"}
     generator = {name: value for name, value in generation["generator"].items() if name not in hidden}
     generator["model"] = generator.get("model") and find_provenance(generation, folder).generator
@@ -166,16 +184,12 @@ def published_generation(generation: dict[str, Any], folder: Path) -> dict[str, 
     return public
 
 
-def published_evidence(path: Path) -> dict[str, Any]:
+def published_evidence(one: SetToPush) -> dict[str, Any]:
     """evidence.json as it is published: its numbers, without paths and without the numbers or ids of real rows."""
-    from clinsynth.hub_cards.evidence import read_evidence
-
-    read = read_evidence(path)
-    assert read is not None
-    kept = {name: read.content[name] for name in KEPT_EVIDENCE if name in read.content}
+    kept = {name: one.measured[name] for name in KEPT_EVIDENCE if name in one.measured}
     if isinstance(kept["privacy"], dict):
         kept["privacy"] = {name: part for name, part in kept["privacy"].items() if name not in NAMES_REAL_ROWS}
-    data = read.content["data"]
+    data = one.measured["data"]
     return {"data": {name: data[name] for name in KEPT_DATA if name in data}, **kept}
 
 
@@ -191,3 +205,132 @@ def card_of(one: SetToPush, repo_id: str, terms: Terms, accepted_risk: str, has_
     return dataset_card(
         one.folder, one.evidence, repo_id=repo_id, terms=terms, accepted_risk=accepted_risk, published=published
     )
+
+
+@dataclass
+class PublishedShards:
+    """The shards of one set, one in memory at a time; the totals are right once `files` has run out.
+
+    Attributes:
+        folder: of the set.
+        provenance: what each row says.
+        hashed: the shards that the evidence is about; one that has changed since is not sent.
+        reasons: of rejections, which the set tells anyway.
+        known: what generation found of these or other shards when it looked at them.
+        left_out: columns that are not published.
+        columns: of the published rows.
+        num_rows, num_bytes, download_size: of all shards; bytes once decompressed, and as files.
+    """
+
+    folder: Path
+    provenance: Provenance
+    hashed: dict[Path, HashedFile]
+    reasons: frozenset[str] = frozenset()
+    known: dict[str, Any] | None = None
+    left_out: list[str] = field(default_factory=list)
+    columns: Columns = field(default_factory=list)
+    num_rows: int = 0
+    num_bytes: int = 0
+    download_size: int = 0
+
+    @classmethod
+    def of(cls, generation: dict[str, Any], folder: Path, hashed: dict[Path, HashedFile]) -> PublishedShards:
+        """The shards of the set in `folder`, as its generation.json tells of them."""
+        reasons = frozenset(generation.get("rejected") or {}) | {GIVEN_UP}
+        return cls(folder, find_provenance(generation, folder), hashed, reasons, generation.get("looked_at"))
+
+    @property
+    def things(self) -> str:
+        """What the rows are, in the words of a card."""
+        return "pictures" if any(column["name"] == "image" for column in self.columns) else "texts"
+
+    def totals(self) -> Shards:
+        """What a card tells of all of them."""
+        from clinsynth.hub_cards.sets import Shards
+
+        return Shards(self.columns, self.num_rows, self.num_bytes, self.download_size)
+
+    def files(self, produced: int) -> Iterator[tuple[str, bytes | HashedFile]]:
+        """Path within the set, and content, of each shard.
+
+        Raises:
+            ValueError: the rows are not as many as `produced`, a shard cannot be read, or an image is damaged.
+        """
+        known = self.known or {}
+        totals = known.get("num_rows", 0), known.get("num_bytes", 0)
+        fit = known == looked_at(self.hashed, self.provenance, *totals)
+        for path in find_shards(self.folder):
+            content = self.hashed[path] if fit else self.publish(path)
+            self.download_size += size_of(content)
+            yield f"data/{path.name}", content
+        if fit:
+            self.columns = read_columns(open_shard(path).schema_arrow)
+            self.num_rows, self.num_bytes = totals
+        if self.num_rows != produced:
+            raise ValueError(
+                f"{self.folder} holds {self.num_rows} rows, but its generation.json says {produced}; start its "
+                "`clinsynth generate` command again"
+            )
+
+    def publish(self, path: Path) -> bytes | HashedFile:
+        """The content of one shard: the file itself where it is fit to be published."""
+        table = read_shard(path)
+        content: bytes | HashedFile
+        if is_fit(path, table, self.provenance, self.reasons, unsigned):
+            self.columns = read_columns(table.schema)
+            content = self.hashed[path]
+        else:
+            table = self.rewrite(table)
+            content = write_table(table)
+        self.num_rows += table.num_rows
+        self.num_bytes += table.nbytes
+        return content
+
+    def rewrite(self, table: pa.Table) -> pa.Table:
+        """The rows with known columns and their provenance; nothing of the file's own metadata is kept."""
+        import pyarrow as pa
+        from datasets import Features, Value
+
+        own = Features.from_arrow_schema(table.schema)
+        known = [name for name in (*COLUMNS, *schema_fields(self.folder)) if name in own]
+        self.left_out = [name for name in own if name not in (*known, *PROVENANCE_COLUMNS)]
+        added = {"synthetic": Value("bool"), "generator": Value("string"), "revision": Value("string")}
+        features = Features({**{name: own[name] for name in dict.fromkeys(known)}, **added})
+        self.columns = features._to_yaml_list()
+        columns = {name: table[name] for name in features if name in own}
+        if "image" in columns:
+            columns["image"] = self.mark_images(table)
+        for name, value in self.provenance.columns().items():
+            columns[name] = pa.repeat(pa.scalar(value), table.num_rows)
+        return pa.table({name: columns[name] for name in features}, schema=features.arrow_schema)
+
+    def mark_images(self, table: pa.Table) -> pa.Array:
+        """The column of images, each marked with its row's provenance; no file name is kept."""
+        import pyarrow as pa
+
+        images = table["image"].combine_chunks().field("bytes").to_pylist()
+        seeds = table["seed"].to_pylist() if "seed" in table.column_names else [None] * len(images)
+        if any(map(is_signed, images)):
+            raise ValueError(
+                f"{self.folder} holds signed images in a shard that is not as `clinsynth sign images` wrote it, and "
+                "writing it anew would take their signatures away; sign the set again"
+            )
+        marked = list(map(insert, images, self.provenance.chunks(seeds)))
+        return pa.StructArray.from_arrays(
+            [pa.array(marked, pa.binary()), pa.nulls(len(marked), pa.string())], ["bytes", "path"]
+        )
+
+
+def schema_fields(folder: Path) -> list[str]:
+    """The fields of a text set's schema, each of which is a column; none of a set of images."""
+    path = folder / "task.json"
+    return list(json.loads(path.read_text(encoding="utf-8"))["schema"]["properties"]) if path.exists() else []
+
+
+def write_table(table: pa.Table) -> bytes:
+    """A Parquet file that can be streamed and shown page by page; the same rows give the same bytes."""
+    import pyarrow.parquet as pq
+
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, **parquet_options(table.column_names))
+    return buffer.getvalue()

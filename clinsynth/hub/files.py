@@ -90,11 +90,7 @@ def named_modules(config: dict[str, Any]) -> list[str]:
 
 
 def with_imports(folder: Path, modules: Iterable[str]) -> list[str]:
-    """The files of modules in `folder`, and of what they import from beside them.
-
-    Raises:
-        ValueError: one of them is missing.
-    """
+    """The files of modules in `folder`, and of what they import from beside them."""
     waiting, found = list(modules), dict[str, None]()
     while waiting:
         name = f"{waiting.pop()}.py"

@@ -11,16 +11,14 @@ from dataclasses import dataclass
 from typing import Any
 
 OVERALL = "overall"
-ENTITIES = ("leaked_names", "leaked_dates", "leaked_phones", "leaked_emails", "leaked_ids")
-TITLES = {
-    "exact_copies": "exact copies",
-    "plagiarism_share": "plagiarism share",
+ENTITIES = {
     "leaked_names": "names of train texts",
     "leaked_dates": "dates of train texts",
     "leaked_phones": "telephone numbers of train texts",
     "leaked_emails": "e-mail addresses of train texts",
     "leaked_ids": "record numbers of train texts",
 }
+TITLES = {"exact_copies": "exact copies", "plagiarism_share": "plagiarism share", **ENTITIES}
 
 
 @dataclass
@@ -81,22 +79,19 @@ def read_pictures(evidence: dict[str, Any], limits: Thresholds) -> Iterator[Read
 
     copies = evidence["privacy"]["copies"]
     for record in copies:
-        exact = record["metric"] == EXACT
-        yield read_exact(record, limits) if exact else read_near(record, limits)
+        if record["metric"] == EXACT:
+            limit, value = limits.max_exact_copies, f"{record['count']} of {record['n_synthetic']} pictures"
+            yield Reading("exact copies", value, f"{limit:.2%}", record["value"] <= limit)
+        else:
+            yield read_near(record, limits)
     if not any(record["metric"] == EXACT for record in copies):
         yield unknown("exact copies")
     yield from read_shares(evidence["privacy"]["records"], limits)
 
 
-def read_exact(record: dict[str, Any], limits: Thresholds) -> Reading:
-    limit = limits.max_exact_copies
-    value = f"{record['count']} of {record['n_synthetic']} pictures"
-    return Reading("exact copies", value, f"{limit:.2%}", record["value"] <= limit)
-
-
 def read_near(record: dict[str, Any], limits: Thresholds) -> Reading:
     """Near copies beyond the expected false alarms, where these do not explain them."""
-    from clinsynth.metrics.privacy.verdict import SIGNIFICANT
+    from clinsynth.metrics.images.privacy import SIGNIFICANT
 
     name = f"near copies by {record['detector']}"
     if record["p_value"] is None:
@@ -121,7 +116,6 @@ def read_shares(records: list[dict[str, Any]], limits: Thresholds) -> Iterator[R
 
 def read_share(record: dict[str, Any], limit: float | None) -> Reading:
     from clinsynth.metrics.privacy.closest_records import MemorisationRecord
-    from clinsynth.metrics.privacy.verdict import exceeds_chance, upper
 
     name = f"DCR share by {record['extractor'].rpartition('/')[2]}"
     if record["value"] is None:
@@ -130,8 +124,7 @@ def read_share(record: dict[str, Any], limit: float | None) -> Reading:
     if limit is not None:
         return Reading(name, value, f"{limit:.1%}", record["value"] <= limit)
     share = MemorisationRecord(**record)
-    chance = max(upper(share.chance_range), 0.5 if share.floor is None else share.floor)
-    return Reading(name, value, f"{chance:.1%}, chance", not exceeds_chance(share))
+    return Reading(name, value, f"{share.chance:.1%}, chance", not share.exceeds_chance)
 
 
 def read_texts(evidence: dict[str, Any], limits: Thresholds) -> Iterator[Reading]:
@@ -142,16 +135,12 @@ def read_texts(evidence: dict[str, Any], limits: Thresholds) -> Iterator[Reading
         "plagiarism_share": limits.max_plagiarism_share,
         **dict.fromkeys(ENTITIES, limits.max_entity_leakage),
     }
+    overall = {(one["metric"], one["reference"]): one for one in evidence["privacy"] if one["label"] == OVERALL}
     for metric, limit in wanted.items():
-        found = [
-            record
-            for record in evidence["privacy"]
-            if (record["metric"], record["label"], record["reference"]) == (metric, OVERALL, "train")
-        ]
-        yield read_text_share(found[0], limit, counts) if found else unknown(TITLES[metric])
-    for record in evidence["privacy"]:  # train texts repeat one another; the examples of one prompt are few
-        if (record["metric"], record["label"], record["reference"]) == ("exact_copies", OVERALL, "prompt"):
-            yield read_text_share(record, limits.max_exact_copies, counts, " of the prompt's own examples")
+        record = overall.get((metric, "train"))
+        yield read_text_share(record, limit, counts) if record else unknown(TITLES[metric])
+    if record := overall.get(("exact_copies", "prompt")):  # train texts repeat one another; examples of one are few
+        yield read_text_share(record, limits.max_exact_copies, counts, " of the prompt's own examples")
     yield from read_shares(evidence["memorisation"], limits)
 
 

@@ -29,10 +29,6 @@ class Target:
     gated: str | None = None
     sdk: str | None = None
 
-    @classmethod
-    def of(cls, args: PushArguments, kind: str, gated: str | None = None, sdk: str | None = None) -> Target:
-        return cls(args.repo_id, kind, args.public, args.revision, args.create_pr, gated, sdk)
-
     @property
     def names(self) -> dict[str, Any]:
         """Repository and kind, as huggingface_hub names them."""
@@ -64,9 +60,8 @@ def prepare(target: Target, api: Any) -> None:
     with explained(f"logging in to {api.endpoint}"):
         patiently(api.whoami)
     with explained(f"creating {target.repo_id}"):
-        patiently(
-            lambda: api.create_repo(**target.names, private=not target.public, exist_ok=True, space_sdk=target.sdk)
-        )
+        settings = {"private": not target.public, "exist_ok": True, "space_sdk": target.sdk}
+        patiently(lambda: api.create_repo(**target.names, **settings))
     with explained(f"looking at {target.repo_id}"):
         check_visibility(target, patiently(lambda: api.repo_info(**target.names)))
         use_xet_where_there_is_some(target, api)
@@ -92,11 +87,7 @@ def check_visibility(target: Target, info: Any) -> None:
 
 
 def use_xet_where_there_is_some(target: Target, api: Any) -> None:
-    """Turn Xet off for this process where the server has no Xet storage, and say so.
-
-    Raises:
-        ValueError: the token may not write.
-    """
+    """Turn Xet off for this process where the server has no Xet storage, and say so."""
     from huggingface_hub import constants, get_session
     from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
     from huggingface_hub.utils._runtime import is_xet_available

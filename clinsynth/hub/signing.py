@@ -6,19 +6,23 @@ The key stays in memory: it is in no message, log or file that is written.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import logging
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clinsynth.hub.credentials import TOLD, ImageSigner, SigningIdentity, sign_image
-from clinsynth.hub.shards import write_table
+from clinsynth.hub.credentials import OFFLINE, PNG, TOLD, agent, claims, expected, import_c2pa, is_signed
+from clinsynth.hub.data_sets import write_table
 from clinsynth.run_folder import atomic_write, check_unchanged, create_run_folder, read_json
-from clinsynth.synthesis.provenance import read_mark
+from clinsynth.synthesis.provenance import KEYWORD, is_marked, make_chunk, read_mark
 from clinsynth.synthesis.sets import read_finished
 from clinsynth.synthesis.shard_files import find_shards, open_shard, read_shard
 
@@ -40,6 +44,27 @@ COPIED = ("README.md", "config.yaml", "environment.json", "contact_sheets/*.png"
 NOT_CREATED = "which it keeps much of: a model did not create it; sign a set that was generated without --from_images"
 
 
+@dataclass(frozen=True)
+class SigningIdentity:
+    """A certificate and its key.
+
+    Attributes:
+        chain: the certificate, then those above it, PEM.
+        key: the private key, PEM of PKCS #8.
+        algorithm: as C2PA calls it, es256.
+        name: the certificate's subject, "CN=Radiology,O=Hospital".
+        valid_until: UTC.
+        sha256: of the certificate.
+    """
+
+    chain: bytes
+    key: bytes = field(repr=False)
+    algorithm: str
+    name: str
+    valid_until: datetime
+    sha256: str
+
+
 def read_identity(certificate: Path, key: Path) -> SigningIdentity:
     """The certificate chain and the key in two PEM files.
 
@@ -53,7 +78,6 @@ def read_identity(certificate: Path, key: Path) -> SigningIdentity:
         raise ImportError(f"signing needs c2pa-python ({error}); pip install clinsynth[c2pa]") from error
 
     chain = read_chain(certificate)
-    check_dates(chain[0], certificate)
     check_chain(chain, certificate)
     private = read_key(key)
     plain = (pem.Encoding.DER, pem.PublicFormat.SubjectPublicKeyInfo)
@@ -114,19 +138,15 @@ def read_file(path: Path, flag: str, what: str) -> bytes:
         raise ValueError(f"{flag} {path} cannot be read ({error.strerror}); give {what}") from error
 
 
-def check_dates(certificate: Certificate, path: Path) -> None:
-    """Refuse a certificate whose time is over or has not begun."""
-    first, last = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+def check_chain(chain: list[Certificate], path: Path) -> None:
+    """Refuse a certificate that is out of time or signed itself, and one that the next in the chain did not issue."""
+    from cryptography.exceptions import InvalidSignature
+
+    first, last = chain[0].not_valid_before_utc, chain[0].not_valid_after_utc
     if last < datetime.now(UTC):
         raise ValueError(f"--certificate {path} expired at {last:%Y-%m-%d %H:%M} UTC; give the renewed one")
     if first > datetime.now(UTC):
         raise ValueError(f"--certificate {path} is valid from {first:%Y-%m-%d %H:%M} UTC on; sign after that")
-
-
-def check_chain(chain: list[Certificate], path: Path) -> None:
-    """Refuse a certificate that signed itself, and a chain in which one is not issued by the next."""
-    from cryptography.exceptions import InvalidSignature
-
     if chain[0].issuer == chain[0].subject:
         raise ValueError(
             f"--certificate {path} begins with a self-signed certificate, which C2PA does not allow; put the one that "
@@ -155,6 +175,68 @@ def algorithm_of(key: Any, path: Path) -> str:
     raise ValueError(f"--key {path} is of a kind that C2PA does not sign with; it must be {ALLOWED_KEYS}")
 
 
+class ImageSigner:
+    """Signs images as one identity.
+
+    Args:
+        timestamp: address of a time stamp authority (RFC 3161) that is asked once an image; None asks nobody.
+
+    Raises:
+        ImportError: the packages of the extra c2pa are not installed.
+    """
+
+    def __init__(self, identity: SigningIdentity, timestamp: str | None = None) -> None:
+        c2pa = import_c2pa()
+        info = c2pa.C2paSignerInfo(identity.algorithm, identity.chain, identity.key, timestamp)
+        self.timestamp = timestamp
+        self.context = c2pa.Context(c2pa.Settings.from_dict(OFFLINE), c2pa.Signer.from_info(info))
+
+    def sign(self, image: bytes, says: dict[str, Any]) -> bytes:
+        """The PNG file with a manifest that tells `says`, read back before it is given out."""
+        c2pa = import_c2pa()
+        signed = io.BytesIO()
+        try:
+            with c2pa.Builder(json.dumps(manifest_words(says)), self.context) as builder:
+                builder.sign(PNG, io.BytesIO(image), signed)
+        except c2pa.C2paError as error:
+            stamp = f", or --timestamp {self.timestamp} does not answer as one" if self.timestamp else ""
+            raise ValueError(
+                f"an image cannot be signed ({error}): the certificate must allow digital signatures and have the "
+                f"extended key usage emailProtection, documentSigning or c2pa-kp-claimSigning{stamp}; images signed "
+                "before are kept"
+            ) from error
+        return signed.getvalue()
+
+
+def sign_image(image: bytes, signer: ImageSigner) -> bytes:
+    """An image file that generation marked, signed as just what its provenance says; the pixels' bytes stay.
+
+    Raises:
+        ValueError: it is not marked as synthetic by clinsynth, holds other words too, is signed already, is damaged,
+            or the signer may not sign.
+    """
+    if is_signed(image):
+        raise ValueError("an image is signed already; sign the one it was made from")
+    says = read_mark(image)
+    if says is None or says != expected(says):
+        raise ValueError(
+            "an image does not say that clinsynth made it, so it is not signed as synthetic; generate its set again, "
+            "with a clinsynth that marks its images"
+        )
+    if not is_marked(image, make_chunk(b"tEXt", KEYWORD + json.dumps(says).encode())):
+        raise ValueError(
+            "an image holds other metadata than its provenance, which nobody has looked at and is not signed; sign "
+            "the file as `clinsynth generate images` wrote it"
+        )
+    return signer.sign(image, says)
+
+
+def manifest_words(says: dict[str, Any]) -> dict[str, Any]:
+    """The manifest's own words, as c2pa-python takes them; the signer vouches for all of them."""
+    assertions = [{"label": label, "data": data, "created": True} for label, data in claims(says).items()]
+    return {"claim_generator_info": [agent()], "format": PNG, "assertions": assertions}
+
+
 def sign_set(folder: Path, output: Path, identity: SigningIdentity, timestamp: str | None) -> int:
     """Write what is missing of the signed set, a file at a time; returns how many images it has.
 
@@ -168,19 +250,25 @@ def sign_set(folder: Path, output: Path, identity: SigningIdentity, timestamp: s
     """
     from tqdm.auto import tqdm
 
-    files = files_to_sign(folder)
+    files, made_from = files_to_sign(folder), hashlib.sha256()
+    for path in files:
+        with open(path, "rb") as file:
+            made_from.update(f"{path.relative_to(folder)}\0".encode() + hashlib.file_digest(file, "sha256").digest())
     record = {
         "signed_by": identity.name,
         "certificate_sha256": identity.sha256,
         "valid_until": identity.valid_until.isoformat(),
         "timestamp": timestamp,
-        "made_from_sha256": hash_files(files, folder),
+        "made_from_sha256": made_from.hexdigest(),
     }
-    check_same_work(output / RECORD, record)
+    begun = read_json(output / RECORD)
+    if not begun and output.is_dir() and any(output.iterdir()):
+        raise ValueError(f"--output_dir {output} holds other files; give a new folder")
+    check_unchanged(output, begun, record, "give another --output_dir to sign anew")
     signer = ImageSigner(identity, timestamp)
     create_run_folder(output)
     write_facts(folder, output, record, complete=False)
-    counts = {path: count_images(path) for path in files}
+    counts = {path: open_shard(path).metadata.num_rows if path.suffix == ".parquet" else 1 for path in files}
     with tqdm(total=sum(counts.values()), desc="sign", unit="image") as progress:
         for path in files:
             target = output / path.relative_to(folder)
@@ -194,11 +282,7 @@ def sign_set(folder: Path, output: Path, identity: SigningIdentity, timestamp: s
 
 
 def files_to_sign(folder: Path) -> list[Path]:
-    """The shards of a finished set of images, or all PNG files below a folder without shards.
-
-    Raises:
-        ValueError: there are none, or the set is not finished.
-    """
+    """The shards of a finished set of images, or all PNG files below a folder without shards."""
     if any((folder / "data").glob("*.parquet")) or (folder / "generation.json").exists():
         if read_finished(folder)["generator"].get("from_images"):
             raise ValueError(f"{folder} was made from real images, {NOT_CREATED}")
@@ -209,27 +293,6 @@ def files_to_sign(folder: Path) -> list[Path]:
             f"{folder} holds neither a synthetic set nor PNG files; give what `clinsynth generate images` wrote"
         )
     return files
-
-
-def hash_files(files: list[Path], folder: Path) -> str:
-    """SHA-256 over names and bytes of files."""
-    whole = hashlib.sha256()
-    for path in files:
-        with open(path, "rb") as file:
-            whole.update(f"{path.relative_to(folder)}\0".encode() + hashlib.file_digest(file, "sha256").digest())
-    return whole.hexdigest()
-
-
-def check_same_work(path: Path, record: dict[str, Any]) -> None:
-    """Refuse a folder with anything but what signing these files so has begun there.
-
-    Args:
-        path: of the record that it left there.
-    """
-    output, before = path.parent, read_json(path)
-    if not before and output.is_dir() and any(output.iterdir()):
-        raise ValueError(f"--output_dir {output} holds other files; give a new folder")
-    check_unchanged(output, before, record, "give another --output_dir to sign anew")
 
 
 def write_facts(folder: Path, output: Path, record: dict[str, Any], complete: bool) -> None:
@@ -249,19 +312,12 @@ def write_facts(folder: Path, output: Path, record: dict[str, Any], complete: bo
     atomic_write(output / "generation.json", json.dumps(generation | {"complete": complete}, indent=2) + "\n")
 
 
-def count_images(path: Path) -> int:
-    return int(open_shard(path).metadata.num_rows) if path.suffix == ".parquet" else 1
-
-
 def sign_file(path: Path, signer: ImageSigner, progress: tqdm[Any]) -> bytes:
-    """The content of one shard or PNG file with signed images.
-
-    Raises:
-        ValueError: an image may not be signed; names the file and the row.
-    """
+    """The content of one shard or PNG file with signed images; errors name the file and the row."""
     if path.suffix == ".parquet":
         return write_table(sign_rows(read_shard(path), path, signer, progress))
-    signed = sign_one(path.read_bytes(), str(path), signer)
+    with named(str(path)):
+        signed = sign_image(path.read_bytes(), signer)
     progress.update()
     return signed
 
@@ -270,38 +326,31 @@ def sign_rows(table: pa.Table, path: Path, signer: ImageSigner, progress: tqdm[A
     """The rows of a shard with signed images; all other columns, and the table's own metadata, as they are."""
     import pyarrow as pa
 
-    check_columns(table.column_names, path)
-    place, images = table.schema.get_field_index("image"), table["image"].combine_chunks()
-    signed = []
-    for row, says in enumerate(table.select(list(TOLD)).to_pylist()):
-        image = images[row]["bytes"].as_py()
-        check_row(image, says, f"{path}, row {row}")
-        signed.append(sign_one(image, f"{path}, row {row}", signer))
-        progress.update()
-    marked = pa.StructArray.from_arrays([pa.array(signed, pa.binary()), images.field("path")], ["bytes", "path"])
-    return table.set_column(place, table.schema.field(place), marked)
-
-
-def check_columns(names: list[str], path: Path) -> None:
-    """Refuse a shard without images, one that does not say what made it, and one made from real images."""
+    names = table.column_names
     if "image" not in names:
         raise ValueError(f"{path} holds no images; texts cannot be signed")
     if not set(TOLD) <= set(names):
         raise ValueError(f"{path} does not say what made its rows; generate the set again with this clinsynth")
     if "source_id" in names:
         raise ValueError(f"{path} was made from real images, {NOT_CREATED}")
+    place, images = table.schema.get_field_index("image"), table["image"].combine_chunks()
+    signed = []
+    for row, says in enumerate(table.select(list(TOLD)).to_pylist()):
+        image = images[row]["bytes"].as_py()
+        with named(f"{path}, row {row}"):
+            told = read_mark(image)  # an image that says nothing is refused when it is signed
+            if told is not None and {name: told.get(name) for name in says} != says:
+                raise ValueError("the image tells another origin than its row does; generate the set again")
+            signed.append(sign_image(image, signer))
+        progress.update()
+    marked = pa.StructArray.from_arrays([pa.array(signed, pa.binary()), images.field("path")], ["bytes", "path"])
+    return table.set_column(place, table.schema.field(place), marked)
 
 
-def check_row(image: bytes, says: dict[str, Any], where: str) -> None:
-    """Refuse an image that says another origin than its row; one that says none is refused when it is signed."""
-    told = read_mark(image)
-    if told is not None and {name: told.get(name) for name in says} != says:
-        raise ValueError(f"{where}: the image tells another origin than its row does; generate the set again")
-
-
-def sign_one(image: bytes, where: str, signer: ImageSigner) -> bytes:
-    """`sign_image` whose errors say where."""
+@contextmanager
+def named(where: str) -> Iterator[None]:
+    """Errors of the block say where."""
     try:
-        return sign_image(image, signer)
+        yield
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error

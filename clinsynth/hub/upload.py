@@ -7,7 +7,6 @@ Xet storage it commits 250 files at a time, and what it was to delete with the f
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import subprocess
@@ -18,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from clinsynth.hub.files import REPLACED
 from clinsynth.hub.repository import PushArguments, Target, collect, explained, http_errors, patiently, prepare
 from clinsynth.synthesis.shard_files import HashedFile
 
@@ -34,18 +34,20 @@ Files = Iterable[tuple[str, Content]]
 """Path in the repository, and content or the file that holds it."""
 
 
-def push(args: PushArguments, target: Target, files: Files, replaced: str, configs: Iterable[str] = ()) -> None:
-    """Push `files` to `target` in one commit and read them back, or with --dry_run print them.
+def push(args: PushArguments, kind: str, files: Files, gated: str | None = None, configs: Iterable[str] = ()) -> None:
+    """Push `files` in one commit and read them back, or with --dry_run print them.
 
     Args:
+        kind: "model", "dataset", "metric" or "space".
         files: is drawn once; contents are let go as soon as they are sent.
-        replaced: a pattern (regular expression) of paths that are deleted where the repository holds them and they
-            are not among `files`: what an earlier push left.
         configs: names of a data set's configurations, where there are several.
 
     Raises:
         ValueError: something failed; the message says at which step, and what to do.
     """
+    sdk = {"metric": "static", "space": "gradio"}.get(kind)
+    repository = "space" if sdk else kind
+    target = Target(args.repo_id, repository, args.public, args.revision, args.create_pr, gated, sdk)
     if args.dry_run:
         print_files(target, files)
         return
@@ -53,7 +55,7 @@ def push(args: PushArguments, target: Target, files: Files, replaced: str, confi
 
     api = HfApi()
     additions = send_all(target, files, api)
-    commit, pull_request = commit_all(target, additions, replaced, api)
+    commit, pull_request = commit_all(target, additions, REPLACED[kind], api)
     with explained(f"reading back {target.repo_id}", "start the same command again to look once more"):
         wrong = find_wrong(list_files(target, commit, api), additions)
     if wrong:
@@ -114,32 +116,22 @@ def size_of(content: Content) -> int:
 
 
 def upload(target: Target, batch: list[tuple[str, Content]], additions: list[CommitOperationAdd], api: HfApi) -> None:
-    """Send the large ones among the files, keep only their hashes in memory, and add all to `additions`.
+    """Send the large ones among the files, keep only their hashes in memory, and add all to `additions`."""
+    from huggingface_hub import CommitOperationAdd
 
-    Raises:
-        ValueError: that failed, and the server is not just busy; or a hashed file has changed.
-    """
-    made = [to_addition(path, content) for path, content in batch]
+    made = []
+    for path, content in batch:
+        if isinstance(content, HashedFile):
+            content.check()
+        file = content.path if isinstance(content, HashedFile) else content
+        made.append(CommitOperationAdd(path, file))  # which takes the hash while it is sent
+    where = {**target.names, "revision": target.base, "create_pr": target.create_pr}
     with explained(f"uploading to {target.repo_id}"):
-        patiently(
-            lambda: api.preupload_lfs_files(
-                **target.names, additions=made, revision=target.base, create_pr=target.create_pr
-            )
-        )
+        patiently(lambda: api.preupload_lfs_files(**where, additions=made))
     for (_, content), addition in zip(batch, made, strict=True):
         if isinstance(content, HashedFile) and addition.upload_info.sha256 != content.sha256:
             raise ValueError(f"{content.path} has changed while it was sent; nothing was published: start it again")
     additions += made
-
-
-def to_addition(path: str, content: Content) -> CommitOperationAdd:
-    """The file as huggingface_hub commits it, which takes its hash while it is sent."""
-    from huggingface_hub import CommitOperationAdd
-
-    if isinstance(content, HashedFile):
-        content.check()
-        return CommitOperationAdd(path, content.path)
-    return CommitOperationAdd(path, content)
 
 
 def commit_all(
@@ -159,16 +151,9 @@ def commit_all(
     operations: list[CommitOperation] = [*additions, *map(CommitOperationDelete, sorted(stale))]
     try:
         with explained(f"committing to {target.repo_id}", UNKNOWN if target.create_pr else WHOLE):
-            done = patiently(
-                lambda: api.create_commit(
-                    **target.names,
-                    operations=operations,
-                    commit_message=f"clinsynth push {target.kind}",
-                    create_pr=target.create_pr,
-                    revision=target.base,
-                    parent_commit=head,
-                )
-            )
+            where = {**target.names, "revision": target.base, "create_pr": target.create_pr, "parent_commit": head}
+            message = f"clinsynth push {target.kind}"
+            done = patiently(lambda: api.create_commit(**where, operations=operations, commit_message=message))
     except ValueError:
         found = None if target.create_pr else find_commit(target, additions, stale, api)
         if found is None:
@@ -206,20 +191,16 @@ def find_wrong(listed: dict[str, RepoFile], additions: list[CommitOperationAdd])
 
 def is_same(entry: RepoFile, addition: CommitOperationAdd) -> bool:
     """Whether the Hub lists the very content that was sent: by SHA-256 of a large file, by git's id of a small one."""
+    from huggingface_hub.utils.sha import git_hash
+
     if entry.lfs:
         return entry.lfs.sha256 == addition.upload_info.sha256.hex()
     with addition.as_file() as file:
-        content = file.read()
-    blob = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False)
-    return entry.blob_id == blob.hexdigest()
+        return bool(entry.blob_id == git_hash(file.read()))
 
 
 def verify(target: Target, commit: str, configs: Iterable[str]) -> None:
-    """Load what was pushed, in a fresh process with an empty cache.
-
-    Raises:
-        ValueError: it does not load.
-    """
+    """Load what was pushed, in a fresh process with an empty cache."""
     with tempfile.TemporaryDirectory() as folder:
         caches = {name: f"{folder}/{name}" for name in ("HF_HUB_CACHE", "HF_DATASETS_CACHE", "HF_MODULES_CACHE")}
         script = Path(__file__).with_name("verify.py")

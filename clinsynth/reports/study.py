@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from clinsynth.data.images import ImageArrays, load_image_arrays
-from clinsynth.metrics.privacy.verdict import worst_over_runs
+from clinsynth.metrics.images.privacy import worst_over_runs
 from clinsynth.metrics.registry import (
     CONTENT,
     DISTANCES,

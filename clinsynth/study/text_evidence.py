@@ -21,22 +21,25 @@ from clinsynth.metrics.distances import measure_embeddings
 from clinsynth.metrics.findings import read_texts
 from clinsynth.metrics.privacy.closest_records import MemorisationRecord
 from clinsynth.metrics.records import MIN_ROWS, Features, Measurement, MeasurementSettings
-from clinsynth.metrics.texts.canaries import Canaries, measure_exposure
 from clinsynth.metrics.texts.diversity import measure_repetition, measure_streams
-from clinsynth.metrics.texts.fidelity import measure_label_recovery, measure_mauve, measure_tone
-from clinsynth.metrics.texts.model_based import (
+from clinsynth.metrics.texts.fidelity import (
     MOST_SCORED,
     TokenView,
     draw_rows,
     measure_bertscore,
+    measure_label_recovery,
+    measure_mauve,
     measure_perplexity,
+    measure_tone,
 )
 from clinsynth.metrics.texts.privacy import (
+    Canaries,
     closest_pairs,
     describe_distributions,
     measure_closeness,
     measure_closest,
     measure_entities,
+    measure_exposure,
     measure_overlap,
     measure_prompt_overlap,
 )

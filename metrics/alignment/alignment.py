@@ -121,22 +121,10 @@ class Alignment(evaluate.Metric):
         columns["source"] = datasets.Value("string")
         if self.config_name == "per_class":
             columns["label"] = datasets.Value("string")
-        return evaluate.MetricInfo(
-            description=_DESCRIPTION,
-            citation=_CITATION,
-            inputs_description=_INPUTS,
-            features=datasets.Features(columns),
-        )
+        return evaluate.MetricInfo(_DESCRIPTION, _CITATION, datasets.Features(columns), _INPUTS)
 
     def _compute(
-        self,
-        checklist_share: Any,
-        class_margin: Any,
-        typicality: Any,
-        source: Any,
-        label: Any = None,
-        n_bootstrap: int = 0,
-        seed: int = 0,
+        self, checklist_share: Any, class_margin: Any, typicality: Any, source: Any, label: Any = None, **settings: Any
     ) -> dict[str, Any]:
         scores = alignment(np.asarray(checklist_share), np.asarray(class_margin), np.asarray(typicality))
         sources = np.asarray(source)
@@ -144,15 +132,15 @@ class Alignment(evaluate.Metric):
         if unknown:
             raise ValueError(f'source must be "real" or "synthetic", got {unknown[0]!r}')
         if label is None:
-            return self._measure(scores, sources, n_bootstrap, seed)
+            return self._measure(scores, sources, **settings)
         labels = np.asarray(label)
         return {
-            str(name): self._measure(scores[labels == name], sources[labels == name], n_bootstrap, seed)
+            str(name): self._measure(scores[labels == name], sources[labels == name], **settings)
             for name in np.unique(labels)
         }
 
     @staticmethod
-    def _measure(scores: np.ndarray, sources: np.ndarray, n_bootstrap: int, seed: int) -> dict[str, Any]:
+    def _measure(scores: np.ndarray, sources: np.ndarray, n_bootstrap: int = 0, seed: int = 0) -> dict[str, Any]:
         real, synthetic = scores[sources == "real"], scores[sources == "synthetic"]
         if min(len(real), len(synthetic)) == 0:
             raise ValueError(f"needs both sides, got {len(real)} real and {len(synthetic)} synthetic pictures")

@@ -61,7 +61,7 @@ def frechet_distance(real: np.ndarray, synthetic: np.ndarray) -> float:
         ValueError: fewer than two rows on a side, different dimensions, or a value that is not finite.
     """
     real, synthetic = check_features(real, synthetic)
-    return _weighted_distance(real, None, synthetic, None)
+    return _distance(_fit(real), _fit(synthetic))
 
 
 def frechet_interval(
@@ -85,7 +85,7 @@ def frechet_interval(
     replicates = np.empty(n_bootstrap)
     for i in range(n_bootstrap):
         counts = [np.bincount(generator.integers(len(x), size=len(x)), minlength=len(x)) for x in (real, synthetic)]
-        replicates[i] = _weighted_distance(real, counts[0], synthetic, counts[1])
+        replicates[i] = _distance(_fit(real, counts[0]), _fit(synthetic, counts[1]))
         if on_replicate is not None:
             on_replicate()
     bias = replicates.mean() - frechet_distance(real, synthetic)
@@ -140,13 +140,6 @@ def check_features(real: np.ndarray, synthetic: np.ndarray) -> tuple[np.ndarray,
 Side = tuple[np.ndarray, np.ndarray, float]  # mean, factor and trace of the covariance
 
 
-def _weighted_distance(
-    real: np.ndarray, real_counts: np.ndarray | None, synthetic: np.ndarray, synthetic_counts: np.ndarray | None
-) -> float:
-    """The distance where row i counts `counts[i]` times, or once; a row that does not count costs nothing."""
-    return _distance(_fit(real, real_counts), _fit(synthetic, synthetic_counts))
-
-
 def _distance(real: Side, synthetic: Side) -> float:
     product = real[1] @ synthetic[1].T
     rest = float(((real[0] - synthetic[0]) ** 2).sum() + real[2] + synthetic[2])
@@ -160,8 +153,11 @@ def _distance(real: Side, synthetic: Side) -> float:
     return max(0.0, float(rest - 2 * np.linalg.svd(product, compute_uv=False).sum()))
 
 
-def _fit(rows: np.ndarray, counts: np.ndarray | None) -> Side:
-    """Mean, factor F of the covariance (F'F = C) with at most min(n, d) rows, and trace."""
+def _fit(rows: np.ndarray, counts: np.ndarray | None = None) -> Side:
+    """Mean, factor F of the covariance (F'F = C) with at most min(n, d) rows, and trace.
+
+    Row i counts `counts[i]` times, or once; a row that does not count costs nothing.
+    """
     if (len(rows) if counts is None else np.count_nonzero(counts)) > rows.shape[1]:
         statistics = GaussianStatistics()
         statistics.update(rows, counts)
@@ -273,37 +269,24 @@ class Frechet(evaluate.Metric):
         columns = {"features": datasets.Sequence(datasets.Value("float64")), "source": datasets.Value("string")}
         if self.config_name == "per_class":
             columns["label"] = datasets.Value("string")
-        return evaluate.MetricInfo(
-            description=_DESCRIPTION,
-            citation=_CITATION,
-            inputs_description=_INPUTS,
-            features=datasets.Features(columns),
-        )
+        return evaluate.MetricInfo(_DESCRIPTION, _CITATION, datasets.Features(columns), _INPUTS)
 
-    def _compute(
-        self,
-        features: Any,
-        source: Any,
-        label: Any = None,
-        n_bootstrap: int = 0,
-        seed: int = 0,
-        extrapolate: bool = False,
-    ) -> dict[str, Any]:
+    def _compute(self, features: Any, source: Any, label: Any = None, **settings: Any) -> dict[str, Any]:
         rows, sources = np.asarray(features, dtype=np.float64), np.asarray(source)
         unknown = sorted(set(sources.tolist()) - {"real", "synthetic"})
         if unknown:
             raise ValueError(f'source must be "real" or "synthetic", got {unknown[0]!r}')
         if label is None:
-            return self._measure(rows, sources, n_bootstrap, seed, extrapolate)
+            return self._measure(rows, sources, **settings)
         labels = np.asarray(label)
         return {
-            str(name): self._measure(rows[labels == name], sources[labels == name], n_bootstrap, seed, extrapolate)
+            str(name): self._measure(rows[labels == name], sources[labels == name], **settings)
             for name in np.unique(labels)
         }
 
     @staticmethod
     def _measure(
-        rows: np.ndarray, sources: np.ndarray, n_bootstrap: int, seed: int, extrapolate: bool
+        rows: np.ndarray, sources: np.ndarray, n_bootstrap: int = 0, seed: int = 0, extrapolate: bool = False
     ) -> dict[str, Any]:
         real, synthetic = rows[sources == "real"], rows[sources == "synthetic"]
         return {

@@ -28,7 +28,6 @@ from clinsynth.metrics.ssim.ssim import (
 MIN_PAIRS = 5
 THUMBNAIL = 16
 DUPLICATE_SHARE = 0.5
-OF_THUMBNAILS = "thumbnails, in pixels"
 
 
 def measure_images(comparison: Comparison, settings: MeasurementSettings) -> list[Measurement]:
@@ -51,11 +50,20 @@ def measure_images(comparison: Comparison, settings: MeasurementSettings) -> lis
     if min(shape[1:]) < WINDOW:
         note = f"not measured, SSIM needs {WINDOW} x {WINDOW} pixels, these have {shape[1]} x {shape[2]}"
         return [replace(record, note=note) for record in records]
-    return [
-        _within(records[0], comparison, settings),
-        _beside_real(records[1], comparison, ssim_to_nearest, settings, "nearest in pixels"),
-        _beside_real(records[2], comparison, partial(near_duplicates, seed=settings.seed), settings, OF_THUMBNAILS),
-    ]
+    measured = [_within(records[0], comparison, settings)]
+    for record, of, note in (
+        (records[1], ssim_to_nearest, "nearest in pixels"),
+        (records[2], partial(near_duplicates, seed=settings.seed), "thumbnails, in pixels"),
+    ):
+        values = of(comparison.synthetic.rows, comparison.real.rows)
+        record = replace(record, value=float(values.mean()), interval=mean_interval(values, settings), note=note)
+        mean = partial(_mean_beside, of)
+        measured.append(comparison.with_distance_floors(record, mean, settings.seed))
+    return measured
+
+
+def _mean_beside(of: Callable[[np.ndarray, np.ndarray], np.ndarray], real: np.ndarray, made: np.ndarray) -> float:
+    return float(of(made, real).mean())
 
 
 def near_duplicates(synthetic: np.ndarray, real: np.ndarray, seed: int = 0) -> np.ndarray:
@@ -125,19 +133,6 @@ def _mean_within_class(side: Features, seed: int) -> float | None:
     """Mean MS-SSIM over the pairs of one class, None where there are fewer than five."""
     values = within_class(side.rows, side.labels, seed)
     return float(values.mean()) if len(values) >= MIN_PAIRS else None
-
-
-def _beside_real(
-    record: Measurement,
-    comparison: Comparison,
-    of: Callable[[np.ndarray, np.ndarray], np.ndarray],
-    settings: MeasurementSettings,
-    note: str,
-) -> Measurement:
-    """The record of the mean of `of(images, real images)`, (n,); its floors put real images in the place of others."""
-    values = of(comparison.synthetic.rows, comparison.real.rows)
-    record = replace(record, value=float(values.mean()), interval=mean_interval(values, settings), note=note)
-    return comparison.with_distance_floors(record, lambda real, made: float(of(made, real).mean()), settings.seed)
 
 
 def describe_scales(height: int, width: int) -> str:

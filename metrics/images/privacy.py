@@ -6,6 +6,7 @@ Everything is measured twice: on the features of an extractor, and on thumbnails
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 
 from clinsynth.data.images import ImageArrays
 from clinsynth.metrics.nearest import Closest, as_views, closest_rows
-from clinsynth.metrics.privacy.closest_records import MemorisationRecord, measure_memorisation
+from clinsynth.metrics.privacy.closest_records import DCR_SHARE, MemorisationRecord, measure_memorisation
 from clinsynth.metrics.privacy.copies import (
     EXACT,
     NEAR,
@@ -27,9 +28,14 @@ from clinsynth.metrics.privacy.copies import (
     fit_threshold,
     pixel_digests,
 )
-from clinsynth.metrics.privacy.verdict import privacy_verdict
-from clinsynth.metrics.records import Features, MeasurementSettings
+from clinsynth.metrics.records import OVERALL, Features, MeasurementSettings
 
+COPIES = "copies found"
+MEMORISED = "closer to train than to held-out: memorisation"
+UNCLEAR = "unclear: train and held-out pictures differ"
+NO_SIGN = "no sign"
+GRAVITY = (NO_SIGN, UNCLEAR, MEMORISED, COPIES)
+SIGNIFICANT = 0.005  # for each of two detectors, so that both together cry wolf in less than one set in 100
 PAIRS = 12
 
 
@@ -49,21 +55,6 @@ class Detector:
     near: Closest
     near_held_out: Closest
     threshold: Threshold
-
-    def count(self) -> CopyRecord:
-        """How many near copies there are."""
-        scores = self.near.relative(), self.near_held_out.relative()
-        return count_near(self.name, *scores, self.threshold, len(self.features["train"]))
-
-    def measure(self, label_names: list[str], settings: MeasurementSettings) -> list[MemorisationRecord]:
-        """DCR shares and NNDR, overall and a class."""
-        sides = self.features["synthetic"], self.features["train"], self.features["test"]
-        near = self.near, self.near_held_out
-        return measure_memorisation(sides, near, label_names, replace(settings, extractor=self.name))
-
-    def in_held_out_medians(self) -> np.ndarray:
-        """The score of each synthetic image over the median of the held-out images'."""
-        return self.near.relative() / max(float(np.median(self.near_held_out.relative())), 1e-12)
 
     def describe_row(self, row: int) -> dict[str, Any]:
         """What it finds of one synthetic image."""
@@ -104,7 +95,7 @@ def image_privacy(
     exact, exact_held_out = exact_rows(synthetic.images, train.images), exact_rows(held_out.images, train.images)
     excluded = duplicated(seen_held_out) | (exact_held_out >= 0)
     near, near_held_out = (
-        closest_rows(as_views(features[name].rows), features["train"].rows) for name in ("synthetic", "test")
+        closest_rows(as_views(features[x].rows), features["train"].rows) for x in ("synthetic", "test")
     )
     thumbnails = thumbnail_features(space, synthetic, held_out, train)
     detectors = [
@@ -112,8 +103,13 @@ def image_privacy(
         Detector(settings.extractor, features, near, near_held_out, fit_threshold(near_held_out.relative(), excluded)),
     ]
     copies = [count_exact(exact >= 0, exact_held_out >= 0, len(train.images))]
-    copies += [detector.count() for detector in detectors]
-    records = [record for detector in detectors for record in detector.measure(synthetic.label_names, settings)]
+    records: list[MemorisationRecord] = []
+    for one in detectors:
+        closest = one.near, one.near_held_out
+        scores = one.near.relative(), one.near_held_out.relative()
+        copies.append(count_near(one.name, *scores, one.threshold, len(train.images)))
+        sides = one.features["synthetic"], one.features["train"], one.features["test"]
+        records += measure_memorisation(sides, closest, synthetic.label_names, replace(settings, extractor=one.name))
     return {
         **privacy_verdict(copies, records),
         "copies": [record.to_dict() for record in copies],
@@ -149,7 +145,8 @@ def closest_images(detectors: list[Detector], exact: np.ndarray, count: int) -> 
     Each with its row, the train row, the deciding detector, distance, score and threshold by every detector, and a
     verdict: exact copy, near copy, or as near as held-out images come.
     """
-    ratios = np.stack([detector.in_held_out_medians() for detector in detectors])
+    medians = [max(float(np.median(one.near_held_out.relative())), 1e-12) for one in detectors]
+    ratios = np.stack([one.near.relative() / median for one, median in zip(detectors, medians, strict=True)])
     deciding = ratios.argmin(0)
     order = np.lexsort((ratios.min(0), exact < 0))[:count]
     return [describe_pair(int(row), detectors, int(deciding[row]), int(exact[row])) for row in order]
@@ -164,3 +161,94 @@ def describe_pair(row: int, detectors: list[Detector], deciding: int, exact: int
         "distances": {detector.name: detector.describe_row(row) for detector in detectors},
         "verdict": EXACT if exact >= 0 else NEAR if any(near) else "as near as held-out pictures come",
     }
+
+
+def privacy_verdict(copies: list[CopyRecord], records: list[MemorisationRecord]) -> dict[str, str]:
+    """The gravest finding as "verdict", and every finding with its numbers as "text"."""
+    findings = [*findings_on_copies(copies), *findings_on_shares(records)]
+    verdict = max((verdict for verdict, _ in findings), key=GRAVITY.index, default=NO_SIGN)
+    return {"verdict": verdict, "text": " ".join(text for _, text in findings)}
+
+
+def findings_on_copies(copies: list[CopyRecord]) -> Iterator[tuple[str, str]]:
+    """A verdict and a sentence a detector."""
+    for record in copies:
+        share = f"{record.count} of {record.n_synthetic}"
+        if record.metric == EXACT:
+            yield COPIES if record.count else NO_SIGN, f"{share} are train pictures, pixel for pixel."
+        elif record.p_value is None:
+            yield NO_SIGN, f"Too few held-out pictures ({record.n_held_out}) for a threshold by {record.detector}."
+        else:
+            found = record.p_value < SIGNIFICANT
+            yield (
+                COPIES if found else NO_SIGN,
+                f"{share} are near copies by {record.detector}, where {record.expected_false_alarms:.1f} false alarms "
+                f"are expected (p = {record.p_value:.2g}).",
+            )
+
+
+def findings_on_shares(records: list[MemorisationRecord]) -> Iterator[tuple[str, str]]:
+    """A verdict and a sentence an overall DCR share."""
+    for record in records:
+        if (record.metric, record.label) != (DCR_SHARE, OVERALL):
+            continue
+        if record.value is None:
+            yield NO_SIGN, f"Closeness by {record.extractor} is {record.note}."
+            continue
+        interval = "" if record.interval is None else " (95 % {:.1%} to {:.1%})".format(*record.interval)
+        text = f"{record.value:.1%}{interval} lie closer to train than to held-out pictures by {record.extractor}"
+        if not record.exceeds_chance:
+            yield NO_SIGN, f"{text}; 50 % is ideal."
+        elif record.is_shifted:
+            yield (
+                UNCLEAR,
+                f"{text}, but of the held-out pictures themselves only {record.floor:.1%}: the splits differ, which "
+                "alone can bring a generator nearer to train.",
+            )
+        else:
+            reached = 0.5 if record.chance_range is None else record.chance_range[1]
+            yield MEMORISED, f"{text}, where chance reaches {reached:.1%}."
+
+
+def worst_over_runs(runs: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The worst case of one generator's synthetic sets: `image_privacy` of each, by name (a seed).
+
+    Returns:
+        "verdict" and "text" of the gravest run and its name, "run"; "runs", how many there were; "copies" and
+        "records", of each kind the worst with its "run": the largest share of copies, the largest DCR share, the
+        smallest ratio.
+
+    Raises:
+        ValueError: no run.
+    """
+    if not runs:
+        raise ValueError("the worst case needs the privacy evidence of one synthetic set or more, got none")
+    name = max(runs, key=lambda run: (GRAVITY.index(runs[run]["verdict"]), copied(runs[run])))
+    return {
+        "verdict": runs[name]["verdict"],
+        "text": runs[name]["text"],
+        "run": name,
+        "runs": len(runs),
+        "copies": list(worst_records(runs, "copies", ("metric", "detector"))),
+        "records": list(worst_records(runs, "records", ("metric", "label", "extractor"))),
+    }
+
+
+def copied(evidence: dict[str, Any]) -> float:
+    """The largest share of copies by any detector."""
+    return max(record["value"] for record in evidence["copies"])
+
+
+def worst_records(runs: dict[str, dict[str, Any]], part: str, kind: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+    """Of each kind of record the worst over the runs; one that no run could measure stays without a value."""
+    groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for run, evidence in runs.items():
+        for record in evidence[part]:
+            groups.setdefault(tuple(record[key] for key in kind), []).append({**record, "run": run})
+    yield from (max(group, key=badness) for group in groups.values())
+
+
+def badness(record: dict[str, Any]) -> float:
+    if record["value"] is None:
+        return float("-inf")
+    return -record["value"] if record["metric"].startswith("nndr") else record["value"]

@@ -37,7 +37,8 @@ def kernel_distance(real: np.ndarray, synthetic: np.ndarray) -> float:
         ValueError: fewer than two rows on a side, different dimensions, or a value that is not finite.
     """
     real, synthetic = check_features(real, synthetic)
-    return float(_weighted_distances(real, np.ones((1, len(real))), synthetic, np.ones((1, len(synthetic))))[0])
+    once = [(rows, np.ones((1, len(rows)))) for rows in (real, synthetic)]
+    return float(_weighted_distances(once[0], once[1])[0])
 
 
 def kernel_interval(
@@ -58,7 +59,7 @@ def kernel_interval(
     real, synthetic = check_features(real, synthetic)
     generator = np.random.default_rng(seed)
     counts = [generator.multinomial(len(x), np.full(len(x), 1 / len(x)), size=n_bootstrap) for x in (real, synthetic)]
-    replicates = _weighted_distances(real, counts[0].astype(float), synthetic, counts[1].astype(float), on_block)
+    replicates = _weighted_distances((real, counts[0].astype(float)), (synthetic, counts[1].astype(float)), on_block)
     low, high = np.quantile(replicates, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
@@ -80,8 +81,8 @@ def kernel_spread(
         chosen = np.zeros((n_subsets, len(rows)))
         for subset in chosen:
             subset[generator.choice(len(rows), size, replace=False)] = 1
-        members.append(chosen)
-    values = _weighted_distances(real, members[0], synthetic, members[1])
+        members.append((rows, chosen))
+    values = _weighted_distances(members[0], members[1])
     return float(values.mean()), float(values.std(ddof=1)), size
 
 
@@ -105,42 +106,32 @@ def check_features(real: np.ndarray, synthetic: np.ndarray) -> tuple[np.ndarray,
     return real, synthetic
 
 
+Weighted = tuple[np.ndarray, np.ndarray]  # rows (n, d), and how often each counts in each replicate (replicates, n)
+
+
 def _weighted_distances(
-    real: np.ndarray,
-    real_counts: np.ndarray,
-    synthetic: np.ndarray,
-    synthetic_counts: np.ndarray,
-    on_block: Callable[[], object] | None = None,
+    real: Weighted, synthetic: Weighted, on_block: Callable[[], object] | None = None
 ) -> np.ndarray:
-    """One distance for each row of the counts (replicates, n) and (replicates, m)."""
-    cross = _pair_sums(real, real_counts, synthetic, synthetic_counts, on_block)
-    cross /= real_counts.sum(1) * synthetic_counts.sum(1)
-    within = [
-        _mean_of_pairs(rows, counts, on_block) for rows, counts in ((real, real_counts), (synthetic, synthetic_counts))
-    ]
-    return within[0] + within[1] - 2 * cross
+    """One distance for each replicate."""
+    cross = _pair_sums(real, synthetic, on_block) / (real[1].sum(1) * synthetic[1].sum(1))
+    return _mean_of_pairs(real, on_block) + _mean_of_pairs(synthetic, on_block) - 2 * cross
 
 
-def _mean_of_pairs(rows: np.ndarray, counts: np.ndarray, on_block: Callable[[], object] | None) -> np.ndarray:
-    """Mean kernel over ordered pairs of different originals, for each row of `counts`."""
+def _mean_of_pairs(side: Weighted, on_block: Callable[[], object] | None) -> np.ndarray:
+    """Mean kernel over ordered pairs of different originals, for each replicate."""
+    rows, counts = side
     own = ((rows**2).sum(1) / rows.shape[1] + 1) ** 3
-    pairs = _pair_sums(rows, counts, rows, counts, on_block) - counts**2 @ own
+    pairs = _pair_sums(side, side, on_block) - counts**2 @ own
     return pairs / (counts.sum(1) ** 2 - (counts**2).sum(1))
 
 
-def _pair_sums(
-    left: np.ndarray,
-    left_counts: np.ndarray,
-    right: np.ndarray,
-    right_counts: np.ndarray,
-    on_block: Callable[[], object] | None,
-) -> np.ndarray:
+def _pair_sums(left: Weighted, right: Weighted, on_block: Callable[[], object] | None) -> np.ndarray:
     """sum_ij left_counts[b, i] k(left_i, right_j) right_counts[b, j] for each replicate b."""
-    sums = np.zeros(len(left_counts))
-    for start in range(0, len(left), BLOCK_ROWS):
+    (rows, counts), sums = left, np.zeros(len(left[1]))
+    for start in range(0, len(rows), BLOCK_ROWS):
         block = slice(start, start + BLOCK_ROWS)
-        kernel = (left[block] @ right.T / left.shape[1] + 1) ** 3
-        sums += ((left_counts[:, block] @ kernel) * right_counts).sum(1)
+        kernel = (rows[block] @ right[0].T / rows.shape[1] + 1) ** 3
+        sums += ((counts[:, block] @ kernel) * right[1]).sum(1)
         if on_block is not None:
             on_block()
     return sums
@@ -153,30 +144,23 @@ class KID(evaluate.Metric):
         columns = {"features": datasets.Sequence(datasets.Value("float64")), "source": datasets.Value("string")}
         if self.config_name == "per_class":
             columns["label"] = datasets.Value("string")
-        return evaluate.MetricInfo(
-            description=_DESCRIPTION,
-            citation=_CITATION,
-            inputs_description=_INPUTS,
-            features=datasets.Features(columns),
-        )
+        return evaluate.MetricInfo(_DESCRIPTION, _CITATION, datasets.Features(columns), _INPUTS)
 
-    def _compute(
-        self, features: Any, source: Any, label: Any = None, n_bootstrap: int = 0, seed: int = 0
-    ) -> dict[str, Any]:
+    def _compute(self, features: Any, source: Any, label: Any = None, **settings: Any) -> dict[str, Any]:
         rows, sources = np.asarray(features, dtype=np.float64), np.asarray(source)
         unknown = sorted(set(sources.tolist()) - {"real", "synthetic"})
         if unknown:
             raise ValueError(f'source must be "real" or "synthetic", got {unknown[0]!r}')
         if label is None:
-            return self._measure(rows, sources, n_bootstrap, seed)
+            return self._measure(rows, sources, **settings)
         labels = np.asarray(label)
         return {
-            str(name): self._measure(rows[labels == name], sources[labels == name], n_bootstrap, seed)
+            str(name): self._measure(rows[labels == name], sources[labels == name], **settings)
             for name in np.unique(labels)
         }
 
     @staticmethod
-    def _measure(rows: np.ndarray, sources: np.ndarray, n_bootstrap: int, seed: int) -> dict[str, Any]:
+    def _measure(rows: np.ndarray, sources: np.ndarray, n_bootstrap: int = 0, seed: int = 0) -> dict[str, Any]:
         real, synthetic = rows[sources == "real"], rows[sources == "synthetic"]
         _, spread, subset_size = kernel_spread(real, synthetic, seed=seed)
         return {

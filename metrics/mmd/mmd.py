@@ -55,8 +55,8 @@ def mmd_squared(real: np.ndarray, synthetic: np.ndarray, bandwidth: float) -> fl
             that is not positive.
     """
     real, synthetic = check_sides(real, synthetic, bandwidth)
-    counts = np.ones((1, len(real))), np.ones((1, len(synthetic)))
-    return float(_weighted_distances(real, counts[0], synthetic, counts[1], bandwidth)[0])
+    once = [(rows, np.ones((1, len(rows)))) for rows in (real, synthetic)]
+    return float(_weighted_distances(once[0], once[1], bandwidth)[0])
 
 
 def mmd_interval(
@@ -76,8 +76,8 @@ def mmd_interval(
     real, synthetic = check_sides(real, synthetic, bandwidth)
     generator = np.random.default_rng(seed)
     counts = [generator.multinomial(len(x), np.full(len(x), 1 / len(x)), size=n_bootstrap) for x in (real, synthetic)]
-    weights = [count.astype(float) for count in counts]
-    replicates = _weighted_distances(real, weights[0], synthetic, weights[1], bandwidth, on_block)
+    sides = (real, counts[0].astype(float)), (synthetic, counts[1].astype(float))
+    replicates = _weighted_distances(*sides, bandwidth, on_block)
     low, high = np.quantile(replicates, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
@@ -113,49 +113,32 @@ def squared_distances(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     return np.maximum(squares, 0)
 
 
+Weighted = tuple[np.ndarray, np.ndarray]  # rows (n, d), and how often each counts in each replicate (replicates, n)
+
+
 def _weighted_distances(
-    real: np.ndarray,
-    real_counts: np.ndarray,
-    synthetic: np.ndarray,
-    synthetic_counts: np.ndarray,
-    bandwidth: float,
-    on_block: Callable[[], object] | None = None,
+    real: Weighted, synthetic: Weighted, bandwidth: float, on_block: Callable[[], object] | None = None
 ) -> np.ndarray:
-    """One distance for each row of the counts (replicates, n) and (replicates, m)."""
-    cross = _pair_sums(real, real_counts, synthetic, synthetic_counts, bandwidth, on_block)
-    cross /= real_counts.sum(1) * synthetic_counts.sum(1)
-    within = [
-        _mean_of_pairs(rows, counts, bandwidth, on_block)
-        for rows, counts in ((real, real_counts), (synthetic, synthetic_counts))
-    ]
-    return within[0] + within[1] - 2 * cross
+    """One distance for each replicate."""
 
+    def pair_sums(left: Weighted, right: Weighted) -> np.ndarray:
+        """sum_ij left_counts[b, i] k(left_i, right_j) right_counts[b, j] for each replicate b."""
+        (rows, counts), sums = left, np.zeros(len(left[1]))
+        for start in range(0, len(rows), BLOCK_ROWS):
+            block = slice(start, start + BLOCK_ROWS)
+            kernel = np.exp(squared_distances(rows[block], right[0]) / (-2 * bandwidth**2))
+            sums += ((counts[:, block] @ kernel) * right[1]).sum(1)
+            if on_block is not None:
+                on_block()
+        return sums
 
-def _mean_of_pairs(
-    rows: np.ndarray, counts: np.ndarray, bandwidth: float, on_block: Callable[[], object] | None
-) -> np.ndarray:
-    """Mean kernel over ordered pairs of different originals, for each row of `counts`; k(x, x) is 1."""
-    copies = (counts**2).sum(1)
-    return (_pair_sums(rows, counts, rows, counts, bandwidth, on_block) - copies) / (counts.sum(1) ** 2 - copies)
+    def mean_of_pairs(side: Weighted) -> np.ndarray:
+        """Mean kernel over ordered pairs of different originals, for each replicate; k(x, x) is 1."""
+        copies = (side[1] ** 2).sum(1)
+        return (pair_sums(side, side) - copies) / (side[1].sum(1) ** 2 - copies)
 
-
-def _pair_sums(
-    left: np.ndarray,
-    left_counts: np.ndarray,
-    right: np.ndarray,
-    right_counts: np.ndarray,
-    bandwidth: float,
-    on_block: Callable[[], object] | None,
-) -> np.ndarray:
-    """sum_ij left_counts[b, i] k(left_i, right_j) right_counts[b, j] for each replicate b."""
-    sums = np.zeros(len(left_counts))
-    for start in range(0, len(left), BLOCK_ROWS):
-        block = slice(start, start + BLOCK_ROWS)
-        kernel = np.exp(squared_distances(left[block], right) / (-2 * bandwidth**2))
-        sums += ((left_counts[:, block] @ kernel) * right_counts).sum(1)
-        if on_block is not None:
-            on_block()
-    return sums
+    cross = pair_sums(real, synthetic) / (real[1].sum(1) * synthetic[1].sum(1))
+    return mean_of_pairs(real) + mean_of_pairs(synthetic) - 2 * cross
 
 
 class MMD(evaluate.Metric):
@@ -165,37 +148,24 @@ class MMD(evaluate.Metric):
         columns = {"features": datasets.Sequence(datasets.Value("float64")), "source": datasets.Value("string")}
         if self.config_name == "per_class":
             columns["label"] = datasets.Value("string")
-        return evaluate.MetricInfo(
-            description=_DESCRIPTION,
-            citation=_CITATION,
-            inputs_description=_INPUTS,
-            features=datasets.Features(columns),
-        )
+        return evaluate.MetricInfo(_DESCRIPTION, _CITATION, datasets.Features(columns), _INPUTS)
 
-    def _compute(
-        self,
-        features: Any,
-        source: Any,
-        label: Any = None,
-        bandwidth: float | None = None,
-        n_bootstrap: int = 0,
-        seed: int = 0,
-    ) -> dict[str, Any]:
+    def _compute(self, features: Any, source: Any, label: Any = None, **settings: Any) -> dict[str, Any]:
         rows, sources = np.asarray(features, dtype=np.float64), np.asarray(source)
         unknown = sorted(set(sources.tolist()) - {"real", "synthetic"})
         if unknown:
             raise ValueError(f'source must be "real" or "synthetic", got {unknown[0]!r}')
         if label is None:
-            return self._measure(rows, sources, bandwidth, n_bootstrap, seed)
+            return self._measure(rows, sources, **settings)
         labels = np.asarray(label)
         return {
-            str(name): self._measure(rows[labels == name], sources[labels == name], bandwidth, n_bootstrap, seed)
+            str(name): self._measure(rows[labels == name], sources[labels == name], **settings)
             for name in np.unique(labels)
         }
 
     @staticmethod
     def _measure(
-        rows: np.ndarray, sources: np.ndarray, bandwidth: float | None, n_bootstrap: int, seed: int
+        rows: np.ndarray, sources: np.ndarray, bandwidth: float | None = None, n_bootstrap: int = 0, seed: int = 0
     ) -> dict[str, Any]:
         real, synthetic = rows[sources == "real"], rows[sources == "synthetic"]
         width = median_bandwidth(real) if bandwidth is None else bandwidth

@@ -198,37 +198,24 @@ class PRDC(evaluate.Metric):
         columns = {"features": datasets.Sequence(datasets.Value("float64")), "source": datasets.Value("string")}
         if self.config_name == "per_class":
             columns["label"] = datasets.Value("string")
-        return evaluate.MetricInfo(
-            description=_DESCRIPTION,
-            citation=_CITATION,
-            inputs_description=_INPUTS,
-            features=datasets.Features(columns),
-        )
+        return evaluate.MetricInfo(_DESCRIPTION, _CITATION, datasets.Features(columns), _INPUTS)
 
-    def _compute(
-        self,
-        features: Any,
-        source: Any,
-        label: Any = None,
-        nearest_k: int = NEAREST_K,
-        n_replicates: int = 0,
-        seed: int = 0,
-    ) -> dict[str, Any]:
+    def _compute(self, features: Any, source: Any, label: Any = None, **settings: Any) -> dict[str, Any]:
         rows, sources = np.asarray(features, dtype=np.float64), np.asarray(source)
         unknown = sorted(set(sources.tolist()) - {"real", "synthetic"})
         if unknown:
             raise ValueError(f'source must be "real" or "synthetic", got {unknown[0]!r}')
         if label is None:
-            return self._measure(rows, sources, nearest_k, n_replicates, seed)
+            return self._measure(rows, sources, **settings)
         labels = np.asarray(label)
         return {
-            str(name): self._measure(rows[labels == name], sources[labels == name], nearest_k, n_replicates, seed)
+            str(name): self._measure(rows[labels == name], sources[labels == name], **settings)
             for name in np.unique(labels)
         }
 
     @staticmethod
     def _measure(
-        rows: np.ndarray, sources: np.ndarray, nearest_k: int, n_replicates: int, seed: int
+        rows: np.ndarray, sources: np.ndarray, nearest_k: int = NEAREST_K, n_replicates: int = 0, seed: int = 0
     ) -> dict[str, Any]:
         real, synthetic = rows[sources == "real"], rows[sources == "synthetic"]
         given = (real, synthetic, nearest_k)

@@ -29,9 +29,8 @@ def run_attack(scores: list[np.ndarray], labels: list[np.ndarray], seed: int) ->
     """Choose the candidate on one stratified half of members and others, score the other half by it."""
     halves = [split_halves(side, seed) for side in labels]
     calibration, evaluation = ([side[half[i]] for side, half in zip(scores, halves, strict=True)] for i in (0, 1))
-    columns = range(scores[0].shape[1])
-    best = int(np.argmax([area(calibration[0][:, i], calibration[1][:, i]) for i in columns]))
-    areas = [area(evaluation[0][:, i], evaluation[1][:, i]) for i in columns]
+    best = int(np.argmax([area(*columns) for columns in zip(*(side.T for side in calibration), strict=True)]))
+    areas = [area(*columns) for columns in zip(*(side.T for side in evaluation), strict=True)]
     return Attack(best, evaluation[0][:, best], evaluation[1][:, best], areas)
 
 

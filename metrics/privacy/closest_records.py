@@ -76,22 +76,26 @@ def draw_closest(synthetic: Features, train: Features, held_out: Features, setti
     """
     generator = np.random.default_rng([settings.seed, 3])
     order = generator.permutation(len(train.rows) + len(held_out.rows))
-    pool = Features(
-        np.concatenate([train.rows, held_out.rows])[order], np.concatenate([train.labels, held_out.labels])[order]
-    )
+    rows = np.concatenate([train.rows, held_out.rows])[order]
+    labels = np.concatenate([train.labels, held_out.labels])[order]
     is_train = order < len(train.rows)
     places = np.argsort(order)[len(train.rows) :]  # where the held-out rows are in the pool
-    near = closest_rows(as_views(synthetic.rows), pool.rows, DEPTH).numbers
-    near_held_out = closest_rows(as_views(held_out.rows), pool.rows, DEPTH, own=places).numbers
+    near = closest_rows(as_views(synthetic.rows), rows, DEPTH).numbers
+    near_held_out = closest_rows(as_views(held_out.rows), rows, DEPTH, own=places).numbers
     enough = len(held_out.rows) >= 2 * MIN_ROWS
     observed, relabelled, floors = [], [], []
     for replicate in range(max(settings.replicates, FEWEST_DRAWS)):
-        taken = balanced(is_train, np.ones(len(order), dtype=bool), pool.labels, generator)
+        taken = balanced(is_train, np.ones(len(order), dtype=bool), labels, generator)
         observed.append(closest_is_train(taken, near))
-        relabelled.append(closest_is_train(relabel(taken, pool.labels, generator), near))
+        relabelled.append(closest_is_train(relabel(taken, labels, generator), near))
         if enough:
             moved, _ = split_halves(held_out.labels, settings.seed + replicate)
-            floors.append(floor_draw(moved, places, is_train, pool.labels, near_held_out, generator))
+            allowed = np.ones(len(order), dtype=bool)
+            allowed[places[moved]] = False  # as if they were synthetic
+            taken = balanced(is_train, allowed, labels, generator)
+            floor = np.full(len(places), np.nan, dtype=np.float32)
+            floor[moved] = closest_is_train(taken, near_held_out[moved])
+            floors.append(floor)
     return Draws(np.stack(observed), np.stack(relabelled), np.stack(floors) if enough else None)
 
 
@@ -122,22 +126,6 @@ def closest_is_train(signs: np.ndarray, near: np.ndarray) -> np.ndarray:
     found = signs[near]
     first = np.take_along_axis(found, (found != 0).argmax(1)[:, None], 1)[:, 0]
     return ((first + 1) / 2).astype(np.float32)
-
-
-def floor_draw(
-    moved: np.ndarray,
-    places: np.ndarray,
-    is_train: np.ndarray,
-    labels: np.ndarray,
-    near: np.ndarray,
-    generator: np.random.Generator,
-) -> np.ndarray:
-    """The held-out rows `moved` as if they were synthetic, against the train and the other held-out rows."""
-    allowed = np.ones(len(labels), dtype=bool)
-    allowed[places[moved]] = False
-    outcome = np.full(len(places), np.nan, dtype=np.float32)
-    outcome[moved] = closest_is_train(balanced(is_train, allowed, labels, generator), near[moved])
-    return outcome
 
 
 def with_share(
@@ -199,6 +187,24 @@ class MemorisationRecord:
     replicates: int
     seed: int
     note: str = ""
+
+    @property
+    def chance(self) -> float:
+        """Up to where a share is explained by which real rows are in which split, and by what held-out rows show."""
+        relabelled = 0.5 if self.chance_range is None else self.chance_range[1]
+        return max(relabelled, 0.5 if self.floor is None else self.floor)
+
+    @property
+    def exceeds_chance(self) -> bool:
+        """Whether a share lies above one half, above the relabelled shares, and above that of held-out rows."""
+        assert self.value is not None
+        low = self.value if self.interval is None else self.interval[0]
+        return low > 0.5 and self.value > self.chance
+
+    @property
+    def is_shifted(self) -> bool:
+        """Whether held-out rows are nearer to one another than to train rows."""
+        return self.floor_range is not None and self.floor_range[1] < 0.5
 
     def to_dict(self) -> dict[str, Any]:
         """The record as it stands in evidence.json."""

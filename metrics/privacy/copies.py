@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from clinsynth.data.duplicates import BAND, MEAN_PRIOR, NEAR_THRESHOLD, SIDE, unit_rows
+from clinsynth.data.duplicates import MEAN_PRIOR, NEAR_THRESHOLD, SIDE, band_passed, unit_rows
 from clinsynth.images import to_picture
 from clinsynth.metrics.nearest import Closest, closest_rows
 from clinsynth.models.image_encoders import hash_arrays
@@ -54,14 +54,6 @@ def thumbnails(images: np.ndarray) -> np.ndarray:
     for row, image in enumerate(images):
         small[row] = np.asarray(to_picture(image).convert("L").resize((SIDE, SIDE), Image.Resampling.BOX))
     return small
-
-
-def band_passed(small: np.ndarray) -> np.ndarray:
-    """Rows of unit length, float32 (n, 784), of thumbnails (n, 28, 28)."""
-    from scipy.ndimage import gaussian_filter
-
-    fine, coarse = (gaussian_filter(small, (0, sigma, sigma)) for sigma in BAND)
-    return unit_rows((fine - coarse).reshape(len(small), -1))
 
 
 @dataclass(frozen=True)

@@ -191,12 +191,7 @@ class SSIM(evaluate.Metric):
             columns["source"] = datasets.Value("string")
         if self.config_name == "per_class":
             columns["label"] = datasets.Value("string")
-        return evaluate.MetricInfo(
-            description=_DESCRIPTION,
-            citation=_CITATION,
-            inputs_description=_INPUTS,
-            features=datasets.Features(columns),
-        )
+        return evaluate.MetricInfo(_DESCRIPTION, _CITATION, datasets.Features(columns), _INPUTS)
 
     def _compute(
         self, image: Any, reference: Any = None, source: Any = None, label: Any = None, seed: int = 0

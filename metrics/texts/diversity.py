@@ -15,14 +15,13 @@ import numpy as np
 
 from clinsynth.metrics.comparisons import FLOOR_SPLITS, Comparison
 from clinsynth.metrics.intervals import percentile_interval
-from clinsynth.metrics.records import MIN_ROWS, Features, Measurement, MeasurementSettings, mean_interval
+from clinsynth.metrics.records import MIN_ROWS, Features, Measurement, MeasurementSettings, with_means
 from clinsynth.metrics.texts.words import number_words, self_bleu
 
 WORDS = "words"
 BUDGET, FEWEST_WORDS = 5000, 100
 FEWEST_DRAWS = 20
 WINDOW, MTLD_THRESHOLD = 50, 0.72
-COVERAGE = "vocabulary_coverage"
 
 
 class Stream(NamedTuple):
@@ -44,7 +43,7 @@ def measure_streams(comparison: Comparison, settings: MeasurementSettings) -> li
     compares two real streams that share no text.
     """
     settings = replace(settings, extractor=WORDS)
-    records = {name: comparison.empty_record(name, settings) for name in (*STATISTICS, COVERAGE)}
+    records = {name: comparison.empty_record(name, settings) for name in STATISTICS}
     if min(comparison.sizes) < MIN_ROWS:
         return list(records.values())
     given = (comparison.synthetic, comparison.real, comparison.other)
@@ -78,8 +77,7 @@ def draw_values(
         streams = [synthetic, rest, draw_stream(sides[2], budget, generator)] if long_enough else [synthetic, rest]
         for values, stream in zip(found, streams, strict=False):
             for name, statistic in STATISTICS.items():
-                values.setdefault(name, []).append(statistic(stream))
-            values.setdefault(COVERAGE, []).append(vocabulary_coverage(real.words, stream.words))
+                values.setdefault(name, []).append(statistic(stream, real))
     return found[0], found[1], found[2]
 
 
@@ -164,14 +162,15 @@ def vocabulary_coverage(real: np.ndarray, words: np.ndarray) -> float:
     return float(np.isin(np.unique(real), words).mean())
 
 
-STATISTICS: dict[str, Callable[[Stream], float]] = {
-    "distinct_1": lambda stream: distinct(stream, 1),
-    "distinct_2": lambda stream: distinct(stream, 2),
-    "distinct_3": lambda stream: distinct(stream, 3),
-    "mattr": lambda stream: mattr(stream.words),
-    "mtld": lambda stream: mtld(stream.words),
+STATISTICS: dict[str, Callable[[Stream, Stream], float]] = {
+    "distinct_1": lambda stream, real: distinct(stream, 1),
+    "distinct_2": lambda stream, real: distinct(stream, 2),
+    "distinct_3": lambda stream, real: distinct(stream, 3),
+    "mattr": lambda stream, real: mattr(stream.words),
+    "mtld": lambda stream, real: mtld(stream.words),
+    "vocabulary_coverage": lambda stream, real: vocabulary_coverage(real.words, stream.words),
 }
-
+"""Of a stream, beside a real one that shares no text with it."""
 
 NEAR_THRESHOLD = 0.7
 REPETITIONS = ("self_bleu", "exact_duplicates", "near_duplicates")
@@ -192,18 +191,14 @@ def measure_repetition(comparison: Comparison, settings: MeasurementSettings) ->
         return records
     values = next(repetitions(comparison.synthetic, size, settings.seed))
     floors = list(repetitions(comparison.real, size, settings.seed))
-    large = other is not None and len(other) >= size
-    held_out = next(repetitions(other, size, settings.seed)) if other is not None and large else None
-    return [
-        replace(
-            record,
-            value=float(values[record.metric].mean()),
-            interval=mean_interval(values[record.metric], settings),
-            floor_held_out=None if held_out is None else float(held_out[record.metric].mean()),
-            note=f"among {size} texts",
-        ).with_floors([float(floor[record.metric].mean()) for floor in floors], size)
-        for record in records
-    ]
+    large = other if other is not None and len(other) >= size else None
+    held_out = None if large is None else next(repetitions(large, size, settings.seed))
+    measured = []
+    for record in records:
+        known = [floor[record.metric] for floor in floors]
+        seen = None if held_out is None else held_out[record.metric]
+        measured.append(with_means(record, values[record.metric], known, seen, settings, f"among {size} texts"))
+    return measured
 
 
 def repetitions(side: Features, size: int, seed: int) -> Iterator[dict[str, np.ndarray]]:

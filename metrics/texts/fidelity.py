@@ -3,20 +3,27 @@
 MAUVE is taken on sentence embeddings, the tone on word lists, the label by a classifier that has learned it from real
 texts. Tone is measured because it fails in one way: models tuned to be agreeable write of illness as a leaflet does
 and not as a patient, while embeddings and label look right.
+
+BERTScore (Zhang et al. 2020, arXiv 1904.09675, section 3) compares a text with a reference. A synthetic text has none:
+it is given the real text of its class whose sentence embedding is the nearest. A high value is then no virtue by
+itself, since a copy has 1: it is to be read beside what other real texts have.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
 
+from clinsynth.data.texts import as_objects
 from clinsynth.metrics.comparisons import Comparison, Sides, Values, measure_values, real_halves
-from clinsynth.metrics.intervals import bootstrap, centred_interval
+from clinsynth.metrics.intervals import bootstrap, bootstrap_interval, centred_interval
+from clinsynth.metrics.nearest import nearest
 from clinsynth.metrics.records import Features, Measurement, MeasurementSettings, empty_record, with_means
 from clinsynth.metrics.texts.words import NEGATIVE_SHARE, TONE_DISTANCE, WORD_LISTS
+from clinsynth.models.text_encoders import TextEncoder, TokenRows
 
 LEXICON = "word lists"
 CLASSIFIER = "logistic regression on TF-IDF of words and pairs"
@@ -99,14 +106,12 @@ def recovered(queries: Features, real: Features) -> Values:
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
 
-    words = TfidfVectorizer(analyzer=words_and_pairs, sublinear_tf=True, min_df=1)
+    words = TfidfVectorizer(
+        analyzer=lambda words: [*words, *map(" ".join, pairwise(words))], sublinear_tf=True, min_df=1
+    )
     classifier = make_pipeline(words, LogisticRegression(C=10, class_weight="balanced", max_iter=1000))
     classifier.fit(list(real.rows), real.labels)
     return {RECOVERY: (classifier.predict(list(queries.rows)) == queries.labels).astype(float)}
-
-
-def words_and_pairs(words: list[str]) -> list[str]:
-    return [*words, *map(" ".join, pairwise(words))]
 
 
 MAUVE = "mauve"
@@ -135,39 +140,22 @@ def measure_mauve(comparison: Comparison, settings: MeasurementSettings) -> list
         return [replace(record, note=note)]
     found: list[Histograms] = []
     floors, held_out = [], []
-    for first, second, made, seen in draw_sets(comparison, size, settings.seed):
-        found.append(quantise(first, made, settings.seed))
-        floors.append(mauve(*quantise(first, second, settings.seed)))
-        if seen is not None:
-            held_out.append(mauve(*quantise(first, seen, settings.seed)))
+    for number, halves in enumerate(real_halves(comparison.real, settings.seed)):
+        generator = np.random.default_rng([settings.seed, 12, number])
+        given = [*halves, comparison.synthetic, comparison.other]
+        drawn = [side.rows[generator.permutation(len(side))[:size]] for side in given if side and len(side) >= size]
+        found.append(quantise(drawn[0], drawn[2], settings.seed))
+        floors.append(mauve(*quantise(drawn[0], drawn[1], settings.seed)))
+        held_out += [mauve(*quantise(drawn[0], seen, settings.seed)) for seen in drawn[3:]]
     value = float(np.mean([mauve(*counts) for counts in found]))
     record = replace(
         record,
         value=value,
         interval=mauve_interval(found, value, settings),
         floor_held_out=float(np.mean(held_out)) if held_out else None,
-        note=f"between {size} and {size} texts in {count_cells(size)} cells",
+        note=f"between {size} and {size} texts in {size // ROWS_A_CELL} cells",
     )
     return [record.with_floors(floors, size)]
-
-
-Sets = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]
-
-
-def draw_sets(comparison: Comparison, size: int, seed: int) -> Iterator[Sets]:
-    """For each of five splits `size` rows of either real half, of the synthetic, and of `other` if it has as many."""
-    for number, (first, second) in enumerate(real_halves(comparison.real, seed)):
-        generator = np.random.default_rng([seed, 12, number])
-        chosen = [
-            side.rows[generator.permutation(len(side))[:size]] if side is not None and len(side) >= size else None
-            for side in (first, second, comparison.synthetic, comparison.other)
-        ]
-        assert chosen[0] is not None and chosen[1] is not None and chosen[2] is not None
-        yield chosen[0], chosen[1], chosen[2], chosen[3]
-
-
-def count_cells(size: int) -> int:
-    return size // ROWS_A_CELL
 
 
 def quantise(left: np.ndarray, right: np.ndarray, seed: int) -> Histograms:
@@ -177,7 +165,7 @@ def quantise(left: np.ndarray, right: np.ndarray, seed: int) -> Histograms:
 
     rows = np.concatenate([left, right])
     rows = PCA(VARIANCE, svd_solver="full").fit_transform(rows)
-    cells = count_cells(min(len(left), len(right)))
+    cells = min(len(left), len(right)) // ROWS_A_CELL
     numbers = KMeans(cells, n_init=5, random_state=seed).fit_predict(rows)
     counts = [np.bincount(side, minlength=cells) for side in (numbers[: len(left)], numbers[len(left) :])]
     return counts[0], counts[1]
@@ -209,3 +197,113 @@ def mauve_interval(found: list[Histograms], value: float, settings: MeasurementS
         drawn = [[generator.multinomial(side.sum(), side / side.sum()) for side in counts] for counts in found]
         replicates.append(float(np.mean([mauve(*counts) for counts in drawn])))
     return centred_interval(replicates, value, highest=1.0)
+
+
+BERTSCORE = "bertscore_f1"
+MOST_TEXTS = 500
+"""Texts of a set, drawn by seed: the embeddings of all their tokens are held in memory."""
+
+
+@dataclass(frozen=True)
+class TokenView:
+    """A set's texts and labels, of which `embed` takes the tokens when they are needed."""
+
+    texts: Features
+    encoder: TextEncoder
+    name: str
+
+    def embed(self, seed: int) -> Features:
+        """`TokenRows` of at most 500 of the texts, and their labels."""
+        chosen = self.texts.take(draw_rows(len(self.texts), MOST_TEXTS, seed))
+        rows: list[TokenRows | None] = [None] * len(chosen)
+        for batch in self.encoder.batches(list(chosen.rows), f"tokens, {self.name}"):
+            found = self.encoder.embed_tokens([chosen.rows[row] for row in batch])
+            for row, own in zip(batch, found, strict=True):
+                rows[row] = own
+        return Features(as_objects(rows), chosen.labels)
+
+
+def draw_rows(count: int, most: int, seed: int) -> np.ndarray:
+    """Numbers of `most` of `count` rows, drawn by `seed`, in their order; of all where there are no more."""
+    return np.sort(np.random.default_rng([seed, 11]).permutation(count)[:most])
+
+
+def measure_bertscore(
+    views: dict[str, TokenView],
+    references: Iterable[tuple[str, str]],
+    label_names: list[str],
+    settings: MeasurementSettings,
+) -> list[Measurement]:
+    """Records "bertscore_f1": mean over the synthetic texts of the F1 with the nearest real text of their class.
+
+    `views` are those of "synthetic" and of the splits in `references`, pairs of the split that is compared with and of
+    the one whose texts, in the place of the synthetic ones, make the held-out floor. Last hidden layer, no weights by
+    rarity, not rescaled: values of another encoder are no measure for these. Overall in the real label mix.
+    """
+    encoder = views["synthetic"].encoder
+    tokens = {name: view.embed(settings.seed) for name, view in views.items()}
+    drawn = any(len(view.texts) > MOST_TEXTS for view in views.values())
+    note = "nearest real text of the class" + (f", {MOST_TEXTS} texts drawn of each set" if drawn else "")
+    settings = replace(settings, extractor=f"{encoder.name.partition(' (')[0]} (tokens, last layer)")
+    records = []
+    for reference, other in references:
+        sides = Sides(tokens["synthetic"], tokens[reference], tokens[other], label_names)
+        records += measure_values(nearest_scores, sides, reference, settings, note, matched=True)
+    return records
+
+
+def nearest_scores(queries: Features, real: Features) -> Values:
+    """F1 (n,) of each query with the nearest text of its class in `real`; of any class where its own has none."""
+    scores = np.zeros(len(queries))
+    for label in np.unique(queries.labels):
+        own, others = np.flatnonzero(queries.labels == label), real.rows[real.labels == label]
+        others = others if len(others) else real.rows
+        numbers = nearest(sentences(queries.rows[own]), sentences(others))[1]
+        for row, number in zip(own, numbers, strict=True):
+            scores[row] = bertscore(queries.rows[row], others[number])[2]
+    return {BERTSCORE: scores}
+
+
+def sentences(rows: np.ndarray) -> np.ndarray:
+    """The sentence embeddings (n, d) of an array (n,) of `TokenRows`."""
+    return np.stack([row.sentence for row in rows])
+
+
+def bertscore(candidate: TokenRows, reference: TokenRows) -> tuple[float, float, float]:
+    """Precision, recall and F1: each token is matched with the likest of the other text, by cosine.
+
+    Tokens that the tokenizer adds may be matched with, but have no say, as in the authors' package.
+    """
+    likeness = candidate.tokens.astype(np.float32) @ reference.tokens.astype(np.float32).T
+    precision = float(likeness.max(1)[candidate.counts].mean()) if candidate.counts.any() else 0.0
+    recall = float(likeness.max(0)[reference.counts].mean()) if reference.counts.any() else 0.0
+    total = precision + recall
+    return precision, recall, 2 * precision * recall / total if total else 0.0
+
+
+LOSS, GAP = "loss", "perplexity_gap"
+MOST_SCORED = 200
+"""Texts of a set, drawn by seed: a model of 135 million parameters reads a few in a second on a processor core."""
+
+
+def measure_perplexity(comparison: Comparison, settings: MeasurementSettings) -> list[Measurement]:
+    """Records "loss" and "perplexity_gap" of losses (n, 1) in `rows`.
+
+    "loss": mean over texts; its floors are the real texts' own. "perplexity_gap": the difference, synthetic less real,
+    of these means, which is the logarithm of the ratio of perplexities; its floors are differences between real texts.
+    """
+    loss, gap = (comparison.empty_record(name, settings, 1) for name in (LOSS, GAP))
+    if loss.note:
+        return [loss, gap]
+    found, known, other = comparison.synthetic.rows[:, 0], comparison.real.rows[:, 0], comparison.other
+    halves = [half.rows[:, 0] for pair in real_halves(comparison.real, settings.seed) for half in pair]
+    seen = None if other is None else other.rows[:, 0]
+    loss = with_means(loss, found, halves, seen, settings, "nats a token")
+    interval = bootstrap_interval(mean_gap, [found, known], settings.replicates, [settings.seed, 14])
+    gap = replace(gap, value=mean_gap(found, known), interval=interval, note="nats a token, synthetic less real")
+    return [loss, comparison.with_distance_floors(gap, lambda real, made: mean_gap(made, real), settings.seed)]
+
+
+def mean_gap(found: np.ndarray, known: np.ndarray) -> float:
+    """The difference of two means."""
+    return float(found.mean() - known.mean())

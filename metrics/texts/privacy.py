@@ -2,13 +2,18 @@
 
 Embeddings see a paraphrase, runs of words see a copied passage in an otherwise new text; neither replaces the other.
 Examples in a prompt are train texts as well, and the ones most likely to be copied: they are looked at by themselves.
+
+Canaries are made-up sentences planted in the train texts. Exposure (Carlini et al. 2019, arXiv 1802.08232, section 4)
+ranks one among sentences of the same making that were not planted. The model's likelihood is not at hand for a
+synthetic set, so a sentence is scored by the longest run of its words that stands in a synthetic text, as in attacks
+on released synthetic texts (Meeus et al. 2025, arXiv 2502.14921).
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -18,8 +23,15 @@ from clinsynth.data.texts import TextSet
 from clinsynth.metrics.comparisons import Sides, Values, measure_values, selections
 from clinsynth.metrics.nearest import as_views, closest_rows, nearest
 from clinsynth.metrics.privacy.closest_records import MemorisationRecord, measure_memorisation
-from clinsynth.metrics.records import Features, Measurement, MeasurementSettings, empty_record, with_means
-from clinsynth.metrics.texts.words import number_words, shared_runs, shared_words, word_rows
+from clinsynth.metrics.records import (
+    Features,
+    Measurement,
+    MeasurementSettings,
+    empty_record,
+    mean_interval,
+    with_means,
+)
+from clinsynth.metrics.texts.words import number_words, shared_runs, shared_words, word_rows, words_of
 
 PLAGIARISM = 0.05
 """Cosine distance below which Fidelity, Diversity, and Privacy (arXiv 2604.27014) calls a text plagiarised."""
@@ -98,11 +110,9 @@ def measure_prompt_overlap(
     examples = [[rows[name] for name in names] for names in synthetic.example_ids]
     values = overlap_by_pairs(word_rows(synthetic.texts), examples)
     paired = pair_by_class(held_out.labels, synthetic.labels, settings.seed)
-    known = [number for number, other in enumerate(paired) if other >= 0]
-    floors = overlap_by_pairs(
-        word_rows(held_out.texts[number] for number in known),
-        [examples[paired[number]] for number in known],
-    )
+    known = np.flatnonzero(paired >= 0)
+    shown = [examples[other] for other in paired[known]]
+    floors = overlap_by_pairs(word_rows(held_out.texts[number] for number in known), shown)
     used = len({name for names in synthetic.example_ids for name in names})
     records = []
     for label, chosen, own in selections(synthetic.labels, held_out.labels[known], label_names):
@@ -136,7 +146,7 @@ def pair_by_class(labels: np.ndarray, others: np.ndarray, seed: int) -> np.ndarr
 def measure_entities(sides: Sides, settings: MeasurementSettings) -> list[Measurement]:
     """Records "leaked_names", "leaked_dates", "leaked_phones", "leaked_emails" and "leaked_ids"; `rows` are texts.
 
-    Each is the share of texts that hold an entity of a train text, by the rules of `text_entities`. Compare with the
+    Each is the share of texts that hold an entity of a train text, by the rules of `entities`. Compare with the
     held-out floor: dates and common names coincide.
     """
     common = common_words([*sides.synthetic.rows, *sides.real.rows])
@@ -146,11 +156,7 @@ def measure_entities(sides: Sides, settings: MeasurementSettings) -> list[Measur
 
 def leaked_entities(queries: Features, train: Features, common: frozenset[str]) -> Values:
     """Whether each query holds an entity of a train text, by kind: 0 or 1, (n,)."""
-    known: dict[str, set[str]] = {kind: set() for kind in KINDS}
-    for text in train.rows:
-        for kind, values in entities(text, common).items():
-            known[kind] |= values
-    found = [entities(text, common) for text in queries.rows]
+    known, found = all_entities(train.rows, common), [entities(text, common) for text in queries.rows]
     return {
         f"leaked_{kind}": np.array([not known[kind].isdisjoint(values[kind]) for values in found], dtype=float)
         for kind in KINDS
@@ -210,9 +216,7 @@ def longest_runs(texts: list[np.ndarray], others: list[np.ndarray]) -> Iterator[
 
 def find_run(text: np.ndarray, others: list[np.ndarray]) -> int:
     """The number of the first of `others` that holds the longest run that the text shares with any of them."""
-    length, places = max(
-        ((length, places) for length, places, _ in shared_runs([text], others)), key=lambda run: run[0]
-    )
+    *_, (length, places, _) = shared_runs([text], others)  # they grow longer
     run = as_words(text[places[0] : places[0] + length])
     return next(number for number, other in enumerate(others) if run in as_words(other))
 
@@ -252,10 +256,7 @@ def may_be_shown(synthetic: TextSet, real: Iterable[TextSet], distances: np.ndar
     longest = shared_words(texts, others, RUN)[0]
     half = np.array([len(text) for text in texts]) / 2
     common = common_words([*known, *synthetic.texts])
-    found: dict[str, set[str]] = {kind: set() for kind in KINDS}
-    for text in known:
-        for kind, values in entities(text, common).items():
-            found[kind] |= values
+    found = all_entities(known, common)
     named = [any(found[kind] & own for kind, own in entities(text, common).items()) for text in synthetic.texts]
     return (longest < RUN) & (longest < half) & (distances >= PLAGIARISM) & ~np.array(named, dtype=bool)
 
@@ -318,6 +319,12 @@ def entities(text: str, common: frozenset[str] = frozenset()) -> dict[str, set[s
     return found
 
 
+def all_entities(texts: Iterable[str], common: frozenset[str]) -> dict[str, set[str]]:
+    """Those of all texts, by kind."""
+    found = [entities(text, common) for text in texts]
+    return {kind: set().union(*(one[kind] for one in found)) for kind in KINDS}
+
+
 def spelled(kind: str, value: str) -> str:
     if kind == "phones":
         return re.sub(r"\D", "", value)
@@ -329,3 +336,72 @@ def spelled(kind: str, value: str) -> str:
 def common_words(texts: Iterable[str]) -> frozenset[str]:
     """All words that stand in lower case somewhere in the texts."""
     return frozenset(word for text in texts for word in LOWER_WORD.findall(text))
+
+
+EXPOSURE, EMITTED = "canary_exposure", "canaries_emitted"
+WORDS_A_CANARY = 10
+OPENINGS, ENDINGS = (
+    "bo da fe gu ka li mo nu pa re si to va wi zu".split(),
+    "ban dor fil gem kos lat mir nop ras tel".split(),
+)
+
+
+@dataclass(frozen=True)
+class Canaries:
+    """Sentences that were planted in the train texts, and `references` of the same making that were not."""
+
+    planted: list[str]
+    references: list[str]
+
+
+def make_canaries(planted: int = 20, references: int = 1000, seed: int = 0) -> Canaries:
+    """Different sentences of ten made-up words each."""
+    generator = np.random.default_rng([seed, 9])
+    words = [opening + ending for opening in OPENINGS for ending in ENDINGS]
+    sentences: dict[str, None] = {}
+    while len(sentences) < planted + references:
+        sentences[" ".join(generator.choice(words, WORDS_A_CANARY))] = None
+    drawn = list(sentences)
+    return Canaries(drawn[:planted], drawn[planted:])
+
+
+def measure_exposure(texts: list[str], canaries: Canaries, settings: MeasurementSettings) -> list[Measurement]:
+    """Records "canary_exposure" (bits) and "canaries_emitted" (share of the planted ones that stand there whole).
+
+    A planted canary has log2(references + 1) bits where no reference scores as high, and about 1 bit where scores say
+    nothing; ties count half. The floor is the mean of the references, each ranked among the others. n_real: planted
+    canaries; intervals are over these.
+
+    Raises:
+        ValueError: fewer than two references, or no planted canary.
+    """
+    if not canaries.planted or len(canaries.references) < 2:
+        raise ValueError(
+            f"canary exposure needs planted canaries and two references or more, got {len(canaries.planted)} and "
+            f"{len(canaries.references)}; make_canaries makes both"
+        )
+    sentences, rows = number_words(*(map(words_of, side) for side in (canaries.planted + canaries.references, texts)))
+    lengths = np.array([len(sentence) for sentence in sentences])
+    scores = shared_words(sentences, rows)[0] / lengths
+    planted, references = scores[: len(canaries.planted)], scores[len(canaries.planted) :]
+    others = len(references)
+    settings = replace(settings, extractor="words")
+    floor = exposures(references, references, own=1).mean()
+    values = {
+        EXPOSURE: (exposures(planted, references), float(floor)),
+        EMITTED: (planted == 1, float((references == 1).mean())),
+    }
+    note = f"{len(planted)} planted, {others} references, at most {np.log2(others + 1):.1f} bits"
+    records = []
+    for metric, (found, known) in values.items():
+        record = empty_record(metric, "overall", "canaries", (len(planted), len(texts)), 0, settings)
+        value, interval = float(found.mean()), mean_interval(found, settings)
+        records.append(replace(record, value=value, interval=interval, floor=known, note=note))
+    return records
+
+
+def exposures(scores: np.ndarray, references: np.ndarray, own: int = 0) -> np.ndarray:
+    """Bits (n,) of each score among the references, `own` of which are the sentence itself."""
+    above = (references > scores[:, None]).sum(1)
+    equal = (references == scores[:, None]).sum(1) - own
+    return np.log2(len(references) - own + 1) - np.log2(1 + above + equal / 2)

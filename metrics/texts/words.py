@@ -1,6 +1,6 @@
 """What texts share word for word: Self-BLEU, and the longest run of words that a text shares with others.
 
-Both take texts as arrays of word numbers (`text_words.number_words`) and grow with the number of words, not with the
+Both take texts as arrays of word numbers (`number_words`) and grow with the number of words, not with the
 number of pairs of texts.
 """
 
@@ -32,16 +32,11 @@ def self_bleu(texts: Sequence[np.ndarray]) -> np.ndarray:
         raise ValueError(f"Self-BLEU needs two texts or more, got {len(texts)}")
     matches = np.zeros((len(texts), ORDERS))
     for order in range(1, ORDERS + 1):
-        counts = [count_ngrams(text, order) for text in texts]
+        counts = [Counter(zip(*(text[start:].tolist() for start in range(order)), strict=False)) for text in texts]
         matches[:, order - 1] = clipped_matches(counts)
     lengths = np.array([len(text) for text in texts])
     closest = closest_lengths(lengths)
     return np.array([bleu(*values) for values in zip(matches, lengths, closest, strict=True)])
-
-
-def count_ngrams(words: np.ndarray, order: int) -> Counter[tuple[int, ...]]:
-    numbers = words.tolist()
-    return Counter(zip(*(numbers[start:] for start in range(order)), strict=False))
 
 
 def clipped_matches(counts: list[Counter[tuple[int, ...]]]) -> list[int]:

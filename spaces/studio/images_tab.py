@@ -19,7 +19,9 @@ import page
 import yaml
 from models import ImageModel, ModelList, device, load_image_generator, on_gpu
 
+from clinsynth.images import to_picture, to_png
 from clinsynth.models import generators
+from clinsynth.synthesis.provenance import mark_image
 
 EVERY_CLASS = "every class"
 SCHEDULERS = list(generators.SCHEDULERS)
@@ -40,7 +42,7 @@ def build(models: ModelList) -> None:
         with gr.Column(scale=1, min_width=280):
             model = gr.Dropdown(list(models.images), value=first.name, label="Model")
             label = gr.Dropdown([EVERY_CLASS, *first.classes], label="Class")
-            count = gr.Slider(1, limits.MOST_IMAGES, value=4, step=1, label="Number of pictures")
+            count = gr.Slider(1, limits.MOST_IMAGES, value=4, step=1, label="Number of images")
             seed = gr.Number(0, precision=0, label="Seed", info="of the first image; the next ones count up")
             with gr.Accordion("Sampling", open=False):
                 steps = gr.Slider(1, limits.MOST_STEPS, value=25, step=1, label="Steps")
@@ -49,11 +51,11 @@ def build(models: ModelList) -> None:
                     info="1: as the model learnt it; higher exaggerates the class at twice the time",
                 )  # fmt: skip
                 scheduler = gr.Dropdown(SCHEDULERS, value=SCHEDULERS[0], label="Scheduler")
-            button = gr.Button("Draw pictures", variant="primary")
+            button = gr.Button("Draw images", variant="primary")
             show_training(models)
         with gr.Column(scale=2, min_width=280):
             gallery = gr.Gallery(
-                label="Synthetic pictures", show_label=False, columns=4, object_fit="contain", format="png",
+                label="Synthetic images", show_label=False, columns=4, object_fit="contain", format="png",
                 interactive=False, elem_id="images", buttons=["fullscreen", "download"], height="auto",
             )  # fmt: skip
             note = gr.Markdown(
@@ -116,7 +118,9 @@ def images_event(models: ModelList) -> Any:
             files: list[bytes] = []
             for part in draw_images(found, request):
                 parts.append(part)
-                files += marked_files(part, request.seeds()[len(files) :], loaded.provenance)
+                for image in part:
+                    says = loaded.provenance.of_row(request.seed + len(files))
+                    files.append(mark_image(to_png(to_picture(image)), says))
                 rows = image_rows(found, request, None)
                 yield gallery_items(files, rows, []), gr.skip(), f"{len(files)} of {count} in {deadline.spent:.1f} s …"
             spent = deadline.spent
@@ -130,25 +134,14 @@ def images_event(models: ModelList) -> Any:
     return images
 
 
-def marked_files(images: np.ndarray, seeds: list[int], provenance: Any) -> list[bytes]:
-    """PNG files that say that they are synthetic, of what generator and which seed."""
-    from clinsynth.images import to_picture, to_png
-    from clinsynth.synthesis.provenance import mark_image
-
-    rows = zip(images, seeds, strict=False)
-    return [mark_image(to_png(to_picture(image)), provenance.of_row(seed)) for image, seed in rows]
-
-
 def gallery_items(files: list[bytes], rows: list[dict[str, Any]], near: list[bool]) -> list[tuple[str, str]]:
     """The gallery's value: files and captions."""
     shown = []
     for number, (file, row) in enumerate(zip(files, rows, strict=False)):
-        caption = f"{row['label']}, seed {row['seed']}"
-        if "nearest_training_distance" in row:
-            caption += f", distance {row['nearest_training_distance']:.2f}"
-        if near and near[number]:
-            caption += ", NEAR COPY"
-        shown.append((page.downloadable(row["file"], file), caption))
+        distance = row.get("nearest_training_distance")
+        told = "" if distance is None else f", distance {distance:.2f}"
+        told += ", NEAR COPY" if near and near[number] else ""
+        shown.append((page.downloadable(row["file"], file), f"{row['label']}, seed {row['seed']}{told}"))
     return shown
 
 
@@ -170,7 +163,7 @@ class ImageRequest:
 
     def check(self, model: ImageModel) -> None:
         """Raise a `ValueError` that names what is out of range, its value and what it may be."""
-        limits.whole_number("Number of pictures", self.count, 1, limits.MOST_IMAGES)
+        limits.whole_number("Number of images", self.count, 1, limits.MOST_IMAGES)
         limits.finite_number("Guidance", self.guidance_scale, 0, limits.MOST_GUIDANCE)
         limits.whole_number("Steps", self.num_inference_steps, 1, limits.MOST_STEPS)
         limits.whole_number("Seed", self.seed, 0, limits.MOST_SEED - limits.MOST_IMAGES)
@@ -194,15 +187,14 @@ class ImageRequest:
             doubled = ", twice as many with guidance," if evaluations == 2 else ""
             raise ValueError(
                 f"{self.count} images of {size} px in {self.num_inference_steps} steps{doubled} are "
-                f"{cost / limits.MOST_PIXEL_STEPS:.1f} "
-                "times what one request may cost here; ask for fewer images or steps"
+                f"{cost / limits.MOST_PIXEL_STEPS:.1f} times what one request may cost here; ask for fewer images or "
+                "steps"
             )
 
     def labels(self, model: ImageModel) -> list[str]:
         """The class of each image."""
-        if self.label != EVERY_CLASS:
-            return [self.label] * self.count
-        return [model.classes[number % len(model.classes)] for number in range(self.count)]
+        chosen = model.classes if self.label == EVERY_CLASS else [self.label]
+        return [chosen[number % len(chosen)] for number in range(self.count)]
 
     def seeds(self) -> list[int]:
         return [self.seed + number for number in range(self.count)]
@@ -210,11 +202,7 @@ class ImageRequest:
 
 @on_gpu(seconds=60)
 def draw_images(model: ImageModel, request: ImageRequest) -> Iterator[np.ndarray]:
-    """The images, uint8 (n, channels, size, size), a few at a time.
-
-    Raises:
-        ValueError: the images would cost too much, took too long, or are no numbers.
-    """
+    """The images, uint8 (n, channels, size, size), a few at a time."""
     from clinsynth.models.generators import SamplingArguments
 
     generator, _ = load_image_generator(model.source, model.name)

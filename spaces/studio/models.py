@@ -90,9 +90,6 @@ class ModelList:
     def find_image_model(self, name: str) -> ImageModel:
         return pick(self.images, name, "Model")
 
-    def find_language_model(self, name: str) -> str:
-        return pick(self.texts, name, "Language model")
-
     def warm_up(self) -> None:
         """Load the first image model, training it before where it must be, so that the first visitor need not wait.
 
@@ -130,7 +127,9 @@ def list_models(models: str | None, text_model: str | None, train_steps: int) ->
         texts[shown_name(source)] = source
     first = None if images else FirstModel(train_steps)
     if first:
-        images[FIRST_NAME] = first_image_model(first)
+        from clinsynth.data.phantom_fundus import GRADES
+
+        images[FIRST_NAME] = ImageModel(FIRST_NAME, str(first.folder), list(GRADES))
     return ModelList(images, texts or packaged_language_model(), first)
 
 
@@ -183,12 +182,6 @@ def has_file(repo_id: str, file: str) -> bool:
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError):
         return False
     return True
-
-
-def first_image_model(first: FirstModel) -> ImageModel:
-    from clinsynth.data.phantom_fundus import GRADES
-
-    return ImageModel(FIRST_NAME, str(first.folder), list(GRADES))
 
 
 def packaged_language_model() -> dict[str, str]:
@@ -262,20 +255,15 @@ class FirstModel:
         return int(records[-1]["step"]) if records else 0
 
     def wait(self, tell: Tell) -> None:
-        """Return once the checkpoint is there.
-
-        Args:
-            tell: is called every half second.
-
-        Raises:
-            ValueError: the training has failed; ends with what it said.
-        """
+        """Return once the checkpoint is there, and tell how far it is every half second."""
         self.start()
         while not self.is_there:
             tell(self.steps_done() / self.steps, self.status())
             process = self.process
             if process and process.poll() is not None and not self.is_there:
-                raise ValueError(f"the first model could not be trained: {self.last_words()}")
+                lines = self.log.read_text(errors="replace").replace("\r", "\n").splitlines()
+                said = " ".join([line for line in lines if line.strip()][-LINES_SHOWN:])
+                raise ValueError(f"the first model could not be trained: {said or 'it said nothing'}")
             time.sleep(0.5)
 
     def status(self) -> str:
@@ -283,11 +271,6 @@ class FirstModel:
         if self.is_there:
             return ""
         return f"A small model is being trained on phantom eyes, once: step {self.steps_done()} of {self.steps}"
-
-    def last_words(self) -> str:
-        lines = self.log.read_text(errors="replace").replace("\r", "\n").splitlines()
-        said = [line for line in lines if line.strip()]
-        return " ".join(said[-LINES_SHOWN:]) or "it said nothing"
 
 
 def on_gpu(seconds: int) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

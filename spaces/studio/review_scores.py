@@ -12,7 +12,8 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections import Counter
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -114,7 +115,8 @@ def save_score(
         "looks_real": looks_real,
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    append_line(rater_file(folder, session_id, name), json.dumps(record, ensure_ascii=False))
+    file = f"{hashlib.sha256(name.encode()).hexdigest()[:16]}.jsonl"
+    append_line(folder / session_id / file, json.dumps(record, ensure_ascii=False))
     return record
 
 
@@ -125,10 +127,6 @@ def check_scores(questions: dict[str, str], scores: dict[str, int], condition: s
     for item, score in scores.items():
         if score not in (0, 1):
             raise ValueError(f"the score of {item} must be 0 or 1, got {score!r}")
-
-
-def rater_file(folder: Path, session_id: str, rater: str) -> Path:
-    return folder / session_id / f"{hashlib.sha256(rater.encode()).hexdigest()[:16]}.jsonl"
 
 
 def append_line(path: Path, line: str) -> None:
@@ -150,25 +148,15 @@ def read_scores(folder: Path, session_id: str) -> Scores:
     """Rater to sample id to the last score of it; lines that a killed process left unfinished are passed over."""
     latest: Scores = {}
     for path in sorted((folder / session_id).glob("*.jsonl")):
-        for record in read_records(path):
-            latest.setdefault(record["rater"], {})[record["sample_id"]] = record
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            with suppress(json.JSONDecodeError):
+                record = json.loads(line)
+                latest.setdefault(record["rater"], {})[record["sample_id"]] = record
     return dict(sorted(latest.items()))
 
 
-def read_records(path: Path) -> Iterator[dict[str, Any]]:
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            yield json.loads(line)
-        except json.JSONDecodeError:
-            continue
-
-
 def export_rows(folder: Path, session_id: str) -> list[dict[str, Any]]:
-    """One row an item, sample and rater.
-
-    Raises:
-        ValueError: unknown session, or nothing is scored yet.
-    """
+    """One row an item, sample and rater."""
     read_session(folder, session_id)
     rows = [
         {name: (record | {"item_id": item, "score": score})[name] for name in EXPORT_COLUMNS}
@@ -206,7 +194,11 @@ def agreement_table(session: dict[str, Any], scores: Scores) -> list[dict[str, A
         for rater, by_sample in answers.items():
             everything[rater] |= {f"{item} {question} {sample}": answer for sample, answer in by_sample.items()}
     rows.append({"item": "all items", "question": "", **agreement(everything)})
-    rows.append({"item": "looks real", "question": "Does it look real?", **agreement(looks_real_answers(scores))})
+    looks_real: Answers = {
+        rater: {s: int(record["looks_real"]) for s, record in by_sample.items() if record["looks_real"] is not None}
+        for rater, by_sample in scores.items()
+    }
+    rows.append({"item": "looks real", "question": "Does it look real?", **agreement(looks_real)})
     return rows
 
 
@@ -220,16 +212,11 @@ def by_item(session: dict[str, Any], scores: Scores) -> dict[tuple[str, str], An
     return found
 
 
-def looks_real_answers(scores: Scores) -> Answers:
-    return {
-        rater: {s: int(record["looks_real"]) for s, record in by_sample.items() if record["looks_real"] is not None}
-        for rater, by_sample in scores.items()
-    }
-
-
 def agreement(answers: Answers) -> dict[str, Any]:
     """Cohen's kappa for two raters, Krippendorff's alpha (nominal, takes missing answers) for more."""
-    units = list(shared_units(answers))
+    samples = sorted({sample for by_sample in answers.values() for sample in by_sample})
+    given = [[by_sample[sample] for by_sample in answers.values() if sample in by_sample] for sample in samples]
+    units = [unit for unit in given if len(unit) > 1]  # in the order of the raters
     raters = {rater for rater, by_sample in answers.items() if by_sample}
     statistic = "Krippendorff's alpha" if len(raters) > 2 else "Cohen's kappa"
     row: dict[str, Any] = {"statistic": statistic, "value": None, "agreement": None, "samples": len(units), "note": ""}
@@ -240,15 +227,6 @@ def agreement(answers: Answers) -> dict[str, Any]:
     if len({answer for unit in units for answer in unit}) == 1:
         return row | {"note": "undefined: every answer is the same, so that chance would agree as well"}
     return row | {"value": krippendorff_alpha(units) if len(raters) > 2 else cohen_kappa(units)}
-
-
-def shared_units(answers: Answers) -> Iterator[list[int]]:
-    """The answers on each sample that two raters or more scored, in the order of the raters."""
-    samples = sorted({sample for by_sample in answers.values() for sample in by_sample})
-    for sample in samples:
-        unit = [by_sample[sample] for by_sample in answers.values() if sample in by_sample]
-        if len(unit) > 1:
-            yield unit
 
 
 def cohen_kappa(units: list[list[int]]) -> float:
@@ -265,13 +243,9 @@ def krippendorff_alpha(units: list[list[int]]) -> float:
     Args:
         units: the answers on each sample, two or more each, not all of them equal.
     """
-    total = sum(map(len, units))
-    counts: dict[int, int] = {}
-    observed = 0.0
-    for unit in units:
-        for answer in unit:
-            counts[answer] = counts.get(answer, 0) + 1
-            observed += sum(other != answer for other in unit) / (len(unit) - 1)
+    counts = Counter(answer for unit in units for answer in unit)
+    total = counts.total()
+    observed = sum((a != b) / (len(unit) - 1) for unit in units for a in unit for b in unit)
     expected = sum(n * (total - n) for n in counts.values()) / (total - 1)
     return 1 - observed / expected
 

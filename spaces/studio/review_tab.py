@@ -51,21 +51,39 @@ def build() -> None:
     plan = gr.JSON(visible=False)
     position = gr.State(0)
     with gr.Column(visible=False, elem_id="review-panel") as panel:
-        view, moves = build_panel()
+        view, (back, following) = build_panel()
     with gr.Accordion("Results", open=False):
         build_results(desk, plan)
     outputs = [position, panel, *view]
 
     @errors_as_messages()
     def show_first(values: dict[str, Any]) -> list[Any]:
-        return show_sample(desk, values, first_open(values))
+        unscored = [i for i, sample in enumerate(values["samples"]) if sample["id"] not in values["scored"]]
+        return show_sample(desk, values, unscored[0] if unscored else len(values["samples"]) - 1)
 
     started = start.click(desk.start, inputs, plan, api_name="review_start", concurrency_limit=2)
     shown = started.success(show_first, plan, outputs, api_visibility="private")
     uploads = [field for field in inputs if isinstance(field, gr.File)]
     closed = [setup, *uploads]  # what was uploaded is removed by now
     shown.success(lambda: [gr.Accordion(open=False), None, None, None], None, closed, api_visibility="private")
-    bind_moves(desk, plan, position, view, moves, outputs)
+
+    @errors_as_messages()
+    def go_back(values: dict[str, Any], at: int) -> list[Any]:
+        return show_sample(desk, values, max(0, at - 1))
+
+    @errors_as_messages()
+    def save_and_go_on(values: dict[str, Any], at: int, ticked: list[str], looks_real: str | None) -> list[Any]:
+        if looks_real is None:
+            raise ValueError("“Does it look real?” has no answer yet; press y or n")
+        sample = values["samples"][at]
+        scores = {item["id"]: int(item["id"] in ticked) for item in values["items"][sample["condition"]]}
+        desk.score(values["session"], values["rater"], sample["id"], scores, looks_real == YES)
+        return show_sample(desk, values, min(at + 1, len(values["samples"]) - 1))
+
+    *_, items, _, looks_real = view
+    quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+    back.click(go_back, [plan, position], outputs, **quiet)
+    following.click(save_and_go_on, [plan, position, items, looks_real], outputs, **quiet)
     gr.api(desk.score, api_name="review_score")
 
 
@@ -104,48 +122,6 @@ def build_panel() -> tuple[list[gr.components.Component], list[gr.Button]]:
     gr.Markdown(KEYS)
     gr.HTML(ONE_BELOW_ANOTHER, js_on_load=ON_LOAD)
     return [progress, image, text, items, criteria, real], [back, following]
-
-
-def bind_moves(
-    desk: ReviewDesk,
-    plan: gr.JSON,
-    position: gr.State,
-    view: list[gr.components.Component],
-    moves: list[gr.Button],
-    outputs: list[Any],
-) -> None:
-    """Back shows the sample before; next saves and shows the one after."""
-    back, following = moves
-    _, _, _, items, _, real = view
-
-    @errors_as_messages()
-    def go_back(values: dict[str, Any], at: int) -> list[Any]:
-        return show_sample(desk, values, max(0, at - 1))
-
-    @errors_as_messages()
-    def save_and_go_on(values: dict[str, Any], at: int, ticked: list[str], looks_real: str | None) -> list[Any]:
-        save_answers(desk, values, at, ticked, looks_real)
-        return show_sample(desk, values, min(at + 1, len(values["samples"]) - 1))
-
-    settings: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-    back.click(go_back, [plan, position], outputs, **settings)
-    following.click(save_and_go_on, [plan, position, items, real], outputs, **settings)
-
-
-def first_open(plan: dict[str, Any]) -> int:
-    """Position of the first sample without a score, else of the last one."""
-    scored = set(plan["scored"])
-    samples = plan["samples"]
-    return next((i for i, sample in enumerate(samples) if sample["id"] not in scored), len(samples) - 1)
-
-
-def save_answers(desk: ReviewDesk, plan: dict[str, Any], at: int, ticked: list[str], looks_real: str | None) -> None:
-    """Keep the answers on the sample at position `at`."""
-    if looks_real is None:
-        raise ValueError("“Does it look real?” has no answer yet; press y or n")
-    sample = plan["samples"][at]
-    scores = {item["id"]: int(item["id"] in ticked) for item in plan["items"][sample["condition"]]}
-    desk.score(plan["session"], plan["rater"], sample["id"], scores, looks_real == YES)
 
 
 def show_sample(desk: ReviewDesk, plan: dict[str, Any], at: int) -> list[Any]:
@@ -214,13 +190,8 @@ def build_results(desk: ReviewDesk, plan: gr.JSON) -> None:
 
 def table_rows(rows: list[dict[str, Any]], columns: list[str]) -> list[list[Any]]:
     """Cells in the order of the columns, numbers with three decimals, a dash where there is none."""
-    return [[table_cell(row.get(column)) for column in columns] for row in rows]
-
-
-def table_cell(value: Any) -> str:
-    if value is None:
-        return "–"
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
+    cells = [[row.get(column) for column in columns] for row in rows]
+    return [["–" if c is None else f"{c:.3f}" if isinstance(c, float) else str(c) for c in line] for line in cells]
 
 
 class ReviewDesk:

@@ -117,11 +117,7 @@ def read_upload(path: Path, called: str) -> LabelledSet:
 
 
 def read_zip(path: Path, called: str) -> LabelledSet:
-    """Images of a .zip, read in memory; an image's class is the folder that it lies in.
-
-    Raises:
-        ValueError: damaged, encrypted, too many or too large entries, or an entry that is no image of a class.
-    """
+    """Images of a .zip, read in memory; an image's class is the folder that it lies in."""
     try:
         with zipfile.ZipFile(path) as archive:
             entries = [entry for entry in archive.infolist() if not entry.is_dir() and not is_litter(entry.filename)]
@@ -185,11 +181,7 @@ def check_image(content: bytes, called: str) -> None:
 
 
 def open_image(content: bytes, called: str) -> Image.Image:
-    """The decoded image as L or RGB, without metadata.
-
-    Raises:
-        ValueError: it is damaged.
-    """
+    """The decoded image as L or RGB, without metadata."""
     try:
         image = Image.open(io.BytesIO(content), formats=IMAGE_FORMATS)
         decoded = image.convert("L" if image.mode in ("1", "L", "LA") else "RGB")
@@ -214,11 +206,7 @@ def read_folder(path: Path, called: str) -> LabelledSet:
 
 
 def read_parquet(paths: list[Path], called: str) -> LabelledSet:
-    """Columns image (images inside the file; no path is followed) or text, and label.
-
-    Raises:
-        ValueError: damaged, too large, without these columns, or with an empty cell.
-    """
+    """Columns image (images inside the file; no path is followed) or text, and label."""
     try:
         tables = [pq.ParquetFile(path) for path in paths]
         rows = sum(table.metadata.num_rows for table in tables)
@@ -262,11 +250,7 @@ def class_names(table: pa.Table) -> list[str]:
 
 
 def read_text_file(path: Path, called: str) -> LabelledSet:
-    """Texts and labels of a .csv with a head line, or of a .jsonl with one object a line.
-
-    Raises:
-        ValueError: it is damaged, lacks a column, has an empty cell, or too many rows.
-    """
+    """Texts and labels of a .csv with a head line, or of a .jsonl with one object a line."""
     texts, labels = [], []
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 import limits
 import page
-from models import ModelList, device, load_language_model, on_gpu
+from models import ModelList, device, load_language_model, on_gpu, pick
 
 if TYPE_CHECKING:
     from clinsynth.pipelines.structured_medical_text.prompts import Task
@@ -84,11 +84,7 @@ def choose_task(task: str) -> tuple[Any, Any, Any]:
 
 
 def find_labels(words: str) -> Any:
-    """The codes that a search finds.
-
-    Raises:
-        gr.Error: there is none.
-    """
+    """The codes that a search finds."""
     choices = search_codes(words)
     if not choices:
         raise gr.Error(f"no code or title of ICD-10-CM holds {words!r}; try fewer words", print_exception=False)
@@ -110,7 +106,7 @@ def text_event(models: ModelList) -> Any:
         with page.errors_as_messages():
             request = TextRequest(model, task, label, count, temperature, seed)
             request.check()
-            source = models.find_language_model(model)
+            source = pick(models.texts, model, "Language model")
             labelled = request.labelled_task()
             progress(0, desc="loading the language model")
             provenance = load_language_model(source, model).provenance
@@ -120,11 +116,13 @@ def text_event(models: ModelList) -> Any:
             for result in write_texts(source, labelled, request):
                 results.append(result)
                 if result.data is not None:
-                    rows.append(text_row(result, str(label), provenance))
+                    came = {"attempts": result.attempts, **provenance.of_row(result.seed)}
+                    rows.append({**result.data, "label": str(label), **came})
                 said = describe_validity(results, count, deadline.spent, False)
                 yield as_html(results, str(label)), rows, gr.skip(), said
             said = describe_validity(results, count, deadline.spent, True)
-            file = page.downloadable("synthetic-texts.jsonl", to_jsonl(rows))
+            lines = "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows)
+            file = page.downloadable("synthetic-texts.jsonl", lines.encode())
             yield as_html(results, str(label)), rows, file, said
 
     return text
@@ -157,11 +155,7 @@ class TextRequest:
             raise ValueError(f"Task must be one of {', '.join(task_names())}, got {self.task!r}")
 
     def labelled_task(self) -> Task:
-        """The task with this label.
-
-        Raises:
-            ValueError: the label or code is unknown; a code's nearest are named.
-        """
+        """The task with this label."""
         from clinsynth.data.tasks import load_task
 
         if takes_codes(self.task):
@@ -172,9 +166,6 @@ class TextRequest:
         if self.label not in task.labels:
             raise ValueError(f"Label {self.label!r} is unknown to {self.task}; give one of {', '.join(task.labels)}")
         return task
-
-    def seeds(self) -> list[int]:
-        return [self.seed + number for number in range(self.count)]
 
 
 def task_fields(task: str) -> dict[str, Any]:
@@ -225,7 +216,7 @@ def write_texts(source: str, task: Task, request: TextRequest) -> Iterator[RowRe
     pipeline.model.to(device())
     label = next(iter(task.labels)) if takes_codes(request.task) else request.label
     deadline = limits.Deadline(limits.TEXT_SECONDS)
-    for seed in request.seeds():
+    for seed in (request.seed + number for number in range(request.count)):
         messages = render_messages(task, label=label, k_shot=[], seed=seed)
         row = RowRequest(messages, seed, task.schema)
         yield from pipeline.generate_rows([row], batch_size=1, temperature=request.temperature)
@@ -233,25 +224,16 @@ def write_texts(source: str, task: Task, request: TextRequest) -> Iterator[RowRe
             return
 
 
-def text_row(result: RowResult, label: str, provenance: Any) -> dict[str, Any]:
-    """A line of the download: the fields of the text, its label, and where it comes from."""
-    return {**(result.data or {}), "label": label, "attempts": result.attempts, **provenance.of_row(result.seed)}
-
-
 def as_html(results: list[RowResult], label: str) -> str:
     """The texts as HTML in which whatever the model wrote is but text."""
-    parts = []
+    shown = ""
     for result in (one for one in results if one.data):
-        fields = "".join(
-            f"<h4>{html.escape(name.replace('_', ' '))}</h4><p>{html.escape(as_words(value))}</p>"
-            for name, value in (result.data or {}).items()
-        )
-        parts.append(f"<article><h3>{html.escape(label)}, seed {result.seed}</h3>{fields}</article>")
-    return "".join(parts)
-
-
-def as_words(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, indent=1)
+        shown += f"<article><h3>{html.escape(label)}, seed {result.seed}</h3>"
+        for name, value in (result.data or {}).items():
+            words = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, indent=1)
+            shown += f"<h4>{html.escape(name.replace('_', ' '))}</h4><p>{html.escape(words)}</p>"
+        shown += "</article>"
+    return shown
 
 
 def describe_validity(results: list[RowResult], asked: int, seconds: float, ended: bool) -> str:
@@ -268,7 +250,3 @@ def describe_validity(results: list[RowResult], asked: int, seconds: float, ende
             else f" {asked - len(results)} to come …"
         )
     return words
-
-
-def to_jsonl(rows: list[dict[str, Any]]) -> bytes:
-    return "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows).encode()

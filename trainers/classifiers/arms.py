@@ -27,7 +27,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from clinsynth.trainers.arguments import check_at_least
+from clinsynth.arguments import check_at_least
 
 Views = Literal["none", "light", "strong"]
 SMALL_RESNET, SMALL_BERT = "small-resnet", "small-bert"

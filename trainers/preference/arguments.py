@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from clinsynth.arguments import check_at_least
 from clinsynth.judges.judges import check_judge
-from clinsynth.trainers.arguments import DescentArguments, check_above_zero, check_at_least
+from clinsynth.trainers.arguments import DescentArguments, check_above_zero
 
 
 @dataclass

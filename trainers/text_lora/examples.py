@@ -15,7 +15,7 @@ from datasets import Dataset, DatasetDict
 from tqdm.auto import tqdm
 
 from clinsynth.data.labels import first_of
-from clinsynth.metrics.texts.canaries import Canaries, make_canaries
+from clinsynth.metrics.texts.privacy import Canaries, make_canaries
 from clinsynth.models.language_models import load_causal_model
 from clinsynth.pipelines.structured_medical_text.prompts import Task, encode_messages, render_messages
 from clinsynth.pipelines.structured_medical_text.schema_logits import SchemaConstraint
