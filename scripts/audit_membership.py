@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clinsynth.arguments import run
+from clinsynth.arguments import check_at_least, run
 from clinsynth.data.arguments import ImageDataArguments
-from clinsynth.arguments import check_at_least
 
 OF_TRAINING = ("dataset", "train_fraction", "few_shot", "fit", "label_column", "label_names", "seed")
 
