@@ -24,7 +24,7 @@ from clinsynth.trainers.diffusion.model import DDPMProcess, TrainingStream
 from clinsynth.trainers.preference.arguments import PreferenceArguments
 from clinsynth.trainers.preference.candidates import sample_fast
 from clinsynth.trainers.preference.pairs import Candidate, make_pairs, read_pairs, write_pairs
-from clinsynth.trainers.preference.step import Preferences, build_state, fidelity_stream, train_step
+from clinsynth.trainers.preference.step import Preferences, build_state, fidelity_stream, real_samples, train_step
 
 NAMES, SQUARES = ["one", "three"], np.array([1, 3])
 CANDIDATES = 16
@@ -109,11 +109,12 @@ def train_on(shares: np.ndarray, images: np.ndarray, labels: np.ndarray, first: 
     pipeline, accelerator = build_pipeline(), Accelerator(cpu=True)
     pipeline.unet.load_state_dict(first)
     state, reference = build_state(args, pipeline, accelerator)
-    preferences = Preferences(args, pipeline, reference, read_pairs(folder, False), None, accelerator)
-    real = fidelity_stream(args, draw_squares(40), pipeline, accelerator.device)
+    preferences = Preferences(args, pipeline, reference, read_pairs(folder, False), accelerator)
+    samples = real_samples(args, draw_squares(40), pipeline, accelerator.device)
+    real = fidelity_stream(args, samples, pipeline)
     unet, optimizer = accelerator.prepare(state.model, state.optimizer)
     for step in range(100):
-        train_step(args, accelerator, unet, optimizer, preferences, real, step)
+        train_step(accelerator, unet, optimizer, preferences, real, step)
         state.advance()
     state.ema.copy_to(pipeline.unet.parameters())
     return pipeline
