@@ -5,45 +5,58 @@
 
 `parts`, `peers`, `length` and `memory` replay random valid texts and need a tokenizer alone: what is timed is a
 `LogitsProcessor`'s call, the state's step and the masking of logits (batch, V) in place. In `model` and `yield` a
-model writes, with the constraint and without (decoding_model.py).
+model writes, with the constraint and without.
 """
 
 import copy
 import importlib
-import json
 import random
+import statistics
 import sys
 import time
 import types
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any, ClassVar, Literal
 
+import numpy as np
+import psutil
+import torch
+from tqdm import tqdm
+from transformers import AutoTokenizer, LogitsProcessorList
+
+from benchmarks.timing import Comparison, TimingArguments, compare, show, write_results
 from clinsynth.arguments import run
+from clinsynth.data.tasks import load_task
+from clinsynth.models.language_models import load_causal_model
+from clinsynth.pipelines.structured_medical_text import SchemaConstraint, back_ends, schema_logits, schemas
+from clinsynth.pipelines.structured_medical_text.prompts import encode_messages, pad_left, render_messages
+from clinsynth.pipelines.structured_medical_text.text_rows import SeededSampling, plain_generation
 
-if TYPE_CHECKING:
-    from benchmarks.timing import Comparison
-
-SECTIONS = ["parts", "peers", "length", "memory", "model", "yield"]
 SLOW_STEPS, SLOW_ROWS = 20, 8
 """What is timed of lm-format-enforcer, which is slow."""
 EARLY, LATE = 20, 2000
 """Tokens of a long text behind which those that are compared begin."""
 MOST_GROWTH_MB = 20.0
+ROWS = 8
+YIELD_TOKENS = 160
+"""Tokens a text may take in the section `yield`: more than 400 characters of English need."""
+SAMPLING = {"temperature": 1.0, "top_p": 0.95}
 
 
-@dataclass
-class DecodingArguments:
+@dataclass(kw_only=True)
+class DecodingArguments(TimingArguments):
     """Measure constrained decoding as ratios."""
+
+    known: ClassVar[tuple[str, ...]] = ("parts", "peers", "length", "memory", "model", "yield")
 
     model: str
     """Folder or id of a model (its tokenizer alone is read but for the sections `model` and `yield`), or a .gguf
     file."""
-    output_dir: str
-    """Folder for constrained_decoding.json and constrained_decoding.md."""
     sections: str = "parts,peers,length"
     """Comma-separated: parts, peers, length, memory, model, yield."""
-    schema: str = "Icd10Report"
+    schema: Literal["Icd10Report", "GeneratedSamples"] = "Icd10Report"
     """Icd10Report or GeneratedSamples, without the model; the section `model` takes both."""
     before: str | None = None
     """Folder pipelines/structured_medical_text of another version, which the section `peers` compares with."""
@@ -53,84 +66,33 @@ class DecodingArguments:
     """Tokens of each row that are replayed."""
     model_steps: int = 32
     """Tokens of each row that the model writes in the section `model`."""
-    repeats: int = 5
-    """Repeats of A B A B …"""
     samples: int = 10_000
     """Texts of the section `memory`."""
-    threads: int = 1
-    """Threads of torch."""
-    clock: str = "cpu"
-    """Seconds the table shows: `cpu` (this process's, which others on the machine disturb least) or `wall`."""
-
-    def __post_init__(self) -> None:
-        for section in self.sections.split(","):
-            if section not in SECTIONS:
-                raise ValueError(f"--sections must be of {', '.join(SECTIONS)}, got {section!r}")
-        if self.schema not in ("Icd10Report", "GeneratedSamples"):
-            raise ValueError(f"--schema must be Icd10Report or GeneratedSamples, got {self.schema!r}")
-        if self.clock not in ("cpu", "wall"):
-            raise ValueError(f"--clock must be cpu or wall, got {self.clock!r}")
-        for name in ("batch_size", "steps", "model_steps", "repeats", "samples", "threads"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name} must be 1 or more, got {getattr(self, name)}")
 
 
 def main(args: DecodingArguments) -> None:
     """Run the sections asked for; print and write their table."""
-    import torch
-
-    from benchmarks.timing import table
-    from clinsynth.run_folder import atomic_write, create_run_folder, describe_environment
-
-    torch.set_num_threads(args.threads)
-    output_dir = create_run_folder(args.output_dir)
-    comparisons, lines = measure_without_model(args)
-    if {"model", "yield"} & set(args.sections.split(",")):
-        with_model = measure_with_model(args)
-        comparisons, lines = comparisons + with_model[0], lines + with_model[1]
-    text = "\n".join([table(comparisons, args.clock), "", *lines])
-    record = {"environment": describe_environment(), "arguments": vars(args), "lines": lines}
-    record["comparisons"] = [comparison.record() for comparison in comparisons]
-    for name, content in (("json", json.dumps(record, indent=2)), ("md", text)):
-        atomic_write(output_dir / f"constrained_decoding.{name}", f"{content}\n".encode())
-    print(text)
-
-
-def measure_without_model(args: DecodingArguments) -> "tuple[list[Comparison], list[str]]":
-    """The sections that need a tokenizer alone: their comparisons and lines."""
-    from benchmarks.decoding_model import load
-    from clinsynth.pipelines.structured_medical_text import SchemaConstraint, schemas
-
-    tokenizer = load(args.model, model=False)
-    schema = getattr(schemas, args.schema).model_json_schema()
-    wanted, comparisons, lines = args.sections.split(","), [], []
-    if "parts" in wanted:
-        lines += measure_parts(args, tokenizer, schema)
+    args.begin()
+    tokenizer, schema = load_tokenizer(args.model), getattr(schemas, args.schema).model_json_schema()
+    comparisons: list[Comparison] = []
+    lines = measure_parts(args, tokenizer, schema) if "parts" in args.wanted else []
     constraint = SchemaConstraint(tokenizer, schema)
-    if "memory" in wanted:
+    if "memory" in args.wanted:
         lines += measure_memory(args, constraint)
-    if "peers" in wanted:
+    if "peers" in args.wanted:
         comparisons += compare_peers(args, constraint, schema)
-    if "length" in wanted:
+    if "length" in args.wanted:
         comparisons += compare_lengths(args, constraint)
-    return comparisons, lines
-
-
-def measure_with_model(args: DecodingArguments) -> "tuple[list[Comparison], list[str]]":
-    """The sections in which a model writes: their comparisons and lines."""
-    from benchmarks.decoding_model import compare_with_model, load, measure_yield
-
-    tokenizer, model = load(args.model, model=False), load(args.model, model=True).eval()
-    wanted = args.sections.split(",")
-    comparisons = compare_with_model(args, model, tokenizer) if "model" in wanted else []
-    return comparisons, measure_yield(args, model, tokenizer) if "yield" in wanted else []
+    if {"model", "yield"} & set(args.wanted):
+        model, _ = load_causal_model(args.model)
+        comparisons += compare_with_model(args, model, tokenizer) if "model" in args.wanted else []
+        lines += measure_yield(args, model, tokenizer) if "yield" in args.wanted else []
+    write_results(args, "constrained_decoding", comparisons, "\n".join(lines), lines=lines)
 
 
 def random_texts(constraint: Any, rows: int, seed: int = 0, most: int = 1 << 30) -> Any:
     """Tokens of valid texts, int64 (rows, 1 + longest, or at most 1 + `most`): a token of prompt first, the end token
     last and behind."""
-    import torch
-
     generator, size = torch.Generator().manual_seed(seed), len(constraint.tokenizer)
     logits = torch.randn(rows, size, generator=generator)
     processor, ids = constraint.processor(1, rows), torch.zeros(rows, 1, dtype=torch.long)
@@ -150,13 +112,8 @@ def replay(processor: Callable[[Any, Any], Any], ids: Any, logits: Any, prompt: 
 
 def measure_parts(args: Any, tokenizer: Any, schema: dict[str, Any]) -> list[str]:
     """Seconds and megabytes of building, and microseconds a token and row of the state's step alone."""
-    import psutil
-
-    from clinsynth.pipelines.structured_medical_text import SchemaConstraint
-    from clinsynth.pipelines.structured_medical_text.vocabulary import Vocabulary
-
     before, start = psutil.Process().memory_info().rss, time.process_time()
-    vocabulary = Vocabulary(tokenizer)
+    known = back_ends.Vocabulary(tokenizer)
     built, size = time.process_time() - start, (psutil.Process().memory_info().rss - before) / 1e6
     constraint = SchemaConstraint(tokenizer, schema)
     start = time.process_time()
@@ -172,20 +129,16 @@ def measure_parts(args: Any, tokenizer: Any, schema: dict[str, Any]) -> list[str
         processor.take(token.tolist())
         seconds += time.process_time() - start
     return [
-        f"- vocabulary of {len(vocabulary.tokens)} tokens built in {built:.2f} s and {size:.0f} MB",
+        f"- vocabulary of {len(known.tokens)} tokens built in {built:.2f} s and {size:.0f} MB",
         f"- first {args.batch_size} texts of {ids.shape[1]} tokens: {cold:.2f} s",
         f"- state step alone: {seconds / ids[:, 1:].numel() * 1e6:.1f} µs a token and row (goal ≤ 50)",
     ]
 
 
-def compare_peers(args: Any, constraint: Any, schema: dict[str, Any]) -> "list[Comparison]":
+def compare_peers(args: Any, constraint: Any, schema: dict[str, Any]) -> list[Comparison]:
     """Our processor beside another version of it, xgrammar's own, and our two other back ends."""
-    import torch
     import xgrammar
     from xgrammar.contrib.hf import LogitsProcessor
-
-    from benchmarks.timing import compare
-    from clinsynth.pipelines.structured_medical_text import SchemaConstraint
 
     tokenizer = constraint.tokenizer
     logits = torch.randn(args.batch_size, len(tokenizer))
@@ -214,8 +167,6 @@ def compare_peers(args: Any, constraint: Any, schema: dict[str, Any]) -> "list[C
 
 def accepted(args: Any, constraint: Any, is_accepted: Callable[[list[int]], bool]) -> Any:
     """Tokens of random texts that a peer accepts, int64 (batch, 1 + longest)."""
-    import torch
-
     kept: list[Any] = []
     while sum(map(len, kept)) < args.batch_size:
         more = random_texts(constraint, args.batch_size, seed=len(kept), most=args.steps)
@@ -237,11 +188,8 @@ def import_folder(folder: str) -> Any:
     return importlib.import_module(f"{package.__name__}.schema_logits")
 
 
-def compare_with_slow(args: Any, constraint: Any, schema: dict[str, Any], logits: Any) -> "Comparison":
+def compare_with_slow(args: Any, constraint: Any, schema: dict[str, Any], logits: Any) -> Comparison:
     """Our processor beside the back end lm-format-enforcer, each on texts of its own."""
-    from benchmarks.timing import compare
-    from clinsynth.pipelines.structured_medical_text import SchemaConstraint
-
     slow = SchemaConstraint(constraint.tokenizer, schema, "lm-format-enforcer")
     rows = min(SLOW_ROWS, args.batch_size)
     sides = []
@@ -254,12 +202,8 @@ def compare_with_slow(args: Any, constraint: Any, schema: dict[str, Any], logits
     return compare(f"a token and row, batch {rows}", (names[0], sides[0]), (names[1], sides[1]), **options)
 
 
-def compare_lengths(args: Any, constraint: Any) -> "list[Comparison]":
+def compare_lengths(args: Any, constraint: Any) -> list[Comparison]:
     """Our processor behind prompts of 1,000 and 8,000 tokens beside none; and late in a text beside early."""
-    import torch
-
-    from benchmarks.timing import compare
-
     ids = random_texts(constraint, args.batch_size, most=args.steps)
     logits = torch.randn(args.batch_size, len(constraint.tokenizer))
     result = []
@@ -274,11 +218,8 @@ def compare_lengths(args: Any, constraint: Any) -> "list[Comparison]":
     return [*result, compare_early_and_late(args, constraint.tokenizer, logits)]
 
 
-def compare_early_and_late(args: Any, tokenizer: Any, logits: Any) -> "Comparison":
+def compare_early_and_late(args: Any, tokenizer: Any, logits: Any) -> Comparison:
     """The same number of tokens of one long free text, far behind its beginning and near it."""
-    from benchmarks.timing import compare
-    from clinsynth.pipelines.structured_medical_text import SchemaConstraint
-
     text = {"type": "string", "minLength": 50_000, "maxLength": 60_000}
     constraint = SchemaConstraint(tokenizer, {"type": "object", "properties": {"text": text}})
     sides: list[tuple[str, Callable[[], None]]] = []
@@ -306,8 +247,6 @@ def go_on(processor: Any, ids: Any, logits: Any, begin: int) -> None:
 
 def measure_memory(args: Any, constraint: Any) -> list[str]:
     """Resident size after a tenth of the texts and after all; goal: no more than 20 MB apart."""
-    import psutil
-
     chooser, sizes, counts = random.Random(0), [], []
     batches = max(2, args.samples // args.batch_size)
     for batch in range(batches):
@@ -332,13 +271,126 @@ def draw_texts(processor: Any, chooser: random.Random) -> None:
 
 def draw_token(bits: Any, chooser: random.Random) -> int:
     """One of the tokens of a mask."""
-    import numpy as np
-
     for token in (chooser.randrange(32 * len(bits)) for _ in range(40)):
         if int(bits[token // 32]) >> token % 32 & 1:
             return token
     # so few are allowed that none was met
     return chooser.choice(np.unpackbits(bits.view(np.uint8), bitorder="little").nonzero()[0].tolist())
+
+
+def load_tokenizer(name: str) -> Any:
+    """The tokenizer of a folder, an id or a .gguf file."""
+    path = Path(name)
+    if path.suffix == ".gguf":
+        return AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
+    return AutoTokenizer.from_pretrained(name)
+
+
+def write(model: Any, end_token: int, ids: Any, mask: Any, processor: Any, steps: int, least: int = 0) -> Any:
+    """Tokens int64 (rows, up to `steps`) behind a prompt `ids`, by the pipeline's sampling, with or without a
+    processor; the end token is not written before `least`."""
+    seeds, length = list(range(len(ids))), ids.shape[1]
+    sampling = SeededSampling(seeds, **SAMPLING, prompt_length=length, max_tokens=steps, constraint=processor)
+    settings = plain_generation(steps, end_token)
+    settings.min_new_tokens = least
+    processors = LogitsProcessorList([sampling] if processor is None else [processor, sampling])
+    output = model.generate(ids, attention_mask=mask, generation_config=settings, logits_processor=processors)
+    return output[:, length:]
+
+
+def compare_with_model(args: Any, model: Any, tokenizer: Any) -> list[Comparison]:
+    """Seconds of a generated token, constrained beside unconstrained, for both schemas, one row and eight: in the
+    first batch, with nothing at hand but the tokenizer, and with everything worked out."""
+    prompt = tokenizer("Write a report.").input_ids
+    result = []
+    for name in ("GeneratedSamples", "Icd10Report"):
+        schema = getattr(schemas, name).model_json_schema()
+        for rows in (1, ROWS):
+            ids = torch.tensor([prompt] * rows)
+            warm = SchemaConstraint(tokenizer, schema)
+            steps = run_once(args, model, warm, ids, args.model_steps)
+            options: dict[str, Any] = {"repeats": args.repeats, "scale": (1 / steps, 1 / steps)}
+
+            def cold(schema: Any = schema, ids: Any = ids, steps: int = steps) -> None:
+                run_once(args, model, new_constraint(tokenizer, schema), ids, steps)
+
+            def known(warm: Any = warm, ids: Any = ids, steps: int = steps) -> None:
+                run_once(args, model, warm, ids, steps)
+
+            def free(ids: Any = ids, steps: int = steps) -> None:
+                write(model, tokenizer.eos_token_id, ids, torch.ones_like(ids), None, steps, least=steps)
+
+            what = f"a token of {steps}, {name}, batch {rows}"
+            for side, goal in ((("first batch", cold), 1.15), (("warm", known), 1.05)):
+                result.append(compare(what, side, ("unconstrained", free), goal=("<=", goal), **options))
+    return result
+
+
+def run_once(args: Any, model: Any, constraint: Any, ids: Any, steps: int) -> int:
+    """Write under a constraint; the number of tokens, fewer than `steps` where all texts end sooner."""
+    processor = constraint.processor(ids.shape[1], len(ids))
+    return int(write(model, constraint.end_token, ids, torch.ones_like(ids), processor, steps).shape[1])
+
+
+def new_constraint(tokenizer: Any, schema: Any) -> Any:
+    """A constraint made as in a new process, its vocabulary too."""
+    back_ends._known.pop(tokenizer, None)
+    schema_logits.minority.cache_clear()
+    return SchemaConstraint(tokenizer, schema)
+
+
+def measure_yield(args: Any, model: Any, tokenizer: Any) -> list[str]:
+    """Valid texts a minute of severity-posts, in turn under the constraint and by plain prompting with retries.
+
+    Both get the same prompts, which ask for JSON, the same sampling and the same most tokens. A plain answer counts
+    where what lies from its first brace to its last is an object of the schema; each refused one is made up for by the
+    next draw, so that valid texts over time is what retries without end would give.
+    """
+    task = load_task("severity-posts", None)
+    constraint = SchemaConstraint(tokenizer, task.schema)
+    sides = {"constrained": constraint, "plain": None}
+    valid: dict[str, list[int]] = {side: [] for side in sides}
+    minutes: dict[str, list[float]] = {side: [] for side in sides}
+    progress = tqdm(range(args.repeats), desc="batches, valid texts so far")
+    for repeat in progress:
+        for side, constrained in sides.items():
+            start = time.process_time() if args.clock == "cpu" else time.perf_counter()
+            valid[side].append(write_posts(model, tokenizer, task, constrained, repeat))
+            end = time.process_time() if args.clock == "cpu" else time.perf_counter()
+            minutes[side].append((end - start) / 60)
+        progress.set_postfix({side: sum(counts) for side, counts in valid.items()})
+    drawn = args.repeats * ROWS
+    lines = []
+    for side in sides:
+        rates = [count / time_taken for count, time_taken in zip(valid[side], minutes[side], strict=True)]
+        share = f"{sum(valid[side])} of {drawn} drawn"
+        lines.append(f"- {side}: {show(rates, 1)} valid texts a {args.clock} minute; {share}")
+    return [*lines, describe_ratio(valid, minutes)]
+
+
+def describe_ratio(valid: dict[str, list[int]], minutes: dict[str, list[float]]) -> str:
+    """How many times as many valid texts a minute there are under the constraint; where plain prompting gave none, a
+    lower bound, as if its next draw were valid."""
+    rates = [count / taken for count, taken in zip(valid["constrained"], minutes["constrained"], strict=True)]
+    plain = max(1, sum(valid["plain"])) / sum(minutes["plain"])
+    ratios = [rate / plain for rate in rates]
+    least = "" if sum(valid["plain"]) else "more than "
+    return (
+        f"- valid texts a minute, constrained over plain: {least}{statistics.median(ratios):.1f} "
+        f"({min(ratios):.1f} to {max(ratios):.1f})"
+    )
+
+
+def write_posts(model: Any, tokenizer: Any, task: Any, constraint: Any, seed: int) -> int:
+    """How many of a batch of posts are valid."""
+    labels = [list(task.labels)[row % len(task.labels)] for row in range(ROWS)]
+    asked = [render_messages(task, label=label, k_shot=[], seed=seed * ROWS + n) for n, label in enumerate(labels)]
+    ids, mask = pad_left([encode_messages(tokenizer, messages) for messages in asked], tokenizer.eos_token_id)
+    processor = constraint and constraint.processor(ids.shape[1], ROWS, YIELD_TOKENS)
+    output = write(model, tokenizer.eos_token_id, ids, mask, processor, YIELD_TOKENS)
+    texts = tokenizer.batch_decode(output, skip_special_tokens=True)
+    objects = [text[text.find("{") : text.rfind("}") + 1] for text in texts]
+    return sum(schemas.check_text(text, task.schema)[0] is not None for text in objects)
 
 
 if __name__ == "__main__":

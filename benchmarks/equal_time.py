@@ -16,26 +16,38 @@ import shlex
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import Any, Literal, Protocol
 
+import numpy as np
 import torch
+from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from benchmarks.peers import MEND, build_peer, count_parameters
+from benchmarks.samplers import (
+    MEND,
+    Draw,
+    build_peer,
+    choose_dim,
+    count_parameters,
+    draw_all,
+    labels_like,
+    load_pipeline,
+    our_draw,
+    peer_draw,
+    with_scheduler,
+)
+from benchmarks.score import real_splits
+from benchmarks.timing import timed
 from clinsynth.arguments import parse, run
 from clinsynth.data.images import ImageArrays
-from clinsynth.run_folder import complete_folder
+from clinsynth.run_folder import check_same_run, complete_folder, create_run_folder, write_run_config
 from clinsynth.seeds import derive_seed
 from clinsynth.trainers.diffusion.arguments import DDPMArguments
+from clinsynth.trainers.diffusion.model import DDPMProcess, TrainingStream, build_unet, resolve_precision
 from clinsynth.trainers.diffusion.step import build_state, step_parts, train_step
 from clinsynth.trainers.harness import check_finite
 from clinsynth.trainers.training_state import checkpoints, flatten_moments, load_moments
-
-if TYPE_CHECKING:
-    from benchmarks.samples import Draw
-    from clinsynth.data.images import ImageArrays
-    from clinsynth.trainers.diffusion.arguments import DDPMArguments
 
 
 class Training(Protocol):
@@ -62,10 +74,6 @@ class OurTraining:
     """clinsynth's trainer: the body of its loop, without validation and logging."""
 
     def __init__(self, args: DDPMArguments, data: dict[str, ImageArrays], output_dir: Path):
-        from accelerate import Accelerator
-
-        from clinsynth.trainers.diffusion.model import DDPMProcess, TrainingStream, resolve_precision
-
         self.args, self.output_dir = args, output_dir
         self.accelerator = Accelerator(mixed_precision=resolve_precision(args.mixed_precision), cpu=True)
         self.state, self.pipeline = build_state(args, data["train"], self.accelerator)
@@ -108,8 +116,6 @@ class PeerTraining:
     """
 
     def __init__(self, args: "EqualTimeArguments", data: dict[str, ImageArrays], dim: int):
-        from clinsynth.trainers.diffusion.model import TrainingStream
-
         try:
             from ema_pytorch import EMA
         except ImportError as error:
@@ -179,8 +185,6 @@ def dim_mults(args: "EqualTimeArguments") -> tuple[int, ...]:
 
 def our_parameters(args: DDPMArguments, data: dict[str, ImageArrays]) -> int:
     """The size of the network that `args` asks for."""
-    from clinsynth.trainers.diffusion.model import build_unet
-
     shape = data["train"].images.shape
     return count_parameters(build_unet(args, shape[-1], shape[1], len(data["train"].label_names)))
 
@@ -237,25 +241,11 @@ class EqualTimeArguments:
 
 def main(args: EqualTimeArguments) -> None:
     """Train to the end of the budget, then draw every set that is missing."""
-    import torch
-
-    from benchmarks.score import real_splits
-    from clinsynth.run_folder import check_same_run, create_run_folder, write_run_config
-
     torch.set_num_threads(args.threads)
     data = real_splits(args.dataset, args.resolution, args.channels)
     output_dir = create_run_folder(args.output_dir)
-    drawing = {
-        "name",
-        "fractions",
-        "guidance_scales",
-        "scheduler",
-        "n",
-        "peer_etas",
-        "num_inference_steps",
-        "output_dir",
-    }
-    check_same_run(output_dir, args, frozenset(drawing | {"save_every"}))
+    drawing = "name fractions guidance_scales scheduler n peer_etas num_inference_steps output_dir save_every"
+    check_same_run(output_dir, args, frozenset(drawing.split()))
     write_run_config(output_dir, args)
     training = build_training(args, data, output_dir)
     train(args, training, output_dir)
@@ -278,35 +268,28 @@ def fractions(args: EqualTimeArguments) -> list[float]:
     return values
 
 
-def trainer_arguments(args: EqualTimeArguments) -> "DDPMArguments":
+def trainer_arguments(args: EqualTimeArguments) -> DDPMArguments:
     """The arguments of our trainer for this contestant."""
-    from clinsynth.trainers.diffusion.arguments import DDPMArguments
-
     backbone = "context_unet" if args.arm == "context_unet" else "unet2d"
     flags = ["--backbone", backbone, "--seed", str(args.seed), "--dataset", args.dataset]
     return parse(DDPMArguments, [*flags, *shlex.split(args.trainer_flags)])
 
 
-def peer_dim(args: EqualTimeArguments, data: "dict[str, ImageArrays]") -> int:
+def peer_dim(args: EqualTimeArguments, data: dict[str, ImageArrays]) -> int:
     """The peer's `dim` that comes closest to the size of our network."""
-    from benchmarks.peers import choose_dim
-
     target = our_parameters(trainer_arguments(args), data)
     return choose_dim(target, len(data["train"].label_names), args.channels, dim_mults(args))
 
 
-def build_training(args: EqualTimeArguments, data: "dict[str, ImageArrays]", output_dir: Path) -> "Training":
+def build_training(args: EqualTimeArguments, data: dict[str, ImageArrays], output_dir: Path) -> Training:
     """The contestant, untrained."""
-
     if args.arm == "denoising_diffusion_pytorch":
         return PeerTraining(args, data, peer_dim(args, data))
     return OurTraining(trainer_arguments(args), data, output_dir)
 
 
-def train(args: EqualTimeArguments, training: "Training", output_dir: Path) -> None:
+def train(args: EqualTimeArguments, training: Training, output_dir: Path) -> None:
     """Step until the budget is spent; snapshots on the way, states to go on from."""
-    from benchmarks.timing import timed
-
     spent = resume(training, output_dir)
     marks = [f for f in fractions(args) if not (output_dir / f"snapshot-{f:g}" / "facts.json").exists()]
     next_save = spent + args.save_every
@@ -321,16 +304,14 @@ def train(args: EqualTimeArguments, training: "Training", output_dir: Path) -> N
             print(f"{args.name}: step {training.steps}, {spent:.0f} of {args.cpu_budget:.0f} CPU s", flush=True)
 
 
-def save(training: "Training", output_dir: Path, spent: float) -> None:
+def save(training: Training, output_dir: Path, spent: float) -> None:
     """Write the state and the seconds spent; the folder before it is dropped when this one is complete."""
-    from clinsynth.run_folder import complete_folder
-
     with complete_folder(output_dir / "state") as folder:
         training.save(folder)
         (folder / "spent.json").write_text(json.dumps({"cpu_seconds": spent}))
 
 
-def resume(training: "Training", output_dir: Path) -> float:
+def resume(training: Training, output_dir: Path) -> float:
     """Load the saved state, if there is one; the processor seconds spent so far."""
     folder = output_dir / "state"
     if not folder.exists():
@@ -339,11 +320,8 @@ def resume(training: "Training", output_dir: Path) -> float:
     return float(json.loads((folder / "spent.json").read_text())["cpu_seconds"])
 
 
-def take_snapshot(args: EqualTimeArguments, training: "Training", folder: Path, spent: float) -> None:
+def take_snapshot(args: EqualTimeArguments, training: Training, folder: Path, spent: float) -> None:
     """Write the averaged weights and what they cost."""
-    from benchmarks.peers import count_parameters
-    from clinsynth.run_folder import complete_folder
-
     facts: dict[str, Any] = {"name": args.name, "arm": args.arm, "cpu_seconds": spent, "steps": training.steps}
     facts["parameters"] = count_parameters(training.network)
     with complete_folder(folder) as target:
@@ -352,10 +330,8 @@ def take_snapshot(args: EqualTimeArguments, training: "Training", folder: Path, 
     print(f"{args.name}: snapshot after {spent:.0f} CPU s, {training.steps} steps", flush=True)
 
 
-def samplers(args: EqualTimeArguments, data: "dict[str, ImageArrays]", snapshot: Path) -> "dict[str, Draw]":
+def samplers(args: EqualTimeArguments, data: dict[str, ImageArrays], snapshot: Path) -> dict[str, Draw]:
     """Every way to draw from a snapshot, by the name that the table shows."""
-    from benchmarks.samples import load_pipeline, our_draw, peer_draw, with_scheduler
-
     scales = [float(part) for part in args.guidance_scales.split(",")]
     steps = args.num_inference_steps
     if args.arm != "denoising_diffusion_pytorch":
@@ -368,23 +344,17 @@ def samplers(args: EqualTimeArguments, data: "dict[str, ImageArrays]", snapshot:
     return draws
 
 
-def load_peer(args: EqualTimeArguments, data: "dict[str, ImageArrays]", snapshot: Path, eta: float) -> Any:
+def load_peer(args: EqualTimeArguments, data: dict[str, ImageArrays], snapshot: Path, eta: float) -> Any:
     """The peer with a snapshot's averaged weights."""
-    from safetensors.torch import load_file
-
     diffusion = peer_diffusion(args, data, peer_dim(args, data), eta)
     diffusion.load_state_dict(load_file(snapshot / "model.safetensors"))
     return diffusion.eval()
 
 
 def draw_set(
-    args: EqualTimeArguments, data: "dict[str, ImageArrays]", draw: "Draw", folder: Path, facts: dict[str, Any]
+    args: EqualTimeArguments, data: dict[str, ImageArrays], draw: Draw, folder: Path, facts: dict[str, Any]
 ) -> None:
     """Draw one set into `folder`: samples.json and, last, samples.npz, which says that the set is complete."""
-    import numpy as np
-
-    from benchmarks.samples import draw_all, labels_like
-
     if (folder / "samples.npz").exists():
         return
     labels = labels_like(data["train"].labels, args.n or len(data["train"].labels))

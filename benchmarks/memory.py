@@ -6,16 +6,16 @@ An untrained network of a few channels draws with one step, so that the measurem
 """
 
 import json
-import os
 import shutil
-import subprocess
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.timing import run_alone
 from clinsynth.arguments import run
+from clinsynth.run_folder import atomic_write, create_run_folder, describe_environment
 
 CLASSES = 5
 GOAL_MB = 50.0
@@ -39,8 +39,6 @@ class MemoryArguments:
 
 def main(args: MemoryArguments) -> None:
     """Run both, print and write what they took."""
-    from clinsynth.run_folder import atomic_write, create_run_folder, describe_environment
-
     for name in ("few", "many"):
         if getattr(args, name) % CLASSES:
             raise ValueError(f"--{name} must be a multiple of {CLASSES}, got {getattr(args, name)}")
@@ -86,20 +84,10 @@ def measure(args: MemoryArguments, output_dir: Path, count: int) -> dict[str, An
     command += ["--per_class", str(count // CLASSES), "--num_inference_steps", "1", "--guidance_scale", "1.0"]
     command += ["--batch_size", str(args.batch_size), "--output_dir", str(target)]
     started = time.perf_counter()
-    with open(output_dir / f"generated-{count}.log", "w") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
-        _, status, usage = os.wait4(process.pid, 0)  # the usage of this child alone, not the maximum over all so far
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise ValueError(f"{' '.join(command)} failed with status {process.returncode}; read {log.name}")
+    _, usage, peak = run_alone(command)
+    seconds = {"cpu_seconds": usage.ru_utime + usage.ru_stime, "wall_seconds": time.perf_counter() - started}
     shutil.rmtree(target)
-    unit = 1 if sys.platform == "darwin" else 1024
-    return {
-        "pictures": count,
-        "peak_mb": usage.ru_maxrss * unit / 1e6,
-        "cpu_seconds": usage.ru_utime + usage.ru_stime,
-        "wall_seconds": time.perf_counter() - started,
-    }
+    return {"pictures": count, "peak_mb": peak, **seconds}
 
 
 if __name__ == "__main__":

@@ -10,20 +10,16 @@ does nothing else: allocated during the call by Python and numpy (features not i
 
 import contextlib
 import io
-import json
-import os
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import Any, ClassVar
 
 import numpy as np
 
+from benchmarks.timing import Comparison, TimingArguments, compare, run_alone, write_results
 from clinsynth.arguments import run
-
-if TYPE_CHECKING:
-    from benchmarks.timing import Comparison
 
 Moments = tuple[np.ndarray, np.ndarray]
 
@@ -94,16 +90,15 @@ def prdc_by_package(real: np.ndarray, synthetic: np.ndarray) -> dict[str, float]
         return {name: float(value) for name, value in compute_prdc(real, synthetic, 5).items()}
 
 
-SECTIONS = ["frechet", "prdc", "memory"]
 MEMORY_GOAL = 0.25
 
 
-@dataclass
-class MetricsArguments:
+@dataclass(kw_only=True)
+class MetricsArguments(TimingArguments):
     """Measure the speed and memory of the metrics as ratios, and their agreement."""
 
-    output_dir: str
-    """Folder for metrics.json and metrics.md."""
+    known: ClassVar[tuple[str, ...]] = ("frechet", "prdc", "memory")
+
     sections: str = "frechet,prdc,memory"
     """Comma-separated: frechet, prdc, memory."""
     n: int = 10_000
@@ -112,36 +107,15 @@ class MetricsArguments:
     """Columns of features."""
     repeats: int = 3
     """Repeats of A B A B …"""
-    threads: int = 1
-    """Threads of torch; those of numpy are OMP_NUM_THREADS."""
-    clock: str = "cpu"
-    """Seconds the table shows: `cpu` (this process's, which others on the machine disturb least) or `wall`."""
-
-    def __post_init__(self) -> None:
-        for section in self.sections.split(","):
-            if section not in SECTIONS:
-                raise ValueError(f"--sections must be of {', '.join(SECTIONS)}, got {section!r}")
-        if self.clock not in ("cpu", "wall"):
-            raise ValueError(f"--clock must be cpu or wall, got {self.clock!r}")
-        for name in ("n", "dimension", "repeats", "threads"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name} must be 1 or more, got {getattr(self, name)}")
 
 
 def main(args: MetricsArguments) -> None:
     """Run the sections asked for; print and write their table."""
-    wanted = args.sections.split(",")
+    wanted = args.wanted
     # First, since a child's peak resident size starts from its parent's, which the imports below swell.
     memory = compare_memory(args) if "memory" in wanted else None
-
-    import torch
-
-    from benchmarks.timing import table
-    from clinsynth.run_folder import atomic_write, create_run_folder, describe_environment
-
-    torch.set_num_threads(args.threads)
-    output_dir = create_run_folder(args.output_dir)
-    record: dict[str, Any] = {"environment": describe_environment(), "arguments": vars(args)}
+    args.begin()
+    record: dict[str, Any] = {}
     comparisons: list[Comparison] = []
     lines: list[str] = []
     if "frechet" in wanted:
@@ -155,11 +129,7 @@ def main(args: MetricsArguments) -> None:
     if memory is not None:
         record["memory"] = memory
         lines.append(describe_memory(memory))
-    record["comparisons"] = [comparison.record() for comparison in comparisons]
-    text = "\n".join([f"{args}", "", table(comparisons, args.clock), "", *lines]) + "\n"
-    atomic_write(output_dir / "metrics.json", json.dumps(record, indent=2) + "\n")
-    atomic_write(output_dir / "metrics.md", text)
-    print(text)
+    write_results(args, "metrics", comparisons, "\n".join(lines), **record)
 
 
 def frechet_values(real: np.ndarray, synthetic: np.ndarray) -> dict[str, float]:
@@ -175,11 +145,8 @@ def frechet_values(real: np.ndarray, synthetic: np.ndarray) -> dict[str, float]:
     return {"clinsynth": ours, **theirs, "largest relative difference": difference}
 
 
-def compare_frechet(args: MetricsArguments) -> "list[Comparison]":
+def compare_frechet(args: MetricsArguments) -> list[Comparison]:
     """sqrtm's seconds over ours and ours over torchmetrics', from features and from means and covariances."""
-    from functools import partial
-
-    from benchmarks.timing import compare
     from clinsynth.metrics.frechet.frechet import GaussianStatistics, frechet_distance, statistics_distance
 
     sides = two_sides(args.n, args.dimension)
@@ -210,11 +177,8 @@ def compare_frechet(args: MetricsArguments) -> "list[Comparison]":
     return comparisons + compare_with_least_work(args, sides)
 
 
-def compare_with_least_work(args: MetricsArguments, sides: "tuple[np.ndarray, np.ndarray]") -> "list[Comparison]":
+def compare_with_least_work(args: MetricsArguments, sides: tuple[np.ndarray, np.ndarray]) -> list[Comparison]:
     """The physical limit from features: ours over it, and how far it is itself from five times the form with sqrtm."""
-    from functools import partial
-
-    from benchmarks.timing import compare
     from clinsynth.metrics.frechet.frechet import frechet_distance
 
     what = f"Fréchet distance, {args.n} x {args.dimension} features, beside bare BLAS and LAPACK"
@@ -234,8 +198,7 @@ def prdc_values(real: np.ndarray, synthetic: np.ndarray) -> dict[str, str]:
     return {name: f"{value!r}, package {theirs[name]!r}" for name, value in prdc(real, synthetic).items()}
 
 
-def compare_prdc(args: MetricsArguments) -> "Comparison":
-    from benchmarks.timing import compare
+def compare_prdc(args: MetricsArguments) -> Comparison:
     from clinsynth.metrics.prdc.prdc import prdc
 
     sides = two_sides(args.n, args.dimension)
@@ -272,14 +235,7 @@ def compare_memory(args: MetricsArguments) -> dict[str, Any]:
 def memory_of(which: str, args: MetricsArguments) -> dict[str, float]:
     """Of a process of its own: MB allocated during the call at most, and the peak resident MB with all imports."""
     code = f"from benchmarks.metrics import once; once({which!r}, {args.n}, {args.dimension})"
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    printed = process.stdout.read()
-    _, status, usage = os.wait4(process.pid, 0)  # the usage of this child alone, not the maximum over all so far
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise ValueError(f"the process for {which} failed with status {process.returncode}; its message is above")
-    peak = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
+    printed, _, peak = run_alone([sys.executable, "-c", code])
     return {"call_mb": float(printed.split()[-1]), "process_mb": peak}
 
 

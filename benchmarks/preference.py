@@ -8,31 +8,46 @@ and losers, the reference on the same without gradient, the optimizer; and once 
 (drawing candidates into a synthetic data set over the pipeline's calls alone).
 """
 
-import json
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, ClassVar
 
+import numpy as np
+import torch
+from accelerate import Accelerator
+from datasets import Dataset, Features
+from datasets import Image as ImageFeature
+from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from peft import LoraConfig
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from benchmarks.timing import Comparison, Run, TimingArguments, compare, write_results
 from clinsynth.arguments import run
-
-if TYPE_CHECKING:
-    from benchmarks.timing import Comparison, Run
-    from clinsynth.trainers.train_preference import PreferenceArguments
-
-SECTIONS = ["step", "latent", "candidates"]
-
+from clinsynth.data.images import ImageArrays
+from clinsynth.data.phantom_fundus import GRADES
+from clinsynth.images import to_picture
+from clinsynth.models.text_to_image import PromptedPipeline
+from clinsynth.pipelines.class_conditioned_ddpm import ClassConditionedDDPMPipeline
+from clinsynth.seeds import derive_seed
+from clinsynth.trainers.diffusion.arguments import DDPMArguments
+from clinsynth.trainers.diffusion.model import build_scheduler, build_unet
+from clinsynth.trainers.preference.candidates import draw_candidates, sample_fast
+from clinsynth.trainers.preference.model import image_form, is_prompted
+from clinsynth.trainers.preference.pairs import Candidate, make_pairs, read_pairs, write_pairs
+from clinsynth.trainers.preference.step import Preferences, build_state, fidelity_stream, real_samples, train_step
+from clinsynth.trainers.train_preference import PreferenceArguments
 
 Build = Callable[["PreferenceBenchmarkArguments"], Any]
 
 
-@dataclass
-class PreferenceBenchmarkArguments:
+@dataclass(kw_only=True)
+class PreferenceBenchmarkArguments(TimingArguments):
     """Measure the cost of a DPO step and of drawing candidates as ratios."""
 
-    output_dir: str
-    """Folder for preference.json and preference.md."""
+    known: ClassVar[tuple[str, ...]] = ("step", "latent", "candidates")
+
     sections: str = "step,latent,candidates"
     """Comma-separated: step, latent, candidates."""
     resolution: int = 32
@@ -51,46 +66,23 @@ class PreferenceBenchmarkArguments:
     """Training steps a repeat."""
     repeats: int = 7
     """Repeats of A B A B …"""
-    threads: int = 1
-    """Threads of torch."""
-    clock: str = "cpu"
-    """Seconds the table shows: `cpu` (this process's, which others on the machine disturb least) or `wall`."""
 
 
 def main(args: PreferenceBenchmarkArguments) -> None:
     """Run the sections asked for; print and write their table."""
-    import torch
-
-    from benchmarks.timing import table
-    from clinsynth.run_folder import atomic_write, create_run_folder, describe_environment
-
-    wanted = args.sections.split(",")
-    for section in wanted:
-        if section not in SECTIONS:
-            raise ValueError(f"--sections must be of {', '.join(SECTIONS)}, got {section!r}")
-    if args.clock not in ("cpu", "wall"):
-        raise ValueError(f"--clock must be cpu or wall, got {args.clock!r}")
-    torch.set_num_threads(args.threads)
-    output_dir = create_run_folder(args.output_dir)
+    args.begin()
     comparisons: list[Comparison] = []
-    if "step" in wanted:
+    if "step" in args.wanted:
         comparisons += [dpo_step(args, weight, build_pipeline) for weight in (0.0, 1.0)]
-    if "latent" in wanted:
+    if "latent" in args.wanted:
         comparisons += [dpo_step(args, weight, build_latent) for weight in (0.0, 1.0)]
-    if "candidates" in wanted:
+    if "candidates" in args.wanted:
         comparisons.append(candidates(args))
-    text = f"{args}\n\n{table(comparisons, args.clock)}\n"
-    records = [comparison.record() for comparison in comparisons]
-    record = {"environment": describe_environment(), "arguments": vars(args), "comparisons": records}
-    atomic_write(output_dir / "preference.json", json.dumps(record, indent=2) + "\n")
-    atomic_write(output_dir / "preference.md", text)
-    print(text)
+    write_results(args, "preference", comparisons)
 
 
-def settings(args: PreferenceBenchmarkArguments, fidelity_weight: float) -> "PreferenceArguments":
+def settings(args: PreferenceBenchmarkArguments, fidelity_weight: float) -> PreferenceArguments:
     """The trainer's arguments; its model and judges are given otherwise."""
-    from clinsynth.trainers.train_preference import PreferenceArguments
-
     return PreferenceArguments(
         model="random weights",
         held_out_model="none",
@@ -102,11 +94,6 @@ def settings(args: PreferenceBenchmarkArguments, fidelity_weight: float) -> "Pre
 
 def build_pipeline(args: PreferenceBenchmarkArguments) -> Any:
     """A DDPM with random weights and the five grades."""
-    from clinsynth.data.phantom_fundus import GRADES
-    from clinsynth.pipelines.class_conditioned_ddpm import ClassConditionedDDPMPipeline
-    from clinsynth.trainers.diffusion.arguments import DDPMArguments
-    from clinsynth.trainers.diffusion.model import build_scheduler, build_unet
-
     first = DDPMArguments(width=args.width)
     unet = build_unet(first, args.resolution, args.channels, len(GRADES))
     return ClassConditionedDDPMPipeline(unet, build_scheduler(first), dict(enumerate(GRADES)))
@@ -114,33 +101,43 @@ def build_pipeline(args: PreferenceBenchmarkArguments) -> Any:
 
 def build_latent(args: PreferenceBenchmarkArguments) -> Any:
     """A small Stable Diffusion, a LoRA of rank 4 in its attention, and a prompt for each of the five grades."""
-    from diffusers import DiffusionPipeline
-    from peft import LoraConfig
-
-    from clinsynth.data.phantom_fundus import GRADES
-    from clinsynth.models.text_to_image import PromptedPipeline
-    from tests.tiny_stable_diffusion import tiny_stable_diffusion, tiny_unet
-
-    with tempfile.TemporaryDirectory() as folder:
-        pipe: Any = DiffusionPipeline.from_pretrained(tiny_stable_diffusion(Path(folder)))
-    pipe.unet = tiny_unet(block_out_channels=(2 * args.width, 4 * args.width), norm_num_groups=8)
-    pipe.unet.requires_grad_(False)
-    pipe.unet.add_adapter(LoraConfig(r=4, target_modules=["to_q", "to_k", "to_v", "to_out.0"]))
-    return PromptedPipeline(
-        pipe, dict(enumerate(GRADES)), {number: f"an eye, {name}" for number, name in enumerate(GRADES)}
+    letters = [chr(code) for code in range(33, 127)]
+    words = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    last = len(words) - 1
+    numbers = {"vocab_size": len(words), "bos_token_id": last - 1, "eos_token_id": last, "pad_token_id": last}
+    layers = {"num_hidden_layers": 2, "num_attention_heads": 2, "max_position_embeddings": 32}
+    unet = UNet2DConditionModel(
+        sample_size=16,
+        layers_per_block=1,
+        block_out_channels=(2 * args.width, 4 * args.width),
+        norm_num_groups=8,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        attention_head_dim=8,
+        cross_attention_dim=16,
     )
+    unet.requires_grad_(False)
+    unet.add_adapter(LoraConfig(r=4, target_modules=["to_q", "to_k", "to_v", "to_out.0"]))
+    pipe = StableDiffusionPipeline(
+        vae=AutoencoderKL(
+            down_block_types=("DownEncoderBlock2D",) * 2,
+            up_block_types=("UpDecoderBlock2D",) * 2,
+            block_out_channels=(8, 8),
+            norm_num_groups=4,
+        ),
+        text_encoder=CLIPTextModel(CLIPTextConfig(hidden_size=16, intermediate_size=32, **layers, **numbers)),
+        tokenizer=CLIPTokenizer({word: i for i, word in enumerate(words)}, merges=[], model_max_length=32),
+        unet=unet,
+        scheduler=DDPMScheduler(1000, 0.00085, 0.012, "scaled_linear", clip_sample=False),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    return PromptedPipeline(pipe, dict(enumerate(GRADES)), {i: f"an eye, {name}" for i, name in enumerate(GRADES)})
 
 
 def random_pairs(args: PreferenceBenchmarkArguments, pipeline: Any) -> Any:
     """A preference data set of noise in the form of a pipeline's pictures, four batches of it."""
-    import numpy as np
-    from datasets import Dataset, Features
-    from datasets import Image as ImageFeature
-
-    from clinsynth.images import to_picture
-    from clinsynth.trainers.preference.model import image_form
-    from clinsynth.trainers.preference.pairs import Candidate, make_pairs, read_pairs, write_pairs
-
     count, generator = 8 * args.batch_size, np.random.default_rng(0)
     side, channels = image_form(pipeline)
     names, shape = list(pipeline.id2label.values()), (count, channels, side, side)
@@ -153,20 +150,8 @@ def random_pairs(args: PreferenceBenchmarkArguments, pipeline: Any) -> Any:
         return read_pairs(Path(folder) / "pairs", unpaired=False).with_format(None)
 
 
-def dpo_step(args: PreferenceBenchmarkArguments, fidelity_weight: float, build: Build) -> "Comparison":
+def dpo_step(args: PreferenceBenchmarkArguments, fidelity_weight: float, build: Build) -> Comparison:
     """The body of the trainer's loop over its network calls, backward and optimizer step on fixed inputs."""
-    from accelerate import Accelerator
-
-    from benchmarks.timing import compare
-    from clinsynth.trainers.preference.model import is_prompted
-    from clinsynth.trainers.preference.step import (
-        Preferences,
-        build_state,
-        fidelity_stream,
-        real_samples,
-        train_step,
-    )
-
     chosen, pipeline = settings(args, fidelity_weight), build(args)
     accelerator = Accelerator(cpu=True, mixed_precision="no")
     state, reference = build_state(chosen, pipeline, accelerator)
@@ -193,21 +178,14 @@ def dpo_step(args: PreferenceBenchmarkArguments, fidelity_weight: float, build: 
 
 def random_images(args: PreferenceBenchmarkArguments, pipeline: Any) -> Any:
     """Two batches of real images, or of what stands for them, in the form of a pipeline's."""
-    import numpy as np
-
-    from clinsynth.data.images import ImageArrays
-    from clinsynth.trainers.preference.model import image_form
-
     side, channels = image_form(pipeline)
     count, generator = 2 * args.batch_size, np.random.default_rng(1)
     images = generator.integers(0, 256, (count, channels, side, side), dtype=np.uint8)
     return ImageArrays(images, np.arange(count) % pipeline.num_classes, list(pipeline.id2label.values()))
 
 
-def bare_steps(args: PreferenceBenchmarkArguments, fidelity: bool, build: Build) -> "Run":
+def bare_steps(args: PreferenceBenchmarkArguments, fidelity: bool, build: Build) -> Run:
     """Forwards of network and reference on 2 b samples, with the fidelity term one on b more, backward, AdamW."""
-    import torch
-
     network, reference = build(args).unet.train(), build(args).unet.eval()
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=2e-5, weight_decay=0.0)
@@ -230,12 +208,8 @@ def bare_steps(args: PreferenceBenchmarkArguments, fidelity: bool, build: Build)
     return steps
 
 
-def candidates(args: PreferenceBenchmarkArguments) -> "Comparison":
+def candidates(args: PreferenceBenchmarkArguments) -> Comparison:
     """Drawing candidates into Parquet shards over the same pictures drawn by the fast sampler alone."""
-    from benchmarks.timing import compare
-    from clinsynth.seeds import derive_seed
-    from clinsynth.trainers.preference.candidates import draw_candidates, sample_fast
-
     chosen, pipeline = settings(args, 1.0), build_pipeline(args)
     pipeline.set_progress_bar_config(disable=True)
     labels = [row % pipeline.num_classes for row in range(args.drawn)]

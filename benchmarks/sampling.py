@@ -10,37 +10,47 @@ denoising-diffusion-pytorch's sampler), training (the trainer's step over the ba
 n pictures of ours and of the paper's sampler; hours with n = 2,000, and resumable: start the same command again).
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
 from benchmarks.equal_time import OurTraining
-from benchmarks.samples import draw_all, labels_like, our_draw, paper_draw
+from benchmarks.samplers import (
+    PAPER_STEPS,
+    build_peer,
+    choose_dim,
+    count_parameters,
+    draw_all,
+    labels_like,
+    load_pipeline,
+    our_draw,
+    paper_draw,
+    paper_settings,
+    peer_sampler,
+    sample_as_paper,
+    seeds_from,
+    with_scheduler,
+)
 from benchmarks.score import cells, distances, named_extractor, real_splits
-from benchmarks.timing import Comparison, Run, compare
+from benchmarks.timing import Comparison, Run, TimingArguments, compare, write_results
 from clinsynth.arguments import parse, run
 from clinsynth.data.images import ImageArrays
 from clinsynth.trainers.diffusion.arguments import DDPMArguments
 
-if TYPE_CHECKING:
-    from benchmarks.timing import Comparison
 
-SECTIONS = ["pipeline", "paper", "peer", "training", "quality"]
-
-
-@dataclass
-class SamplingArguments:
+@dataclass(kw_only=True)
+class SamplingArguments(TimingArguments):
     """Measure sampling and training speed as ratios, and the Fréchet distance at that speed."""
+
+    known: ClassVar[tuple[str, ...]] = ("pipeline", "paper", "peer", "training", "quality")
+    may_be_zero: ClassVar[frozenset[str]] = frozenset({"n_bootstrap"})
 
     model: str
     """Checkpoint or run folder, as `DiffusionPipeline.from_pretrained` takes it."""
-    output_dir: str
-    """Folder for sampling.json, sampling.md and the pictures of the section quality."""
     sections: str = "pipeline,paper,peer,training"
     """Comma-separated: pipeline, paper, peer, training, quality."""
     scheduler: str | None = None
@@ -51,18 +61,12 @@ class SamplingArguments:
     """Guidance of ours and of the peer, in diffusers' meaning; 1 is one evaluation a step."""
     paper_guidance_scale: float = 3.0
     """Guidance of the paper's sampler in diffusers' meaning (its w = 2 is 3)."""
-    paper_levels: str = "paper"
+    paper_levels: Literal["paper", "checkpoint"] = "paper"
     """Noise levels of the paper's 400 steps: `paper` (its own) or `checkpoint` (those of the weights' training)."""
     paper_steps_timed: int = 20
     """Steps of the 400 that the section paper runs; each costs the same, and the seconds are scaled to 400."""
     batch_size: int = 64
     """Pictures a call."""
-    repeats: int = 5
-    """Repeats of A B A B …"""
-    threads: int = 1
-    """Threads of torch."""
-    clock: str = "cpu"
-    """Seconds the table shows: `cpu` (this process's, which others on the machine disturb least) or `wall`."""
     n: int = 2000
     """Pictures a sampler in the section quality."""
     dataset: str = "phantom-fundus"
@@ -79,55 +83,30 @@ class SamplingArguments:
 
 def main(args: SamplingArguments) -> None:
     """Run the sections asked for; print and write their table."""
-    import torch
-
-    from benchmarks.samples import load_pipeline, with_scheduler
-    from benchmarks.timing import table
-    from clinsynth.run_folder import atomic_write, create_run_folder, describe_environment
-
-    wanted = args.sections.split(",")
-    check_arguments(args, wanted)
-    torch.set_num_threads(args.threads)
-    output_dir = create_run_folder(args.output_dir)
-    trained = load_pipeline(args.model)
-    fast = with_scheduler(trained, args.scheduler)
-    comparisons = measure(args, wanted, fast, trained.scheduler)
-    text = f"{args}\n\n"
-    record: dict[str, Any] = {"environment": describe_environment(), "arguments": vars(args)}
-    if comparisons:
-        text += table(comparisons, args.clock) + "\n"
-        record["comparisons"] = [comparison.record() for comparison in comparisons]
-    if "quality" in wanted:
-        record["quality"] = measure_quality(args, fast, trained.scheduler, output_dir)
-        text += "\n" + quality_table(record["quality"]) + "\n"
-    name = "sampling" if comparisons else "quality"
-    atomic_write(output_dir / f"{name}.json", json.dumps(record, indent=2) + "\n")
-    atomic_write(output_dir / f"{name}.md", text)
-    print(text)
-
-
-def check_arguments(args: SamplingArguments, wanted: list[str]) -> None:
-    for section in wanted:
-        if section not in SECTIONS:
-            raise ValueError(f"--sections must be of {', '.join(SECTIONS)}, got {section!r}")
-    if args.clock not in ("cpu", "wall"):
-        raise ValueError(f"--clock must be cpu or wall, got {args.clock!r}")
-    if args.paper_levels not in ("paper", "checkpoint"):
-        raise ValueError(f"--paper_levels must be paper or checkpoint, got {args.paper_levels!r}")
     if not Path(args.model).is_dir():
         raise ValueError(f"--model {args.model} is no folder; train one with `clinsynth train ddpm`")
+    output_dir = args.begin()
+    trained = load_pipeline(args.model)
+    fast = with_scheduler(trained, args.scheduler)
+    comparisons = measure(args, fast, trained.scheduler)
+    if "quality" in args.wanted:
+        found = measure_quality(args, fast, trained.scheduler, output_dir)
+        name = "sampling" if comparisons else "quality"
+        write_results(args, name, comparisons, quality_table(found), quality=found)
+    else:
+        write_results(args, "sampling", comparisons)
 
 
-def measure(args: SamplingArguments, wanted: list[str], pipe: Any, scheduler: Any) -> "list[Comparison]":
+def measure(args: SamplingArguments, pipe: Any, scheduler: Any) -> list[Comparison]:
     """The timed sections in the order of the docstring."""
     comparisons = []
-    if "pipeline" in wanted:
+    if "pipeline" in args.wanted:
         comparisons += [over_bare_forwards(args, pipe, scale) for scale in (1.0, args.guidance_scale)]
-    if "paper" in wanted:
+    if "paper" in args.wanted:
         comparisons.append(against_paper(args, pipe, scheduler))
-    if "peer" in wanted:
+    if "peer" in args.wanted:
         comparisons.append(against_peer(args, pipe))
-    if "training" in wanted:
+    if "training" in args.wanted:
         comparisons.append(over_bare_step(args, pipe))
     return comparisons
 
@@ -138,8 +117,6 @@ def labels_of(pipe: Any, count: int) -> list[int]:
 
 
 def sample_once(args: SamplingArguments, pipe: Any, guidance_scale: float) -> Any:
-    from benchmarks.samples import seeds_from
-
     return pipe(
         class_labels=labels_of(pipe, args.batch_size),
         guidance_scale=guidance_scale,
@@ -164,12 +141,8 @@ def recorded_calls(args: SamplingArguments, pipe: Any, guidance_scale: float) ->
     return calls
 
 
-def over_bare_forwards(args: SamplingArguments, pipe: Any, guidance_scale: float) -> "Comparison":
+def over_bare_forwards(args: SamplingArguments, pipe: Any, guidance_scale: float) -> Comparison:
     """The pipeline against its own network calls alone, on the inputs that it gave them."""
-    import torch
-
-    from benchmarks.timing import compare
-
     calls = recorded_calls(args, pipe, guidance_scale)
 
     @torch.inference_mode()
@@ -187,14 +160,8 @@ def over_bare_forwards(args: SamplingArguments, pipe: Any, guidance_scale: float
     )
 
 
-def against_paper(args: SamplingArguments, pipe: Any, scheduler: Any) -> "Comparison":
+def against_paper(args: SamplingArguments, pipe: Any, scheduler: Any) -> Comparison:
     """Seconds of the paper's 400 steps over ours, same weights, same batch."""
-    import torch
-
-    from benchmarks.peers import PAPER_STEPS, sample_as_paper
-    from benchmarks.samples import paper_settings
-    from benchmarks.timing import compare
-
     settings = paper_settings(scheduler, args.paper_levels)
     labels = torch.tensor(labels_of(pipe, args.batch_size))
 
@@ -222,13 +189,8 @@ def against_paper(args: SamplingArguments, pipe: Any, scheduler: Any) -> "Compar
     )
 
 
-def against_peer(args: SamplingArguments, pipe: Any) -> "Comparison":
+def against_peer(args: SamplingArguments, pipe: Any) -> Comparison:
     """Seconds of ours over denoising-diffusion-pytorch's, two evaluations a step, near-equal parameters."""
-    import torch
-
-    from benchmarks.peers import build_peer, choose_dim, count_parameters, peer_sampler
-    from benchmarks.timing import compare
-
     config, target = pipe.unet.config, count_parameters(pipe.unet)
     mults = (1, 2, 4)
     dim = choose_dim(target, pipe.num_classes, config.in_channels, mults)
@@ -254,7 +216,7 @@ def against_peer(args: SamplingArguments, pipe: Any) -> "Comparison":
     )
 
 
-def measure_quality(args: "SamplingArguments", pipe: Any, scheduler: Any, output_dir: Path) -> dict[str, Any]:
+def measure_quality(args: SamplingArguments, pipe: Any, scheduler: Any, output_dir: Path) -> dict[str, Any]:
     """Draw with both samplers and compare each with the real train split.
 
     Args:
@@ -297,7 +259,7 @@ def quality_table(measured: dict[str, Any]) -> str:
     return "\n".join([*lines, "", f"Extractor: {measured['extractor']}. Real: {measured['dataset']}, train split."])
 
 
-def over_bare_step(args: "SamplingArguments", pipe: Any) -> Comparison:
+def over_bare_step(args: SamplingArguments, pipe: Any) -> Comparison:
     """Seconds of the body of the trainer's loop (batch, noise, loss, clipping, optimizer, learning rate, averaging of
     weights) over those of a bare step of the same network in the same precision, with the settings of the run folder
     `args.model` where it has them, else the trainer's defaults."""

@@ -19,6 +19,8 @@ from clinsynth.data.arguments import ImageDataArguments
 from clinsynth.data.images import ImageArrays, load_image_arrays
 from clinsynth.metrics.frechet.frechet import frechet_distance, frechet_interval
 from clinsynth.metrics.kid.kid import kernel_distance, kernel_interval
+from clinsynth.models.image_encoders import load_extractor, train_default_extractor
+from clinsynth.run_folder import atomic_write, create_run_folder, describe_environment
 
 
 def real_splits(dataset: str, resolution: int, channels: int) -> dict[str, ImageArrays]:
@@ -26,14 +28,12 @@ def real_splits(dataset: str, resolution: int, channels: int) -> dict[str, Image
     return load_image_arrays(ImageDataArguments(dataset=dataset, resolution=resolution, channels=channels))
 
 
-def named_extractor(name: str, splits: dict[str, ImageArrays], folder: Path, seed: int = 0) -> Any:
+def named_extractor(name: str, splits: dict[str, ImageArrays], folder: Path) -> Any:
     """The extractor `name`: a path or id, or "default", the CNN that is trained on
     `splits["train"]` the first time and kept in `folder`."""
-    from clinsynth.models.image_encoders import load_extractor, train_default_extractor
-
     if name != "default":
         return load_extractor(name)
-    return train_default_extractor(splits["train"], splits["validation"], folder, seed)
+    return train_default_extractor(splits["train"], splits["validation"], folder)
 
 
 def distances(real: np.ndarray, other: np.ndarray, n_bootstrap: int) -> dict[str, Any]:
@@ -83,13 +83,13 @@ def blurred(images: np.ndarray, sigma: float = 1.5) -> np.ndarray:
     return np.clip(np.rint(smooth), 0, 255).astype(np.uint8)
 
 
-def references(train: np.ndarray, test: np.ndarray, seed: int = 0) -> dict[str, np.ndarray]:
+def references(train: np.ndarray, test: np.ndarray) -> dict[str, np.ndarray]:
     """Name of the table's row to pictures, uint8 (n, c, r, r): the floor (to be compared with train) and the anchors,
     both made of as many pictures as train has."""
     return {
         "floor: real test": test,
         "anchor: blurred real train, sigma 1.5": blurred(train),
-        "anchor: noise with real mean and covariance": gaussian_noise_like(train, len(train), seed),
+        "anchor: noise with real mean and covariance": gaussian_noise_like(train, len(train)),
     }
 
 
@@ -111,8 +111,6 @@ class ScoreArguments:
 
 def main(args: ScoreArguments) -> None:
     """Score every set with every extractor; print and write the tables."""
-    from clinsynth.run_folder import atomic_write, create_run_folder, describe_environment
-
     sets = find_samples(Path(args.samples))
     shape = sets[0]["images"].shape
     splits = real_splits(args.dataset, shape[2], shape[1])
@@ -144,7 +142,6 @@ def score_all(
     extract: Any, train: np.ndarray, test: np.ndarray, sets: list[dict[str, Any]], n_bootstrap: int
 ) -> list[dict[str, Any]]:
     """One row a set, the floor and the anchors first; each against train and test."""
-
     real = {"train": extract(train), "test": extract(test)}
     fixed = [{"name": name, "images": images} for name, images in references(train, test).items()]
     rows = []
@@ -160,7 +157,6 @@ def score_all(
 
 def score_table(extractor: str, rows: list[dict[str, Any]]) -> str:
     """A Markdown table of all rows, with the extractor's name over it."""
-
     lines = [
         f"Extractor: {extractor} ({rows[0]['train']['dimension']} features). Fréchet distance and "
         "1000 × KID, 95 % bootstrap intervals in brackets.",

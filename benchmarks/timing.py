@@ -1,12 +1,61 @@
 """Ratios of two timings with their spread: A B A B …, so that a drift of the machine's speed meets both alike."""
 
+import json
+import os
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from clinsynth.run_folder import atomic_write, create_run_folder, describe_environment
 
 Run = Callable[[], object]
+
+
+@dataclass(kw_only=True)
+class TimingArguments:
+    """The flags that timings share.
+
+    Attributes:
+        known: what `--sections` may name, where there is such a flag.
+        may_be_zero: the whole numbers that may.
+    """
+
+    known: ClassVar[tuple[str, ...]] = ()
+    may_be_zero: ClassVar[frozenset[str]] = frozenset()
+
+    output_dir: str
+    """Folder for the results: a table in Markdown, and JSON of all that was measured."""
+    repeats: int = 5
+    """Repeats of A B A B …"""
+    threads: int = 1
+    """Threads of torch; those of numpy are OMP_NUM_THREADS."""
+    clock: Literal["cpu", "wall"] = "cpu"
+    """Seconds the table shows: `cpu` (this process's, which others on the machine disturb least) or `wall`."""
+
+    def __post_init__(self) -> None:
+        for section in self.wanted:
+            if section not in self.known:
+                raise ValueError(f"--sections must be of {', '.join(self.known)}, got {section!r}")
+        for name, value in vars(self).items():
+            if type(value) is int and value < 1 and name not in self.may_be_zero:
+                raise ValueError(f"--{name} must be 1 or more, got {value}")
+
+    @property
+    def wanted(self) -> list[str]:
+        """The sections asked for."""
+        return getattr(self, "sections", "").split(",") if self.known else []
+
+    def begin(self) -> Path:
+        """Set the threads, and make the folder."""
+        import torch
+
+        torch.set_num_threads(self.threads)
+        return create_run_folder(self.output_dir)
 
 
 @dataclass(frozen=True)
@@ -109,3 +158,32 @@ def table(comparisons: Sequence[Comparison], clock: str) -> str:
         lines.append("| " + " | ".join(cells) + " |")
     notes = [f"- {c.what}: {c.note}" for c in comparisons if c.note]
     return "\n".join(lines + ([""] if notes else []) + notes)
+
+
+def write_results(
+    args: TimingArguments, name: str, comparisons: Sequence[Comparison], text: str = "", **more: Any
+) -> None:
+    """Print the table and `text`, and write them to `name`.md; the same and `more` to `name`.json."""
+    parts = [f"{args}", *([table(comparisons, args.clock)] if comparisons else []), *([text] if text else [])]
+    record = {"environment": describe_environment(), "arguments": vars(args), **more}
+    record["comparisons"] = [comparison.record() for comparison in comparisons]
+    folder, shown = Path(args.output_dir), "\n\n".join(parts) + "\n"
+    atomic_write(folder / f"{name}.json", json.dumps(record, indent=2) + "\n")
+    atomic_write(folder / f"{name}.md", shown)
+    print(shown)
+
+
+def run_alone(command: list[str]) -> tuple[str, Any, float]:
+    """What a process of its own printed, what it used (of `os.wait4`), and its peak resident MB (10**6 bytes).
+
+    Raises:
+        ValueError: it failed.
+    """
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert process.stdout is not None
+    printed = process.stdout.read()
+    _, status, usage = os.wait4(process.pid, 0)  # the usage of this child alone, not the maximum over all so far
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise ValueError(f"{' '.join(command)} failed with status {process.returncode}: {printed[-2000:]}")
+    return printed, usage, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6

@@ -9,12 +9,17 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
 import jsonargparse
 import yaml
 
 T = TypeVar("T")
+
+HERE = Path(__file__).parent
+ROOTS = (HERE / "recipes", HERE.parent / "recipes")
+"""Where the YAML files lie that flags call by name: in the installed package, and in a checkout."""
 
 # warnings and instantaneous bars of libraries, since what is slow here has a bar of its own; and their telemetry
 QUIET = {
@@ -95,11 +100,7 @@ def without_deep_flags(words: Sequence[str]) -> tuple[list[str], list[tuple[list
 
 
 def set_deep(values: dict[str, Any], path: list[str], value: Any) -> None:
-    """Set values[a][b][c] for the path a, b, c; a and b must be there.
-
-    Raises:
-        ValueError: they are not.
-    """
+    """Set values[a][b][c] for the path a, b, c; a and b must be there."""
     field, name, *_, key = path
     entries = values.get(field)
     if not isinstance(entries, dict) or name not in entries:
@@ -110,6 +111,36 @@ def set_deep(values: dict[str, Any], path: list[str], value: Any) -> None:
         found[section] = dict(found.get(section) or {})  # a copy: a YAML alias may stand elsewhere, too
         found = found[section]
     found[key] = value
+
+
+def check_at_least(args: object, least: int, names: list[str]) -> None:
+    """Raise a `ValueError` for the first flag of `names` that is given and below `least`."""
+    for name in names:
+        value = getattr(args, name)
+        if value is not None and not value >= least:
+            raise ValueError(f"--{name} must be at least {least}, got {value}")
+
+
+def recipe_names(kind: str) -> list[str]:
+    """The files of recipes/`kind` that come with clinsynth."""
+    return sorted({path.stem for root in ROOTS for path in (root / kind).glob("*.yaml")})
+
+
+def find_recipe(kind: str, flag: str, name: str) -> Path:
+    """The file that is called `name`, or the user's .yaml file `name` itself.
+
+    Raises:
+        ValueError: there is none; names the flag `flag`, the value and what there is.
+    """
+    if name.endswith((".yaml", ".yml")):
+        if not Path(name).is_file():
+            raise ValueError(f"{flag} {name}: there is no such file; check the path")
+        return Path(name)
+    names = recipe_names(kind)
+    for root in ROOTS:
+        if name in names and (root / kind / f"{name}.yaml").is_file():
+            return root / kind / f"{name}.yaml"
+    raise ValueError(f"{flag} {name!r} is unknown; give {', '.join(names)} or the path of a .yaml file")
 
 
 def run(

@@ -3,103 +3,37 @@
 import importlib
 import sys
 from collections.abc import Sequence
+from typing import Any, get_type_hints
 
 from clinsynth import __version__
 from clinsynth.arguments import run
 
 COMMANDS = {
-    "train ddpm": ("clinsynth.trainers.train_ddpm", "DDPMArguments", "train a class-conditioned DDPM on images"),
-    "train gan": ("clinsynth.trainers.train_gan", "GANArguments", "train a class-conditioned GAN, the baseline"),
-    "train image-classifier": (
-        "clinsynth.trainers.train_image_classifier",
-        "ImageClassifierArguments",
-        "train classifiers on real, or real and synthetic, images",
-    ),
-    "train text-lora": (
-        "clinsynth.trainers.train_text_lora",
-        "TextLoraArguments",
-        "fine-tune a language model to write texts of each label",
-    ),
-    "train text-classifier": (
-        "clinsynth.trainers.train_text_classifier",
-        "TextClassifierArguments",
-        "train classifiers on real, or real and synthetic, texts",
-    ),
-    "train text-to-image-lora": (
-        "clinsynth.trainers.train_text_to_image_lora",
-        "TextToImageLoraArguments",
-        "fine-tune Stable Diffusion on images, each class behind a prompt",
-    ),
-    "train preference": (
-        "clinsynth.trainers.train_preference",
-        "PreferenceArguments",
-        "train a DDPM further on the preferences of a checklist's judge",
-    ),
-    "generate images": (
-        "clinsynth.scripts.generate_images",
-        "GenerateImagesArguments",
-        "turn a checkpoint into a synthetic data set",
-    ),
-    "generate text": (
-        "clinsynth.scripts.generate_text",
-        "GenerateTextArguments",
-        "turn a language model into a synthetic data set of texts",
-    ),
-    "evaluate images": (
-        "clinsynth.scripts.evaluate_images",
-        "EvaluateImagesArguments",
-        "compare synthetic with real images and write a report",
-    ),
-    "evaluate text": (
-        "clinsynth.scripts.evaluate_text",
-        "EvaluateTextArguments",
-        "compare synthetic with real texts and write a report",
-    ),
-    "judge": (
-        "clinsynth.scripts.judge",
-        "JudgeImagesArguments",
-        "score images against an expert checklist, item by item",
-    ),
-    "fit checklist": (
-        "clinsynth.scripts.fit_checklist",
-        "FitChecklistArguments",
-        "write a checklist whose items are measured limits of real images",
-    ),
-    "sign checklist": (
-        "clinsynth.scripts.sign_checklist",
-        "ChecklistPageArguments",
-        "write a page on which an expert corrects and signs a checklist",
-    ),
-    "sign images": (
-        "clinsynth.scripts.sign_images",
-        "SignImagesArguments",
-        "sign the pictures of a synthetic set, with a certificate",
-    ),
-    "audit membership": (
-        "clinsynth.scripts.audit_membership",
-        "AttackMembershipArguments",
-        "attack a checkpoint: can its training images be told from others",
-    ),
-    "study": ("clinsynth.scripts.study", "StudyArguments", "run a recipe: generators, evidence, classifiers, report"),
-    "summarize": (
-        "clinsynth.scripts.summarize",
-        "SummarizeArguments",
-        "count classes, subgroups and duplicates of a data set",
-    ),
-    "push model": ("clinsynth.scripts.push_model", "PushModelArguments", "publish a checkpoint on the Hub"),
-    "push dataset": (
-        "clinsynth.scripts.push_dataset",
-        "PushDatasetArguments",
-        "publish a synthetic data set on the Hub, with its evidence",
-    ),
-    "push metric": ("clinsynth.scripts.push_metric", "PushMetricArguments", "publish a metric on the Hub"),
-    "push space": ("clinsynth.scripts.push_space", "PushSpaceArguments", "publish a Space on the Hub"),
-    "inspect": (
-        "clinsynth.scripts.inspect_sample",
-        "InspectArguments",
-        "read where a PNG or Parquet file says it comes from",
-    ),
+    "train ddpm": "train a class-conditioned DDPM on images",
+    "train gan": "train a class-conditioned GAN, the baseline",
+    "train image-classifier": "train classifiers on real, or real and synthetic, images",
+    "train text-lora": "fine-tune a language model to write texts of each label",
+    "train text-classifier": "train classifiers on real, or real and synthetic, texts",
+    "train text-to-image-lora": "fine-tune Stable Diffusion on images, each class behind a prompt",
+    "train preference": "train a DDPM further on the preferences of a checklist's judge",
+    "generate images": "turn a checkpoint into a synthetic data set",
+    "generate text": "turn a language model into a synthetic data set of texts",
+    "evaluate images": "compare synthetic with real images and write a report",
+    "evaluate text": "compare synthetic with real texts and write a report",
+    "judge": "score images against an expert checklist, item by item",
+    "fit checklist": "write a checklist whose items are measured limits of real images",
+    "sign checklist": "write a page on which an expert corrects and signs a checklist",
+    "sign images": "sign the pictures of a synthetic set, with a certificate",
+    "audit membership": "attack a checkpoint: can its training images be told from others",
+    "study": "run a recipe: generators, evidence, classifiers, report",
+    "summarize": "count classes, subgroups and duplicates of a data set",
+    "push model": "publish a checkpoint on the Hub",
+    "push dataset": "publish a synthetic data set on the Hub, with its evidence",
+    "push metric": "publish a metric on the Hub",
+    "push space": "publish a Space on the Hub",
+    "inspect": "read where a PNG or Parquet file says it comes from",
 }
+"""What each does; its module is called as the command."""
 FIRST_WORDS = {"inspect": "file", "sign images": "folder"}
 FIRST_WORDS |= dict.fromkeys((name for name in COMMANDS if name.startswith("push ")), "folder")
 """The flag that the words right after a command are short for."""
@@ -107,7 +41,7 @@ FIRST_WORDS |= dict.fromkeys((name for name in COMMANDS if name.startswith("push
 
 def usage() -> str:
     """What `clinsynth --help` prints."""
-    rows = "\n".join(f"  {name:24}{text}" for name, (_, _, text) in COMMANDS.items())
+    rows = "\n".join(f"  {name:24}{text}" for name, text in COMMANDS.items())
     return (
         f"clinsynth {__version__}: synthetic medical data sets, with evidence that they help and do not leak\n\n"
         f"usage: clinsynth COMMAND [--flag value ...]\n\ncommands:\n{rows}\n\n"
@@ -135,6 +69,18 @@ def find_command(words: Sequence[str]) -> str:
     raise ValueError(f"unknown command {given!r}; the commands are: {', '.join(COMMANDS)}")
 
 
+def module_name(name: str) -> str:
+    """The module of a sub-command; `inspect` alone is a module of Python."""
+    file = "inspect_sample" if name == "inspect" else name.replace(" ", "_").replace("-", "_")
+    return f"clinsynth.{'trainers' if name.startswith('train ') else 'scripts'}.{file}"
+
+
+def load_command(name: str) -> tuple[Any, Any]:
+    """The module of a sub-command, and the dataclass of arguments that its `main` takes."""
+    module = importlib.import_module(module_name(name))
+    return module, get_type_hints(module.main)["args"]
+
+
 def first_words_as(flag: str, words: list[str]) -> list[str]:
     """`A B --flag …` as `--folder A,B --flag …`."""
     count = next((i for i, word in enumerate(words) if word.startswith("-")), len(words))
@@ -155,11 +101,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     except ValueError as error:
         print(f"clinsynth: error: {error}", file=sys.stderr)
         sys.exit(2)
-    module_name, arguments_name, _ = COMMANDS[name]
-    module = importlib.import_module(module_name)
+    module, arguments_class = load_command(name)
     flags = words[len(name.split()) :]
     if name == "study":
         flags = module.recipe_first(flags)
     if name in FIRST_WORDS:
         flags = first_words_as(FIRST_WORDS[name], flags)
-    run(getattr(module, arguments_name), module.main, flags, prog=f"clinsynth {name}")
+    run(arguments_class, module.main, flags, prog=f"clinsynth {name}")

@@ -12,12 +12,12 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from clinsynth.cli import COMMANDS
+from clinsynth.cli import COMMANDS, module_name
 
 HIDDEN = "…"
 HIDDEN_FLAGS = {"endpoint", "hub_model_id", "label_column", "text_column"}
 DATA_FLAGS = {"dataset", "real"}
-SCRIPTS = {f"{module.rpartition('.')[2]}.py": name for name, (module, *_) in COMMANDS.items()}
+SCRIPTS = {f"{module_name(name).rpartition('.')[2]}.py": name for name in COMMANDS}
 STARTS = r"(?:file:/*(?=/)|~[\w.-]*|\.\.|[A-Za-z]:)?"
 WHOLE_PATH = re.compile(STARTS + r"[/\\]")
 PATH_IN_TEXT = re.compile(rf"(?<![\w/:.\\<]){STARTS}[/\\](?:[^\s/\\\"'`,;]+[/\\])*([^\s/\\\"'`,;]*)")

@@ -6,8 +6,6 @@ clinsynth judge --checklist my-dermatoscopy.yaml --judge measure --images runs/d
 What an expert would call asymmetric is a matter of opinion, how asymmetric the real images of a class are is not.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,7 +95,7 @@ def main(args: FitChecklistArguments) -> None:
     print(to_table(load_judge("measure", None, args.output_file), splits["validation"], names))
 
 
-def measure_all(measure: Measure, quantities: tuple[str, ...], images: ImageArrays) -> np.ndarray:
+def measure_all(measure: "Measure", quantities: tuple[str, ...], images: "ImageArrays") -> np.ndarray:
     """The quantities of all images, int64 (n, quantities)."""
     from tqdm.auto import tqdm
 
@@ -120,7 +118,7 @@ def items_of(
         }
 
 
-def to_table(judge: Judge, images: ImageArrays, names: list[str]) -> str:
+def to_table(judge: "Judge", images: "ImageArrays", names: list[str]) -> str:
     """Mean share of items that images of each class meet, of their own condition and of the others."""
     lines = [f"{'validation images of':<24}{'n':>6}{'own items':>12}{'items of others':>18}"]
     for label, name in enumerate(names):
@@ -131,7 +129,7 @@ def to_table(judge: Judge, images: ImageArrays, names: list[str]) -> str:
     return "\n".join(lines)
 
 
-def mean_share(answers: list[Answer]) -> float:
+def mean_share(answers: "list[Answer]") -> float:
     """Of measured answers, which all have a share."""
     return float(np.mean([answer["share"] for answer in answers]))
 

@@ -18,9 +18,7 @@ from typing import TYPE_CHECKING
 from clinsynth.arguments import run
 from clinsynth.models.generators import SamplingArguments
 from clinsynth.run_folder import check_same_run, create_run_folder, write_run_config
-from clinsynth.synthesis.image_checks import KeepArguments
-from clinsynth.synthesis.image_sources import SourceArguments
-from clinsynth.synthesis.plan import check_amounts
+from clinsynth.synthesis.arguments import KeepArguments, SourceArguments, check_amounts
 
 if TYPE_CHECKING:
     from clinsynth.models.generators import Generator, Sample
@@ -62,8 +60,6 @@ class GenerateImagesArguments(KeepArguments, SourceArguments, SamplingArguments)
         SamplingArguments.__post_init__(self)
         super().__post_init__()
         check_amounts(self)
-        if self.balance_to is not None and not self.dataset:
-            raise ValueError(f"--balance_to {self.balance_to} needs --dataset, whose classes it fills up")
         if self.reject_copies and not self.dataset:
             raise ValueError("--reject_copies needs --dataset, the data that --model was trained on; name it")
         if self.swept and not (self.keep_if_checklist or self.keep_if_class):
@@ -71,12 +67,6 @@ class GenerateImagesArguments(KeepArguments, SourceArguments, SamplingArguments)
                 f"--strength {self.strength} is chosen by what is kept; give --keep_if_checklist or "
                 "--keep_if_class, or one strength"
             )
-        for name in ("per_class", "balance_to", "batch_size", "shard_size"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"--{name} must be at least 1, got {value}")
-        if self.seed < 0:
-            raise ValueError(f"--seed must be at least 0, got {self.seed}")
 
 
 def main(args: GenerateImagesArguments) -> None:
@@ -137,11 +127,7 @@ def main(args: GenerateImagesArguments) -> None:
 
 
 def real_labels(args: GenerateImagesArguments, generator: "Generator") -> list[int]:
-    """The class numbers of the real train split.
-
-    Raises:
-        ValueError: it has other classes than the generator.
-    """
+    """The class numbers of the real train split."""
     from clinsynth.data.images import load_image_dataset
 
     train = load_image_dataset(args, args.seed)["train"]

@@ -16,13 +16,11 @@ A run that was stopped goes on when the same command is started again; finished 
 from dataclasses import dataclass
 from functools import partial
 
-from clinsynth.arguments import run
+from clinsynth.arguments import check_at_least, run
 from clinsynth.data.arguments import TextDataArguments
-from clinsynth.models.addresses import check_real_texts
-from clinsynth.models.writers import WriterArguments
+from clinsynth.models.writers import WriterArguments, check_real_texts
 from clinsynth.run_folder import check_same_run, create_run_folder, write_run_config
-from clinsynth.synthesis.plan import check_amounts
-from clinsynth.synthesis.text_filters import TextFilterArguments
+from clinsynth.synthesis.arguments import TextFilterArguments, check_amounts
 
 MAY_DIFFER = frozenset(
     {"output_dir", "batch_size", "dry_run", "endpoint", "concurrency", "timeout_s", "send_real_texts"}
@@ -70,13 +68,10 @@ class GenerateTextArguments(TextDataArguments, WriterArguments, TextFilterArgume
             raise ValueError("--task is missing; give severity-posts, icd10-report, note-sections, … or a .yaml file")
         WriterArguments.__post_init__(self)
         check_amounts(self)
-        for name in ("balance_to", "k_shot", "reject_copies"):
+        check_at_least(self, 0, ["k_shot"])
+        for name in ("k_shot", "reject_copies"):
             if getattr(self, name) and not self.dataset:
                 raise ValueError(f"--{name} {getattr(self, name)} needs --dataset, the real texts; name it")
-        for name, lowest in {"per_class": 1, "balance_to": 1, "shard_size": 1, "k_shot": 0, "seed": 0}.items():
-            value = getattr(self, name)
-            if value is not None and value < lowest:
-                raise ValueError(f"--{name} must be at least {lowest}, got {value}")
         TextFilterArguments.__post_init__(self)
         if self.endpoint is not None:
             check_real_texts(self.endpoint, self.k_shot, self.send_real_texts)

@@ -19,14 +19,13 @@ how many images got no scores and why, agreement of the judge with known truth.
 A run that was stopped goes on when the same command is started again.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clinsynth.arguments import run
+from clinsynth.arguments import check_at_least, run
 from clinsynth.judges.judges import check_judge
+from clinsynth.models.writers import split_address
 from clinsynth.run_folder import (
     atomic_write,
     check_same_run,
@@ -103,9 +102,8 @@ class JudgeImagesArguments:
         self.check_endpoint()
         if self.shard_size is None:
             self.shard_size = SHARD_SIZE_OF_VLM if self.judge == "vlm" else SHARD_SIZE
-        for name, lowest in (("calibration_pictures", 0), ("batch_size", 1), ("shard_size", 1), ("seed", 0)):
-            if getattr(self, name) < lowest:
-                raise ValueError(f"--{name} must be at least {lowest}, got {getattr(self, name)}")
+        check_at_least(self, 0, ["calibration_pictures", "seed"])
+        check_at_least(self, 1, ["batch_size", "shard_size", "concurrency"])
         if not -1 <= self.least_kappa <= 1:
             raise ValueError(f"--least_kappa must be in [-1, 1], got {self.least_kappa}; 0.6 is substantial agreement")
 
@@ -114,15 +112,11 @@ class JudgeImagesArguments:
         if self.judge_endpoint and self.judge != "vlm":
             raise ValueError(f"--judge_endpoint is for --judge vlm, not {self.judge}; leave one of the two out")
         if self.judge_endpoint:
-            from clinsynth.judges.asked import check_address
-
-            check_address(self.judge_endpoint)
+            split_address(self.judge_endpoint, "--judge_endpoint")
         if self.send_real is not None and len(self.send_real.split()) < 2:
             raise ValueError(
                 f"--send_real must say in words who allowed it and why, got {self.send_real!r}; write a sentence"
             )
-        if self.concurrency < 1:
-            raise ValueError(f"--concurrency must be at least 1, got {self.concurrency}")
         if not 0 < self.timeout_s < float("inf"):
             raise ValueError(f"--timeout_s must be above 0 and finite, got {self.timeout_s}; give 120")
 
@@ -159,7 +153,7 @@ def main(args: JudgeImagesArguments) -> None:
     print(f"scores: {output_dir}")
 
 
-def open_judge(args: JudgeImagesArguments, rows: Dataset) -> Judge:
+def open_judge(args: JudgeImagesArguments, rows: "Dataset") -> "Judge":
     """The judge that the flags name, which may have the images of `rows`."""
     from clinsynth.judges.asked import check_may_leave
     from clinsynth.judges.judges import load_judge
@@ -191,7 +185,7 @@ def print_rates(judged: dict[str, Any]) -> None:
         print(f"{condition}: {passed['value']:.1%} pass ({low:.1%} to {high:.1%}, n {passed['n']})")
 
 
-def read_rows(images: str, split: str, checklist: Checklist) -> Dataset:
+def read_rows(images: str, split: str, checklist: "Checklist") -> "Dataset":
     """The `datasets.Dataset` to judge, with columns image and label.
 
     Raises:
@@ -217,7 +211,7 @@ def read_rows(images: str, split: str, checklist: Checklist) -> Dataset:
     return rows
 
 
-def calibrated(args: JudgeImagesArguments, judge: Judge, rows: Dataset, output_dir: Path) -> dict[str, Any] | None:
+def calibrated(args: JudgeImagesArguments, judge: "Judge", rows: "Dataset", output_dir: Path) -> dict[str, Any] | None:
     """The judge's agreement with phantoms of the size and mode of the images to judge, kept in calibration.json."""
     from clinsynth.judges.calibration import calibrate_once, truth_is_known
 

@@ -1,4 +1,4 @@
-"""`python -m pytest benchmarks`: the yardsticks themselves, at tiny size."""
+"""The yardsticks of the benchmarks themselves, at tiny size."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,17 +10,18 @@ import torch
 from diffusers import DDPMScheduler, UNet2DModel
 
 from benchmarks.equal_time import EqualTimeArguments, build_training, resume, save
-from benchmarks.peers import (
+from benchmarks.samplers import (
     ancestral_step,
     build_peer,
     choose_dim,
     count_parameters,
+    draw_all,
+    labels_like,
     nearest_timesteps,
     paper_noise_levels,
     peer_sampler,
     sample_as_paper,
 )
-from benchmarks.samples import draw_all, labels_like
 from benchmarks.score import blurred, gaussian_noise_like
 from benchmarks.timing import compare, table
 from clinsynth.data.images import ImageArrays

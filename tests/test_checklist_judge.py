@@ -18,8 +18,7 @@ from clinsynth.judges.checklists import load_checklist
 from clinsynth.judges.judges import load_judge
 from clinsynth.judges.protocol import pass_rate, share_of_items, wilson_interval
 from clinsynth.pipelines.checklist_judge import ChecklistJudgePipeline, MeasuringConfig, MeasuringModel
-from clinsynth.pipelines.checklist_judge.lesion_measures import count_lesions, peaks
-from clinsynth.pipelines.checklist_judge.measuring_model import measured_items, parse_item
+from clinsynth.pipelines.checklist_judge.measuring_model import count_lesions, measured_items, parse_item, peaks
 from clinsynth.scripts.judge import JudgeImagesArguments, main
 
 GRADES = [f"grade {number}" for number in range(5)]

@@ -1,13 +1,12 @@
 """The command `clinsynth`: help without heavy imports, configuration files, and errors that name the flag."""
 
-import sys
 from pathlib import Path
 
 import pytest
 from helpers import REPOSITORY, clinsynth, run_python, write_npz
 
 from clinsynth.arguments import parse
-from clinsynth.cli import COMMANDS, main
+from clinsynth.cli import COMMANDS, load_command, main
 from clinsynth.trainers.diffusion.arguments import DDPMArguments
 
 HEAVY = {"torch", "diffusers", "transformers", "datasets", "accelerate", "sklearn"}
@@ -104,6 +103,5 @@ def test_scripts_run_by_their_path(tmp_path: Path) -> None:
     ids=str,
 )
 def test_settings_of_one_trainer_are_valid(command: str, path: Path) -> None:
-    module, arguments, _ = COMMANDS[command]
-    __import__(module)
-    assert parse(getattr(sys.modules[module], arguments), ["--config", str(path)]).dataset
+    _, arguments_class = load_command(command)
+    assert parse(arguments_class, ["--config", str(path)]).dataset

@@ -12,10 +12,9 @@ from text_models import tiny_tokenizer
 from transformers import TopPLogitsWarper
 
 from clinsynth.pipelines.structured_medical_text import GeneratedSamples, SchemaConstraint
-from clinsynth.pipelines.structured_medical_text.schema_bounds import bounded, most_tokens, rise
 from clinsynth.pipelines.structured_medical_text.schema_logits import SLACK, block, block_all, unfinished
 from clinsynth.pipelines.structured_medical_text.schema_text import ending, size
-from clinsynth.pipelines.structured_medical_text.schemas import check_text
+from clinsynth.pipelines.structured_medical_text.schemas import bounded, check_text, most_tokens, rise
 from clinsynth.pipelines.structured_medical_text.text_rows import SeededSampling
 
 

@@ -9,8 +9,7 @@ from PIL import Image
 
 from clinsynth.judges.checklists import load_checklist
 from clinsynth.judges.judges import load_judge
-from clinsynth.pipelines.checklist_judge.measuring_model import measured_items, parse_item
-from clinsynth.pipelines.checklist_judge.skin_measures import measure_skin
+from clinsynth.pipelines.checklist_judge.measuring_model import measure_skin, measured_items, parse_item
 
 SKIN, BROWN, RED, BLACK = (220, 180, 165), (95, 55, 40), (190, 70, 80), (30, 25, 25)
 

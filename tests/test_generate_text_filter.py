@@ -18,8 +18,8 @@ from transformers import AutoTokenizer, BertConfig, BertForSequenceClassificatio
 
 from clinsynth.data.tasks import load_task
 from clinsynth.models.language_models import load_writer
-from clinsynth.models.writers import write_rows
-from clinsynth.pipelines.structured_medical_text.text_rows import derive_seed
+from clinsynth.models.writers import attempt_seed
+from clinsynth.pipelines.structured_medical_text.text_rows import RowRequest, attempt_rows, derive_seed
 from clinsynth.scripts.generate_text import GenerateTextArguments
 from clinsynth.scripts.generate_text import main as generate
 from clinsynth.synthesis.text_filters import (
@@ -146,16 +146,15 @@ def test_the_command_takes_an_encoder(tmp_path: Path) -> None:
 def test_rows_of_an_engine_in_this_process_are_attempted_together() -> None:
     asked: list[list[int]] = []
 
-    def attempt(conversations: list[Any], seeds: list[int]) -> list[Any]:
-        asked.append(seeds)
+    def attempt(rows: list[RowRequest], failed: list[int]) -> list[Any]:
+        asked.append([attempt_seed(row.seed, count) for row, count in zip(rows, failed, strict=True)])
         return [
-            (None, "not JSON") if messages[0]["content"] in stubborn else ({"text": "a"}, None)
-            for messages in conversations
+            (None, "not JSON") if row.messages[0]["content"] in stubborn else ({"text": "a"}, None) for row in rows
         ]
 
     stubborn = {"1"}
-    requests = [([{"role": "user", "content": str(number)}], number) for number in range(3)]
-    results = list(write_rows(requests, attempt, max_attempts=3))
+    requests = [RowRequest([{"role": "user", "content": str(number)}], number) for number in range(3)]
+    results = list(attempt_rows(requests, attempt, batch_size=3, max_attempts=3))
     assert [result.data for result in results] == [{"text": "a"}, None, {"text": "a"}]
     assert [result.attempts for result in results] == [1, 3, 1] and results[1].rejections == ["not JSON"] * 3
     assert asked == [[0, 1, 2], [derive_seed(1, 1) % 2**31], [derive_seed(1, 2) % 2**31]]

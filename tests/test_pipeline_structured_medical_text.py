@@ -22,7 +22,7 @@ from clinsynth.pipelines.structured_medical_text import (
     RowRequest,
     StructuredMedicalTextPipeline,
 )
-from clinsynth.pipelines.structured_medical_text.prompt_tokens import encode_messages
+from clinsynth.pipelines.structured_medical_text.prompts import encode_messages
 
 TEXT = {"type": "string", "minLength": 4, "maxLength": 24}
 SCHEMA = {"type": "object", "properties": {"text": TEXT}, "required": ["text"], "additionalProperties": False}

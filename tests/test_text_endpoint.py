@@ -19,9 +19,8 @@ from test_generate_text import posts, read_rows, report
 from text_models import save_small_task
 
 from clinsynth.data.tasks import load_task
-from clinsynth.models.addresses import is_loopback, key_variable
 from clinsynth.models.endpoints import Endpoint
-from clinsynth.models.writers import WriterArguments
+from clinsynth.models.writers import WriterArguments, is_loopback, key_variable
 from clinsynth.pipelines.structured_medical_text.text_rows import derive_seed
 from clinsynth.scripts.generate_text import GenerateTextArguments
 from clinsynth.scripts.generate_text import main as generate

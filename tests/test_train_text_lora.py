@@ -22,8 +22,7 @@ from warm_python import run_in_two
 from clinsynth.data.tasks import load_task
 from clinsynth.data.texts import load_text_dataset
 from clinsynth.metrics.texts.privacy import Canaries
-from clinsynth.pipelines.structured_medical_text.prompt_tokens import encode_messages
-from clinsynth.pipelines.structured_medical_text.prompts import Task, render_messages
+from clinsynth.pipelines.structured_medical_text.prompts import Task, encode_messages, render_messages
 from clinsynth.scripts.generate_text import GenerateTextArguments
 from clinsynth.scripts.generate_text import main as generate
 from clinsynth.trainers.text_lora.arguments import TextLoraArguments

@@ -6,6 +6,7 @@ Nothing heavy is imported here, so that `--help` is quick.
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
+from clinsynth.arguments import check_at_least
 from clinsynth.data.arguments import ImageDataArguments
 
 MAY_DIFFER = frozenset(
@@ -98,14 +99,6 @@ def check_above_zero(args: Any, names: list[str]) -> None:
     for name in names:
         if not getattr(args, name) > 0:
             raise ValueError(f"--{name} must be above 0, got {getattr(args, name)}")
-
-
-def check_at_least(args: Any, least: int, names: list[str]) -> None:
-    """Raise a `ValueError` for the first flag of `names` that is given and below `least`."""
-    for name in names:
-        value = getattr(args, name)
-        if value is not None and not value >= least:
-            raise ValueError(f"--{name} must be at least {least}, got {value}")
 
 
 def check_shares(args: Any, names: list[str]) -> None:

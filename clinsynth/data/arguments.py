@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+from clinsynth.arguments import check_at_least
+
 
 @dataclass
 class DataArguments:
@@ -27,8 +29,7 @@ class DataArguments:
     def __post_init__(self) -> None:
         if isinstance(self.label_names, str):
             self.label_names = [name.strip() for name in self.label_names.split(",")]
-        if self.min_class_size < 1:
-            raise ValueError(f"--min_class_size must be at least 1, got {self.min_class_size}")
+        check_at_least(self, 1, ["min_class_size"])
         if not 0 < self.train_fraction <= 1:
             raise ValueError(f"--train_fraction must be above 0 and at most 1, got {self.train_fraction}")
         if self.few_shot is not None and self.few_shot < 1:

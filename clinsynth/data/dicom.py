@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from datasets import Dataset
 from PIL import Image
 
 from clinsynth.data.labels import sounds_identifying
 from clinsynth.data.sources import Rows, image_dataset, png_cell, read_file, rows_by_split, to_columns
 
 if TYPE_CHECKING:
-    from datasets import Dataset
     from pydicom import Dataset as DicomDataset
 
 logger = logging.getLogger("clinsynth")

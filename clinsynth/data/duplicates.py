@@ -18,15 +18,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from datasets import Dataset
 from PIL import Image
+from scipy.ndimage import gaussian_filter
 
 from clinsynth.data.images import decode, open_images
-
-if TYPE_CHECKING:
-    from datasets import Dataset
 
 NEAR_THRESHOLD = 0.97
 SIDE = 28
@@ -65,15 +64,15 @@ def exact_pairs(digests: Iterable[str]) -> list[tuple[int, int]]:
     return pairs
 
 
-def near_pairs(thumbnails: np.ndarray, threshold: float = NEAR_THRESHOLD) -> Iterator[tuple[int, int, float]]:
-    """Yield (i, j, likeness) with i < j for all pairs at or above `threshold`; the number of comparisons is n²/2.
+def near_pairs(thumbnails: np.ndarray) -> Iterator[tuple[int, int, float]]:
+    """Yield (i, j, likeness) with i < j for all pairs at or above NEAR_THRESHOLD; the number of comparisons is n²/2.
 
     Thumbnails: float, (n, side, side). Images without any structure match nothing.
     """
     features = likeness_rows(thumbnails)
     for start in range(0, len(features), BLOCK):
         likeness = features[start : start + BLOCK] @ features[start:].T
-        for i, j in np.argwhere(np.triu(likeness >= threshold, k=1)).tolist():
+        for i, j in np.argwhere(np.triu(likeness >= NEAR_THRESHOLD, k=1)).tolist():
             yield start + i, start + j, float(likeness[i, j])
 
 
@@ -85,8 +84,6 @@ def likeness_rows(thumbnails: np.ndarray) -> np.ndarray:
 
 def band_passed(thumbnails: np.ndarray) -> np.ndarray:
     """Rows of unit length, float32 (n, side * side), of thumbnails (n, side, side)."""
-    from scipy.ndimage import gaussian_filter
-
     fine, coarse = (gaussian_filter(thumbnails, (0, sigma, sigma)) for sigma in BAND)
     return unit_rows((fine - coarse).reshape(len(thumbnails), -1))
 

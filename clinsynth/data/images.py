@@ -8,12 +8,15 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import numpy as np
+from datasets import Dataset, DatasetDict
+from datasets import Image as ImageFeature
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from clinsynth.data import dicom, phantom_fundus, sources
+from clinsynth.data.arguments import ImageDataArguments
 from clinsynth.data.labels import (
     LabelledSamples,
     check_column,
@@ -24,11 +27,6 @@ from clinsynth.data.labels import (
 )
 from clinsynth.data.sources import published_names
 from clinsynth.data.splits import choose_train, with_all_splits
-
-if TYPE_CHECKING:
-    from datasets import Dataset, DatasetDict
-
-    from clinsynth.data.arguments import ImageDataArguments
 
 logger = logging.getLogger("clinsynth")
 
@@ -170,18 +168,12 @@ def choose_target(found: Survey, resolution: int | None, channels: int | None, f
     return target
 
 
-def count_sizes(found: Survey) -> Counter[tuple[int, int]]:
-    sizes: Counter[tuple[int, int]] = Counter()
-    for (_, size), count in found.items():
-        sizes[size] += count
-    return sizes
-
-
 def count_modes(found: Survey) -> Counter[str]:
-    modes: Counter[str] = Counter()
-    for (mode, _), count in found.items():
-        modes[mode] += count
-    return modes
+    return sum((Counter({mode: count}) for (mode, _), count in found.items()), Counter())
+
+
+def count_sizes(found: Survey) -> Counter[tuple[int, int]]:
+    return sum((Counter({size: count}) for (_, size), count in found.items()), Counter())
 
 
 def check_square(sizes: Iterable[tuple[int, int]], fit: str | None) -> None:
@@ -256,8 +248,6 @@ def load_image_dataset(args: ImageDataArguments, seed: int = 0) -> DatasetDict:
     Raises:
         ValueError: whatever is wrong with the data set or a flag, with its name, value and a hint.
     """
-    from datasets import DatasetDict
-
     splits = read_splits(args)
     check_not_empty(splits)
     splits = with_class_labels(splits, args.label_column, args.class_names or published_names(args.dataset))
@@ -303,8 +293,6 @@ ORIENTATION = 0x0112  # the EXIF tag
 
 def open_images(dataset: Dataset) -> Iterator[tuple[str, Image.Image]]:
     """Yield (name, image) for every row; the name is the file's, or the row number where there is no file."""
-    from datasets import Image as ImageFeature
-
     stored = dataset.select_columns("image").cast_column("image", ImageFeature(decode=False))
     for row, cell in enumerate(stored["image"]):
         if cell is None:

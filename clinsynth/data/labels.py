@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from datasets import Dataset, Features
+from datasets import ClassLabel, Dataset, Features, Value
 
 logger = logging.getLogger("clinsynth")
 
@@ -32,8 +30,6 @@ def with_class_labels(splits: dict[str, Dataset], column: str, names: list[str] 
     Raises:
         ValueError: no such column, an unknown name, a number out of range or a missing label; names split and row.
     """
-    from datasets import ClassLabel
-
     check_column(splits, column, "name the right one with --label_column")
     own = {split: getattr(dataset.features[column], "names", None) for split, dataset in splits.items()}
     values = {
@@ -135,8 +131,6 @@ def without_identifiers(splits: dict[str, Dataset]) -> dict[str, Dataset]:
 
 def is_plain(column: str, features: Features) -> bool:
     """Whether a column holds plain values and its name does not sound like a person's or a record's."""
-    from datasets import ClassLabel, Value
-
     return isinstance(features[column], ClassLabel | Value) and not sounds_identifying(column)
 
 
@@ -168,8 +162,6 @@ def subgroups(dataset: Dataset) -> dict[str, np.ndarray]:
     Names of a ClassLabel, texts, whole numbers as they are, ages as the bands of `clinsynth summarize`; a missing
     value is "unknown". Columns of other numbers, and those with more than 30 different values, are left out.
     """
-    from datasets import ClassLabel, Value
-
     found = {}
     for column, feature in dataset.features.items():
         if column in ("image", "label") or not isinstance(feature, ClassLabel | Value):
@@ -182,7 +174,7 @@ def subgroups(dataset: Dataset) -> dict[str, np.ndarray]:
         elif feature.dtype.startswith("float"):
             continue
         else:
-            texts = as_texts(values)
+            texts = [UNKNOWN if value is None or not str(value).strip() else str(value) for value in values]
         if len(set(texts)) <= MAX_GROUPS:
             found[column] = np.array(texts, dtype=str)
     return found
@@ -243,10 +235,6 @@ class LabelledSamples(LabelledRows):
 
     def check_like(self, other: Self, name: str) -> None:
         """Raise a `ValueError` where the samples of `other`, the set called `name`, have another form than these."""
-
-
-def as_texts(values: Sequence[Any]) -> list[str]:
-    return [UNKNOWN if value is None or str(value).strip() == "" else str(value) for value in values]
 
 
 def is_age(column: str) -> bool:

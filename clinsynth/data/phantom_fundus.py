@@ -22,15 +22,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from datasets import ClassLabel, Dataset, Features, Value
+from datasets import Image as ImageFeature
 from PIL import Image, ImageDraw
 
 from clinsynth.data.sources import parse_options, png_cell, share_out
-
-if TYPE_CHECKING:
-    from datasets import Dataset
 
 NAME = "phantom-fundus"
 GRADES = ["grade 0", "grade 1", "grade 2", "grade 3", "grade 4"]
@@ -72,9 +71,6 @@ def parse_spec(spec: str, resolution: int | None) -> PhantomOptions:
 
 def build_splits(options: PhantomOptions) -> dict[str, Dataset]:
     """Splits with columns image, label, the four true lesion counts and laterality."""
-    from datasets import ClassLabel, Dataset, Features, Value
-    from datasets import Image as ImageFeature
-
     counts = {lesion: Value("int32") for lesion in LESIONS}
     features = Features(image=ImageFeature(), label=ClassLabel(names=GRADES), **counts, laterality=Value("string"))
     splits = {}

@@ -17,14 +17,12 @@ Post i of a split depends on (seed, split, i) alone.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from datasets import ClassLabel, Dataset, Features, Value
 
 from clinsynth.data.sources import parse_options, share_out
-
-if TYPE_CHECKING:
-    from datasets import Dataset
 
 NAME = "phantom-posts"
 LABELS = ["non-depressed", "mild", "moderate", "severe"]
@@ -38,8 +36,6 @@ def build_splits(spec: str) -> dict[str, Dataset]:
     Raises:
         ValueError: an unknown option or a number out of range (seed from 0, at least 4 posts).
     """
-    from datasets import ClassLabel, Dataset, Features, Value
-
     totals = {name: sum(counts) for name, counts in SPLIT_COUNTS.items()}
     lowest = {"seed": 0, **dict.fromkeys(SPLIT_COUNTS, len(LABELS))}
     options = parse_options(spec, NAME, {"seed": 0, **totals}, lowest)

@@ -11,16 +11,16 @@ import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import parse_qsl
 
 import numpy as np
+from datasets import Dataset, DatasetDict, Features, config, load_dataset
+from datasets import Image as ImageFeature
+from datasets.exceptions import DatasetGenerationError
 from PIL import Image
 
 from clinsynth.images import to_png
-
-if TYPE_CHECKING:
-    from datasets import Dataset, DatasetDict
 
 logger = logging.getLogger("clinsynth")
 
@@ -93,9 +93,6 @@ def png_cell(image: Image.Image) -> dict[str, Any]:
 
 def image_dataset(cells: list[dict[str, Any]], columns: dict[str, list[Any]]) -> Dataset:
     """A data set of an undecoded Image column and plain columns."""
-    from datasets import Dataset, Features
-    from datasets import Image as ImageFeature
-
     features = Features(image=ImageFeature(), **Dataset.from_dict(columns).features)
     return Dataset.from_dict({"image": cells, **columns}, features=features)
 
@@ -229,9 +226,6 @@ def read_folder(path: Path) -> dict[str, Dataset]:
     Raises:
         ValueError: neither is there, or images that lie in no class folder.
     """
-    from datasets import load_dataset
-    from datasets.exceptions import DatasetGenerationError
-
     if next(path.rglob("*.parquet"), None):
         try:
             return by_known_split(dict(load_folder(path)), path)
@@ -257,8 +251,6 @@ def load_folder(path: Path) -> DatasetDict:
     folder's name and that README alone: of two folders `synthetic` with one README the second is never read. The cache
     of this one goes by path, sizes and times of its files.
     """
-    from datasets import config, load_dataset
-
     found = [(str(file), file.stat()) for file in sorted(path.resolve().rglob("*")) if file.is_file()]
     state = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in found]
     key = hashlib.sha256(json.dumps(state).encode()).hexdigest()[:16]
@@ -271,9 +263,6 @@ def read_hub(spec: str) -> dict[str, Dataset]:
     Raises:
         ValueError: no such file or folder here, and none such that could be reached on the Hub.
     """
-    from datasets import load_dataset
-    from datasets.exceptions import DatasetGenerationError
-
     try:
         splits = dict(load_dataset(spec))
     except (DatasetGenerationError, OSError, ValueError, RuntimeError) as error:

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import numpy as np
+from datasets import ClassLabel, Dataset
 
-if TYPE_CHECKING:
-    from datasets import Dataset
-
-    from clinsynth.data.arguments import DataArguments
+from clinsynth.data.arguments import DataArguments
 
 logger = logging.getLogger("clinsynth")
 
-Splits = dict[str, "Dataset"]
+Splits = dict[str, Dataset]
 
 SHARES = {"test": 0.2, "validation": 0.1}
 """Share of the train split that a missing split takes."""
@@ -154,8 +151,6 @@ def without_small_classes(splits: Splits, least: int, noun: str) -> Splits:
     Raises:
         ValueError: no class is left.
     """
-    from datasets import ClassLabel
-
     names = splits["train"].features["label"].names
     labels = splits["train"]["label"][:]
     large = [label for label in range(len(names)) if labels.count(label) >= least]

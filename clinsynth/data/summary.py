@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from datasets import Dataset
 
 from clinsynth.data.duplicates import NEAR_THRESHOLD, exact_pairs, image_digests, near_pairs
-from clinsynth.data.images import survey
+from clinsynth.data.images import count_modes, count_sizes, survey
 from clinsynth.data.labels import AGE_BANDS, age_band, is_numeric
-
-if TYPE_CHECKING:
-    from datasets import Dataset
 
 MAX_VALUES = 30  # a text column with more values than these is described by their number
 
@@ -31,16 +29,14 @@ def summarize(splits: Mapping[str, Dataset]) -> dict[str, Any]:
 def describe_split(split: Dataset) -> dict[str, Any]:
     names = split.features["label"].names
     counts = np.bincount(split["label"][:], minlength=len(names)).tolist()
-    sizes, modes = Counter[str](), Counter[str]()
-    for (mode, (width, height)), count in survey(split).items():
-        sizes[f"{width}x{height}"] += count
-        modes[mode] += count
+    found = survey(split)
+    sizes = {f"{width}x{height}": count for (width, height), count in count_sizes(found).most_common()}
     subgroups = {name: describe_column(name, split[name][:]) for name in split.column_names[2:]}
     return {
         "images": len(split),
         "classes": dict(zip(names, counts, strict=True)),
-        "sizes": dict(sizes.most_common()),
-        "modes": dict(modes.most_common()),
+        "sizes": sizes,
+        "modes": dict(count_modes(found).most_common()),
         "subgroups": subgroups,
     }
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from clinsynth.recipe_files import find_recipe, recipe_names
+from clinsynth.arguments import find_recipe, recipe_names
+from clinsynth.data.icd10 import read_codes
 
 if TYPE_CHECKING:
     from clinsynth.pipelines.structured_medical_text.prompts import Task
@@ -65,6 +66,4 @@ def read_task(path: Path) -> dict[str, Any]:
 
 def code_meanings(codes: str) -> dict[str, str]:
     """Code to title and inclusion terms."""
-    from clinsynth.data.icd10 import read_codes
-
     return {name: code.meaning for name, code in read_codes(codes).items()}

@@ -18,11 +18,13 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
+from datasets import Dataset, DatasetDict, Value
 
 from clinsynth.data import phantom_posts
+from clinsynth.data.arguments import TextDataArguments
 from clinsynth.data.duplicates import text_digest
 from clinsynth.data.labels import (
     MAX_GROUPS,
@@ -51,11 +53,6 @@ from clinsynth.data.splits import (
     without_small_classes,
 )
 
-if TYPE_CHECKING:
-    from datasets import Dataset, DatasetDict
-
-    from clinsynth.data.arguments import TextDataArguments
-
 logger = logging.getLogger("clinsynth")
 
 
@@ -70,8 +67,6 @@ def load_text_dataset(args: TextDataArguments, seed: int = 0) -> DatasetDict:
     Raises:
         ValueError: whatever is wrong with the data set or a flag, with its name, value and a hint.
     """
-    from datasets import DatasetDict
-
     splits = read_text_splits(args)
     check_not_empty(splits)
     splits = with_class_labels(splits, args.label_column, args.class_names)
@@ -112,11 +107,7 @@ COUNSELCHAT_COLUMNS = {"questionText": "text", "topic": "label"}
 
 
 def read_text_splits(args: TextDataArguments) -> dict[str, Dataset]:
-    """The splits of `args.dataset` that are there.
-
-    Raises:
-        ValueError: no such data set, or one that cannot be read; names the file, with a hint.
-    """
+    """The splits of `args.dataset` that are there."""
     path = Path(args.dataset)
     if not args.dataset:
         raise ValueError("--dataset is missing; give a .csv or .jsonl of text and label, a folder or a Hub id")
@@ -139,23 +130,19 @@ def read_text_folder(path: Path, args: TextDataArguments) -> dict[str, Dataset]:
     if counselchat.is_file():
         return to_datasets(path, rows_by_split(counselchat, known_layout(read_file(counselchat), args)))
     files = [file for file in sorted(path.iterdir()) if file.suffix in SUFFIXES and file.stem in SPLIT_NAMES]
+    if not files and next(path.rglob("*.parquet"), None):
+        return read_folder(path)
     if not files:
-        return read_parquet(path)
+        raise ValueError(
+            f"{path} holds neither train.csv, train.jsonl nor Parquet files; put a file of text and label there and "
+            "call it train.csv"
+        )
     splits: dict[str, Rows] = {}
     for file in files:
         if SPLIT_NAMES[file.stem] in splits:
             raise ValueError(f"{path} holds two files of the split {SPLIT_NAMES[file.stem]}; remove {file.name} or it")
         splits[SPLIT_NAMES[file.stem]] = read_file(file)
     return to_datasets(path, splits)
-
-
-def read_parquet(path: Path) -> dict[str, Dataset]:
-    if next(path.rglob("*.parquet"), None):
-        return read_folder(path)
-    raise ValueError(
-        f"{path} holds neither train.csv, train.jsonl nor Parquet files; put a file of text and label there and call "
-        "it train.csv"
-    )
 
 
 def known_layout(rows: Rows, args: TextDataArguments) -> Rows:
@@ -174,11 +161,7 @@ def known_layout(rows: Rows, args: TextDataArguments) -> Rows:
 
 
 def read_mts_dialog(path: Path, args: TextDataArguments) -> dict[str, Rows]:
-    """The splits of MTS-Dialog; its second test set is left aside.
-
-    Raises:
-        ValueError: one of the three files is not there.
-    """
+    """The splits of MTS-Dialog; its second test set is left aside."""
     splits = {}
     for split, name in MTS_DIALOG.items():
         if not (path / name).is_file():
@@ -194,8 +177,6 @@ def renamed(row: dict[str, Any], names: dict[str, str], args: TextDataArguments)
 
 
 def to_datasets(path: Path, splits: dict[str, Rows]) -> dict[str, Dataset]:
-    from datasets import Dataset
-
     with one_kind_a_column(path):
         return {split: Dataset.from_dict(to_columns(rows)) for split, rows in splits.items()}
 
@@ -205,13 +186,7 @@ GENERATED = {"seed", "example_ids", "attempts"}
 
 
 def with_text_columns(splits: dict[str, Dataset], args: TextDataArguments) -> dict[str, Dataset]:
-    """Splits of id, text, label, subgroups and, where there is one, the column of persons, for a cut.
-
-    Raises:
-        ValueError: no such column, or an empty text; names split and row.
-    """
-    from datasets import Value
-
+    """Splits of id, text, label, subgroups and, where there is one, the column of persons, for a cut."""
     check_column(splits, args.text_column, "name the right one with --text_column")
     kept = subgroup_columns(splits, args.text_column)
     result = {}

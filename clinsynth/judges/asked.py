@@ -19,14 +19,14 @@ from typing import Any
 import torch
 from datasets import Dataset
 from PIL import Image
-from transformers import BatchFeature, LogitsProcessorList
+from transformers import AutoModelForImageTextToText, AutoProcessor, BatchFeature, LogitsProcessorList
 
+from clinsynth.data.phantom_fundus import NAME
 from clinsynth.images import to_png
 from clinsynth.judges.protocol import Answer, Judge, Question, answer_of, unscored
-from clinsynth.models.addresses import is_loopback, split_address
 from clinsynth.models.endpoints import CANARY_SCHEMA, Endpoint, describe_failure, open_endpoint, status_of
-from clinsynth.models.weights import hash_weights
-from clinsynth.models.writers import WriterArguments, token_budget
+from clinsynth.models.weights import explained_where_unloadable, hash_weights
+from clinsynth.models.writers import WriterArguments, closed_schema, is_loopback, split_address, token_budget
 from clinsynth.pipelines.checklist_judge.pipeline_checklist_judge import check_conditions
 from clinsynth.pipelines.structured_medical_text.schema_logits import SchemaConstraint
 from clinsynth.pipelines.structured_medical_text.schemas import check_text
@@ -76,23 +76,11 @@ def scored(condition: str, data: dict[str, Any]) -> Answer:
 
 def answer_schema(checklist: dict[str, Any], condition: str) -> dict[str, Any]:
     """The JSON schema of an answer: of each item `reason`, which is to be thought of first, and `met`, 0 or 1."""
-    part = closed_object(
-        {
-            "reason": {"type": "string", "minLength": 1, "maxLength": MOST_REASON},
-            "met": {"type": "integer", "enum": [0, 1]},
-        }
-    )
-    return closed_object({item["id"]: part for item in checklist["conditions"][condition]})
-
-
-def closed_object(properties: dict[str, Any]) -> dict[str, Any]:
-    """An object of just these properties."""
-    return {
-        "type": "object",
-        "properties": properties,
-        "required": list(properties),
-        "additionalProperties": False,
-    }
+    reason = {"type": "string", "minLength": 1, "maxLength": MOST_REASON}
+    asked = {"reason": reason, "met": {"type": "integer", "enum": [0, 1]}}
+    part = closed_schema({"type": "object", "properties": asked})
+    items = {item["id"]: part for item in checklist["conditions"][condition]}
+    return closed_schema({"type": "object", "properties": items})
 
 
 def question_text(checklist: dict[str, Any], condition: str) -> str:
@@ -188,19 +176,16 @@ def load_vlm(model: str, checklist: dict[str, Any], trust_remote_code: bool) -> 
     Raises:
         ValueError: it cannot be loaded, or cannot be asked.
     """
-    from transformers import AutoModelForImageTextToText, AutoProcessor
-
     place: Any = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
-    try:
+    hint = (
+        "give the folder or Hub id of one with its processor, and --trust_remote_code true where it comes with code "
+        "that you trust"
+    )
+    with explained_where_unloadable("the judge", model, hint, "an image-text-to-text model"):
         processor: Any = AutoProcessor.from_pretrained(model, trust_remote_code=trust_remote_code)
         network: Any = AutoModelForImageTextToText.from_pretrained(
             model, trust_remote_code=trust_remote_code, dtype="auto"
         )
-    except (OSError, ValueError, ImportError) as error:
-        raise ValueError(
-            f"the judge {model} cannot be loaded as an image-text-to-text model ({error}); give the folder or Hub id "
-            "of one with its processor, and --trust_remote_code true where it comes with code that you trust"
-        ) from error
     facts = {"model": model, "weights_sha256": hash_weights(network)}
     return VlmJudge(network.to(place).eval(), processor, checklist, facts)
 
@@ -272,14 +257,6 @@ def explained(url: str) -> Iterator[None]:
         raise ValueError(words) from error
 
 
-def check_address(url: str) -> None:
-    """Raise a `ValueError` for an address that is none, or that holds what may be a secret."""
-    try:
-        split_address(url)
-    except ValueError as error:
-        raise ValueError(str(error).replace("--endpoint", "--judge_endpoint")) from error
-
-
 def check_may_leave(url: str, images: str, rows: Dataset, send_real: str | None) -> None:
     """Raise a `ValueError` where images that may be of patients would leave this machine without the user's word."""
     if is_loopback(url) or send_real or is_synthetic(images, rows):
@@ -298,8 +275,6 @@ def is_synthetic(images: str, rows: Dataset) -> bool:
     Nothing but a folder's generation.json and the columns of its rows is looked at: who wants to can write them in.
     Images made from a patient's are not: much of the source is left in them.
     """
-    from clinsynth.data.phantom_fundus import NAME
-
     if images.partition("?")[0] == NAME:
         return True
     if "source_id" in rows.column_names:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from sklearn.metrics import cohen_kappa_score
 
 from clinsynth.data.phantom_fundus import GRADES, LESION_RANGES, LESIONS, NAME, draw_eye, sample_eye
 from clinsynth.judges.protocol import CLASS_ITEM, Answer, Judge, Question
@@ -118,8 +119,6 @@ def truth_of(item: str, condition: str, row: dict[str, Any]) -> int:
 
 def agreement(pairs: list[tuple[str, int, float]], least_kappa: float) -> dict[str, Any]:
     """The record of one item from (grade of the phantom, truth, score)."""
-    from sklearn.metrics import cohen_kappa_score
-
     truth, judged = np.array([pair[1] for pair in pairs]), np.array([pair[2] for pair in pairs])
     same = len({*truth.tolist(), *judged.tolist()}) == 1
     kappa = None if same else float(cohen_kappa_score(truth, judged))

@@ -29,7 +29,7 @@ import yaml
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from clinsynth.recipe_files import find_recipe, recipe_names
+from clinsynth.arguments import find_recipe, recipe_names
 
 NEGATIONS = {"no", "not", "never", "without", "any", "a", "an"}
 """Words that two questions may differ by and still be about the same thing; articles come and go with them."""

@@ -20,6 +20,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
+from pyarrow import ArrowException
+
+from clinsynth.data.sources import read_rows
 from clinsynth.judges.checklists import sample_id
 from clinsynth.judges.protocol import Answer, Judge, Question, answer_of, unscored
 from clinsynth.pipelines.checklist_judge.pipeline_checklist_judge import check_conditions
@@ -84,11 +88,7 @@ class ExpertJudge(Judge):
                 )
 
     def check_condition(self, where: str, key: Key, row: dict[str, Any], item: str) -> str | None:
-        """The condition that a row is about, None where it does not say.
-
-        Raises:
-            ValueError: it is unknown, another one than before, or has no such item.
-        """
+        """The condition that a row is about, None where it does not say."""
         condition = row.get("condition") or None
         if condition is not None and condition not in self.checklist["conditions"]:
             raise ValueError(f"{where}: condition {condition!r} is not in checklist {self.checklist['name']}")
@@ -136,11 +136,6 @@ def read_table(path: Path) -> Iterable[dict[str, Any]]:
     Raises:
         ValueError: there is no such file, or it is of another kind or damaged.
     """
-    import pyarrow.parquet as pq
-    from pyarrow import ArrowException
-
-    from clinsynth.data.sources import read_rows
-
     if path.suffix not in (".parquet", ".csv") or not path.is_file():
         raise ValueError(
             f"--judge_model {path} is no .parquet or .csv file that is there; give scores.parquet or scores.csv, "

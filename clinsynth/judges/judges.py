@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clinsynth.judges.protocol import CLASS_ITEM, Answer, Judge, Question
+from clinsynth.models.weights import explained_where_unloadable, hash_weights
 
 if TYPE_CHECKING:
     from transformers import BaseImageProcessor, PreTrainedModel, PreTrainedTokenizerBase
@@ -41,8 +42,6 @@ class PipelineJudge(Judge):
     """
 
     def __init__(self, pipeline: ChecklistJudgePipeline, model: str | None):
-        from clinsynth.models.weights import hash_weights
-
         digest = None if model is None else hash_weights(pipeline.model)
         super().__init__(pipeline.checklist, {"model": model, "weights_sha256": digest})
         self.kind, self.pipeline = pipeline.kind, pipeline
@@ -112,14 +111,10 @@ def load_clip(model: str) -> tuple[PreTrainedModel, BaseImageProcessor, PreTrain
     """An image-text model, its image processor and its tokenizer."""
     from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
-    try:
+    hint = "give the folder or Hub id of one with its preprocessor_config.json and tokenizer"
+    with explained_where_unloadable("the judge's image-text model", model, hint):
         network: Any = AutoModel.from_pretrained(model)
         processor, tokenizer = AutoImageProcessor.from_pretrained(model), AutoTokenizer.from_pretrained(model)
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"the judge's image-text model {model} cannot be loaded ({error}); give the folder or Hub id of one with "
-            "its preprocessor_config.json and tokenizer"
-        ) from error
     if not hasattr(network, "get_text_features"):
         raise ValueError(
             f"the judge's model {model} is a {type(network).__name__}, which does not compare images with texts; "

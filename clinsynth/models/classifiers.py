@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,10 +12,12 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from safetensors.torch import save_model
+from sklearn.metrics import f1_score
 from tqdm.auto import tqdm
 from transformers import AutoConfig, PreTrainedModel, get_cosine_schedule_with_warmup
 
 from clinsynth.data.labels import LabelledRows, first_of
+from clinsynth.models.weights import explained_where_unloadable
 
 Record = dict[str, float]
 """What there is to say of an epoch."""
@@ -180,18 +181,7 @@ def balancing_weights(data: LabelledRows) -> torch.Tensor:
 
 def macro_f1(labels: np.ndarray, predicted: np.ndarray, classes: int) -> float:
     """Mean of the classes' F1, labels and predictions ints (n,); a class in neither counts 0."""
-    from sklearn.metrics import f1_score
-
     return float(f1_score(labels, predicted, labels=np.arange(classes), average="macro", zero_division=0))
-
-
-@contextmanager
-def explained_where_unloadable(flag: str, source: str, hint: str) -> Iterator[None]:
-    """What transformers cannot load within the block becomes a ValueError that names the flag and `hint`."""
-    try:
-        yield
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{flag} {source} cannot be loaded ({error}); {hint}") from error
 
 
 def load_trained(kind: Any, flag: str, source: str, hint: str, device: str | torch.device) -> PreTrainedModel:

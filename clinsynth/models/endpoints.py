@@ -18,34 +18,31 @@ import anyio
 import httpx2
 from anyio.from_thread import start_blocking_portal
 
-from clinsynth.models.addresses import is_loopback, key_variable, read_key
 from clinsynth.models.writers import (
     Messages,
-    Outcome,
     Request,
+    WriterArguments,
     attempt_seed,
     check_answer,
     closed_schema,
+    is_loopback,
+    key_variable,
+    read_key,
     token_budget,
 )
-from clinsynth.pipelines.structured_medical_text.text_rows import RowResult
+from clinsynth.pipelines.structured_medical_text.text_rows import Outcome, RowResult
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
     from openai.types.chat import ChatCompletion
 
-    from clinsynth.models.writers import WriterArguments
-
 logger = logging.getLogger("clinsynth")
 
 UNKNOWN_FORM = (400, 422, 500, 501)
 """How servers refuse a `response_format` that they do not know; llama-cpp-python says 500."""
-CANARY_SCHEMA = {
-    "type": "object",
-    "properties": {"answer": {"type": "string", "enum": ["quartz-7261"]}},
-    "required": ["answer"],
-    "additionalProperties": False,
-}
+CANARY_SCHEMA = closed_schema(
+    {"type": "object", "properties": {"answer": {"type": "string", "enum": ["quartz-7261"]}}}
+)
 CANARY = [
     {"role": "system", "content": "You answer in one short sentence."},
     {"role": "user", "content": "What is the capital of France?"},
@@ -171,11 +168,7 @@ class Endpoint:
         return answer
 
     def prove_schema(self) -> None:
-        """Find the form in which the server holds to a schema, and the model's name as the server says it.
-
-        Raises:
-            ValueError: it holds to none; says what came instead.
-        """
+        """Find the form in which the server holds to a schema, and the model's name as the server says it."""
         with start_blocking_portal() as portal:
             portal.call(self.find_form)
 
@@ -286,11 +279,7 @@ class NoAnswerError(Exception):
 
 
 def import_openai() -> Any:
-    """The package openai.
-
-    Raises:
-        ImportError: it is not installed; says how to.
-    """
+    """The package openai."""
     try:
         import openai
     except ImportError as error:

@@ -11,11 +11,13 @@ from __future__ import annotations
 import json
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+
+from clinsynth.arguments import check_at_least
+from clinsynth.models.weights import explained_where_unloadable, hash_weights
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,6 +33,8 @@ SCHEDULERS = {
     "ddpm": "DDPMScheduler",
 }
 """Samplers by the values of --scheduler, as classes of diffusers; one more needs its name in the flag's type too."""
+
+MADE_ANEW = "copy it anew, or give another checkpoint of its run"
 
 
 @dataclass
@@ -52,8 +56,7 @@ class SamplingArguments:
     def __post_init__(self) -> None:
         if not self.model:
             raise ValueError("--model is missing; give the --output_dir of a training run or a Hub id")
-        if self.num_inference_steps < 1:
-            raise ValueError(f"--num_inference_steps must be at least 1, got {self.num_inference_steps}")
+        check_at_least(self, 1, ["num_inference_steps"])
         if self.guidance_scale is not None and not self.guidance_scale >= 0:
             raise ValueError(f"--guidance_scale must be >= 0, got {self.guidance_scale}; 0 samples unconditionally")
 
@@ -120,8 +123,6 @@ class Generator(ABC):
 
     def facts(self, settings: SamplingArguments) -> dict[str, Any]:
         """What generation.json says of it: weights' hash, network, and how it is sampled."""
-        from clinsynth.models.weights import hash_weights
-
         return {
             "model": self.name,
             "weights_sha256": hash_weights(self.weights),
@@ -283,7 +284,7 @@ def load_ddpm(model: str, index: dict[str, Any], dtype: str) -> Any:
 
     networks: dict[str, Any] = {"UNet2DModel": UNet2DModel, "ContextUnet": ContextUnet}
     network = networks[check_network(model, index, "unet", networks)]
-    with explained_where_damaged(model):
+    with explained_where_unloadable("--model", model, MADE_ANEW):
         unet = network.from_pretrained(model, subfolder="unet", torch_dtype=getattr(torch, dtype))
         scheduler = DDPMScheduler.from_pretrained(model, subfolder="scheduler")
     if unet.config.get("num_classes", unet.config.get("num_class_embeds")) is None:
@@ -298,7 +299,7 @@ def load_gan(model: str, index: dict[str, Any], dtype: str) -> Any:
     from clinsynth.pipelines.class_conditioned_gan import ClassConditionedGANPipeline, DCGANGenerator
 
     check_network(model, index, "generator", ["DCGANGenerator"])
-    with explained_where_damaged(model):
+    with explained_where_unloadable("--model", model, MADE_ANEW):
         generator = DCGANGenerator.from_pretrained(model, subfolder="generator", torch_dtype=getattr(torch, dtype))
     return ClassConditionedGANPipeline(generator, index.get("id2label"))
 
@@ -312,17 +313,6 @@ def check_network(model: str, index: dict[str, Any], component: str, known: Coll
             "give a checkpoint of `clinsynth train ddpm`, `gan` or `text-to-image-lora`"
         )
     return name
-
-
-@contextmanager
-def explained_where_damaged(model: str) -> Iterator[None]:
-    """What diffusers raises within the block becomes a ValueError that names the checkpoint and a hint."""
-    try:
-        yield
-    except (OSError, RuntimeError, ValueError) as error:
-        raise ValueError(
-            f"--model {model} cannot be loaded ({error}); copy it anew, or give another checkpoint of its run"
-        ) from error
 
 
 def read_index(model: str) -> dict[str, Any]:

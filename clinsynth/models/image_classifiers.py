@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,18 +20,16 @@ from transformers import (
 )
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
+from clinsynth.data.images import ImageArrays
 from clinsynth.models.classifiers import (
     FitResult,
     FitSettings,
-    explained_where_unloadable,
     fit_classifier,
     load_to_train,
     load_trained,
     save_network,
 )
-
-if TYPE_CHECKING:
-    from clinsynth.data.images import ImageArrays
+from clinsynth.models.weights import explained_where_unloadable
 
 BILINEAR = 2  # PIL's number for it
 BATCH_SIZE = 256

@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from clinsynth.models.text_encoders import TextModel, token_counter, unpack_texts
-from clinsynth.models.weights import best_device, hash_weights
-from clinsynth.models.writers import Messages, Outcome, check_answer, closed_schema, token_budget, write_rows
+from clinsynth.models.weights import best_device, explained_where_unloadable, hash_weights
+from clinsynth.models.writers import attempt_seed, check_answer, closed_schema, token_budget
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from clinsynth.models.writers import Request, Writer, WriterArguments
-    from clinsynth.pipelines.structured_medical_text import RowResult, StructuredMedicalTextPipeline
+    from clinsynth.pipelines.structured_medical_text import RowRequest, RowResult, StructuredMedicalTextPipeline
     from clinsynth.pipelines.structured_medical_text.prompts import Task
+    from clinsynth.pipelines.structured_medical_text.text_rows import Outcome
 
 
 def load_causal_model(
@@ -38,14 +39,10 @@ def load_causal_model(
     path = Path(name)
     gguf = path.suffix == ".gguf"
     source, options = (str(path.parent), {"gguf_file": path.name}) if gguf else (name, {})
-    try:
+    hint = "give a folder, a .gguf file, or a Hub id where the Hub can be reached (see HF_HUB_OFFLINE)"
+    with explained_where_unloadable(flag, name, hint, "a causal language model"):
         tokenizer: Any = AutoTokenizer.from_pretrained(source, **options)
         model: Any = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **options)
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"{flag} {name} cannot be loaded as a causal language model ({error}); give a folder, a .gguf file, or a "
-            "Hub id where the Hub can be reached (see HF_HUB_OFFLINE)"
-        ) from error
     if gguf:
         forget_gguf(model)
     return model.eval(), tokenizer
@@ -172,24 +169,28 @@ class VLLMWriter:
 
     def write(self, requests: list[Request]) -> Iterator[RowResult]:
         """A result a request."""
-        return write_rows(requests, self.attempt, self.args.max_attempts)
+        from clinsynth.pipelines.structured_medical_text.text_rows import RowRequest, attempt_rows
 
-    def attempt(self, conversations: list[Messages], seeds: list[int]) -> list[Outcome]:
-        """One attempt at each conversation."""
+        rows = [RowRequest(messages, seed) for messages, seed in requests]
+        return attempt_rows(rows, self.attempt, len(rows), self.args.max_attempts)
+
+    def attempt(self, rows: list[RowRequest], failed: list[int]) -> list[Outcome]:
+        """One attempt at each row, of which so many have failed."""
         from vllm import SamplingParams
         from vllm.sampling_params import StructuredOutputsParams
 
         settings = [
             SamplingParams(
-                seed=seed,
+                seed=attempt_seed(row.seed, count),
                 max_tokens=self.budget,
                 temperature=self.args.temperature,
                 top_p=self.args.top_p,
                 structured_outputs=StructuredOutputsParams(json=self.schema),
             )
-            for seed in seeds
+            for row, count in zip(rows, failed, strict=True)
         ]
-        answers = [output.outputs[0] for output in self.engine.chat(conversations, settings, use_tqdm=False)]
+        chats = [row.messages for row in rows]
+        answers = [output.outputs[0] for output in self.engine.chat(chats, settings, use_tqdm=False)]
         return [check_answer(answer.text, answer.finish_reason, self.schema) for answer in answers]
 
 
@@ -197,16 +198,16 @@ BATCH_TEXTS = 4  # a row of logits has as many numbers as the vocabulary, for ea
 MOST_TOKENS = 256
 
 
-def load_scorer(name: str, flag: str = "--language_model") -> TextModel:
+def load_scorer(name: str) -> TextModel:
     """A causal language model by folder, Hub id or .gguf file as a judge of texts; its one feature is a text's loss.
 
     Raises:
         ValueError: it is not there, is no such model, or its tokenizer has no token to begin a text with.
     """
-    model, tokenizer = load_causal_model(name, flag=flag)
+    model, tokenizer = load_causal_model(name, flag="--language_model")
     start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
     if start is None:
-        raise ValueError(f"{flag} {name}: its tokenizer has no token to begin a text with; take another")
+        raise ValueError(f"--language_model {name}: its tokenizer has no token to begin a text with; take another")
     path = Path(name)
     network: Any = model
     return build_scorer(path.name if path.exists() else name, network.to(best_device()), tokenizer, start)

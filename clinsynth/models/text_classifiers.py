@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -22,19 +21,17 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from clinsynth.data.texts import TextArrays
 from clinsynth.models.classifiers import (
     FitResult,
     FitSettings,
     Read,
-    explained_where_unloadable,
     fit_classifier,
     load_to_train,
     load_trained,
     save_network,
 )
-
-if TYPE_CHECKING:
-    from clinsynth.data.texts import TextArrays
+from clinsynth.models.weights import explained_where_unloadable
 
 MOST_TOKENS = 512
 READ_AT_ONCE = 32

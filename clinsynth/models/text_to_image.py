@@ -14,11 +14,13 @@ A run of `clinsynth train text-to-image-lora` is a folder of:
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers.training_utils import _collate_lora_metadata
+from safetensors.torch import load_file
 from torch import nn
 
 from clinsynth.models.text_to_image_base import (
@@ -29,9 +31,9 @@ from clinsynth.models.text_to_image_base import (
     lora_weights,
     open_base,
     read_inversion,
-    set_trainable,
     write_tensors,
 )
+from clinsynth.pipelines.class_conditioned_ddpm import ClassConditionedDDPMPipeline
 from clinsynth.run_folder import atomic_write, read_json
 
 LORA, INVERSION, FACTS = "pytorch_lora_weights.safetensors", "learned_embeds.safetensors", "text_to_image.json"
@@ -126,19 +128,7 @@ class PromptedPipeline:
         """Classes, the empty prompt not counted."""
         return len(self.id2label)
 
-    def label_ids(self, class_labels: str | int | Sequence[str | int]) -> list[int]:
-        """Class numbers of names or numbers.
-
-        Raises:
-            ValueError: a name or number that the model does not know.
-        """
-        numbers = {name: number for number, name in self.id2label.items()}
-        labels = [class_labels] if isinstance(class_labels, (str, int)) else class_labels
-        found = [numbers.get(label) if isinstance(label, str) else label for label in labels]
-        for number, label in zip(found, labels, strict=True):
-            if number not in self.id2label:
-                raise ValueError(f"class label {label!r} is unknown; the model's are {list(numbers)}")
-        return [number for number in found if number is not None]
+    label_ids = ClassConditionedDDPMPipeline.label_ids
 
     @property
     def scheduler(self) -> Any:
@@ -241,8 +231,6 @@ def save_text_to_image(prompted: PromptedPipeline, folder: Path, facts: Mapping[
         prompted: its network has the adapter "default".
         facts: `base`, `revision`, `tokens` (of textual inversion, in the order of the classes, or none) and more.
     """
-    from diffusers.training_utils import _collate_lora_metadata
-
     folder.mkdir(parents=True, exist_ok=True)
     pipe = prompted.pipe
     if facts.get("tokens"):
@@ -257,18 +245,15 @@ def save_text_to_image(prompted: PromptedPipeline, folder: Path, facts: Mapping[
     atomic_write(folder / FACTS, json.dumps({**facts, **known}, indent=2, ensure_ascii=False) + "\n")
 
 
-def load_text_to_image(folder: str | Path, dtype: str = "float32", trainable: bool = False) -> PromptedPipeline:
+def load_text_to_image(folder: str | Path, dtype: str = "float32") -> PromptedPipeline:
     """The pipeline of a run folder, its base model and the LoRA, which is the adapter "default".
 
     Args:
         dtype: name of the torch type that the networks compute in.
-        trainable: the adapter's weights are float32 and have gradients; nothing else has in any case.
 
     Raises:
         ValueError: the folder is none of `train text-to-image-lora`, or its base model is not in reach.
     """
-    from safetensors.torch import load_file
-
     folder = Path(folder)
     facts = read_json(folder / FACTS)
     if not facts:
@@ -279,8 +264,6 @@ def load_text_to_image(folder: str | Path, dtype: str = "float32", trainable: bo
     pipe.load_lora_weights(folder, weight_name=LORA, adapter_name="default", use_safetensors=True)
     cast_lora(pipe.unet, getattr(torch, dtype))
     freeze(pipe)
-    if trainable:
-        set_trainable(pipe.unet)
     names = {int(number): name for number, name in facts["id2label"].items()}
     prompts = {int(number): prompt for number, prompt in facts["prompts"].items()}
     return PromptedPipeline(pipe, names, prompts, facts["guidance_scale"], facts)

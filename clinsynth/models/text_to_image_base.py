@@ -10,8 +10,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
+import transformers
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from safetensors.torch import save_file
 
+from clinsynth.models.weights import explained_where_unloadable
 from clinsynth.run_folder import read_json
 
 KNOWN = "StableDiffusionPipeline", "StableDiffusionXLPipeline"
@@ -32,22 +37,16 @@ def open_base(model: str, revision: str | None = None, dtype: str = "float32", s
     Raises:
         ValueError: it is not there, not of the known kinds, has no safetensors, or cannot draw images of `side`.
     """
-    import diffusers
-    import torch
-    import transformers
-
     diffusers.utils.logging.disable_progress_bar()  # of loading, where each network has one
     transformers.utils.logging.disable_progress_bar()
     folder = find_base(model, revision)
     name = check_base(model, folder)
     checker = {"safety_checker": None, "requires_safety_checker": False}
     extra = checker if name == KNOWN[0] else {"add_watermarker": False}
-    try:
+    with explained_where_unloadable("--model", model, "copy it anew"):
         pipe = getattr(diffusers, name).from_pretrained(
             folder, dtype=getattr(torch, dtype), use_safetensors=True, **LEFT_OUT, **extra
         )
-    except (OSError, RuntimeError, ValueError) as error:
-        raise ValueError(f"--model {model} cannot be loaded ({error}); copy it anew") from error
     if pipe.unet.config.in_channels != pipe.vae.config.latent_channels:
         raise ValueError(
             f"--model {model} has a network of {pipe.unet.config.in_channels} input channels, so it fills in parts of "
@@ -61,13 +60,10 @@ def open_base(model: str, revision: str | None = None, dtype: str = "float32", s
 
 def find_base(model: str, revision: str | None = None) -> Path:
     """The folder of a base model; one on the Hub is downloaded, without weights in other forms than safetensors."""
-    from diffusers import DiffusionPipeline
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-
     if not model or Path(model).is_dir():
         return Path(model)
     try:
-        found = DiffusionPipeline.download(
+        found = diffusers.DiffusionPipeline.download(
             model, revision=revision, use_safetensors=True, safety_checker=None, **LEFT_OUT
         )
     except (OSError, ValueError, HfHubHTTPError, HFValidationError) as error:
@@ -111,11 +107,7 @@ def check_base(model: str, folder: Path) -> str:
 
 
 def draw_side(model: str, pipe: Any, side: int) -> None:
-    """Have a pipeline draw images of `side` pixels unless told otherwise.
-
-    Raises:
-        ValueError: its network cannot halve them as often as it must.
-    """
+    """Have a pipeline draw images of `side` pixels unless told otherwise."""
     factor = pipe.vae_scale_factor
     least = factor * 2 ** (len(pipe.unet.config.down_block_types) - 1)
     if side < least or side % least:
@@ -127,8 +119,6 @@ def draw_side(model: str, pipe: Any, side: int) -> None:
 
 def image_to_image(pipe: Any) -> Any:
     """The image-to-image pipeline of the same networks and scheduler."""
-    import diffusers
-
     size = pipe.unet.config.sample_size
     if type(pipe).__name__ == KNOWN[0]:
         found: Any = diffusers.StableDiffusionImg2ImgPipeline(**pipe.components, requires_safety_checker=False)
@@ -168,10 +158,9 @@ def set_trainable(unet: Any) -> None:
 
 def lora_weights(unet: Any) -> dict[str, torch.Tensor]:
     """The adapter "default" of a U-Net by diffusers' names."""
-    from diffusers.utils import convert_state_dict_to_diffusers
     from peft.utils import get_peft_model_state_dict
 
-    found: dict[str, torch.Tensor] = convert_state_dict_to_diffusers(get_peft_model_state_dict(unet))
+    found: dict[str, torch.Tensor] = diffusers.utils.convert_state_dict_to_diffusers(get_peft_model_state_dict(unet))
     return found
 
 
@@ -195,6 +184,4 @@ def read_inversion(pipe: Any, tokens: list[str]) -> dict[str, torch.Tensor]:
 
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
     """A .safetensors file."""
-    from safetensors.torch import save_file
-
     save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)

@@ -1,9 +1,10 @@
-"""What identifies a network: the hash of its weights; and where it runs."""
+"""Loading networks: what identifies one, the hash of its weights; where it runs; and what is said where it fails."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -35,3 +36,13 @@ def hash_tensors(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().float().numpy().tobytes())
     return digest.hexdigest()
+
+
+@contextmanager
+def explained_where_unloadable(flag: str, source: str, hint: str, kind: str = "") -> Iterator[None]:
+    """What a library cannot load within the block becomes a ValueError that names flag, source, `kind` and `hint`."""
+    try:
+        yield
+    except (ImportError, OSError, RuntimeError, ValueError) as error:
+        wanted = f" as {kind}" if kind else ""
+        raise ValueError(f"{flag} {source} cannot be loaded{wanted} ({error}); {hint}") from error

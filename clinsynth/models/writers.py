@@ -1,34 +1,31 @@
-"""Writers of texts: a language model behind one face, wherever it runs, and what all of them share."""
+"""Writers of texts: a language model behind one face, wherever it runs, and what all of them share.
+
+A server that runs one has an address, a key that goes there, and texts that may leave this machine.
+"""
 
 from __future__ import annotations
 
+import ipaddress
+import logging
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
+from urllib.parse import SplitResult, urlsplit
 
-from clinsynth.models.addresses import split_address
+from clinsynth.arguments import check_at_least
 
 if TYPE_CHECKING:
-    from clinsynth.pipelines.structured_medical_text import RowResult
+    from clinsynth.pipelines.structured_medical_text.text_rows import Outcome, RowResult
+
+logger = logging.getLogger("clinsynth")
 
 Messages = list[dict[str, Any]]
 """A chat: `role` and `content` of each message."""
 Request = tuple[Messages, int]
 """A chat and a seed."""
 
-
-class Result(Protocol):
-    """What came of one request: validated data or None, and the reasons of the attempts that failed."""
-
-    @property
-    def data(self) -> dict[str, Any] | None: ...
-    @property
-    def attempts(self) -> int: ...
-    @property
-    def rejections(self) -> list[str]: ...
-
-
-Write = Callable[[list[Request]], Iterator[Result]]
+Write = Callable[[list[Request]], Iterator["RowResult"]]
 """From requests to their results, in that order."""
 
 
@@ -42,7 +39,7 @@ class Writer(Protocol):
     @property
     def facts(self) -> dict[str, Any]: ...
 
-    def write(self, requests: list[Request]) -> Iterator[Result]:
+    def write(self, requests: list[Request]) -> Iterator[RowResult]:
         """A result a request, in their order, each as soon as it is there.
 
         Raises:
@@ -86,10 +83,7 @@ class WriterArguments:
     def __post_init__(self) -> None:
         if not self.model:
             raise ValueError("--model is missing; give a folder, a Hub id or a .gguf file of a language model")
-        for name in ("batch_size", "max_attempts", "max_new_tokens", "concurrency"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"--{name} must be at least 1, got {value}")
+        check_at_least(self, 1, ["batch_size", "max_attempts", "max_new_tokens", "concurrency"])
         if not 0 < self.timeout_s < float("inf"):
             raise ValueError(f"--timeout_s must be above 0 and finite, got {self.timeout_s}; give 120")
         if not 0 <= self.temperature < float("inf"):
@@ -118,8 +112,73 @@ class WriterArguments:
                 )
 
 
-Outcome = tuple[dict[str, Any] | None, str | None]
-"""The object of an answer and None, or None and why it is refused."""
+HUB_HOSTS = ("huggingface.co", "huggingface.cloud", "hf.space")
+"""Hosts of Hugging Face, Inference Endpoints among them; no other is given HF_TOKEN."""
+
+
+def split_address(url: str, flag: str = "--endpoint") -> SplitResult:
+    """The parts of the address of a server, which `flag` gave.
+
+    Raises:
+        ValueError: it is no http(s) address of a host, or holds what may be a secret and would be written down.
+    """
+    hint = "give one like http://127.0.0.1:8000/v1"
+    try:
+        parts = urlsplit(url)
+        port_is_good = parts.port is None or parts.port > 0
+    except ValueError as error:
+        raise ValueError(f"{flag} {url} is no address ({error}); {hint}") from error
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise ValueError(
+            f"{flag} must be an address without user, password, ? and #: it is written into the run's folder; put "
+            "a key into the environment variable OPENAI_API_KEY (HF_TOKEN for hosts of Hugging Face)"
+        )
+    if parts.scheme not in ("http", "https") or not parts.hostname or not port_is_good or " " in url:
+        raise ValueError(f"{flag} {url} is no http or https address; {hint}")
+    return parts
+
+
+def is_loopback(url: str) -> bool:
+    """Whether what is sent to `url` stays on this machine."""
+    host = split_address(url).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def key_variable(url: str) -> str:
+    """The environment variable whose key goes to `url`: HF_TOKEN to Hugging Face over https, else OPENAI_API_KEY."""
+    parts = split_address(url)
+    host = f".{parts.hostname}"
+    ours = parts.scheme == "https" and any(host.endswith(f".{name}") for name in HUB_HOSTS)
+    return "HF_TOKEN" if ours else "OPENAI_API_KEY"
+
+
+def read_key(url: str, flag: str = "--endpoint") -> str | None:
+    """The key for `url`, None where the environment has none; logs which key goes where, and who can read along.
+
+    Args:
+        flag: that named the address.
+    """
+    variable, host = key_variable(url), split_address(url).hostname
+    key = os.environ.get(variable, "").strip() or None
+    logger.info("%s: %s", flag, f"the key in {variable} goes to {host}" if key else f"{variable} is not set: no key")
+    if url.startswith("http:") and not is_loopback(url):
+        logger.warning("%s: what goes to %s is not encrypted; others on the way can read it", flag, host)
+    return key
+
+
+def check_real_texts(url: str, k_shot: int, send_real_texts: bool) -> None:
+    """Raise a `ValueError` where examples, which are real texts, would leave this machine without the user's word."""
+    if k_shot and not send_real_texts and not is_loopback(url):
+        raise ValueError(
+            f"--k_shot {k_shot} with --endpoint {url} sends real texts of --dataset to {split_address(url).hostname}, "
+            "which is not this machine; if their owners and licence allow that, say --send_real_texts true; else "
+            "leave --k_shot out, or serve the model here"
+        )
+
+
 SEEDS = 2**31
 """Engines get seeds modulo this, since some take 32 bits with a sign."""
 FINISHED = ("stop", "eos_token", "stop_sequence")
@@ -137,7 +196,7 @@ def token_budget(schema: dict[str, Any], max_new_tokens: int | None) -> int:
     Raises:
         ValueError: the schema has no bound or cannot be met; names the place.
     """
-    from clinsynth.pipelines.structured_medical_text.schema_bounds import bounded, most_tokens
+    from clinsynth.pipelines.structured_medical_text.schemas import bounded, most_tokens
 
     most = most_tokens(bounded(schema))
     return max_new_tokens or most
@@ -159,28 +218,3 @@ def check_answer(text: Any, finish: Any, schema: dict[str, Any]) -> Outcome:
     if finish not in FINISHED:
         return None, "stopped by a filter" if finish == "content_filter" else "stopped before its end"
     return check_text(text, schema) if isinstance(text, str) else (None, "without content")
-
-
-def write_rows(
-    requests: list[Request],
-    attempt: Callable[[list[Messages], list[int]], list[Outcome]],
-    max_attempts: int,
-) -> Iterator[RowResult]:
-    """A result a request, in their order: all are attempted at once, then those that failed, with new seeds."""
-    from clinsynth.pipelines.structured_medical_text import RowResult
-
-    finished: dict[int, RowResult] = {}
-    failed: dict[int, list[str]] = {number: [] for number in range(len(requests))}
-    while failed:
-        numbers = list(failed)
-        seeds = [attempt_seed(requests[number][1], len(failed[number])) for number in numbers]
-        outcomes = attempt([requests[number][0] for number in numbers], seeds)
-        for number, (data, reason) in zip(numbers, outcomes, strict=True):
-            reasons = failed[number] + ([reason] if reason is not None else [])
-            if reason is None or len(reasons) == max_attempts:
-                attempts = len(reasons) + (reason is None)
-                finished[number] = RowResult(data, requests[number][1], attempts, reasons)
-                del failed[number]
-            else:
-                failed[number] = reasons
-    return iter([finished[number] for number in range(len(requests))])

@@ -8,7 +8,6 @@ own command, which resumes.
 from __future__ import annotations
 
 import hashlib
-import importlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ import jsonargparse
 
 from clinsynth import __version__
 from clinsynth.arguments import build_parser
-from clinsynth.cli import COMMANDS, find_command
+from clinsynth.cli import find_command, load_command
 from clinsynth.study.arguments import TEXTS
 
 if TYPE_CHECKING:
@@ -255,8 +254,7 @@ def check_flags(step: Step) -> None:
     Raises:
         ValueError: what they refuse.
     """
-    module_name, arguments_name, _ = COMMANDS[find_command(step.command)]
-    arguments_class = getattr(importlib.import_module(module_name), arguments_name)
+    _, arguments_class = load_command(find_command(step.command))
     parser = build_parser(arguments_class)
     parser.exit_on_error = False
     try:

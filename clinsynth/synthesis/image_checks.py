@@ -6,25 +6,21 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
-from clinsynth.data.arguments import ImageDataArguments
-from clinsynth.judges.judges import check_judge
-from clinsynth.synthesis.image_sources import (
-    ImageSources,
-    SourceArguments,
-    load_sources,
-    strength_lines,
-    sweep_strengths,
-    with_form,
-)
-
-if TYPE_CHECKING:
-    from clinsynth.judges.protocol import Answer, Judge
-    from clinsynth.metrics.privacy.copies import CopyDetector, ThumbnailSpace
-    from clinsynth.models.generators import Generator, Sample
+from clinsynth.data.images import load_image_dataset, to_arrays
+from clinsynth.judges.calibration import calibrate, check_usable
+from clinsynth.judges.judges import load_judge
+from clinsynth.judges.protocol import Answer, Judge, is_met
+from clinsynth.metrics.privacy.copies import SPACE, CopyDetector, ThumbnailSpace, duplicated, fit_threshold
+from clinsynth.models.classifiers import class_numbers
+from clinsynth.models.generators import Generator, Sample
+from clinsynth.models.image_classifiers import load_image_classifier, predict
+from clinsynth.models.weights import best_device, hash_weights
+from clinsynth.synthesis.arguments import KeepArguments, SourceArguments, parse_share
+from clinsynth.synthesis.image_sources import ImageSources, load_sources, strength_lines, sweep_strengths, with_form
 
 UNCHANGED, OTHER_CLASS = "unchanged", "another class"
 UNMET, NO_ANSWER = "checklist not met", "no answer of the judge"
@@ -66,8 +62,6 @@ class ChangeCheck:
         Raises:
             ValueError: fewer than ten train images are left for it.
         """
-        from clinsynth.metrics.privacy.copies import ThumbnailSpace, duplicated, fit_threshold
-
         space = ThumbnailSpace.of(train)
         stated = "--least_change"
         if least is None:
@@ -99,8 +93,6 @@ class ChangeCheck:
 
     @property
     def facts(self) -> dict[str, Any]:
-        from clinsynth.metrics.privacy.copies import SPACE
-
         return {"space": SPACE, "least_distance_to_source": self.least, "from": self.least_from}
 
 
@@ -126,17 +118,11 @@ class ClassCheck:
     """
 
     def __init__(self, name: str, id2label: dict[int, str]):
-        from clinsynth.models.classifiers import class_numbers
-        from clinsynth.models.image_classifiers import load_image_classifier
-        from clinsynth.models.weights import best_device, hash_weights
-
         self.model, _ = load_image_classifier("--keep_if_class", name, best_device())
         self.classes = class_numbers("--keep_if_class", self.model, list(id2label.values()))
         self.facts = {"model": name, "weights_sha256": hash_weights(self.model)}
 
     def __call__(self, images: np.ndarray, labels: list[int], seeds: list[int]) -> list[str | None]:
-        from clinsynth.models.image_classifiers import predict
-
         pairs = zip(predict(self.model, images).argmax(1), labels, strict=True)
         return [None if seen == self.classes[label] else OTHER_CLASS for seen, label in pairs]
 
@@ -159,8 +145,6 @@ class ChecklistCheck:
         Raises:
             ValueError: judge or checklist cannot be had, or a class of the generator is not in it.
         """
-        from clinsynth.judges.judges import load_judge
-
         judge = load_judge(args.judge, args.judge_model, args.checklist)
         for name in generator.id2label.values():
             if name not in judge.checklist["conditions"]:
@@ -178,8 +162,6 @@ class ChecklistCheck:
 
     def reason(self, answer: Answer) -> str | None:
         """The reason of one image."""
-        from clinsynth.judges.protocol import is_met
-
         met = [is_met(score) for item, score in answer["scores"].items() if item not in self.refused]
         if answer.get("failure") or not met:
             return NO_ANSWER
@@ -191,71 +173,12 @@ class ChecklistCheck:
 
 
 def refused_items(judge: Judge, side: int, channels: int, seed: int) -> frozenset[str]:
-    """The items with which the judge cannot be trusted on images of this resolution and number of channels.
-
-    Raises:
-        ValueError: a condition has no other.
-    """
-    from clinsynth.judges.calibration import calibrate, check_usable
-
+    """The items with which the judge cannot be trusted on images of this resolution and number of channels."""
     if judge.checklist["name"] != "phantom-fundus":
         return frozenset()  # truth is known of phantoms alone
     found = calibrate(judge, side, channels, PER_GRADE, LEAST_KAPPA, seed)
     check_usable(judge, found["refused"], LEAST_KAPPA)
     return frozenset(found["refused"])
-
-
-@dataclass
-class KeepArguments(ImageDataArguments):
-    """Which generated images are kept."""
-
-    reject_copies: bool = False
-    """draw an image anew while it is an exact or near copy of a train image of --dataset"""
-    keep_if_checklist: str | None = None
-    """draw an image anew while fewer of its class's checklist items are met: 4/5, or as a share 0.8, of the items that
-    the judge is trusted with"""
-    checklist: str = "phantom-fundus"
-    """--keep_if_checklist: name of a checklist that comes with clinsynth, or a .yaml file"""
-    judge: str = "measure"
-    """--keep_if_checklist: who answers the items, a judge of `clinsynth judge` on this machine"""
-    judge_model: str | None = None
-    """--keep_if_checklist: the judge's model, folder or Hub id, where it has one"""
-    keep_if_class: str | None = None
-    """draw an image anew while this image classifier, a folder or Hub id, sees another class in it"""
-    least_change: float | None = None
-    """--from_images: draw an image anew while it is nearer to its source, a distance of 0 to 2 between thumbnails;
-    default: as near as only one in 200 train pictures comes to another one"""
-    most_draws: int = 10
-    """draws of an image, after which its row is given up"""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.keep_if_checklist is not None:
-            parse_share(self.keep_if_checklist)
-            check_judge("judge", self.judge, self.judge_model)
-            if self.judge == "expert":
-                raise ValueError("--judge expert knows only images that there are; take another for new ones")
-        if self.least_change is not None and not 0 <= self.least_change <= 2:
-            raise ValueError(f"--least_change must be in [0, 2], got {self.least_change}; 0 keeps unchanged images")
-        if self.most_draws < 1:
-            raise ValueError(f"--most_draws must be at least 1, got {self.most_draws}")
-
-
-def parse_share(text: str) -> Fraction:
-    """`"4/5"` or `"0.8"` to 4/5.
-
-    Raises:
-        ValueError: it is neither, or not in (0, 1].
-    """
-    try:
-        share = Fraction(str(text).replace(" ", ""))
-    except (ValueError, ZeroDivisionError):
-        share = Fraction(0)
-    if not 0 < share <= 1:
-        raise ValueError(
-            f"--keep_if_checklist must be M/N or a share in (0, 1], got {text!r}; 4/5 is four of five items"
-        )
-    return share
 
 
 @dataclass(frozen=True)
@@ -309,14 +232,7 @@ def load_keep(args: KeepArguments, generator: Generator, sources: ImageSources |
 
 
 def fit_detector(args: KeepArguments, generator: Generator, seed: int) -> CopyDetector:
-    """The detector of copies of the real train split, brought to the size and channels that the generator draws.
-
-    Raises:
-        ValueError: --resolution or --channels ask for others, or there are too few images.
-    """
-    from clinsynth.data.images import load_image_dataset, to_arrays
-    from clinsynth.metrics.privacy.copies import CopyDetector
-
+    """The detector of copies of the real train split, brought to the size and channels that the generator draws."""
     fixed = with_form(args, generator)
     train = load_image_dataset(fixed, seed)["train"]
     return CopyDetector.of(to_arrays(train, fixed.resolution, fixed.channels, args.fit).images)

@@ -12,21 +12,22 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
+import yaml
 from tqdm.auto import tqdm
 
 from clinsynth.data.arguments import ImageDataArguments
+from clinsynth.data.images import ImageArrays, load_image_arrays, open_enlarged
 from clinsynth.data.labels import UNKNOWN, first_of
 from clinsynth.images import to_picture
 from clinsynth.judges.checklists import sample_id
+from clinsynth.models.generators import Generator, Sample
+from clinsynth.models.image_encoders import hash_arrays
 from clinsynth.run_folder import atomic_write, read_json
 from clinsynth.seeds import derive_seed
-
-if TYPE_CHECKING:
-    from clinsynth.data.images import ImageArrays
-    from clinsynth.models.generators import Generator, Sample
+from clinsynth.synthesis.arguments import SourceArguments, parse_strength
 
 logger = logging.getLogger("clinsynth")
 
@@ -34,64 +35,6 @@ logger = logging.getLogger("clinsynth")
 Data = TypeVar("Data", bound=ImageDataArguments)
 Reject = Callable[[np.ndarray, list[int], list[int]], list[str | None]]
 """From images, labels and seeds to the reason why each is rejected, None where it is not."""
-
-
-@dataclass
-class SourceArguments(ImageDataArguments):
-    """Where image-to-image generation starts from."""
-
-    from_images: str | None = None
-    """make every picture from a real one of another class: the data set whose train split gives these, any spec that
-    --dataset takes; the data flags hold for it"""
-    strength: float | str = 0.3
-    """share of the noise that a source is given, in (0, 1]; S, LABEL=S,LABEL=S for each class, or S,S,S to have the
-    one chosen by how many pictures made from validation pictures are kept (needs --keep_if_checklist or
-    --keep_if_class)"""
-    from_class: str | None = None
-    """classes whose pictures may be sources, LABEL,LABEL; default: all but the class to make"""
-    compatible: str | None = None
-    """YAML file of columns in which source and class must agree, such as body site: `agree: [column, …]`, and under
-    `classes:` LABEL: {column: [value, …]} where not the values of the class's own train pictures hold"""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.from_images:
-            for name in ("from_class", "compatible"):
-                if getattr(self, name) is not None:
-                    raise ValueError(f"--{name} is about the sources of --from_images; name their data set")
-        parse_strength(self.strength)
-
-    @property
-    def swept(self) -> list[float]:
-        """The strengths to choose from; empty where none is to be chosen."""
-        found = parse_strength(self.strength)
-        return found if isinstance(found, list) else []
-
-
-def parse_strength(text: float | str) -> float | dict[str, float] | list[float]:
-    """`0.3` to a number, `"grade 4=0.5,grade 1=0.3"` to a dict by class, `"0.2,0.3"` to a list.
-
-    Raises:
-        ValueError: it is none of these, or a strength is outside (0, 1].
-    """
-    parts = [part.strip() for part in str(text).split(",")]
-    try:
-        if "=" in str(text):
-            pairs = [part.rpartition("=") for part in parts]
-            found: Any = {label.strip(): float(number) for label, _, number in pairs}
-            good = all(found) and len(found) == len(parts) and all(0 < value <= 1 for value in found.values())
-        else:
-            values = [float(part) for part in parts]
-            found = values[0] if len(values) == 1 else sorted(set(values))
-            good = all(0 < value <= 1 for value in values)
-    except ValueError:
-        good = False
-    if not good:
-        raise ValueError(
-            f"--strength must be a number in (0, 1], LABEL=S,LABEL=S or S,S,S, got {text!r}; 0.3 keeps "
-            "most of an image"
-        )
-    return found
 
 
 @dataclass(frozen=True)
@@ -144,8 +87,6 @@ def load_sources(
     Raises:
         ValueError: a class without a source, an unknown class name, a column that the data set lacks, or a GAN.
     """
-    from clinsynth.models.image_encoders import hash_arrays
-
     if not generator.starts_from_images:
         raise ValueError(f"--from_images needs a diffusion model, but --model {generator.name} is a GAN; leave it out")
     id2label = generator.id2label
@@ -187,8 +128,6 @@ def load_sources(
 
 def load_as_drawn(args: ImageDataArguments, generator: Generator, seed: int) -> dict[str, ImageArrays]:
     """The splits of --dataset, whose images are brought to the form of the generator's."""
-    from clinsynth.data.images import load_image_arrays, open_enlarged
-
     form = generator.form
     fixed = with_form(args, generator)
     return open_enlarged(fixed, form.side, seed).all() if form.enlarges else load_image_arrays(fixed, seed)
@@ -245,13 +184,7 @@ def serves(
 
 
 def read_compatible(path: str, train: ImageArrays, targets: list[str]) -> dict[str, dict[str, list[str]]]:
-    """Class to column to the values that its sources may have; an unknown value agrees with nothing.
-
-    Raises:
-        ValueError: the file cannot be read, or names a column or class that there is not.
-    """
-    import yaml
-
+    """Class to column to the values that its sources may have; an unknown value agrees with nothing."""
     try:
         table = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:

@@ -8,30 +8,16 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
+from datasets import Dataset
+
+from clinsynth.data.duplicates import text_digest
 from clinsynth.data.labels import first_of
-
-if TYPE_CHECKING:
-    from datasets import Dataset
-
-    from clinsynth.pipelines.structured_medical_text.prompts import Task
+from clinsynth.pipelines.structured_medical_text.prompts import Task, draw_k_shot, render_messages
+from clinsynth.synthesis.arguments import Amounts
 
 logger = logging.getLogger("clinsynth")
-
-
-class Amounts(Protocol):
-    """The flags of a command that say how many samples it makes."""
-
-    per_class: int | None
-    counts: str | None
-    balance_to: int | None
-
-
-def check_amounts(args: Amounts) -> None:
-    """Raise a `ValueError` where not exactly one of the flags is given."""
-    if sum(option is not None for option in (args.per_class, args.counts, args.balance_to)) != 1:
-        raise ValueError("give exactly one of --per_class N, --counts LABEL=N,… and --balance_to N")
 
 
 def plan_labels(
@@ -68,11 +54,7 @@ def plan_labels(
 
 
 def parse_counts(text: str, number_of: Callable[[str], int]) -> dict[int, int]:
-    """`"severe=10,mild=5"` to `{3: 10, 1: 5}`.
-
-    Raises:
-        ValueError: an entry that is none, a label twice, or one that `number_of` does not know.
-    """
+    """`"severe=10,mild=5"` to `{3: 10, 1: 5}`."""
     counts: dict[int, int] = {}
     for entry in text.split(","):
         label, _, count = (part.strip() for part in entry.rpartition("="))
@@ -150,8 +132,6 @@ class Prompts:
     k_shot: int
 
     def __call__(self, label: int, seed: int) -> tuple[list[dict[str, str]], list[str]]:
-        from clinsynth.pipelines.structured_medical_text.prompts import draw_k_shot, render_messages
-
         name = self.names[label]
         shots = draw_k_shot(self.examples[name], self.k_shot, seed)
         return render_messages(self.task, label=name, k_shot=shots, seed=seed), [shot["id"] for shot in shots]
@@ -180,8 +160,6 @@ def examples_by_label(
     Raises:
         ValueError: a label has fewer than `--k_shot`.
     """
-    from clinsynth.data.duplicates import text_digest
-
     pools: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     if train is None or not k_shot:
         return pools

@@ -153,11 +153,7 @@ def holds_pixels_alone(data: bytes, start: int, place: int, end: int) -> bool:
 
 
 def to_plain_png(image: bytes) -> bytes:
-    """An image of another format as PNG.
-
-    Raises:
-        ValueError: it cannot be read, or has colours that PNG has not.
-    """
+    """An image of another format as PNG."""
     from PIL import Image, ImageOps
 
     from clinsynth.images import to_png

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 
 from clinsynth.images import to_picture
 from clinsynth.run_folder import read_json
-from clinsynth.synthesis.shard_files import KEY, open_shard, read_shard, shard_paths
+from clinsynth.synthesis.shard_files import class_names, open_shard, read_shard, shard_paths
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -127,15 +126,6 @@ class SetReader:
         from datasets import Dataset, concatenate_datasets
 
         return concatenate_datasets([Dataset(table) for table in self.tables()])
-
-
-def class_names(schema: pa.Schema) -> list[str] | None:
-    """The class names that `datasets` wrote beside the column label; None where it wrote none."""
-    try:
-        names: list[str] = json.loads(schema.metadata[KEY])["info"]["features"]["label"]["names"]
-    except (KeyError, TypeError, ValueError):
-        return None
-    return names
 
 
 def load_labelled(spec: str, column: str, wrote: str) -> Dataset:

@@ -158,17 +158,22 @@ def read_columns(schema: pa.Schema) -> Columns:
     return found
 
 
-def label_names(schema: pa.Schema) -> list[str] | None:
-    """The class names of a set of images that say where they are from; None of any other columns or metadata."""
-    metadata = dict(schema.metadata or {})
-    metadata.pop(REJECTED, None)
+def class_names(schema: pa.Schema) -> list[str] | None:
+    """The class names that `datasets` wrote beside the column label; None where it wrote none."""
     try:
-        names = json.loads(metadata[KEY])["info"]["features"]["label"]["names"]
+        names: list[str] = json.loads(schema.metadata[KEY])["info"]["features"]["label"]["names"]
     except (KeyError, TypeError, ValueError):
         return None
+    return names
+
+
+def label_names(schema: pa.Schema) -> list[str] | None:
+    """The class names of a set of images that say where they are from; None of any other columns or metadata."""
+    names = class_names(schema)
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         return None
-    return names if schema.with_metadata(metadata).equals(marked_schema(names), check_metadata=True) else None
+    bare = schema.with_metadata({key: value for key, value in schema.metadata.items() if key != REJECTED})
+    return names if bare.equals(marked_schema(names), check_metadata=True) else None
 
 
 def marked_schema(names: list[str]) -> pa.Schema:

@@ -17,8 +17,9 @@ from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset, Features
 from tqdm.auto import tqdm
@@ -26,9 +27,6 @@ from tqdm.auto import tqdm
 from clinsynth.run_folder import atomic_write, check_unchanged, describe_environment, read_json
 from clinsynth.seeds import derive_seed
 from clinsynth.synthesis.shard_files import GIVEN_UP, REJECTED
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 MOST_DRAWS = 10
 README = """---

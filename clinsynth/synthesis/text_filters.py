@@ -3,48 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import torch
 
 from clinsynth.data.duplicates import NearDuplicates
 from clinsynth.metrics.texts.words import words_of
-
-if TYPE_CHECKING:
-    import torch
+from clinsynth.models.classifiers import class_names, class_numbers
+from clinsynth.models.text_classifiers import load_text_classifier, text_outputs
+from clinsynth.models.text_encoders import load_text_encoder, pack_texts
+from clinsynth.models.weights import hash_weights
+from clinsynth.synthesis.arguments import TextFilterArguments
 
 NO_WORD = "no word"
 NEAR_DUPLICATE, TRAIN_COPY = "near duplicate", "near copy of a train text"
 NOT_CONFIRMED = "label not confirmed"
-
-
-@dataclass
-class TextFilterArguments:
-    """Which generated texts are kept."""
-
-    near_duplicate: float = 0.7
-    """draw a text anew, up to ten times, while its likeness (Jaccard, pieces of 5 characters) to one kept is this or
-    more; 1 rejects equal texts only, 0 none"""
-    near_duplicate_encoder: str | None = None
-    """folder or Hub id of an encoder, as sentence-transformers/all-MiniLM-L6-v2, by whose sentence embeddings a text
-    is a near-duplicate, too"""
-    near_duplicate_cosine: float = 0.9
-    """their least cosine similarity"""
-    reject_copies: bool = False
-    """draw a text anew also while it is that like a train text of --dataset"""
-    verify_labels: str | None = None
-    """folder of a classifier trained on the real train texts (clinsynth train text-classifier); a text in which it
-    reads another label than the one asked for is drawn anew"""
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.near_duplicate <= 1:
-            raise ValueError(f"--near_duplicate must be in [0, 1], got {self.near_duplicate}; 0 turns it off")
-        if not 0 < self.near_duplicate_cosine <= 1:
-            raise ValueError(f"--near_duplicate_cosine must be in (0, 1], got {self.near_duplicate_cosine}; give 0.9")
-        if self.reject_copies and not self.near_duplicate:
-            raise ValueError("--reject_copies true needs --near_duplicate above 0, the likeness of a copy; give 0.7")
 
 
 def load_filter(
@@ -59,8 +34,6 @@ def load_filter(
     Raises:
         ValueError: the encoder or the classifier cannot be loaded, or does not know a label.
     """
-    from clinsynth.models.weights import hash_weights
-
     encoder, check = args.near_duplicate_encoder, None
     if args.verify_labels:
         check = LabelCheck(args.verify_labels, names, device)
@@ -160,8 +133,6 @@ def load_embed(source: str) -> Embed:
     Raises:
         ValueError: it cannot be loaded.
     """
-    from clinsynth.models.text_encoders import load_text_encoder, pack_texts
-
     try:
         encoder = load_text_encoder(source)
     except ValueError as error:
@@ -191,16 +162,11 @@ class LabelCheck:
     """
 
     def __init__(self, source: str, names: Sequence[str], device: str | torch.device = "cpu"):
-        from clinsynth.models.classifiers import class_names, class_numbers
-        from clinsynth.models.text_classifiers import load_text_classifier
-
         self.model, self.tokens = load_text_classifier("--verify_labels", source, device)
         class_numbers("--verify_labels", self.model, names)
         self.names = class_names(self.model)
 
     def __call__(self, text: str) -> str:
         """The likeliest label of `text`, which is cut at what the classifier can read."""
-        from clinsynth.models.text_classifiers import text_outputs
-
         (logits,) = text_outputs(self.model, self.tokens, [text], lambda found: found)
         return self.names[int(logits.argmax())]

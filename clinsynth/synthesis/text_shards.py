@@ -15,18 +15,16 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from itertools import takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from datasets import ClassLabel, Features, Value
 from datasets import Sequence as SequenceFeature
 
+from clinsynth.models.writers import Request, Write
 from clinsynth.pipelines.structured_medical_text import RowResult
 from clinsynth.synthesis.shard_files import GIVEN_UP
 from clinsynth.synthesis.shards import Counts, Draw, Drawn, Place, ShardPlan, draw_rows, write_shards
 from clinsynth.synthesis.text_filters import NEAR_DUPLICATE, SeenTexts
-
-if TYPE_CHECKING:
-    from clinsynth.models.writers import Request, Result, Write
 
 Ask = Callable[[int, int], tuple[list[dict[str, str]], list[str]]]
 """From a label's number and a seed to the messages and the ids of the examples in them."""
@@ -90,7 +88,7 @@ class TextDrawing:
             self.spent[place.row] += result.attempts
             yield self.look_at(place, ids, result)
 
-    def look_at(self, place: Place, ids: list[str], result: Result) -> Drawn:
+    def look_at(self, place: Place, ids: list[str], result: RowResult) -> Drawn:
         """What comes of a result: a row that is kept, one that is drawn anew, or one that is given up."""
         if result.data is None:
             return Drawn(None, [*result.rejections, GIVEN_UP])
@@ -162,7 +160,7 @@ def with_journal(write: Write, path: Path) -> Write:
     remove.
     """
 
-    def write_on(requests: list[Request]) -> Iterator[Result]:
+    def write_on(requests: list[Request]) -> Iterator[RowResult]:
         known = read_journal(path)
         first = [known[seed] for seed in takewhile(known.__contains__, (seed for _, seed in requests))]
         yield from first
@@ -170,8 +168,7 @@ def with_journal(write: Write, path: Path) -> Write:
         if rest:
             with path.open("a", encoding="utf-8") as file:
                 for (_, seed), result in zip(rest, write(rest), strict=True):
-                    kept = RowResult(result.data, seed, result.attempts, result.rejections)
-                    file.write(json.dumps(asdict(kept), ensure_ascii=False) + "\n")
+                    file.write(json.dumps(asdict(result) | {"seed": seed}, ensure_ascii=False) + "\n")
                     file.flush()
                     yield result
 

@@ -21,6 +21,7 @@ import torch
 from PIL import Image
 from transformers import Pipeline
 from transformers.dynamic_module_utils import custom_object_save
+from transformers.utils import cached_file
 
 from .measuring_model import measured_items
 
@@ -214,8 +215,6 @@ def check_conditions(conditions: list[str], checklist: dict[str, Any]) -> None:
 
 def read_checklist(model: Any) -> dict[str, Any]:
     """checklist.json of the folder or repository that `model` came from."""
-    from transformers.utils import cached_file
-
     source = model.name_or_path
     path = cached_file(source, CHECKLIST_FILE, _raise_exceptions_for_missing_entries=False) if source else None
     if path is None:

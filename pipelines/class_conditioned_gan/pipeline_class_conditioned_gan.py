@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput
 from diffusers.utils.torch_utils import randn_tensor
+from huggingface_hub import create_repo
 
 
 class ClassConditionedGANPipeline(DiffusionPipeline):
@@ -57,15 +58,13 @@ class ClassConditionedGANPipeline(DiffusionPipeline):
         """
         ids = {name: i for i, name in self.id2label.items()}
         labels = [class_labels] if isinstance(class_labels, (str, int, np.integer)) else class_labels
-        result = []
-        for label in labels:
-            found = ids.get(label) if isinstance(label, str) else int(label)
-            if found is None or not 0 <= found < self.num_classes:
+        found = [ids.get(label, -1) if isinstance(label, str) else int(label) for label in labels]
+        for number, label in zip(found, labels, strict=True):
+            if not 0 <= number < self.num_classes:
                 raise ValueError(
                     f"class label {label!r} is unknown; the model's are {list(ids)} or 0 to {self.num_classes - 1}"
                 )
-            result.append(found)
-        return result
+        return found
 
     @torch.no_grad()
     def __call__(
@@ -149,13 +148,19 @@ class ClassConditionedGANPipeline(DiffusionPipeline):
         index["generator"] = [copy_code(type(self.generator), folder / "generator"), type(self.generator).__name__]
         (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
         if push_to_hub:
-            upload(folder, repo_id or folder.name, **hub)
+            self.upload(folder, repo_id or folder.name, **hub)
 
     def push_to_hub(self, repo_id: str, private: bool = True, **kwargs: Any) -> str:  # type: ignore[override]
         """Upload to the Hub, into a private repository unless `private=False`; returns the commit's address."""
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder)
-            return upload(Path(folder), repo_id, private=private, **kwargs)
+            return self.upload(folder, repo_id, private=private, **kwargs)
+
+    def upload(self, folder: str | Path, repo_id: str, private: bool = True, **kwargs: Any) -> str:
+        """Upload a saved `folder` in one commit, into a new repository if need be; returns the commit's address."""
+        token = kwargs.get("token")
+        repo_id = create_repo(repo_id, private=private, exist_ok=True, token=token).repo_id
+        return str(self._upload_folder(str(folder), repo_id, **kwargs).commit_url)
 
 
 def copy_code(cls: type, folder: Path) -> str:
@@ -164,20 +169,3 @@ def copy_code(cls: type, folder: Path) -> str:
     if source.resolve() != (folder / source.name).resolve():
         shutil.copyfile(source, folder / source.name)
     return source.stem
-
-
-def upload(
-    folder: Path,
-    repo_id: str,
-    private: bool = True,
-    token: str | None = None,
-    commit_message: str = "Upload ClassConditionedGANPipeline",
-    create_pr: bool = False,
-) -> str:
-    """Create the model repository `repo_id` if needed and upload `folder` in one commit; returns its address."""
-    from huggingface_hub import HfApi
-
-    api = HfApi(token=token)
-    repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-    commit = api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=commit_message, create_pr=create_pr)
-    return str(commit.commit_url)

@@ -8,7 +8,7 @@ This file is copied, with those it imports, into every checkpoint, and imports n
 
 import json
 import logging
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,19 @@ from transformers import LogitsProcessorList, Pipeline
 from transformers.dynamic_module_utils import custom_object_save
 from transformers.utils import cached_file
 
-from .prompt_tokens import encode_messages, pad_left
-from .prompts import Task, render_messages
+from .prompts import Task, encode_messages, pad_left, render_messages
 from .schema_logits import SchemaConstraint, SchemaLogits
 from .schemas import Schema, check_text, json_schema
-from .text_rows import RowRequest, RowResult, SeededSampling, check_sampling, derive_seed, plain_generation
+from .text_rows import (
+    Outcome,
+    RowRequest,
+    RowResult,
+    SeededSampling,
+    attempt_rows,
+    check_sampling,
+    derive_seed,
+    plain_generation,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -164,26 +172,13 @@ class StructuredMedicalTextPipeline(Pipeline):
         An attempt that fails is made again, with a seed derived from the row's, in the next batch.
         """
         check_sampling(temperature, top_p)
-        waiting = deque(enumerate(requests))
-        failed: dict[int, list[str]] = {number: [] for number in range(len(requests))}
-        finished: dict[int, RowResult] = {}
-        following = 0
-        while waiting:
-            batch = [waiting.popleft() for _ in range(min(batch_size, len(waiting)))]
-            rows = [request for _, request in batch]
-            seeds = [derive_seed(request.seed, len(failed[n])) if failed[n] else request.seed for n, request in batch]
-            outcomes = self.write(rows, seeds, temperature, top_p, max_new_tokens, streamer)
-            for (number, request), (data, reason) in reversed(list(zip(batch, outcomes, strict=True))):
-                if reason is not None:
-                    failed[number].append(reason)
-                    if len(failed[number]) < max_attempts:
-                        waiting.appendleft((number, request))
-                        continue
-                attempts = len(failed[number]) + (reason is None)
-                finished[number] = RowResult(data, request.seed, attempts, failed.pop(number))
-            while following in finished:
-                yield finished.pop(following)
-                following += 1
+
+        def attempt(rows: list[RowRequest], failed: list[int]) -> list[Outcome]:
+            counts = zip(rows, failed, strict=True)
+            seeds = [derive_seed(row.seed, count) if count else row.seed for row, count in counts]
+            return self.write(rows, seeds, temperature, top_p, max_new_tokens, streamer)
+
+        return attempt_rows(requests, attempt, batch_size, max_attempts)
 
     @torch.no_grad()
     def write(
@@ -194,7 +189,7 @@ class StructuredMedicalTextPipeline(Pipeline):
         top_p: float,
         max_new_tokens: int | None,
         streamer: Any = None,
-    ) -> list[tuple[dict[str, Any] | None, str | None]]:
+    ) -> list[Outcome]:
         """One attempt at each request, in one batch: its data and None, or None and why it failed."""
         schemas = [request.schema or self.schema for request in requests]
         constraints = [self.constraint_of(schema) for schema in schemas]

@@ -15,10 +15,9 @@ import numpy as np
 import torch
 from transformers import LogitsProcessor
 
-from .back_ends import back_end
-from .schema_bounds import bounded, most_tokens, rise
+from .back_ends import back_end, vocabulary_of
 from .schema_text import ending, size
-from .vocabulary import vocabulary_of
+from .schemas import bounded, most_tokens, rise
 
 SLACK = 3
 """Tokens by which the first byte of a character of four can put the text's end further off."""

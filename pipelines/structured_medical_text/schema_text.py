@@ -13,7 +13,7 @@ import numpy as np
 from llguidance import LLMatcher, LLTokenizer
 from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask
 
-from .schema_bounds import (
+from .schemas import (
     LONGEST_NUMBER,
     LONGEST_PATTERN,
     first_characters,
@@ -198,11 +198,7 @@ class Reader:
 
 @lru_cache(maxsize=1024)
 def shortest_match(pattern: str, begun: str) -> str:
-    """What is left of the shortest JSON string by a pattern, in characters, that begins with `begun`.
-
-    Raises:
-        ValueError: none does.
-    """
+    """What is left of the shortest JSON string by a pattern, in characters, that begins with `begun`."""
     most = bisect_left(range(LONGEST_PATTERN + 1), True, key=lambda most: matcher(pattern, begun, most) is not None)
     state, rest = matcher(pattern, begun, most), b""
     if state is None:

@@ -4,6 +4,8 @@ This file is copied into every checkpoint and imports nothing from clinsynth.
 """
 
 import hashlib
+from collections import deque
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -49,6 +51,41 @@ class RowResult:
 def derive_seed(seed: int, number: int) -> int:
     """A seed in [0, 2**63) for the draw `number` under `seed`; the same everywhere, always."""
     return int.from_bytes(hashlib.sha256(f"{seed} {number}".encode()).digest()[:8], "big") >> 1
+
+
+Outcome = tuple[dict[str, Any] | None, str | None]
+"""The object of an answer and None, or None and why it is refused."""
+
+
+def attempt_rows(
+    requests: list[RowRequest],
+    attempt: Callable[[list[RowRequest], list[int]], list[Outcome]],
+    batch_size: int,
+    max_attempts: int,
+) -> Iterator[RowResult]:
+    """A result a request, in their order; one that fails is attempted again in the next batch.
+
+    Args:
+        attempt: makes one attempt at each request of a batch, given how many have failed before.
+    """
+    waiting = deque(enumerate(requests))
+    failed: dict[int, list[str]] = {number: [] for number in range(len(requests))}
+    finished: dict[int, RowResult] = {}
+    following = 0
+    while waiting:
+        batch = [waiting.popleft() for _ in range(min(batch_size, len(waiting)))]
+        outcomes = attempt([request for _, request in batch], [len(failed[number]) for number, _ in batch])
+        for (number, request), (data, reason) in reversed(list(zip(batch, outcomes, strict=True))):
+            if reason is not None:
+                failed[number].append(reason)
+                if len(failed[number]) < max_attempts:
+                    waiting.appendleft((number, request))
+                    continue
+            attempts = len(failed[number]) + (reason is None)
+            finished[number] = RowResult(data, request.seed, attempts, failed.pop(number))
+        while following in finished:
+            yield finished.pop(following)
+            following += 1
 
 
 def plain_generation(max_new_tokens: int, end_token: int) -> GenerationConfig:

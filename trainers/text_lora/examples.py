@@ -16,8 +16,7 @@ from tqdm.auto import tqdm
 
 from clinsynth.data.labels import first_of
 from clinsynth.metrics.texts.privacy import Canaries, make_canaries
-from clinsynth.pipelines.structured_medical_text.prompt_tokens import encode_messages
-from clinsynth.pipelines.structured_medical_text.prompts import Task, render_messages
+from clinsynth.pipelines.structured_medical_text.prompts import Task, encode_messages, render_messages
 from clinsynth.pipelines.structured_medical_text.schema_logits import SchemaConstraint
 from clinsynth.pipelines.structured_medical_text.schemas import check_text
 from clinsynth.seeds import derive_seed
