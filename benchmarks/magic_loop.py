@@ -28,6 +28,11 @@ if TYPE_CHECKING:
 YARDSTICK_SEED = 1000
 """Data seed of the phantoms that the held-out judge, the extractor and the reference images come from."""
 SHARE_OF_THE_RAREST = 20 / 400  # grade 4 in the test split of phantom-fundus
+PASSED_ON = (
+    "rounds prompts candidates margin method fidelity_weight num_inference_steps beta temperature learning_rate "
+    "lr_scheduler ema_decay train_steps train_batch_size guard_steps fidelity_tolerance frechet_tolerance "
+    "least_kappa held_out_least_kappa"
+).split()
 ARMS = {"feedback": "none", "shuffled": "shuffled"}
 """What is trained on preferences, and its --control."""
 
@@ -148,26 +153,16 @@ def yardsticks(args: LoopArguments, root: Path) -> "tuple[FeatureExtractor, Imag
     test = int(np.ceil(args.per_class / SHARE_OF_THE_RAREST))
     dataset = f"phantom-fundus?seed={YARDSTICK_SEED}&train={args.train}&test={test}"
     if not (root / "held-out" / "best-real").exists():
-        clinsynth(
-            "train",
-            "image-classifier",
-            dataset=dataset,
-            resolution=args.resolution,
-            channels=args.channels,
-            arms="real",
-            control="real",
-            seeds=1,
-            epochs=args.judge_epochs,
-            output_dir=root / "held-out",
-        )
+        form = {"resolution": args.resolution, "channels": args.channels}
+        once = {"arms": "real", "control": "real", "seeds": 1, "epochs": args.judge_epochs}
+        clinsynth("train", "image-classifier", dataset=dataset, output_dir=root / "held-out", **form, **once)
     data = load_image_arrays(ImageDataArguments(dataset, args.resolution, args.channels))
     # another seed, so that it is not the judge that training is watched by
     extractor = train_default_extractor(data["train"], data["validation"], root / "extractor", 1, args.judge_epochs)
     test_split = data["test"]
-    rows = [
-        np.flatnonzero(test_split.labels == label)[: args.per_class] for label in range(len(test_split.label_names))
-    ]
-    return extractor, test_split.take(np.concatenate(rows))
+    classes = range(len(test_split.label_names))
+    rows = np.concatenate([np.flatnonzero(test_split.labels == label)[: args.per_class] for label in classes])
+    return extractor, test_split.take(rows)
 
 
 def train_models(args: LoopArguments, root: Path, folder: Path, seed: int) -> None:
@@ -188,11 +183,6 @@ def train_models(args: LoopArguments, root: Path, folder: Path, seed: int) -> No
         checkpointing_steps=100,
         seed=seed,
     )
-    same = (
-        "rounds prompts candidates margin method fidelity_weight num_inference_steps beta temperature learning_rate "
-    )
-    same += "lr_scheduler ema_decay train_steps train_batch_size guard_steps fidelity_tolerance frechet_tolerance "
-    same += "least_kappa held_out_least_kappa"
     for arm, control in ARMS.items():
         clinsynth(
             "train",
@@ -208,7 +198,7 @@ def train_models(args: LoopArguments, root: Path, folder: Path, seed: int) -> No
             guard_images=10,
             checkpointing_steps=100,
             seed=1000 + seed,
-            **{name: getattr(args, name) for name in same.split()},
+            **{name: getattr(args, name) for name in PASSED_ON},
         )
 
 
@@ -253,14 +243,13 @@ def draw(model: Path, per_class: int, steps: int, seed: int) -> "ImageArrays":
     from clinsynth.data.images import ImageArrays
     from clinsynth.models.generators import load_pipeline
     from clinsynth.seeds import derive_seed
-    from clinsynth.trainers.preference.candidates import sample_fast
+    from clinsynth.trainers.preference.candidates import draw_fast
 
     pipeline = load_pipeline(str(model))
     labels = np.repeat(np.arange(pipeline.num_classes), per_class)
     seeds = [derive_seed(seed, 98, i) for i in range(len(labels))]
-    sample = sample_fast(pipeline, steps)
-    parts = [sample(labels[i : i + 64].tolist(), seeds[i : i + 64])[0] for i in range(0, len(labels), 64)]
-    return ImageArrays(np.concatenate(parts), labels, list(pipeline.id2label.values()))
+    images, _ = draw_fast(pipeline, steps, labels.tolist(), seeds, 64)
+    return ImageArrays(images, labels, list(pipeline.id2label.values()))
 
 
 def judged(judge: "Judge", held_out: "Judge", images: "ImageArrays") -> tuple[dict[str, Any], np.ndarray]:

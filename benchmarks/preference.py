@@ -33,11 +33,11 @@ from clinsynth.pipelines.class_conditioned_ddpm import ClassConditionedDDPMPipel
 from clinsynth.seeds import derive_seed
 from clinsynth.trainers.diffusion.arguments import DDPMArguments
 from clinsynth.trainers.diffusion.model import build_scheduler, build_unet
+from clinsynth.trainers.preference.arguments import PreferenceArguments
 from clinsynth.trainers.preference.candidates import draw_candidates, sample_fast
 from clinsynth.trainers.preference.model import image_form, is_prompted
 from clinsynth.trainers.preference.pairs import Candidate, make_pairs, read_pairs, write_pairs
 from clinsynth.trainers.preference.step import Preferences, build_state, fidelity_stream, real_samples, train_step
-from clinsynth.trainers.train_preference import PreferenceArguments
 
 Build = Callable[["PreferenceBenchmarkArguments"], Any]
 

@@ -11,14 +11,10 @@ at 1 % and 5 % false alarms, n, and two controls.
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from clinsynth.arguments import run
+from clinsynth.arguments import check_at_least, run
 from clinsynth.data.arguments import ImageDataArguments
-
-if TYPE_CHECKING:
-    from clinsynth.data.images import ImageArrays
-    from clinsynth.models.generators import Generator
 
 OF_TRAINING = ("dataset", "train_fraction", "few_shot", "fit", "label_column", "label_names", "seed")
 
@@ -49,15 +45,14 @@ class AttackMembershipArguments(ImageDataArguments):
         super().__post_init__()
         if not self.model:
             raise ValueError("--model is missing; give the --output_dir of a training run or a Hub id")
-        for name in ("noises", "max_rows", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name} must be at least 1, got {getattr(self, name)}")
+        check_at_least(self, 1, ["noises", "max_rows", "batch_size"])
 
 
 def main(args: AttackMembershipArguments) -> None:
     """Attack, write membership.json, print what came out."""
     import torch
 
+    from clinsynth.data.images import load_image_arrays
     from clinsynth.models.generators import load_generator
     from clinsynth.run_folder import atomic_write, create_run_folder
     from clinsynth.study.membership import membership_inference
@@ -71,11 +66,12 @@ def main(args: AttackMembershipArguments) -> None:
         )
     if torch.accelerator.is_available():
         generator.pipeline.to(torch.accelerator.current_accelerator())
-    members, non_members = load_sides(args, generator)
+    args.resolution, args.channels = generator.form.side, generator.form.channels
+    data = load_image_arrays(args, args.seed)
     record = membership_inference(
         generator.pipeline,
-        members,
-        non_members,
+        data["train"],
+        data["test"],
         noises=args.noises,
         seed=args.seed,
         batch_size=args.batch_size,
@@ -86,15 +82,6 @@ def main(args: AttackMembershipArguments) -> None:
     atomic_write(path, json.dumps({"model": args.model, "dataset": args.dataset} | record, indent=1) + "\n")
     print(describe(record))
     print(f"record: {path}")
-
-
-def load_sides(args: AttackMembershipArguments, generator: "Generator") -> tuple["ImageArrays", "ImageArrays"]:
-    """Train and test split at the checkpoint's size and mode."""
-    from clinsynth.data.images import load_image_arrays
-
-    args.resolution, args.channels = generator.form.side, generator.form.channels
-    data = load_image_arrays(args, args.seed)
-    return data["train"], data["test"]
 
 
 def check_training_data(args: AttackMembershipArguments) -> None:

@@ -25,9 +25,9 @@ def main(args: EvaluateImagesArguments) -> None:
     from clinsynth.study.image_evidence import gather_evidence
     from clinsynth.synthesis.shard_files import hash_shards
 
-    evidence, compared = gather_evidence(args)
+    evidence, train, synthetic = gather_evidence(args)
     evidence["data"]["shards_sha256"] = hash_shards(args.synthetic)  # `push dataset` takes it for just these
-    samples = choose_images(compared.train, compared.synthetic, compared.pairs, args.seed)
+    samples = choose_images(train, synthetic, evidence["privacy"]["pairs"], args.seed)
     output_dir = Path(args.output_dir)
     atomic_write(output_dir / "evidence.json", json.dumps(evidence, indent=1) + "\n")
     atomic_write(output_dir / "report.html", render_image_report(evidence, samples))

@@ -21,12 +21,7 @@ def main(args: EvaluateTextArguments) -> None:
     from clinsynth.models.text_encoders import embed_all, load_text_encoder
     from clinsynth.reports.texts import choose_texts, render_text_report
     from clinsynth.run_folder import atomic_write, create_run_folder, write_run_config
-    from clinsynth.study.text_evidence import (
-        load_canaries,
-        load_real_texts,
-        load_synthetic_texts,
-        text_evidence,
-    )
+    from clinsynth.study.text_evidence import load_canaries, load_real_texts, load_synthetic_texts, text_evidence
     from clinsynth.synthesis.sets import read_generation
     from clinsynth.synthesis.shard_files import hash_shards
 

@@ -13,12 +13,10 @@ change of the recipe only the steps that depend on the changed line are repeated
 import ctypes
 import json
 import resource
-import shlex
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clinsynth.arguments import run
@@ -36,14 +34,14 @@ def main(args: StudyArguments) -> None:
 
     plan = plan_study(args)
     if args.dry_run:
-        print("\n".join(f"{'done' if step.finished else 'to do'}: {command_of(step)}" for step in plan.steps))
+        print("\n".join(f"{'done' if step.finished else 'to do'}: {step.shown}" for step in plan.steps))
         return
-    from clinsynth.run_folder import create_run_folder, write_run_config
+    from clinsynth.run_folder import create_run_folder, read_json, write_run_config
 
     output_dir = create_run_folder(args.output_dir)
     write_run_config(output_dir, args)
     run_steps(plan)
-    if report_is_current(output_dir, plan):
+    if read_json(output_dir / "report.json").get("steps") == {step.name: step.key for step in plan.steps}:
         print(f"nothing has changed; report: {output_dir / 'report.html'}")
         return
     from clinsynth.reports.study import write_study_report
@@ -62,7 +60,7 @@ def run_steps(plan: "Plan") -> None:
         if step.finished:
             print(f"{heading}: done before", flush=True)
             continue
-        print(f"{heading}: {command_of(step)}", flush=True)
+        print(f"{heading}: {step.shown}", flush=True)
         run_step(step)
 
 
@@ -84,7 +82,7 @@ def run_step(step: "Step") -> None:
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     record = {
         "name": step.name,
-        "command": command_of(step),
+        "command": step.shown,
         "key": step.key,
         "seconds": round(time.time() - started, 1),
         "cpu_seconds": round(cpu, 1),
@@ -98,17 +96,6 @@ def end_with_parent() -> None:
 
     A step that outlives its study would write into the same folder as the one that the next start begins."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
-def command_of(step: "Step") -> str:
-    """The step as a user would type it."""
-    return shlex.join(["clinsynth", *step.words])
-
-
-def report_is_current(output_dir: Path, plan: "Plan") -> bool:
-    """Whether report.json was made from just these steps."""
-    path = output_dir / "report.json"
-    return path.exists() and json.loads(path.read_text())["steps"] == {step.name: step.key for step in plan.steps}
 
 
 def recipe_first(words: list[str]) -> list[str]:

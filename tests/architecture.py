@@ -1,8 +1,8 @@
 """The architecture in numbers, read off the syntax trees: `python tests/architecture.py`.
 
 Prints files and lines, import circles, imports against the direction of docs/architecture.md, and arrows between rooms
-that run back up; with `--path`, also the files whose functions are called between `clinsynth generate images` and its
-first image, and how often they come back to a file already left.
+that run back up; with `--path`, also the files whose functions are given the arguments of `clinsynth generate images`
+before its first image, and how often these come back to a file already left.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
+from types import FrameType
 
 REPOSITORY = Path(__file__).parent.parent
 INSTALLED = ("pipelines", "trainers", "metrics", "hub_cards", "scripts")
@@ -107,8 +108,8 @@ def room_arrows(graph: dict[str, set[str]]) -> tuple[int, int]:
 
 
 def path_to_first_image(folder: Path) -> list[str]:
-    """The files whose functions are called, one after the other, between the words of `generate images` and the
-    pipeline's call: the way that somebody reads who follows the command."""
+    """The files whose functions hold the arguments of `generate images`, one after the other, until the pipeline is
+    called: the way of somebody who asks what a flag does."""
     sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "tests")]
     from helpers import tiny_pipeline
 
@@ -120,19 +121,17 @@ def path_to_first_image(folder: Path) -> list[str]:
     class FirstImageError(Exception):
         """The pipeline was called."""
 
-    def note(frame: object, event: str, _: object) -> None:
-        code = frame.f_code  # type: ignore[attr-defined]
-        path = Path(code.co_filename)
-        if event != "call" or code.co_name == "<module>" or not path.is_relative_to(REPOSITORY):
+    def note(frame: FrameType, event: str, _: object) -> None:
+        path = Path(frame.f_code.co_filename).resolve()  # behind the links of the editable install
+        if event != "call" or not path.is_relative_to(REPOSITORY):
             return
         name = path.relative_to(REPOSITORY).as_posix()
-        if name.startswith((".venv", "tests/")) or (
-            code.co_qualname[0].isupper() and code.co_name == code.co_qualname
-        ):
-            return  # the last: the body of a class, which importing runs
-        if "pipelines/" in name and code.co_name == "__call__":
+        if name.startswith((".venv", "<")):
+            return
+        if "pipelines/" in name and frame.f_code.co_name == "__call__":
             raise FirstImageError
-        if not passed or passed[-1] != name:
+        given = any(type(value).__name__.endswith("Arguments") for value in frame.f_locals.values())
+        if given and passed[-1:] != [name]:
             passed.append(name)
 
     words = ["--model", str(folder / "model"), "--per_class", "1", "--num_inference_steps", "1"]

@@ -10,7 +10,7 @@ from PIL import Image
 
 from clinsynth.data.images import ImageArrays
 from clinsynth.trainers.classifiers.arms import ArmArguments
-from clinsynth.trainers.classifiers.images import ImageClassifiers
+from clinsynth.trainers.classifiers.kinds import ImageClassifiers
 from clinsynth.trainers.classifiers.study import run_study
 
 NAMES = ["dark", "medium", "bright"]

@@ -15,9 +15,9 @@ from clinsynth.images import to_picture
 from clinsynth.models.generators import load_pipeline
 from clinsynth.models.image_classifiers import build_small_resnet, save_image_classifier
 from clinsynth.pipelines.class_conditioned_ddpm import ClassConditionedDDPMPipeline
+from clinsynth.trainers.preference.arguments import PreferenceArguments
 from clinsynth.trainers.preference.candidates import sample_by_path
 from clinsynth.trainers.preference.pairs import Candidate, make_pairs, write_pairs
-from clinsynth.trainers.train_preference import PreferenceArguments
 
 
 def write_first_stage(folder: Path) -> Path:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from clinsynth.data.images import ImageArrays
-from clinsynth.trainers.classifiers.images import ImageClassifiers
+from clinsynth.trainers.classifiers.kinds import ImageClassifiers
 from clinsynth.trainers.classifiers.rows import ArmRefusedError, oversample
 
 pytest.importorskip("imblearn")

@@ -8,16 +8,19 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, r
 
 from clinsynth.data.images import ImageArrays
 from clinsynth.trainers.classifiers import statistics as arm_statistics
-from clinsynth.trainers.classifiers.scores import calibration_error, calibration_floor, metric_names, scores
 from clinsynth.trainers.classifiers.statistics import (
     arm_records,
     bootstrap,
+    calibration_error,
+    calibration_floor,
     comparison_records,
     effect,
     holm,
     label_agreement,
     measured,
+    metric_names,
     p_value,
+    scores,
     subgroup_records,
     verdict,
 )

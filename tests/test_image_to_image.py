@@ -22,6 +22,7 @@ from clinsynth.judges.checklists import sample_id
 from clinsynth.judges.judges import load_judge
 from clinsynth.models.generators import Diffusion, Sample
 from clinsynth.scripts.generate_images import GenerateImagesArguments, main
+from clinsynth.synthesis.arguments import parse_share, parse_strength
 from clinsynth.synthesis.image_checks import (
     NO_ANSWER,
     OTHER_CLASS,
@@ -31,10 +32,9 @@ from clinsynth.synthesis.image_checks import (
     ChecklistCheck,
     ClassCheck,
     Keep,
-    parse_share,
 )
 from clinsynth.synthesis.image_shards import ImageShards, write_image_shards
-from clinsynth.synthesis.image_sources import TRIED, ImageSources, load_sources, parse_strength, sweep_strengths
+from clinsynth.synthesis.image_sources import TRIED, ImageSources, load_sources, sweep_strengths
 
 NAMES = "healthy,mild,severe"
 PHANTOM = "phantom-fundus?size=64&train=60&validation=10&test=10"

@@ -1,6 +1,7 @@
 """The alignment score: its arithmetic, its records on real pictures with right and wrong labels, and its page."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from clinsynth.data.phantom_fundus import GRADES
 from clinsynth.images import to_picture
 from clinsynth.judges.checklists import sample_id
 from clinsynth.judges.judges import load_judge
+from clinsynth.judges.protocol import Answer, Judge, Question, unscored
 from clinsynth.metrics.alignment.alignment import (
     alignment,
     class_margin,
@@ -181,18 +183,15 @@ def test_wrong_labels_lower_every_part_and_fill_the_tail(eyes: dict[str, ImageAr
     assert {len(values) for values in kept.values()} == {30, 150}
 
 
-def test_a_judge_without_an_answer_is_counted_and_not_guessed(
-    eyes: dict[str, ImageArrays], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_judge_without_an_answer_is_counted_and_not_guessed(eyes: dict[str, ImageArrays]) -> None:
     judge = load_judge("measure", None, "phantom-fundus")
-    ask = type(judge).__call__
 
-    def silent_on_the_first(self: Any, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        answers = ask(self, rows)
-        return [{**answers[0], "scores": {}, "share": None, "failure": "prose"}, *answers[1:]]
+    class SilentOnTheFirst(Judge):
+        def __call__(self, questions: Sequence[Question], batch_size: int = 64) -> list[Answer]:
+            first, *rest = judge(questions)
+            return [unscored(first["condition"], "prose"), *rest]
 
-    monkeypatch.setattr(type(judge), "__call__", silent_on_the_first)
-    shares = checklist_shares(judge, eyes["test"].take(np.arange(5)), "test")
+    shares = checklist_shares(SilentOnTheFirst(judge.checklist, {}), eyes["test"].take(np.arange(5)), "test")
     assert shares[0] is None and all(0 <= share <= 1 for share in shares[1:])
 
 

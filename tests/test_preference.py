@@ -15,18 +15,7 @@ from PIL import Image
 
 from clinsynth.seeds import derive_seed
 from clinsynth.trainers.diffusion.model import DDPMProcess, StepInputs
-from clinsynth.trainers.preference.loss import (
-    both_predictions,
-    dpo_loss,
-    join,
-    kto_loss,
-    reward_loss,
-    reward_weights,
-    sample_paths,
-    sampling_times,
-    step_distribution,
-    step_errors,
-)
+from clinsynth.trainers.preference.candidates import predicted_shares
 from clinsynth.trainers.preference.pairs import (
     BOTH_LOSE,
     BOTH_WIN,
@@ -41,7 +30,18 @@ from clinsynth.trainers.preference.pairs import (
     signed_images,
     write_pairs,
 )
-from clinsynth.trainers.preference.reward_model import predicted_shares
+from clinsynth.trainers.preference.step import (
+    both_predictions,
+    dpo_loss,
+    join,
+    kto_loss,
+    reward_loss,
+    reward_weights,
+    sample_paths,
+    sampling_times,
+    step_distribution,
+    step_errors,
+)
 
 
 def candidates(*shares: float, per_prompt: int = 2) -> list[Candidate]:

@@ -21,10 +21,11 @@ from clinsynth.models.generators import load_pipeline
 from clinsynth.models.text_to_image import PromptedPipeline
 from clinsynth.models.text_to_image_base import open_base
 from clinsynth.run_folder import read_metrics
+from clinsynth.trainers.preference.arguments import PreferenceArguments
 from clinsynth.trainers.preference.model import REFERENCE, TRAINED, to_device, to_images, to_samples
 from clinsynth.trainers.preference.pairs import paired_images, pixels_of, read_pairs
 from clinsynth.trainers.preference.step import Preferences, build_state, fidelity_stream, real_samples, train_step
-from clinsynth.trainers.train_preference import PreferenceArguments, main
+from clinsynth.trainers.train_preference import main
 
 DATA = "phantom-fundus?size=32&train=20&validation=10&test=10"
 LORA = "pytorch_lora_weights.safetensors"

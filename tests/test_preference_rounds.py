@@ -15,8 +15,9 @@ from clinsynth.data.sources import load_folder
 from clinsynth.models.generators import load_pipeline
 from clinsynth.models.weights import hash_weights
 from clinsynth.run_folder import read_metrics
+from clinsynth.trainers.preference.arguments import PreferenceArguments
 from clinsynth.trainers.preference.pairs import read_pairs
-from clinsynth.trainers.train_preference import PreferenceArguments, main
+from clinsynth.trainers.train_preference import main
 from clinsynth.trainers.training_state import checkpoints
 
 
@@ -123,7 +124,7 @@ def test_more_rounds_can_be_asked_for_later_and_one_is_another_run(
 def test_a_round_that_makes_it_worse_at_once_is_dropped(
     model: Path, classifier: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    changes = {"learning_rate": 0.1, "lr_warmup_steps": 0, "fidelity_tolerance": 0.0, "ema_decay": 0.0}
+    changes = {"learning_rate": 0.5, "lr_warmup_steps": 0, "fidelity_tolerance": 0.0, "ema_decay": 0.0}
     main(two_rounds(model, classifier, tmp_path / "run", guard_steps=1, **changes))
     for number in (1, 2):
         assert record(tmp_path / "run", number)["kept_step"] == 0 and record(tmp_path / "run", number)["stopped"]

@@ -180,12 +180,12 @@ def test_the_page_stands_without_optional_parts() -> None:
 def test_whiskers_of_a_table_share_a_scale() -> None:
     rows = [record(), record(label="healthy", value=9.0, interval=[8.0, 10.0]), unmeasured()]
     first, second, third = next(distance_tables(rows))["rows"]
-    assert first["whisker"]["zero"] == second["whisker"]["zero"] == 6
-    assert second["whisker"]["high"] == 194
-    low, value, high = (first["whisker"][name] for name in ("low", "value", "high"))
-    assert low < value < high < second["whisker"]["low"]
-    assert first["whisker"]["floor"] < first["whisker"]["floor_held_out"] < low
-    assert third["whisker"] is None
+    assert first["marks"]["zero"] == second["marks"]["zero"] == 6
+    assert second["marks"]["high"] == 194
+    low, value, high = (first["marks"][name] for name in ("low", "value", "high"))
+    assert low < value < high < second["marks"]["low"]
+    assert first["marks"]["floor"] < first["marks"]["floor_held_out"] < low
+    assert third["marks"] is None
 
 
 def test_pictures_are_kept_pixel_for_pixel() -> None:
@@ -202,7 +202,7 @@ def test_pictures_are_kept_pixel_for_pixel() -> None:
 
 def test_pictures_are_chosen_by_seed() -> None:
     def draw(seed: int) -> list[str]:
-        return choose_images(arrays((30, 30)), arrays((30, 30)), [], seed).classes[0].synthetic
+        return choose_images(arrays((30, 30)), arrays((30, 30)), [], seed)["classes"][0]["synthetic"]
 
     assert draw(0) == draw(0) != draw(1)
     assert len(draw(0)) == 8

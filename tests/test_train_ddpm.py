@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from warm_python import run_in_two
 
 from clinsynth.run_folder import read_metrics
-from clinsynth.trainers.diffusion.arguments import DDPMArguments
+from clinsynth.trainers.arguments import DDPMArguments
 from clinsynth.trainers.diffusion.model import DDPMProcess, TrainingStream
 from clinsynth.trainers.train_ddpm import main
 from clinsynth.trainers.training_state import checkpoints

@@ -18,11 +18,12 @@ from clinsynth.data.images import load_image_arrays
 from clinsynth.run_folder import read_metrics
 from clinsynth.scripts import generate_images
 from clinsynth.scripts.generate_images import GenerateImagesArguments
+from clinsynth.trainers.arguments import GANArguments
 from clinsynth.trainers.diffusion.model import TrainingStream
 from clinsynth.trainers.gan import step as gan_step
-from clinsynth.trainers.gan.arguments import GANArguments
-from clinsynth.trainers.gan.networks import (
+from clinsynth.trainers.gan.step import (
     Discriminator,
+    GANState,
     cut_out,
     diff_augment,
     discriminator_loss,
@@ -30,7 +31,6 @@ from clinsynth.trainers.gan.networks import (
     gradient_penalty,
     translate,
 )
-from clinsynth.trainers.gan.step import GANState
 from clinsynth.trainers.train_gan import main
 from clinsynth.trainers.training_state import checkpoints
 

@@ -36,8 +36,8 @@ from clinsynth.models.image_classifiers import (
     save_image_classifier,
     strong_views,
 )
-from clinsynth.trainers.classifiers.feature_space import features_of
-from clinsynth.trainers.classifiers.images import ImageClassifiers
+from clinsynth.trainers.classifiers.kinds import ImageClassifiers
+from clinsynth.trainers.classifiers.rows import features_of
 from clinsynth.trainers.train_image_classifier import ImageClassifierArguments, main
 from tests.arm_studies import NAMES, TRAINER, brightness_data, settings
 

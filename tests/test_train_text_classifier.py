@@ -35,11 +35,10 @@ from clinsynth.models.text_classifiers import (
     text_outputs,
 )
 from clinsynth.trainers.classifiers.arms import TEXT_ARMS, Arm, ArmArguments, resolve_arms, weighted
-from clinsynth.trainers.classifiers.feature_space import features_of
-from clinsynth.trainers.classifiers.rows import load_synthetic, repeated
-from clinsynth.trainers.classifiers.scores import minority_classes
+from clinsynth.trainers.classifiers.kinds import TextClassifiers
+from clinsynth.trainers.classifiers.rows import features_of, load_synthetic, repeated
+from clinsynth.trainers.classifiers.statistics import minority_classes
 from clinsynth.trainers.classifiers.study import results_as_text, run_study
-from clinsynth.trainers.classifiers.texts import TextClassifiers
 from clinsynth.trainers.train_text_classifier import TextClassifierArguments, main
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"

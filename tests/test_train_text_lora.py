@@ -26,9 +26,17 @@ from clinsynth.pipelines.structured_medical_text.prompts import Task, encode_mes
 from clinsynth.scripts.generate_text import GenerateTextArguments
 from clinsynth.scripts.generate_text import main as generate
 from clinsynth.trainers.text_lora.arguments import TextLoraArguments
-from clinsynth.trainers.text_lora.examples import Encoder, Examples, TokenLimit, build_examples, check_task, draw_order
+from clinsynth.trainers.text_lora.examples import (
+    Base,
+    Encoder,
+    Examples,
+    TokenLimit,
+    build_examples,
+    check_task,
+    draw_order,
+    load_base,
+)
 from clinsynth.trainers.text_lora.fit import Journal, trainer_checkpoints
-from clinsynth.trainers.text_lora.model import Base, load_base
 from clinsynth.trainers.train_text_lora import main
 
 OWN_WORD = {"mild": "lamps", "severe": "house"}

@@ -25,10 +25,17 @@ from clinsynth.models.generators import load_pipeline
 from clinsynth.models.text_to_image import load_text_to_image
 from clinsynth.models.text_to_image_base import open_base
 from clinsynth.run_folder import read_metrics
+from clinsynth.trainers.arguments import TextToImageLoraArguments
 from clinsynth.trainers.diffusion.model import DDPMProcess
-from clinsynth.trainers.text_to_image.arguments import TextToImageLoraArguments
-from clinsynth.trainers.text_to_image.latents import encode_images, latent_stream
-from clinsynth.trainers.text_to_image.model import add_lora, build_prompted, class_prompts, class_tokens, open_base_of
+from clinsynth.trainers.text_to_image.model import (
+    add_lora,
+    build_prompted,
+    class_prompts,
+    class_tokens,
+    encode_images,
+    latent_stream,
+    open_base_of,
+)
 from clinsynth.trainers.train_text_to_image_lora import main
 from clinsynth.trainers.training_state import checkpoints
 

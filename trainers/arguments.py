@@ -1,4 +1,4 @@
-"""The flags that training commands share; their dataclasses inherit from these.
+"""The flags of the trainers of image models, those that they share first, and checks of flags for every command.
 
 Nothing heavy is imported here, so that `--help` is quick.
 """
@@ -108,3 +108,246 @@ def check_shares(args: Any, names: list[str]) -> None:
         if not 0 <= getattr(args, name) < 1:
             hint = "" if usual[name] is None else f"; {usual[name]} is usual"
             raise ValueError(f"--{name} must be in [0, 1), got {getattr(args, name)}{hint}")
+
+
+LARGEST_EPSILON = 100.0
+
+
+@dataclass
+class DDPMArguments(FromScratchArguments, DescentArguments):
+    """Train a class-conditioned DDPM on labelled images.
+
+    Start the same command again to resume. Example:
+
+      clinsynth train ddpm --dataset phantom-fundus --resolution 32 --channels 1 --output_dir runs/phantom
+    """
+
+    output_dir: str = "runs/ddpm"
+    train_steps: int = 5_000
+    """optimizer steps; at 32 pixels one takes about a second on one CPU core"""
+    seed: int = 0
+    """of the weights' start, the order of images and all noise (with --dp_epsilon of the start alone: the rest must
+    not be known, so a resumed run is valid but not the same to the last bit)"""
+    backbone: Literal["unet2d", "context_unet"] = "unet2d"
+    """unet2d: diffusers' UNet2DModel; context_unet: the e-health paper's network, 28 to 64 px"""
+    width: int = 32
+    """channels at full resolution, a multiple of 8: the dial of the network's size (the paper's ContextUnet: 128)"""
+    gradient_accumulation_steps: int = 1
+    """parts that a global batch is computed in, to save memory"""
+    weight_decay: float = 0.0
+    """AdamW weight decay"""
+    max_grad_norm: float = 1.0
+    """gradients are clipped to this norm; with --dp_epsilon --dp_max_grad_norm takes its place"""
+    mixed_precision: Literal["auto", "no", "fp16", "bf16"] = "auto"
+    """auto: bf16 where the device computes in it natively, else no; with --dp_epsilon no"""
+    compile: bool = False
+    """torch.compile the network: slow to start, then faster on a GPU"""
+    num_train_timesteps: int = 1000
+    """T, the noise levels (the paper: 400)"""
+    beta_schedule: Literal["linear", "cosine", "zero_snr"] = "cosine"
+    """linear: 1e-4 to 0.02 (the paper's); cosine: Nichol & Dhariwal 2021; zero_snr: linear, rescaled to end in pure
+    noise (Lin et al. 2024), which needs v_prediction"""
+    prediction_type: Literal["epsilon", "v_prediction"] = "v_prediction"
+    """what the network predicts: the noise (the paper's) or the velocity (Salimans & Ho 2022)"""
+    min_snr_gamma: float | None = None
+    """gamma of the min-SNR loss weights (Hang et al. 2023), usually 5; null weights all noise levels alike, as the
+    paper does: with v_prediction min-SNR nearly leaves out the noisiest levels, where brightness is decided"""
+    class_dropout: float = 0.1
+    """share of labels replaced by the null class, which guidance needs"""
+    dp_epsilon: float | None = None
+    """train with differential privacy (DP-SGD; needs clinsynth[privacy]) within this epsilon, 8 is usual and 1 strict;
+    the spent epsilon and what it covers go to privacy.json. It costs quality: use large batches and many images"""
+    dp_delta: float | None = None
+    """delta of the guarantee, at most 1/n for n training images; default: n^-1.1"""
+    dp_max_grad_norm: float = 1.0
+    """with --dp_epsilon, each image's gradient is clipped to this norm"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_above_zero(self, "width gradient_accumulation_steps num_train_timesteps dp_max_grad_norm".split())
+        check_at_least(self, 0, ["weight_decay"])
+        check_shares(self, ["class_dropout"])
+        if self.beta_schedule == "zero_snr" and self.prediction_type == "epsilon":
+            raise ValueError(
+                "--beta_schedule zero_snr ends in pure noise, from which --prediction_type epsilon cannot recover the "
+                "image; use --prediction_type v_prediction"
+            )
+        if self.width % 8:
+            raise ValueError(f"--width must be a multiple of 8, got {self.width}")
+        if self.dp_epsilon is not None:
+            self.check_private()
+        elif self.dp_delta is not None:
+            raise ValueError(f"--dp_delta {self.dp_delta} needs --dp_epsilon; 8 is usual, 1 is strict")
+
+    def check_private(self) -> None:
+        """Raise a `ValueError` for the first flag that --dp_epsilon cannot be honoured with."""
+        if not 0 < (self.dp_epsilon or 0) <= LARGEST_EPSILON:
+            raise ValueError(
+                f"--dp_epsilon must be in (0, {LARGEST_EPSILON:g}], got {self.dp_epsilon}; 8 is usual, 1 is strict, "
+                "more than that guarantees next to nothing"
+            )
+        if self.dp_delta is not None and not 0 < self.dp_delta < 1:
+            raise ValueError(f"--dp_delta must be in (0, 1), got {self.dp_delta}; below 1/n for n training images")
+        if self.mixed_precision not in ("auto", "no"):
+            raise ValueError(
+                f"--mixed_precision must be no with --dp_epsilon, got {self.mixed_precision}: gradients are clipped "
+                "image by image in float32"
+            )
+        if self.compile:
+            raise ValueError(
+                "--compile cannot be used with --dp_epsilon, whose gradients of each image it loses; drop it"
+            )
+        if self.class_balanced:
+            raise ValueError(
+                "--class_balanced cannot be used with --dp_epsilon: images of rare classes would be drawn more often "
+                "than the accountant counts; drop it"
+            )
+        if self.validation_steps:
+            raise ValueError(
+                f"--validation_steps must be 0 with --dp_epsilon, got {self.validation_steps}: validation compares by "
+                "a network trained on the train split without noise, so its choice of the best step would leak; the "
+                "last step is the result"
+            )
+
+
+# What each loss was published with: learning rate, Adam's betas, discriminator updates for one of the generator.
+# dcgan: Radford et al. 2016; wgan_gp: Gulrajani et al. 2017, algorithm 1; hinge: Miyato et al. 2018, table 1, row C.
+PUBLISHED = {
+    "dcgan": {"learning_rate": 2e-4, "beta1": 0.5, "beta2": 0.999, "n_critic": 1},
+    "wgan_gp": {"learning_rate": 1e-4, "beta1": 0.0, "beta2": 0.9, "n_critic": 5},
+    "hinge": {"learning_rate": 2e-4, "beta1": 0.5, "beta2": 0.999, "n_critic": 1},
+}
+
+
+@dataclass
+class GANArguments(FromScratchArguments):
+    """Train a class-conditional GAN on labelled images.
+
+    Start the same command again to resume. Example:
+
+      clinsynth train gan --dataset phantom-fundus --resolution 32 --channels 1 --output_dir runs/phantom-gan
+    """
+
+    output_dir: str = "runs/gan"
+    train_steps: int = 10_000
+    """updates of the generator"""
+    dry_run: bool = False
+    """print the resolved settings, the data and the networks' sizes, and stop"""
+    loss: Literal["dcgan", "wgan_gp", "hinge"] = "hinge"
+    """dcgan: non-saturating, with DCGAN's discriminator (Radford et al. 2016); wgan_gp: Wasserstein with gradient
+    penalty (Gulrajani et al. 2017); hinge: with a spectrally normalised discriminator (Miyato et al. 2018)"""
+    width: int = 64
+    """channels at half the full resolution in both networks: the dial of their size"""
+    latent_dim: int = 128
+    """numbers of noise an image is made from"""
+    train_batch_size: int = 64
+    """images in an update, and as many generated ones"""
+    learning_rate: float | None = None
+    """of the generator's Adam; default: the loss's own, 2e-4, for wgan_gp 1e-4"""
+    discriminator_learning_rate: float | None = None
+    """of the discriminator's Adam; default: as --learning_rate"""
+    beta1: float | None = None
+    """decay of Adam's first moment; default: the loss's own, 0.5, for wgan_gp 0"""
+    beta2: float | None = None
+    """decay of Adam's second moment; default: the loss's own, 0.999, for wgan_gp 0.9"""
+    n_critic: int | None = None
+    """updates of the discriminator for one of the generator; default: the loss's own, 1, for wgan_gp 5"""
+    gradient_penalty: float = 10.0
+    """lambda of the loss wgan_gp"""
+    diff_augment: bool = True
+    """colour, translation and cutout for real and generated images alike before the discriminator sees them (Zhao et
+    al. 2020): without it a few hundred images are soon learned by heart; the generated pictures do not show it"""
+    ema_decay: float = 0.999
+    """largest decay of the average of the generator's weights that is saved; it warms up with the steps"""
+
+    def __post_init__(self) -> None:
+        for name, published in PUBLISHED[self.loss].items():
+            if getattr(self, name) is None:
+                setattr(self, name, published)
+        if self.discriminator_learning_rate is None:
+            self.discriminator_learning_rate = self.learning_rate
+        super().__post_init__()
+        check_above_zero(self, "width latent_dim learning_rate discriminator_learning_rate n_critic".split())
+        check_at_least(self, 0, ["gradient_penalty"])
+        check_shares(self, ["beta1", "beta2"])
+
+
+@dataclass
+class TextToImageLoraArguments(DescentArguments):
+    """Fine-tune a text-to-image model (LoRA) on labelled pictures, each class behind a prompt.
+
+    --resolution is what the model draws, by default the base's own; smaller pictures are enlarged, grey ones made
+    colour. Start the same command again to resume. Example:
+
+      clinsynth train text-to-image-lora --model stable-diffusion-v1-5/stable-diffusion-v1-5 --dataset ham10000 --fit squash --prompt_template "a dermatoscopic picture of {label}" --output_dir runs/derm-lora
+    """  # noqa: E501
+
+    output_dir: str = "runs/text-to-image-lora"
+    """run folder; afterwards holds pytorch_lora_weights.safetensors, learned_embeds.safetensors, text_to_image.json"""
+    train_steps: int = 3_000
+    """optimizer steps of the LoRA"""
+    dry_run: bool = False
+    """print the resolved settings, the prompts, the data and the LoRA's size, and stop"""
+    model: str = ""
+    """base model: folder or Hub id of Stable Diffusion 1.5, 2.1, XL or their kin, with safetensors"""
+    revision: str | None = None
+    """commit, branch or tag of --model on the Hub; the commit that was taken is kept in text_to_image.json"""
+    prompt_template: str = "a picture of {label}"
+    """prompt of each class; {label} stands for its name, or with --textual_inversion_steps for its learned word"""
+    prompts: str | None = None
+    """other prompts for some classes: LABEL=PROMPT,LABEL=PROMPT, or a YAML file of LABEL: PROMPT"""
+    textual_inversion_steps: int = 0
+    """steps in which a word for each class is learned before the LoRA (MAGIC: 500); 0: no learned words"""
+    textual_inversion_learning_rate: float = 5e-4
+    """peak learning rate of the words"""
+    rank: int = 32
+    """rank of the LoRA: the dial of how much it can learn"""
+    target_modules: str = "to_q,to_k,to_v,to_out.0"
+    """layers of the U-Net to adapt: the ends of their names"""
+    train_batch_size: int = 8
+    """pictures a step and process; the global batch is this x processes x accumulation steps"""
+    gradient_accumulation_steps: int = 1
+    """parts that a global batch is computed in, to save memory"""
+    gradient_checkpointing: bool = False
+    """compute activations twice instead of keeping them: less memory, a quarter slower"""
+    learning_rate: float = 1e-4
+    """peak learning rate of AdamW (MAGIC: 5e-6)"""
+    weight_decay: float = 0.0
+    """AdamW weight decay"""
+    mixed_precision: Literal["auto", "no", "fp16", "bf16"] = "auto"
+    """auto: bf16 where the device computes in it natively, else no; what is trained stays float32"""
+    min_snr_gamma: float | None = None
+    """gamma of the min-SNR loss weights (Hang et al. 2023), usually 5; null weights all noise levels alike"""
+    class_dropout: float = 0.1
+    """share of prompts replaced by the empty one, which guidance needs"""
+    class_balanced: bool = False
+    """draw every class equally often"""
+    horizontal_flip: bool = False
+    """take each picture mirrored left to right too: only where that is still a true one (laterality!)"""
+    vertical_flip: bool = False
+    """take each picture mirrored top to bottom too"""
+    guidance_scale: float = 5.0
+    """guidance of the pictures in samples/, and of `generate images` unless told otherwise; 1 is without"""
+    seed: int = 0
+    """of the LoRA's start, the order of pictures and all noise"""
+    checkpointing_steps: int = 250
+    validation_steps: int = 500
+    """steps between two validations: a picture grid in samples/ and the loss on validation pictures; 0: none"""
+    validation_pictures: int = 4
+    """pictures of each class in the grid"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.model:
+            raise ValueError("--model is missing; give a folder or Hub id of Stable Diffusion 1.5, 2.1 or XL")
+        if self.channels == 1:
+            raise ValueError("--channels 1: text-to-image models draw colour, grey images become it; leave it out")
+        check_above_zero(
+            self, "rank gradient_accumulation_steps textual_inversion_learning_rate validation_pictures".split()
+        )
+        check_at_least(self, 0, ["validation_steps", "weight_decay", "textual_inversion_steps"])
+        check_shares(self, ["class_dropout"])
+        if self.min_snr_gamma is not None and not self.min_snr_gamma > 0:
+            raise ValueError(f"--min_snr_gamma must be above 0, got {self.min_snr_gamma}; 5 is usual")
+        if not self.guidance_scale >= 1:
+            raise ValueError(f"--guidance_scale must be at least 1, got {self.guidance_scale}; 1 is without guidance")

@@ -20,15 +20,16 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
 from tqdm.auto import tqdm
 
-from clinsynth.data.images import ImageArrays
+from clinsynth.data.images import ImageArrays, load_image_arrays
 from clinsynth.run_folder import (
     append_metrics,
     check_same_run,
@@ -39,17 +40,17 @@ from clinsynth.run_folder import (
     drop_metrics_after,
     write_run_config,
 )
-from clinsynth.trainers.arguments import MAY_DIFFER, RunArguments
+from clinsynth.trainers.arguments import MAY_DIFFER, FromScratchArguments, RunArguments
 from clinsynth.trainers.training_state import (
     Savable,
     TrainingState,
     checkpoints,
-    drop_old_checkpoints,
     numbered_checkpoints,
     publish,
 )
 
 Number = torch.Tensor | float
+G = TypeVar("G", bound=FromScratchArguments)
 
 
 def open_run_folder(args: RunArguments) -> Path:
@@ -63,6 +64,19 @@ def open_run_folder(args: RunArguments) -> Path:
     if begun:  # a command that failed before its first checkpoint binds nobody
         check_same_run(output_dir, args, MAY_DIFFER)
     return output_dir
+
+
+def train_on_images(
+    args: G,
+    train: Callable[[G, dict[str, ImageArrays], Path], None],
+    describe: Callable[[G, dict[str, ImageArrays]], str],
+) -> None:
+    """The course of a command that trains on images in memory: with --dry_run it prints what `describe` says."""
+    data = load_image_arrays(args, args.seed)
+    if args.dry_run:
+        print(describe(args, data))
+    else:
+        train(args, data, open_run_folder(args))
 
 
 def begin(args: RunArguments, output_dir: Path, precision: str = "no", report_to: str = "none") -> Accelerator:
@@ -102,7 +116,7 @@ class Run:
         self.args, self.accelerator, self.state, self.saved_as = args, accelerator, state, saved_as
         self.output_dir, self.validation_steps, self.unlogged = output_dir, validation_steps, unlogged
         self.writes: bool = accelerator.is_main_process
-        self.stopped = False
+        self.stopped = False  # set, it makes the step that was just taken the last one
         self.unread: list[tuple[int, dict[str, Number]]] = []
         self.notes: dict[str, Any] = {}
         saved = checkpoints(output_dir)
@@ -164,24 +178,16 @@ class Run:
             scores = measure(self.state.step)
             if scores.get("validation_kid", math.inf) < self.state.best_kid:
                 self.state.best_kid = scores["validation_kid"]
-                self.write_result("best")
+                with complete_folder(self.output_dir / "best") as folder:
+                    self.saved_as.save_pretrained(folder)
         self.note(**scores)
         return scores
 
     def keep(self, name: str) -> None:
         """Save the averaged weights as the folder `name` in the run's own."""
         if self.writes:
-            with self.state.averaged_weights():
-                self.write_result(name)
-
-    def write_result(self, name: str) -> None:
-        """Save the model as it is now."""
-        with complete_folder(self.output_dir / name) as folder:
-            self.saved_as.save_pretrained(folder)
-
-    def stop(self) -> None:
-        """Make the step that was just taken the last one."""
-        self.stopped = True
+            with self.state.averaged_weights(), complete_folder(self.output_dir / name) as folder:
+                self.saved_as.save_pretrained(folder)
 
     def end_step(self) -> None:
         """Write the line and the checkpoint that are due."""
@@ -192,7 +198,8 @@ class Run:
             self.accelerator.log(self.line | self.notes, step=self.state.step)
         if self.writes and self.is_due(self.args.checkpointing_steps):
             self.state.save(self.output_dir, self.saved_as)
-            drop_old_checkpoints(self.output_dir, self.args.checkpoints_total_limit)
+            for path in checkpoints(self.output_dir)[: -self.args.checkpoints_total_limit]:
+                shutil.rmtree(path)
         self.notes = {}
         if self.over:
             self.progress.close()

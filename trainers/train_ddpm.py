@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clinsynth.arguments import run
-from clinsynth.trainers.diffusion.arguments import DDPMArguments
+from clinsynth.trainers.arguments import DDPMArguments
 
 if TYPE_CHECKING:
     from clinsynth.data.images import ImageArrays
@@ -21,23 +21,26 @@ if TYPE_CHECKING:
 
 def main(args: DDPMArguments) -> None:
     """Train, and leave the pipeline in `args.output_dir`."""
-    from clinsynth.data.images import load_image_arrays
-    from clinsynth.trainers.harness import open_run_folder
+    from clinsynth.trainers.harness import train_on_images
 
-    data = load_image_arrays(args, args.seed)
-    if args.dry_run:
-        print(describe(args, data))
-        return
-    train(args, data, open_run_folder(args))
+    train_on_images(args, train, describe)
 
 
 def train(args: DDPMArguments, data: "dict[str, ImageArrays]", output_dir: Path) -> None:
     """The loop; `data` holds the splits."""
     import torch
 
-    from clinsynth.trainers.diffusion.model import DDPMProcess, TrainingStream, resolve_precision
+    from clinsynth.trainers.diffusion.model import (
+        DDPMProcess,
+        TrainingStream,
+        Validation,
+        build_state,
+        resolve_precision,
+        step_parts,
+        to_fast,
+        train_step,
+    )
     from clinsynth.trainers.diffusion.privacy import build_private_training, plan_privacy, write_privacy
-    from clinsynth.trainers.diffusion.step import Validation, build_state, step_parts, to_fast, train_step
     from clinsynth.trainers.harness import Run, begin, push_result
 
     images = len(data["train"].labels)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clinsynth.arguments import run
-from clinsynth.trainers.gan.arguments import GANArguments
+from clinsynth.trainers.arguments import GANArguments
 
 if TYPE_CHECKING:
     from clinsynth.data.images import ImageArrays
@@ -21,20 +21,14 @@ if TYPE_CHECKING:
 
 def main(args: GANArguments) -> None:
     """Train, and leave the pipeline in `args.output_dir`."""
-    from clinsynth.data.images import load_image_arrays
-    from clinsynth.trainers.harness import open_run_folder
+    from clinsynth.trainers.harness import train_on_images
 
-    data = load_image_arrays(args, args.seed)
-    if args.dry_run:
-        print(describe(args, data))
-        return
-    train(args, data, open_run_folder(args))
+    train_on_images(args, train, describe)
 
 
 def train(args: GANArguments, data: "dict[str, ImageArrays]", output_dir: Path) -> None:
     """The loop; `data` holds the splits."""
-    from clinsynth.trainers.diffusion.model import TrainingStream
-    from clinsynth.trainers.diffusion.step import Validation
+    from clinsynth.trainers.diffusion.model import TrainingStream, Validation
     from clinsynth.trainers.gan.step import build_state, train_step
     from clinsynth.trainers.harness import Run, begin, push_result
 
@@ -64,7 +58,7 @@ def train(args: GANArguments, data: "dict[str, ImageArrays]", output_dir: Path) 
 
 def describe(args: GANArguments, data: "dict[str, ImageArrays]") -> str:
     """What --dry_run prints."""
-    from clinsynth.trainers.gan.networks import build_networks
+    from clinsynth.trainers.gan.step import build_networks
     from clinsynth.trainers.harness import count_parameters, describe_run, describe_split
 
     train = data["train"]

@@ -60,17 +60,11 @@ def main(args: ImageClassifierArguments) -> None:
         print(config_yaml(args), end="")
         return
     from clinsynth.data.images import load_image_arrays
-    from clinsynth.trainers.classifiers.images import ImageClassifiers
-    from clinsynth.trainers.classifiers.rows import load_synthetic_sets
-    from clinsynth.trainers.classifiers.study import begin, run_study, write_results
+    from clinsynth.trainers.classifiers.kinds import ImageClassifiers
+    from clinsynth.trainers.classifiers.study import run_study_command
 
-    state = begin(args)
-    real = load_image_arrays(args, args.seed)
-    synthetic = load_synthetic_sets(args.synthetic, real["train"])
-    classifiers = ImageClassifiers(args.augment, args.flips, args.input_size, args.class_weights)
-    results = run_study(classifiers, args, real, synthetic)
-    if state.is_main_process:
-        write_results(args.output_dir, results, real["train"].noun)
+    settings = (args.augment, args.flips, args.input_size, args.class_weights)
+    run_study_command(args, load_image_arrays, lambda args, train: ImageClassifiers(*settings))
 
 
 if __name__ == "__main__":

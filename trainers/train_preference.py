@@ -13,47 +13,19 @@ result is the last model that it accepted. With --rounds the whole is done again
 stopped goes on when the same command is started again.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from clinsynth.arguments import run
 from clinsynth.run_folder import check_same_run, check_unchanged, create_run_folder
-from clinsynth.trainers.preference.arguments import FeedbackArguments
+from clinsynth.trainers.preference.arguments import PreferenceArguments
 
 MAY_DIFFER = frozenset(
     "output_dir log_steps checkpointing_steps checkpoints_total_limit sampling_batch_size judge_endpoint".split()
 )
 PAIRING = frozenset({"pair_rule", "margin"})
 """What may also differ until there are pairs: scored candidates of which no pair could be made are kept."""
-
-
-@dataclass
-class PreferenceArguments(FeedbackArguments):
-    """Train a DDPM or a text-to-image model further on the preferences of a checklist's judge.
-
-    Start the same command again to resume. Example:
-
-      clinsynth train preference --model runs/phantom --held_out classifier --held_out_model runs/control/best-real
-    """
-
-    output_dir: str = "runs/preference"
-    """run folder; afterwards itself a checkpoint, as --model is one"""
-    rounds: int = 1
-    """times that candidates are drawn, judged and learned from, each time by the model that came of the time before; a
-    round that the held-out judge finds to make it worse at once is dropped. More can be asked for later"""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.rounds < 1:
-            raise ValueError(f"--rounds must be at least 1, got {self.rounds}")
-        if self.rounds > 1 and self.preferences:
-            raise ValueError(f"--rounds {self.rounds} draws new candidates in each round; leave --preferences out")
-        if self.rounds > 1 and self.judge == "expert":
-            raise ValueError(
-                f"--rounds {self.rounds} draws new candidates in each round, which no expert has seen; train a round, "
-                "have its candidates scored, and give --judge expert with --rounds 1"
-            )
 
 
 def main(args: PreferenceArguments) -> None:
@@ -129,9 +101,8 @@ def train(args: PreferenceArguments, pipeline: Any, data: dict[str, Any], output
     from clinsynth.models.generators import load_pipeline
     from clinsynth.trainers.harness import Run, begin
     from clinsynth.trainers.preference.candidates import gather_preferences
-    from clinsynth.trainers.preference.guard import Guard, guard_extractor, load_judges
+    from clinsynth.trainers.preference.guard import Guard, Round, guard_extractor, load_judges
     from clinsynth.trainers.preference.model import SavedMerged, to_device
-    from clinsynth.trainers.preference.rounds import Round
     from clinsynth.trainers.preference.step import Preferences, build_state, fidelity_stream, real_samples, train_step
     from clinsynth.trainers.training_state import publish
 
@@ -148,7 +119,7 @@ def train(args: PreferenceArguments, pipeline: Any, data: dict[str, Any], output
         if this.is_over:
             continue
         if number > 1:
-            pipeline = load_pipeline(str(this.before.result))
+            pipeline = load_pipeline(str(replace(this, number=number - 1).result))
             to_device(pipeline, accelerator.device, half=args.mixed_precision == "bf16")
         mine = replace(args, seed=this.seed(args.seed))
         with accelerator.main_process_first():

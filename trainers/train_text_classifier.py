@@ -65,16 +65,12 @@ def main(args: TextClassifierArguments) -> None:
         print(config_yaml(args), end="")
         return
     from clinsynth.data.texts import load_text_arrays
-    from clinsynth.trainers.classifiers.rows import load_synthetic_sets
-    from clinsynth.trainers.classifiers.study import begin, run_study, write_results
-    from clinsynth.trainers.classifiers.texts import TextClassifiers
+    from clinsynth.trainers.classifiers.kinds import TextClassifiers
+    from clinsynth.trainers.classifiers.study import run_study_command
 
-    state = begin(args)
-    real = load_text_arrays(args, args.seed)
-    synthetic = load_synthetic_sets(args.synthetic, real["train"])
-    results = run_study(TextClassifiers.of(args.model, real["train"], args.max_length), args, real, synthetic)
-    if state.is_main_process:
-        write_results(args.output_dir, results, real["train"].noun)
+    run_study_command(
+        args, load_text_arrays, lambda args, train: TextClassifiers.of(args.model, train, args.max_length)
+    )
 
 
 if __name__ == "__main__":

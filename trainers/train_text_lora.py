@@ -32,8 +32,7 @@ if TYPE_CHECKING:
     from accelerate import PartialState
 
     from clinsynth.pipelines.structured_medical_text.prompts import Task
-    from clinsynth.trainers.text_lora.examples import Examples
-    from clinsynth.trainers.text_lora.model import Base
+    from clinsynth.trainers.text_lora.examples import Base, Examples
 
 logger = logging.getLogger("clinsynth")
 
@@ -51,8 +50,7 @@ def main(args: TextLoraArguments) -> None:
     from clinsynth.data.tasks import load_task
     from clinsynth.data.texts import load_text_dataset
     from clinsynth.run_folder import config_yaml, create_run_folder
-    from clinsynth.trainers.text_lora.examples import build_examples, check_task
-    from clinsynth.trainers.text_lora.model import load_base
+    from clinsynth.trainers.text_lora.examples import build_examples, check_task, load_base
 
     state = PartialState(cpu=not torch.accelerator.is_available())  # else several CPU processes go unseen
     task = load_task(args.task, args.codes)
@@ -82,15 +80,16 @@ def train(
     from clinsynth.run_folder import check_same_run
     from clinsynth.trainers.arguments import MAY_DIFFER
     from clinsynth.trainers.text_lora.fit import (
+        CONFIG,
         Journal,
         QuietTrainer,
         check_same_examples,
         finish,
         trainer_checkpoints,
         trainer_settings,
+        with_adapters,
         write_beginning,
     )
-    from clinsynth.trainers.text_lora.model import is_model, with_adapters
     from clinsynth.trainers.training_state import step_of
 
     saved = trainer_checkpoints(output_dir)
@@ -99,7 +98,7 @@ def train(
         check_same_run(output_dir, args, MAY_DIFFER)
         check_same_examples(output_dir, examples)
         logger.info("resuming at step %d of %d from %s", start, examples.steps, saved[-1])
-    if start == examples.steps and is_model(output_dir):
+    if start == examples.steps and (output_dir / CONFIG).exists():
         logger.info("%s is finished: nothing is trained anew", output_dir)
         return
     state.wait_for_everyone()  # all have looked before one writes

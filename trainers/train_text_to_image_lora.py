@@ -19,14 +19,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clinsynth.arguments import run
-from clinsynth.trainers.text_to_image.arguments import TextToImageLoraArguments
+from clinsynth.trainers.arguments import TextToImageLoraArguments
 
 if TYPE_CHECKING:
     from clinsynth.data.images import ImageSplits
     from clinsynth.models.text_to_image import PromptedPipeline
     from clinsynth.trainers.diffusion.model import TrainingStream
     from clinsynth.trainers.harness import Run
-    from clinsynth.trainers.text_to_image.latents import LatentValidation
+    from clinsynth.trainers.text_to_image.model import LatentValidation
 
 
 def main(args: TextToImageLoraArguments) -> None:
@@ -51,8 +51,13 @@ def train(
     from clinsynth.run_folder import create_run_folder
     from clinsynth.trainers.diffusion.model import resolve_precision
     from clinsynth.trainers.harness import Run, begin
-    from clinsynth.trainers.text_to_image.latents import LatentValidation, latent_stream
-    from clinsynth.trainers.text_to_image.model import TextualInversion, add_lora, compute_in
+    from clinsynth.trainers.text_to_image.model import (
+        TYPES,
+        LatentValidation,
+        TextualInversion,
+        add_lora,
+        latent_stream,
+    )
     from clinsynth.trainers.training_state import TrainingState
 
     accelerator = begin(args, output_dir, resolve_precision(args.mixed_precision))
@@ -62,7 +67,8 @@ def train(
     validate = None
     if args.validation_steps and accelerator.is_main_process:
         validate = LatentValidation(args, images, prompted, output_dir)
-    compute_in(prompted, accelerator.mixed_precision)
+    if accelerator.mixed_precision in TYPES:  # the frozen networks alone: half the memory
+        prompted.pipe.to(TYPES[accelerator.mixed_precision])
 
     if args.textual_inversion_steps:
         rate, steps = args.textual_inversion_learning_rate, args.textual_inversion_steps
@@ -89,8 +95,7 @@ def fit(
     validate: "LatentValidation | None" = None,
 ) -> None:
     """The loop: trains what has gradients in the model of `training`."""
-    from clinsynth.trainers.diffusion.model import DDPMProcess
-    from clinsynth.trainers.diffusion.step import step_parts, train_step
+    from clinsynth.trainers.diffusion.model import DDPMProcess, step_parts, train_step
 
     accelerator, state = training.accelerator, training.state
     process = DDPMProcess(prompted.scheduler, args.min_snr_gamma)

@@ -82,18 +82,6 @@ class TrainingState:
         """The weights that are trained and averaged, by name."""
         return {name: weight for name, weight in self.model.named_parameters() if weight.requires_grad}
 
-    def weights(self) -> dict[str, torch.Tensor]:
-        """What is saved of the model, by name."""
-        if self.is_adapter:
-            return {name: weight.detach() for name, weight in self.trained().items()}
-        return self.model.state_dict()
-
-    def take_weights(self, weights: dict[str, torch.Tensor]) -> None:
-        """The inverse of `weights`; a RuntimeError says that they are of another network."""
-        if self.is_adapter and weights.keys() != self.trained().keys():
-            raise RuntimeError(f"{len(weights)} saved weights are not the {len(self.trained())} that are trained")
-        self.model.load_state_dict(weights, strict=not self.is_adapter)
-
     def save(self, output_dir: Path, saved_as: Savable) -> Path:
         """Write `checkpoint-<step>`; `saved_as` holds `model`, whose averaged weights it is saved with."""
         path = output_dir / f"checkpoint-{self.step}"
@@ -106,8 +94,10 @@ class TrainingState:
 
     def write(self, folder: Path) -> None:
         """Write all but the averaged weights into `folder`."""
-        weights = {name: tensor.contiguous() for name, tensor in self.weights().items()}
-        save_file(weights, folder / "model.safetensors")
+        weights = self.trained() if self.is_adapter else self.model.state_dict()
+        save_file(
+            {name: weight.detach().contiguous() for name, weight in weights.items()}, folder / "model.safetensors"
+        )
         save_file(flatten_moments(self.optimizer), folder / "optimizer.safetensors")
         if self.is_adapter:
             save_file(dict(zip(self.trained(), self.ema.shadow_params, strict=True)), folder / "ema.safetensors")
@@ -136,27 +126,25 @@ class TrainingState:
         Raises:
             ValueError: the checkpoint is of another network, as when the data set has got other classes since.
         """
-        try:
-            with explained_where_damaged(checkpoint, OLDER):
-                self.read(checkpoint / STATE)
-        except RuntimeError as error:
-            raise ValueError(
-                f"{checkpoint} does not fit the network that the flags and the data set ask for (other classes, size "
-                f"or channels?); use the data it was trained on, or another --output_dir: {error}"
-            ) from error
         with explained_where_damaged(checkpoint, OLDER):
-            self.read_averaged(checkpoint)
-
-    def read_averaged(self, checkpoint: Path) -> None:
-        """Take over the averaged weights: a whole network's from the pipeline in `checkpoint`."""
-        whole = checkpoint / self.component / "diffusion_pytorch_model.safetensors"
-        averaged = load_file(checkpoint / STATE / "ema.safetensors" if self.is_adapter else whole)
-        for name, shadow in zip(self.trained(), self.ema.shadow_params, strict=True):
-            shadow.copy_(averaged[name])
+            try:
+                self.read(checkpoint / STATE)
+            except RuntimeError as error:
+                raise ValueError(
+                    f"{checkpoint} does not fit the network that the flags and the data set ask for (other classes, "
+                    f"size or channels?); use the data it was trained on, or another --output_dir: {error}"
+                ) from error
+            whole = checkpoint / self.component / "diffusion_pytorch_model.safetensors"  # of the averaged weights
+            averaged = load_file(checkpoint / STATE / "ema.safetensors" if self.is_adapter else whole)
+            for name, shadow in zip(self.trained(), self.ema.shadow_params, strict=True):
+                shadow.copy_(averaged[name])
 
     def read(self, folder: Path) -> None:
-        """The inverse of `write`."""
-        self.take_weights(load_file(folder / "model.safetensors"))
+        """The inverse of `write`; a RuntimeError says that the weights are of another network."""
+        weights = load_file(folder / "model.safetensors")
+        if self.is_adapter and weights.keys() != self.trained().keys():
+            raise RuntimeError(f"{len(weights)} saved weights are not the {len(self.trained())} that are trained")
+        self.model.load_state_dict(weights, strict=not self.is_adapter)
         load_moments(self.optimizer, load_file(folder / "optimizer.safetensors"))
         rest = json.loads((folder / "state.json").read_text())
         self.step = rest["step"]
@@ -182,12 +170,6 @@ def numbered_checkpoints(output_dir: Path) -> list[Path]:
 def step_of(checkpoint: Path) -> int:
     """The step that a folder checkpoint-<step> was written after."""
     return int(checkpoint.name.split("-")[1])
-
-
-def drop_old_checkpoints(output_dir: Path, keep: int) -> None:
-    """Delete all but the `keep` newest checkpoints."""
-    for path in checkpoints(output_dir)[:-keep]:
-        shutil.rmtree(path)
 
 
 def publish(pipeline_folder: Path, output_dir: Path) -> None:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from clinsynth.images import to_picture, to_png
-from clinsynth.metrics.registry import ALIGNMENT_METRICS, IMAGE_METRICS, LIKENESS, SCORES, VARIETY, by_name
+from clinsynth.metrics.registry import ALIGNMENT_METRICS, IMAGE_METRICS, LIKENESS, SCORES, VARIETY, Metrics, by_name
 from clinsynth.reports.page import (
     IMAGES,
     NO_PROOF,
@@ -33,8 +32,9 @@ if TYPE_CHECKING:
 SPLITS = {"test": "held-out (test)", "train": "train"}
 
 
-def render_image_report(evidence: dict[str, Any], samples: ImageSamples) -> str:
-    """The page as HTML text; `evidence` is what evidence.json holds."""
+def render_image_report(evidence: dict[str, Any], samples: dict[str, Any]) -> str:
+    """The page as HTML text; `evidence` is what evidence.json holds, `samples` those of `choose_images`."""
+    beside = [row for row in evidence["measurements"] if row["reference"] == "test"]
     return render_page(
         "report_images",
         image_tiles(evidence),
@@ -44,10 +44,10 @@ def render_image_report(evidence: dict[str, Any], samples: ImageSamples) -> str:
         sets={split: split if split == "synthetic" else f"real {split}" for split in evidence["data"]["counts"]},
         settings=list(flatten(evidence["generation"])),
         tables=list(distance_tables(evidence["measurements"])),
-        variety=variety_table(evidence["measurements"], evidence["data"]["label_names"]),
+        variety=table_by_class(beside, VARIETY),
         variety_columns=[metric.column for metric in VARIETY],
         privacy_rows=list(privacy_rows(evidence["privacy"])),
-        alignment=alignment_table(evidence.get("alignment")),
+        alignment=table_by_class(alignment_records(evidence), ALIGNMENT_METRICS),
         alignment_columns=[metric.column for metric in ALIGNMENT_METRICS],
         arms=arm_table(evidence["classifier"]),
     )
@@ -65,11 +65,17 @@ def distance_tables(measurements: list[dict[str, Any]]) -> Iterator[dict[str, An
         }
 
 
-def variety_table(measurements: list[dict[str, Any]], label_names: list[str]) -> dict[str, list[dict[str, Any]]]:
-    """For "overall" and each class the records of VARIETY beside the held-out split, in that order."""
-    found = {(row["label"], row["metric"]): row for row in measurements if row["reference"] == "test"}
-    labels = [label for label in ("overall", *label_names) if (label, "precision") in found]
-    return {label: [found[label, metric.name] for metric in VARIETY] for label in labels}
+def table_by_class(records: list[dict[str, Any]], metrics: Metrics) -> dict[str, list[dict[str, Any]]]:
+    """For "overall" and each class that was measured the records of `metrics`, in that order."""
+    found = {(row["label"], row["metric"]): row for row in records}
+    labels = [label for label, metric in found if metric == metrics[0].name]
+    return {label: [found[label, metric.name] for metric in metrics] for label in labels}
+
+
+def alignment_records(evidence: dict[str, Any]) -> list[dict[str, Any]]:
+    """The scores of the checklist's judge; none where there was no judge."""
+    records: list[dict[str, Any]] = (evidence.get("alignment") or {"records": []})["records"]
+    return records
 
 
 def privacy_rows(privacy: dict[str, Any]) -> Iterator[dict[str, str]]:
@@ -96,10 +102,13 @@ def arm_table(classifier: dict[str, Any] | None) -> list[dict[str, Any]]:
     """One row a metric: both arms' records and the record of their difference."""
     if classifier is None:
         return []
+    titles = by_name(SCORES)
     by_arm = {(record["arm"], record["metric"]): record for record in classifier["arms"]}
     return [
         {
-            "metric": title_of_score(comparison["metric"]),
+            "metric": titles[comparison["metric"]].title
+            if comparison["metric"] in titles
+            else comparison["metric"].replace("f1 ", "F1 "),
             "real": by_arm["real", comparison["metric"]],
             "composite": by_arm["composite", comparison["metric"]],
             "difference": comparison,
@@ -107,12 +116,6 @@ def arm_table(classifier: dict[str, Any] | None) -> list[dict[str, Any]]:
         }
         for comparison in classifier["comparisons"]
     ]
-
-
-def title_of_score(name: str) -> str:
-    """The title of a classifier's score, of a class's F1 too."""
-    scores = by_name(SCORES)
-    return scores[name].title if name in scores else name.replace("f1 ", "F1 ")
 
 
 def image_tiles(evidence: dict[str, Any]) -> Iterator[dict[str, str]]:
@@ -126,9 +129,10 @@ def image_tiles(evidence: dict[str, Any]) -> Iterator[dict[str, str]]:
         low, high = map(format_signed, record["interval"])
         text = f"macro-F1 {format_signed(record['difference'])} against real alone, 95 % {low} to {high}"
         yield tile("Classifier, real + synthetic", record["verdict"], text)
-    for row in alignment_table(evidence.get("alignment")).get("overall", [])[-1:]:
-        floor = row["floor"] if row["floor"] is not None else row["floor_held_out"]
-        yield number_tile("Low-alignment tail, overall", row, floor, "; among real pictures {}")
+    for row in alignment_records(evidence):
+        if (row["label"], row["metric"]) == ("overall", "low_alignment_tail"):
+            floor = row["floor"] if row["floor"] is not None else row["floor_held_out"]
+            yield number_tile("Low-alignment tail, overall", row, floor, "; among real pictures {}")
     yield tile("Privacy", evidence["privacy"]["verdict"], "see the readings and the closest pairs below")
     collapsed = "found" if evidence["collapse"]["flag"] else "not found"
     yield tile("Mode collapse", collapsed, evidence["collapse"]["sentence"])
@@ -180,69 +184,33 @@ def image_limits(evidence: dict[str, Any]) -> Iterator[str]:
         )
 
 
-def alignment_table(alignment: dict[str, Any] | None) -> dict[str, list[dict[str, Any]]]:
-    """For "overall" and each class the records of ALIGNMENT_METRICS, in that order; empty where none was measured."""
-    table: dict[str, list[dict[str, Any]]] = {}
-    for record in alignment["records"] if alignment else []:
-        table.setdefault(record["label"], []).append(record)
-    return table
-
-
 IMAGES_A_CLASS = 8
 
 
-@dataclass(frozen=True)
-class ClassImages:
-    """Images of one class as data URIs, the same number of real and of synthetic ones."""
-
-    name: str
-    real: list[str]
-    synthetic: list[str]
-
-
-@dataclass(frozen=True)
-class ImagePair:
-    """A synthetic image and the real train image nearest to it as data URIs, and what was made of them."""
-
-    synthetic: str
-    real: str
-    synthetic_label: str
-    real_label: str
-    detector: str
-    verdict: str
-
-
-@dataclass(frozen=True)
-class ImageSamples:
-    """All images of the page."""
-
-    classes: list[ClassImages]
-    pairs: list[ImagePair]
-
-
-def choose_images(real: ImageArrays, synthetic: ImageArrays, closest: list[dict[str, Any]], seed: int) -> ImageSamples:
-    """Choose images by `seed`, at most eight a class and side, and encode them and the closest pairs."""
+def choose_images(
+    real: ImageArrays, synthetic: ImageArrays, closest: list[dict[str, Any]], seed: int
+) -> dict[str, list[dict[str, Any]]]:
+    """The images of the page as data URIs: `classes`, at most eight a side, as many real as synthetic ones, drawn by
+    `seed`; and `pairs`, each of a synthetic image and the real train image nearest to it."""
     generator = np.random.default_rng([seed, 2])
     classes = []
     for number, name in enumerate(real.label_names):
         rows = [np.flatnonzero(arrays.labels == number) for arrays in (real, synthetic)]
         count = min(IMAGES_A_CLASS, *(len(side) for side in rows))
         chosen = [generator.choice(side, size=count, replace=False) for side in rows]
-        classes.append(
-            ClassImages(name, encode_images(real.images[chosen[0]]), encode_images(synthetic.images[chosen[1]]))
-        )
+        shown = [encode_images(arrays.images[own]) for arrays, own in zip((real, synthetic), chosen, strict=True)]
+        classes.append({"name": name, "real": shown[0], "synthetic": shown[1]})
     pairs = [
-        ImagePair(
-            synthetic=encode_png(synthetic.images[pair["synthetic_row"]]),
-            real=encode_png(real.images[pair["train_row"]]),
-            synthetic_label=real.label_names[synthetic.labels[pair["synthetic_row"]]],
-            real_label=real.label_names[real.labels[pair["train_row"]]],
-            detector=pair["detector"],
-            verdict=pair["verdict"],
-        )
+        {
+            **pair,
+            "synthetic": encode_png(synthetic.images[pair["synthetic_row"]]),
+            "real": encode_png(real.images[pair["train_row"]]),
+            "synthetic_label": real.label_names[synthetic.labels[pair["synthetic_row"]]],
+            "real_label": real.label_names[real.labels[pair["train_row"]]],
+        }
         for pair in closest
     ]
-    return ImageSamples(classes, pairs)
+    return {"classes": classes, "pairs": pairs}
 
 
 def encode_images(images: np.ndarray) -> list[str]:

@@ -26,16 +26,12 @@ def render_page(template: str, tiles: Iterable[dict[str, str]], limits: Iterable
         limits: what its numbers do not say, in plain words.
         values: whatever else the template shows.
     """
+    folder, strict = jinja2.FileSystemLoader(Path(__file__).parent), jinja2.StrictUndefined
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
+        loader=folder, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=strict
     )
     environment.filters |= {"number": format_number, "signed": format_signed, "interval": format_interval}
-    page = environment.get_template(f"{template}.html.jinja")
-    return page.render(tiles=list(tiles), limits=list(limits), **values)
+    return environment.get_template(f"{template}.html.jinja").render(tiles=list(tiles), limits=list(limits), **values)
 
 
 def tile(title: str, value: str, text: str, verdict: str | None = None) -> dict[str, str]:
@@ -82,14 +78,8 @@ def whisker(
 ) -> dict[str, float]:
     """Places of a value, the ends of its interval, its floors where there are any, and zero if asked."""
     low, high = interval or (value, value)
-    given = {
-        "value": value,
-        "low": low,
-        "high": high,
-        "zero": 0.0 if zero else None,
-        "floor": floor,
-        "floor_held_out": floor_held_out,
-    }
+    given = {"value": value, "low": low, "high": high, "floor": floor, "floor_held_out": floor_held_out}
+    given |= {"zero": 0.0} if zero else {}
     return {name: scale(place) for name, place in given.items() if place is not None}
 
 

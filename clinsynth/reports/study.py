@@ -32,6 +32,7 @@ from clinsynth.reports.page import (
     NO_PROOF,
     TEXTS,
     WHISKER,
+    Scale,
     first_limits,
     polyline,
     render_page,
@@ -39,7 +40,7 @@ from clinsynth.reports.page import (
     tile,
     whisker,
 )
-from clinsynth.run_folder import atomic_write, describe_environment
+from clinsynth.run_folder import atomic_write, describe_environment, read_json
 from clinsynth.study.plan import MARK
 from clinsynth.synthesis.sets import load_synthetic_images, with_labels_of
 from clinsynth.trainers.classifiers.arms import CONTROLS
@@ -121,14 +122,7 @@ def measure_rows(generators: dict[str, Any], section: Section) -> Iterator[dict[
             continue
         floor = known[0]["floor_held_out"]
         scale = scale_for([floor, *(end for record in known for end in record["interval"] or [record["value"]])])
-        cells = {
-            name: record
-            and {
-                "record": record,
-                "marks": whisker(record["value"], record["interval"], scale, floor_held_out=floor),
-            }
-            for name, record in records.items()
-        }
+        cells = {name: record and with_whisker(record, scale, held_out=floor) for name, record in records.items()}
         yield {"title": metric.heading, "better": metric.better, "floor": floor, "cells": cells}
 
 
@@ -150,17 +144,16 @@ def class_bars(generators: dict[str, Any], metric: Metric) -> Iterator[dict[str,
     ends = [end for record in known for end in (record["value"], record["floor"], *(record["interval"] or []))]
     scale = scale_for(ends, 2 * WHISKER)
     for label in labels:
-        found = {name: records[label, name] for name in generators}
-        bars = [
-            {
-                "name": name,
-                "record": record,
-                "marks": whisker(record["value"], record["interval"], scale, record["floor"]),
-            }
-            for name, record in found.items()
-            if record is not None
-        ]
+        found = ((name, records[label, name]) for name in generators)
+        bars = [{"name": name, **with_whisker(record, scale, record["floor"])} for name, record in found if record]
         yield {"label": label, "bars": bars}
+
+
+def with_whisker(
+    record: dict[str, Any], scale: Scale, floor: float | None = None, held_out: float | None = None
+) -> dict[str, Any]:
+    """A measurement with its whisker."""
+    return {"record": record, "marks": whisker(record["value"], record["interval"], scale, floor, held_out)}
 
 
 def privacy_table(generators: dict[str, Any]) -> dict[str, dict[str, dict[str, str]]]:
@@ -173,7 +166,8 @@ def privacy_table(generators: dict[str, Any]) -> dict[str, dict[str, dict[str, s
 
 
 def classifier_view(name: str, results: dict[str, Any], report: dict[str, Any]) -> dict[str, Any]:
-    """Tables and drawings of one classifier: arms, classes, confusion, learning curves, subgroups."""
+    """Tables and drawings of one classifier: arms, classes, confusion (each row the shares of its true class, in
+    percent), learning curves, subgroups."""
     values = {(record["arm"], record["metric"]): record for record in results["arms"]}
     against = {record["arm"]: record for record in results["comparisons"] if record["metric"] == "macro_f1"}
     arms = list(dict.fromkeys(record["arm"] for record in results["arms"]))
@@ -196,7 +190,10 @@ def classifier_view(name: str, results: dict[str, Any], report: dict[str, Any]) 
         "titles": [score.title for score in ARM_SCORES],
         "classes": results["label_names"],
         "recalls": {arm: [values[arm, f"recall {label}"] for label in results["label_names"]] for arm in arms},
-        "confusions": [confusion_view(arm, matrix) for arm, matrix in results["confusion"].items()],
+        "confusions": [
+            {"arm": arm, "shares": [[100 * count / max(sum(row), 1e-12) for count in row] for row in matrix]}
+            for arm, matrix in results["confusion"].items()
+        ],
         "curves": curve_views(results),
         "agreement": results["label_agreement"],
         "subgroups": results["subgroups"],
@@ -223,12 +220,6 @@ def advantage(results: dict[str, Any], generators: dict[str, Any]) -> str:
         f"Generators were trained on more real samples ({counts}) than the {real:,} that the real arms hold: this is "
         "the case of a site with few samples that is given a synthetic set by one with many, not a gain from nothing."
     )
-
-
-def confusion_view(arm: str, matrix: list[list[float]]) -> dict[str, Any]:
-    """A confusion matrix with each row as shares of its true class, in percent."""
-    shares = [[100 * cell / max(sum(row), 1e-12) for cell in row] for row in matrix]
-    return {"arm": arm, "shares": shares}
 
 
 def curve_views(results: dict[str, Any]) -> list[dict[str, Any]]:
@@ -281,7 +272,7 @@ IMAGES_A_CLASS = 6
 def write_study_report(args: StudyArguments, plan: Plan, output_dir: Path) -> None:
     """Write report.json and report.html, and print where they are."""
     report = gather_report(args, plan)
-    samples = [] if args.task else choose_rows(args, plan)
+    samples = [] if args.task else choose_shown(args, plan)
     atomic_write(output_dir / "report.html", render_study(report, samples))
     atomic_write(output_dir / "report.json", json.dumps(report, indent=1) + "\n")
     private = "keep it private" if args.task else "shows real pictures, keep it private"
@@ -296,10 +287,8 @@ def gather_report(args: StudyArguments, plan: Plan) -> dict[str, Any]:
         "dataset": args.dataset,
         "task": args.task,
         "generators": generators,
-        "classifiers": {
-            name: json.loads((step.output_dir / "results.json").read_text()) for name, step in plan.classified.items()
-        },
-        "commands": [read_mark(step.output_dir) for step in plan.steps],
+        "classifiers": {name: read_json(step.output_dir / "results.json") for name, step in plan.classified.items()},
+        "commands": [read_json(step.output_dir / MARK) for step in plan.steps],
         "environment": describe_environment(),
         "steps": {step.name: step.key for step in plan.steps},
     }
@@ -308,47 +297,29 @@ def gather_report(args: StudyArguments, plan: Plan) -> dict[str, Any]:
 def gather_generator(args: StudyArguments, plan: Plan, name: str) -> dict[str, Any]:
     """What was measured of one generator: the whole evidence on its first draw, and the worst privacy of all draws."""
     draws = {
-        f"seed {step.flags['seed']}": json.loads((evaluated.output_dir / "evidence.json").read_text())
+        f"seed {step.flags['seed']}": read_json(evaluated.output_dir / "evidence.json")
         for step, evaluated in zip(plan.generated[name], plan.evaluated[name], strict=True)
     }
-    trained = plan.trained.get(name)
+    trained, audited = plan.trained.get(name), plan.audited.get(name)
     entry = {
         "trainer": args.generators[name]["trainer"],
-        "training": read_mark(trained.output_dir) if trained else None,
+        "training": read_json(trained.output_dir / MARK) if trained else None,
         "page": str((plan.evaluated[name][0].output_dir / "report.html").relative_to(args.output_dir)),
     }
     first = next(iter(draws.values()))
     if args.task:
-        return {**entry, "evidence": text_evidence_of(first)}
+        shown = {part: first[part] for part in ("data", "encoder", "language_model", "findings")}
+        shown["measurements"] = [*first["fidelity"], *first["diversity"], *first["privacy"]]
+        return {**entry, "evidence": shown}
     return {
         **entry,
         "evidence": {part: first[part] for part in first if part != "environment"},
         "privacy": worst_over_runs({draw: evidence["privacy"] for draw, evidence in draws.items()}),
-        "membership": read_membership(plan, name),
+        "membership": read_json(audited.output_dir / "membership.json") if audited else None,
     }
 
 
-def text_evidence_of(evidence: dict[str, Any]) -> dict[str, Any]:
-    """The parts of a text set's evidence that the study's page shows, its measurements in one list."""
-    parts = {part: evidence[part] for part in ("data", "encoder", "language_model", "findings")}
-    return {**parts, "measurements": [*evidence["fidelity"], *evidence["diversity"], *evidence["privacy"]]}
-
-
-def read_membership(plan: Plan, name: str) -> dict[str, Any] | None:
-    """The membership attack on a generator, None where there is none on its kind."""
-    if name not in plan.audited:
-        return None
-    record: dict[str, Any] = json.loads((plan.audited[name].output_dir / "membership.json").read_text())
-    return record
-
-
-def read_mark(folder: Path) -> dict[str, Any]:
-    """Command and time of a finished step."""
-    mark: dict[str, Any] = json.loads((folder / MARK).read_text())
-    return mark
-
-
-def choose_rows(args: StudyArguments, plan: Plan) -> list[dict[str, Any]]:
+def choose_shown(args: StudyArguments, plan: Plan) -> list[dict[str, Any]]:
     """For each class a row of real images and one of each generator's, as data URIs, chosen by the study's seed."""
     sets: dict[str, ImageArrays] = {"real": load_image_arrays(args, args.seed)["train"]}
     for name, draws in plan.generated.items():

@@ -6,7 +6,6 @@ No real text is in it unless pairs are handed over.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -35,8 +34,8 @@ HISTOGRAM = (440.0, 130.0)
 SETS = {"synthetic": "synthetic", "train": "real train", "test": "real held-out"}
 
 
-def render_text_report(evidence: dict[str, Any], samples: TextSamples) -> str:
-    """The page as HTML text; `evidence` is what evidence.json holds."""
+def render_text_report(evidence: dict[str, Any], samples: dict[str, Any]) -> str:
+    """The page as HTML text; `evidence` is what evidence.json holds, `samples` those of `choose_texts`."""
     tables = [build_table(evidence, table) for table in TEXT_TABLES]
     return render_page(
         "report_texts",
@@ -176,81 +175,53 @@ DOTS = 400
 MAP = (320.0, 220.0)
 
 
-@dataclass(frozen=True)
-class ClassTexts:
-    """Some synthetic texts of a class, how many of it may be shown (`shareable`), and how many there are."""
-
-    name: str
-    texts: list[str]
-    shareable: int
-    count: int
-
-
-@dataclass(frozen=True)
-class ClassMap:
-    """Paths of dots, real and synthetic, of a class or of all."""
-
-    name: str
-    real: str
-    synthetic: str
-
-
-@dataclass(frozen=True)
-class TextPair:
-    """One closest pair in numbers, with its texts."""
-
-    pair: dict[str, Any]
-    synthetic: str
-    real: str
-
-
-@dataclass(frozen=True)
-class TextSamples:
-    """All of it; `explained` is the share of the real texts' variance that the map shows."""
-
-    classes: list[ClassTexts]
-    maps: list[ClassMap]
-    explained: float
-    pairs: list[TextPair]
-
-
 def choose_texts(
     sets: dict[str, TextSet],
     rows: dict[str, np.ndarray],
     label_names: list[str],
     pairs: list[dict[str, Any]],
     seed: int,
-) -> TextSamples:
+) -> dict[str, Any]:
     """Choose by `seed` what is shown.
 
     Args:
         sets, rows: "synthetic" and the real splits, texts and their embeddings (n, d).
         pairs: those whose texts are to stand side by side; none where real texts must not be shown.
+
+    Returns:
+        `classes`, some texts of each; `maps` of dots, of all and of each class; `explained`, the share of the real
+        texts' variance that the maps show; `pairs` with their texts.
     """
     synthetic, real = sets["synthetic"], [side for name, side in sets.items() if name != "synthetic"]
     real_rows = np.concatenate([own for name, own in rows.items() if name != "synthetic"])
     shareable = may_be_shown(synthetic, real, nearest(rows["synthetic"], real_rows)[0] ** 2 / 2)
     places, explained = project(rows["test"], rows["synthetic"])
-    shown = [
-        TextPair(
-            pair, shortened(synthetic.texts[pair["synthetic_row"]]), shortened(sets["train"].texts[pair["train_row"]])
-        )
-        for pair in pairs
-    ]
-    return TextSamples(
-        classes=[choose_of_class(synthetic, shareable, number, name, seed) for number, name in enumerate(label_names)],
-        maps=list(draw_maps(places, (sets["test"].labels, synthetic.labels), label_names, seed)),
-        explained=explained,
-        pairs=shown,
-    )
+    return {
+        "classes": [
+            choose_of_class(synthetic, shareable, label, name, seed) for label, name in enumerate(label_names)
+        ],
+        "maps": list(draw_maps(places, (sets["test"].labels, synthetic.labels), label_names, seed)),
+        "explained": explained,
+        "pairs": [
+            {
+                "pair": pair,
+                "synthetic": shortened(synthetic.texts[pair["synthetic_row"]]),
+                "real": shortened(sets["train"].texts[pair["train_row"]]),
+            }
+            for pair in pairs
+        ],
+    }
 
 
-def choose_of_class(synthetic: TextSet, shareable: np.ndarray, number: int, name: str, seed: int) -> ClassTexts:
-    """At most three texts of a class."""
+def choose_of_class(
+    synthetic: TextSet, shareable: np.ndarray, number: int, name: str, seed: int
+) -> dict[str, str | int | list[str]]:
+    """At most three texts of a class, how many of it may be shown (`shareable`), and how many there are."""
     own = np.flatnonzero(synthetic.labels == number)
     allowed = own[shareable[own]]
     chosen = np.random.default_rng([seed, 2, number]).permutation(allowed)[:TEXTS_A_CLASS]
-    return ClassTexts(name, [shortened(synthetic.texts[row]) for row in chosen], len(allowed), len(own))
+    texts = [shortened(synthetic.texts[row]) for row in chosen]
+    return {"name": name, "texts": texts, "shareable": len(allowed), "count": len(own)}
 
 
 def shortened(text: str) -> str:
@@ -271,19 +242,18 @@ def draw_maps(
     labels: tuple[np.ndarray, np.ndarray],
     label_names: list[str],
     seed: int,
-) -> Iterator[ClassMap]:
-    """A map of all, then one a class that has texts, on one scale; at most 400 dots a side and map."""
+) -> Iterator[dict[str, str]]:
+    """A map of all, then one a class that has texts, on one scale; at most 400 dots a side, as SVG paths."""
     everything = np.concatenate(places)
     low, span = everything.min(0), np.maximum(np.ptp(everything, axis=0), 1e-9)
     drawn = [6 + (side - low) / span * (np.array(MAP) - 12) for side in places]
     generator = np.random.default_rng([seed, 3])
-    yield ClassMap("all classes", *(dots(side[generator.permutation(len(side))[:DOTS]]) for side in drawn))
+    maps = {"all classes": drawn}
     for number, name in enumerate(label_names):
-        sides = [side[own == number] for side, own in zip(drawn, labels, strict=True)]
+        maps[name] = [side[own == number] for side, own in zip(drawn, labels, strict=True)]
+    for name, sides in maps.items():
         if any(map(len, sides)):
-            yield ClassMap(name, *(dots(side[generator.permutation(len(side))[:DOTS]]) for side in sides))
-
-
-def dots(places: np.ndarray) -> str:
-    """An SVG path of dots: moves, each with a line of no length, which a round cap makes a dot."""
-    return "".join(f"M{across:.1f} {up:.1f}h0" for across, up in places)
+            chosen = [side[generator.permutation(len(side))[:DOTS]] for side in sides]
+            # moves, each with a line of no length, which a round cap makes a dot
+            real, synthetic = ("".join(f"M{across:.1f} {up:.1f}h0" for across, up in side) for side in chosen)
+            yield {"name": name, "real": real, "synthetic": synthetic}

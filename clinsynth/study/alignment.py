@@ -14,10 +14,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from tqdm.auto import tqdm
 
+from clinsynth.judges.judges import load_judge
+from clinsynth.judges.protocol import Judge, is_met
+from clinsynth.metrics.alignment.alignment import (
+    alignment,
+    class_margin,
+    distance_to_class,
+    low_tail,
+    low_tail_interval,
+    tail_threshold,
+    typicality,
+)
 from clinsynth.metrics.comparisons import Comparison, comparisons
 from clinsynth.metrics.records import MIN_ROWS, Features, Measurement, MeasurementSettings, mean_interval
+from clinsynth.models.classifiers import class_numbers
+from clinsynth.models.image_classifiers import load_image_classifier, predict
 from clinsynth.models.image_encoders import FeatureExtractor, cached_features, default_classifier, hash_arrays
+from clinsynth.models.weights import best_device, hash_weights
 from clinsynth.run_folder import Kept
 
 if TYPE_CHECKING:
@@ -26,15 +41,11 @@ if TYPE_CHECKING:
 
 PARTS = ("checklist_share", "class_margin", "typicality", "alignment")
 """Columns of the scores of a split, in this order."""
-TAIL_METRIC = "low_alignment_tail"
-
-Classify = Callable[[np.ndarray], np.ndarray]
-"""From uint8 pictures (n, channels, side, side) to probabilities (n, classes) in the order of the real classes."""
 
 
 def alignment_evidence(
-    judge: Any,
-    classify: Classify,
+    judge: Judge,
+    classify: Callable[[np.ndarray], np.ndarray],
     sets: dict[str, ImageArrays],
     features: dict[str, Features],
     settings: MeasurementSettings,
@@ -45,7 +56,8 @@ def alignment_evidence(
 
     Args:
         judge: answers a checklist that has all the classes.
-        classify: a classifier trained on real train pictures.
+        classify: a classifier trained on real train pictures, from uint8 pictures (n, channels, side, side) to
+            probabilities (n, classes) in the order of the real classes.
         sets: train, validation, test and synthetic.
         features: of the same, by one extractor.
         finished: keeps the judge's answers under names that hold `key`, for a run that is stopped.
@@ -57,7 +69,8 @@ def alignment_evidence(
         shares = finished.get(f"checklist shares, {split}, {key}", partial(checklist_shares, judge, arrays, split))
         typical = typicalities(features[split], features["test"], train)
         rows[split] = score(shares, classify(arrays.images), arrays.labels, typical)
-    measured = {split: without_unmeasured(found, sets[split].labels) for split, found in rows.items()}
+    whole = {split: ~np.isnan(found).any(1) for split, found in rows.items()}
+    measured = {split: Features(rows[split][kept], sets[split].labels[kept]) for split, kept in whole.items()}
     records = []
     for comparison in comparisons(measured, "test", "validation", sets["test"].label_names, settings.seed):
         records += [record.to_dict() for record in measure_alignment(comparison, settings)]
@@ -68,12 +81,8 @@ def alignment_evidence(
     }
 
 
-def checklist_shares(judge: Any, arrays: ImageArrays, split: str) -> list[float | None]:
+def checklist_shares(judge: Judge, arrays: ImageArrays, split: str) -> list[float | None]:
     """The share of its class's items that each picture meets; None where the judge gave no answer."""
-    from tqdm.auto import tqdm
-
-    from clinsynth.judges.protocol import is_met
-
     shares: list[float | None] = []
     conditions = [arrays.label_names[label] for label in arrays.labels]
     for start in tqdm(range(0, len(conditions), 64), desc=f"judge, {split}", unit="batch"):
@@ -89,8 +98,6 @@ def typicalities(side: Features, held_out: Features, train: Features) -> np.ndar
 
     NaN where the class has fewer than ten held-out rows, which make no percentile.
     """
-    from clinsynth.metrics.alignment.alignment import distance_to_class, typicality
-
     found = np.full(len(side), np.nan)
     for label in np.unique(side.labels):
         known, mine = held_out.rows[held_out.labels == label], side.labels == label
@@ -106,8 +113,6 @@ def score(
     shares: list[float | None], probabilities: np.ndarray, labels: np.ndarray, typical: np.ndarray
 ) -> np.ndarray:
     """The PARTS of each picture, float64 (n, 4); a picture that lacks one, which is then NaN, has no alignment."""
-    from clinsynth.metrics.alignment.alignment import alignment, class_margin
-
     given = np.array([np.nan if share is None else share for share in shares])
     rows = np.stack([given, class_margin(probabilities, labels), typical, np.full(len(labels), np.nan)], axis=1)
     whole = ~np.isnan(rows[:, :3]).any(1)
@@ -115,15 +120,9 @@ def score(
     return rows
 
 
-def without_unmeasured(rows: np.ndarray, labels: np.ndarray) -> Features:
-    """The rows that have all four numbers, as the sets that `comparisons` takes."""
-    whole = ~np.isnan(rows).any(1)
-    return Features(rows[whole], labels[whole])
-
-
 def measure_alignment(comparison: Comparison, settings: MeasurementSettings) -> list[Measurement]:
     """The records of one comparison: the means of PARTS and the low tail."""
-    records = [comparison.empty_record(name, settings, 1) for name in (*PARTS, TAIL_METRIC)]
+    records = [comparison.empty_record(name, settings, 1) for name in (*PARTS, "low_alignment_tail")]
     if records[0].note:
         return records
     means = [mean_record(record, comparison, column, settings) for column, record in enumerate(records[:-1])]
@@ -147,8 +146,6 @@ def mean_record(
 
 def tail_record(record: Measurement, comparison: Comparison, settings: MeasurementSettings) -> Measurement:
     """The low tail; its floors are those of one half of the real images below the other's, and of the other split."""
-    from clinsynth.metrics.alignment.alignment import low_tail, low_tail_interval, tail_threshold
-
     scores = comparison.map(lambda side: Features(side.rows[:, 3], side.labels))
     mine, known, many = scores.synthetic.rows, scores.real.rows, settings.replicates
     record = replace(
@@ -183,14 +180,12 @@ def not_independent(generation: dict[str, Any] | None, judge: dict[str, Any], cl
     return found
 
 
-def load_alignment_judge(args: EvaluateImagesArguments, label_names: list[str]) -> Any:
+def load_alignment_judge(args: EvaluateImagesArguments, label_names: list[str]) -> Judge:
     """The judge that the flags name, whose checklist has all the classes.
 
     Raises:
         ValueError: it cannot be had, or a class is missing.
     """
-    from clinsynth.judges.judges import load_judge
-
     judge = load_judge(args.judge, args.judge_model, str(args.checklist))
     for name in label_names:
         if name not in judge.checklist["conditions"]:
@@ -203,16 +198,13 @@ def load_alignment_judge(args: EvaluateImagesArguments, label_names: list[str]) 
 
 def gather_alignment(
     args: EvaluateImagesArguments,
-    judge: Any,
+    judge: Judge | None,
     extractor: FeatureExtractor,
     sets: dict[str, ImageArrays],
     features: dict[str, Features],
     generation: dict[str, Any] | None,
 ) -> dict[str, Any] | None:
     """The alignment part of the evidence; None without a judge."""
-    from clinsynth.models.image_classifiers import predict
-    from clinsynth.models.weights import hash_weights
-
     if judge is None:
         return None
     output_dir = Path(args.output_dir)
@@ -244,10 +236,6 @@ def load_margin_model(
     args: EvaluateImagesArguments, sets: dict[str, ImageArrays], cache: Path
 ) -> tuple[Any, str, list[int]]:
     """The classifier of the class margin, its name, and its number of each class."""
-    from clinsynth.models.classifiers import class_numbers
-    from clinsynth.models.image_classifiers import load_image_classifier
-    from clinsynth.models.weights import best_device
-
     names = sets["train"].label_names
     if args.class_model:
         model, _ = load_image_classifier("--class_model", args.class_model, best_device())

@@ -7,7 +7,6 @@ was stopped and a changed input is measured anew.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,7 @@ import numpy as np
 
 from clinsynth.data.arguments import ImageDataArguments
 from clinsynth.data.images import load_image_arrays
-from clinsynth.metrics.comparisons import Comparison, comparisons
+from clinsynth.metrics.comparisons import comparisons
 from clinsynth.metrics.distances import measure_features
 from clinsynth.metrics.findings import read_collapse
 from clinsynth.metrics.images.likeness import measure_images
@@ -33,7 +32,7 @@ from clinsynth.run_folder import Kept, create_run_folder, describe_environment, 
 from clinsynth.study.alignment import gather_alignment, load_alignment_judge
 from clinsynth.synthesis.sets import check_sources, load_synthetic_images, read_generation, with_labels_of
 from clinsynth.trainers.classifiers.arms import ArmArguments
-from clinsynth.trainers.classifiers.images import ImageClassifiers
+from clinsynth.trainers.classifiers.kinds import ImageClassifiers
 from clinsynth.trainers.classifiers.rows import check_data
 from clinsynth.trainers.classifiers.study import run_study
 
@@ -42,24 +41,15 @@ if TYPE_CHECKING:
     from clinsynth.study.arguments import EvaluateImagesArguments
 
 
-@dataclass(frozen=True)
-class Compared:
-    """What a report shows pictures of: real train split, synthetic set, and the closest pairs of the two."""
-
-    train: ImageArrays
-    synthetic: ImageArrays
-    pairs: list[dict[str, Any]]
-
-
-def gather_evidence(args: EvaluateImagesArguments) -> tuple[dict[str, Any], Compared]:
-    """All parts of the evidence as JSON-able records, and the pictures that they are about.
+def gather_evidence(args: EvaluateImagesArguments) -> tuple[dict[str, Any], ImageArrays, ImageArrays]:
+    """All parts of the evidence as JSON-able records, the real train split and the synthetic set.
 
     Raises:
         ValueError: either side is missing, unfinished, unreadable or does not fit the other.
     """
     generation = read_generation(Path(args.synthetic))
     synthetic = load_synthetic_images(Path(args.synthetic))
-    real = load_real(args, like=synthetic)
+    real = load_real_images(args, like=synthetic)
     synthetic = with_labels_of(real["train"], synthetic)
     check_sources(Path(args.synthetic), real["test"].images)
     judge = load_alignment_judge(args, real["train"].label_names) if args.checklist else None
@@ -69,27 +59,34 @@ def gather_evidence(args: EvaluateImagesArguments) -> tuple[dict[str, Any], Comp
     write_run_config(output_dir, args)
     cache = create_run_folder(args.cache_dir, "cache_dir") if args.cache_dir else output_dir
     extractor = choose_extractor(args, real, cache)
-    features = extract_all(extractor, real, synthetic, cache / "features")
-    finished = Kept(output_dir / "measurements.json")
-    measurements = measure_all(
-        args, extractor, features, pictures_of(real, synthetic), synthetic.label_names, finished
+    sets, names = {**real, "synthetic": synthetic}, synthetic.label_names
+    features, pictures = {}, {}
+    for split in ("train", "test", "synthetic"):
+        rows = cached_features(extractor, sets[split].images, cache / "features", f"features, {split}")
+        features[split] = Features(rows, sets[split].labels)
+        pictures[split] = Features(sets[split].images, sets[split].labels)
+    finished, settings = (
+        Kept(output_dir / "measurements.json"),
+        MeasurementSettings(extractor.name, args.bootstrap, args.seed),
     )
-    privacy = measure_privacy(args, extractor, real, synthetic, features, finished)
+    measurements = measure_all(features, pictures, names, settings, finished)
+    key = f"privacy, {hash_inputs(pictures, settings, names)}"
+    privacy = finished.get(key, lambda: image_privacy(synthetic, real, features, settings))
     evidence = {
-        "data": describe_data(args, real, synthetic),
+        "data": describe_data(args, sets),
         "generation": generation,
         "extractor": {"name": extractor.name, "dimension": extractor.dimension, "note": extractor.note},
         "measurements": measurements,
         "collapse": read_collapse(measurements),
         "privacy": privacy,
         "classifier": compare_classifiers(args, real, synthetic, output_dir),
-        "alignment": gather_alignment(args, judge, extractor, {**real, "synthetic": synthetic}, features, generation),
+        "alignment": gather_alignment(args, judge, extractor, sets, features, generation),
         "environment": describe_environment(),
     }
-    return evidence, Compared(real["train"], synthetic, privacy["pairs"])
+    return evidence, real["train"], synthetic
 
 
-def load_real(args: EvaluateImagesArguments, like: ImageArrays) -> dict[str, ImageArrays]:
+def load_real_images(args: EvaluateImagesArguments, like: ImageArrays) -> dict[str, ImageArrays]:
     """Splits train, validation and test of `--real` at the resolution and channels of `like`."""
     shared = ("fit", "label_column", "label_names", "train_fraction", "few_shot", "min_class_size")
     data_args = ImageDataArguments(
@@ -101,35 +98,15 @@ def load_real(args: EvaluateImagesArguments, like: ImageArrays) -> dict[str, Ima
     return load_image_arrays(data_args, args.seed)
 
 
-def describe_data(
-    args: EvaluateImagesArguments, real: dict[str, ImageArrays], synthetic: ImageArrays
-) -> dict[str, Any]:
+def describe_data(args: EvaluateImagesArguments, sets: dict[str, ImageArrays]) -> dict[str, Any]:
     """What was compared: specs, counts a class and split, size."""
-    names = synthetic.label_names
-    sets = {**real, "synthetic": synthetic}
+    names, (_, channels, _, side) = sets["synthetic"].label_names, sets["synthetic"].images.shape
     counts = {
         split: dict(zip(names, np.bincount(arrays.labels, minlength=len(names)).tolist(), strict=True))
         for split, arrays in sets.items()
     }
-    return {
-        "real": args.real,
-        "synthetic": args.synthetic,
-        "label_names": names,
-        "counts": counts,
-        "resolution": synthetic.images.shape[-1],
-        "channels": synthetic.images.shape[1],
-    }
-
-
-def extract_all(
-    extractor: FeatureExtractor, real: dict[str, ImageArrays], synthetic: ImageArrays, folder: Path
-) -> dict[str, Features]:
-    """Features of the real train and test splits and of the synthetic set, kept in `folder`."""
-    sets = {"train": real["train"], "test": real["test"], "synthetic": synthetic}
-    return {
-        name: Features(cached_features(extractor, arrays.images, folder, f"features, {name}"), arrays.labels)
-        for name, arrays in sets.items()
-    }
+    specs = {"real": args.real, "synthetic": args.synthetic}
+    return {**specs, "label_names": names, "counts": counts, "resolution": side, "channels": channels}
 
 
 def choose_extractor(args: EvaluateImagesArguments, real: dict[str, ImageArrays], folder: Path) -> FeatureExtractor:
@@ -141,57 +118,28 @@ def choose_extractor(args: EvaluateImagesArguments, real: dict[str, ImageArrays]
     )
 
 
-def pictures_of(real: dict[str, ImageArrays], synthetic: ImageArrays) -> dict[str, Features]:
-    """The pictures themselves, as the measures that need no extractor take them."""
-    sets = {"train": real["train"], "test": real["test"], "synthetic": synthetic}
-    return {name: Features(arrays.images, arrays.labels) for name, arrays in sets.items()}
-
-
 def measure_all(
-    args: EvaluateImagesArguments,
-    extractor: FeatureExtractor,
     features: dict[str, Features],
     images: dict[str, Features],
     label_names: list[str],
+    settings: MeasurementSettings,
     finished: Kept,
 ) -> list[dict[str, Any]]:
     """All records of the synthetic set beside the real train and test splits, overall and a class."""
-    settings = MeasurementSettings(extractor.name, args.bootstrap, args.seed)
     kinds = {"measure_features": (features, measure_features), "measure_pictures": (images, measure_images)}
     inputs = {name: hash_inputs(sides, settings, label_names) for name, (sides, _) in kinds.items()}
     records: list[dict[str, Any]] = []
     for reference, other in (("test", "train"), ("train", "test")):
         for name, (sides, measure) in kinds.items():
-            for comparison in comparisons(sides, reference, other, label_names, args.seed):
+            for comparison in comparisons(sides, reference, other, label_names, settings.seed):
                 key = f"{name}, {reference}, {comparison.label}, {inputs[name]}"
-                records += finished.get(key, partial(as_dicts, measure, comparison, settings))
+                records += finished.get(key, partial(as_dicts, partial(measure, comparison, settings)))
     return records
 
 
-def as_dicts(
-    measure: Callable[[Comparison, MeasurementSettings], list[Measurement]],
-    comparison: Comparison,
-    settings: MeasurementSettings,
-) -> list[dict[str, Any]]:
+def as_dicts(measure: Callable[[], list[Measurement]]) -> list[dict[str, Any]]:
     """What `measure` finds, as it stands in evidence.json."""
-    return [record.to_dict() for record in measure(comparison, settings)]
-
-
-def measure_privacy(
-    args: EvaluateImagesArguments,
-    extractor: FeatureExtractor,
-    real: dict[str, ImageArrays],
-    synthetic: ImageArrays,
-    features: dict[str, Features],
-    finished: Kept,
-) -> dict[str, Any]:
-    """Copies, closeness to the train split, and the closest pairs."""
-    settings = MeasurementSettings(extractor.name, args.bootstrap, args.seed)
-    key = f"privacy, {hash_inputs(pictures_of(real, synthetic), settings, synthetic.label_names)}"
-    return finished.get(
-        key,
-        lambda: image_privacy(synthetic, real, features, settings),
-    )
+    return [record.to_dict() for record in measure()]
 
 
 def hash_inputs(sides: dict[str, Features], settings: MeasurementSettings, label_names: list[str]) -> str:

@@ -14,11 +14,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
+from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+from tqdm.auto import tqdm
 
 from clinsynth.data.images import ImageArrays
 from clinsynth.metrics.comparisons import match_labels
 from clinsynth.metrics.privacy.attack import MIN_ROWS, describe_attack, describe_tpr, held_out_floor, run_attack
+from clinsynth.pipelines.class_conditioned_ddpm import ClassConditionedDDPMPipeline
 from clinsynth.seeds import derive_seed
+from clinsynth.trainers.diffusion.model import DDPMProcess, StepInputs
 
 NOISE_LEVELS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.45, 0.6, 0.8)
 FALSE_POSITIVE_RATES = (0.01, 0.05)
@@ -61,8 +66,6 @@ def membership_inference(
     Raises:
         ValueError: images or classes that are not the generator's, or an argument out of range.
     """
-    from clinsynth.pipelines.class_conditioned_ddpm import ClassConditionedDDPMPipeline
-
     settings = {"noises": noises, "seed": seed, "replicates": replicates, "max_rows": max_rows}
     record: dict[str, Any] = {"metric": "membership_inference", "ideal": 0.5, **settings}
     if not isinstance(pipeline, ClassConditionedDDPMPipeline):
@@ -74,10 +77,17 @@ def membership_inference(
     grid = choose_timesteps(pipeline, timesteps)
     check_sides(pipeline, members, non_members)
     others, dropped = without_copies(members, non_members)
-    inside, outside = matched_rows(members.labels, others.labels, max_rows, seed)
-    members, others = members.take(inside), others.take(outside)
-    if shortage := describe_shortage(members, others, dropped):
-        return record | {"value": None, "interval": None, "equal_rows_dropped": dropped, "note": shortage}
+    matched = match_labels(members.labels, others.labels, seed) or (np.array([], dtype=int), np.array([], dtype=int))
+    members, others = (
+        side.take(thin_out(rows, side.labels, max_rows, seed))
+        for side, rows in zip((members, others), matched, strict=True)
+    )
+    left_out = f"{dropped} held-out rows equal to a training image were left out"
+    found = min(len(members.labels), len(others.labels))
+    if found < MIN_ROWS:
+        why = f"not measured: it needs at least {MIN_ROWS} rows a side of classes that both have, got {found}"
+        note = f"{why} after {left_out}" if dropped else why
+        return record | {"value": None, "interval": None, "equal_rows_dropped": dropped, "note": note}
 
     losses = denoising_losses(pipeline, [members, others], grid, noises, seed, batch_size, progress)
     scores = [candidate_scores(part) for part in losses]
@@ -98,7 +108,7 @@ def membership_inference(
         "rows_members": len(members.labels),
         "rows_non_members": len(others.labels),
         "equal_rows_dropped": dropped,
-        "note": f"{LIMIT}; {dropped} held-out rows equal to a training image were left out" if dropped else LIMIT,
+        "note": f"{LIMIT}; {left_out}" if dropped else LIMIT,
     }
 
 
@@ -134,13 +144,6 @@ def without_copies(members: ImageArrays, non_members: ImageArrays) -> tuple[Imag
     return non_members.take(kept), int((~kept).sum())
 
 
-def matched_rows(members: np.ndarray, others: np.ndarray, max_rows: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Row numbers of both sides with one label mix (`match_labels`), at most `max_rows` of each."""
-    matched = match_labels(members, others, seed)
-    inside, outside = matched if matched is not None else (np.array([], dtype=int), np.array([], dtype=int))
-    return thin_out(inside, members, max_rows, seed), thin_out(outside, others, max_rows, seed)
-
-
 def thin_out(index: np.ndarray, labels: np.ndarray, max_rows: int, seed: int) -> np.ndarray:
     """At most `max_rows` of `index`, drawn by `seed` with the same label mix."""
     if len(index) <= max_rows:
@@ -148,15 +151,6 @@ def thin_out(index: np.ndarray, labels: np.ndarray, max_rows: int, seed: int) ->
     order = np.random.default_rng([seed, 2]).permutation(index)
     by_class = order[np.argsort(labels[order], kind="stable")]
     return np.sort(by_class[np.arange(max_rows) * len(index) // max_rows])
-
-
-def describe_shortage(members: ImageArrays, others: ImageArrays, dropped: int) -> str:
-    """Why a side is too small to be halved and compared; empty where both are large enough."""
-    found = min(len(members.labels), len(others.labels))
-    if found >= MIN_ROWS:
-        return ""
-    copies = f" after {dropped} held-out rows equal to a training image were left out" if dropped else ""
-    return f"not measured: it needs at least {MIN_ROWS} rows a side of classes that both have, got {found}{copies}"
 
 
 def denoising_losses(
@@ -169,28 +163,21 @@ def denoising_losses(
     progress: bool,
 ) -> list[np.ndarray]:
     """Mean loss over the noises of every image of each side: float64 (rows, 2, timesteps), class then null class."""
-    from tqdm.auto import tqdm
-
     total = sum(len(side.labels) for side in sides)
     with tqdm(total=total, unit="image", desc="membership inference", disable=not progress) as bar:
         parts: list[list[np.ndarray]] = []
         for side in sides:
             starts = range(0, len(side.labels), batch_size)
-            rows = [np.arange(start, min(start + batch_size, len(side.labels))) for start in starts]
             parts.append([])
-            for index in rows:
-                parts[-1].append(batch_losses(pipeline, side.take(index), timesteps, noises, seed))
-                bar.update(len(index))
+            for start in starts:
+                batch = side.take(np.arange(start, min(start + batch_size, len(side.labels))))
+                parts[-1].append(batch_losses(pipeline, batch, timesteps, noises, seed))
+                bar.update(len(batch.labels))
     return [np.concatenate(part) for part in parts]
 
 
 def batch_losses(pipeline: Any, batch: ImageArrays, timesteps: list[int], noises: int, seed: int) -> np.ndarray:
     """`denoising_losses` of one batch."""
-    import torch
-    from diffusers import DDPMScheduler
-
-    from clinsynth.trainers.diffusion.model import DDPMProcess, StepInputs
-
     process = DDPMProcess(DDPMScheduler.from_config(pipeline.scheduler.config))
     device = pipeline.device
     images = torch.from_numpy(batch.images).to(device).float() / 127.5 - 1

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,8 +50,14 @@ class Step:
     @property
     def words(self) -> list[str]:
         """The command line after `clinsynth`."""
-        flags = [word for name, value in self.flags.items() for word in (f"--{name}", as_word(value))]
+        values = {name: value if isinstance(value, str) else json.dumps(value) for name, value in self.flags.items()}
+        flags = [word for name, value in values.items() for word in (f"--{name}", value)]
         return [*self.command, *flags, "--output_dir", str(self.output_dir)]
+
+    @property
+    def shown(self) -> str:
+        """The step as a user would type it."""
+        return shlex.join(["clinsynth", *self.words])
 
     @property
     def finished(self) -> bool:
@@ -69,11 +76,6 @@ class Plan:
     evaluated: dict[str, list[Step]]
     audited: dict[str, Step]
     classified: dict[str, Step]
-
-
-def as_word(value: Any) -> str:
-    """A flag's value as the command line takes it."""
-    return value if isinstance(value, str) else json.dumps(value)
 
 
 def plan_study(args: StudyArguments) -> Plan:
@@ -106,8 +108,7 @@ def plan_generator(args: StudyArguments, name: str, plan: Plan, data_key: str) -
     trained = plan_training(args, name, plan, data, data_key)
     if trained is not None:
         plan.trained[name] = trained
-    if trained is not None and trained not in plan.steps:
-        yield trained
+        yield from [trained] if trained not in plan.steps else []
     plan.generated[name], plan.evaluated[name] = [], []
     for draw in range(args.draws):
         numbered = f"{name} draw {draw + 1}" if draw else name
@@ -231,21 +232,13 @@ def fingerprint_data(spec: str) -> str:
 
     Times are left out: a data set that was copied or checked out anew is still the same.
     """
-    path = Path(spec)
-    lines = [spec]
-    for file in sorted(files_of(path)):
+    path, lines = Path(spec), [spec]
+    files = [path, *path.rglob("*")]  # a name on the Hub or of a built-in set is none
+    for file in sorted(file for file in files if file.is_file()):
         with file.open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
         lines.append(f"{file.relative_to(path) if path.is_dir() else file.name} {digest}")
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
-
-
-def files_of(path: Path) -> Iterator[Path]:
-    """`path` itself, or all files below it; nothing where there is none (a name on the Hub, a built-in set)."""
-    if path.is_file():
-        yield path
-    elif path.is_dir():
-        yield from (file for file in path.rglob("*") if file.is_file())
 
 
 def check_flags(step: Step) -> None:

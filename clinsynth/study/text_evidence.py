@@ -98,14 +98,9 @@ def text_evidence(
     settings = MeasurementSettings(encoder.name, replicates, seed)
     folder = Path(cache_dir or output_dir) / "features"
     views = view(sets, encoder, folder)
-    losses = None if language_model is None else view_losses(sets, language_model, folder, seed)
-    parts = {
-        "fidelity": fidelity_parts(views, label_names, encoder, settings),
-        "perplexity": perplexity_parts(losses, label_names, language_model, settings),
-        "diversity": diversity_parts(views, label_names, settings),
-        "privacy": privacy_parts(views, sets, label_names, settings, canaries),
-        "memorisation": memorisation_parts(views, label_names, settings),
-    }
+    parts = parts_of(views, sets, label_names, encoder, settings, canaries)
+    if language_model is not None:
+        parts["perplexity"] = list(perplexity_part(sets, language_model, folder, label_names, settings))
     finished = Kept(output_dir / "measurements.json")
     content = hash_evidence(sets, encoder, settings, label_names, canaries)
     records = {
@@ -116,7 +111,7 @@ def text_evidence(
         ]
         for name, part in parts.items()
     }
-    records["fidelity"] += records.pop("perplexity")
+    records["fidelity"] += records.pop("perplexity", [])
     measured = [record for name in ("fidelity", "diversity", "privacy") for record in records[name]]
     data = describe_sets(sets, label_names, encoder)
     rows = {name: side.rows for name, side in views.embeddings.items()}
@@ -136,52 +131,56 @@ Part = Iterator[tuple[str, Callable[[], Records]]]
 """Names of measurements, and the functions that take them."""
 
 
-def fidelity_parts(views: Views, label_names: list[str], encoder: TextEncoder, settings: MeasurementSettings) -> Part:
-    yield from compared(measure_embeddings, views.embeddings, label_names, settings)
-    yield from compared(measure_mauve, views.embeddings, label_names, settings)
-    tokens = {name: views.tokens(name, encoder) for name in SPLITS}
-    yield "bertscore", partial(measure_bertscore, tokens, REFERENCES, label_names, settings)
-    yield from compared(measure_tone, views.words, label_names, settings)
-    words = views.sides("words", label_names)
-    yield "label recovery", partial(measure_label_recovery, words, "train", settings)
-
-
-def perplexity_parts(
-    losses: dict[str, Features] | None,
-    label_names: list[str],
-    model: TextModel | None,
-    settings: MeasurementSettings,
-) -> Part:
-    if losses is not None and model is not None:
-        settings = replace(settings, extractor=model.name)
-        for key, measure in compared(measure_perplexity, losses, label_names, settings):
-            yield f"{key}, {hash_arrays(model.fingerprint)[:8]}", measure
-
-
-def diversity_parts(views: Views, label_names: list[str], settings: MeasurementSettings) -> Part:
-    yield from compared(measure_streams, views.words, label_names, settings)
-    yield from compared(measure_repetition, views.words, label_names, settings)
-
-
-def privacy_parts(
+def parts_of(
     views: Views,
     sets: dict[str, TextSet],
     label_names: list[str],
+    encoder: TextEncoder,
     settings: MeasurementSettings,
     canaries: Canaries | None,
+) -> dict[str, list[tuple[str, Callable[[], Records]]]]:
+    """The measurements of each part of the evidence, in order."""
+
+    def beside(measure: Measure, view: dict[str, Features]) -> Part:
+        return compared(measure, view, label_names, settings)
+
+    words, synthetic, train = views.sides("words", label_names), sets["synthetic"], sets["train"]
+    tokens = {name: TokenView(rows, encoder, name) for name, rows in views.texts.items()}
+    prompts = partial(measure_prompt_overlap, synthetic, train, sets["test"], label_names, settings)
+    made, seen, unseen = (views.embeddings[name] for name in SPLITS)
+    planted = [("canaries", partial(measure_exposure, synthetic.texts, canaries, settings))] if canaries else []
+    return {
+        "fidelity": [
+            *beside(measure_embeddings, views.embeddings),
+            *beside(measure_mauve, views.embeddings),
+            ("bertscore", partial(measure_bertscore, tokens, REFERENCES, label_names, settings)),
+            *beside(measure_tone, views.words),
+            ("label recovery", partial(measure_label_recovery, words, "train", settings)),
+        ],
+        "diversity": [*beside(measure_streams, views.words), *beside(measure_repetition, views.words)],
+        "privacy": [
+            ("closeness", partial(measure_closeness, views.sides("embeddings", label_names), settings)),
+            ("overlap", partial(measure_overlap, words, settings)),
+            ("prompt", prompts),
+            ("entities", partial(measure_entities, views.sides("texts", label_names), settings)),
+            *planted,
+        ],
+        "memorisation": [("closest", partial(measure_closest, made, seen, unseen, label_names, settings))],
+    }
+
+
+def perplexity_part(
+    sets: dict[str, TextSet], model: TextModel, folder: Path, label_names: list[str], settings: MeasurementSettings
 ) -> Part:
-    yield "closeness", partial(measure_closeness, views.sides("embeddings", label_names), settings)
-    yield "overlap", partial(measure_overlap, views.sides("words", label_names), settings)
-    synthetic, train, test = (sets[name] for name in SPLITS)
-    yield "prompt", partial(measure_prompt_overlap, synthetic, train, test, label_names, settings)
-    yield "entities", partial(measure_entities, views.sides("texts", label_names), settings)
-    if canaries is not None:
-        yield "canaries", partial(measure_exposure, synthetic.texts, canaries, settings)
-
-
-def memorisation_parts(views: Views, label_names: list[str], settings: MeasurementSettings) -> Part:
-    sides = [views.embeddings[name] for name in SPLITS]
-    yield "closest", partial(measure_closest, sides[0], sides[1], sides[2], label_names, settings)
+    """The perplexity gap, from losses (n, 1) of at most 200 texts of each set, which are kept in `folder`."""
+    losses = {}
+    for name, side in sets.items():
+        rows = draw_rows(len(side), MOST_SCORED, settings.seed)
+        drawn = [side.texts[row] for row in rows]
+        losses[name] = Features(embed_texts(model, drawn, folder, f"losses, {name}"), side.labels[rows])
+    settings = replace(settings, extractor=model.name)
+    for key, measure in compared(measure_perplexity, losses, label_names, settings):
+        yield f"{key}, {hash_arrays(model.fingerprint)[:8]}", measure
 
 
 def compared(
@@ -308,10 +307,6 @@ class Views:
     words: dict[str, Features]
     texts: dict[str, Features]
 
-    def tokens(self, name: str, encoder: TextEncoder) -> TokenView:
-        """The set `name` as BERTScore takes it."""
-        return TokenView(self.texts[name], encoder, name)
-
     def sides(self, name: str, label_names: list[str]) -> Sides:
         """One view of the synthetic texts beside train, the test split held out."""
         view: dict[str, Features] = getattr(self, name)
@@ -337,16 +332,6 @@ def view(sets: dict[str, TextSet], encoder: TextEncoder, folder: Path) -> Views:
         views.words[name] = Features(word_rows(side.texts), side.labels)
         views.texts[name] = Features(as_objects(side.texts), side.labels)
     return views
-
-
-def view_losses(sets: dict[str, TextSet], model: TextModel, folder: Path, seed: int) -> dict[str, Features]:
-    """The losses (n, 1) of at most 200 texts of each set, kept in `folder`."""
-    losses = {}
-    for name, side in sets.items():
-        rows = draw_rows(len(side), MOST_SCORED, seed)
-        drawn = [side.texts[row] for row in rows]
-        losses[name] = Features(embed_texts(model, drawn, folder, f"losses, {name}"), side.labels[rows])
-    return losses
 
 
 def describe_sets(sets: dict[str, TextSet], label_names: list[str], encoder: TextEncoder) -> dict[str, Any]:

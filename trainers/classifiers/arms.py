@@ -23,9 +23,11 @@ layer on a pretrained one. Texts have the same arms, except that there
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
+
+from clinsynth.arguments import check_at_least
 
 Views = Literal["none", "light", "strong"]
 SMALL_RESNET, SMALL_BERT = "small-resnet", "small-bert"
@@ -122,10 +124,7 @@ class ArmArguments:
 
     def __post_init__(self) -> None:
         self.learning_rates = self.rates
-        for flag in ("seeds", "epochs", "batch_size", "balance_to"):
-            value = getattr(self, flag)
-            if value is not None and value < 1:
-                raise ValueError(f"--{flag} must be at least 1, got {value}")
+        check_at_least(self, 1, ["seeds", "epochs", "batch_size", "balance_to"])
         if not self.rates or min(self.rates) <= 0:
             raise ValueError(f"--learning_rates must be one or more positive numbers, got {self.rates}")
         if self.synthetic_ratio is not None and self.synthetic_ratio <= 0:
@@ -145,11 +144,7 @@ class ArmArguments:
             raise ValueError(f"--epochs must be at least 2 for pretrain_finetune, got {self.epochs}")
 
     def choose_arms(self, known: tuple[str, ...]) -> None:
-        """Settle `arms`, by default the two controls and, with synthetic samples, synthetic and composite.
-
-        Raises:
-            ValueError: as `resolve_arms` does.
-        """
+        """Settle `arms`, by default the two controls and, with synthetic samples, synthetic and composite."""
         if isinstance(self.arms, str):
             self.arms = [arm.strip() for arm in self.arms.split(",")]
         elif self.arms is None:
@@ -164,11 +159,7 @@ class ArmArguments:
 
     @property
     def rates(self) -> list[float]:
-        """The learning rates to try.
-
-        Raises:
-            ValueError: what is given is no number.
-        """
+        """The learning rates to try; a ValueError where what is given is no number."""
         given = self.learning_rates
         try:
             return [float(rate) for rate in (given if isinstance(given, list) else str(given).split(","))]
@@ -176,12 +167,7 @@ class ArmArguments:
             raise ValueError(f"--learning_rates must be numbers, as 0.001,0.003, got {given}") from error
 
 
-def resolve_arms(
-    kinds: Iterable[str],
-    control: str,
-    sources: Iterable[str],
-    known: tuple[str, ...],
-) -> list[Arm]:
+def resolve_arms(kinds: Iterable[str], control: str, sources: Iterable[str], known: tuple[str, ...]) -> list[Arm]:
     """The arms to train, each once, the control first; those of synthetic samples once for each synthetic set.
 
     The control and, with an arm in feature space, `real_features` are added where they are missing: without them
@@ -204,12 +190,8 @@ def resolve_arms(
         raise ValueError(f"--arms {','.join(needy)} need synthetic samples; give --synthetic, or leave them out")
     if any(kind in FEATURES for kind in kinds):
         kinds = [REAL_FEATURES, *kinds]
-    return list(dict.fromkeys(expand([control, *kinds], sources)))
-
-
-def expand(kinds: Iterable[str], sources: list[str]) -> Iterator[Arm]:
-    for kind in kinds:
-        yield from (Arm(kind, source) for source in sources) if Arm(kind).synthetic else [Arm(kind)]
+    arms = [Arm(kind, source) for kind in [control, *kinds] for source in (sources if Arm(kind).synthetic else [""])]
+    return list(dict.fromkeys(arms))
 
 
 def control_of(arm: Arm, control: str) -> str:

@@ -1,16 +1,27 @@
-"""What each arm is trained on: the synthetic sets, the rows of an arm of them, and over-sampling of short classes."""
+"""What each arm is trained on: synthetic sets, the rows of an arm of them, over-sampling of short classes, features.
+
+Arms in feature space train a new last layer on features of the train samples and leave the rest of the classifier
+alone; with resampled features this is classifier re-training (Kang et al. 2020).
+"""
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 import numpy as np
+import torch
+import torch.nn.functional as F
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel
 
 from clinsynth.data.labels import LabelledRows, LabelledSamples
+from clinsynth.models.classifiers import FitResult, FitSettings, Read, fit_classifier, last_layer
 from clinsynth.seeds import derive_seed
 from clinsynth.synthesis.sets import load_labelled
 from clinsynth.trainers.classifiers.arms import Arm
@@ -123,11 +134,7 @@ def shortage(labels: np.ndarray, classes: int, balance_to: int | None) -> np.nda
 
 
 def repeated(train: R, balance_to: int | None, seed: int) -> tuple[R, list[str]]:
-    """Rows of the short classes of `train` again, drawn at random; and `oversample`'s notes.
-
-    Raises:
-        ArmRefusedError: as `oversample` does.
-    """
+    """Rows of the short classes of `train` again, drawn at random; and notes; errors and notes are `oversample`'s."""
     numbers = np.arange(len(train.labels))[:, None]
     rows, _, notes = oversample(numbers, train.labels, train.label_names, "random_oversampling", balance_to, seed)
     return train.take(rows[:, 0]), notes
@@ -156,9 +163,8 @@ def oversample(
             if neighbours < 1:
                 raise ArmRefusedError(f"{method} needs two train rows a class, {names[number]} has {size}")
             if neighbours < NEIGHBOURS:
-                notes.append(
-                    f"{method}: {names[number]} has {size} rows, so {neighbours} neighbours, not {NEIGHBOURS}"
-                )
+                few = f"{names[number]} has {size} rows, so {neighbours} neighbours, not {NEIGHBOURS}"
+                notes.append(f"{method}: {few}")
         target = {int(number): size + int(short[number])}
         sampler = build_sampler(method, target, neighbours, len(labels), derive_seed(seed, int(number)) % 2**32)
         new = resample(sampler, rows, labels)
@@ -172,25 +178,20 @@ def oversample(
 
 
 def build_sampler(method: str, target: dict[int, int], neighbours: int, rows: int, seed: int) -> BaseOverSampler:
-    """The imbalanced-learn sampler of a method that brings the class in `target` to the size given there.
-
-    Raises:
-        ValueError: imbalanced-learn is not installed.
-    """
+    """The imbalanced-learn sampler of a method that brings the class in `target` to the size given there."""
     try:
         from imblearn.over_sampling import ADASYN, SMOTE, BorderlineSMOTE, RandomOverSampler
     except ImportError as error:
         raise ValueError(
             f"the over-sampling arms need imbalanced-learn ({error}); pip install imbalanced-learn"
         ) from error
-    common = {"sampling_strategy": target, "random_state": seed}
-    if method == "random_oversampling":
-        return RandomOverSampler(**common)
-    if method == "smote":
-        return SMOTE(**common, k_neighbors=neighbours)
-    if method == "borderline_smote":
-        return BorderlineSMOTE(**common, k_neighbors=neighbours, m_neighbors=min(SURROUNDING, rows - 1))
-    return ADASYN(**common, n_neighbors=neighbours)
+    kind, settings = {
+        "random_oversampling": (RandomOverSampler, {}),
+        "smote": (SMOTE, {"k_neighbors": neighbours}),
+        "borderline_smote": (BorderlineSMOTE, {"k_neighbors": neighbours, "m_neighbors": min(SURROUNDING, rows - 1)}),
+        "adasyn": (ADASYN, {"n_neighbors": neighbours}),
+    }[method]
+    return kind(sampling_strategy=target, random_state=seed, **settings)
 
 
 def resample(sampler: BaseOverSampler, rows: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -202,3 +203,109 @@ def resample(sampler: BaseOverSampler, rows: np.ndarray, labels: np.ndarray) -> 
         if "majority" in str(error) or "No samples will be generated" in str(error):
             return rows[:0]
         raise
+
+
+BATCH = 64  # samples between two steps of the progress bar
+
+
+@dataclass(frozen=True)
+class BodyFeatures(LabelledRows):
+    """What the last layer sees of samples; see `LabelledRows`.
+
+    Attributes:
+        values: float32 (n, d).
+    """
+
+    noun: ClassVar[str] = "row"
+    rows_in: ClassVar[str] = "values"
+
+    values: np.ndarray
+    labels: np.ndarray
+    label_names: list[str]
+    groups: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+def features_of(
+    outputs: Callable[[PreTrainedModel, S, Read], np.ndarray],
+    model: PreTrainedModel,
+    data: S,
+    progress: str | None = None,
+) -> BodyFeatures:
+    """The features of `data` in the body of `model`.
+
+    Args:
+        outputs: what it is that is read of the logits of each batch, once after each pass, float32 (n, …).
+        progress: name of the bar; None shows none.
+    """
+    numbers = np.arange(len(data.labels))
+    values = []
+    with tqdm(total=len(numbers), desc=progress, unit=data.noun, disable=progress is None) as bar:
+        for rows in np.split(numbers, numbers[BATCH::BATCH]):
+            values.append(seen_by_last_layer(model, partial(outputs, model, data.take(rows))))
+            bar.update(len(rows))
+    return BodyFeatures(np.concatenate(values), data.labels, data.label_names)
+
+
+def oversample_features(
+    train: BodyFeatures, method: str, balance_to: int | None, seed: int
+) -> tuple[BodyFeatures, list[str]]:
+    """Features that fill up the short classes of `train`, and notes; as `oversample` has it."""
+    values, labels, notes = oversample(train.values, train.labels, train.label_names, method, balance_to, seed)
+    return BodyFeatures(values, labels, train.label_names), notes
+
+
+def seen_by_last_layer(model: PreTrainedModel, outputs: Callable[[Read], np.ndarray]) -> np.ndarray:
+    """What the last layer sees while `outputs` runs the model and has the logits of each batch read."""
+    seen: list[torch.Tensor] = []
+    hook = last_layer(model).register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    try:
+        return outputs(lambda logits: seen.pop())
+    finally:
+        hook.remove()
+
+
+def head_probabilities(model: PreTrainedModel, features: BodyFeatures) -> np.ndarray:
+    """Class probabilities, float32 (n, classes), that the last layer of `model` gives for features of its body."""
+    layer = last_layer(model)
+    with torch.inference_mode():
+        logits = layer(torch.from_numpy(features.values).to(layer.weight))
+        return logits.softmax(-1).float().cpu().numpy()
+
+
+def fit_head(
+    model: PreTrainedModel, train: BodyFeatures, validation: BodyFeatures, settings: FitSettings
+) -> FitResult:
+    """Train `model`'s last layer anew on features of the train samples, real ones and those made of them, and put it
+    into `model`; the epoch is chosen on features of the real validation samples."""
+    mean, spread = train.values.mean(0), train.values.std(0) + 1e-6
+
+    def scaled(rows: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy((rows - mean) / spread).to(model.device, torch.float32)
+
+    inputs, targets = scaled(train.values), torch.as_tensor(train.labels, device=model.device)
+    held_out = scaled(validation.values)
+    with torch.random.fork_rng():
+        torch.manual_seed(settings.seed)
+        head = torch.nn.Linear(inputs.shape[1], len(train.label_names)).to(model.device)
+
+    def loss_of(rows: np.ndarray, weight: torch.Tensor | None) -> torch.Tensor:
+        return F.cross_entropy(head(inputs[rows]), targets[rows], weight=weight)
+
+    def predicted() -> np.ndarray:
+        with torch.inference_mode():
+            return head(held_out).cpu().numpy()
+
+    result = fit_classifier(head, train, validation, loss_of, predicted, settings)
+    install(head, model, mean, spread)
+    return result
+
+
+def install(head: torch.nn.Linear, model: PreTrainedModel, mean: np.ndarray, spread: np.ndarray) -> None:
+    """Put `head`, which takes (features - mean) / spread, in the place of `model`'s last layer, which takes features
+    as they are."""
+    layer = last_layer(model)
+    shift, scale = (torch.from_numpy(v).to(layer.weight) for v in (mean, spread))
+    with torch.no_grad():
+        weight = head.weight / scale
+        layer.weight.copy_(weight)
+        layer.bias.copy_(head.bias - weight @ shift)

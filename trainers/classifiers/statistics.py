@@ -1,4 +1,4 @@
-"""Each arm's scores and its difference from its control, with bootstrap intervals, p-values and a verdict.
+"""Scores of class probabilities on weighted test rows, and what they say: intervals, differences, verdicts, flags.
 
 The bootstrap (Efron 1979) resamples seeds, and test rows within each class, so that no class vanishes; two arms are
 compared on the same resampled rows and seeds. Of S seeds S - 1 are drawn (Rao and Wu 1988): a bootstrap of S out of S
@@ -9,25 +9,109 @@ corrected together by Holm's method (1979), each metric for itself.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain
 from typing import Any
 
 import numpy as np
 
 from clinsynth.data.labels import UNKNOWN, LabelledRows
 from clinsynth.metrics.intervals import percentile_interval
-from clinsynth.trainers.classifiers.scores import calibration_floor, class_scores, metric_names, scores
 
+BINS = 15
+MAIN = ("macro_f1", "balanced_accuracy", "accuracy", "auroc", "ece")
+MINORITY = "minority_recall"
 CONFIDENCE = 0.95
-RESAMPLES = 2000
+RESAMPLES, AGREEMENT_RESAMPLES, SUBGROUP_RESAMPLES = 2000, 1000, 500
 CHUNK = 100  # resamples at a time, to bound the memory
 JUDGED = ("macro_f1", "balanced_accuracy")
 FEW_SEEDS = 3
+MIN_ROWS, MIN_GROUP = 10, 20
+OVERALL, MIXED_UP = "overall", "mixed up"
+
+
+def minority_classes(train_labels: np.ndarray, classes: int) -> tuple[int, ...]:
+    """The classes with fewer train rows than the average one."""
+    counts = np.bincount(train_labels, minlength=classes)
+    return tuple(np.flatnonzero(counts < counts.mean()).tolist())
+
+
+def metric_names(label_names: list[str], minority: Sequence[int] = ()) -> list[str]:
+    """The columns of `scores`, in order."""
+    own = [*MAIN, *(f"f1 {name}" for name in label_names), *(f"recall {name}" for name in label_names)]
+    return [*own, MINORITY] if minority else own
+
+
+def scores(
+    labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray, classes: int, minority: Sequence[int] = ()
+) -> np.ndarray:
+    """Macro-F1, balanced accuracy, accuracy, AUROC (one class against the rest, mean of the classes), calibration
+    error, each class's F1 and each class's recall: float64 (b, 5 + 2 * classes); with classes named in `minority` one
+    column more, the mean of their recalls.
+
+    `labels` are ints (n,), `probabilities` (n, classes); `weights` (b, n) says how often each row counts in each of b
+    resamples. Every class must have weight in every resample."""
+    predicted = probabilities.argmax(1)
+    f1, recall = class_scores(labels, predicted, weights, classes)
+    accuracy = weights @ (predicted == labels) / weights.sum(1)
+    auroc = np.mean([ranking(labels == c, probabilities[:, c], weights) for c in range(classes)], axis=0)
+    error = calibration_error(labels, probabilities, weights)
+    last = [recall[:, list(minority)].mean(1)] if minority else []
+    return np.column_stack([f1.mean(1), recall.mean(1), accuracy, auroc, error, f1, recall, *last])
+
+
+def class_scores(
+    labels: np.ndarray, predicted: np.ndarray, weights: np.ndarray, classes: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """F1 and recall of each class, float64 (b, classes) each; 0 where a class has no weight."""
+    eye = np.eye(classes)
+    true, guess = eye[labels], eye[predicted]
+    hits, true_rows, guessed_rows = weights @ (true * guess), weights @ true, weights @ guess
+    return 2 * hits / np.maximum(true_rows + guessed_rows, 1e-12), hits / np.maximum(true_rows, 1e-12)
+
+
+def ranking(positive: np.ndarray, score: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Area under the ROC curve, (b,): how likely a positive row's score exceeds a negative one's, ties counting half.
+
+    Both kinds must have weight in every resample."""
+    order = np.argsort(score, kind="stable")
+    ends = np.flatnonzero(np.diff(score[order], append=np.inf))  # last row of each run of equal scores
+    weights, positive = weights[:, order], positive[order]
+    above, below = (per_run(np.where(side, weights, 0.0), ends) for side in (positive, ~positive))
+    wins = above * (below.cumsum(1) - below / 2)
+    return wins.sum(1) / (above.sum(1) * below.sum(1))
+
+
+def per_run(values: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """Sums of the columns of (b, n) from one end to the next, (b, number of ends)."""
+    return np.diff(values.cumsum(1)[:, ends], axis=1, prepend=0.0)
+
+
+def calibration_error(labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Expected calibration error, (b,): mean gap of confidence and accuracy over 15 bins of equally many rows (Nguyen
+    and O'Connor 2015), rows binned by the confidence in the predicted class."""
+    confidence = probabilities.max(1)
+    gap = confidence - (probabilities.argmax(1) == labels)
+    return np.abs(weights @ (in_bins(confidence) * gap[:, None])).sum(1) / weights.sum(1)
+
+
+def calibration_floor(probabilities: np.ndarray, rng: np.random.Generator, draws: int = 200) -> float:
+    """The calibration error to expect, on these rows, of a classifier whose confidence is its accuracy: it is above 0,
+    the more so the fewer the rows."""
+    confidence = probabilities.max(1)
+    gaps = confidence - (rng.random((draws, len(confidence))) < confidence)
+    return float(np.abs(gaps @ in_bins(confidence)).sum(1).mean() / len(confidence))
+
+
+def in_bins(confidence: np.ndarray) -> np.ndarray:
+    """Which of the 15 bins each row is in, as 0 or 1: (n, bins)."""
+    rank = np.argsort(np.argsort(confidence, kind="stable"), kind="stable")
+    return np.eye(BINS)[rank * BINS // len(confidence)]
 
 
 def resampled_rows(labels: np.ndarray, classes: int, count: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """Yield `count` rows of weights (b, n) in chunks: how often each row is drawn, replacing, within its class."""
+    """Yield weights (b, n) in chunks: ones, then `count` rows of how often each row is drawn, replacing, within its
+    class."""
     members = [rows for c in range(classes) if len(rows := np.flatnonzero(labels == c))]
+    yield np.ones((1, len(labels)))
     for start in range(0, count, CHUNK):
         size = min(CHUNK, count - start)
         weights = np.zeros((size, len(labels)))
@@ -37,9 +121,9 @@ def resampled_rows(labels: np.ndarray, classes: int, count: int, rng: np.random.
 
 
 def resampled_seeds(seeds: int, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Weights of the seeds, float64 (count, seeds), each row of sum 1."""
-    drawn = max(seeds - 1, 1)
-    return rng.multinomial(drawn, np.full(seeds, 1 / seeds), size=count) / drawn
+    """Weights of the seeds, float64 (1 + count, seeds), each row of sum 1, the first of equal ones."""
+    drawn, equal = max(seeds - 1, 1), np.full(seeds, 1 / seeds)
+    return np.concatenate([equal[None], rng.multinomial(drawn, equal, size=count) / drawn])
 
 
 def bootstrap(
@@ -64,10 +148,10 @@ def bootstrap(
         )
     rng = np.random.default_rng(seed)
     seeds = len(next(iter(probabilities.values())))
-    shares = np.concatenate([np.full((1, seeds), 1 / seeds), resampled_seeds(seeds, RESAMPLES, rng)])
+    shares = resampled_seeds(seeds, RESAMPLES, rng)
     parts: dict[str, list[np.ndarray]] = {arm: [] for arm in probabilities}
     start = 0
-    for weights in chain([np.ones((1, len(labels)))], resampled_rows(labels, classes, RESAMPLES, rng)):
+    for weights in resampled_rows(labels, classes, RESAMPLES, rng):
         share = shares[start : start + len(weights)]
         start += len(weights)
         for arm, runs in probabilities.items():
@@ -127,14 +211,8 @@ def arm_records(
             shift = values[0, column] - values[1:, column].mean() if metric == "ece" else 0.0
             found = measured(np.append(values[0, column], values[1:, column] + shift))
             found["interval"][0] = max(0.0, found["interval"][0])
-            record = {
-                "arm": arm,
-                "metric": metric,
-                **found,
-                "n": len(test.labels),
-                "seeds": len(per_seed),
-                "per_seed": per_seed[:, column].tolist(),
-            }
+            record = {"arm": arm, "metric": metric, **found, "n": len(test.labels), "seeds": len(per_seed)}
+            record["per_seed"] = per_seed[:, column].tolist()
             if metric == "ece":
                 rng = np.random.default_rng(0)
                 record["floor"] = float(np.mean([calibration_floor(run, rng) for run in probabilities[arm]]))
@@ -173,14 +251,8 @@ def comparison_records(
 
 def gap_record(gap: np.ndarray, pair: tuple[str, str], arm: dict[str, Any], control: dict[str, Any]) -> dict[str, Any]:
     """One metric's difference, as yet without what depends on the other pairs."""
-    record = {
-        "arm": pair[0],
-        "metric": arm["metric"],
-        "arms": list(pair),
-        **measured(gap, "difference"),
-        "n": arm["n"],
-        "seeds": arm["seeds"],
-    }
+    record = {"arm": pair[0], "metric": arm["metric"], "arms": list(pair), **measured(gap, "difference")}
+    record |= {"n": arm["n"], "seeds": arm["seeds"]}
     if arm["metric"] in JUDGED:
         record |= {"p": p_value(gap), **effect(np.array(arm["per_seed"]) - control["per_seed"])}
         record["relative_gain"] = 100 * record["difference"] / control["value"] if control["value"] else None
@@ -191,12 +263,10 @@ def effect(differences: np.ndarray) -> dict[str, Any]:
     """Cohen's d of paired differences, one a seed: their mean over their standard deviation; None where that is 0 or
     there is one seed alone."""
     spread = differences.std(ddof=1) if len(differences) > 1 else 0.0
-    size = float(differences.mean() / spread) if spread > 0 else None
+    if not spread > 0:
+        return {"effect_size": None, "effect_note": "no spread between seeds to measure it by"}
     few = f"effect size from {len(differences)} seeds only" if len(differences) < FEW_SEEDS else ""
-    return {
-        "effect_size": size,
-        "effect_note": few if size is not None else "no spread between seeds to measure it by",
-    }
+    return {"effect_size": float(differences.mean() / spread), "effect_note": few}
 
 
 def comparison_sentence(record: dict[str, Any], pairs: int, noun: str) -> str:
@@ -210,12 +280,6 @@ def comparison_sentence(record: dict[str, Any], pairs: int, noun: str) -> str:
         f"{low:+.3f} to {high:+.3f}; p {record['p']:.3f}{corrected}; {record['n']} test {noun}s, "
         f"{seeds} seed{'s' * (seeds > 1)}{gain}): {record['verdict']}"
     )
-
-
-AGREEMENT_RESAMPLES = 1000
-MIN_ROWS = 10
-OVERALL = "overall"
-MIXED_UP = "mixed up"
 
 
 def label_agreement(
@@ -238,10 +302,9 @@ def label_agreement(
         - "cannot tell": the classifiers know the real class no better than chance, or fewer than 10 samples.
     """
     rng, seeds, noun = np.random.default_rng(0), len(predicted), test.noun
-    shares = np.concatenate([np.full((1, seeds), 1 / seeds), resampled_seeds(seeds, AGREEMENT_RESAMPLES, rng)])
+    shares = resampled_seeds(seeds, AGREEMENT_RESAMPLES, rng)
     records: list[dict[str, Any]] = []
-    parts: list[tuple[np.ndarray, np.ndarray]] = []
-    chances: list[float] = []
+    parts, chances = [], []
 
     def record(label: str, n: int, n_real: int, found: dict[str, Any]) -> dict[str, Any]:
         return {"source": source, "label": label, "n": n, "n_real": n_real, "seeds": seeds, **found}
@@ -250,7 +313,7 @@ def label_agreement(
         mine, real = synthetic.labels == number, test.labels == number
         n, n_real = int(mine.sum()), int(real.sum())
         if min(n, n_real) < MIN_ROWS:
-            records.append(record(name, n, n_real, unmeasured(f"fewer than {MIN_ROWS} {noun}s")))
+            records.append(record(name, n, n_real, no_agreement(f"fewer than {MIN_ROWS} {noun}s")))
             continue
         found = resampled_share((predicted == number)[:, mine], shares, rng)
         floor = resampled_share((on_test == number)[:, real], shares, rng)
@@ -259,7 +322,7 @@ def label_agreement(
         records.append(record(name, n, n_real, agreement_of(found, floor, chances[-1], noun)))
     sizes = len(synthetic.labels), len(test.labels)
     if not parts:
-        return [*records, record(OVERALL, *sizes, unmeasured("no class could be measured"))]
+        return [*records, record(OVERALL, *sizes, no_agreement("no class could be measured"))]
     found, floor = np.mean(parts, axis=0)
     return [record(OVERALL, *sizes, agreement_of(found, floor, float(np.mean(chances)), noun)), *records]
 
@@ -296,13 +359,9 @@ def agreement_of(found: np.ndarray, floor: np.ndarray, chance: float, noun: str)
     }
 
 
-def unmeasured(why: str) -> dict[str, Any]:
+def no_agreement(why: str) -> dict[str, Any]:
     names = ("value", "interval", "floor", "floor_interval", "chance", "difference", "difference_interval")
     return {**dict.fromkeys(names), "confidence": CONFIDENCE, "flag": "cannot tell", "note": why}
-
-
-MIN_GROUP = 20
-SUBGROUP_RESAMPLES = 500
 
 
 def subgroup_records(test: LabelledRows, probabilities: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
@@ -340,7 +399,7 @@ def column_records(test: LabelledRows, column: str, predicted: np.ndarray) -> It
 def resampled_macro_f1(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
     """Macro-F1 over the classes in `labels`, mean of the seeds, (1 + RESAMPLES,); first the value itself."""
     rng, seeds, present = np.random.default_rng(0), len(predicted), np.unique(labels)
-    weights = np.concatenate([np.ones((1, len(labels))), *resampled_rows(labels, classes, SUBGROUP_RESAMPLES, rng)])
-    shares = np.concatenate([np.full((1, seeds), 1 / seeds), resampled_seeds(seeds, SUBGROUP_RESAMPLES, rng)])
+    weights = np.concatenate(list(resampled_rows(labels, classes, SUBGROUP_RESAMPLES, rng)))
+    shares = resampled_seeds(seeds, SUBGROUP_RESAMPLES, rng)
     by_seed = [class_scores(labels, run, weights, classes)[0][:, present].mean(1) for run in predicted]
     return (shares * np.stack(by_seed, axis=1)).sum(1)

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -21,8 +21,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from clinsynth.run_folder import atomic_write, complete_folder, create_run_folder, write_run_config
 from clinsynth.trainers.classifiers.arms import Arm, ArmArguments, control_of, resolve_arms
-from clinsynth.trainers.classifiers.rows import S, check_data
-from clinsynth.trainers.classifiers.scores import minority_classes
+from clinsynth.trainers.classifiers.rows import S, check_data, load_synthetic_sets
 from clinsynth.trainers.classifiers.statistics import (
     MIXED_UP,
     OVERALL,
@@ -30,6 +29,7 @@ from clinsynth.trainers.classifiers.statistics import (
     bootstrap,
     comparison_records,
     label_agreement,
+    minority_classes,
     subgroup_records,
 )
 from clinsynth.trainers.classifiers.trainings import Classifiers, Trainings, run_training
@@ -37,6 +37,7 @@ from clinsynth.trainers.classifiers.trainings import Classifiers, Trainings, run
 LONGEST_WAIT = timedelta(days=7)  # for the slowest process; torch's own limit is half an hour
 
 Job = tuple[Arm, int]
+A = TypeVar("A", bound=ArmArguments)
 
 
 def run_study(
@@ -50,10 +51,9 @@ def run_study(
     """Train `classifiers` `args.seeds` times an arm and compare the arms with the control on the real test split;
     JSON-able.
 
-    `real` has splits train, validation and test; `synthetic` are sets by name, a single one
-    without a name. All arms take the same
-    number of optimizer steps and choose among the same learning rates. Trainings found complete in `arms` of
-    `args.output_dir` are not repeated; under `accelerate launch` the processes share the others.
+    `real` has splits train, validation and test; `synthetic` are sets by name, a single one without a name. All arms
+    take the same number of optimizer steps and choose among the same learning rates. Trainings found complete in
+    `arms` of `args.output_dir` are not repeated; under `accelerate launch` the processes share the others.
 
     Returns:
         `arms`: a record for each arm and metric; `comparisons`: one for each arm, its control and metric;
@@ -105,11 +105,12 @@ def gather_results(trainings: Trainings[S], arms: list[Arm], seeds: list[int]) -
     """Read the trainings back and state each arm's scores and their differences on the real test samples."""
     control, train, test = trainings.args.control, trainings.real["train"], trainings.real["test"]
     minority = minority_classes(train.labels, len(train.label_names)) if trainings.classifiers.minority_recall else ()
-    runs = {(arm, seed): trainings.result(arm, seed) for seed in seeds for arm in arms}
-    refused = {job[0]: run["refused"] for job, run in runs.items() if "refused" in run}
-    runs = {job: run for job, run in runs.items() if job[0] not in refused}
+    found = {(arm, seed): trainings.result(arm, seed) for seed in seeds for arm in arms}
+    refused = {job[0]: run["refused"] for job, (run, _) in found.items() if "refused" in run}
     kept = [arm for arm in arms if arm not in refused]
-    probabilities = {arm.name: np.stack([trainings.test_probabilities(arm, seed) for seed in seeds]) for arm in kept}
+    runs = {job: run for job, (run, _) in found.items() if job[0] in kept}
+    by_arm = {arm: [own for job, (_, own) in found.items() if job[0] == arm and own is not None] for arm in kept}
+    probabilities = {arm.name: np.stack(own) for arm, own in by_arm.items()}
     resampled = bootstrap(test.labels, probabilities, len(test.label_names), minority=minority)
     pairs = [(arm.name, control_of(arm, control)) for arm in kept if arm.name != control]
     scored = arm_records(resampled, test, probabilities, minority)
@@ -122,7 +123,7 @@ def gather_results(trainings: Trainings[S], arms: list[Arm], seeds: list[int]) -
         "comparisons": compared,
         "subgroups": subgroup_records(test, probabilities),
         "label_agreement": agreement,
-        "confusion": {arm: confusion(test.labels, found) for arm, found in probabilities.items()},
+        "confusion": {arm: confusion(test.labels, own) for arm, own in probabilities.items()},
         "runs": [run | {"folder": relative(trainings, job)} for job, run in runs.items()],
         "refused": [{"arm": arm.name, "reason": reason} for arm, reason in refused.items()],
         "control": control,
@@ -186,19 +187,29 @@ def study_notes(trainings: Trainings[S], arms: list[Arm], runs: dict[Job, dict[s
     return [*notes, *made]
 
 
-def begin(args: ArmArguments) -> PartialState:
-    """The processes of a run whose folder is there, and holds the resolved `args`, when this returns."""
+def run_study_command(
+    args: A, load: Callable[[A, int], dict[str, S]], build: Callable[[A, S], Classifiers[S]]
+) -> None:
+    """The study of a command, whose folder gets results.json and the best model of each arm.
+
+    Args:
+        load: the real splits, by the data flags and the seed.
+        build: the classifiers, given the real train split.
+    """
     disable_progress_bar()  # of transformers, for every small classifier that is read back
     state = processes()
     if state.is_main_process:
         write_run_config(create_run_folder(args.output_dir), args)
     state.wait_for_everyone()
-    return state
+    real = load(args, args.seed)
+    train = real["train"]
+    results = run_study(build(args, train), args, real, load_synthetic_sets(args.synthetic, train))
+    if state.is_main_process:
+        write_results(Path(args.output_dir), results, train.noun)
 
 
-def write_results(output_dir: str, results: dict[str, Any], noun: str) -> None:
+def write_results(folder: Path, results: dict[str, Any], noun: str) -> None:
     """Write results.json and the best model of each arm, and print scores and verdict."""
-    folder = Path(output_dir)
     atomic_write(folder / "results.json", json.dumps(results, indent=2) + "\n")
     for arm, model in results["best_model"].items():
         with complete_folder(folder / f"best-{arm}") as aside:

@@ -9,7 +9,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Generic
 
@@ -28,14 +28,18 @@ from clinsynth.run_folder import (
     kept_arrays,
 )
 from clinsynth.trainers.classifiers.arms import REAL_FEATURES, Arm, ArmArguments, Views, augmentation, weighted
-from clinsynth.trainers.classifiers.feature_space import (
-    Features,
+from clinsynth.trainers.classifiers.rows import (
+    ArmRefusedError,
+    BodyFeatures,
+    S,
+    arm_rows,
     features_of,
     fit_head,
+    hash_sets,
     head_probabilities,
     oversample_features,
+    repeated,
 )
-from clinsynth.trainers.classifiers.rows import ArmRefusedError, S, arm_rows, hash_sets, repeated
 
 logger = logging.getLogger("clinsynth")
 
@@ -85,34 +89,12 @@ class Classifiers(ABC, Generic[S]):
         return self.outputs(model, data, lambda logits: logits.softmax(-1))
 
     def oversample(self, train: S, method: str, balance_to: int | None, seed: int) -> tuple[S, list[str]]:
-        """Samples that fill up the short classes of `train`, which are repeated here, and notes.
-
-        Raises:
-            ArmRefusedError: the data does not allow it.
-        """
+        """Samples that fill up the short classes of `train`, which are repeated here, and notes; else refused."""
         return repeated(train, balance_to, seed)
 
     def notes(self, real: Mapping[str, S], synthetic: Mapping[str, S]) -> list[str]:
         """What a reader must know of how the samples were brought into the model."""
         return []
-
-
-@dataclass(frozen=True)
-class TrainRows(Generic[S]):
-    """What a training sees.
-
-    Attributes:
-        data: its samples; of `pretrain_finetune` those of its first half, the synthetic ones; of an arm in feature
-            space features in the samples' place.
-        real: how many real samples it is trained on.
-        made: how many others, synthetic or over-sampled.
-        notes: what a reader must know of them.
-    """
-
-    data: S | Features
-    real: int
-    made: int
-    notes: list[str]
 
 
 def run_training(trainings: Trainings[S], arm: Arm, seed: int) -> None:
@@ -131,62 +113,49 @@ def run_training(trainings: Trainings[S], arm: Arm, seed: int) -> None:
 
 
 def train_arm(trainings: Trainings[S], arm: Arm, seed: int, folder: Path) -> dict[str, Any]:
-    """Write the best model and its probabilities of the test samples into `folder`; returns what there is to record.
-
-    Raises:
-        ArmRefusedError: the data does not allow the arm.
-    """
+    """Write the best model and its probabilities of the test samples into `folder`; returns what is to be recorded."""
     real = trainings.real
-    rows = choose_rows(trainings, arm, seed)
-    result, model, learning_rate = fit_best(trainings, arm, seed, rows, folder)
+    data, notes = choose_rows(trainings, arm, seed)
+    result, model, learning_rate = fit_best(trainings, arm, seed, data, folder)
     trainings.classifiers.save(model, real["train"].label_names, folder / "model")
     probabilities = trainings.predict(arm, seed, model, real["test"])
     save_file({"probabilities": probabilities, "labels": real["test"].labels}, folder / "test.safetensors")
+    originals = 0 if arm.rows == "synthetic" else len(real["train"].labels)
+    made = len(data.labels) - (0 if arm.kind == "pretrain_finetune" else originals)
     return {
-        "train_rows": rows.real + rows.made,
-        "synthetic_rows": rows.made,
+        "train_rows": originals + made,
+        "synthetic_rows": made,
         "learning_rate": learning_rate,
         "steps": result.steps,
         "seconds": round(result.seconds, 2),
         "best_epoch": result.best_epoch,
         "validation_macro_f1": result.best_macro_f1,
-        "notes": rows.notes,
+        "notes": notes,
         "history": result.history,
     }
 
 
-def choose_rows(trainings: Trainings[S], arm: Arm, seed: int) -> TrainRows[S]:
-    """The rows of an arm, drawn by `seed`: samples, or for an arm in feature space features of them.
+def choose_rows(trainings: Trainings[S], arm: Arm, seed: int) -> tuple[S | BodyFeatures, list[str]]:
+    """The rows of an arm, real ones first, drawn by `seed`, and notes on them: samples, of `pretrain_finetune` those
+    of its first half, or for an arm in feature space features of samples.
 
     Raises:
         ArmRefusedError: the data does not allow the arm.
     """
     args, real = trainings.args, trainings.seen(arm, trainings.real["train"], seed)
-    data, rows = real, len(real.labels)
-    notes: list[str] = []
     if arm.synthetic:
         synthetic, notes = agreeing(trainings, arm, seed)
-        data = arm_rows(real, synthetic, arm, ratio=args.synthetic_ratio, balance_to=args.balance_to, seed=seed)
-    elif arm.method:
-        data, notes = oversampled(trainings, real, arm.method, seed)
-    if arm.rows == "synthetic":
-        return TrainRows(data, 0, len(data.labels), notes)
-    if arm.kind == "pretrain_finetune":
-        return TrainRows(data, rows, len(data.labels), notes)
-    return TrainRows(data, rows, len(data.labels) - rows, notes)
-
-
-def oversampled(trainings: Trainings[S], real: S | Features, method: str, seed: int) -> tuple[S | Features, list[str]]:
-    """The real rows and after them those that fill up the short classes, and notes."""
-    balance_to = trainings.args.balance_to
-    if isinstance(real, Features):
-        features, notes = oversample_features(real, method, balance_to, seed)
+        return arm_rows(real, synthetic, arm, ratio=args.synthetic_ratio, balance_to=args.balance_to, seed=seed), notes
+    if not arm.method:
+        return real, []
+    if isinstance(real, BodyFeatures):
+        features, notes = oversample_features(real, arm.method, args.balance_to, seed)
         return real.followed_by(features), notes
-    samples, notes = trainings.classifiers.oversample(real, method, balance_to, seed)
+    samples, notes = trainings.classifiers.oversample(real, arm.method, args.balance_to, seed)
     return real.followed_by(samples), notes
 
 
-def agreeing(trainings: Trainings[S], arm: Arm, seed: int) -> tuple[S | Features, list[str]]:
+def agreeing(trainings: Trainings[S], arm: Arm, seed: int) -> tuple[S | BodyFeatures, list[str]]:
     """The synthetic set of an arm, with --keep_agreeing those whose label the control confirms, and notes."""
     samples = trainings.synthetic[arm.source]
     seen = trainings.seen(arm, samples, seed)
@@ -198,19 +167,19 @@ def agreeing(trainings: Trainings[S], arm: Arm, seed: int) -> tuple[S | Features
 
 
 def fit_best(
-    trainings: Trainings[S], arm: Arm, seed: int, rows: TrainRows[S], folder: Path
+    trainings: Trainings[S], arm: Arm, seed: int, data: S | BodyFeatures, folder: Path
 ) -> tuple[FitResult, PreTrainedModel, float]:
     """Train at every learning rate, appending to `folder`'s metrics.jsonl; the best by validation, and its rate."""
     best: list[tuple[FitResult, PreTrainedModel, float]] = []  # one at most: a model is large
     for learning_rate in trainings.args.rates:
         settings = fit_settings(trainings, arm, seed, learning_rate, folder)
-        if isinstance(rows.data, Features):
+        if isinstance(data, BodyFeatures):
             model = trainings.body(seed)  # anew, since fit_head changes its last layer
             held_out = trainings.features(trainings.real["validation"], seed)
-            result = fit_head(model, rows.data, held_out, settings)
+            result = fit_head(model, data, held_out, settings)
         else:
             model = trainings.new_classifier(seed)
-            result = fit_whole(trainings, arm, rows.data, model, settings)
+            result = fit_whole(trainings, arm, data, model, settings)
         best = [max([*best, (result, model, learning_rate)], key=lambda fit: fit[0].best_macro_f1)]
     return best[0]
 
@@ -230,12 +199,8 @@ def fit_settings(trainings: Trainings[S], arm: Arm, seed: int, learning_rate: fl
         trainings.views(arm),
         steps_per_epoch=math.ceil(rows / batch_size),
         progress=f"{arm.name}, seed {seed}, learning rate {learning_rate:g}" if trainings.progress else None,
-        on_epoch=partial(append_epoch, folder, arm.name, seed),
+        on_epoch=lambda record: append_metrics(folder, {"arm": arm.name, "seed": seed, **record}),
     )
-
-
-def append_epoch(folder: Path, arm: str, seed: int, record: Record) -> None:
-    append_metrics(folder, {"arm": arm, "seed": seed, **record})
 
 
 def fit_whole(trainings: Trainings[S], arm: Arm, data: S, model: PreTrainedModel, settings: FitSettings) -> FitResult:
@@ -250,14 +215,8 @@ def fit_whole(trainings: Trainings[S], arm: Arm, data: S, model: PreTrainedModel
     # As many steps as in any arm. The weights are those of an epoch of the second half, on real samples.
     first, on_epoch = settings.epochs // 2, settings.on_epoch
     pretrained = fit(data, replace(settings, epochs=first))
-    finetuned = fit(
-        real["train"],
-        replace(
-            settings,
-            epochs=settings.epochs - first,
-            on_epoch=on_epoch and (lambda record: on_epoch(later(record, pretrained))),
-        ),
-    )
+    rest = on_epoch and (lambda record: on_epoch(later(record, pretrained)))
+    finetuned = fit(real["train"], replace(settings, epochs=settings.epochs - first, on_epoch=rest))
     return replace(
         finetuned,
         steps=pretrained.steps + finetuned.steps,
@@ -337,17 +296,13 @@ class Trainings(Generic[S]):
         """Where the training is kept. Its name ends in a hash of the identity: other settings or data never meet."""
         return self.output_dir / "arms" / f"{arm.name}-seed{seed}-{short_hash(self.identity(arm))}"
 
-    def result(self, arm: Arm, seed: int) -> dict[str, Any]:
-        """The record of a finished training."""
+    def result(self, arm: Arm, seed: int) -> tuple[dict[str, Any], np.ndarray | None]:
+        """The record of a finished training, and its probabilities (n, classes) of the real test samples, None where
+        the data did not allow the arm."""
         folder = self.folder(arm, seed)
         with explained_where_damaged(folder, MADE_ANEW):
-            return json.loads((folder / "result.json").read_text())
-
-    def test_probabilities(self, arm: Arm, seed: int) -> np.ndarray:
-        """Probabilities (n, classes) of the real test samples."""
-        folder = self.folder(arm, seed)
-        with explained_where_damaged(folder, MADE_ANEW):
-            return load_file(folder / "test.safetensors")["probabilities"]
+            record: dict[str, Any] = json.loads((folder / "result.json").read_text())
+            return record, None if "refused" in record else load_file(folder / "test.safetensors")["probabilities"]
 
     def control_model(self, seed: int) -> PreTrainedModel:
         return self.classifiers.load(self.folder(self.control, seed) / "model").to(PartialState().device)
@@ -360,11 +315,11 @@ class Trainings(Generic[S]):
         """The classifier whose last layer an arm in feature space trains anew."""
         return self.control_model(seed) if self.args.features_from == "control" else self.new_classifier(seed)
 
-    def seen(self, arm: Arm, data: S, seed: int) -> S | Features:
+    def seen(self, arm: Arm, data: S, seed: int) -> S | BodyFeatures:
         """What a training of an arm sees of `data`: the samples, or their features."""
         return self.features(data, seed) if arm.in_features else data
 
-    def features(self, data: S, seed: int) -> Features:
+    def features(self, data: S, seed: int) -> BodyFeatures:
         """What the body of arms in feature space makes of `data`, computed once and kept: beside the control's
         classifier of this seed, or, of --model as it is, for all seeds."""
         if self.args.features_from == "control":
@@ -378,7 +333,7 @@ class Trainings(Generic[S]):
             return {"values": features_of(self.classifiers.outputs, self.body(seed), data, progress).values}
 
         values = kept_arrays(folder / f"features-{hash_sets(data)}.safetensors", compute)["values"]
-        return Features(values, data.labels, data.label_names)
+        return BodyFeatures(values, data.labels, data.label_names)
 
     def predict(self, arm: Arm, seed: int, model: PreTrainedModel, data: S) -> np.ndarray:
         """Class probabilities (n, classes) by the trained `model` of an arm and seed."""

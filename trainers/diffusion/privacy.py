@@ -26,21 +26,23 @@ import secrets
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 
 from clinsynth.run_folder import atomic_write, check_unchanged, package_version
 from clinsynth.seeds import derive_seed
-from clinsynth.trainers.diffusion.arguments import DDPMArguments
+from clinsynth.trainers.arguments import DDPMArguments
 from clinsynth.trainers.diffusion.model import DDPMProcess, StepInputs
 from clinsynth.trainers.training_state import TrainingState
 
 ACCOUNTANT = "prv"
 FILE = "privacy.json"
+SECRET_BITS = 128
 
 
 @dataclass(frozen=True)
@@ -77,11 +79,7 @@ class PrivacyPlan:
         """What a card needs to state the guarantee of the checkpoint after `steps` steps."""
         return {
             "epsilon": self.spent(steps),
-            "target_epsilon": self.target_epsilon,
-            "delta": self.delta,
-            "noise_multiplier": self.noise_multiplier,
-            "max_grad_norm": self.max_grad_norm,
-            "sample_rate": self.sample_rate,
+            **asdict(self),
             "steps": steps,
             "planned_steps": self.steps,
             "accountant": ACCOUNTANT,
@@ -101,9 +99,12 @@ def plan_privacy(args: DDPMArguments, images: int) -> PrivacyPlan:
         ValueError: a batch larger than the data set, or a delta above 1/images.
         ImportError: opacus is missing.
     """
-    require_opacus()
-    from opacus.accountants.utils import get_noise_multiplier
-
+    try:
+        from opacus.accountants.utils import get_noise_multiplier
+    except ImportError as error:
+        raise ImportError(
+            f"--dp_epsilon needs opacus ({error}); install it with: pip install 'clinsynth[privacy]'"
+        ) from error
     assert args.dp_epsilon is not None
     batch = args.train_batch_size * args.gradient_accumulation_steps
     if batch > images:
@@ -133,21 +134,9 @@ def plan_privacy(args: DDPMArguments, images: int) -> PrivacyPlan:
 @contextmanager
 def quiet_accountant() -> Iterator[None]:
     """Within the block no warning of log(0) for full batches, nor of the orders of a bound that is not used."""
-    import numpy as np
-
     with np.errstate(divide="ignore"), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Optimal order is the")
         yield
-
-
-def require_opacus() -> None:
-    """Raise an ImportError that says what to install, where opacus is missing."""
-    try:
-        import opacus  # noqa: F401
-    except ImportError as error:
-        raise ImportError(
-            f"--dp_epsilon needs opacus ({error}); install it with: pip install 'clinsynth[privacy]'"
-        ) from error
 
 
 def write_privacy(output_dir: Path, plan: PrivacyPlan, steps: int) -> float:
@@ -177,9 +166,6 @@ def check_same_plan(output_dir: Path, plan: PrivacyPlan) -> None:
         {name: value for name, value in planned.items() if not math.isclose(before[name], value, rel_tol=1e-9)},
         "has the data set or opacus changed? Restore it, or start anew in another --output_dir",
     )
-
-
-SECRET_BITS = 128
 
 
 class PrivateTraining:

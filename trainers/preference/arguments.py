@@ -1,16 +1,24 @@
-"""The flags of training on preferences that its parts read; nothing heavy is imported here."""
+"""The flags of training on preferences; nothing heavy is imported here."""
 
 from dataclasses import dataclass
 from typing import Literal
 
+from clinsynth.arguments import check_at_least
 from clinsynth.judges.judges import check_judge
-from clinsynth.trainers.arguments import DescentArguments, check_above_zero, check_at_least
+from clinsynth.trainers.arguments import DescentArguments, check_above_zero
 
 
 @dataclass
-class FeedbackArguments(DescentArguments):
-    """What is trained further, who judges it, what is preferred, how that is learned, and who watches."""
+class PreferenceArguments(DescentArguments):
+    """Train a DDPM or a text-to-image model further on the preferences of a checklist's judge.
 
+    Start the same command again to resume. Example:
+
+      clinsynth train preference --model runs/phantom --held_out classifier --held_out_model runs/control/best-real
+    """
+
+    output_dir: str = "runs/preference"
+    """run folder; afterwards itself a checkpoint, as --model is one"""
     model: str = ""
     """first-stage model: folder or Hub id of what `clinsynth train ddpm` or `clinsynth train text-to-image-lora` made
     on --dataset"""
@@ -58,11 +66,9 @@ class FeedbackArguments(DescentArguments):
     fidelity_weight: float = 1.0
     """weight of the denoising loss on real train pictures; 0 leaves it out"""
     learning_rate: float = 2e-5
-    """peak learning rate of AdamW"""
     lr_scheduler: Literal["constant_with_warmup", "linear", "cosine"] = "constant_with_warmup"
     """course of the learning rate over the steps; the other two end at 0"""
     lr_warmup_steps: int = 20
-    """steps over which the learning rate rises from 0"""
     lora_rank: int = 0
     """rank of a LoRA adapter that a DDPM is trained by, merged into its weights at the end; 0: all weights. A
     text-to-image model's own adapter is what is trained of it, at its own rank"""
@@ -74,7 +80,6 @@ class FeedbackArguments(DescentArguments):
     """largest decay of the average of the weights that is judged and saved; it warms up with the steps. 0: the last
     weights alone"""
     train_steps: int = 500
-    """optimizer steps"""
     train_batch_size: int = 32
     """pairs (or pictures) a step and process, and as many real pictures"""
     num_inference_steps: int = 20
@@ -93,9 +98,10 @@ class FeedbackArguments(DescentArguments):
     seed: int = 0
     """of candidates, order and noise"""
     log_steps: int = 10
-    """steps between two lines of metrics.jsonl"""
     checkpointing_steps: int = 100
-    """steps between two checkpoints"""
+    rounds: int = 1
+    """times that candidates are drawn, judged and learned from, each time by the model that came of the time before; a
+    round that the held-out judge finds to make it worse at once is dropped. More can be asked for later"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -109,6 +115,7 @@ class FeedbackArguments(DescentArguments):
             "prompts candidates beta temperature num_inference_steps sampling_batch_size guard_steps".split(),
         )
         check_at_least(self, 0, "fidelity_weight fidelity_tolerance frechet_tolerance lora_rank".split())
+        check_at_least(self, 1, ["rounds"])
         if not 0 <= self.margin <= 1:
             raise ValueError(f"--margin must be in [0, 1], got {self.margin}; it is a share of the items")
         if self.guard_images < 2 or self.calibration_pictures < 5:
@@ -129,6 +136,13 @@ class FeedbackArguments(DescentArguments):
             raise ValueError(f"--reward model is for --method reward; got --method {self.method}")
         if self.control == "shuffled" and self.preferences:
             raise ValueError("--control shuffled shuffles the scores of new candidates; leave --preferences out")
+        if self.rounds > 1 and self.preferences:
+            raise ValueError(f"--rounds {self.rounds} draws new candidates in each round; leave --preferences out")
+        if self.rounds > 1 and self.judge == "expert":
+            raise ValueError(
+                f"--rounds {self.rounds} draws new candidates in each round, which no expert has seen; train a round, "
+                "have its candidates scored, and give --judge expert with --rounds 1"
+            )
 
     def check_judges(self) -> None:
         """Raise a `ValueError` where a judge misses its model, or both are the same."""

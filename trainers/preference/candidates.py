@@ -3,38 +3,48 @@
 candidates/     a synthetic data set as `clinsynth generate images` writes it, the candidates of a prompt in a row
 scores/         the judge's answers to them, as `clinsynth judge` writes them
 pairs/          the preference data set
-reward_model/   with --reward model
+reward_model/   with --reward model, a small network that predicts the judge's score of an image of a class, and in
+                reward.json its error on prompts that it was not fitted on. Images that the judge scored alike by luck
+                get what images like them get: the weights follow the score's regularities and not its noise (Lee et
+                al. 2023, "Aligning text-to-image models using human feedback")
 Each is kept when the same command is started again.
 """
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from datasets import Dataset
+from safetensors.torch import load_model, save_model
 
 from clinsynth.data.sources import load_folder
 from clinsynth.judges.protocol import Answer, Judge, share_of_items
 from clinsynth.judges.scores import read_answers, write_scores
+from clinsynth.models.classifiers import FitSettings, fit
 from clinsynth.models.generators import Sample
-from clinsynth.run_folder import create_run_folder
+from clinsynth.models.image_classifiers import build_small_resnet, in_batches, model_inputs
+from clinsynth.run_folder import complete_folder, create_run_folder
 from clinsynth.synthesis.image_shards import ImageShards, write_image_shards
-from clinsynth.trainers.diffusion.step import to_fast
-from clinsynth.trainers.preference.arguments import FeedbackArguments
-from clinsynth.trainers.preference.loss import sample_paths
+from clinsynth.trainers.diffusion.model import to_fast
+from clinsynth.trainers.preference.arguments import PreferenceArguments
 from clinsynth.trainers.preference.model import describe_model, image_form, on_path, to_images, with_scheduler
 from clinsynth.trainers.preference.pairs import Candidate, check_pairs, make_pairs, pixels_of, read_pairs, write_pairs
-from clinsynth.trainers.preference.reward_model import predicted_shares
+from clinsynth.trainers.preference.step import sample_paths
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 SHARD_SIZE = 256
 
 
-def gather_preferences(args: FeedbackArguments, pipeline: Any, judge: Judge | None, folder: Path) -> Dataset:
+def gather_preferences(args: PreferenceArguments, pipeline: Any, judge: Judge | None, folder: Path) -> Dataset:
     """What is learned from: a preference data set, or with --method reward images, labels and `reward` in [0, 1].
 
     Args:
@@ -57,11 +67,9 @@ def gather_preferences(args: FeedbackArguments, pipeline: Any, judge: Judge | No
     return read_pairs(folder / "pairs", unpaired)
 
 
-def judge_candidates(args: FeedbackArguments, pipeline: Any, judge: Judge, folder: Path) -> Dataset:
-    """Candidates, those of a prompt in a row: image, label, seed, `share` of the trusted items met, and `reasons`.
-
-    The share is not a number (nan) where the judge gave no scores.
-    """
+def judge_candidates(args: PreferenceArguments, pipeline: Any, judge: Judge, folder: Path) -> Dataset:
+    """Candidates, those of a prompt in a row: image, label, seed, `share` of the trusted items met (nan where the
+    judge gave no scores), and `reasons`."""
     labels = [label for label in range(pipeline.num_classes) for _ in range(args.prompts * args.candidates)]
     images = draw_candidates(args, pipeline, labels, folder / "candidates")
     answers = read_answers(write_scores(judge, images, create_run_folder(folder / "scores"), SHARD_SIZE, 64))
@@ -92,15 +100,15 @@ def answer_text(answer: Answer) -> str:
     return "; ".join(parts)
 
 
-def pair_candidates(args: FeedbackArguments, candidates: Dataset, judge: Judge, folder: Path) -> None:
+def pair_candidates(args: PreferenceArguments, candidates: Dataset, judge: Judge, folder: Path) -> None:
     """Write the preference data set, unless it is there."""
     if (folder / "preferences.json").exists():
         return
-    columns = zip(*(candidates[name][:] for name in ("label", "seed", "share", "reasons")), strict=True)
+    known = candidates.select_columns(["label", "seed", "share", "reasons"])
     scored = [
-        Candidate(row, label, row // args.candidates, seed, share, reasons)
-        for row, (label, seed, share, reasons) in enumerate(columns)
-        if not math.isnan(share)
+        Candidate(row=row, prompt=row // args.candidates, **cells)
+        for row, cells in enumerate(known)
+        if not math.isnan(cells["share"])
     ]
     if not scored:
         raise ValueError(
@@ -123,7 +131,7 @@ def pair_candidates(args: FeedbackArguments, candidates: Dataset, judge: Judge, 
     write_pairs(folder, pairs, candidates, candidates.features["label"].names, facts)
 
 
-def reward_candidates(args: FeedbackArguments, candidates: Dataset, folder: Path) -> Dataset:
+def reward_candidates(args: PreferenceArguments, candidates: Dataset, folder: Path) -> Dataset:
     """The candidates that were scored and what each is worth: its share, or what a reward model makes of it."""
     rows = np.flatnonzero(~np.isnan(candidates["share"][:]))
     scored = candidates.select(rows)
@@ -135,7 +143,7 @@ def reward_candidates(args: FeedbackArguments, candidates: Dataset, folder: Path
     return scored.add_column("reward", shares.astype(np.float32))
 
 
-def check_fits(args: FeedbackArguments, rows: Dataset, pipeline: Any) -> None:
+def check_fits(args: PreferenceArguments, rows: Dataset, pipeline: Any) -> None:
     """Raise a `ValueError` where preferences are of other classes or images than the model's, or of its watcher."""
     if args.held_out == "measure" and "measure" in rows["judge"]:
         raise ValueError(
@@ -153,7 +161,7 @@ def check_fits(args: FeedbackArguments, rows: Dataset, pipeline: Any) -> None:
         )
 
 
-def draw_candidates(args: FeedbackArguments, pipeline: Any, labels: list[int], folder: Path) -> Dataset:
+def draw_candidates(args: PreferenceArguments, pipeline: Any, labels: list[int], folder: Path) -> Dataset:
     """An image for each of `labels`; row i is of prompt i // candidates."""
     plan = ImageShards(create_run_folder(folder), labels, pipeline.id2label, args.seed, SHARD_SIZE)
     generator = {
@@ -189,6 +197,16 @@ def sample_fast(pipeline: Any, steps: int) -> Sample:
     return sample
 
 
+def draw_fast(
+    pipeline: Any, steps: int, labels: list[int], seeds: list[int], batch: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """An image for each label by `sample_fast`, uint8 (n, c, side, side), and which of them are finite."""
+    sample, starts = sample_fast(pipeline, steps), range(0, len(labels), batch)
+    parts = [sample(labels[first : first + batch], seeds[first : first + batch]) for first in starts]
+    images, finite = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return images, finite
+
+
 def sample_by_path(pipeline: Any, steps: int) -> Sample:
     """Sampling with the ancestral steps that D3PO learns from."""
     network = on_path(pipeline, pipeline.unet)
@@ -204,3 +222,78 @@ def as_bytes(images: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
     """Images in [0, 1] as uint8, and which of them are finite."""
     finite = images.isfinite().flatten(1).all(dim=1)
     return (images.nan_to_num() * 255).round().to(torch.uint8).cpu().numpy(), finite.cpu().numpy()
+
+
+EPOCHS = 20
+BATCH_SIZE = 64
+LEARNING_RATE = 2e-3
+HELD_OUT_EVERY = 5  # every fifth prompt is held out, of fewer than five the last one
+
+
+def predicted_shares(
+    images: np.ndarray, labels: np.ndarray, shares: np.ndarray, prompts: np.ndarray, folder: Path, seed: int
+) -> np.ndarray:
+    """What a reward model, fitted on four fifths of the prompts, predicts for all images: float32 (n,) in [0, 1].
+
+    Args:
+        images: uint8 (n, channels, side, side).
+        labels: int64 (n,).
+        shares: (n,), the judge's scores in [0, 1].
+        prompts: int64 (n,); images of one prompt are held out together.
+        folder: where the model is kept, and found again when the same command is started anew.
+
+    Raises:
+        ValueError: on the prompts held out it predicts no better than the mean score of the class.
+    """
+    network = build_small_resnet(int(labels.max()) + 1, images.shape[1], seed=seed)  # an output a class
+    if not (folder / "reward.json").exists():
+        numbers = np.unique(prompts)
+        chosen = numbers[HELD_OUT_EVERY - 1 :: HELD_OUT_EVERY]
+        held_out = np.isin(prompts, chosen if len(chosen) else numbers[-1:])
+        fit_shares(network, images[~held_out], labels[~held_out], shares[~held_out], seed)
+        facts = errors(predict_shares(network, images, labels), labels, shares, held_out)
+        with complete_folder(folder) as aside:
+            save_model(network, str(aside / "model.safetensors"), metadata={"format": "pt"})
+            (aside / "reward.json").write_text(json.dumps(facts, indent=1) + "\n")
+    facts = json.loads((folder / "reward.json").read_text())
+    if facts["held_out_error"] >= facts["error_of_class_means"]:
+        raise ValueError(
+            f"the reward model learned nothing: on prompts held out its root mean square error is "
+            f"{facts['held_out_error']:.3f}, that of the class means {facts['error_of_class_means']:.3f}; give more "
+            "--prompts or --candidates, or --reward judge for the judge's own scores"
+        )
+    load_model(network, folder / "model.safetensors")
+    return predict_shares(network.eval(), images, labels)
+
+
+def fit_shares(
+    network: PreTrainedModel, images: np.ndarray, labels: np.ndarray, shares: np.ndarray, seed: int
+) -> None:
+    """Least squares between the output of an image's class, through a sigmoid, and its score."""
+    targets, classes = torch.from_numpy(shares).float(), torch.from_numpy(labels)
+
+    def loss(rows: np.ndarray) -> torch.Tensor:
+        outputs = network(model_inputs(network, images[rows])).logits.sigmoid()
+        return F.mse_loss(outputs.gather(1, classes[rows][:, None])[:, 0], targets[rows])
+
+    settings = FitSettings(EPOCHS, BATCH_SIZE, LEARNING_RATE, seed, progress="reward model")
+    fit(network, len(labels), loss, None, settings)
+
+
+def predict_shares(network: PreTrainedModel, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Predicted scores, float32 (n,)."""
+    outputs = in_batches(network, images, lambda pixels: network(pixels).logits.sigmoid())
+    return outputs[np.arange(len(labels)), labels]
+
+
+def errors(predicted: np.ndarray, labels: np.ndarray, shares: np.ndarray, held_out: np.ndarray) -> dict[str, Any]:
+    """Root mean square errors on the images held out, of the model and of the other images' class means (of all
+    where a class has no other)."""
+    members = [~held_out & (labels == label) for label in labels]
+    means = np.array([shares[rows if rows.any() else ~held_out].mean() for rows in members])
+    return {
+        "pictures": len(labels),
+        "held_out": int(held_out.sum()),
+        "held_out_error": float(np.sqrt(np.square(predicted - shares)[held_out].mean())),
+        "error_of_class_means": float(np.sqrt(np.square(means - shares)[held_out].mean())),
+    }

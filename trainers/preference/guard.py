@@ -1,8 +1,18 @@
-"""The guard against gaming the judge: while it trains, a model is measured by a judge that it is not trained on."""
+"""The guard against gaming the judge, and rounds, each on new candidates of the model that came of the one before.
+
+While it trains, a model is measured by a judge that it is not trained on. With --rounds:
+
+round-1/, round-2/, …   of each round what a run of one round leaves, and round.json, without which it is not over;
+                        its candidates are drawn from the weights `good` of the round before, which are those that
+                        round began with where the guard accepted none of its own
+metrics.jsonl           the lines of all rounds that are over, with the round
+"""
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
+import shutil
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,13 +26,14 @@ from clinsynth.judges.judges import load_judge
 from clinsynth.judges.protocol import Judge, pass_rate
 from clinsynth.metrics.frechet.frechet import frechet_distance
 from clinsynth.models.image_encoders import FeatureExtractor, train_default_extractor
-from clinsynth.run_folder import append_metrics, read_metrics
+from clinsynth.run_folder import append_metrics, atomic_write, read_metrics
 from clinsynth.seeds import derive_seed
 from clinsynth.trainers.diffusion.model import DDPMProcess, StepInputs, TrainingStream
 from clinsynth.trainers.harness import Run
-from clinsynth.trainers.preference.arguments import FeedbackArguments
-from clinsynth.trainers.preference.candidates import sample_fast
+from clinsynth.trainers.preference.arguments import PreferenceArguments
+from clinsynth.trainers.preference.candidates import draw_fast
 from clinsynth.trainers.preference.model import image_form, is_prompted, to_samples
+from clinsynth.trainers.training_state import checkpoints
 
 Z = 1.96
 MOST_REAL = 256
@@ -32,7 +43,7 @@ KEPT = "good"
 """The folder of the last weights that the guard accepted."""
 
 
-def load_judges(args: FeedbackArguments, pipeline: Any, folder: Path) -> tuple[Judge | None, Judge]:
+def load_judges(args: PreferenceArguments, pipeline: Any, folder: Path) -> tuple[Judge | None, Judge]:
     """The judge that is learned from, None where --preferences were given, and the one that watches.
 
     Where there are phantoms for it, each is compared with them, as calibration_<role>.json in `folder` says, and not
@@ -50,7 +61,7 @@ def load_judges(args: FeedbackArguments, pipeline: Any, folder: Path) -> tuple[J
     return judge, held_out
 
 
-def calibrate_role(args: FeedbackArguments, judge: Judge, pipeline: Any, path: Path, least_kappa: float) -> None:
+def calibrate_role(args: PreferenceArguments, judge: Judge, pipeline: Any, path: Path, least_kappa: float) -> None:
     """Compare a judge with phantoms, once."""
     if truth_is_known(judge):
         calibrate_once(path, judge, *image_form(pipeline), args.calibration_pictures, least_kappa, args.seed)
@@ -58,7 +69,7 @@ def calibrate_role(args: FeedbackArguments, judge: Judge, pipeline: Any, path: P
 
 
 def guard_extractor(
-    args: FeedbackArguments, pipeline: Any, data: dict[str, ImageArrays], folder: Path
+    args: PreferenceArguments, pipeline: Any, data: dict[str, ImageArrays], folder: Path
 ) -> FeatureExtractor:
     """A small network that tells the classes of real train images apart, of a text-to-image model enlarged or shrunk
     to the side that it takes."""
@@ -69,6 +80,7 @@ def guard_extractor(
     )
 
 
+@dataclass
 class Guard:
     """Draws the same images from the model again and again, judges them, and measures the loss on real ones.
 
@@ -84,18 +96,13 @@ class Guard:
         looks: what was measured so far, with the step; the first is at the start.
     """
 
-    def __init__(
-        self,
-        args: FeedbackArguments,
-        pipeline: Any,
-        judge: Judge | None,
-        held_out: Judge,
-        real: ImageArrays,
-        extractor: FeatureExtractor,
-    ):
-        self.args, self.pipeline, self.judge, self.held_out = args, pipeline, judge, held_out
-        self.real, self.extractor = real, extractor
-        self.looks: list[dict[str, Any]] = []
+    args: PreferenceArguments
+    pipeline: Any
+    judge: Judge | None
+    held_out: Judge
+    real: ImageArrays
+    extractor: FeatureExtractor
+    looks: list[dict[str, Any]] = field(default_factory=list)
 
     def begin(self, run: Run) -> None:
         """Take over the looks of a run so far, the first of which is taken here; a run that was stopped is over."""
@@ -108,8 +115,7 @@ class Guard:
             run.keep(KEPT)
             if run.writes:
                 append_metrics(run.output_dir, self.looks[0])
-        if self.stopped:
-            run.stop()
+        run.stopped = self.stopped is not None
 
     def look(self, run: Run) -> None:
         """Measure where it is time to: keep the weights, or make the step the last one."""
@@ -120,15 +126,14 @@ class Guard:
         self.looks.append({"step": run.state.step, **now, **({"stopped": stopped} if stopped else {})})
         if stopped:
             run.note(stopped=stopped)
-            run.stop()
+            run.stopped = True
         else:
             run.keep(KEPT)
 
     @property
     def stopped(self) -> str | None:
         """Why the guard stopped the run, if it did."""
-        reason: str | None = self.looks[-1].get("stopped")
-        return reason
+        return self.looks[-1].get("stopped")
 
     @property
     def kept(self) -> dict[str, Any]:
@@ -141,10 +146,7 @@ class Guard:
         args, pipeline = self.args, self.pipeline
         labels = np.repeat(np.arange(pipeline.num_classes), args.guard_images).tolist()
         seeds = [derive_seed(args.seed, 12, i) for i in range(len(labels))]
-        sample, size = sample_fast(pipeline, args.num_inference_steps), args.sampling_batch_size
-        batches = [slice(i, i + size) for i in range(0, len(labels), size)]
-        parts = [sample(labels[batch], seeds[batch]) for batch in batches]
-        images, finite = (np.concatenate(column) for column in zip(*parts, strict=True))
+        images, finite = draw_fast(pipeline, args.num_inference_steps, labels, seeds, args.sampling_batch_size)
         conditions = [pipeline.id2label[label] for label in labels]
         record: dict[str, Any] = {"finite": float(finite.mean()), "fidelity": self.fidelity()}
         record["frechet"] = frechet_distance(self.real_features, self.extractor(images))
@@ -194,14 +196,71 @@ class Guard:
                 f"the held-out judge's score fell from {before['held_out_share']:.3f} to {now['held_out_share']:.3f}, "
                 f"by more than its interval of {before['held_out_half_width']:.3f}: the judge is being gamed"
             )
-        if now["fidelity"] > before["fidelity"] * (1 + self.args.fidelity_tolerance):
-            return (
-                f"the loss on real images rose from {before['fidelity']:.4f} to {now['fidelity']:.4f}, by more than "
-                f"the {self.args.fidelity_tolerance:.0%} allowed"
-            )
-        if now["frechet"] > before["frechet"] * (1 + self.args.frechet_tolerance):
-            return (
-                f"the Fréchet distance to real images rose from {before['frechet']:.2f} to {now['frechet']:.2f}, by "
-                f"more than the {self.args.frechet_tolerance:.0%} allowed"
-            )
+        watched = {
+            "fidelity": ("the loss on real images", self.args.fidelity_tolerance, 4),
+            "frechet": ("the Fréchet distance to real images", self.args.frechet_tolerance, 2),
+        }
+        for name, (title, tolerance, digits) in watched.items():
+            if now[name] > before[name] * (1 + tolerance):
+                rise = f"from {before[name]:.{digits}f} to {now[name]:.{digits}f}"
+                return f"{title} rose {rise}, by more than the {tolerance:.0%} allowed"
         return None
+
+
+RECORD = "round.json"
+SEEDS_APART = 1000
+
+
+@dataclass(frozen=True)
+class Round:
+    """Number `number`, from 1, of `count` rounds; of one alone `output_dir` is the folder."""
+
+    number: int
+    count: int
+    output_dir: Path
+
+    @property
+    def folder(self) -> Path:
+        """Of all that the round makes."""
+        return self.output_dir if self.count == 1 else self.output_dir / f"round-{self.number}"
+
+    @property
+    def result(self) -> Path:
+        """The model that came of the round, a pipeline folder."""
+        return self.folder / KEPT
+
+    @property
+    def is_over(self) -> bool:
+        """Whether there is nothing left to do for it."""
+        return (self.folder / RECORD).exists()
+
+    def seed(self, first: int) -> int:
+        """The seed of its candidates, order and noise, where `first` is that of the first round."""
+        return first + SEEDS_APART * (self.number - 1)
+
+    def end(self, training: Run, guard: Guard) -> None:
+        """Say how the round ended; of several, write it down and put its lines with those of the rounds before."""
+        kept, step = guard.kept, training.state.step
+        ended = f"stopped at step {step}: {guard.stopped}" if guard.stopped else f"trained {step} steps"
+        if self.count == 1:
+            print(ended)
+            return
+        atomic_write(self.output_dir / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in self.lines()))
+        record = {"round": self.number, "steps": step, "kept_step": kept["step"]}
+        record |= {"stopped": guard.stopped, "before": guard.looks[0], "after": kept}
+        atomic_write(self.folder / RECORD, json.dumps(record, indent=1) + "\n")
+        for checkpoint in checkpoints(self.folder):
+            shutil.rmtree(checkpoint)
+        gained = f"kept step {kept['step']}" if kept["step"] else "dropped, the next one begins where it began"
+        print(f"round {self.number} of {self.count}: {ended}; {gained}; {describe_change(guard.looks[0], kept)}")
+
+    def lines(self) -> list[dict[str, Any]]:
+        """Those of metrics.jsonl of the rounds up to this one."""
+        rounds = [replace(self, number=number) for number in range(1, self.number + 1)]
+        return [{"round": each.number, **record} for each in rounds for record in read_metrics(each.folder)]
+
+
+def describe_change(before: dict[str, Any], after: dict[str, Any]) -> str:
+    """What the guard measured at the start of a round and of what came of it."""
+    names = {"held_out_share": "held-out judge", "judge_share": "judge", "frechet": "Fréchet distance"}
+    return ", ".join(f"{name} {before[key]:.3g} to {after[key]:.3g}" for key, name in names.items() if key in before)

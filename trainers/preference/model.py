@@ -52,12 +52,12 @@ def to_device(pipeline: Any, device: torch.device, half: bool) -> None:
     if is_prompted(pipeline):
         pipeline.pipe.vae.enable_slicing()  # one image at a time
         if half:
-            halve(pipeline)
+            to_half(pipeline)
     pipeline.to(device)
     pipeline.set_progress_bar_config(disable=True)
 
 
-def halve(pipeline: PromptedPipeline) -> None:
+def to_half(pipeline: PromptedPipeline) -> None:
     """Make all weights of a text-to-image pipeline bfloat16 but those of adapters."""
     for part in pipeline.components.values():
         if isinstance(part, nn.Module):

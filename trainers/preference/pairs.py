@@ -8,10 +8,11 @@ preferences.json                    judge, checklist and its version, rule, coun
 from __future__ import annotations
 
 import json
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,6 +30,9 @@ PREFERRED, BOTH_WIN, BOTH_LOSE, TIE = "preferred", "both_win", "both_lose", "tie
 Rule = Literal["magic", "margin"]
 LOW_SHARE = 2 / 5  # MAGIC's "at most two of five items"
 TINY = 1e-9
+SIDES = ("chosen", "rejected")
+OF_A_SIDE = {"row": "int64", "share": "float64", "seed": "int64", "reasons": "string"}
+"""What a preference data set holds of each candidate of a pair beside its image."""
 
 
 @dataclass(frozen=True)
@@ -71,13 +75,10 @@ def outcome_of(higher: float, lower: float, rule: Rule, margin: float) -> str:
 
 def make_pairs(candidates: list[Candidate], rule: Rule, margin: float) -> list[Pair]:
     """All pairs of candidates within a prompt, each with its outcome, in order."""
-    by_prompt: dict[int, list[Candidate]] = defaultdict(list)
-    for candidate in candidates:
-        by_prompt[candidate.prompt].append(candidate)
     pairs = []
-    for prompt in sorted(by_prompt):
-        for first, second in combinations(by_prompt[prompt], 2):
-            high, low = (first, second) if first.share >= second.share else (second, first)
+    for _, members in groupby(sorted(candidates, key=attrgetter("prompt")), attrgetter("prompt")):
+        for both in combinations(members, 2):
+            high, low = sorted(both, key=attrgetter("share"), reverse=True)
             pairs.append(Pair(high, low, outcome_of(high.share, low.share, rule, margin)))
     return pairs
 
@@ -121,18 +122,16 @@ def write_pairs(
     """
     kept = [pair for pair in pairs if pair.outcome != TIE]
     cells = images.cast_column("image", ImageFeature(decode=False))["image"]
+    sides: dict[str, list[Candidate]] = {side: [getattr(pair, side) for pair in kept] for side in SIDES}
     columns: dict[str, Any] = {
-        "chosen": [cells[pair.chosen.row] for pair in kept],
-        "rejected": [cells[pair.rejected.row] for pair in kept],
+        **{side: [cells[candidate.row] for candidate in own] for side, own in sides.items()},
         "outcome": [pair.outcome for pair in kept],
         "label": [pair.chosen.label for pair in kept],
         "prompt": [pair.chosen.prompt for pair in kept],
+        **{f"{side}_{name}": [getattr(one, name) for one in sides[side]] for side in SIDES for name in OF_A_SIDE},
+        "judge": [facts["judge"]] * len(kept),
+        "checklist": [f"{facts['checklist']} version {facts['checklist_version']}"] * len(kept),
     }
-    for side in ("chosen", "rejected"):
-        for name in ("row", "share", "seed", "reasons"):
-            columns[f"{side}_{name}"] = [getattr(getattr(pair, side), name) for pair in kept]
-    columns["judge"] = [facts["judge"]] * len(kept)
-    columns["checklist"] = [f"{facts['checklist']} version {facts['checklist_version']}"] * len(kept)
     counts = count_pairs(pairs, label_names)
     with complete_folder(folder) as aside:
         (aside / "data").mkdir()
@@ -144,10 +143,8 @@ def write_pairs(
 def pair_features(label_names: list[str]) -> Features:
     """The columns of a preference data set."""
     known = {name: Value("string") for name in ("outcome", "judge", "checklist")}
-    known |= {f"{side}_{name}": Value("int64") for side in ("chosen", "rejected") for name in ("row", "seed")}
-    known |= {f"{side}_share": Value("float64") for side in ("chosen", "rejected")}
-    known |= {f"{side}_reasons": Value("string") for side in ("chosen", "rejected")}
-    images = {side: ImageFeature() for side in ("chosen", "rejected")}
+    known |= {f"{side}_{name}": Value(kind) for name, kind in OF_A_SIDE.items() for side in SIDES}
+    images = {side: ImageFeature() for side in SIDES}
     return Features({**images, **known, "prompt": Value("int64"), "label": ClassLabel(names=label_names)})
 
 
@@ -196,7 +193,7 @@ def paired_images(rows: Dataset) -> PairedImages:
     seen: dict[tuple[int, int, int], int] = {}
     found: list[Any] = []
     numbers: dict[str, list[int]] = {}
-    for side in ("chosen", "rejected"):
+    for side in SIDES:
         column, numbers[side] = rows[side], []
         keys = (rows["label"][:], rows[f"{side}_seed"][:], rows[f"{side}_row"][:])
         for pair, key in enumerate(zip(*keys, strict=True)):

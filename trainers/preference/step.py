@@ -1,34 +1,32 @@
-"""One step of preference training: what it sees, its loss by method, and the state it changes."""
+"""One step of preference training: what it sees, its loss by method, and the state it changes.
+
+D3PO learns preferences on the steps of a sampler's path (Yang et al. 2024), each step with the time it was made at.
+The path is ancestral DDIM sampling (η = 1; Song et al. 2021, Eq. 12): x at the next time is normal around a mean that
+the network decides, with a spread that it does not. So log p of a step is −|x' − mean|² / (2 spread²).
+"""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from accelerate import Accelerator
 from datasets import Dataset
 from diffusers.optimization import get_scheduler
+from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from diffusers.training_utils import EMAModel
+from torch import nn
+from tqdm.auto import tqdm
 
 from clinsynth.data.images import ImageArrays
 from clinsynth.seeds import derive_seed
-from clinsynth.trainers.diffusion.model import DDPMProcess, TrainingStream, scale_images
-from clinsynth.trainers.preference.arguments import FeedbackArguments
-from clinsynth.trainers.preference.loss import (
-    Paths,
-    PreferenceLoss,
-    both_predictions,
-    dpo_loss,
-    join,
-    kto_loss,
-    reward_loss,
-    reward_weights,
-    sample_paths,
-    step_errors,
-)
+from clinsynth.trainers.diffusion.model import DDPMProcess, StepInputs, TrainingStream, scale_images
+from clinsynth.trainers.preference.arguments import PreferenceArguments
 from clinsynth.trainers.preference.model import (
     FrozenAdapter,
     network_of,
@@ -41,7 +39,7 @@ from clinsynth.trainers.preference.pairs import PREFERRED, PairedImages, paired_
 from clinsynth.trainers.training_state import TrainingState
 
 
-def build_state(args: FeedbackArguments, pipeline: Any, accelerator: Accelerator) -> tuple[TrainingState, Any]:
+def build_state(args: PreferenceArguments, pipeline: Any, accelerator: Accelerator) -> tuple[TrainingState, Any]:
     """The state before the first step, and the reference: the first-stage network, frozen.
 
     Where an adapter is trained, the reference is the same network with the adapter as it is now, else a copy.
@@ -70,39 +68,32 @@ class Preferences:
     """
 
     def __init__(
-        self, args: FeedbackArguments, pipeline: Any, reference: Any, rows: Dataset, accelerator: Accelerator
+        self, args: PreferenceArguments, pipeline: Any, reference: Any, rows: Dataset, accelerator: Accelerator
     ):
         self.args, self.pipeline, self.reference = args, pipeline, reference
         self.process = DDPMProcess(pipeline.scheduler)
         self.processes, self.rank = accelerator.num_processes, accelerator.process_index
         self.device = accelerator.device
+        as_samples = partial(to_samples, pipeline, device=self.device, batch_size=args.sampling_batch_size)
         if args.method == "reward":
             labels, rewards = (torch.tensor(rows[name][:]) for name in ("label", "reward"))
-            self.extra = reward_weights(rewards, labels, args.temperature).to(self.device)
-            self.stream = self.stream_of(self.samples(pixels_of(rows["image"])), labels)
+            samples, extra = as_samples(pixels_of(rows["image"])), reward_weights(rewards, labels, args.temperature)
         elif args.method == "kto":
-            images, labels, signs = signed_images(rows)
-            self.extra = signs.to(self.device)
-            self.stream = self.stream_of(self.samples(images), labels)
+            images, labels, extra = signed_images(rows)
+            samples = as_samples(images)
         else:
             paired = paired_images(rows.filter(lambda outcome: outcome == PREFERRED, input_columns="outcome"))
             self.pairs, labels = (paired.chosen, paired.rejected), paired.labels[paired.chosen]
             if args.method == "d3po":
                 self.paths = self.draw_paths(paired)
-                samples = self.paths.latents[:, -1].to(self.device)
+                both = self.paths.latents[:, -1].to(self.device)
             else:
-                samples = self.samples(paired.images)
-            self.stream, self.extra = self.stream_of(samples[self.pairs[0]], labels), samples[self.pairs[1]]
-
-    def samples(self, images: torch.Tensor) -> torch.Tensor:
-        """Images, uint8 (n, c, side, side), as the network is trained on them."""
-        return to_samples(self.pipeline, images, self.device, self.args.sampling_batch_size)
-
-    def stream_of(self, samples: torch.Tensor, labels: torch.Tensor) -> TrainingStream:
-        """The endless stream of images, without class dropout: preferences are those of a class."""
-        total, seed = self.process.num_train_timesteps, derive_seed(self.args.seed, 14)
-        on = (samples, labels.to(self.device))
-        return TrainingStream(*on, self.pipeline.num_classes, total, class_dropout=0.0, seed=seed)
+                both = as_samples(paired.images)
+            samples, extra = both[self.pairs[0]], both[self.pairs[1]]
+        self.extra = extra.to(self.device)
+        total, seed = self.process.num_train_timesteps, derive_seed(args.seed, 14)
+        on = (samples, labels.to(self.device), pipeline.num_classes, total)
+        self.stream = TrainingStream(*on, class_dropout=0.0, seed=seed)  # preferences are those of a class
 
     def draw_paths(self, paired: PairedImages) -> Paths:
         """The paths that ended in the images, drawn again from their seeds.
@@ -196,7 +187,7 @@ def train_step(
 
 
 def real_samples(
-    args: FeedbackArguments, train: ImageArrays | Iterable[ImageArrays], pipeline: Any, device: torch.device
+    args: PreferenceArguments, train: ImageArrays | Iterable[ImageArrays], pipeline: Any, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The real train images, in parts or not, as the network is trained on them, and their labels (n,)."""
     samples, labels = [], []
@@ -206,7 +197,178 @@ def real_samples(
     return torch.cat(samples), torch.cat(labels)
 
 
-def fidelity_stream(args: FeedbackArguments, real: tuple[torch.Tensor, torch.Tensor], pipeline: Any) -> TrainingStream:
+def fidelity_stream(
+    args: PreferenceArguments, real: tuple[torch.Tensor, torch.Tensor], pipeline: Any
+) -> TrainingStream:
     """The stream of `real_samples`, with class dropout, so that guidance goes on working."""
     total, seed = DDPMProcess(pipeline.scheduler).num_train_timesteps, derive_seed(args.seed, 16)
     return TrainingStream(*real, pipeline.num_classes, total, seed=seed)
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Whole paths: `latents` float32 (n, steps + 1, c, h, w), from noise to image, made at `times` int64 (steps,).
+
+    `latents[:, i]` is the input of the network at `times[i]`, and `latents[:, i + 1]` what was drawn from it.
+    """
+
+    latents: torch.Tensor
+    times: torch.Tensor
+
+    @property
+    def last_step(self) -> int:
+        """The number of steps that are drawn at random: the one that ends at the image is not."""
+        return len(self.times) - 1
+
+
+def sampling_times(scheduler: DDPMScheduler, steps: int) -> torch.Tensor:
+    """`steps` times evenly spread from T − 1 downwards, int64."""
+    total = scheduler.config["num_train_timesteps"]
+    return torch.linspace(total, 0, steps + 1)[:-1].round().long() - 1
+
+
+def step_distribution(
+    scheduler: DDPMScheduler, prediction: torch.Tensor, latents: torch.Tensor, times: torch.Tensor, after: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean (b, c, h, w) and spread (b, 1, 1, 1) of the step from `times` to `after` (b,), -1 being the image."""
+    alphas = scheduler.alphas_cumprod.to(latents.device)
+    now = alphas[times].view(-1, 1, 1, 1)
+    then = torch.where(after < 0, torch.ones_like(alphas[times]), alphas[after.clamp(min=0)]).view(-1, 1, 1, 1)
+    if scheduler.config["prediction_type"] == "v_prediction":
+        image = now.sqrt() * latents - (1 - now).sqrt() * prediction
+        noise = now.sqrt() * prediction + (1 - now).sqrt() * latents
+    else:
+        noise = prediction
+        image = (latents - (1 - now).sqrt() * noise) / now.sqrt()
+    variance = (1 - then) / (1 - now) * (1 - now / then)
+    mean = then.sqrt() * image + (1 - then - variance).clamp(min=0).sqrt() * noise
+    return mean, variance.clamp(min=0).sqrt()
+
+
+@torch.no_grad()
+def sample_paths(
+    unet: nn.Module, scheduler: DDPMScheduler, labels: list[int], seeds: list[int], steps: int, batch_size: int = 64
+) -> Paths:
+    """A path for each label, on the CPU, with one random generator a path: it depends on its own seed alone."""
+    times = sampling_times(scheduler, steps)
+    device = next(unet.parameters()).device
+    config: Any = unet.config
+    shape = (steps + 1, config["in_channels"], config["sample_size"], config["sample_size"])
+    found = []
+    for first in tqdm(range(0, len(labels), batch_size), desc="paths", leave=False):
+        part = slice(first, first + batch_size)
+        noise = [torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds[part]]
+        path = follow_path(
+            unet, scheduler, torch.stack(noise).to(device), torch.tensor(labels[part], device=device), times
+        )
+        found.append(path.cpu())
+    return Paths(torch.cat(found), times)
+
+
+def follow_path(
+    unet: nn.Module, scheduler: DDPMScheduler, noise: torch.Tensor, labels: torch.Tensor, times: torch.Tensor
+) -> torch.Tensor:
+    """The path that starts at `noise[:, 0]` and takes its steps' noise from the rest, (b, steps + 1, c, h, w)."""
+    path = [noise[:, 0]]
+    following = [*times.tolist()[1:], -1]
+    for number, (time, after) in enumerate(zip(times.tolist(), following, strict=True)):
+        now = torch.full_like(labels, time)
+        prediction = unet(path[-1], now, class_labels=labels).sample.float()
+        mean, spread = step_distribution(scheduler, prediction, path[-1], now, torch.full_like(labels, after))
+        path.append(mean + spread * noise[:, number + 1])
+    return torch.stack(path, dim=1)
+
+
+def step_errors(
+    unet: nn.Module,
+    scheduler: DDPMScheduler,
+    paths: Paths,
+    rows: torch.Tensor,
+    steps: torch.Tensor,
+    labels: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Prediction, and −log p of step number `steps` (b,) of the paths `rows` (b,), a mean over pixels, (b,)."""
+    device = labels.device
+    times = paths.times.to(device)
+    latents, drawn = paths.latents[rows, steps].to(device), paths.latents[rows, steps + 1].to(device)
+    steps = steps.to(device)
+    prediction = unet(latents, times[steps], class_labels=labels).sample.float()
+    mean, spread = step_distribution(scheduler, prediction, latents, times[steps], times[steps + 1])
+    return prediction, ((drawn - mean) / spread).square().mean(dim=(1, 2, 3)) / 2
+
+
+class PreferenceLoss(NamedTuple):
+    """A loss, a scalar with gradient, and what is logged of it."""
+
+    loss: torch.Tensor
+    numbers: dict[str, float]
+
+
+def both_predictions(
+    unet: nn.Module, reference: nn.Module, process: DDPMProcess, batch: StepInputs
+) -> tuple[torch.Tensor, torch.Tensor, float]:
+    """Errors (b,) of model and reference on one batch, and the drift: mean square of the difference of predictions."""
+    prediction, errors = process.predict(unet, batch)
+    with torch.no_grad():
+        before, reference_errors = process.predict(reference, batch)
+        drift = float((prediction.detach() - before).square().mean())
+    return errors, reference_errors, drift
+
+
+def join(first: StepInputs, second: StepInputs) -> StepInputs:
+    """Two batches as one."""
+    pairs = zip(vars(first).values(), vars(second).values(), strict=True)
+    return StepInputs(*(torch.cat(pair) for pair in pairs))
+
+
+def dpo_loss(
+    winner: torch.Tensor, loser: torch.Tensor, winner_before: torch.Tensor, loser_before: torch.Tensor, beta: float
+) -> PreferenceLoss:
+    """Diffusion-DPO (Wallace et al. 2023, Eq. 14) from the errors (b,) of model and reference (`…_before`).
+
+    −log σ(−β/2 [(winner − winner_before) − (loser − loser_before)]): β takes in the paper's T and ω, and
+    the errors are means over pixels, as in its code (β 2000 to 5000). It is log 2 where the model is the reference.
+    """
+    margin = (loser - loser_before) - (winner - winner_before)
+    lead = margin.detach()
+    numbers = {"margin": float(lead.mean()), "implicit_accuracy": float((lead > 0).float().mean())}
+    return PreferenceLoss(-F.logsigmoid(0.5 * beta * margin).mean(), numbers)
+
+
+def kto_loss(errors: torch.Tensor, before: torch.Tensor, signs: torch.Tensor, beta: float) -> PreferenceLoss:
+    """Diffusion-KTO (Li et al. 2024) for unpaired images; `signs` (b,) is 1 for a desirable one, -1 for another.
+
+    1 − σ(sign · (g − z)), g = β/2 (before − errors) being the gain over the reference and z its batch mean from 0 on,
+    without gradient, which stands for the divergence from the reference.
+    """
+    gain = 0.5 * beta * (before - errors)
+    anchor = gain.mean().clamp(min=0).detach()
+    right = ((gain * signs) > 0).float()
+    margin = (before - errors).detach() * signs
+    numbers = {"margin": float(margin.mean()), "implicit_accuracy": float(right.mean())}
+    return PreferenceLoss((1 - torch.sigmoid(signs * (gain - anchor))).mean(), numbers)
+
+
+def reward_loss(errors: torch.Tensor, weights: torch.Tensor) -> PreferenceLoss:
+    """Reward-weighted denoising: the errors (b,) under weights (b,) of mean 1 over the data set."""
+    return PreferenceLoss((errors * weights).mean(), {})
+
+
+def reward_weights(shares: torch.Tensor, labels: torch.Tensor, temperature: float) -> torch.Tensor:
+    """exp(share / temperature), scaled to a mean of 1 within each class, so that no class gains over another.
+
+    Args:
+        shares: (n,), checklist shares in [0, 1].
+        labels: int64 (n,).
+
+    Raises:
+        ValueError: the shares are the same within every class.
+    """
+    weights = torch.exp((shares - shares.max()) / temperature)
+    means = torch.stack([weights[labels == label].mean() for label in labels])
+    if torch.allclose(weights, means):
+        raise ValueError(
+            f"all {len(shares)} candidates score as the others of their class; give more --prompts or --candidates, "
+            "or a judge that tells these images apart"
+        )
+    return weights / means

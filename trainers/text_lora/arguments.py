@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from clinsynth.arguments import check_at_least
 from clinsynth.data.arguments import TextDataArguments
-from clinsynth.trainers.arguments import check_at_least, check_shares
+from clinsynth.trainers.arguments import check_shares
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Training examples of a fine-tuned generator: prompts as `generate text` writes them, and real texts as JSON."""
+"""The model to fine-tune, and its examples: prompts as `generate text` writes them, and real texts as JSON."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 
 from clinsynth.data.labels import first_of
 from clinsynth.metrics.texts.privacy import Canaries, make_canaries
+from clinsynth.models.language_models import load_causal_model
 from clinsynth.pipelines.structured_medical_text.prompts import Task, encode_messages, render_messages
 from clinsynth.pipelines.structured_medical_text.schema_logits import SchemaConstraint
 from clinsynth.pipelines.structured_medical_text.schemas import check_text
@@ -24,9 +25,7 @@ from clinsynth.trainers.text_lora.arguments import TextLoraArguments
 
 if TYPE_CHECKING:
     from accelerate import PartialState
-    from transformers import PreTrainedTokenizerBase
-
-    from clinsynth.trainers.text_lora.model import Base
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 logger = logging.getLogger("clinsynth")
 
@@ -112,6 +111,32 @@ def build_examples(
         "examples_sha256": digest([seen_set, judged_set]),
     }
     return Examples(seen_set, judged_set, steps, steps_a_pass, facts, canaries)
+
+
+@dataclass(frozen=True)
+class Base:
+    """The model as it is before training; `context` is the most tokens that it takes, None where it does not say."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    context: int | None
+
+
+def load_base(args: TextLoraArguments) -> Base:
+    """Model and tokenizer of --model.
+
+    Raises:
+        ValueError: they cannot be had, or do not belong to each other; names the cause.
+    """
+    model, tokenizer = load_causal_model(args.model, args.dtype)
+    embeddings: Any = model.get_input_embeddings()
+    known = embeddings.num_embeddings
+    if len(tokenizer) > known:
+        raise ValueError(
+            f"--model {args.model}: its tokenizer has {len(tokenizer)} tokens and the network knows {known}; put the "
+            "tokenizer of this model into its folder"
+        )
+    return Base(model, tokenizer, getattr(model.config.get_text_config(), "max_position_embeddings", None))
 
 
 class Encoder:
@@ -210,16 +235,16 @@ def draw_order(labels: list[str], count: int, balanced: bool, seed: int) -> np.n
     """
     generator = np.random.default_rng([seed, ORDER])
     if not balanced:
-        return passes(np.arange(len(labels)), count, generator)
+        return shuffled_passes(np.arange(len(labels)), count, generator)
     names = np.array(labels)
-    turns = passes(np.unique(names), count, generator)
+    turns = shuffled_passes(np.unique(names), count, generator)
     order = np.empty(count, dtype=np.int64)
     for name in np.unique(names):
-        order[turns == name] = passes(np.flatnonzero(names == name), int((turns == name).sum()), generator)
+        order[turns == name] = shuffled_passes(np.flatnonzero(names == name), int((turns == name).sum()), generator)
     return order
 
 
-def passes(items: np.ndarray, count: int, generator: np.random.Generator) -> np.ndarray:
+def shuffled_passes(items: np.ndarray, count: int, generator: np.random.Generator) -> np.ndarray:
     """The first `count` of endless shuffled passes over `items`."""
     rounds = [generator.permutation(items) for _ in range(-(-count // len(items)))]
     return np.concatenate([items[:0], *rounds])[:count]

@@ -1,7 +1,8 @@
-"""What stands around TRL's SFTTrainer: its settings, the journal of a run, and what lets a killed run go on.
+"""What stands around TRL's SFTTrainer: adapters, settings, the journal of a run, and what lets a killed run go on.
 
 checkpoint-50/        the Trainer's own: adapter, optimizer and random states
-adapter/              the adapter of the best validation loss, and in validation.json which that is
+adapter/              the adapter of the best validation loss, for `PeftModel.from_pretrained(base, folder)`, and in
+                      validation.json which that is
 learning_curve.csv    step, loss and validation loss (nats a token)
 training.json         counts of texts and tokens, best step
 """
@@ -13,6 +14,7 @@ import io
 import json
 import logging
 import math
+import os
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -28,23 +30,28 @@ from clinsynth.run_folder import (
     check_unchanged,
     complete_folder,
     drop_metrics_after,
+    read_json,
     read_metrics,
     write_run_config,
 )
 from clinsynth.trainers.harness import check_finite
 from clinsynth.trainers.text_lora.arguments import TextLoraArguments
-from clinsynth.trainers.text_lora.model import CONFIG, Base, publish_merged, save_adapter
 from clinsynth.trainers.training_state import numbered_checkpoints
 
 if TYPE_CHECKING:
     from accelerate import PartialState
     from peft import PeftModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from clinsynth.pipelines.structured_medical_text.prompts import Task
-    from clinsynth.trainers.text_lora.examples import Examples
+    from clinsynth.trainers.text_lora.examples import Base, Examples
+
 
 logger = logging.getLogger("clinsynth")
 
+CONFIG = "config.json"
+"""Without it a folder is no model: it is written last."""
+ADAPTER, BEST = "adapter", "validation.json"
 FACTS = "training.json"
 BINDING = ("processes", "examples_sha256")
 """What of training.json a resumed run must agree with."""
@@ -105,8 +112,7 @@ def trainer_checkpoints(output_dir: Path) -> list[Path]:
 
     The Trainer writes its state last, and each process the state of its random numbers.
     """
-    facts = output_dir / FACTS
-    processes = json.loads(facts.read_text())["processes"] if facts.exists() else 1
+    processes = read_json(output_dir / FACTS).get("processes", 1)
     randoms = ["rng_state.pth"] if processes == 1 else [f"rng_state_{rank}.pth" for rank in range(processes)]
     return [
         path
@@ -127,7 +133,7 @@ def is_json(path: Path) -> bool:
 def check_same_examples(output_dir: Path, examples: Examples) -> None:
     check_unchanged(
         output_dir,
-        json.loads((output_dir / FACTS).read_text()),
+        read_json(output_dir / FACTS),
         {name: examples.facts[name] for name in BINDING},
         "texts, task, tokenizer or the number of processes have changed: bring them back to go on, or name another "
         "--output_dir to start anew",
@@ -148,20 +154,20 @@ def write_beginning(args: TextLoraArguments, examples: Examples, output_dir: Pat
 
 def finish(task: Task, examples: Examples, model: PeftModel, base: Base, output_dir: Path) -> None:
     """Merge the best adapter into the model, and write the learning curve and what came of it."""
-    records, best = read_metrics(output_dir), best_of(output_dir)
+    records, best = read_metrics(output_dir), read_json(output_dir / ADAPTER / BEST)
     rows = io.StringIO()
     table = csv.DictWriter(rows, ["step", "loss", "validation_loss"], extrasaction="ignore", lineterminator="\n")
     table.writeheader()
     table.writerows(records)
     atomic_write(output_dir / "learning_curve.csv", rows.getvalue())
     untrained = next(record["validation_loss"] for record in records if "validation_loss" in record)
-    facts = json.loads((output_dir / FACTS).read_text()) | {
+    facts = examples.facts | {
         "steps": examples.steps,
         "best_step": best["step"],
         "best_validation_loss": best["validation_loss"],
         "untrained_validation_loss": untrained,
     }
-    publish_merged(model, base.tokenizer, task, output_dir / ADAPTER, output_dir)
+    publish_merged(model, base.tokenizer, task, output_dir)
     atomic_write(output_dir / FACTS, json.dumps(facts, indent=2) + "\n")
     if not best["step"]:
         logger.warning("no pass lowered the validation loss: the model is the untrained one; change --learning_rate")
@@ -169,9 +175,6 @@ def finish(task: Task, examples: Examples, model: PeftModel, base: Base, output_
         f"validation loss {untrained:.3f} nats a token before, {best['validation_loss']:.3f} at step {best['step']} "
         f"of {examples.steps}, which is kept"
     )
-
-
-ADAPTER, BEST = "adapter", "validation.json"
 
 
 class Journal(TrainerCallback):
@@ -211,13 +214,58 @@ class Journal(TrainerCallback):
         found = {"step": state.global_step, "validation_loss": metrics["eval_loss"]}
         append_metrics(self.output_dir, found)
         folder = self.output_dir / ADAPTER
-        if not folder.exists() or metrics["eval_loss"] < best_of(self.output_dir)["validation_loss"]:
+        if not folder.exists() or metrics["eval_loss"] < read_json(folder / BEST)["validation_loss"]:
             with complete_folder(folder) as aside:
-                save_adapter(kwargs["model"], aside)
+                kwargs["model"].save_pretrained(str(aside), save_embedding_layers=False)  # "auto" would ask the Hub
                 atomic_write(aside / BEST, json.dumps(found) + "\n")
 
 
-def best_of(output_dir: Path) -> dict[str, Any]:
-    """`step` and `validation_loss` of the adapter that is kept."""
-    best: dict[str, Any] = json.loads((output_dir / ADAPTER / BEST).read_text())
-    return best
+def with_adapters(args: TextLoraArguments, model: PreTrainedModel) -> PeftModel:
+    """A PEFT model around `model`, whose adapters begin as nothing: its logits are the base's.
+
+    Raises:
+        ValueError: --target_modules names no layer.
+    """
+    from peft import LoraConfig, get_peft_model
+    from transformers import set_seed
+
+    names = [name.strip() for name in args.target_modules.split(",")]
+    config = LoraConfig(
+        r=args.lora_rank,
+        lora_alpha=args.lora_alpha,
+        lora_dropout=args.lora_dropout,
+        target_modules="all-linear" if names == ["all-linear"] else names,
+        task_type="CAUSAL_LM",
+    )
+    set_seed(args.seed)  # the adapters' start
+    try:
+        return get_peft_model(model, config)
+    except ValueError as error:
+        kinds = sorted({name.rpartition(".")[2] for name, part in model.named_modules() if hasattr(part, "weight")})
+        raise ValueError(
+            f"--target_modules {args.target_modules}: {str(error).splitlines()[0]}; the layers of this model are "
+            f"called {', '.join(kinds)}"
+        ) from error
+
+
+def publish_merged(model: PeftModel, tokenizer: PreTrainedTokenizerBase, task: Task, output_dir: Path) -> None:
+    """Put the best adapter's weights into `model`, merge them, and save what loads everywhere into `output_dir`.
+
+    The task, and the pipeline's code, lie beside the weights: `transformers.pipeline("structured-medical-text", …)`
+    loads the folder too.
+    """
+    from peft import load_peft_weights, set_peft_model_state_dict
+
+    from clinsynth.pipelines.structured_medical_text import StructuredMedicalTextPipeline
+
+    set_peft_model_state_dict(model, load_peft_weights(str(output_dir / ADAPTER), device="cpu"))
+    merged = model.merge_and_unload().eval()
+    pipeline = StructuredMedicalTextPipeline(
+        model=merged, tokenizer=tokenizer, task=task.to_dict(), schema=task.schema, device=merged.device
+    )
+    (output_dir / CONFIG).unlink(missing_ok=True)
+    with complete_folder(output_dir / "merged") as folder:
+        pipeline.save_pretrained(folder)
+    for path in sorted((output_dir / "merged").iterdir(), key=lambda path: path.name == CONFIG):
+        os.replace(path, output_dir / path.name)
+    (output_dir / "merged").rmdir()

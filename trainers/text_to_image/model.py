@@ -1,4 +1,4 @@
-"""The parts of a text-to-image LoRA's training: base model and prompts, the adapter, and what a step changes."""
+"""The parts of a text-to-image LoRA's training: base model and prompts, adapter and words, latents, validation."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
 from torch import nn
+from tqdm.auto import tqdm
 
+from clinsynth.data.images import ImageSplits
 from clinsynth.models.text_to_image import INVERSION, PromptedPipeline
 from clinsynth.models.text_to_image_base import (
     ENCODERS,
@@ -22,7 +25,15 @@ from clinsynth.models.text_to_image_base import (
     write_tensors,
 )
 from clinsynth.seeds import derive_seed
-from clinsynth.trainers.text_to_image.arguments import TextToImageLoraArguments
+from clinsynth.trainers.arguments import TextToImageLoraArguments
+from clinsynth.trainers.diffusion.model import (
+    DDPMProcess,
+    TrainingStream,
+    draw_images,
+    save_grid,
+    scale_images,
+    to_fast,
+)
 
 TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -60,12 +71,6 @@ def build_prompted(
     check_lengths(pipe, prompts, names)
     facts = {**facts, "tokens": tokens}
     return PromptedPipeline(pipe, dict(enumerate(names)), prompts, args.guidance_scale, facts)
-
-
-def compute_in(prompted: PromptedPipeline, precision: str) -> None:
-    """Have the frozen networks in the type of mixed precision: half the memory."""
-    if precision in TYPES:
-        prompted.pipe.to(TYPES[precision])
 
 
 def add_lora(args: TextToImageLoraArguments, prompted: PromptedPipeline) -> None:
@@ -178,8 +183,15 @@ def class_prompts(template: str, own: str | None, names: list[str], tokens: list
     """
     if LABEL not in template:
         raise ValueError(f"--prompt_template must hold {LABEL}, got {template!r}; write 'a picture of {LABEL}'")
-    given = parse_prompts(own, names) if own else {}
-    prompts = {}
+    given = {}
+    if own:
+        given = read_prompts(own) if own.endswith((".yaml", ".yml")) else parse_prompts(own, names)
+    for name, prompt in given.items():
+        if name not in names:
+            raise ValueError(f"--prompts names the class {name!r}; the classes are {', '.join(names)}")
+        if not prompt:
+            raise ValueError(f"--prompts: the prompt of {name} is empty; say what its images show")
+    prompts: dict[int, str] = {}
     for number, name in enumerate(names):
         prompt = given.get(name, template)
         if tokens and LABEL not in prompt:
@@ -187,15 +199,16 @@ def class_prompts(template: str, own: str | None, names: list[str], tokens: list
                 f"--prompts: the prompt of {name} must hold {LABEL}, where --textual_inversion_steps puts the learned "
                 f"word, got {prompt!r}"
             )
-        prompts[number] = prompt.replace(LABEL, tokens[number] if tokens else name)
-    check_different(prompts, names)
+        prompt = prompt.replace(LABEL, tokens[number] if tokens else name)
+        if prompt in prompts.values():  # no model could tell them apart
+            same = names[list(prompts.values()).index(prompt)]
+            raise ValueError(f"--prompts: {same} and {name} have the same prompt {prompt!r}; give each its own")
+        prompts[number] = prompt
     return prompts
 
 
 def parse_prompts(text: str, names: list[str]) -> dict[str, str]:
     """Class name to prompt; a comma within a prompt is part of it, unless a class name and = follow."""
-    if text.endswith((".yaml", ".yml")):
-        return read_prompts(Path(text), names)
     known = "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
     parts = re.split(rf"(?:^|,)\s*({known})\s*=", text)
     found = dict(zip(parts[1::2], (part.strip() for part in parts[2::2]), strict=True))
@@ -205,49 +218,25 @@ def parse_prompts(text: str, names: list[str]) -> dict[str, str]:
             f"--prompts: {(strange or [text])[0]!r} is not LABEL=PROMPT of a class; the classes are "
             f"{', '.join(names)}; prompts that hold a = go into a YAML file"
         )
-    return check_prompts(found, names)
+    return found
 
 
-def read_prompts(path: Path, names: list[str]) -> dict[str, str]:
+def read_prompts(path: str) -> dict[str, str]:
     """The YAML file of --prompts."""
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+        found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ValueError(f"--prompts {path} cannot be read ({error}); give a YAML file of LABEL: PROMPT") from error
     if not isinstance(found, dict) or not all(isinstance(prompt, str) for prompt in found.values()):
         raise ValueError(f"--prompts {path} must be a YAML file of LABEL: PROMPT, each prompt a text")
-    return check_prompts({str(name): prompt.strip() for name, prompt in found.items()}, names)
-
-
-def check_prompts(found: dict[str, str], names: list[str]) -> dict[str, str]:
-    """The prompts themselves, all of known classes and none empty."""
-    for name, prompt in found.items():
-        if name not in names:
-            raise ValueError(f"--prompts names the class {name!r}; the classes are {', '.join(names)}")
-        if not prompt:
-            raise ValueError(f"--prompts: the prompt of {name} is empty; say what its images show")
-    return found
-
-
-def check_different(prompts: dict[int, str], names: list[str]) -> None:
-    """Raise a `ValueError` where two classes have the same prompt, which no model could tell apart."""
-    first: dict[str, int] = {}
-    for number, prompt in prompts.items():
-        if prompt in first:
-            raise ValueError(
-                f"--prompts: {names[first[prompt]]} and {names[number]} have the same prompt {prompt!r}; "
-                "give each its own"
-            )
-        first[prompt] = number
+    return {str(name): prompt.strip() for name, prompt in found.items()}
 
 
 def check_lengths(pipe: Any, prompts: dict[int, str], names: list[str]) -> None:
     """Raise a `ValueError` where a prompt is longer than what a text encoder reads; the rest would be cut off."""
-    for component in ("tokenizer", "tokenizer_2"):
-        tokenizer = pipe.components.get(component)
+    tokenizers = [pipe.components[name] for name in ("tokenizer", "tokenizer_2") if pipe.components.get(name)]
+    for tokenizer in tokenizers:
         for number, prompt in prompts.items():
-            if tokenizer is None:
-                continue
             count, most = len(tokenizer(prompt).input_ids), tokenizer.model_max_length
             if count > most:
                 raise ValueError(
@@ -260,3 +249,77 @@ def class_tokens(names: list[str]) -> list[str]:
     """A new word for each class: `<0-mild>`."""
     slugs = [re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") for name in names]
     return [f"<{number}-{slug}>" if slug else f"<{number}>" for number, slug in enumerate(slugs)]
+
+
+PIXELS_AT_ONCE = 2**21
+"""That the autoencoder gets, in float32: 8 images of 512 pixels a side."""
+VALIDATED_AT_ONCE, MOST_VALIDATED = 8, 256
+STEPS = 25
+
+
+def latent_stream(args: TextToImageLoraArguments, images: ImageSplits, prompted: PromptedPipeline) -> TrainingStream:
+    """The train split as latents on the training device; a mirrored image counts as a further one."""
+    flips = [axis for axis, on in ((3, args.horizontal_flip), (2, args.vertical_flip)) if on]
+    latents, labels = encode_images(images, "train", prompted, flips)
+    total = prompted.scheduler.config["num_train_timesteps"]
+    return TrainingStream(
+        latents, labels, prompted.num_classes, total, args.class_dropout, args.class_balanced, seed=args.seed
+    )
+
+
+def encode_images(
+    images: ImageSplits, split: str, prompted: PromptedPipeline, flips: list[int]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Latents, float32 (n, c, h, w), and labels (n,), of each image as it is and under all of `flips` (axes)."""
+    variants: list[list[int]] = [[]]
+    for axis in flips:
+        variants += [[*variant, axis] for variant in variants]
+    latents, labels = [], []
+    size = max(1, PIXELS_AT_ONCE // prompted.side**2)
+    total = -(-len(images.splits[split]) // size)
+    for batch in tqdm(images.batches(split, size), total=total, desc=f"encode {split}", leave=False):
+        pixels = scale_images(torch.from_numpy(batch.images))
+        for variant in variants:
+            latents.append(prompted.encode(pixels.flip(variant)).float())
+            labels.append(torch.from_numpy(batch.labels).to(prompted.device))
+    return torch.cat(latents), torch.cat(labels)
+
+
+class LatentValidation:
+    """Draws a grid of images and measures the loss on real validation images, always with the same random numbers.
+
+    Args:
+        args: seed, and images a class.
+        images: the data set.
+        prompted: the model that is trained.
+        output_dir: of the grids.
+    """
+
+    def __init__(
+        self, args: TextToImageLoraArguments, images: ImageSplits, prompted: PromptedPipeline, output_dir: Path
+    ):
+        self.prompted, self.output_dir = prompted, output_dir
+        self.seed, self.columns = args.seed, args.validation_pictures
+        self.process = DDPMProcess(prompted.scheduler)
+        latents, labels = encode_images(images, "validation", prompted, [])
+        total, seed = self.process.num_train_timesteps, derive_seed(args.seed, 17)
+        self.stream = TrainingStream(latents, labels, prompted.num_classes, total, class_dropout=0.0, seed=seed)
+        self.count = min(MOST_VALIDATED, len(labels))
+
+    @torch.no_grad()
+    def __call__(self, step: int) -> dict[str, float]:
+        """Write `samples/step-<step>.png` (a row a class) and return `validation_loss`."""
+        save_grid(self.draw_grid(), self.columns, self.output_dir, step)
+        size = min(VALIDATED_AT_ONCE, self.count)
+        batches = [self.stream.step(number, size)[0] for number in range(self.count // size)]
+        losses = [float(self.process.loss(self.prompted.unet, batch)) for batch in batches]
+        return {"validation_loss": sum(losses) / len(losses)}
+
+    def draw_grid(self) -> np.ndarray:
+        """Images of all classes, uint8 (classes x columns, 3, side, side), with DPM-Solver++."""
+        schedule = self.prompted.scheduler
+        self.prompted.scheduler = to_fast(schedule)
+        labels = np.repeat(np.arange(self.prompted.num_classes), self.columns)
+        images = draw_images(self.prompted, labels, self.seed, STEPS, batch=self.columns)
+        self.prompted.scheduler = schedule
+        return images
