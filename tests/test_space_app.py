@@ -29,6 +29,7 @@ WITHOUT_CHECKOUT = """
 import sys
 import types
 sys.meta_path[:] = [finder for finder in sys.meta_path if "editable" not in getattr(finder, "__module__", "")]
+sys.path[:] = [entry for entry in sys.path if "__editable__" not in entry]
 """
 
 
