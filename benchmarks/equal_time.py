@@ -43,9 +43,16 @@ from clinsynth.arguments import parse, run
 from clinsynth.data.images import ImageArrays
 from clinsynth.run_folder import check_same_run, complete_folder, create_run_folder, write_run_config
 from clinsynth.seeds import derive_seed
-from clinsynth.trainers.diffusion.arguments import DDPMArguments
-from clinsynth.trainers.diffusion.model import DDPMProcess, TrainingStream, build_unet, resolve_precision
-from clinsynth.trainers.diffusion.step import build_state, step_parts, train_step
+from clinsynth.trainers.arguments import DDPMArguments
+from clinsynth.trainers.diffusion.model import (
+    DDPMProcess,
+    TrainingStream,
+    build_state,
+    build_unet,
+    resolve_precision,
+    step_parts,
+    train_step,
+)
 from clinsynth.trainers.harness import check_finite
 from clinsynth.trainers.training_state import checkpoints, flatten_moments, load_moments
 

@@ -7,7 +7,7 @@ from helpers import REPOSITORY, clinsynth, run_python, write_npz
 
 from clinsynth.arguments import parse
 from clinsynth.cli import COMMANDS, load_command, main
-from clinsynth.trainers.diffusion.arguments import DDPMArguments
+from clinsynth.trainers.arguments import DDPMArguments
 
 HEAVY = {"torch", "diffusers", "transformers", "datasets", "accelerate", "sklearn"}
 
