@@ -1,6 +1,7 @@
 """Every metric once: its name in records, what pages and cards call it, which way is better, and what it answers.
 
-A metric that is added here is shown by the pages of an evaluation and of a study, by the cards and by the Space.
+A metric that is added here is shown by the pages of an evaluation and of a study, by the cards and by the Space; it is
+measured in `clinsynth.study.image_evidence` or `clinsynth.study.text_evidence`.
 """
 
 from __future__ import annotations

@@ -9,6 +9,10 @@
 
 The folder --output_dir then loads with `datasets.load_dataset(folder)`: rows of text, label, seed and more.
 A run that was stopped goes on when the same command is started again; finished shards are kept.
+
+Each text has --max_attempts attempts to fit its schema; one that fits and that a filter refuses (a near-duplicate, a
+copy, another label) is drawn anew with another seed. Whole texts go to drawn-N.jsonl at once, and from there into the
+Parquet shard N when it is full.
 """
 
 from dataclasses import dataclass

@@ -147,8 +147,8 @@ def main(args: JudgeImagesArguments) -> None:
 
 def open_judge(args: JudgeImagesArguments, rows: "Dataset") -> "Judge":
     """The judge that the flags name, which may have the images of `rows`."""
-    from clinsynth.judges.asked import check_may_leave
     from clinsynth.judges.judges import load_judge
+    from clinsynth.judges.vlm import check_may_leave
 
     if args.judge_endpoint:
         check_may_leave(args.judge_endpoint, args.images, rows, args.send_real)

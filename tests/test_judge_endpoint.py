@@ -17,12 +17,12 @@ from judge_models import arguments
 from PIL import Image
 
 from clinsynth.data.sources import load_folder, read_npz
-from clinsynth.judges.asked import check_may_leave, is_synthetic
 from clinsynth.judges.calibration import calibrate
 from clinsynth.judges.checklists import sample_id
 from clinsynth.judges.judges import load_judge
 from clinsynth.judges.protocol import passes, share_of_items
 from clinsynth.judges.scores import read_answers
+from clinsynth.judges.vlm import check_may_leave, is_synthetic
 from clinsynth.scripts.judge import main
 
 FAR = "http://models.example.org:8000/v1"

@@ -9,8 +9,8 @@ from helpers import clinsynth
 from judge_models import arguments, pictures, save_checklist, save_synthetic, save_tiny_vlm
 
 from clinsynth.data.sources import load_folder
-from clinsynth.judges.asked import MOST_REASON, VlmJudge, answer_schema, question_text
 from clinsynth.judges.judges import load_judge
+from clinsynth.judges.vlm import MOST_REASON, VlmJudge, answer_schema, question_text
 from clinsynth.pipelines.structured_medical_text.schemas import check_text
 from clinsynth.scripts.judge import main
 

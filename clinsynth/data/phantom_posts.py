@@ -11,7 +11,7 @@ is its label, so that the answer is known. They are for trying things out withou
 | moderate      | 10 to 14          |
 | severe        | 15 to 21          |
 
-Post i of a split depends on (seed, split, i) alone.
+Post i depends on the seed, its split, that split's size and i alone, and on the order of the tables here.
 """
 
 from __future__ import annotations

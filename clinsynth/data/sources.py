@@ -201,6 +201,7 @@ def read_csv(path: Path, lines: Iterable[str]) -> Iterator[dict[str, Any]]:
 
 
 def read_jsonl(path: Path, lines: Iterable[str]) -> Iterator[dict[str, Any]]:
+    """The objects of the lines of a file; an empty line is an error too."""
     for number, line in enumerate(lines, start=1):
         try:
             row = json.loads(line)

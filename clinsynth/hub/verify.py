@@ -54,7 +54,7 @@ def load_data(repo_id: str, commit: str, configs: list[str]) -> str:
 
 
 def load_space(sdk: str, repo_id: str, commit: str) -> str:
-    """A metric by `evaluate`; of an app its code is read, not run."""
+    """A metric, which is a static Space, by `evaluate`; of an app its code is read, not run."""
     if sdk == "static":
         import evaluate
 

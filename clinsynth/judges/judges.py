@@ -80,31 +80,31 @@ def load_judge(
     from clinsynth.judges.checklists import load_checklist
     from clinsynth.pipelines.checklist_judge import ChecklistJudgePipeline, MeasuringConfig, MeasuringModel
 
-    items = load_checklist(checklist).model_dump(mode="json")
+    asked = load_checklist(checklist).model_dump(mode="json")
     if kind == "measure":
-        return PipelineJudge(ChecklistJudgePipeline(MeasuringModel(MeasuringConfig(items["name"])), items), None)
+        return PipelineJudge(ChecklistJudgePipeline(MeasuringModel(MeasuringConfig(asked["name"])), asked), None)
     if kind == "expert":
         from clinsynth.judges.expert import ExpertJudge
 
-        return ExpertJudge(Path(str(model)), items)
+        return ExpertJudge(Path(str(model)), asked)
     if kind == "vlm":
         try:
-            from clinsynth.judges.asked import load_vlm, open_judge
+            from clinsynth.judges.vlm import load_vlm, open_judge
         except ImportError as error:
             raise ValueError(
                 f"--judge vlm needs packages that are not installed ({error}); pip install clinsynth[text]"
             ) from error
         if endpoint:
-            return open_judge(endpoint, str(model), items, concurrency, timeout_s)
-        return load_vlm(str(model), items, trust_remote_code)
+            return open_judge(endpoint, str(model), asked, concurrency, timeout_s)
+        return load_vlm(str(model), asked, trust_remote_code)
     if kind == "clip":
         network, processor, tokenizer = load_clip(str(model))
-        seeing = ChecklistJudgePipeline(network, items, image_processor=processor, tokenizer=tokenizer)
+        seeing = ChecklistJudgePipeline(network, asked, image_processor=processor, tokenizer=tokenizer)
         return PipelineJudge(seeing, str(model))
     from clinsynth.models.image_classifiers import load_image_classifier
 
     network, processor = load_image_classifier("the judge's classifier", str(model))
-    return PipelineJudge(ChecklistJudgePipeline(network, items, image_processor=processor), str(model))
+    return PipelineJudge(ChecklistJudgePipeline(network, asked, image_processor=processor), str(model))
 
 
 def load_clip(model: str) -> tuple[PreTrainedModel, BaseImageProcessor, PreTrainedTokenizerBase]:

@@ -1,6 +1,7 @@
 """What a judge is: who answers the items of a checklist for images, and what follows from the answers.
 
-A new kind of judge is a subclass of `Judge` with a `__call__`, and a line in `clinsynth.judges.judges.load_judge`.
+A new kind of judge is a subclass of `Judge` with a `__call__`; `clinsynth.judges.judges` has its name in JUDGES, what
+it needs as a model in NEEDED, and its loading in `load_judge`.
 """
 
 from __future__ import annotations

@@ -32,7 +32,10 @@ SCHEMA = pa.schema(
 
 
 def write_scores(judge: Judge, rows: Dataset, output_dir: Path, shard_size: int, batch_size: int) -> list[Path]:
-    """Judge `rows` (columns image and label) as their labels, shard by shard; finished shards are kept."""
+    """Judge each of `rows` (columns image and label) under the condition that its label names, shard by shard.
+
+    Finished shards are kept: that they are this judge's, the caller makes sure.
+    """
     (output_dir / "data").mkdir(exist_ok=True)
     count = -(-len(rows) // shard_size)
     paths = [output_dir / "data" / f"train-{shard:05d}-of-{count:05d}.parquet" for shard in range(count)]

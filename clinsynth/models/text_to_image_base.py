@@ -19,7 +19,8 @@ from safetensors.torch import save_file
 from clinsynth.models.weights import explained_where_unloadable
 from clinsynth.run_folder import read_json
 
-KNOWN = "StableDiffusionPipeline", "StableDiffusionXLPipeline"
+STABLE_DIFFUSION, STABLE_DIFFUSION_XL = "StableDiffusionPipeline", "StableDiffusionXLPipeline"
+KNOWN = STABLE_DIFFUSION, STABLE_DIFFUSION_XL
 NETWORKS = "unet", "vae", "text_encoder", "text_encoder_2"
 LEFT_OUT = {"feature_extractor": None, "image_encoder": None}
 BASES = "a folder or Hub id of Stable Diffusion 1.5, 2.1 or XL"
@@ -42,7 +43,7 @@ def open_base(model: str, revision: str | None = None, dtype: str = "float32", s
     folder = find_base(model, revision)
     name = check_base(model, folder)
     checker = {"safety_checker": None, "requires_safety_checker": False}
-    extra = checker if name == KNOWN[0] else {"add_watermarker": False}
+    extra = checker if name == STABLE_DIFFUSION else {"add_watermarker": False}
     with explained_where_unloadable("--model", model, "copy it anew"):
         pipe = getattr(diffusers, name).from_pretrained(
             folder, dtype=getattr(torch, dtype), use_safetensors=True, **LEFT_OUT, **extra
@@ -120,7 +121,7 @@ def draw_side(model: str, pipe: Any, side: int) -> None:
 def image_to_image(pipe: Any) -> Any:
     """The image-to-image pipeline of the same networks and scheduler."""
     size = pipe.unet.config.sample_size
-    if type(pipe).__name__ == KNOWN[0]:
+    if type(pipe).__name__ == STABLE_DIFFUSION:
         found: Any = diffusers.StableDiffusionImg2ImgPipeline(**pipe.components, requires_safety_checker=False)
     else:
         zeros = pipe.config.force_zeros_for_empty_prompt

@@ -87,7 +87,7 @@ def text_evidence(
     Returns:
         "data" (counts), "encoder", "language_model" (or None), "fidelity", "diversity" and "privacy" (`Measurement`s
         beside "test", "train" or "prompt"), "memorisation" (`MemorisationRecord`s), "closest" and "distributions"
-        (`text_closest`), "findings" (`text_findings.read_texts`), "environment". None of it holds a text.
+        (`closest_pairs`), "findings" (`read_texts`), "environment". None of it holds a text.
 
     Raises:
         ValueError: a set has fewer than ten texts, a text without words, or an example that is no train text.

@@ -58,7 +58,7 @@ class TextShards(ShardPlan):
         return super().results(counts) | {"given_up": None if counts is None else counts.given_up}
 
     def write_beside(self) -> None:
-        """Nothing: journals of whole shards go."""
+        """Remove the journals of finished shards."""
         for journal in self.output_dir.glob("drawn-*.jsonl"):
             journal.unlink()
 

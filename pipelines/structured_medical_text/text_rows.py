@@ -49,7 +49,10 @@ class RowResult:
 
 
 def derive_seed(seed: int, number: int) -> int:
-    """A seed in [0, 2**63) for the draw `number` under `seed`; the same everywhere, always."""
+    """A seed in [0, 2**63) for the draw `number` under `seed`; the same everywhere, always.
+
+    Not that of `clinsynth.seeds`: this file is copied into checkpoints, which load without clinsynth.
+    """
     return int.from_bytes(hashlib.sha256(f"{seed} {number}".encode()).digest()[:8], "big") >> 1
 
 
@@ -75,6 +78,7 @@ def attempt_rows(
     while waiting:
         batch = [waiting.popleft() for _ in range(min(batch_size, len(waiting)))]
         outcomes = attempt([request for _, request in batch], [len(failed[number]) for number, _ in batch])
+        # the last first: what fails goes to the front again, and there in its order
         for (number, request), (data, reason) in reversed(list(zip(batch, outcomes, strict=True))):
             if reason is not None:
                 failed[number].append(reason)

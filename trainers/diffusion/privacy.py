@@ -13,7 +13,7 @@ cannot tell much better than by chance whether that one was there.
   generated to match them. The choice of flags, where it was made by looking at results of other runs on the same
   data. Whatever looks at real images later, such as an evidence report.
 - Free, as post-processing: the average of the weights (EMA), AdamW's moments, generating any number of images.
-- Images drawn and noise must be unknown to the adversary: they come from the system's entropy, see `dp_training`.
+- Images drawn and noise must be unknown to the adversary: they come from the system's entropy.
 - Floating-point noise from an ordinary generator: safe from statistics, not from an attack on its last bits (Mironov
   2012) nor from one who breaks the generator.
 """
