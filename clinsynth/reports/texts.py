@@ -6,14 +6,12 @@ No real text is in it unless pairs are handed over.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from clinsynth.data.texts import TextSet
 from clinsynth.metrics.nearest import nearest
 from clinsynth.metrics.registry import LOWER, QUESTIONS, TEXT_METRICS, TEXT_TABLES, Metric, MetricTable
-from clinsynth.metrics.texts.privacy import may_be_shown
 from clinsynth.reports.page import (
     NO_PROOF,
     TEXTS,
@@ -29,6 +27,9 @@ from clinsynth.reports.page import (
     scale_for,
     tile,
 )
+
+if TYPE_CHECKING:
+    from clinsynth.data.texts import TextSet
 
 HISTOGRAM = (440.0, 130.0)
 SETS = {"synthetic": "synthetic", "train": "real train", "test": "real held-out"}
@@ -192,6 +193,8 @@ def choose_texts(
         `classes`, some texts of each; `maps` of dots, of all and of each class; `explained`, the share of the real
         texts' variance that the maps show; `pairs` with their texts.
     """
+    from clinsynth.metrics.texts.privacy import may_be_shown  # cards, which use the tables, import nothing of datasets
+
     synthetic, real = sets["synthetic"], [side for name, side in sets.items() if name != "synthetic"]
     real_rows = np.concatenate([own for name, own in rows.items() if name != "synthetic"])
     shareable = may_be_shown(synthetic, real, nearest(rows["synthetic"], real_rows)[0] ** 2 / 2)

@@ -14,12 +14,15 @@ from typing import Any, ClassVar, Dict
 
 import numpy as np
 import torch
+from diffusers.image_processor import VaeImageProcessor
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput
 from diffusers.utils.torch_utils import randn_tensor
 from huggingface_hub import create_repo
 from PIL import Image
 
 Images = Image.Image | list[Image.Image] | np.ndarray | torch.Tensor
+PROCESSOR = VaeImageProcessor()
+"""For the way out; on the way in it takes a tensor in [-1, 1] without a negative value for one in [0, 1]."""
 
 
 class ClassConditionedDDPMPipeline(DiffusionPipeline):
@@ -133,7 +136,7 @@ class ClassConditionedDDPMPipeline(DiffusionPipeline):
                 latents = callback_on_step_end(self, i, t, {"latents": latents}).pop("latents", latents)
 
         self.maybe_free_model_hooks()
-        images = self.postprocess(latents, output_type)
+        images = PROCESSOR.postprocess(latents, output_type)
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
     def predict(self, sample: torch.Tensor, t: torch.Tensor, classes: torch.Tensor, scale: float) -> torch.Tensor:
@@ -184,14 +187,6 @@ class ClassConditionedDDPMPipeline(DiffusionPipeline):
         if hasattr(self.scheduler, "set_begin_index"):
             self.scheduler.set_begin_index(first)
         return timesteps[first:]
-
-    def postprocess(self, latents: torch.Tensor, output_type: str) -> Any:
-        """[-1, 1] to [0, 1] and to the asked form."""
-        tensor = (latents / 2 + 0.5).clamp(0, 1)
-        if output_type == "pt":
-            return tensor
-        array = tensor.permute(0, 2, 3, 1).cpu().float().numpy()
-        return array if output_type == "np" else self.numpy_to_pil(array)
 
     @staticmethod
     def check_inputs(

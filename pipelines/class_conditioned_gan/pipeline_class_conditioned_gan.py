@@ -14,6 +14,7 @@ from typing import Any, Dict  # noqa: UP035 - diffusers checks a configuration's
 
 import numpy as np
 import torch
+from diffusers.image_processor import VaeImageProcessor
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput
 from diffusers.utils.torch_utils import randn_tensor
 from huggingface_hub import create_repo
@@ -106,16 +107,8 @@ class ClassConditionedGANPipeline(DiffusionPipeline):
         classes = torch.tensor(labels, device=device)
         pixels = self.generator(latents.to(self.generator.dtype), classes).float()
         self.maybe_free_model_hooks()
-        images = self.postprocess(pixels, output_type)
+        images = VaeImageProcessor().postprocess(pixels, output_type)
         return ImagePipelineOutput(images=images) if return_dict else (images,)
-
-    def postprocess(self, pixels: torch.Tensor, output_type: str) -> Any:
-        """[-1, 1] to [0, 1] and to the asked form."""
-        tensor = pixels / 2 + 0.5
-        if output_type == "pt":
-            return tensor
-        array = tensor.permute(0, 2, 3, 1).cpu().numpy()
-        return array if output_type == "np" else self.numpy_to_pil(array)
 
     @staticmethod
     def check_inputs(
