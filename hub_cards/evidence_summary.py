@@ -9,13 +9,17 @@ from typing import Any
 from clinsynth.hub_cards.evidence import Evidence
 from clinsynth.hub_cards.render import RECORD_COLUMNS, Table, record_row, with_interval, without_empty_columns
 from clinsynth.metrics.registry import (
+    COPIES,
     DISTANCES,
     IMAGE_METRICS,
     IMAGE_TABLES,
     MEMORISATION,
+    MEMORISED,
+    NO_SIGN,
     PRIVACY,
     TEXT_METRICS,
     TEXT_TABLES,
+    UNCLEAR,
     Metric,
 )
 from clinsynth.reports.images import arm_table, image_limits, privacy_rows
@@ -23,11 +27,10 @@ from clinsynth.reports.page import format_number, format_signed
 from clinsynth.reports.texts import build_table, text_limits
 
 VERDICTS = {
-    "copies found": "Yes: copies were found.",
-    "closer to train than to held-out: memorisation": "A sign of it: the pictures lie closer to training pictures "
-    "than to unseen real ones.",
-    "unclear: train and held-out pictures differ": "Unclear: the real splits differ from each other.",
-    "no sign": "No sign of it.",
+    COPIES: "Yes: copies were found.",
+    MEMORISED: "A sign of it: the pictures lie closer to training pictures than to unseen real ones.",
+    UNCLEAR: "Unclear: the real splits differ from each other.",
+    NO_SIGN: "No sign of it.",
 }
 FINDINGS = {
     "copies": "Are real texts copied?",

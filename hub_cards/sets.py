@@ -13,6 +13,7 @@ from clinsynth.hub_cards.checkpoint import may_have_made, read_checkpoint
 from clinsynth.hub_cards.evidence import Evidence, read_evidence
 from clinsynth.hub_cards.sources import RunFiles, read_run
 from clinsynth.images import contact_sheet, from_png, to_picture, to_png
+from clinsynth.metrics.registry import COPIES
 from clinsynth.private_words import HIDDEN, without_paths
 from clinsynth.run_folder import read_metrics
 from clinsynth.synthesis.provenance import find_provenance
@@ -163,8 +164,6 @@ def sample_grid(folder: str | Path, evidence: str | Path | None = None) -> bytes
     each class. With evidence, pictures among the closest to real ones are passed over; where copies were found there
     is no grid.
     """
-    from clinsynth.metrics.images.privacy import COPIES
-
     folder, read = Path(folder), read_evidence(evidence)
     if read is not None and not read.of_texts and read.content["privacy"]["verdict"] == COPIES:
         return None

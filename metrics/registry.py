@@ -11,6 +11,11 @@ from dataclasses import dataclass
 LOWER, HIGHER, ALIKE, NEAR_ZERO, HALF = "lower", "higher", "as real", "near 0", "0.5"
 """Which values are better; `ALIKE`: those that real samples have among themselves."""
 
+NO_SIGN, COPIES = "no sign", "copies found"
+MEMORISED = "closer to train than to held-out: memorisation"
+UNCLEAR = "unclear: train and held-out pictures differ"
+"""Verdicts on the privacy of images."""
+
 FIDELITY, DIVERSITY, PRIVACY, ALIGNMENT, USE = "fidelity", "diversity", "privacy", "alignment", "use"
 QUESTIONS = {
     FIDELITY: "are they like the real {things}?",

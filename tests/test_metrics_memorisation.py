@@ -11,19 +11,12 @@ from PIL import Image
 
 from clinsynth.data.arguments import ImageDataArguments
 from clinsynth.data.images import ImageArrays, load_image_arrays
-from clinsynth.metrics.images.privacy import (
-    COPIES,
-    MEMORISED,
-    NO_SIGN,
-    UNCLEAR,
-    image_privacy,
-    privacy_verdict,
-    worst_over_runs,
-)
+from clinsynth.metrics.images.privacy import COPIES, image_privacy, privacy_verdict, worst_over_runs
 from clinsynth.metrics.nearest import as_views, closest_rows
 from clinsynth.metrics.privacy.closest_records import measure_ratios, measure_shares
 from clinsynth.metrics.privacy.copies import SPACE, ThumbnailSpace, duplicated, fit_threshold
 from clinsynth.metrics.records import Features, MeasurementSettings
+from clinsynth.metrics.registry import MEMORISED, NO_SIGN, UNCLEAR
 
 SETTINGS = MeasurementSettings("random projection", replicates=40)
 

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from clinsynth.data.images import ImageArrays
 from clinsynth.metrics.nearest import Closest, as_views, closest_rows
 from clinsynth.metrics.privacy.closest_records import DCR_SHARE, MemorisationRecord, measure_memorisation
 from clinsynth.metrics.privacy.copies import (
@@ -29,11 +28,11 @@ from clinsynth.metrics.privacy.copies import (
     pixel_digests,
 )
 from clinsynth.metrics.records import OVERALL, Features, MeasurementSettings
+from clinsynth.metrics.registry import COPIES, MEMORISED, NO_SIGN, UNCLEAR
 
-COPIES = "copies found"
-MEMORISED = "closer to train than to held-out: memorisation"
-UNCLEAR = "unclear: train and held-out pictures differ"
-NO_SIGN = "no sign"
+if TYPE_CHECKING:
+    from clinsynth.data.images import ImageArrays
+
 GRAVITY = (NO_SIGN, UNCLEAR, MEMORISED, COPIES)
 SIGNIFICANT = 0.005  # for each of two detectors, so that both together cry wolf in less than one set in 100
 PAIRS = 12
