@@ -15,11 +15,10 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from clinsynth.data.texts import TextSet
 from clinsynth.metrics.comparisons import Sides, Values, measure_values, selections
 from clinsynth.metrics.nearest import as_views, closest_rows, nearest
 from clinsynth.metrics.privacy.closest_records import MemorisationRecord, measure_memorisation
@@ -32,6 +31,9 @@ from clinsynth.metrics.records import (
     with_means,
 )
 from clinsynth.metrics.texts.words import number_words, shared_runs, shared_words, word_rows, words_of
+
+if TYPE_CHECKING:
+    from clinsynth.data.texts import TextSet
 
 PLAGIARISM = 0.05
 """Cosine distance below which Fidelity, Diversity, and Privacy (arXiv 2604.27014) calls a text plagiarised."""

@@ -13,8 +13,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from clinsynth.data.texts import as_objects
-
 ORDERS = 4
 
 
@@ -145,6 +143,8 @@ def words_of(text: str) -> list[str]:
 
 def word_rows(texts: Iterable[str]) -> np.ndarray:
     """The words of each text: an array (n,) of lists."""
+    from clinsynth.data.texts import as_objects  # a push reads findings, and starts in seconds
+
     return as_objects([words_of(text) for text in texts])
 
 
