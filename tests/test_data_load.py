@@ -204,14 +204,15 @@ def test_options_after_other_specs_are_refused(tmp_path):
         load_image_dataset(ImageDataArguments(f"{tmp_path}?size=3"))
 
 
-def test_text_named_png_and_truncated_jpeg_are_named(tmp_path):
+def test_text_named_png_and_truncated_images_are_named(tmp_path):
     spec = write_class_folders(tmp_path / "set", 8)
-    whole = tmp_path / "set" / "benign" / "whole.jpg"
-    Image.fromarray(noise(1, 32, 32)[0]).save(whole)
-    whole.write_bytes(whole.read_bytes()[:500])
-    with pytest.raises(ValueError, match=r"whole\.jpg is damaged"):
-        load_image_arrays(ImageDataArguments(spec))
-    whole.unlink()
+    for name in ("whole.jpg", "whole.png"):
+        whole = tmp_path / "set" / "benign" / name
+        Image.fromarray(noise(1, 32, 32)[0]).save(whole)
+        whole.write_bytes(whole.read_bytes()[:500])
+        with pytest.raises(ValueError, match=rf"{name} is damaged"):
+            load_image_arrays(ImageDataArguments(spec))
+        whole.unlink()
     (tmp_path / "set" / "malign" / "note.png").write_text("not a picture")
     with pytest.raises(ValueError, match=r"note\.png cannot be read as an image"):
         load_image_arrays(ImageDataArguments(spec))

@@ -6,6 +6,7 @@ import io
 import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar
@@ -322,7 +323,9 @@ def open_image(name: str, content: bytes | None) -> Image.Image:
 
 def upright(name: str, image: Image.Image) -> Image.Image:
     """Turn an image as its EXIF orientation says; leaves all others undecoded."""
-    if image.getexif().get(ORIENTATION, 1) == 1:
+    with named_if_damaged(name):  # a PNG is decoded to find its EXIF data
+        orientation = image.getexif().get(ORIENTATION, 1)
+    if orientation == 1:
         return image
     decode(name, image)
     return ImageOps.exif_transpose(image)
@@ -343,8 +346,15 @@ def check_depth(name: str, image: Image.Image, content: bytes) -> None:
 
 
 def decode(name: str, image: Image.Image) -> None:
-    try:
+    with named_if_damaged(name):
         image.load()
+
+
+@contextmanager
+def named_if_damaged(name: str) -> Iterator[None]:
+    """Name the image in what Pillow raises where its data are cut off or damaged."""
+    try:
+        yield
     except (OSError, SyntaxError, ValueError) as error:
         raise ValueError(f"{name} is damaged ({error}); replace or remove it") from error
 
