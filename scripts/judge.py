@@ -204,15 +204,21 @@ def read_rows(images: str, split: str, checklist: "Checklist") -> "Dataset":
 
 
 def calibrated(args: JudgeImagesArguments, judge: "Judge", rows: "Dataset", output_dir: Path) -> dict[str, Any] | None:
-    """The judge's agreement with phantoms of the size and mode of the images to judge, kept in calibration.json."""
-    from clinsynth.judges.calibration import calibrate_once, truth_is_known
+    """The judge's agreement with phantoms of the size and mode of the images to judge, kept in calibration.json.
+
+    Raises:
+        ValueError: a condition has no item with which the judge can be trusted.
+    """
+    from clinsynth.judges.calibration import calibrate_once, check_usable, truth_is_known
 
     if args.calibration_pictures == 0 or not truth_is_known(judge):
         return None
     first = rows[0]["image"]
     form = (first.size[0], 1 if first.mode == "L" else 3)
     path = output_dir / "calibration.json"
-    return calibrate_once(path, judge, *form, args.calibration_pictures, args.least_kappa, args.seed)
+    found = calibrate_once(path, judge, *form, args.calibration_pictures, args.least_kappa, args.seed)
+    check_usable(judge, judge.refused, args.least_kappa)
+    return found
 
 
 if __name__ == "__main__":

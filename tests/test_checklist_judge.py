@@ -221,6 +221,12 @@ def test_the_command_scores_a_set_and_says_by_what(tmp_path: Path) -> None:
     assert 0 <= low < high <= 1 and judged["calibration"]["pictures"] == 40
 
 
+def test_a_judge_that_is_trusted_with_nothing_scores_nothing(tmp_path: Path) -> None:
+    small = "phantom-fundus?size=32&train=20&validation=5&test=5"
+    with pytest.raises(ValueError, match=r"kappa of 1.0 or more on no item of grade \d; take .* --least_kappa"):
+        main(arguments(tmp_path / "judged", images=small, calibration_pictures=40, least_kappa=1.0))
+
+
 def flags(args: JudgeImagesArguments) -> list[str]:
     return [f"--{name}={value}" for name, value in vars(args).items() if value is not None]
 
