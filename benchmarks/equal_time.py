@@ -49,6 +49,7 @@ from clinsynth.trainers.diffusion.model import (
     TrainingStream,
     build_state,
     build_unet,
+    lognormal_density,
     resolve_precision,
     step_parts,
     train_step,
@@ -86,9 +87,12 @@ class OurTraining:
         self.state, self.pipeline = build_state(args, data["train"], self.accelerator)
         self.network = self.state.model
         self.prepared, self.optimizer = self.accelerator.prepare(self.network, self.state.optimizer)
-        self.process = DDPMProcess(self.pipeline.scheduler, args.min_snr_gamma)
+        self.process = DDPMProcess.of(self.pipeline, args.min_snr_gamma)
         drawn = (args.num_train_timesteps, args.class_dropout)
-        self.stream = TrainingStream.of(data["train"], args, self.accelerator.device, *drawn)
+        density = lognormal_density(self.process.scheduler) if args.noise_levels == "lognormal" else None
+        self.stream = TrainingStream.of(
+            data["train"], args, self.accelerator.device, *drawn, encode=self.pipeline.encode, density=density
+        )
 
     @property
     def steps(self) -> int:
@@ -222,8 +226,8 @@ class EqualTimeArguments:
     """Steps of drawing, the same for all contestants."""
     guidance_scales: str = "1,2,3"
     """Guidance scales to draw with, diffusers' meaning; each is a row."""
-    scheduler: str = "DPMSolverMultistepScheduler"
-    """Scheduler of our arms, a class of diffusers."""
+    scheduler: str | None = None
+    """Scheduler of our arms, a class of diffusers; default: that of the checkpoint."""
     n: int | None = None
     """Pictures of each set, with the train split's class shares; default: as many as train has."""
     peer_etas: str = "1,0"

@@ -35,7 +35,7 @@ from clinsynth.trainers.arguments import DDPMArguments
 from clinsynth.trainers.diffusion.model import build_scheduler, build_unet
 from clinsynth.trainers.preference.arguments import PreferenceArguments
 from clinsynth.trainers.preference.candidates import draw_candidates, sample_fast
-from clinsynth.trainers.preference.model import image_form, is_prompted
+from clinsynth.trainers.preference.model import is_prompted
 from clinsynth.trainers.preference.pairs import Candidate, make_pairs, read_pairs, write_pairs
 from clinsynth.trainers.preference.step import Preferences, build_state, fidelity_stream, real_samples, train_step
 
@@ -139,7 +139,7 @@ def build_latent(args: PreferenceBenchmarkArguments) -> Any:
 def random_pairs(args: PreferenceBenchmarkArguments, pipeline: Any) -> Any:
     """A preference data set of noise in the form of a pipeline's pictures, four batches of it."""
     count, generator = 8 * args.batch_size, np.random.default_rng(0)
-    side, channels = image_form(pipeline)
+    channels, side, _ = pipeline.image_shape
     names, shape = list(pipeline.id2label.values()), (count, channels, side, side)
     pictures = [to_picture(image) for image in generator.integers(0, 256, shape, dtype=np.uint8)]
     images = Dataset.from_dict({"image": pictures}, features=Features(image=ImageFeature()))
@@ -178,7 +178,7 @@ def dpo_step(args: PreferenceBenchmarkArguments, fidelity_weight: float, build: 
 
 def random_images(args: PreferenceBenchmarkArguments, pipeline: Any) -> Any:
     """Two batches of real images, or of what stands for them, in the form of a pipeline's."""
-    side, channels = image_form(pipeline)
+    channels, side, _ = pipeline.image_shape
     count, generator = 2 * args.batch_size, np.random.default_rng(1)
     images = generator.integers(0, 256, (count, channels, side, side), dtype=np.uint8)
     return ImageArrays(images, np.arange(count) % pipeline.num_classes, list(pipeline.id2label.values()))

@@ -8,6 +8,7 @@ denoising-diffusion-pytorch the file `classifier_free_guidance.py` is loaded by 
 """
 
 import bisect
+import copy
 import functools
 import importlib.util
 from collections.abc import Callable
@@ -313,6 +314,7 @@ def with_scheduler(pipe: Any, name: str | None) -> Any:
         return pipe
     if not hasattr(diffusers, name):
         raise ValueError(f"--scheduler must be a class of diffusers, got {name!r}; e.g. DPMSolverMultistepScheduler")
-    other = type(pipe)(pipe.unet, getattr(diffusers, name).from_config(pipe.scheduler.config), pipe.id2label)
+    other = copy.copy(pipe)
+    other.scheduler = getattr(diffusers, name).from_config(pipe.scheduler.config)
     other.set_progress_bar_config(disable=True)
     return other

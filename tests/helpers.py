@@ -24,8 +24,13 @@ def tiny_unet(backbone: str = "unet2d", channels: int = 1) -> torch.nn.Module:
     torch.manual_seed(0)
     if backbone == "context_unet":
         return ContextUnet(28, channels, channels, num_classes=3, n_feat=8).eval()
+    return tiny_unet_of(28, channels)
+
+
+def tiny_unet_of(side: int, channels: int) -> UNet2DModel:
+    """An untrained UNet2DModel for three classes."""
     unet = UNet2DModel(
-        sample_size=28,
+        sample_size=side,
         in_channels=channels,
         out_channels=channels,
         block_out_channels=(8, 8),

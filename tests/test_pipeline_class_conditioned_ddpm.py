@@ -10,7 +10,7 @@ import diffusers
 import numpy as np
 import pytest
 import torch
-from helpers import LABELS, generators, run_python, run_warm, tiny_pipeline, tiny_unet
+from helpers import LABELS, generators, run_python, run_warm, tiny_pipeline, tiny_unet, tiny_unet_of
 from PIL import Image
 
 from clinsynth.pipelines.class_conditioned_ddpm import ClassConditionedDDPMPipeline, ContextUnet
@@ -303,9 +303,45 @@ STOCK = textwrap.dedent("""
 """)
 
 
-@pytest.mark.parametrize("backbone", BACKBONES)
+def patched_pipeline(prediction_type: str = "v_prediction") -> ClassConditionedDDPMPipeline:
+    """One whose network sees standardised grey images of 28 px, two by two pixels as channels of one."""
+    torch.manual_seed(0)
+    scheduler = diffusers.DPMSolverMultistepScheduler(prediction_type=prediction_type, use_karras_sigmas=True)
+    unet = tiny_unet_of(side=14, channels=4)
+    pipe = ClassConditionedDDPMPipeline(unet, scheduler, LABELS, [-0.4], [0.3], patch_size=2)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def test_encoding_keeps_noise_white_and_is_undone_by_decoding() -> None:
+    pipe = patched_pipeline()
+    assert pipe.image_shape == (1, 28, 28)
+    images = -0.4 + 0.3 * torch.randn(64, 1, 28, 28)
+    encoded = pipe.encode(images)
+    assert encoded.shape == (64, 4, 14, 14)
+    assert encoded.mean().abs() < 0.02 and abs(encoded.std() - 1) < 0.02
+    assert torch.allclose(encoded[:, 0] * 0.3 - 0.4, images[:, 0, ::2, ::2], atol=1e-6)
+    assert torch.allclose(pipe.decode(encoded), images, atol=1e-6)
+    assert pipe(1, num_inference_steps=2, output_type="np").images.shape == (1, 28, 28, 1)
+
+
+def test_a_perfect_network_of_encoded_images_gives_back_the_image() -> None:
+    pipe = patched_pipeline("epsilon")
+    target = torch.rand(1, 1, 28, 28) * 1.8 - 0.9
+    pipe.unet.forward = KnowsTheAnswer(pipe.unet, pipe.scheduler, pipe.encode(target)).forward
+    for settings in ({}, {"image": target, "strength": 0.3}):
+        drawn = pipe([0], num_inference_steps=20, output_type="pt", generator=generators(0), **settings).images
+        assert (drawn - (target / 2 + 0.5)).abs().max() < 0.02
+
+
+def test_moments_must_fit_the_channels() -> None:
+    with pytest.raises(ValueError, match="for each of the 1 channels"):
+        ClassConditionedDDPMPipeline(tiny_unet(), diffusers.DDPMScheduler(), LABELS, [0.0, 0.0], [1.0, 1.0])
+
+
+@pytest.mark.parametrize("backbone", [*BACKBONES, "patched"])
 def test_saved_folder_loads_without_clinsynth_and_saves_again(backbone: str, tmp_path: Path) -> None:
-    pipe = tiny_pipeline(backbone)
+    pipe = patched_pipeline() if backbone == "patched" else tiny_pipeline(backbone)
     pipe.save_pretrained(tmp_path / "first")
     run_warm("-c", STOCK, tmp_path / "first", tmp_path / "again", tmp_path / "pixels.pt")
     images = torch.load(tmp_path / "pixels.pt", weights_only=True)

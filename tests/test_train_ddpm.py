@@ -10,14 +10,22 @@ import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
-from diffusers import DiffusionPipeline
-from helpers import REPOSITORY, clinsynth, kill_when, run_python, write_npz
+from diffusers import DDPMScheduler, DiffusionPipeline, EDMEulerScheduler
+from diffusers.models.unets.unet_2d import UNet2DOutput
+from helpers import REPOSITORY, clinsynth, kill_when, run_python, tiny_unet_of, write_npz
 from safetensors.torch import load_file
 from warm_python import run_in_two
 
+from clinsynth.pipelines.class_conditioned_ddpm import ClassConditionedDDPMPipeline
 from clinsynth.run_folder import read_metrics
 from clinsynth.trainers.arguments import DDPMArguments
-from clinsynth.trainers.diffusion.model import DDPMProcess, TrainingStream
+from clinsynth.trainers.diffusion.model import (
+    DDPMProcess,
+    StepInputs,
+    TrainingStream,
+    image_moments,
+    lognormal_density,
+)
 from clinsynth.trainers.train_ddpm import main
 from clinsynth.trainers.training_state import checkpoints
 
@@ -278,6 +286,65 @@ def test_stream_flips_only_when_told() -> None:
         torch.equal(image, plain) for image in seen
     )
     assert all(torch.equal(image, plain) or torch.equal(image, plain.flip(3)) for image in seen)
+
+
+def test_stream_encodes_what_it_has_mirrored() -> None:
+    unet, scheduler = tiny_unet_of(side=2, channels=4), DDPMScheduler()
+    pipe = ClassConditionedDDPMPipeline(unet, scheduler, None, [0.5], [0.1], patch_size=2)
+    picture = torch.arange(16, dtype=torch.uint8).reshape(1, 1, 4, 4)
+    settings: dict[str, Any] = {"num_classes": 1, "num_train_timesteps": 5, "horizontal_flip": True}
+    labels = torch.zeros(1, dtype=torch.long)
+    plain, encoded = (
+        TrainingStream(picture, labels, **settings, **more).step(4, 1)[0] for more in ({}, {"encode": pipe.encode})
+    )
+    assert torch.equal(encoded.images, pipe.encode(plain.images))
+    assert torch.equal(encoded.noise.flatten(), plain.noise.flatten()) and encoded.noise.shape == (1, 4, 2, 2)
+
+
+def test_lognormal_noise_levels_are_those_of_edm() -> None:
+    scheduler = DDPMScheduler(timestep_spacing="trailing")
+    density = lognormal_density(scheduler)
+    assert density.sum() == pytest.approx(1)
+    drawn = stream(density=density).step(0, 20_000)[0].timesteps
+    signal = scheduler.alphas_cumprod[drawn]
+    log_sigma = ((1 - signal) / signal).log() / 2
+    assert log_sigma.mean() == pytest.approx(-1.2, abs=0.05) and log_sigma.std() == pytest.approx(1.2, abs=0.05)
+    zero_snr = lognormal_density(DDPMScheduler(rescale_betas_zero_snr=True))
+    assert zero_snr.isfinite().all() and zero_snr[-1] == 0
+
+
+def test_v_prediction_of_standardised_images_is_edm() -> None:
+    """The loss of our process is EDM's, weight and preconditioning by diffusers' scheduler included."""
+    process = DDPMProcess(DDPMScheduler(prediction_type="v_prediction"))
+    edm = EDMEulerScheduler(sigma_data=1.0)
+    batch = StepInputs(torch.randn(6, 1, 4, 4), torch.zeros(6), torch.randn(6, 1, 4, 4), torch.arange(50, 950, 150))
+    velocity = torch.randn(6, 1, 4, 4)
+
+    def network(noisy: torch.Tensor, *_: Any, **__: Any) -> UNet2DOutput:
+        return UNet2DOutput(sample=velocity)
+
+    ours = process.image_losses(network, batch)
+    signal = process.scheduler.alphas_cumprod[batch.timesteps].view(-1, 1, 1, 1)
+    sigma = ((1 - signal) / signal).sqrt()
+    noisy = batch.images + sigma * batch.noise
+    assert torch.allclose(
+        torch.stack([edm.precondition_inputs(x, s) for x, s in zip(noisy, sigma, strict=True)]),
+        process.scheduler.add_noise(batch.images, batch.noise, batch.timesteps),
+        atol=1e-5,
+    )
+    denoised = torch.stack(
+        [edm.precondition_outputs(x, -v, s) for x, v, s in zip(noisy, velocity, sigma, strict=True)]
+    )
+    weighted = ((sigma**2 + 1) / sigma**2 * (denoised - batch.images) ** 2).mean(dim=(1, 2, 3))
+    assert torch.allclose(ours, weighted, rtol=1e-3)
+
+
+def test_images_are_standardised_but_for_private_ones(data: Path, tmp_path: Path) -> None:
+    images = np.stack([np.full((1, 4, 4), level, dtype=np.uint8) for level in (0, 255, 255, 255)])
+    assert image_moments(arguments(data, tmp_path), images) == ([0.5], [pytest.approx(0.866, abs=1e-3)])
+    assert image_moments(arguments(data, tmp_path, dp_epsilon=8.0), images) == ([0.0], [0.5])
+    assert image_moments(arguments(data, tmp_path, standardise=False), images) == ([0.0], [1.0])
+    assert image_moments(arguments(data, tmp_path), images[1:])[1][0] > 0
 
 
 def test_a_command_that_failed_at_once_does_not_bind_the_next(data: Path, tmp_path: Path) -> None:

@@ -52,6 +52,8 @@ class DescentArguments(RunArguments):
 
     learning_rate: float = 1e-3
     """peak learning rate of AdamW"""
+    adam_beta2: float = 0.999
+    """memory of AdamW's mean square of the gradient"""
     lr_scheduler: Literal["constant", "constant_with_warmup", "linear", "cosine"] = "constant_with_warmup"
     """course of the learning rate over the steps"""
     lr_warmup_steps: int = 100
@@ -65,6 +67,7 @@ class DescentArguments(RunArguments):
         super().__post_init__()
         check_above_zero(self, ["learning_rate", "max_grad_norm"])
         check_at_least(self, 0, ["lr_warmup_steps"])
+        check_shares(self, ["adam_beta2"])
 
 
 @dataclass
@@ -123,6 +126,12 @@ class DDPMArguments(FromScratchArguments, DescentArguments):
     """
 
     output_dir: str = "runs/ddpm"
+    learning_rate: float = 2e-3
+    """peak learning rate of AdamW"""
+    adam_beta2: float = 0.99
+    """memory of AdamW's mean square of the gradient"""
+    lr_scheduler: Literal["constant", "constant_with_warmup", "linear", "cosine"] = "cosine"
+    """course of the learning rate over the steps"""
     train_steps: int = 5_000
     """optimizer steps; at 32 pixels one takes about a second on one CPU core"""
     seed: int = 0
@@ -144,7 +153,14 @@ class DDPMArguments(FromScratchArguments, DescentArguments):
     """torch.compile the network: slow to start, then faster on a GPU"""
     num_train_timesteps: int = 1000
     """T, the noise levels (the paper: 400)"""
-    beta_schedule: Literal["linear", "cosine", "zero_snr"] = "cosine"
+    noise_levels: Literal["uniform", "lognormal"] = "lognormal"
+    """how often each is trained: lognormal, most where images take shape (EDM, Karras et al. 2022), or all alike (the
+    paper)"""
+    standardise: bool = True
+    """bring each channel to mean 0 and deviation 1 for the network, as EDM does (the paper: not)"""
+    patch_size: int = 1
+    """side of the squares of pixels that the network sees as channels of one: 2 is three times as fast"""
+    beta_schedule: Literal["linear", "cosine", "zero_snr"] = "linear"
     """linear: 1e-4 to 0.02 (the paper's); cosine: Nichol & Dhariwal 2021; zero_snr: linear, rescaled to end in pure
     noise (Lin et al. 2024), which needs v_prediction"""
     prediction_type: Literal["epsilon", "v_prediction"] = "v_prediction"
@@ -164,7 +180,9 @@ class DDPMArguments(FromScratchArguments, DescentArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_above_zero(self, "width gradient_accumulation_steps num_train_timesteps dp_max_grad_norm".split())
+        check_above_zero(
+            self, "width patch_size gradient_accumulation_steps num_train_timesteps dp_max_grad_norm".split()
+        )
         check_at_least(self, 0, ["weight_decay"])
         check_shares(self, ["class_dropout"])
         if self.beta_schedule == "zero_snr" and self.prediction_type == "epsilon":

@@ -35,9 +35,9 @@ def train(args: DDPMArguments, data: "dict[str, ImageArrays]", output_dir: Path)
         TrainingStream,
         Validation,
         build_state,
+        lognormal_density,
         resolve_precision,
         step_parts,
-        to_fast,
         train_step,
     )
     from clinsynth.trainers.diffusion.privacy import build_private_training, plan_privacy, write_privacy
@@ -48,7 +48,7 @@ def train(args: DDPMArguments, data: "dict[str, ImageArrays]", output_dir: Path)
     precision = "no" if plan else resolve_precision(args.mixed_precision)
     accelerator = begin(args, output_dir, precision, args.report_to)
     state, pipeline = build_state(args, data["train"], accelerator)
-    process = DDPMProcess(pipeline.scheduler, args.min_snr_gamma)
+    process = DDPMProcess.of(pipeline, args.min_snr_gamma)
     unlogged = frozenset({"loss"} if plan else ())  # computed without noise: what is logged may travel
     training = Run(args, accelerator, state, pipeline, output_dir, args.validation_steps, unlogged=unlogged)
     private = build_private_training(state, plan, images, accelerator, output_dir) if plan else None
@@ -56,11 +56,11 @@ def train(args: DDPMArguments, data: "dict[str, ImageArrays]", output_dir: Path)
         compiled = torch.compile(state.model) if args.compile else state.model
         unet, optimizer = accelerator.prepare(compiled, state.optimizer)
     drawn = (args.num_train_timesteps, args.class_dropout, private.secret if private else args.seed)
-    stream = TrainingStream.of(data["train"], args, accelerator.device, *drawn)
+    density = lognormal_density(process.scheduler) if args.noise_levels == "lognormal" else None
+    stream = TrainingStream.of(data["train"], args, accelerator.device, *drawn, pipeline.encode, density)
     validate = None
     if args.validation_steps and accelerator.is_main_process:
-        fast = type(pipeline)(pipeline.unet, to_fast(pipeline.scheduler), pipeline.id2label)
-        validate = Validation(fast, 20, data, output_dir, args.seed)
+        validate = Validation(pipeline, 20, data, output_dir, args.seed)
 
     while not training.over:
         if private:

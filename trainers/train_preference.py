@@ -86,9 +86,9 @@ def load_real(args: PreferenceArguments, pipeline: Any) -> dict[str, Any]:
     The train split of a text-to-image model comes in parts: its latents are kept, and its images need much memory.
     """
     from clinsynth.data.images import load_image_arrays, open_enlarged
-    from clinsynth.trainers.preference.model import image_form, is_prompted
+    from clinsynth.trainers.preference.model import is_prompted
 
-    side, channels = image_form(pipeline)
+    channels, side, _ = pipeline.image_shape
     if not is_prompted(pipeline):
         return {**load_image_arrays(replace(args, resolution=side, channels=channels), args.seed)}
     images = open_enlarged(args, side, args.seed)

@@ -56,7 +56,10 @@ class TrainingState:
         """The state before the first step of AdamW on what has gradients in `model`, which goes to the device."""
         model.to(accelerator.device).train()
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        optimizer = torch.optim.AdamW(trained, lr=args.learning_rate, weight_decay=weight_decay, fused=True)
+        betas = (0.9, args.adam_beta2)
+        optimizer = torch.optim.AdamW(
+            trained, lr=args.learning_rate, betas=betas, weight_decay=weight_decay, fused=True
+        )
         warmup, steps = args.lr_warmup_steps, args.train_steps
         schedule = get_scheduler(args.lr_scheduler, optimizer, num_warmup_steps=warmup, num_training_steps=steps)
         ema = EMAModel(trained, decay=args.ema_decay, use_ema_warmup=True, power=0.75, foreach=True)

@@ -172,8 +172,8 @@ class Diffusion(Generator):
     """A `ClassConditionedDDPMPipeline`, of pixels."""
 
     def __init__(self, pipeline: Any, name: str = ""):
-        config = pipeline.unet.config
-        super().__init__(pipeline, pipeline.unet, ImageForm(config["sample_size"], config["out_channels"]), name)
+        channels, side, _ = pipeline.image_shape
+        super().__init__(pipeline, pipeline.unet, ImageForm(side, channels), name)
         self.schedule = pipeline.scheduler  # the one it came with: what is drawn must not depend on who drew before
 
     def facts(self, settings: SamplingArguments) -> dict[str, Any]:
@@ -277,8 +277,9 @@ def text_to_image_folder(model: str) -> Path | None:
 
 def load_ddpm(model: str, index: dict[str, Any], dtype: str) -> Any:
     """A `ClassConditionedDDPMPipeline`; `index` is the checkpoint's `model_index.json`."""
+    import diffusers
     import torch
-    from diffusers import DDPMScheduler, UNet2DModel
+    from diffusers import UNet2DModel
 
     from clinsynth.pipelines.class_conditioned_ddpm import ClassConditionedDDPMPipeline, ContextUnet
 
@@ -286,10 +287,13 @@ def load_ddpm(model: str, index: dict[str, Any], dtype: str) -> Any:
     network = networks[check_network(model, index, "unet", networks)]
     with explained_where_unloadable("--model", model, MADE_ANEW):
         unet = network.from_pretrained(model, subfolder="unet", torch_dtype=getattr(torch, dtype))
-        scheduler = DDPMScheduler.from_pretrained(model, subfolder="scheduler")
+        name = index.get("scheduler", ["", None])[1]
+        known = name if name in SCHEDULERS.values() else "DDPMScheduler"
+        scheduler = getattr(diffusers, known).from_pretrained(model, subfolder="scheduler")
     if unet.config.get("num_classes", unet.config.get("num_class_embeds")) is None:
         raise ValueError(f"--model {model} knows no classes; give a checkpoint of `clinsynth train ddpm`")
-    return ClassConditionedDDPMPipeline(unet, scheduler, index.get("id2label"))
+    settings = {name: index[name] for name in ("image_mean", "image_std", "patch_size") if name in index}
+    return ClassConditionedDDPMPipeline(unet, scheduler, index.get("id2label"), **settings)
 
 
 def load_gan(model: str, index: dict[str, Any], dtype: str) -> Any:

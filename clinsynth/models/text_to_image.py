@@ -124,6 +124,11 @@ class PromptedPipeline:
         self.unet = PromptedUnet(pipe.unet, embeddings, pooled, self.side)
 
     @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width in pixels of its images."""
+        return 3, self.side, self.side
+
+    @property
     def num_classes(self) -> int:
         """Classes, the empty prompt not counted."""
         return len(self.id2label)
@@ -181,6 +186,14 @@ class PromptedPipeline:
         means = vae.encode(images.to(vae.device, vae.dtype)).latent_dist.mode()
         shift = getattr(vae.config, "shift_factor", None) or 0.0
         return (means - shift) * vae.config.scaling_factor  # type: ignore[no-any-return]
+
+    @torch.no_grad()
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """The inverse of `encode`, about [-1, 1]."""
+        vae = self.pipe.vae
+        shift = getattr(vae.config, "shift_factor", None) or 0.0
+        means = latents / vae.config.scaling_factor + shift
+        return vae.decode(means.to(vae.device, vae.dtype)).sample.float()  # type: ignore[no-any-return]
 
     def __call__(self, labels: list[int], **settings: Any) -> Any:
         """Images of the classes `labels`; the rest as the text-to-image pipeline takes it.

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from tqdm.auto import tqdm
 
 from clinsynth.data.images import ImageArrays
@@ -123,15 +122,14 @@ def choose_timesteps(pipeline: Any, timesteps: Sequence[int] | None) -> list[int
 
 def check_sides(pipeline: Any, members: ImageArrays, non_members: ImageArrays) -> None:
     """Raise a ValueError where images or classes are not the generator's."""
-    config = pipeline.unet.config
     if str(pipeline.unet.dtype) != "torch.float32":
         raise ValueError(f"the generator must be in float32 to be attacked, got {pipeline.unet.dtype}; load it so")
     names = list(pipeline.id2label.values())
     for side, arrays in (("members", members), ("non-members", non_members)):
-        if arrays.images.shape[1:] != (config.in_channels, config.sample_size, config.sample_size):
+        if arrays.images.shape[1:] != pipeline.image_shape:
             raise ValueError(
                 f"{side} have shape {arrays.images.shape[1:]} (channels, height, width), the generator makes "
-                f"{(config.in_channels, config.sample_size, config.sample_size)}; bring them to that size and mode"
+                f"{pipeline.image_shape}; bring them to that size and mode"
             )
         if arrays.label_names != names:
             raise ValueError(f"{side} have the classes {arrays.label_names}, the generator {names}; give its own data")
@@ -178,9 +176,9 @@ def denoising_losses(
 
 def batch_losses(pipeline: Any, batch: ImageArrays, timesteps: list[int], noises: int, seed: int) -> np.ndarray:
     """`denoising_losses` of one batch."""
-    process = DDPMProcess(DDPMScheduler.from_config(pipeline.scheduler.config))
+    process = DDPMProcess.of(pipeline)
     device = pipeline.device
-    images = torch.from_numpy(batch.images).to(device).float() / 127.5 - 1
+    images = pipeline.encode(torch.from_numpy(batch.images).to(device).float() / 127.5 - 1)
     classes = torch.from_numpy(batch.labels).to(device)
     result = torch.zeros(len(images), 2, len(timesteps), dtype=torch.float64)
     for column, timestep in enumerate(timesteps):

@@ -10,7 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Dict
+from typing import Any, ClassVar, Dict, List
 
 import numpy as np
 import torch
@@ -32,6 +32,10 @@ class ClassConditionedDDPMPipeline(DiffusionPipeline):
         unet: `UNet2DModel` with `num_class_embeds` = classes + 1, or `ContextUnet`; the last class is the null class.
         scheduler: any diffusers scheduler with `set_timesteps`, `scale_model_input`, `step` and `add_noise`.
         id2label: class number to name, e.g. `{0: "grade 0", …}`; default: the numbers as names.
+        image_mean: of the training images in [-1, 1], a number a channel, which `encode` takes off; default: zeros.
+        image_std: their standard deviation, which `encode` divides by; default: ones.
+        patch_size: the network sees squares of so many pixels a side as channels of one, which divides its work by
+            `patch_size`².
     """
 
     unet: Any
@@ -39,7 +43,15 @@ class ClassConditionedDDPMPipeline(DiffusionPipeline):
     model_cpu_offload_seq = "unet"  # type: ignore[assignment]
     _callback_tensor_inputs: ClassVar = ["latents"]
 
-    def __init__(self, unet: Any, scheduler: Any, id2label: Dict[int, str] | Dict[str, str] | None = None):
+    def __init__(
+        self,
+        unet: Any,
+        scheduler: Any,
+        id2label: Dict[int, str] | Dict[str, str] | None = None,
+        image_mean: List[float] | None = None,
+        image_std: List[float] | None = None,
+        patch_size: int = 1,
+    ):
         super().__init__()
         self.register_modules(unet=unet, scheduler=scheduler)
         count = self.num_classes
@@ -49,8 +61,39 @@ class ClassConditionedDDPMPipeline(DiffusionPipeline):
                 f"id2label names the classes {sorted(labels)}, but the network was trained on {count} classes "
                 f"(0 to {count - 1}); use the id2label of the training data"
             )
-        self.id2label = labels
-        self.register_to_config(id2label={str(k): v for k, v in labels.items()})
+        channels = unet.config.in_channels // patch_size**2
+        self.id2label, self.patch_size = labels, patch_size
+        self.image_mean, self.image_std = list(image_mean or [0.0] * channels), list(image_std or [1.0] * channels)
+        if not len(self.image_mean) == len(self.image_std) == channels:
+            raise ValueError(
+                f"image_mean {self.image_mean} and image_std {self.image_std} must have a number for each of the "
+                f"{channels} channels"
+            )
+        self.register_to_config(
+            id2label={str(k): v for k, v in labels.items()},
+            image_mean=self.image_mean,
+            image_std=self.image_std,
+            patch_size=patch_size,
+        )
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width in pixels of its images."""
+        side = self.unet.config.sample_size * self.patch_size
+        return len(self.image_mean), side, side
+
+    def encode(self, images: torch.Tensor) -> torch.Tensor:
+        """Images (n, channels, height, width) in [-1, 1] as the network sees them: standardised, patches as channels.
+
+        Both keep white noise white, so that forward process, loss and sampler are those of the images themselves.
+        """
+        mean, std = (images.new_tensor(values)[:, None, None] for values in (self.image_mean, self.image_std))
+        return torch.nn.functional.pixel_unshuffle((images - mean) / std, self.patch_size)
+
+    def decode(self, samples: torch.Tensor) -> torch.Tensor:
+        """The inverse of `encode`."""
+        mean, std = (samples.new_tensor(values)[:, None, None] for values in (self.image_mean, self.image_std))
+        return torch.nn.functional.pixel_shuffle(samples, self.patch_size) * std + mean
 
     @property
     def num_classes(self) -> int:
@@ -107,7 +150,7 @@ class ClassConditionedDDPMPipeline(DiffusionPipeline):
             output_type: `"pil"`, `"np"` for floats (n, h, w, c) in [0, 1], `"pt"` for a tensor (n, c, h, w) in [0, 1].
             return_dict: False returns a tuple.
             callback_on_step_end: called as `callback(pipe, step, timestep, {"latents": …})` after every step; what it
-                returns under `"latents"` replaces them.
+                returns under `"latents"` replaces them; `pipe.decode` makes images of them.
 
         Raises:
             ValueError: an unknown label or an argument out of range.
@@ -136,7 +179,7 @@ class ClassConditionedDDPMPipeline(DiffusionPipeline):
                 latents = callback_on_step_end(self, i, t, {"latents": latents}).pop("latents", latents)
 
         self.maybe_free_model_hooks()
-        images = PROCESSOR.postprocess(latents, output_type)
+        images = PROCESSOR.postprocess(self.decode(latents), output_type)
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
     def predict(self, sample: torch.Tensor, t: torch.Tensor, classes: torch.Tensor, scale: float) -> torch.Tensor:
@@ -158,7 +201,7 @@ class ClassConditionedDDPMPipeline(DiffusionPipeline):
         generator: torch.Generator | list[torch.Generator] | None,
         device: torch.device,
     ) -> torch.Tensor:
-        """Noise, or `image` with the noise of the first of `timesteps`; float32 (count, channels, size, size).
+        """Noise, or `image` encoded, with the noise of the first of `timesteps`; float32, as the network takes it.
 
         At strength 1 the image is left out: many schedules leave some of it in their last step, where sampling from
         noise has none.
@@ -169,14 +212,14 @@ class ClassConditionedDDPMPipeline(DiffusionPipeline):
         if image is None:
             return noise * self.scheduler.init_noise_sigma
         start = to_tensor(image).to(device)
-        if start.shape[1:] != noise.shape[1:] or len(start) not in (1, count):
+        if start.shape[1:] != self.image_shape or len(start) not in (1, count):
             raise ValueError(
                 f"image has shape {tuple(start.shape)} (n, channels, height, width), but the model makes "
-                f"{tuple(shape[1:])} and {count} samples are asked for: give 1 or {count} images of that size and mode"
+                f"{self.image_shape} and {count} samples are asked for: give 1 or {count} images of that size and mode"
             )
         if strength == 1:
             return noise * self.scheduler.init_noise_sigma
-        return self.scheduler.add_noise(start.expand(shape), noise, timesteps[:1].expand(count))
+        return self.scheduler.add_noise(self.encode(start).expand(shape), noise, timesteps[:1].expand(count))
 
     def shorten(self, timesteps: torch.Tensor, strength: float) -> torch.Tensor:
         """The last `strength` of the timesteps, at least one."""

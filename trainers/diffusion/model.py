@@ -7,6 +7,7 @@ run sees what an uninterrupted one sees, and two processes or accumulated half b
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,11 +32,13 @@ from clinsynth.seeds import derive_seed
 from clinsynth.trainers.arguments import DDPMArguments, FromScratchArguments
 from clinsynth.trainers.training_state import TrainingState
 
+Encode = Callable[[torch.Tensor], torch.Tensor]
+
 
 @dataclass(frozen=True)
 class StepInputs:
-    """One part of a global batch, on the training device: images in [-1, 1] or latents (b, c, h, w), labels, noise and
-    timesteps."""
+    """One part of a global batch, on the training device: images as the network sees them (b, c, h, w), labels, noise
+    and timesteps."""
 
     images: torch.Tensor
     labels: torch.Tensor
@@ -51,12 +54,14 @@ class TrainingStream:
             are.
         labels: int64 (n,).
         num_classes: real classes; class dropout replaces a label by `num_classes`.
-        num_train_timesteps: T; timesteps are drawn uniformly from [0, T).
+        num_train_timesteps: T; timesteps are drawn from [0, T).
         class_dropout: probability of the null class.
         class_balanced: draw every class equally often instead of every image once an epoch.
         horizontal_flip: mirror half of the images left to right; off unless the anatomy allows it.
         vertical_flip: mirror half of them top to bottom.
         seed: of all draws.
+        encode: from images in [-1, 1] to what the network sees; default: those themselves.
+        density: probability of each timestep, (T,); default: all alike.
     """
 
     def __init__(
@@ -70,8 +75,11 @@ class TrainingStream:
         horizontal_flip: bool = False,
         vertical_flip: bool = False,
         seed: int = 0,
+        encode: Encode | None = None,
+        density: torch.Tensor | None = None,
     ):
-        self.images, self.labels = images, labels
+        self.images, self.labels, self.encode = images, labels, encode
+        self.density = None if density is None else density.to(images.device)
         self.num_classes, self.num_train_timesteps = num_classes, num_train_timesteps
         self.class_dropout, self.class_balanced, self.seed = class_dropout, class_balanced, seed
         self.flips = [axis for axis, on in ((3, horizontal_flip), (2, vertical_flip)) if on]
@@ -85,12 +93,15 @@ class TrainingStream:
         num_train_timesteps: int = 1,
         class_dropout: float = 0.0,
         seed: int | None = None,
+        encode: Encode | None = None,
+        density: torch.Tensor | None = None,
     ) -> Self:
         """The images of `train` on `device`, viewed as `args` say, drawn from `seed` or theirs."""
         images, labels = (torch.from_numpy(array).to(device) for array in (train.images, train.labels))
         views = (args.class_balanced, args.horizontal_flip, args.vertical_flip)
         drawn_from = args.seed if seed is None else seed
-        return cls(images, labels, len(train.label_names), num_train_timesteps, class_dropout, *views, seed=drawn_from)
+        drawn = (num_train_timesteps, class_dropout, *views, drawn_from, encode, density)
+        return cls(images, labels, len(train.label_names), *drawn)
 
     def epoch_order(self, epoch: int) -> torch.Tensor:
         """The image numbers of an epoch: a permutation, or n draws with equal class probability."""
@@ -131,14 +142,24 @@ class TrainingStream:
         generator = torch.Generator(device).manual_seed(derive_seed(self.seed, 1, step))
         images = scale_images(self.images[index])
         noise = torch.randn(images.shape, generator=generator, device=device)
-        timesteps = torch.randint(self.num_train_timesteps, (batch_size,), generator=generator, device=device)
+        timesteps = self.timesteps(batch_size, generator)
         dropped = torch.rand(batch_size, generator=generator, device=device) < self.class_dropout
         for axis in self.flips:
             mirrored = torch.rand(batch_size, generator=generator, device=device) < 0.5
             images = torch.where(mirrored[:, None, None, None], images.flip(axis), images)
+        if self.encode:
+            images = self.encode(images)
+            noise = noise.view(images.shape)
         labels = self.labels[index].masked_fill(dropped, self.num_classes)
         cut = zip(*(tensor.chunk(parts) for tensor in (images, labels, noise, timesteps)), strict=True)
         return [StepInputs(*tensors) for tensors in cut]
+
+    def timesteps(self, count: int, generator: torch.Generator) -> torch.Tensor:
+        """Timesteps drawn by the density, int64 (count,)."""
+        if self.density is None or not count:
+            size = (count,)
+            return torch.randint(self.num_train_timesteps, size, generator=generator, device=generator.device)
+        return torch.multinomial(self.density, count, replacement=True, generator=generator)
 
 
 def scale_images(images: torch.Tensor) -> torch.Tensor:
@@ -160,6 +181,11 @@ class DDPMProcess:
 
     scheduler: DDPMScheduler
     min_snr_gamma: float | None = None
+
+    @classmethod
+    def of(cls, pipeline: Any, min_snr_gamma: float | None = None) -> Self:
+        """The process that the network of `pipeline` is trained with, whatever it is sampled with."""
+        return cls(DDPMScheduler.from_config(pipeline.scheduler.config), min_snr_gamma)
 
     @property
     def num_train_timesteps(self) -> int:
@@ -201,6 +227,9 @@ def build_unet(args: DDPMArguments, resolution: int, channels: int, num_classes:
     Raises:
         ValueError: the backbone does not work at `resolution`.
     """
+    if resolution % args.patch_size:
+        raise ValueError(f"--resolution {resolution} is no multiple of --patch_size {args.patch_size}; use 1 or 2")
+    resolution, channels = resolution // args.patch_size, channels * args.patch_size**2
     if args.backbone == "context_unet":
         return ContextUnet(resolution, channels, channels, num_classes, args.width, args.num_train_timesteps)
     levels = max(3, math.ceil(math.log2(resolution / 8)) + 1)  # down to 8 pixels or less
@@ -223,15 +252,45 @@ def build_unet(args: DDPMArguments, resolution: int, channels: int, num_classes:
     )
 
 
-def build_scheduler(args: DDPMArguments) -> DDPMScheduler:
-    """The forward process."""
+def build_scheduler(args: DDPMArguments, furthest: float = 1.0) -> DDPMScheduler:
+    """The forward process of images whose encoded values are within ±`furthest`."""
     return DDPMScheduler(
         num_train_timesteps=args.num_train_timesteps,
         beta_schedule="squaredcos_cap_v2" if args.beta_schedule == "cosine" else "linear",
         rescale_betas_zero_snr=args.beta_schedule == "zero_snr",
         timestep_spacing="trailing",
         prediction_type=args.prediction_type,
+        clip_sample_range=furthest,
     )
+
+
+def lognormal_density(scheduler: DDPMScheduler, mean: float = -1.2, std: float = 1.2) -> torch.Tensor:
+    """The probability of each timestep, float64 (T,), under which ln σ is normal; σ² is the ratio of noise to signal.
+
+    With it, standardised images and v-prediction, training is that of EDM (Karras et al. 2022, Table 1, whose mean and
+    deviation these are): its preconditioned network is then minus the velocity, and its loss weight 1.
+    """
+    signal = scheduler.alphas_cumprod.double()
+    log_sigma = ((1 - signal) / signal).log() / 2
+    density = torch.exp(-(((log_sigma - mean) / std) ** 2) / 2) * torch.gradient(log_sigma)[0]
+    density = density.nan_to_num(0.0, 0.0, 0.0)  # a last step of pure noise has σ = ∞
+    return density / density.sum()
+
+
+def image_moments(args: DDPMArguments, images: np.ndarray) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation, a number a channel, that images in [-1, 1] are standardised by.
+
+    Under differential privacy, where those of the images must not be known, 0 and 1/2.
+    """
+    channels = images.shape[1]
+    if not args.standardise:
+        return [0.0] * channels, [1.0] * channels
+    if args.dp_epsilon is not None:
+        return [0.0] * channels, [0.5] * channels
+    by_channel = [images[:, channel] for channel in range(channels)]
+    means = [round(float(values.mean(dtype=np.float64)) / 127.5 - 1, 4) for values in by_channel]
+    stds = [max(round(float(values.std(dtype=np.float64)) / 127.5, 4), 0.01) for values in by_channel]
+    return means, stds
 
 
 def resolve_precision(mixed_precision: str) -> str:
@@ -250,7 +309,11 @@ def build_state(
     """The state before the first step, and the pipeline around its network."""
     torch.manual_seed(derive_seed(args.seed, 2))
     model = build_unet(args, train.images.shape[-1], train.images.shape[1], len(train.label_names))
-    pipeline = ClassConditionedDDPMPipeline(model, build_scheduler(args), dict(enumerate(train.label_names)))
+    mean, std = image_moments(args, train.images)
+    furthest = max((1 + abs(middle)) / spread for middle, spread in zip(mean, std, strict=True))
+    sampler = to_fast(build_scheduler(args, furthest))
+    names = dict(enumerate(train.label_names))
+    pipeline = ClassConditionedDDPMPipeline(model, sampler, names, mean, std, args.patch_size)
     return TrainingState.begin(model, args, accelerator, args.weight_decay), pipeline
 
 
@@ -342,5 +405,5 @@ def save_grid(images: np.ndarray, columns: int, output_dir: Path, step: int) -> 
 
 
 def to_fast(scheduler: DDPMScheduler) -> DPMSolverMultistepScheduler:
-    """DPM-Solver++ (Lu et al. 2022) on the noise schedule of `scheduler`."""
-    return DPMSolverMultistepScheduler.from_config(scheduler.config)
+    """DPM-Solver++ (Lu et al. 2022) on the noise schedule of `scheduler`, steps spaced as in Karras et al. 2022."""
+    return DPMSolverMultistepScheduler.from_config(scheduler.config, use_karras_sigmas=True)

@@ -34,7 +34,7 @@ from clinsynth.run_folder import complete_folder, create_run_folder
 from clinsynth.synthesis.image_shards import ImageShards, write_image_shards
 from clinsynth.trainers.diffusion.model import to_fast
 from clinsynth.trainers.preference.arguments import PreferenceArguments
-from clinsynth.trainers.preference.model import describe_model, image_form, on_path, to_images, with_scheduler
+from clinsynth.trainers.preference.model import describe_model, on_path, to_images, with_scheduler
 from clinsynth.trainers.preference.pairs import Candidate, check_pairs, make_pairs, pixels_of, read_pairs, write_pairs
 from clinsynth.trainers.preference.step import sample_paths
 
@@ -150,7 +150,7 @@ def check_fits(args: PreferenceArguments, rows: Dataset, pipeline: Any) -> None:
             f"--preferences {args.preferences} are those of the judge measure, which as --held_out can see no gaming "
             "of itself; name another one"
         )
-    names, (side, channels) = rows.features["label"].names, image_form(pipeline)
+    names, (channels, side, _) = rows.features["label"].names, pipeline.image_shape
     first = rows[0]["chosen"]
     form = (first.size[0], 1 if first.mode == "L" else 3)
     if names != list(pipeline.id2label.values()) or form != (side, channels):

@@ -32,7 +32,7 @@ from clinsynth.trainers.diffusion.model import DDPMProcess, StepInputs, Training
 from clinsynth.trainers.harness import Run
 from clinsynth.trainers.preference.arguments import PreferenceArguments
 from clinsynth.trainers.preference.candidates import draw_fast
-from clinsynth.trainers.preference.model import image_form, is_prompted, to_samples
+from clinsynth.trainers.preference.model import is_prompted, to_samples
 from clinsynth.trainers.training_state import checkpoints
 
 Z = 1.96
@@ -64,7 +64,15 @@ def load_judges(args: PreferenceArguments, pipeline: Any, folder: Path) -> tuple
 def calibrate_role(args: PreferenceArguments, judge: Judge, pipeline: Any, path: Path, least_kappa: float) -> None:
     """Compare a judge with phantoms, once."""
     if truth_is_known(judge):
-        calibrate_once(path, judge, *image_form(pipeline), args.calibration_pictures, least_kappa, args.seed)
+        calibrate_once(
+            path,
+            judge,
+            pipeline.image_shape[1],
+            pipeline.image_shape[0],
+            args.calibration_pictures,
+            least_kappa,
+            args.seed,
+        )
         check_usable(judge, judge.refused, least_kappa)
 
 
@@ -169,14 +177,14 @@ class Guard:
     @torch.no_grad()
     def fidelity(self) -> float:
         """Mean denoising error on real images, always with the same noise and timesteps."""
-        process = DDPMProcess(self.pipeline.scheduler)
+        process = DDPMProcess.of(self.pipeline)
         return float(torch.cat([process.image_losses(self.pipeline.unet, part) for part in self.parts]).mean())
 
     @cached_property
     def parts(self) -> list[StepInputs]:
         """At most `MOST_REAL` real images or their latents, with noise and timesteps, in batches."""
         pipeline, size, seed = self.pipeline, self.args.sampling_batch_size, self.args.seed
-        settings = (pipeline.num_classes, DDPMProcess(pipeline.scheduler).num_train_timesteps, 0.0)
+        settings = (pipeline.num_classes, DDPMProcess.of(pipeline).num_train_timesteps, 0.0)
         images, labels = torch.from_numpy(self.real.images), torch.from_numpy(self.real.labels)
         order = TrainingStream(images, labels, *settings, seed=seed).epoch_order(0)[:MOST_REAL]
         samples = to_samples(pipeline, images[order], pipeline.device, size)

@@ -1,6 +1,6 @@
 """What preference training asks of a model, of a DDPM on pixels as of a text-to-image model on latents.
 
-Samples are what the network is trained on: images in [-1, 1], or latents.
+Samples are what the network is trained on: encoded images, or latents.
 """
 
 from __future__ import annotations
@@ -29,14 +29,6 @@ from clinsynth.trainers.diffusion.model import scale_images
 def is_prompted(pipeline: Any) -> bool:
     """Whether this is a text-to-image model, which works on latents, and not one on pixels."""
     return isinstance(pipeline, PromptedPipeline)
-
-
-def image_form(pipeline: Any) -> tuple[int, int]:
-    """Side in pixels and channels of a pipeline's images."""
-    if is_prompted(pipeline):
-        return pipeline.side, 3
-    config = pipeline.unet.config
-    return config["sample_size"], config["in_channels"]
 
 
 def network_of(pipeline: Any) -> Any:
@@ -68,33 +60,26 @@ def to_half(pipeline: PromptedPipeline) -> None:
 
 @torch.no_grad()
 def to_samples(pipeline: Any, images: torch.Tensor, device: torch.device, batch_size: int) -> torch.Tensor:
-    """What `TrainingStream` takes, on `device`: the images, uint8 (n, c, side, side), or their latents, float32.
-
-    Latents are made here once, of `batch_size` images at a time.
-    """
-    if not is_prompted(pipeline):
-        return images.to(device)
-    parts = tqdm(images.split(batch_size), desc="latents", leave=False)
+    """Images, uint8 (n, c, side, side), as the network is trained on them, float32 on `device`: what `TrainingStream`
+    takes as it is. Made here once, of `batch_size` images at a time."""
+    parts = tqdm(images.split(batch_size), desc="latents", leave=False, disable=not is_prompted(pipeline))
     return torch.cat([pipeline.encode(scale_images(part)).to(device, torch.float32) for part in parts])
 
 
 @torch.no_grad()
 def to_images(pipeline: Any, samples: torch.Tensor) -> torch.Tensor:
     """Images (n, c, side, side) in [0, 1] of samples (n, c, h, w)."""
-    if is_prompted(pipeline):
-        vae = pipeline.pipe.vae
-        latents = samples / vae.config.scaling_factor + (getattr(vae.config, "shift_factor", None) or 0.0)
-        samples = vae.decode(latents.to(vae.device, vae.dtype)).sample.float()
-    return (samples / 2 + 0.5).clamp(0, 1)
+    return (pipeline.decode(samples) / 2 + 0.5).clamp(0, 1)  # type: ignore[no-any-return]
 
 
 def with_scheduler(pipeline: Any, scheduler: Any) -> Any:
     """The same networks behind another sampler."""
-    if not is_prompted(pipeline):
-        return type(pipeline)(pipeline.unet, scheduler, pipeline.id2label)
     changed = copy.copy(pipeline)
-    changed.pipe = copy.copy(pipeline.pipe)
-    changed.pipe.scheduler = scheduler
+    if is_prompted(pipeline):
+        changed.pipe = copy.copy(pipeline.pipe)
+        changed.pipe.scheduler = scheduler
+    else:
+        changed.scheduler = scheduler
     return changed
 
 
@@ -244,4 +229,6 @@ class SavedMerged:
     def save_pretrained(self, folder: Path) -> None:
         """Write the pipeline's folder."""
         pipeline = self.pipeline
-        type(pipeline)(merged(pipeline.unet), pipeline.scheduler, pipeline.id2label).save_pretrained(folder)
+        whole = copy.copy(pipeline)
+        whole.unet = merged(pipeline.unet)
+        whole.save_pretrained(folder)

@@ -71,7 +71,7 @@ class Preferences:
         self, args: PreferenceArguments, pipeline: Any, reference: Any, rows: Dataset, accelerator: Accelerator
     ):
         self.args, self.pipeline, self.reference = args, pipeline, reference
-        self.process = DDPMProcess(pipeline.scheduler)
+        self.process = DDPMProcess.of(pipeline)
         self.processes, self.rank = accelerator.num_processes, accelerator.process_index
         self.device = accelerator.device
         as_samples = partial(to_samples, pipeline, device=self.device, batch_size=args.sampling_batch_size)
@@ -201,7 +201,7 @@ def fidelity_stream(
     args: PreferenceArguments, real: tuple[torch.Tensor, torch.Tensor], pipeline: Any
 ) -> TrainingStream:
     """The stream of `real_samples`, with class dropout, so that guidance goes on working."""
-    total, seed = DDPMProcess(pipeline.scheduler).num_train_timesteps, derive_seed(args.seed, 16)
+    total, seed = DDPMProcess.of(pipeline).num_train_timesteps, derive_seed(args.seed, 16)
     return TrainingStream(*real, pipeline.num_classes, total, seed=seed)
 
 
