@@ -6,8 +6,8 @@
      python -m benchmarks.equal_time --arm denoising_diffusion_pytorch --name "denoising-diffusion-pytorch" …
 
 The budget counts processor seconds of the training steps alone (one thread), so that it is fair on a shared machine:
-neither the start, nor saving, nor drawing. Snapshots are taken at fractions of it. Stopped runs go on when the same
-command is started again.
+neither the start, nor saving, nor drawing. Our learning rate falls with the budget instead of a number of steps.
+Snapshots are taken at fractions of it. Stopped runs go on when the same command is started again.
 """
 
 import json
@@ -62,6 +62,8 @@ class Training(Protocol):
     """What equal_time.py asks of a contestant."""
 
     network: nn.Module
+    spent: float
+    """Share of the budget, set before each step."""
 
     @property
     def steps(self) -> int: ...
@@ -80,6 +82,8 @@ class Training(Protocol):
 
 class OurTraining:
     """clinsynth's trainer: the body of its loop, without validation and logging."""
+
+    spent = 0.0
 
     def __init__(self, args: DDPMArguments, data: dict[str, ImageArrays], output_dir: Path):
         self.args, self.output_dir = args, output_dir
@@ -106,6 +110,10 @@ class OurTraining:
         )
         check_finite(self.state.step + 1, {"loss": float(loss), "grad_norm": float(norm)}, self.output_dir)
         self.state.advance()
+        warmup, total = self.args.lr_warmup_steps, self.args.train_steps
+        at = self.steps if self.steps < warmup else warmup + self.spent * (total - warmup)
+        for group in self.state.optimizer.param_groups:
+            group["lr"] = self.args.learning_rate * self.state.lr_scheduler.lr_lambdas[0](at)  # type: ignore[attr-defined]
 
     def save(self, folder: Path) -> None:
         self.state.save(folder, self.pipeline)
@@ -125,6 +133,8 @@ class PeerTraining:
     Its Trainer itself takes no labels. Batch order is that of our stream; pictures are given in [0, 1], as it wants
     them, and never mirrored.
     """
+
+    spent = 0.0
 
     def __init__(self, args: "EqualTimeArguments", data: dict[str, ImageArrays], dim: int):
         try:
@@ -303,6 +313,7 @@ def train(args: EqualTimeArguments, training: Training, output_dir: Path) -> Non
         if spent >= marks[0] * args.cpu_budget:
             take_snapshot(args, training, output_dir / f"snapshot-{marks.pop(0):g}", spent)
             continue
+        training.spent = spent / args.cpu_budget
         spent += timed(training.step)[1]
         if spent >= next_save:
             save(training, output_dir, spent)

@@ -1,5 +1,6 @@
 """The yardsticks of the benchmarks themselves, at tiny size."""
 
+import shlex
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 import torch
 from diffusers import DDPMScheduler, UNet2DModel
 
+from benchmarks import recipe
 from benchmarks.equal_time import EqualTimeArguments, build_training, resume, save
 from benchmarks.samplers import (
     ancestral_step,
@@ -24,7 +26,9 @@ from benchmarks.samplers import (
 )
 from benchmarks.score import blurred, gaussian_noise_like
 from benchmarks.timing import compare, table
+from clinsynth.arguments import parse
 from clinsynth.data.images import ImageArrays
+from clinsynth.trainers.arguments import DDPMArguments
 
 
 def tiny_unet() -> Any:
@@ -171,3 +175,13 @@ def test_a_resumed_training_is_the_uninterrupted_one(tmp_path: Path, arm: Any) -
     second.step()
     for a, b in zip(straight.network.parameters(), second.network.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_every_row_of_the_recipe_is_a_trainer_of_its_own() -> None:
+    settings = {name: parse(DDPMArguments, shlex.split(flags)) for name, flags in recipe.CHANGES.items()}
+    default = settings.pop("default")
+    assert default == DDPMArguments() and all(other != default for other in settings.values())
+    before = settings["the default before"]
+    assert (before.patch_size, before.noise_levels, before.standardise) == (1, "uniform", False)
+    row = {"frechet": 12.34, "test": None, "facts": {"steps": 7, "cpu_seconds": 99.6}}
+    assert recipe.table({"a row": row}).splitlines()[-1] == "| a row | 12.3 |  | 7 | 100 |  |"

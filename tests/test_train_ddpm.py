@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 from diffusers import DDPMScheduler, DiffusionPipeline, EDMEulerScheduler
 from diffusers.models.unets.unet_2d import UNet2DOutput
@@ -16,13 +17,18 @@ from helpers import REPOSITORY, clinsynth, kill_when, run_python, tiny_unet_of, 
 from safetensors.torch import load_file
 from warm_python import run_in_two
 
+from clinsynth.data.images import load_image_arrays
+from clinsynth.models.generators import load_pipeline
 from clinsynth.pipelines.class_conditioned_ddpm import ClassConditionedDDPMPipeline
 from clinsynth.run_folder import read_metrics
 from clinsynth.trainers.arguments import DDPMArguments
 from clinsynth.trainers.diffusion.model import (
+    CLASS_AXES,
     DDPMProcess,
     StepInputs,
     TrainingStream,
+    Validation,
+    build_state,
     image_moments,
     lognormal_density,
 )
@@ -93,7 +99,8 @@ def test_a_run_leaves_a_loadable_checkpoint_and_its_record(backbone: str, data: 
 
 
 def test_training_lowers_the_loss(data: Path, tmp_path: Path) -> None:
-    main(arguments(data, tmp_path / "run", train_steps=80, learning_rate=3e-3, min_snr_gamma=None))
+    settings = {"noise_levels": "uniform", "standardise": False, "learning_rate": 3e-3, "patch_size": 1}
+    main(arguments(data, tmp_path / "run", train_steps=80, lr_scheduler="constant_with_warmup", **settings))
     course = losses(tmp_path / "run")
     assert course[-20:].mean() < 0.6 * course[:4].mean()
 
@@ -154,6 +161,37 @@ def test_validation_keeps_the_best_and_draws_a_grid(data: Path, tmp_path: Path) 
     assert_same_weights(tmp_path / "run", tmp_path / "run" / f"checkpoint-{best}")
 
 
+def test_memorising_is_seen_and_ends_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(2), 20)
+    noise = {split: rng.integers(0, 256, (40, 28, 28), dtype=np.uint8) for split in ("train", "val", "test")}
+    columns = {f"{split}_images": images for split, images in noise.items()}
+    np.savez(tmp_path / "noise.npz", **columns, **{f"{split}_labels": labels[:, None] for split in noise})
+    args = arguments(tmp_path / "noise.npz", tmp_path / "run", validation_steps=2, checkpointing_steps=2)
+    real = Validation.nearer_train
+    found = []
+
+    def copies_from_step_six(self: Validation, images: np.ndarray) -> dict[str, Any]:
+        found.append(real(self, self.data["train"].images if len(found) == 2 else images))
+        return found[-1]
+
+    monkeypatch.setattr(Validation, "nearer_train", copies_from_step_six)
+    main(args)
+    assert [one["memorises"] for one in found] == [False, False, True] and found[2]["nearer_train"] > 0.9
+    records = [record for record in read_metrics(tmp_path / "run") if "validation_kid" in record]
+    assert [record["step"] for record in records] == [2, 4, 6] and records[-1]["stopped"] == "memorises"
+    best = min(records[:2], key=lambda record: record["validation_kid"])["step"]
+    assert_same_weights(tmp_path / "run", tmp_path / "run" / "best")
+    assert records[best // 2 - 1]["nearer_train"] <= records[best // 2 - 1]["nearer_train_chance"]
+    assert "stopped at step 6" in capsys.readouterr().out
+    main(args)
+    assert len(found) == 3  # what was stopped stays so
+    main(arguments(tmp_path / "noise.npz", tmp_path / "on", validation_steps=2, stop_memorising=False))
+    assert read_metrics(tmp_path / "on")[-1]["step"] == 8
+
+
 def test_a_finished_run_is_not_trained_again(data: Path, tmp_path: Path) -> None:
     args = arguments(data, tmp_path / "run")
     main(args)
@@ -166,7 +204,7 @@ def test_a_finished_run_is_not_trained_again(data: Path, tmp_path: Path) -> None
 
 def test_a_run_is_not_continued_with_other_settings(data: Path, tmp_path: Path) -> None:
     main(arguments(data, tmp_path / "run", train_steps=2))
-    with pytest.raises(ValueError, match=r"was begun with --learning_rate 0\.001, not 0\.1"):
+    with pytest.raises(ValueError, match=r"was begun with --learning_rate 0\.002, not 0\.1"):
         main(arguments(data, tmp_path / "run", train_steps=2, learning_rate=0.1))
 
 
@@ -345,6 +383,34 @@ def test_images_are_standardised_but_for_private_ones(data: Path, tmp_path: Path
     assert image_moments(arguments(data, tmp_path, dp_epsilon=8.0), images) == ([0.0], [0.5])
     assert image_moments(arguments(data, tmp_path, standardise=False), images) == ([0.0], [1.0])
     assert image_moments(arguments(data, tmp_path), images[1:])[1][0] > 0
+
+
+@pytest.mark.parametrize("backbone", ["unet2d", "context_unet"])
+def test_a_run_starts_from_another_ones_weights(backbone: str, data: Path, tmp_path: Path) -> None:
+    first = arguments(data, tmp_path / "first", backbone=backbone, train_steps=2)
+    main(first)
+    source = load_pipeline(first.output_dir)
+    whole = load_image_arrays(first)["train"]
+    two = whole.take(np.flatnonzero(whole.labels < 2))
+    fewer = dataclasses.replace(two, label_names=[whole.label_names[2], "another"])
+    state, _ = build_state(dataclasses.replace(first, init_from=first.output_dir), fewer, Accelerator(cpu=True))
+    own, theirs = state.model.state_dict(), source.unet.state_dict()
+    same = {name for name in own if own[name].shape == theirs[name].shape and torch.equal(own[name], theirs[name])}
+    assert own.keys() - same == CLASS_AXES.keys() & own.keys()
+    if backbone == "unet2d":
+        rows, known = own["class_embedding.weight"], theirs["class_embedding.weight"]
+        assert all(torch.equal(rows[new], known[old]) for new, old in ((0, 2), (1, 3), (2, 3)))
+    else:
+        columns, known = own["class_embed1.0.weight"], theirs["class_embed1.0.weight"]
+        assert torch.equal(columns[:, 0], known[:, 2])
+
+
+def test_what_a_run_cannot_start_from_is_named(data: Path, tmp_path: Path) -> None:
+    first = arguments(data, tmp_path / "first", train_steps=1)
+    main(first)
+    for changes, message in (({"width": 16}, "of other shapes"), ({"prediction_type": "epsilon"}, "but --init_from")):
+        with pytest.raises(ValueError, match=message):
+            main(arguments(data, tmp_path / "second", init_from=first.output_dir, **changes))
 
 
 def test_a_command_that_failed_at_once_does_not_bind_the_next(data: Path, tmp_path: Path) -> None:

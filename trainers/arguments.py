@@ -85,6 +85,9 @@ class FromScratchArguments(RunArguments):
     validation_steps: int = 1000
     """steps between two validations (picture grid in samples/, Frechet distance and KID against the validation split);
     the best by KID becomes the result. 0: no validation, the last step is the result"""
+    stop_memorising: bool = True
+    """stop at a validation whose images lie nearer to train than to validation images by more than chance, and keep
+    the best weights from before"""
     push_to_hub: bool = False
     """upload the result to the Hub when done, to a private repository"""
     hub_model_id: str | None = None
@@ -137,6 +140,9 @@ class DDPMArguments(FromScratchArguments, DescentArguments):
     seed: int = 0
     """of the weights' start, the order of images and all noise (with --dp_epsilon of the start alone: the rest must
     not be known, so a resumed run is valid but not the same to the last bit)"""
+    init_from: str | None = None
+    """checkpoint of `train ddpm`, a folder or Hub id, to start from instead of from nothing, for sets of few images:
+    weights of equal shape and classes of equal name are taken from it. --dp_epsilon does not cover its images"""
     backbone: Literal["unet2d", "context_unet"] = "unet2d"
     """unet2d: diffusers' UNet2DModel; context_unet: the e-health paper's network, 28 to 64 px"""
     width: int = 32
@@ -158,8 +164,9 @@ class DDPMArguments(FromScratchArguments, DescentArguments):
     paper)"""
     standardise: bool = True
     """bring each channel to mean 0 and deviation 1 for the network, as EDM does (the paper: not)"""
-    patch_size: int = 1
-    """side of the squares of pixels that the network sees as channels of one: 2 is three times as fast"""
+    patch_size: int | None = None
+    """side of the squares of pixels that the network sees as channels of one, which divides the work by its square;
+    default: 2, of context_unet 1"""
     beta_schedule: Literal["linear", "cosine", "zero_snr"] = "linear"
     """linear: 1e-4 to 0.02 (the paper's); cosine: Nichol & Dhariwal 2021; zero_snr: linear, rescaled to end in pure
     noise (Lin et al. 2024), which needs v_prediction"""
@@ -180,6 +187,8 @@ class DDPMArguments(FromScratchArguments, DescentArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.patch_size is None:
+            self.patch_size = 1 if self.backbone == "context_unet" else 2
         check_above_zero(
             self, "width patch_size gradient_accumulation_steps num_train_timesteps dp_max_grad_norm".split()
         )

@@ -116,7 +116,6 @@ class Run:
         self.args, self.accelerator, self.state, self.saved_as = args, accelerator, state, saved_as
         self.output_dir, self.validation_steps, self.unlogged = output_dir, validation_steps, unlogged
         self.writes: bool = accelerator.is_main_process
-        self.stopped = False  # set, it makes the step that was just taken the last one
         self.unread: list[tuple[int, dict[str, Number]]] = []
         self.notes: dict[str, Any] = {}
         saved = checkpoints(output_dir)
@@ -131,7 +130,7 @@ class Run:
     @property
     def over(self) -> bool:
         """Whether the step that was last taken is the last one."""
-        return self.stopped or self.state.step >= self.args.train_steps
+        return self.state.stopped or self.state.step >= self.args.train_steps
 
     def is_due(self, every: int) -> bool:
         """Whether what happens every so many steps does after this one, as it does after the last; 0: never."""
@@ -172,14 +171,21 @@ class Run:
     def validate(self, measure: Callable[[int], dict[str, Any]]) -> dict[str, Any]:
         """Call `measure` with the step's number while the model has its averaged weights, and note what it returns.
 
-        Where its `validation_kid` is the lowest so far, the weights are kept as `best`.
+        Where its `validation_kid` is the lowest so far, the weights are kept as `best`. Where it says that they
+        `memorise`, they are kept only for want of others, and the run is stopped.
         """
         with self.state.averaged_weights():
             scores = measure(self.state.step)
-            if scores.get("validation_kid", math.inf) < self.state.best_kid:
+            memorises = scores.pop("memorises", False)
+            wanted = not memorises or math.isinf(self.state.best_kid)
+            if wanted and scores.get("validation_kid", math.inf) < self.state.best_kid:
                 self.state.best_kid = scores["validation_kid"]
                 with complete_folder(self.output_dir / "best") as folder:
                     self.saved_as.save_pretrained(folder)
+        if memorises:
+            self.state.stopped = True
+            self.note(stopped="memorises")
+            print(f"stopped at step {self.state.step}: images lie nearer to train than to held-out images", flush=True)
         self.note(**scores)
         return scores
 
@@ -191,7 +197,8 @@ class Run:
 
     def end_step(self) -> None:
         """Write the line and the checkpoint that are due."""
-        if self.notes or self.stopped:
+        self.agree_on_stop()
+        if self.notes or self.state.stopped:
             self.read()
         if self.writes and (self.notes or self.is_due(self.args.log_steps)):
             append_metrics(self.output_dir, self.line | self.notes)
@@ -204,6 +211,13 @@ class Run:
         if self.over:
             self.progress.close()
         self.accelerator.wait_for_everyone()
+
+    def agree_on_stop(self) -> None:
+        """Tell all processes what the main one found when it validated."""
+        validated = self.validation_steps and self.state.step % self.validation_steps == 0
+        if validated and self.accelerator.num_processes > 1:
+            found = torch.tensor(float(self.state.stopped), device=self.accelerator.device)
+            self.state.stopped = bool(self.accelerator.reduce(found, "sum"))
 
     def finish(self, kept: str | None = None) -> None:
         """Make what was kept under the name `kept`, or else the last checkpoint, the result, and say where it is."""

@@ -60,7 +60,7 @@ def train(args: DDPMArguments, data: "dict[str, ImageArrays]", output_dir: Path)
     stream = TrainingStream.of(data["train"], args, accelerator.device, *drawn, pipeline.encode, density)
     validate = None
     if args.validation_steps and accelerator.is_main_process:
-        validate = Validation(pipeline, 20, data, output_dir, args.seed)
+        validate = Validation(pipeline, 20, data, output_dir, args)
 
     while not training.over:
         if private:

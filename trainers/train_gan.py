@@ -41,7 +41,7 @@ def train(args: GANArguments, data: "dict[str, ImageArrays]", output_dir: Path) 
     stream = TrainingStream.of(data["train"], args, accelerator.device)
     state, pipeline = build_state(args, data["train"], stream, accelerator.device)
     training = Run(args, accelerator, state, pipeline, output_dir, args.validation_steps)
-    validate = Validation(pipeline, 1, data, output_dir, args.seed) if args.validation_steps else None
+    validate = Validation(pipeline, 1, data, output_dir, args) if args.validation_steps else None
 
     while not training.over:
         numbers = train_step(args, state, stream)

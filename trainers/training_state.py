@@ -47,6 +47,7 @@ class TrainingState:
     scaler: torch.amp.GradScaler | None = None
     step: int = 0
     best_kid: float = math.inf
+    stopped: bool = False  # before the number of steps that was asked for; set, the step just taken is the last one
     component: str = "unet"  # what the pipeline calls the model
 
     @classmethod
@@ -107,6 +108,7 @@ class TrainingState:
         rest = {
             "step": self.step,
             "best_kid": None if math.isinf(self.best_kid) else self.best_kid,
+            "stopped": self.stopped,
             "ema_step": self.ema.optimization_step,
             "lr_scheduler": self.lr_scheduler.state_dict(),
             "scaler": None if self.scaler is None else self.scaler.state_dict(),
@@ -152,6 +154,7 @@ class TrainingState:
         rest = json.loads((folder / "state.json").read_text())
         self.step = rest["step"]
         self.best_kid = math.inf if rest["best_kid"] is None else rest["best_kid"]
+        self.stopped = rest.get("stopped", False)
         self.ema.optimization_step = rest["ema_step"]
         self.lr_scheduler.load_state_dict(rest["lr_scheduler"])
         for group, rate in zip(self.optimizer.param_groups, self.lr_scheduler.get_last_lr(), strict=True):

@@ -25,7 +25,12 @@ from torch import nn
 from clinsynth.data.images import ImageArrays
 from clinsynth.images import contact_sheet
 from clinsynth.metrics.frechet.frechet import frechet_distance
+from clinsynth.metrics.images.privacy import thumbnail_features
 from clinsynth.metrics.kid.kid import kernel_distance
+from clinsynth.metrics.privacy.closest_records import measure_shares
+from clinsynth.metrics.privacy.copies import SPACE, ThumbnailSpace
+from clinsynth.metrics.records import MeasurementSettings
+from clinsynth.models.generators import load_pipeline
 from clinsynth.models.image_encoders import train_default_extractor
 from clinsynth.pipelines.class_conditioned_ddpm import ClassConditionedDDPMPipeline, ContextUnet
 from clinsynth.seeds import derive_seed
@@ -227,16 +232,17 @@ def build_unet(args: DDPMArguments, resolution: int, channels: int, num_classes:
     Raises:
         ValueError: the backbone does not work at `resolution`.
     """
-    if resolution % args.patch_size:
-        raise ValueError(f"--resolution {resolution} is no multiple of --patch_size {args.patch_size}; use 1 or 2")
-    resolution, channels = resolution // args.patch_size, channels * args.patch_size**2
+    patch = args.patch_size or 1
+    if resolution % patch:
+        raise ValueError(f"--resolution {resolution} is no multiple of --patch_size {patch}; use 1")
+    resolution, channels = resolution // patch, channels * patch**2
     if args.backbone == "context_unet":
         return ContextUnet(resolution, channels, channels, num_classes, args.width, args.num_train_timesteps)
-    levels = max(3, math.ceil(math.log2(resolution / 8)) + 1)  # down to 8 pixels or less
+    levels = max(math.ceil(math.log2(resolution / 8)) + 1, 2 if resolution % 4 else 3)  # down to 8 pixels or less
     if resolution % 2 ** (levels - 1):
         raise ValueError(
-            f"--resolution {resolution} cannot be halved {levels - 1} times, which the network does; "
-            f"use a multiple of {2 ** (levels - 1)}"
+            f"--resolution {resolution * patch} cannot be halved {levels - 1} times in patches of {patch}, which the "
+            f"network does; use a multiple of {2 ** (levels - 1) * patch}"
         )
     return UNet2DModel(
         sample_size=resolution,
@@ -309,12 +315,58 @@ def build_state(
     """The state before the first step, and the pipeline around its network."""
     torch.manual_seed(derive_seed(args.seed, 2))
     model = build_unet(args, train.images.shape[-1], train.images.shape[1], len(train.label_names))
+    if args.init_from:
+        source = load_pipeline(args.init_from)
+        if not isinstance(source, ClassConditionedDDPMPipeline):
+            raise ValueError(f"--init_from {args.init_from} is no checkpoint of `clinsynth train ddpm`; give one")
+        theirs = source.scheduler.config["prediction_type"]
+        if theirs != args.prediction_type:
+            raise ValueError(f"--prediction_type is {args.prediction_type}, but --init_from predicts {theirs}")
+        taken = take_over(model, source, train.label_names)
+        accelerator.print(f"from {args.init_from}: {taken}")
     mean, std = image_moments(args, train.images)
     furthest = max((1 + abs(middle)) / spread for middle, spread in zip(mean, std, strict=True))
     sampler = to_fast(build_scheduler(args, furthest))
     names = dict(enumerate(train.label_names))
-    pipeline = ClassConditionedDDPMPipeline(model, sampler, names, mean, std, args.patch_size)
+    pipeline = ClassConditionedDDPMPipeline(model, sampler, names, mean, std, args.patch_size or 1)
     return TrainingState.begin(model, args, accelerator, args.weight_decay), pipeline
+
+
+CLASS_AXES = {"class_embedding.weight": 0, "class_embed1.0.weight": 1, "class_embed2.0.weight": 1}
+"""The weights that have an entry a class, and along which axis; the first kind has one more, of the null class."""
+
+
+def take_over(model: nn.Module, source: ClassConditionedDDPMPipeline, names: list[str]) -> str:
+    """Give an untrained network the weights of `source` that have its shapes, and the classes that it has by `names`.
+
+    Other classes begin as the null class. Returns what was taken over, in words.
+
+    Raises:
+        ValueError: fewer than half of the weights fit.
+    """
+    own, theirs = model.state_dict(), source.unet.state_dict()
+    fits = {name for name in own.keys() & theirs.keys() if own[name].shape == theirs[name].shape} - CLASS_AXES.keys()
+    if 2 * len(fits) < len(own):
+        raise ValueError(
+            f"--init_from is a network of other shapes, of whose weights {len(fits)} of {len(own)} fit; give its "
+            "--backbone, --width and --patch_size"
+        )
+    numbers = {label: number for number, label in source.id2label.items()}
+    for name in fits:
+        own[name].copy_(theirs[name])
+    for name, axis in CLASS_AXES.items():
+        mine, found = own.get(name), theirs.get(name)
+        if mine is None or found is None or mine.shape[1 - axis] != found.shape[1 - axis]:
+            continue
+        rows, known = mine.movedim(axis, 0), found.movedim(axis, 0)
+        for row, label in zip(rows, names, strict=False):
+            if axis == 0 or label in numbers:
+                row.copy_(known[numbers.get(label, source.num_classes)])
+        if axis == 0:
+            rows[-1].copy_(known[-1])
+    known_classes = [label for label in names if label in numbers]
+    classes = f"{len(known_classes)} of {len(names)} classes by name"
+    return f"{len(fits)} of {len(own.keys() - CLASS_AXES.keys())} weights and {classes}"
 
 
 def train_step(
@@ -364,25 +416,47 @@ class Validation:
         steps: of its sampler.
         data: the splits.
         output_dir: of the grids and the classifier.
-        seed: of the images.
+        args: the seed of the images, and whether memorising is to be named.
     """
 
-    def __init__(self, pipeline: Any, steps: int, data: dict[str, ImageArrays], output_dir: Path, seed: int):
-        self.pipeline, self.steps, self.output_dir, self.seed = pipeline, steps, output_dir, seed
+    def __init__(
+        self, pipeline: Any, steps: int, data: dict[str, ImageArrays], output_dir: Path, args: FromScratchArguments
+    ):
+        self.pipeline, self.steps, self.output_dir, self.args, self.seed = pipeline, steps, output_dir, args, args.seed
+        self.data, self.space = data, ThumbnailSpace.of(data["train"].images)
         self.labels, self.num_classes = data["validation"].labels, len(data["validation"].label_names)
-        self.extractor = train_default_extractor(data["train"], data["validation"], output_dir / "validation", seed)
+        folder = output_dir / "validation"
+        self.extractor = train_default_extractor(data["train"], data["validation"], folder, self.seed)
         self.real = self.extractor(data["validation"].images)
 
-    def __call__(self, step: int) -> dict[str, float]:
-        """Write `samples/step-<step>.png` (a row a class) and return `validation_frechet` and `validation_kid`."""
+    def __call__(self, step: int) -> dict[str, Any]:
+        """Write `samples/step-<step>.png` (a row a class) and measure.
+
+        Returns `validation_frechet` and `validation_kid`, and the share `nearer_train` of the images, by thumbnails,
+        with `nearer_train_chance`, up to which chance explains it.
+        """
         self.pipeline.set_progress_bar_config(desc=f"validation at step {step}", leave=False)
         shown = np.repeat(np.arange(self.num_classes), COLUMNS)
         save_grid(draw_images(self.pipeline, shown, self.seed, self.steps), COLUMNS, self.output_dir, step)
-        features = self.extractor(draw_images(self.pipeline, self.labels, self.seed, self.steps))
+        images = draw_images(self.pipeline, self.labels, self.seed, self.steps)
+        features = self.extractor(images)
         return {
             "validation_frechet": frechet_distance(self.real, features),
             "validation_kid": kernel_distance(self.real, features),
+            **self.nearer_train(images),
         }
+
+    def nearer_train(self, images: np.ndarray) -> dict[str, Any]:
+        """How many of `images` lie nearer to train than to as many validation images; nothing of fewer than ten."""
+        train, held_out = self.data["train"], self.data["validation"]
+        drawn = ImageArrays(images, self.labels, held_out.label_names)
+        sides = thumbnail_features(self.space, drawn, held_out, train)
+        settings = MeasurementSettings(SPACE, replicates=100, seed=self.seed)
+        record = measure_shares(sides["synthetic"], sides["train"], sides["test"], held_out.label_names, settings)[0]
+        if record.value is None:
+            return {}
+        named = {"memorises": record.exceeds_chance} if self.args.stop_memorising else {}
+        return {"nearer_train": record.value, "nearer_train_chance": record.chance, **named}
 
 
 def draw_images(pipeline: Any, labels: np.ndarray, seed: int, steps: int, batch: int = BATCH) -> np.ndarray:

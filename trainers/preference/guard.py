@@ -123,7 +123,7 @@ class Guard:
             run.keep(KEPT)
             if run.writes:
                 append_metrics(run.output_dir, self.looks[0])
-        run.stopped = self.stopped is not None
+        run.state.stopped = self.stopped is not None
 
     def look(self, run: Run) -> None:
         """Measure where it is time to: keep the weights, or make the step the last one."""
@@ -134,7 +134,7 @@ class Guard:
         self.looks.append({"step": run.state.step, **now, **({"stopped": stopped} if stopped else {})})
         if stopped:
             run.note(stopped=stopped)
-            run.stopped = True
+            run.state.stopped = True
         else:
             run.keep(KEPT)
 

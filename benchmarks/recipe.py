@@ -1,0 +1,183 @@
+"""What each part of `train ddpm`'s recipe brings at equal processor time, and each solver from the same weights.
+
+     python -m benchmarks.recipe --dataset retinamnist.npz --cpu_budget 300 --output_dir runs/recipe
+     python -m benchmarks.recipe --dataset retinamnist.npz --checkpoint runs/retina --output_dir runs/recipe-solvers
+
+The first trains every row of `CHANGES`, one change of the default at a time, as equal_time.py does; the second draws
+from one checkpoint with each of `SOLVERS` at several numbers of evaluations. Both compare with the real train and test
+images as score.py does. Finished rows are kept, so a stopped command goes on.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks import equal_time
+from benchmarks.samplers import draw_all, labels_like, load_pipeline, our_draw, with_scheduler
+from benchmarks.score import distances, named_extractor, real_splits
+from clinsynth.arguments import run
+from clinsynth.run_folder import atomic_write, create_run_folder, describe_environment
+
+BEFORE = (
+    "--patch_size 1 --noise_levels uniform --standardise false --beta_schedule cosine --learning_rate 1e-3 "
+    "--adam_beta2 0.999 --lr_scheduler constant_with_warmup"
+)
+"""The defaults until November 2026."""
+
+CHANGES = {
+    "default": "",
+    "the default before": BEFORE,
+    "the default before, patches of 2": BEFORE.replace("--patch_size 1", "--patch_size 2"),
+    "no patches": "--patch_size 1",
+    "uniform noise levels": "--noise_levels uniform",
+    "images not standardised": "--standardise false",
+    "constant learning rate": "--lr_scheduler constant_with_warmup",
+    "learning rate 1e-3": "--learning_rate 1e-3",
+    "learning rate 4e-3": "--learning_rate 4e-3",
+    "beta2 0.999": "--adam_beta2 0.999",
+    "cosine betas": "--beta_schedule cosine",
+    "batch 32": "--train_batch_size 32",
+    "width 64": "--width 64",
+    "EMA 0.99": "--ema_decay 0.99",
+}
+"""Rows of the table: flags of `train ddpm`."""
+
+SOLVERS: dict[str, dict[str, Any]] = {
+    "DPMSolverMultistepScheduler": {"use_karras_sigmas": False},
+    "DPMSolverMultistepScheduler, Karras": {"use_karras_sigmas": True},
+    "UniPCMultistepScheduler, Karras": {"use_karras_sigmas": True},
+    "HeunDiscreteScheduler, Karras": {"use_karras_sigmas": True},
+    "EulerDiscreteScheduler, Karras": {"use_karras_sigmas": True},
+    "DDIMScheduler": {},
+}
+"""Samplers of diffusers, with settings that differ from the checkpoint's."""
+
+
+@dataclass
+class RecipeArguments:
+    """Rows of the training recipe at equal processor time, or solvers on one checkpoint."""
+
+    output_dir: str
+    """Folder of runs, images and the table."""
+    dataset: str = "phantom-fundus"
+    """Data set spec."""
+    resolution: int = 32
+    """Height and width in pixels."""
+    channels: int = 1
+    """1 grey, 3 colour."""
+    cpu_budget: float = 300.0
+    """Processor seconds of training steps of each row."""
+    rows: str = ""
+    """Rows to measure, separated by semicolons; default: all."""
+    seeds: str = "0"
+    """Training seeds, comma-separated."""
+    base: str = ""
+    """Flags of `train ddpm` that all rows have."""
+    checkpoint: str = ""
+    """Draw from this checkpoint with each solver instead of training."""
+    evaluations: str = "10,18,25,50,100"
+    """Evaluations of the network an image, for the solvers."""
+    extractor: str = "default"
+    """`default` (a CNN trained on the real train split), a path or an id."""
+    n: int = 540
+    """Images of each set, with the train split's class shares."""
+    num_inference_steps: int = 18
+    """Steps of drawing after training."""
+
+
+def main(args: RecipeArguments) -> None:
+    """Measure every row that is missing, and write the table after each."""
+    torch.set_num_threads(1)
+    output_dir = create_run_folder(args.output_dir)
+    splits = real_splits(args.dataset, args.resolution, args.channels)
+    extract = named_extractor(args.extractor, splits, output_dir / "extractor")
+    real = {name: extract(splits[name].images) for name in ("train", "test")}
+    path = output_dir / "recipe.json"
+    rows = json.loads(path.read_text())["rows"] if path.exists() else {}
+    rows.setdefault("floor: real test", distances(real["train"], real["test"], 0) | {"test": None, "facts": {}})
+    sets = solver_sets(args, splits["train"].labels, output_dir) if args.checkpoint else trained_sets(args, output_dir)
+    for name, make in sets:
+        if name in rows:
+            continue
+        images, facts = make()
+        features = extract(images)
+        rows[name] = distances(real["train"], features, 0) | {
+            "test": distances(real["test"], features, 0)["frechet"],
+            "facts": facts,
+        }
+        record = {"environment": describe_environment(), "arguments": vars(args), "rows": rows}
+        atomic_write(path, json.dumps(record, indent=2) + "\n")
+        atomic_write(output_dir / "recipe.md", table(rows) + "\n")
+        print(table(rows) + "\n", flush=True)
+
+
+def trained_sets(args: RecipeArguments, output_dir: Path) -> Iterator[tuple[str, Any]]:
+    """Name of each row and what trains it and draws its images."""
+    for seed in map(int, args.seeds.split(",")):
+        for name in args.rows.split(";") if args.rows else CHANGES:
+            folder = output_dir / f"{name} {seed}".replace(" ", "_")
+            settings = equal_time.EqualTimeArguments(
+                arm="unet2d",
+                name=name,
+                output_dir=str(folder),
+                dataset=args.dataset,
+                resolution=args.resolution,
+                channels=args.channels,
+                cpu_budget=args.cpu_budget,
+                fractions="1",
+                seed=seed,
+                trainer_flags=f"{args.base} {CHANGES[name]}",
+                num_inference_steps=args.num_inference_steps,
+                guidance_scales="1",
+                n=args.n,
+            )
+
+            def make(settings: Any = settings, folder: Path = folder) -> tuple[np.ndarray, dict[str, Any]]:
+                equal_time.main(settings)
+                drawn = next(folder.glob("snapshot-1/*/samples.npz"))
+                return np.load(drawn)["images"], json.loads(drawn.with_suffix(".json").read_text())
+
+            yield f"{name}, seed {seed}", make
+
+
+def solver_sets(args: RecipeArguments, labels: np.ndarray, output_dir: Path) -> Iterator[tuple[str, Any]]:
+    """Name of each solver with its evaluations, and what draws its images."""
+    pipe = load_pipeline(args.checkpoint)
+    chosen = labels_like(labels, args.n)
+    for evaluations in map(int, args.evaluations.split(",")):
+        for name, changes in SOLVERS.items():
+            solver = with_scheduler(pipe, name.split(",")[0])
+            solver.scheduler = type(solver.scheduler).from_config(solver.scheduler.config, **changes)
+            steps = (evaluations + 1) // 2 if solver.scheduler.order == 2 else evaluations
+            draw, folder = our_draw(solver, 1.0, steps), output_dir / f"{name} {evaluations}".replace(" ", "_")
+
+            def make(draw: Any = draw, folder: Path = folder) -> tuple[np.ndarray, dict[str, Any]]:
+                images, seconds = draw_all(draw, chosen, folder)
+                return images, {"drawing_cpu_seconds": seconds}
+
+            yield f"{name}, {evaluations} evaluations", make
+
+
+def table(rows: dict[str, Any]) -> str:
+    """A Markdown table, a row a recipe or solver."""
+    lines = [
+        "| row | Fréchet distance to train | to test | steps | training CPU s | drawing CPU s |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, row in rows.items():
+        facts = row["facts"]
+        cells = [name, f"{row['frechet']:.1f}", "" if row["test"] is None else f"{row['test']:.1f}"]
+        cells += [
+            f"{facts[key]:.0f}" if key in facts else "" for key in ("steps", "cpu_seconds", "drawing_cpu_seconds")
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    run(RecipeArguments, main)
