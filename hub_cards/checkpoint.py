@@ -87,6 +87,7 @@ class Checkpoint:
         labels: the class names, in order.
         network: name of the network's class.
         config: the network's own; of a text-to-image LoRA text_to_image.json.
+        patch_size: side of the squares of pixels that are channels to the network.
         weights: the folder of its .safetensors.
     """
 
@@ -95,15 +96,16 @@ class Checkpoint:
     network: str
     config: dict[str, Any]
     weights: Path
+    patch_size: int = 1
 
     @property
     def size(self) -> int:
         """Height and width of its images in pixels."""
-        return int(self.config["resolution" if self.kind is TEXT_TO_IMAGE else "sample_size"])
+        return self.patch_size * int(self.config["resolution" if self.kind is TEXT_TO_IMAGE else "sample_size"])
 
     @property
     def colour(self) -> str:
-        return "grey" if self.config.get("out_channels") == 1 else "colour"
+        return "grey" if self.config.get("out_channels") == self.patch_size**2 else "colour"
 
     @property
     def prompts(self) -> list[list[str]]:
@@ -121,7 +123,8 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     for component, kind in OF_COMPONENT.items():
         if component in index:
             part = folder / component
-            return Checkpoint(kind, labels_of(index), index[component][1], read_json(part / "config.json"), part)
+            config, patch_size = read_json(part / "config.json"), index.get("patch_size", 1)
+            return Checkpoint(kind, labels_of(index), index[component][1], config, part, patch_size)
     config, task = read_json(folder / "config.json"), read_json(folder / "task.json")
     if config and task:
         return Checkpoint(TEXT, list(task["labels"]), (config.get("architectures") or [""])[0], config, folder)
