@@ -10,23 +10,21 @@ model writes, with the constraint and without.
 
 import copy
 import importlib
-import random
-import statistics
 import sys
 import time
 import types
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import numpy as np
 import psutil
 import torch
 from tqdm import tqdm
 from transformers import AutoTokenizer, LogitsProcessorList
 
-from benchmarks.timing import Comparison, TimingArguments, compare, show, write_results
+from benchmarks.timing import Comparison, TimingArguments, compare, show, timed, write_results
 from clinsynth.arguments import run
 from clinsynth.data.tasks import load_task
 from clinsynth.models.language_models import load_causal_model
@@ -247,35 +245,16 @@ def go_on(processor: Any, ids: Any, logits: Any, begin: int) -> None:
 
 def measure_memory(args: Any, constraint: Any) -> list[str]:
     """Resident size after a tenth of the texts and after all; goal: no more than 20 MB apart."""
-    chooser, sizes, counts = random.Random(0), [], []
+    sizes, lines = [], []
     batches = max(2, args.samples // args.batch_size)
     for batch in range(batches):
-        draw_texts(constraint.processor(1, args.batch_size), chooser)
+        random_texts(constraint, args.batch_size, seed=batch)
         if batch + 1 in (max(1, batches // 10), batches):
             sizes.append(psutil.Process().memory_info().rss / 1e6)
-            counts.append((batch + 1) * args.batch_size)
-    lines = [f"- after {count} texts: {size:.1f} MB resident" for count, size in zip(counts, sizes, strict=True)]
+            lines.append(f"- after {(batch + 1) * args.batch_size} texts: {sizes[-1]:.1f} MB resident")
     growth = sizes[1] - sizes[0]
     met = "met" if growth <= MOST_GROWTH_MB else "not met"
     return [*lines, f"- growth {growth:.1f} MB, goal ≤ {MOST_GROWTH_MB:.0f} MB: {met}"]
-
-
-def draw_texts(processor: Any, chooser: random.Random) -> None:
-    """Whole texts of tokens drawn evenly from those allowed, without logits."""
-    while any(processor.rows):
-        processor.forced = [row.next() if row else 0 for row in processor.rows]
-        processor.fill_bits()
-        tokens = zip(processor.forced, processor.bits, strict=True)
-        processor.take([token if token >= 0 else draw_token(bits, chooser) for token, bits in tokens])
-
-
-def draw_token(bits: Any, chooser: random.Random) -> int:
-    """One of the tokens of a mask."""
-    for token in (chooser.randrange(32 * len(bits)) for _ in range(40)):
-        if int(bits[token // 32]) >> token % 32 & 1:
-            return token
-    # so few are allowed that none was met
-    return chooser.choice(np.unpackbits(bits.view(np.uint8), bitorder="little").nonzero()[0].tolist())
 
 
 def load_tokenizer(name: str) -> Any:
@@ -354,35 +333,25 @@ def measure_yield(args: Any, model: Any, tokenizer: Any) -> list[str]:
     progress = tqdm(range(args.repeats), desc="batches, valid texts so far")
     for repeat in progress:
         for side, constrained in sides.items():
-            start = time.process_time() if args.clock == "cpu" else time.perf_counter()
-            valid[side].append(write_posts(model, tokenizer, task, constrained, repeat))
-            end = time.process_time() if args.clock == "cpu" else time.perf_counter()
-            minutes[side].append((end - start) / 60)
+            wall, cpu = timed(partial(write_posts, model, tokenizer, task, constrained, repeat, valid[side]))
+            minutes[side].append((cpu if args.clock == "cpu" else wall) / 60)
         progress.set_postfix({side: sum(counts) for side, counts in valid.items()})
-    drawn = args.repeats * ROWS
-    lines = []
-    for side in sides:
-        rates = [count / time_taken for count, time_taken in zip(valid[side], minutes[side], strict=True)]
-        share = f"{sum(valid[side])} of {drawn} drawn"
-        lines.append(f"- {side}: {show(rates, 1)} valid texts a {args.clock} minute; {share}")
-    return [*lines, describe_ratio(valid, minutes)]
+    rates = {side: [n / t for n, t in zip(valid[side], minutes[side], strict=True)] for side in sides}
+    # where plain prompting gave none, a lower bound, as if its next draw were valid
+    plain, least = max(1, sum(valid["plain"])) / sum(minutes["plain"]), "" if sum(valid["plain"]) else "more than "
+    ratio = show([rate / plain for rate in rates["constrained"]], 1)
+    return [
+        *(
+            f"- {side}: {show(found, 1)} valid texts a {args.clock} minute; {sum(valid[side])} of "
+            f"{args.repeats * ROWS} drawn"
+            for side, found in rates.items()
+        ),
+        f"- valid texts a minute, constrained over plain: {least}{ratio}",
+    ]
 
 
-def describe_ratio(valid: dict[str, list[int]], minutes: dict[str, list[float]]) -> str:
-    """How many times as many valid texts a minute there are under the constraint; where plain prompting gave none, a
-    lower bound, as if its next draw were valid."""
-    rates = [count / taken for count, taken in zip(valid["constrained"], minutes["constrained"], strict=True)]
-    plain = max(1, sum(valid["plain"])) / sum(minutes["plain"])
-    ratios = [rate / plain for rate in rates]
-    least = "" if sum(valid["plain"]) else "more than "
-    return (
-        f"- valid texts a minute, constrained over plain: {least}{statistics.median(ratios):.1f} "
-        f"({min(ratios):.1f} to {max(ratios):.1f})"
-    )
-
-
-def write_posts(model: Any, tokenizer: Any, task: Any, constraint: Any, seed: int) -> int:
-    """How many of a batch of posts are valid."""
+def write_posts(model: Any, tokenizer: Any, task: Any, constraint: Any, seed: int, valid: list[int]) -> None:
+    """Write a batch of posts, and add to `valid` how many are."""
     labels = [list(task.labels)[row % len(task.labels)] for row in range(ROWS)]
     asked = [render_messages(task, label=label, k_shot=[], seed=seed * ROWS + n) for n, label in enumerate(labels)]
     ids, mask = pad_left([encode_messages(tokenizer, messages) for messages in asked], tokenizer.eos_token_id)
@@ -390,7 +359,7 @@ def write_posts(model: Any, tokenizer: Any, task: Any, constraint: Any, seed: in
     output = write(model, tokenizer.eos_token_id, ids, mask, processor, YIELD_TOKENS)
     texts = tokenizer.batch_decode(output, skip_special_tokens=True)
     objects = [text[text.find("{") : text.rfind("}") + 1] for text in texts]
-    return sum(schemas.check_text(text, task.schema)[0] is not None for text in objects)
+    valid.append(sum(schemas.check_text(text, task.schema)[0] is not None for text in objects))
 
 
 if __name__ == "__main__":

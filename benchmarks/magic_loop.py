@@ -14,7 +14,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -28,11 +28,29 @@ if TYPE_CHECKING:
 YARDSTICK_SEED = 1000
 """Data seed of the phantoms that the held-out judge, the extractor and the reference images come from."""
 SHARE_OF_THE_RAREST = 20 / 400  # grade 4 in the test split of phantom-fundus
-PASSED_ON = (
-    "rounds prompts candidates margin method fidelity_weight num_inference_steps beta temperature learning_rate "
-    "lr_scheduler ema_decay train_steps train_batch_size guard_steps fidelity_tolerance frechet_tolerance "
-    "least_kappa held_out_least_kappa"
-).split()
+PREFERENCE: dict[str, float | str] = {
+    "prompts": 24,
+    "candidates": 8,
+    "margin": 0.3,
+    "fidelity_weight": 0.5,
+    "num_inference_steps": 12,
+    "learning_rate": 5e-5,
+    "lr_scheduler": "cosine",
+    "ema_decay": 0.99,
+    "train_steps": 120,
+    "train_batch_size": 16,
+    "guard_steps": 60,
+    "fidelity_tolerance": 0.1,
+    "frechet_tolerance": 0.25,
+    "least_kappa": 0.75,
+    "held_out_least_kappa": 0.6,
+    "judge": "measure",
+    "held_out": "classifier",
+    "pair_rule": "margin",
+    "guard_images": 10,
+    "checkpointing_steps": 100,
+}
+"""Flags of `clinsynth train preference`; what is fresh is drawn in as many steps, too."""
 ARMS = {"feedback": "none", "shuffled": "shuffled"}
 """What is trained on preferences, and its --control."""
 
@@ -57,42 +75,6 @@ class LoopArguments:
     """Optimizer steps of the first stage, of 32 images."""
     rounds: int = 4
     """Rounds of candidates and training on them, of which the guard may drop some; more may be asked for later."""
-    margin: float = 0.3
-    """Least lead of a pair's winner, in shares of items."""
-    method: Literal["diffusion-dpo", "kto", "reward", "d3po"] = "diffusion-dpo"
-    """How preferences are learned."""
-    prompts: int = 24
-    """Prompts of each class and round."""
-    candidates: int = 8
-    """Images a prompt."""
-    fidelity_weight: float = 0.5
-    """Weight of the denoising loss on real images."""
-    train_steps: int = 120
-    """Optimizer steps on preferences in a round."""
-    train_batch_size: int = 16
-    """Pairs a step, and as many real images."""
-    learning_rate: float = 5e-5
-    """Peak of the training on preferences."""
-    lr_scheduler: Literal["constant_with_warmup", "linear", "cosine"] = "cosine"
-    """What it does over a round."""
-    ema_decay: float = 0.99
-    """Largest decay of the average of a round's weights."""
-    beta: float = 2000.0
-    """How closely the model is held to the first stage."""
-    temperature: float = 0.2
-    """Of --method reward."""
-    num_inference_steps: int = 12
-    """Steps of the sampler, of candidates and of fresh images."""
-    guard_steps: int = 60
-    """Steps between two looks of the held-out judge."""
-    fidelity_tolerance: float = 0.1
-    """Share by which the loss on real validation images may rise."""
-    frechet_tolerance: float = 0.25
-    """The same for the Fréchet distance of the watched images."""
-    held_out_least_kappa: float = 0.6
-    """The same agreement asked of the held-out judge, which only watches."""
-    least_kappa: float = 0.75
-    """Items on which measurement and truth agree less are left out, in training and in what is reported."""
     judge_epochs: int = 10
     """Passes of the held-out judge's training, and of the extractor's."""
     per_class: int = 100
@@ -190,15 +172,11 @@ def train_models(args: LoopArguments, root: Path, folder: Path, seed: int) -> No
             dataset=dataset,
             model=folder / "first",
             output_dir=folder / arm,
-            judge="measure",
+            rounds=args.rounds,
             control=control,
-            held_out="classifier",
             held_out_model=root / "held-out" / "best-real",
-            pair_rule="margin",
-            guard_images=10,
-            checkpointing_steps=100,
             seed=1000 + seed,
-            **{name: getattr(args, name) for name in PASSED_ON},
+            **PREFERENCE,
         )
 
 
@@ -217,7 +195,7 @@ def measure_models(
     features, passed, models = extractor(real.images), {}, {}
     models["real"] = judged(judge, held_out, real)[0]
     for name, place in {"first stage": "first", **{arm: arm for arm in ARMS}}.items():
-        drawn = draw(folder / place, args.per_class, args.num_inference_steps, seed)
+        drawn = draw(folder / place, args.per_class, seed)
         shown = np.arange(len(drawn.labels)).reshape(-1, args.per_class)[:, :8]
         atomic_write(folder / f"{place}.png", to_png(contact_sheet(drawn.images[shown.ravel()], shown.shape[1])))
         models[name], passed[name] = judged(judge, held_out, drawn)
@@ -238,7 +216,7 @@ def round_record(folder: Path, number: int) -> dict[str, Any]:
     return {name: found.get(name) for name in ("steps", "kept_step", "stopped")}
 
 
-def draw(model: Path, per_class: int, steps: int, seed: int) -> "ImageArrays":
+def draw(model: Path, per_class: int, seed: int) -> "ImageArrays":
     """Fresh images, those of a class in a row."""
     from clinsynth.data.images import ImageArrays
     from clinsynth.models.generators import load_pipeline
@@ -248,7 +226,7 @@ def draw(model: Path, per_class: int, steps: int, seed: int) -> "ImageArrays":
     pipeline = load_pipeline(str(model))
     labels = np.repeat(np.arange(pipeline.num_classes), per_class)
     seeds = [derive_seed(seed, 98, i) for i in range(len(labels))]
-    images, _ = draw_fast(pipeline, steps, labels.tolist(), seeds, 64)
+    images, _ = draw_fast(pipeline, int(PREFERENCE["num_inference_steps"]), labels.tolist(), seeds, 64)
     return ImageArrays(images, labels, list(pipeline.id2label.values()))
 
 
@@ -285,23 +263,16 @@ def table(results: list[dict[str, Any]], extractor: str) -> str:
     ]
     for result in results:
         for name, model in result["models"].items():
-            cells = [
-                str(result["seed"]),
-                name,
-                percent(model["passed"]),
-                "",
-                percent(model["held_out_passed"]),
-                "",
-                "",
-            ]
+            gained = frechet = ratio = ""
             if "rise" in model:
                 low, high = model["rise"]["interval"]
-                cells[3] = f"{100 * model['rise']['value']:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
-                cells[6] = f"{model['frechet_ratio']:.2f}"
+                gained = f"{100 * model['rise']['value']:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
+                ratio = f"{model['frechet_ratio']:.2f}"
             if "frechet" in model:
                 low, high = model["frechet_interval"]
-                cells[5] = f"{model['frechet']:.2f} ({low:.2f} to {high:.2f})"
-            lines.append("| " + " | ".join(cells) + " |")
+                frechet = f"{model['frechet']:.2f} ({low:.2f} to {high:.2f})"
+            cells = [f"{result['seed']}", name, percent(model["passed"]), gained, percent(model["held_out_passed"])]
+            lines.append(f"| {' | '.join([*cells, frechet, ratio])} |")
     return "\n".join([*lines, "", *verdict(results), f"Fréchet: {extractor}; intervals of 95 %."])
 
 

@@ -5,7 +5,6 @@
 An untrained network of a few channels draws with one step, so that the measurement is of the writing, not the network.
 """
 
-import json
 import shutil
 import sys
 import time
@@ -13,20 +12,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.timing import run_alone
+from benchmarks.timing import BenchmarkArguments, run_alone, write_results
 from clinsynth.arguments import run
-from clinsynth.run_folder import atomic_write, create_run_folder, describe_environment
+from clinsynth.run_folder import create_run_folder
 
 CLASSES = 5
 GOAL_MB = 50.0
 
 
-@dataclass
-class MemoryArguments:
+@dataclass(kw_only=True)
+class MemoryArguments(BenchmarkArguments):
     """Compare the peak memory of generating few and many pictures."""
 
-    output_dir: str
-    """Folder for memory.json and for what is generated, which is removed afterwards."""
     few: int = 1000
     """Pictures of the first run, a multiple of five."""
     many: int = 100_000
@@ -46,13 +43,13 @@ def main(args: MemoryArguments) -> None:
     save_tiny_pipeline(output_dir / "model", args.resolution)
     rows = [measure(args, output_dir, count) for count in (args.few, args.many)]
     growth = rows[1]["peak_mb"] - rows[0]["peak_mb"]
-    record: dict[str, Any] = {"environment": describe_environment(), "arguments": vars(args), "runs": rows}
-    record |= {"growth_mb": growth, "goal_mb": GOAL_MB, "met": growth < GOAL_MB}
-    atomic_write(output_dir / "memory.json", json.dumps(record, indent=2) + "\n")
-    print("| pictures | peak resident MB | CPU s | wall s |\n|---|---|---|---|")
+    lines = ["| pictures | peak resident MB | CPU s | wall s |", "|---|---|---|---|"]
     for row in rows:
-        print(f"| {row['pictures']} | {row['peak_mb']:.1f} | {row['cpu_seconds']:.0f} | {row['wall_seconds']:.0f} |")
-    print(f"\ngrowth {growth:.1f} MB, goal < {GOAL_MB:.0f} MB: {'met' if record['met'] else 'not met'}")
+        seconds = f"{row['cpu_seconds']:.0f} | {row['wall_seconds']:.0f}"
+        lines.append(f"| {row['pictures']} | {row['peak_mb']:.1f} | {seconds} |")
+    met = "met" if growth < GOAL_MB else "not met"
+    text = "\n".join([*lines, "", f"growth {growth:.1f} MB, goal < {GOAL_MB:.0f} MB: {met}"])
+    write_results(args, "memory", text=text, runs=rows, growth_mb=growth)
 
 
 def save_tiny_pipeline(folder: Path, resolution: int) -> None:

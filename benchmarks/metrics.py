@@ -113,23 +113,23 @@ def main(args: MetricsArguments) -> None:
     """Run the sections asked for; print and write their table."""
     wanted = args.wanted
     # First, since a child's peak resident size starts from its parent's, which the imports below swell.
-    memory = compare_memory(args) if "memory" in wanted else None
+    lines = compare_memory(args) if "memory" in wanted else []
     args.begin()
-    record: dict[str, Any] = {}
     comparisons: list[Comparison] = []
-    lines: list[str] = []
     if "frechet" in wanted:
         comparisons += compare_frechet(args)
-        record["frechet_values"] = values = frechet_values(*two_sides(args.n, args.dimension))
+        values = frechet_values(*two_sides(args.n, args.dimension))
         lines += [f"- Fréchet distance, {name}: {value!r}" for name, value in values.items()]
     if "prdc" in wanted:
-        comparisons.append(compare_prdc(args))
-        record["prdc_values"] = numbers = prdc_values(*two_sides(args.n, args.dimension))
-        lines += [f"- {name}: {text}" for name, text in numbers.items()]
-    if memory is not None:
-        record["memory"] = memory
-        lines.append(describe_memory(memory))
-    write_results(args, "metrics", comparisons, "\n".join(lines), **record)
+        from clinsynth.metrics.prdc.prdc import prdc
+
+        sides = two_sides(args.n, args.dimension)
+        what = f"precision to coverage, {args.n} x {args.dimension}"
+        ours, package = ("clinsynth", lambda: prdc(*sides)), ("prdc", lambda: prdc_by_package(*sides))
+        comparisons.append(compare(what, ours, package, repeats=args.repeats, goal=("<=", 1.0)))
+        theirs = prdc_by_package(*sides)
+        lines += [f"- {name}: {value!r}, package {theirs[name]!r}" for name, value in prdc(*sides).items()]
+    write_results(args, "metrics", comparisons, "\n".join(lines), lines=lines)
 
 
 def frechet_values(real: np.ndarray, synthetic: np.ndarray) -> dict[str, float]:
@@ -190,27 +190,6 @@ def compare_with_least_work(args: MetricsArguments, sides: tuple[np.ndarray, np.
     ]
 
 
-def prdc_values(real: np.ndarray, synthetic: np.ndarray) -> dict[str, str]:
-    """Each number in both forms."""
-    from clinsynth.metrics.prdc.prdc import prdc
-
-    theirs = prdc_by_package(real, synthetic)
-    return {name: f"{value!r}, package {theirs[name]!r}" for name, value in prdc(real, synthetic).items()}
-
-
-def compare_prdc(args: MetricsArguments) -> Comparison:
-    from clinsynth.metrics.prdc.prdc import prdc
-
-    sides = two_sides(args.n, args.dimension)
-    return compare(
-        f"precision to coverage, {args.n} x {args.dimension}",
-        ("clinsynth", lambda: prdc(*sides)),
-        ("prdc", lambda: prdc_by_package(*sides)),
-        repeats=args.repeats,
-        goal=("<=", 1.0),
-    )
-
-
 def once(which: str, n: int, dimension: int) -> None:
     """What a process of `compare_memory` does: make the features, run one of the two, print what it allocated."""
     import tracemalloc
@@ -225,30 +204,19 @@ def once(which: str, n: int, dimension: int) -> None:
     print(tracemalloc.get_traced_memory()[1] / 1e6)
 
 
-def compare_memory(args: MetricsArguments) -> dict[str, Any]:
+def compare_memory(args: MetricsArguments) -> list[str]:
     """MB (10**6 bytes) that ours and the package allocate during the call, and the peaks of their whole processes."""
-    measured = {which: memory_of(which, args) for which in ("clinsynth", "prdc")}
-    ratios = {kind: measured["clinsynth"][kind] / measured["prdc"][kind] for kind in ("call_mb", "process_mb")}
-    return {"mb": measured, "ratios": ratios, "goal": MEMORY_GOAL, "met": ratios["call_mb"] <= MEMORY_GOAL}
-
-
-def memory_of(which: str, args: MetricsArguments) -> dict[str, float]:
-    """Of a process of its own: MB allocated during the call at most, and the peak resident MB with all imports."""
-    code = f"from benchmarks.metrics import once; once({which!r}, {args.n}, {args.dimension})"
-    printed, _, peak = run_alone([sys.executable, "-c", code])
-    return {"call_mb": float(printed.split()[-1]), "process_mb": peak}
-
-
-def describe_memory(memory: dict[str, Any]) -> str:
-    """The memory as lines for the table's reader."""
-    ours, theirs = memory["mb"]["clinsynth"], memory["mb"]["prdc"]
-    met = "met" if memory["met"] else "not met"
-    return (
-        f"- MB allocated during the call: clinsynth {ours['call_mb']:.0f}, prdc {theirs['call_mb']:.0f}, ratio "
-        f"{memory['ratios']['call_mb']:.3f}, goal <= {memory['goal']}: {met}\n"
-        f"- peak resident MB of the process (imports and features included): clinsynth {ours['process_mb']:.0f}, prdc "
-        f"{theirs['process_mb']:.0f}, ratio {memory['ratios']['process_mb']:.3f}"
-    )
+    found: dict[str, list[float]] = {"during the call": [], "of the process at its peak, imports included": []}
+    for which in ("clinsynth", "prdc"):
+        code = f"from benchmarks.metrics import once; once({which!r}, {args.n}, {args.dimension})"
+        printed, _, peak = run_alone([sys.executable, "-c", code])
+        for sizes, size in zip(found.values(), (float(printed.split()[-1]), peak), strict=True):
+            sizes.append(size)
+    return [
+        f"- MB {what}: clinsynth {ours:.0f}, prdc {theirs:.0f}, ratio {ours / theirs:.3f} (goal of the call: <= "
+        f"{MEMORY_GOAL})"
+        for what, (ours, theirs) in found.items()
+    ]
 
 
 if __name__ == "__main__":

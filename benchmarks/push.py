@@ -10,68 +10,47 @@ Seconds of processor time are those of the client; seconds by the clock hold the
 """
 
 import json
-import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
 import numpy as np
 
+from benchmarks.timing import Comparison, TimingArguments, compare, write_results
 from clinsynth.arguments import run
+from clinsynth.run_folder import atomic_write
 
-if TYPE_CHECKING:
-    from benchmarks.timing import Comparison
-
-Command = Callable[[str], list[str]]
 GOAL = ("<=", 1.3)
 LABELS = {0: "healthy", 1: "mild", 2: "severe"}
 SPLITS = ("synthetic", "train", "test")
 SIZE = 32
 
 
-@dataclass
-class PushArguments:
+@dataclass(kw_only=True)
+class PushArguments(TimingArguments):
     """Measure `clinsynth push dataset` against `hf upload` of the same files."""
 
-    output_dir: str
-    """Folder for the set, the Hub, push.json and push.md."""
     n: int = 50_000
     """Pictures."""
     shard_size: int = 500
     """Pictures a shard; 500 is what `clinsynth generate images` writes unless told otherwise."""
-    repeats: int = 5
-    """Repeats of A B A B …"""
-    clock: str = "wall"
+    clock: Literal["cpu", "wall"] = "wall"
     """Seconds that the table shows: `wall`, or `cpu` of the clients."""
-
-    def __post_init__(self) -> None:
-        for name in ("n", "shard_size", "repeats"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name} must be 1 or more, got {getattr(self, name)}")
-        if self.clock not in ("cpu", "wall"):
-            raise ValueError(f"--clock must be cpu or wall, got {self.clock!r}")
 
 
 def main(args: PushArguments) -> None:
     """Make the set, push and upload it by turns, print and write the table."""
-    from benchmarks.timing import table
-    from clinsynth.run_folder import atomic_write, create_run_folder, describe_environment
-
-    output_dir = create_run_folder(args.output_dir)
+    output_dir = args.begin()
     made = make_set(output_dir / f"set-{args.n}-{args.shard_size}", args.n, args.shard_size)
     evidence = stand_in_evidence(made)
     with running_hub(output_dir) as environment:
         comparison = compare_push(environment, made, evidence, args.repeats)
-    record = {"environment": describe_environment(), "arguments": vars(args), "comparison": comparison.record()}
-    text = "\n".join([f"{args}", "", table([comparison], args.clock)]) + "\n"
-    atomic_write(output_dir / "push.json", json.dumps(record, indent=2) + "\n")
-    atomic_write(output_dir / "push.md", text)
-    print(text)
+    write_results(args, "push", [comparison])
 
 
 def make_set(folder: Path, n: int, shard_size: int) -> Path:
@@ -102,7 +81,6 @@ def draw_pictures(labels: list[int], seeds: list[int]) -> tuple[np.ndarray, np.n
 
 def stand_in_evidence(made: Path) -> Path:
     """A folder with an evidence.json on exactly this set that passes the gate, though nothing was measured."""
-    from clinsynth.run_folder import atomic_write
     from clinsynth.synthesis.shard_files import hash_shards
 
     generation = json.loads((made / "generation.json").read_text())
@@ -147,24 +125,39 @@ def running_hub(folder: Path) -> Iterator[dict[str, str]]:
         raise ValueError(f"{' '.join(command[1:])} ended with {hub.returncode}")
 
 
-def compare_push(environment: dict[str, str], made: Path, evidence: Path, repeats: int) -> "Comparison":
-    """Push and upload by turns, once to warm up and then `repeats` times, each into a new repository."""
-    from benchmarks.timing import Comparison
+def compare_push(environment: dict[str, str], made: Path, evidence: Path, repeats: int) -> Comparison:
+    """Push and upload by turns, each into a new repository that must then hold all shards."""
+    names, used = (f"tester/push{number}" for number in count()), []
+    ours = [
+        sys.executable,
+        "-m",
+        "clinsynth",
+        "push",
+        "dataset",
+        f"{made.resolve()}",
+        "--evidence",
+        f"{evidence.resolve()}",
+    ]
+    bare = [str(Path(sys.executable).with_name("hf")), "upload", "--repo-type", "dataset", "--private"]
 
-    clients = {"a": push_command(made, evidence), "b": upload_command(made)}
-    seconds: dict[str, dict[str, list[float]]] = {clock: {"a": [], "b": []} for clock in ("wall", "cpu")}
-    for turn in range(repeats + 1):
-        for side, command in clients.items():
-            wall, cpu = timed_client(environment, command(f"tester/{side}{turn}"))
-            print(f"{turn or 'warm-up'} {side}: {wall:.2f} s, {cpu:.2f} s of processor time", flush=True)
-            if turn:
-                seconds["wall"][side].append(wall)
-                seconds["cpu"][side].append(cpu)
-            check_arrived(environment, f"tester/{side}{turn}", made)
+    def push() -> None:
+        used.append(next(names))
+        run_client(environment, [*ours, "--repo_id", used[-1]])
+
+    def upload() -> None:
+        used.append(next(names))
+        run_client(environment, [*bare, used[-1], str((made / "data").resolve()), "data"])
+
     n = sum(json.loads((made / "generation.json").read_text())["produced"].values())
     shards = [path.stat().st_size for path in made.glob("data/*.parquet")]
-    what = f"{n:,} pictures, {len(shards)} shards, {sum(shards) / 1e6:.1f} MB"
-    return Comparison(what, "clinsynth push dataset", "hf upload", seconds["wall"], seconds["cpu"], GOAL)
+    return compare(
+        f"{n:,} pictures, {len(shards)} shards, {sum(shards) / 1e6:.1f} MB",
+        ("clinsynth push dataset", push),
+        ("hf upload", upload),
+        repeats=repeats,
+        goal=GOAL,
+        check=lambda: check_arrived(environment, used[-1], made),
+    )
 
 
 def no_copies(n: int) -> dict[str, Any]:
@@ -174,29 +167,11 @@ def no_copies(n: int) -> dict[str, Any]:
     return record | {"n_synthetic": n, "n_train": n, "n_held_out": n, "n_excluded": 0}
 
 
-def push_command(made: Path, evidence: Path) -> Command:
-    """`clinsynth push dataset` into the repository of a name."""
-    start = [sys.executable, "-m", "clinsynth", "push", "dataset", str(made.resolve())]
-    return lambda name: [*start, "--repo_id", name, "--evidence", str(evidence.resolve())]
-
-
-def upload_command(made: Path) -> Command:
-    """`hf upload` of the shards into the repository of a name."""
-    start = [str(Path(sys.executable).with_name("hf")), "upload"]
-    return lambda name: [*start, name, str((made / "data").resolve()), "data", "--repo-type", "dataset", "--private"]
-
-
-def timed_client(environment: dict[str, str], command: list[str]) -> tuple[float, float]:
-    """Seconds (wall, processor of the client) of a command, which must succeed."""
-    start = time.perf_counter()
-    client = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    assert client.stderr is not None
-    said = client.stderr.read()
-    _, status, usage = os.wait4(client.pid, 0)  # the usage of this child alone
-    client.returncode = os.waitstatus_to_exitcode(status)
-    if client.returncode:
-        raise ValueError(f"{' '.join(command[:4])} ended with {client.returncode}: {said[-2000:]}")
-    return time.perf_counter() - start, usage.ru_utime + usage.ru_stime
+def run_client(environment: dict[str, str], command: list[str]) -> None:
+    """Run a command, which must succeed."""
+    done = subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    if done.returncode:
+        raise ValueError(f"{' '.join(command[:4])} ended with {done.returncode}: {done.stderr[-2000:]}")
 
 
 def check_arrived(environment: dict[str, str], name: str, made: Path) -> None:

@@ -9,18 +9,19 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
+from benchmarks.timing import BenchmarkArguments, write_results
 from clinsynth.arguments import run
 from clinsynth.data.arguments import ImageDataArguments
 from clinsynth.data.images import ImageArrays, load_image_arrays
 from clinsynth.metrics.frechet.frechet import frechet_distance, frechet_interval
 from clinsynth.metrics.kid.kid import kernel_distance, kernel_interval
 from clinsynth.models.image_encoders import load_extractor, train_default_extractor
-from clinsynth.run_folder import atomic_write, create_run_folder, describe_environment
+from clinsynth.run_folder import create_run_folder
 
 
 def real_splits(dataset: str, resolution: int, channels: int) -> dict[str, ImageArrays]:
@@ -93,16 +94,16 @@ def references(train: np.ndarray, test: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
-@dataclass
-class ScoreArguments:
+@dataclass(kw_only=True)
+class ScoreArguments(BenchmarkArguments):
     """Score sets of drawn pictures against real ones, as a Markdown table."""
+
+    may_be_zero: ClassVar[frozenset[str]] = frozenset({"n_bootstrap"})
 
     samples: str
     """Folder that is searched for samples.npz (images: uint8 (n, c, r, r)) with a samples.json of facts beside it."""
     dataset: str
     """The real data set the pictures were modelled on."""
-    output_dir: str
-    """Folder for scores.json, scores.md and the default extractor."""
     extractors: str = "default"
     """Comma-separated: `default` (a CNN trained on the real train split), paths or ids."""
     n_bootstrap: int = 50
@@ -115,16 +116,13 @@ def main(args: ScoreArguments) -> None:
     shape = sets[0]["images"].shape
     splits = real_splits(args.dataset, shape[2], shape[1])
     output_dir = create_run_folder(args.output_dir)
-    record: dict[str, Any] = {"environment": describe_environment(), "arguments": vars(args), "extractors": {}}
-    text = []
+    found, text = {}, []
     for name in args.extractors.split(","):
         extract = named_extractor(name, splits, output_dir / "extractor")
         rows = score_all(extract, splits["train"].images, splits["test"].images, sets, args.n_bootstrap)
-        record["extractors"][extract.name] = rows
+        found[extract.name] = rows
         text.append(score_table(extract.name, rows))
-        atomic_write(output_dir / "scores.json", json.dumps(record, indent=2) + "\n")
-        atomic_write(output_dir / "scores.md", "\n\n".join(text) + "\n")
-        print(text[-1] + "\n")
+    write_results(args, "scores", text="\n\n".join(text), extractors=found)
 
 
 def find_samples(folder: Path) -> list[dict[str, Any]]:

@@ -9,7 +9,6 @@ rounds in which ten clients, each with a connection of its own, ask at the same 
 pip does unless told otherwise: most of it is imports.
 """
 
-import json
 import os
 import socket
 import statistics
@@ -21,7 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.timing import BenchmarkArguments, write_results
 from clinsynth.arguments import run
+from clinsynth.run_folder import create_run_folder
 
 APP = Path(__file__).parent.parent / "spaces" / "studio" / "app.py"
 GOALS = {"ready": 15.0, "first picture": 2.0, "memory growth": 0.05}
@@ -33,29 +34,20 @@ ROWS = {
 SIZE, STEPS = 32, 25
 
 
-@dataclass
-class SpaceArguments:
+@dataclass(kw_only=True)
+class SpaceArguments(BenchmarkArguments):
     """Measure the Space's start, its first picture, and its memory with several clients."""
 
-    output_dir: str
-    """Folder for the model, space.json and space.md."""
     repeats: int = 3
     """Starts; the table has their median and range."""
     clients: int = 10
     """Clients that ask at once."""
     rounds: int = 5
-    """Times that all of them ask, at the last start."""
-
-    def __post_init__(self) -> None:
-        for name, least in (("repeats", 1), ("clients", 1), ("rounds", 2)):
-            if getattr(self, name) < least:
-                raise ValueError(f"--{name} must be {least} or more, got {getattr(self, name)}")
+    """Times that all of them ask, at the last start; memory grows from the first to the last."""
 
 
 def main(args: SpaceArguments) -> None:
     """Start the Space several times, ask it, print and write the table."""
-    from clinsynth.run_folder import atomic_write, create_run_folder, describe_environment
-
     output_dir = create_run_folder(args.output_dir)
     model = make_model(output_dir / "grey-32")
     found: dict[str, list[float]] = {"ready": [], "first picture": [], "memory growth": []}
@@ -71,11 +63,8 @@ def main(args: SpaceArguments) -> None:
             server.terminate()
             server.wait(timeout=60)
     found["memory growth"].append(memory[-1] / memory[0] - 1)
-    record = {"environment": describe_environment(), "arguments": vars(args), "found": found, "memory_mb": memory}
-    text = f"{args}\n\n{table(found)}\nMemory after each round, MB: {', '.join(f'{size:.0f}' for size in memory)}\n"
-    atomic_write(output_dir / "space.json", json.dumps(record, indent=2) + "\n")
-    atomic_write(output_dir / "space.md", text)
-    print(text)
+    text = f"{table(found)}\nMemory after each round, MB: {', '.join(f'{size:.0f}' for size in memory)}"
+    write_results(args, "space", text=text, found=found, memory_mb=memory)
 
 
 def make_model(folder: Path) -> Path:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -17,8 +18,8 @@ Run = Callable[[], object]
 
 
 @dataclass(kw_only=True)
-class TimingArguments:
-    """The flags that timings share.
+class BenchmarkArguments:
+    """The flag that all benchmarks share.
 
     Attributes:
         known: what `--sections` may name, where there is such a flag.
@@ -30,12 +31,6 @@ class TimingArguments:
 
     output_dir: str
     """Folder for the results: a table in Markdown, and JSON of all that was measured."""
-    repeats: int = 5
-    """Repeats of A B A B …"""
-    threads: int = 1
-    """Threads of torch; those of numpy are OMP_NUM_THREADS."""
-    clock: Literal["cpu", "wall"] = "cpu"
-    """Seconds the table shows: `cpu` (this process's, which others on the machine disturb least) or `wall`."""
 
     def __post_init__(self) -> None:
         for section in self.wanted:
@@ -49,6 +44,18 @@ class TimingArguments:
     def wanted(self) -> list[str]:
         """The sections asked for."""
         return getattr(self, "sections", "").split(",") if self.known else []
+
+
+@dataclass(kw_only=True)
+class TimingArguments(BenchmarkArguments):
+    """The flags that timings share."""
+
+    repeats: int = 5
+    """Repeats of A B A B …"""
+    threads: int = 1
+    """Threads of torch; those of numpy are OMP_NUM_THREADS."""
+    clock: Literal["cpu", "wall"] = "cpu"
+    """Seconds the table shows: `cpu` (of processes, which others on the machine disturb least) or `wall`."""
 
     def begin(self) -> Path:
         """Set the threads, and make the folder."""
@@ -66,7 +73,7 @@ class Comparison:
         what: what is compared, for the table.
         a, b: names of the two sides.
         wall: seconds by the clock on the wall, {"a": [...], "b": [...]}.
-        cpu: seconds of processor time of this process, over all its threads.
+        cpu: seconds of processor time of this process and its children, over all threads.
         goal: what the median of A / B is to be: ("<=", 1.03).
         note: how the two were run, for the table's reader.
     """
@@ -108,30 +115,39 @@ def compare(
     goal: tuple[str, float],
     scale: tuple[float, float] = (1.0, 1.0),
     note: str = "",
+    check: Callable[[], object] | None = None,
 ) -> Comparison:
     """Run both sides once to warm up, then `repeats` times in turn.
 
-    `scale` multiplies the seconds of A and B where a run does a known part (or multiple) of the whole work.
+    `scale` multiplies the seconds of A and B where a run does a known part (or multiple) of the whole work; `check` is
+    called after each run and not timed.
     """
     runs = {"a": a[1], "b": b[1]}
     factors = {"a": scale[0], "b": scale[1]}
     wall: dict[str, list[float]] = {"a": [], "b": []}
     cpu: dict[str, list[float]] = {"a": [], "b": []}
-    for run in runs.values():
-        run()
-    for _ in range(repeats):
+    for repeat in range(repeats + 1):
         for side, run in runs.items():
             seconds = timed(run)
-            wall[side].append(seconds[0] * factors[side])
-            cpu[side].append(seconds[1] * factors[side])
+            if check:
+                check()
+            if repeat:
+                wall[side].append(seconds[0] * factors[side])
+                cpu[side].append(seconds[1] * factors[side])
     return Comparison(what, a[0], b[0], wall, cpu, goal, note)
 
 
 def timed(run: Run) -> tuple[float, float]:
-    """Seconds (wall, processor) of one call."""
-    wall, cpu = time.perf_counter(), time.process_time()
+    """Seconds (wall, processor) of one call, the processor's of the children that it waits for as well."""
+    wall, cpu = time.perf_counter(), processor_seconds()
     run()
-    return time.perf_counter() - wall, time.process_time() - cpu
+    return time.perf_counter() - wall, processor_seconds() - cpu
+
+
+def processor_seconds() -> float:
+    """Of this process and of its children that have ended."""
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + children.ru_utime + children.ru_stime
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
@@ -161,13 +177,13 @@ def table(comparisons: Sequence[Comparison], clock: str) -> str:
 
 
 def write_results(
-    args: TimingArguments, name: str, comparisons: Sequence[Comparison], text: str = "", **more: Any
+    args: BenchmarkArguments, name: str, comparisons: Sequence[Comparison] = (), text: str = "", **more: object
 ) -> None:
     """Print the table and `text`, and write them to `name`.md; the same and `more` to `name`.json."""
-    parts = [f"{args}", *([table(comparisons, args.clock)] if comparisons else []), *([text] if text else [])]
+    shown_table = table(comparisons, args.clock) if isinstance(args, TimingArguments) and comparisons else ""
     record = {"environment": describe_environment(), "arguments": vars(args), **more}
     record["comparisons"] = [comparison.record() for comparison in comparisons]
-    folder, shown = Path(args.output_dir), "\n\n".join(parts) + "\n"
+    folder, shown = Path(args.output_dir), "\n\n".join(filter(None, (f"{args}", shown_table, text))) + "\n"
     atomic_write(folder / f"{name}.json", json.dumps(record, indent=2) + "\n")
     atomic_write(folder / f"{name}.md", shown)
     print(shown)

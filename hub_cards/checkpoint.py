@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from clinsynth.run_folder import read_json
 
@@ -26,55 +30,17 @@ class Kind:
     name: str
     task: str
     library: str
-    works: tuple[str, ...]
-    limits: tuple[str, ...] = ()
+    works: Sequence[str]
+    limits: Sequence[str] = ()
 
 
-LORA = "LoRA: Hu et al., Low-Rank Adaptation of Large Language Models, 2021, https://arxiv.org/abs/2106.09685"
-DIFFUSION = Kind(
-    "diffusion",
-    "unconditional-image-generation",
-    "diffusers",
-    (
-        "Diffusion: Ho et al., Denoising Diffusion Probabilistic Models, 2020, https://arxiv.org/abs/2006.11239",
-        "Guidance: Ho & Salimans, Classifier-Free Diffusion Guidance, 2022, https://arxiv.org/abs/2207.12598",
-    ),
-)
-GAN = Kind(
-    "GAN",
-    "unconditional-image-generation",
-    "diffusers",
-    (
-        "DCGAN: Radford et al., Unsupervised Representation Learning with Deep Convolutional Generative Adversarial "
-        "Networks, 2015, https://arxiv.org/abs/1511.06434",
-    ),
-)
-TEXT = Kind(
-    "text",
-    "text-generation",
-    "transformers",
-    (LORA,),
-    (
-        "Its texts can be wrong in medicine, biased or upsetting; nobody has read them before you.",
-        "It was fine-tuned from another model, whose licence and limits hold as well.",
-    ),
-)
-TEXT_TO_IMAGE = Kind(
-    "text-to-image LoRA",
-    "text-to-image",
-    "diffusers",
-    (
-        "Latent diffusion: Rombach et al., High-Resolution Image Synthesis with Latent Diffusion Models, 2022, "
-        "https://arxiv.org/abs/2112.10752",
-        LORA,
-    ),
-    (
-        "It was fine-tuned from another model, whose licence and limits hold as well: what it draws can look right "
-        "and be wrong in medicine.",
-        "It draws without the safety checker that comes with some base models, which blackens medical pictures: what "
-        "that one would have held back is not held back.",
-    ),
-)
+KINDS = {
+    name: Kind(**values)
+    for name, values in yaml.safe_load(
+        resources.files(__package__).joinpath("kinds.yaml").read_text(encoding="utf-8")
+    ).items()
+}
+DIFFUSION, GAN, TEXT, TEXT_TO_IMAGE = (KINDS[name] for name in ("diffusion", "gan", "text", "text-to-image"))
 OF_COMPONENT = {"unet": DIFFUSION, "generator": GAN}
 """The kind of a pipeline by the component that model_index.json names."""
 

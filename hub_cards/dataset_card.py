@@ -9,19 +9,10 @@ from typing import Any
 
 from huggingface_hub import DatasetCard, DatasetCardData
 
+from clinsynth.hub_cards import sets
 from clinsynth.hub_cards.evidence import Evidence, check_about_set, read_evidence
 from clinsynth.hub_cards.evidence_summary import summarize_evidence
 from clinsynth.hub_cards.render import LOCAL, Table, listed, render_card, repository_name
-from clinsynth.hub_cards.sets import (
-    PICTURE,
-    SHARDS,
-    SPLIT,
-    Shards,
-    SyntheticSet,
-    describe_columns,
-    read_set,
-    sample_grid,
-)
 from clinsynth.hub_cards.sources import Source, Terms, describe_making, find_sources, is_non_commercial
 from clinsynth.private_words import describe_command
 
@@ -38,7 +29,7 @@ class Publication:
         config_name: the set's configuration in the repository; empty where it is the only one.
     """
 
-    shards: Shards
+    shards: sets.Shards
     left_out: list[str] = field(default_factory=list)
     gate: list[list[str]] = field(default_factory=list)
     has_grid: bool = False
@@ -69,11 +60,11 @@ def dataset_card(
             private in the card.
     """
     folder, terms = Path(synthetic_folder), terms or Terms()
-    made, read = read_set(folder), read_evidence(evidence)
+    made, read = sets.read_set(folder), read_evidence(evidence)
     if read is not None:
         check_about_set(read, made.generation, folder)
     made = made if published is None else replace(made, shards=published.shards)
-    has_grid = sample_grid(folder, evidence) is not None if published is None else published.has_grid
+    has_grid = sets.sample_grid(folder, evidence) is not None if published is None else published.has_grid
     sources = made_from(made, read)
     source, card_license = terms.overrule(sources[0]), terms.card_license(sources)
     name = repository_name(repo_id) or f"Synthetic {made.things}"
@@ -83,12 +74,12 @@ def dataset_card(
         title=name,
         things=made.things,
         summary=set_summary(made, source),
-        picture=PICTURE if has_grid else None,
+        picture=sets.PICTURE if has_grid else None,
         labels=made.labels,
         overview=set_overview(made, source, card_license),
         accepted_risk=accepted_risk,
         place=repo_id or LOCAL,
-        columns=Table("", ["column", "type", "what it holds"], describe_columns(made.shards.columns)),
+        columns=Table("", ["column", "type", "what it holds"], sets.describe_columns(made.shards.columns)),
         measured=summarize_evidence(read),
         counts=count_table(made, read),
         made=how_made(made),
@@ -102,14 +93,14 @@ def dataset_card(
     )
 
 
-def made_from(made: SyntheticSet, evidence: Evidence | None) -> list[Source]:
+def made_from(made: sets.SyntheticSet, evidence: Evidence | None) -> list[Source]:
     """The real data behind the set: the generator's, then the evidence's, then that of the set's own flags."""
     specs = [] if made.trained is None else [(made.trained.config.get("dataset"), made.trained.folder)]
     specs += [] if evidence is None else [(evidence.real, evidence.folder)]
     return find_sources([*specs, (made.run.config.get("dataset"), made.run.folder)], made.run.folder, made.labels)
 
 
-def set_metadata(made: SyntheticSet, source: Source, license_: str, name: str) -> DatasetCardData:
+def set_metadata(made: sets.SyntheticSet, source: Source, license_: str, name: str) -> DatasetCardData:
     """The card's YAML, by which the Hub shows and `load_dataset` reads the shards."""
     return DatasetCardData(
         pretty_name=name,
@@ -121,12 +112,12 @@ def set_metadata(made: SyntheticSet, source: Source, license_: str, name: str) -
         size_categories=[made.shards.size_category],
         task_categories=["text-classification" if made.of_texts else "image-classification"],
         tags=["synthetic", "medical", "clinsynth"],
-        configs=[{"config_name": "default", "data_files": [{"split": SPLIT, "path": SHARDS}]}],
+        configs=[{"config_name": "default", "data_files": [{"split": sets.SPLIT, "path": sets.SHARDS}]}],
         dataset_info=made.shards.info(),
     )
 
 
-def set_summary(made: SyntheticSet, source: Source) -> str:
+def set_summary(made: sets.SyntheticSet, source: Source) -> str:
     """What the set is, in plain words."""
     what = f": {source.what}" if source.what else ""
     learned = f" The real data behind them are {source.name}{what}." if source.name else ""
@@ -139,7 +130,7 @@ def set_summary(made: SyntheticSet, source: Source) -> str:
     )
 
 
-def set_overview(made: SyntheticSet, source: Source, license_: str) -> dict[str, str]:
+def set_overview(made: sets.SyntheticSet, source: Source, license_: str) -> dict[str, str]:
     """The rows at the head of the card."""
     return {
         "holds": f"{made.shards.num_rows:,} {made.things}",
@@ -151,7 +142,7 @@ def set_overview(made: SyntheticSet, source: Source, license_: str) -> dict[str,
     }
 
 
-def count_table(made: SyntheticSet, evidence: Evidence | None) -> Table:
+def count_table(made: sets.SyntheticSet, evidence: Evidence | None) -> Table:
     """Samples a class: asked for and made, and beside them the real ones that the evidence counted."""
     requested, produced = made.generation["requested"], made.generation["produced"]
     real = {} if evidence is None else evidence.counts("train")
@@ -160,7 +151,7 @@ def count_table(made: SyntheticSet, evidence: Evidence | None) -> Table:
     return Table("", ["class", *counts], rows)
 
 
-def how_made(made: SyntheticSet) -> dict[str, str]:
+def how_made(made: sets.SyntheticSet) -> dict[str, str]:
     """Seed, rejections, time, machine and versions of the generation."""
     generation = made.generation
     rejected = {reason: count for reason, count in (generation.get("rejected") or {}).items() if count}
@@ -174,7 +165,7 @@ def how_made(made: SyntheticSet) -> dict[str, str]:
     return {**rows, **describe_making(generation.get("environment") or {}, made.run.step)}
 
 
-def commands(made: SyntheticSet, evidence: Evidence | None) -> Iterator[str]:
+def commands(made: sets.SyntheticSet, evidence: Evidence | None) -> Iterator[str]:
     """What trained the generator, made the set and measured it, as far as it is known."""
     environment: dict[str, Any] = made.generation.get("environment") or {}
     found = [
@@ -185,7 +176,7 @@ def commands(made: SyntheticSet, evidence: Evidence | None) -> Iterator[str]:
     yield from (command for command in found if command)
 
 
-def set_limits(made: SyntheticSet, source: Source) -> Iterator[str]:
+def set_limits(made: sets.SyntheticSet, source: Source) -> Iterator[str]:
     """What is known of the set without any evidence."""
     yield f"A label is what the generator was asked for: nobody has looked whether the {made.things} show it."
     yield "Only real patients' data can tell whether a model that was trained on this set works."
@@ -206,7 +197,7 @@ def several_cards(cards: dict[str, str], rows: dict[str, int], repo_id: str, thi
     own: dict[str, Any] = {name: DatasetCard(card).data for name, card in cards.items()}
     first, *_ = own
     configs: list[dict[str, Any]] = [
-        {"config_name": name, "data_files": [{"split": SPLIT, "path": f"{name}/{SHARDS}"}]} for name in own
+        {"config_name": name, "data_files": [{"split": sets.SPLIT, "path": f"{name}/{sets.SHARDS}"}]} for name in own
     ]
     configs[0]["default"] = True
     changed = {

@@ -8,29 +8,16 @@ from typing import Any
 
 from clinsynth.hub_cards.evidence import Evidence
 from clinsynth.hub_cards.render import RECORD_COLUMNS, Table, record_row, with_interval, without_empty_columns
-from clinsynth.metrics.registry import (
-    COPIES,
-    DISTANCES,
-    IMAGE_METRICS,
-    IMAGE_TABLES,
-    MEMORISATION,
-    MEMORISED,
-    NO_SIGN,
-    PRIVACY,
-    TEXT_METRICS,
-    TEXT_TABLES,
-    UNCLEAR,
-    Metric,
-)
+from clinsynth.metrics import registry
 from clinsynth.reports.images import arm_table, image_limits, privacy_rows
 from clinsynth.reports.page import format_number, format_signed
 from clinsynth.reports.texts import build_table, text_limits
 
 VERDICTS = {
-    COPIES: "Yes: copies were found.",
-    MEMORISED: "A sign of it: the pictures lie closer to training pictures than to unseen real ones.",
-    UNCLEAR: "Unclear: the real splits differ from each other.",
-    NO_SIGN: "No sign of it.",
+    registry.COPIES: "Yes: copies were found.",
+    registry.MEMORISED: "A sign of it: the pictures lie closer to training pictures than to unseen real ones.",
+    registry.UNCLEAR: "Unclear: the real splits differ from each other.",
+    registry.NO_SIGN: "No sign of it.",
 }
 FINDINGS = {
     "copies": "Are real texts copied?",
@@ -38,8 +25,8 @@ FINDINGS = {
     "repeats itself": "Does the generator repeat itself?",
     "softened tone": "Is the tone softened?",
 }
-IMAGE_COLUMNS = [IMAGE_METRICS[name] for name in ("frechet", "kid", "recall", "coverage")]
-TEXT_COLUMNS = [TEXT_METRICS[name] for name in ("mmd_squared", "coverage", "label_recovery")]
+IMAGE_COLUMNS = [registry.IMAGE_METRICS[name] for name in ("frechet", "kid", "recall", "coverage")]
+TEXT_COLUMNS = [registry.TEXT_METRICS[name] for name in ("mmd_squared", "coverage", "label_recovery")]
 
 
 @dataclass(frozen=True)
@@ -76,7 +63,7 @@ def with_rows(tables: Iterable[Table]) -> Iterator[Table]:
 
 def image_answers(content: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """Questions that a reader asks, and what was measured."""
-    distance = records_of(content["measurements"], "overall", [IMAGE_METRICS["frechet"]]).get("frechet")
+    distance = records_of(content["measurements"], "overall", [registry.IMAGE_METRICS["frechet"]]).get("frechet")
     if distance is not None:
         floor = distance["floor_held_out"]
         against = "" if floor is None else f"; other real pictures lie at {format_number(floor)}"
@@ -100,7 +87,7 @@ def image_tables(content: dict[str, Any]) -> Iterator[Table]:
     """A table a dimension, privacy apart."""
     compared = f"Compared with unseen real (test) pictures, by features of: {content['extractor']['name']}"
     notes = {"Likeness": f"{compared}.", "Variety": f"{compared}; SSIM and near-duplicates by pixels."}
-    for table in IMAGE_TABLES:
+    for table in registry.IMAGE_TABLES:
         found = records_of(content["measurements"], "overall", table.metrics)
         rows = [record_row(found[metric.name], metric) for metric in table.metrics if metric.name in found]
         yield Table(table.title, RECORD_COLUMNS, rows, notes[table.title])
@@ -112,17 +99,19 @@ def image_tables(content: dict[str, Any]) -> Iterator[Table]:
 
 def text_tables(content: dict[str, Any], of_privacy: bool) -> Iterator[Table]:
     """The tables of the page of evidence, of the whole set: those of privacy, or the others."""
-    for table in TEXT_TABLES:
-        if (table.question == PRIVACY) == of_privacy:
+    for table in registry.TEXT_TABLES:
+        if (table.question == registry.PRIVACY) == of_privacy:
             rows = build_table(content, table)["rows"]
             metrics = {metric.heading: metric for metric in table.metrics}
             shown = [record_row(row, metrics[row["title"]]) for row in rows if row["value"] is not None]
-            embedded = table.metrics in (DISTANCES, MEMORISATION)
+            embedded = table.metrics in (registry.DISTANCES, registry.MEMORISATION)
             note = f"Embeddings of: {content['encoder']['name']}." if embedded else ""
             yield Table(table.title, RECORD_COLUMNS, shown, note)
 
 
-def class_table(content: dict[str, Any], records: list[dict[str, Any]], metrics: list[Metric], things: str) -> Table:
+def class_table(
+    content: dict[str, Any], records: list[dict[str, Any]], metrics: list[registry.Metric], things: str
+) -> Table:
     """Counts and readings of each class that has synthetic samples."""
     counts, rows = content["data"]["counts"], []
     for label in content["data"]["label_names"]:
@@ -169,7 +158,9 @@ def copies_table(privacy: dict[str, Any]) -> Table:
     return Table("Copies of real pictures, and closeness to them", columns, [r for r in rows if r[1] != "–"], note)
 
 
-def records_of(records: list[dict[str, Any]], label: str, metrics: Iterable[Metric]) -> dict[str, dict[str, Any]]:
+def records_of(
+    records: list[dict[str, Any]], label: str, metrics: Iterable[registry.Metric]
+) -> dict[str, dict[str, Any]]:
     """Metric to record of a class, or "overall", beside the held-out split, where it was measured."""
     references = {metric.name: metric.reference or "test" for metric in metrics}
     return {

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 from dataclasses import dataclass, replace
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,6 @@ import yaml
 from clinsynth.private_words import describe_command, hub_id, last_part, without_paths
 from clinsynth.run_folder import read_json, read_metrics
 
-MEDMNIST = "PathMNIST DermaMNIST OCTMNIST PneumoniaMNIST BreastMNIST BloodMNIST TissueMNIST OrganAMNIST OrganCMNIST OrganSMNIST RetinaMNIST"  # noqa: E501
-MEDMNIST_URL = "https://medmnist.com"
-MEDMNIST_CITATION = (
-    "Yang et al., MedMNIST v2: a large-scale lightweight benchmark for 2D and 3D biomedical image classification, "
-    "Scientific Data 10, 41 (2023), https://doi.org/10.1038/s41597-022-01721-8"
-)
 LICENSE_ID = re.compile(r"[a-z0-9][a-z0-9.+-]*")
 NON_COMMERCIAL = {"nc", "noncommercial", "research", "amlr", "deepfloyd"}
 HUB_DATA_URL = re.compile(r"https://huggingface\.co/datasets/([\w.-]+/[\w.-]+)/?")
@@ -51,50 +46,17 @@ class Source:
     invented: bool = False
 
 
-RETINA = "fundus photographs of the eye with grades 0 to 4 of diabetic retinopathy, from DeepDRiD"
-PNEUMONIA = "chest X-rays of children, normal or with pneumonia"
-HAM10000 = Source(
-    "HAM10000",
-    "dermatoscopic pictures of pigmented skin lesions with 7 diagnoses",
-    "cc-by-nc-4.0",
-    "https://doi.org/10.7910/DVN/DBW86T",
-    "Tschandl, Rosendahl & Kittler, The HAM10000 dataset, a large collection of multi-source dermatoscopic images of "
-    "common pigmented skin lesions, Scientific Data 5, 180161 (2018), https://doi.org/10.1038/sdata.2018.161",
-)
-HAM10000_CLASSES = {"akiec", "bcc", "bkl", "df", "mel", "nv", "vasc"}
-MTS_DIALOG = Source(
-    "MTS-Dialog",
-    "conversations of doctors and patients with sections of clinical notes",
-    "cc-by-4.0",
-    "https://github.com/abachaa/MTS-Dialog",
-    "Ben Abacha et al., An Empirical Study of Clinical Note Generation from Doctor-Patient Encounters, EACL 2023",
-    language="en",
-)
-COUNSELCHAT = Source(
-    "CounselChat",
-    "questions to therapists on mental health, and their answers",
-    "mit",
-    "https://github.com/nbertagnolli/counsel-chat",
-    "Bertagnolli, Counsel Chat: Bootstrapping High-Quality Therapy Data, 2020",
-    language="en",
-)
-PHANTOM_FUNDUS = Source("phantom-fundus", "eyes drawn by a program of clinsynth", "apache-2.0", invented=True)
-PHANTOM_POSTS = Source(
-    "phantom-posts", "posts written by a program of clinsynth", "apache-2.0", language="en", invented=True
-)
-BY_NAME = (
-    (r"phantom-fundus(\?.*)?", PHANTOM_FUNDUS),
-    (r"phantom-posts(\?.*)?", PHANTOM_POSTS),
-    (r".*(ham[-_ ]?10000|isic[-_ ]?2018).*", HAM10000),
-    (r".*mts[-_ ]?dialog.*", MTS_DIALOG),
-    (r".*counsel[-_ ]?chat.*", COUNSELCHAT),
-)
-BY_FILE = {
-    "MTS-Dialog-TrainingSet.csv": MTS_DIALOG,
-    "counselchat_min.csv": COUNSELCHAT,
-    "HAM10000_metadata.csv": HAM10000,
-    "HAM10000_metadata": HAM10000,
-}
+def read_sources() -> list[tuple[Source, str, set[str], set[str]]]:
+    """The sources of sources.yaml, each with its pattern, its files and its class names."""
+    text = resources.files(__package__).joinpath("sources.yaml").read_text(encoding="utf-8")
+    return [
+        (Source(**known), pattern, set(files), set(classes))
+        for known in yaml.safe_load(text)
+        for pattern, files, classes in [(known.pop("pattern"), known.pop("files", ()), known.pop("classes", ()))]
+    ]
+
+
+KNOWN = read_sources()
 
 
 def find_source(spec: str | None, folder: Path, labels: Collection[str] = ()) -> Source:
@@ -104,28 +66,17 @@ def find_source(spec: str | None, folder: Path, labels: Collection[str] = ()) ->
         folder: of the run that used it, beside which a relative path is looked for.
         labels: its class names.
     """
-    found = named_source(last_part(spec)) if spec else None
-    if found is None and spec:
-        found = next((source for name, source in BY_FILE.items() if (Path(spec) / name).exists()), None)
-    if found is None and set(labels) == HAM10000_CLASSES:
-        found = HAM10000
-    return replace(found or Source(), hub_id=hub_id(spec, folder) or "")
+    name = last_part(spec).lower() if spec else ""
+    found = [source for source, pattern, _, _ in KNOWN if re.fullmatch(pattern, name)]
+    found += [one for one, _, files, _ in KNOWN if spec and any((Path(spec) / file).exists() for file in files)]
+    found += [source for source, _, _, classes in KNOWN if classes and classes == set(labels)]
+    return replace(found[0] if found else Source(), hub_id=hub_id(spec, folder) or "")
 
 
 def find_sources(specs: Collection[tuple[str | None, Path]], folder: Path, labels: Collection[str]) -> list[Source]:
     """The sources of those of `specs` (with the folders of the runs that used them) that are given, at least one."""
     given = [find_source(spec, near, labels) for spec, near in specs if spec]
     return given or [find_source(None, folder, labels)]
-
-
-def named_source(name: str) -> Source | None:
-    """The source of a file, folder or repository called `name`."""
-    for known in MEDMNIST.split():
-        if known.lower() == re.split(r"[_.]", name)[0].lower():
-            what = {"RetinaMNIST": RETINA, "PneumoniaMNIST": PNEUMONIA}.get(known, "")
-            license_ = "cc-by-nc-4.0" if known == "DermaMNIST" else "cc-by-4.0"
-            return Source(known, what, license_, MEDMNIST_URL, MEDMNIST_CITATION)
-    return next((source for pattern, source in BY_NAME if re.fullmatch(pattern, name.lower())), None)
 
 
 @dataclass

@@ -1,12 +1,15 @@
 """Every metric once: its name in records, what pages and cards call it, which way is better, and what it answers.
 
-A metric that is added here is shown by the pages of an evaluation and of a study, by the cards and by the Space; it is
-measured in `clinsynth.study.image_evidence` or `clinsynth.study.text_evidence`.
+A metric that is added to registry.yaml is shown by the pages of an evaluation and of a study, by the cards and by the
+Space; it is measured in `clinsynth.study.image_evidence` or `clinsynth.study.text_evidence`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib import resources
+
+import yaml
 
 LOWER, HIGHER, ALIKE, NEAR_ZERO, HALF = "lower", "higher", "as real", "near 0", "0.5"
 """Which values are better; `ALIKE`: those that real samples have among themselves."""
@@ -61,87 +64,15 @@ class Metric:
 
 Metrics = tuple[Metric, ...]
 
-MANIFOLD = (
-    Metric("precision", "precision: synthetic among real", HIGHER, FIDELITY, short="precision"),
-    Metric("recall", "recall: real among synthetic", HIGHER, DIVERSITY, short="recall"),
-    Metric("density", "density", HIGHER, FIDELITY),
-    Metric("coverage", "coverage", HIGHER, DIVERSITY),
-)
-NEAR_DUPLICATES = Metric("near_duplicates", "near-duplicates", LOWER, DIVERSITY)
-
-LIKENESS = (
-    Metric("frechet", "Fréchet distance", LOWER, FIDELITY),
-    Metric("kid", "KID", LOWER, FIDELITY),
-)
-VARIETY = (
-    *MANIFOLD,
-    NEAR_DUPLICATES,
-    Metric("ms_ssim_within", "MS-SSIM within classes", ALIKE, DIVERSITY, short="MS-SSIM in class"),
-    Metric("ssim_nearest", "SSIM to the nearest real picture", ALIKE, PRIVACY, short="SSIM to nearest"),
-)
-ALIGNMENT_METRICS = (
-    Metric("checklist_share", "checklist share", HIGHER, ALIGNMENT),
-    Metric("class_margin", "class margin", HIGHER, ALIGNMENT),
-    Metric("typicality", "typicality", HIGHER, ALIGNMENT),
-    Metric("alignment", "alignment", HIGHER, ALIGNMENT),
-    Metric("low_alignment_tail", "low-alignment tail", LOWER, ALIGNMENT),
-)
-
-DISTANCES = (
-    Metric("mmd_squared", "MMD² of embeddings", LOWER, FIDELITY),
-    Metric("frechet", "Fréchet distance of embeddings", LOWER, FIDELITY),
-    Metric("mauve", "MAUVE of embeddings", HIGHER, FIDELITY),
-    *MANIFOLD,
-)
-CONTENT = (
-    Metric("bertscore_f1", "BERTScore with the nearest real text", ALIKE, FIDELITY),
-    Metric("label_recovery", "label found by a classifier of real texts", ALIKE, ALIGNMENT, reference="train"),
-    Metric("loss", "language model's loss", ALIKE, FIDELITY, "nats a token"),
-    Metric("perplexity_gap", "perplexity gap", NEAR_ZERO, FIDELITY, "nats a token"),
-    Metric("negative_affect", "negative words in 100", ALIKE, FIDELITY),
-    Metric("harsh_affect", "words of anger, hopelessness, harm in 100", ALIKE, FIDELITY),
-    Metric("hopeful_affect", "hopeful words in 100", ALIKE, FIDELITY),
-    Metric("negative_share", "negative among words of affect", ALIKE, FIDELITY),
-    Metric("tone_distance", "distance of tone", LOWER, FIDELITY),
-)
-WORDS = (
-    Metric("distinct_1", "distinct-1", HIGHER, DIVERSITY),
-    Metric("distinct_2", "distinct-2", HIGHER, DIVERSITY),
-    Metric("distinct_3", "distinct-3", HIGHER, DIVERSITY),
-    Metric("mattr", "MATTR", HIGHER, DIVERSITY),
-    Metric("mtld", "MTLD", HIGHER, DIVERSITY),
-    Metric("vocabulary_coverage", "real vocabulary covered", HIGHER, DIVERSITY),
-    Metric("self_bleu", "Self-BLEU", LOWER, DIVERSITY),
-    Metric("exact_duplicates", "exact duplicates", LOWER, DIVERSITY),
-    NEAR_DUPLICATES,
-)
-OVERLAP = (
-    Metric("nearest_distance", "cosine distance to the nearest train text", ALIKE, PRIVACY),
-    Metric("plagiarism_share", "nearer than 0.05", LOWER, PRIVACY),
-    Metric("longest_shared_ngram", "longest common run of words", ALIKE, PRIVACY),
-    Metric("ngram8_share", "with eight words in a row", LOWER, PRIVACY),
-    Metric("copied_words", "words in such runs", LOWER, PRIVACY),
-    Metric("exact_copies", "exact copies", LOWER, PRIVACY),
-)
-ENTITIES = (
-    Metric("leaked_names", "with a name from train", LOWER, PRIVACY),
-    Metric("leaked_dates", "with a date from train", LOWER, PRIVACY),
-    Metric("leaked_phones", "with a telephone number from train", LOWER, PRIVACY),
-    Metric("leaked_emails", "with an e-mail address from train", LOWER, PRIVACY),
-    Metric("leaked_ids", "with a record number from train", LOWER, PRIVACY),
-)
-MEMORISATION = (
-    Metric("dcr_share", "nearer to train than to held-out", HALF, PRIVACY),
-    Metric("nndr_median", "NNDR, median", ALIKE, PRIVACY),
-    Metric("nndr_fifth", "NNDR, 5 %", ALIKE, PRIVACY),
-)
-SCORES = (
-    Metric("macro_f1", "macro-F1", HIGHER, USE),
-    Metric("balanced_accuracy", "balanced accuracy", HIGHER, USE),
-    Metric("accuracy", "accuracy", HIGHER, USE),
-    Metric("auroc", "AUROC", HIGHER, USE),
-    Metric("ece", "calibration error (ECE, lower is better)", LOWER, USE),
-)
+GROUPS: dict[str, Metrics] = {
+    name: tuple(Metric(**row) for row in rows)
+    for name, rows in yaml.safe_load(
+        resources.files(__package__).joinpath("registry.yaml").read_text(encoding="utf-8")
+    ).items()
+}
+LIKENESS, VARIETY, ALIGNMENT_METRICS = GROUPS["likeness"], GROUPS["variety"], GROUPS["alignment"]
+DISTANCES, CONTENT, WORDS, OVERLAP = (GROUPS[name] for name in ("distances", "content", "words", "overlap"))
+ENTITIES, MEMORISATION, SCORES = GROUPS["entities"], GROUPS["memorisation"], GROUPS["scores"]
 
 
 def by_name(*groups: Metrics) -> dict[str, Metric]:

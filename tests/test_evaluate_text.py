@@ -199,6 +199,11 @@ def test_the_page_fits_its_window(finished: Path, tmp_path: Path, width: int) ->
     assert needed <= there
 
 
+MEASURED_BY = dict.fromkeys(("embeddings", "streams"), "clinsynth.study.text_evidence")
+MEASURED_BY |= dict.fromkeys(("mauve", "bertscore", "perplexity", "tone"), "clinsynth.metrics.texts.fidelity")
+MEASURED_BY |= dict.fromkeys(("closeness", "overlap"), "clinsynth.metrics.texts.privacy")
+
+
 class StoppedError(Exception):
     """In the place of a kill."""
 
@@ -208,11 +213,11 @@ def test_a_stopped_run_goes_on_with_what_is_finished(
 ) -> None:
     args = arguments(folder, tmp_path / "stopped", language_model=str(folder / "model"))
     with monkeypatch.context() as patch, pytest.raises(StoppedError):
-        patch.setattr("clinsynth.study.text_evidence.measure_tone", named_interrupt("measure_tone"))
+        patch.setattr("clinsynth.metrics.texts.fidelity.measure_tone", named_interrupt("measure_tone"))
         main(args)
     assert not (tmp_path / "stopped" / "evidence.json").exists()
     for name in ("embeddings", "mauve", "bertscore"):
-        monkeypatch.setattr(f"clinsynth.study.text_evidence.measure_{name}", named_interrupt(f"measure_{name}"))
+        monkeypatch.setattr(f"{MEASURED_BY[name]}.measure_{name}", named_interrupt(f"measure_{name}"))
     monkeypatch.setattr("clinsynth.models.text_encoders.TextModel.__call__", named_interrupt("__call__"))
     main(args)  # what would stop it now is finished, and all embeddings are in the cache
     resumed = json.loads((tmp_path / "stopped" / "evidence.json").read_text())
@@ -222,8 +227,8 @@ def test_a_stopped_run_goes_on_with_what_is_finished(
 def test_a_finished_run_is_not_measured_again(
     folder: Path, finished: Path, evidence: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("embeddings", "mauve", "bertscore", "perplexity", "tone", "streams", "closeness", "overlap"):
-        monkeypatch.setattr(f"clinsynth.study.text_evidence.measure_{name}", named_interrupt(f"measure_{name}"))
+    for name, module in MEASURED_BY.items():
+        monkeypatch.setattr(f"{module}.measure_{name}", named_interrupt(f"measure_{name}"))
     main(arguments(folder, finished, language_model=str(folder / "model")))
     again = json.loads((finished / "evidence.json").read_text())
     assert {**again, "environment": None} == {**evidence, "environment": None}

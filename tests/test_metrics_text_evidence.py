@@ -158,11 +158,11 @@ def test_the_same_command_goes_on_where_it_was_stopped(
     synthetic = replace(synthetic, example_ids=[[small["train"].ids[0]]] * 40)
     whole = text_evidence(synthetic, small, LABELS, encoder, tmp_path / "whole", replicates=5)
     with monkeypatch.context() as patch, pytest.raises(StoppedError):
-        patch.setattr("clinsynth.study.text_evidence.measure_overlap", interrupt)
+        patch.setattr("clinsynth.metrics.texts.privacy.measure_overlap", interrupt)
         text_evidence(synthetic, small, LABELS, encoder, tmp_path / "stopped", replicates=5)
     kept = json.loads((tmp_path / "stopped" / "measurements.json").read_text())
     assert any("fidelity" in key for key in kept) and not any("entities" in key for key in kept)
-    monkeypatch.setattr("clinsynth.study.text_evidence.measure_label_recovery", interrupt)
+    monkeypatch.setattr("clinsynth.metrics.texts.fidelity.measure_label_recovery", interrupt)
     monkeypatch.setattr(TextEncoder, "__call__", interrupt)
     resumed = text_evidence(synthetic, small, LABELS, encoder, tmp_path / "stopped", replicates=5)
     assert json.loads(json.dumps(resumed)) == json.loads(json.dumps(whole))

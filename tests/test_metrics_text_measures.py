@@ -22,9 +22,10 @@ from clinsynth.metrics.texts.diversity import (
 )
 from clinsynth.metrics.texts.privacy import common_words, entities, make_canaries, measure_exposure, pair_by_class
 from clinsynth.metrics.texts.words import (
-    HARSH_WORDS,
-    HOPEFUL_WORDS,
-    NEGATIVE_WORDS,
+    HARSH_AFFECT,
+    HOPEFUL_AFFECT,
+    NEGATIVE_AFFECT,
+    WORD_LISTS,
     number_words,
     self_bleu,
     shared_words,
@@ -201,11 +202,16 @@ def test_lexicon_counts_words_that_nothing_takes_back() -> None:
     rows = [
         words_of(text) for text in ("I feel hopeless, I hate this", "he denies suicidal ideation", "no hope at all")
     ]
-    assert [NEGATIVE_WORDS.count(row) for row in rows] == [2, 0, 0]
-    assert [HARSH_WORDS.count(row) for row in rows] == [2, 0, 0]
-    assert [HOPEFUL_WORDS.count(row) for row in (*rows, words_of("I can't cope, growing hope"))] == [0, 0, 0, 1]
-    assert NEGATIVE_WORDS.count(words_of("I can't stop crying, he'll shell the painting")) == 1
-    assert NEGATIVE_WORDS.rates([*rows, []]).tolist() == pytest.approx([100 * 2 / 6, 0, 0, 0])
+    assert [WORD_LISTS[NEGATIVE_AFFECT].count(row) for row in rows] == [2, 0, 0]
+    assert [WORD_LISTS[HARSH_AFFECT].count(row) for row in rows] == [2, 0, 0]
+    assert [WORD_LISTS[HOPEFUL_AFFECT].count(row) for row in (*rows, words_of("I can't cope, growing hope"))] == [
+        0,
+        0,
+        0,
+        1,
+    ]
+    assert WORD_LISTS[NEGATIVE_AFFECT].count(words_of("I can't stop crying, he'll shell the painting")) == 1
+    assert WORD_LISTS[NEGATIVE_AFFECT].rates([*rows, []]).tolist() == pytest.approx([100 * 2 / 6, 0, 0, 0])
 
 
 ENTITY_CASES = {

@@ -151,6 +151,7 @@ def test_each_method_leaves_what_stock_diffusers_loads(
     assert [record["step"] for record in records] == [0, 1, 2] and "held_out_share" in records[0]
     assert records[1]["drift"] < 1e-9 < records[2]["drift"] and {"judge_share", "fidelity"} <= records[2].keys()
     made = json.loads((tmp_path / "run" / "preferences" / "candidates" / "generation.json").read_text())["generator"]
+    assert made["scheduler"] == ("ancestral DDIM" if method == "d3po" else "dpmsolver++") and "sampler" not in made
     assert made["prompts"]["grade 1"] == "an eye of grade 1" and made["guidance_scale"] == 3.0
     assert draws_as_stock(StableDiffusionPipeline.from_pretrained(base, safety_checker=None), tmp_path / "run", model)
 

@@ -15,7 +15,7 @@ import yaml
 from helpers import REPOSITORY, clinsynth, kill_study, one_thread, start_study_and_kill, write_npz
 
 from clinsynth.arguments import parse
-from clinsynth.reports.study import advantage, samples_of
+from clinsynth.reports.study import advantage, render_study, samples_of
 from clinsynth.scripts.study import recipe_first
 from clinsynth.study.arguments import StudyArguments
 from clinsynth.study.plan import plan_study
@@ -161,6 +161,12 @@ def test_generators_of_a_classifier_and_data_flags_of_a_generator(tmp_path: Path
     wider = {**classifiers, "grey": {**classifiers["grey"], "generators": ["ddpm", "gan"]}}
     keys = plan(tmp_path, generators=generators, classifiers=classifiers, draws=2)
     assert changed(keys, plan(tmp_path, generators=generators, classifiers=wider, draws=2)) == {"classify grey"}
+
+
+def test_a_membership_attack_without_a_floor_is_told_without_one(finished: Path) -> None:
+    report = json.loads((finished / "study" / "report.json").read_text())
+    report["generators"]["ddpm"]["membership"] |= {"value": 0.5, "interval": [0.4, 0.6], "floor": None}
+    assert "0.5 is ideal)." in " ".join(render_study(report, []).split())
 
 
 def test_more_seeds_train_only_the_missing_classifiers(finished: Path) -> None:

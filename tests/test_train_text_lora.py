@@ -154,6 +154,8 @@ def test_the_merged_model_is_the_base_with_the_adapter(tuned: Path, model: Path)
     assert (found - untouched).abs().max() > 1
     assert AutoTokenizer.from_pretrained(tuned).chat_template == AutoTokenizer.from_pretrained(model).chat_template
     assert list(tuned.glob("*.safetensors")) and not list(tuned.glob("*.bin"))
+    layers = json.loads((tuned / "adapter" / "adapter_config.json").read_text())["target_modules"]
+    assert layers == sorted(layers) and len(layers) > 1
 
 
 def test_the_best_pass_is_kept_and_nothing_is_reported_outside(
@@ -303,7 +305,7 @@ def test_texts_that_the_schema_refuses_are_left_out_and_counted(
     values = yaml.safe_load(task.read_text())
     values["schema"]["properties"]["text"] |= {"minLength": 60, "maxLength": 90}
     (tmp_path / "narrow.yaml").write_text(yaml.safe_dump(values))
-    with pytest.raises(ValueError, match="no train text of label 'severe' is valid under the schema of task small"):
+    with pytest.raises(ValueError, match=r"no train text of label 'severe' is valid .* and there are 2 of it; give"):
         examples_of(arguments(model, tmp_path / "narrow.yaml", data, tmp_path / "out"))
 
 

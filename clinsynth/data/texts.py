@@ -23,7 +23,7 @@ from typing import Any, ClassVar
 import numpy as np
 from datasets import Dataset, DatasetDict, Value
 
-from clinsynth.data import phantom_posts
+from clinsynth.data import phantom_posts, sources
 from clinsynth.data.arguments import TextDataArguments
 from clinsynth.data.duplicates import text_digest
 from clinsynth.data.labels import (
@@ -34,16 +34,6 @@ from clinsynth.data.labels import (
     is_plain,
     subgroups,
     with_class_labels,
-)
-from clinsynth.data.sources import (
-    SPLIT_NAMES,
-    Rows,
-    one_kind_a_column,
-    read_file,
-    read_folder,
-    read_hub,
-    rows_by_split,
-    to_columns,
 )
 from clinsynth.data.splits import (
     PERSON_COLUMNS,
@@ -116,10 +106,10 @@ def read_text_splits(args: TextDataArguments) -> dict[str, Dataset]:
     if path.is_dir():
         return read_text_folder(path, args)
     if path.suffix not in SUFFIXES:
-        return read_hub(args.dataset)
+        return sources.read_hub(args.dataset)
     if not path.is_file():
         raise ValueError(f"--dataset {args.dataset}: there is no such file; check the path")
-    return to_datasets(path, rows_by_split(path, known_layout(read_file(path), args)))
+    return to_datasets(path, sources.rows_by_split(path, known_layout(sources.read_file(path), args)))
 
 
 def read_text_folder(path: Path, args: TextDataArguments) -> dict[str, Dataset]:
@@ -128,24 +118,28 @@ def read_text_folder(path: Path, args: TextDataArguments) -> dict[str, Dataset]:
         return to_datasets(path, read_mts_dialog(path, args))
     counselchat = path / "counselchat_min.csv"
     if counselchat.is_file():
-        return to_datasets(path, rows_by_split(counselchat, known_layout(read_file(counselchat), args)))
-    files = [file for file in sorted(path.iterdir()) if file.suffix in SUFFIXES and file.stem in SPLIT_NAMES]
+        return to_datasets(
+            path, sources.rows_by_split(counselchat, known_layout(sources.read_file(counselchat), args))
+        )
+    files = [file for file in sorted(path.iterdir()) if file.suffix in SUFFIXES and file.stem in sources.SPLIT_NAMES]
     if not files and next(path.rglob("*.parquet"), None):
-        return read_folder(path)
+        return sources.read_folder(path)
     if not files:
         raise ValueError(
             f"{path} holds neither train.csv, train.jsonl nor Parquet files; put a file of text and label there and "
             "call it train.csv"
         )
-    splits: dict[str, Rows] = {}
+    splits: dict[str, sources.Rows] = {}
     for file in files:
-        if SPLIT_NAMES[file.stem] in splits:
-            raise ValueError(f"{path} holds two files of the split {SPLIT_NAMES[file.stem]}; remove {file.name} or it")
-        splits[SPLIT_NAMES[file.stem]] = read_file(file)
+        if sources.SPLIT_NAMES[file.stem] in splits:
+            raise ValueError(
+                f"{path} holds two files of the split {sources.SPLIT_NAMES[file.stem]}; remove {file.name} or it"
+            )
+        splits[sources.SPLIT_NAMES[file.stem]] = sources.read_file(file)
     return to_datasets(path, splits)
 
 
-def known_layout(rows: Rows, args: TextDataArguments) -> Rows:
+def known_layout(rows: sources.Rows, args: TextDataArguments) -> sources.Rows:
     """Rows with text and label where the columns are CounselChat's: one a question, whatever its answers."""
     if "questionID" not in rows[0] or not COUNSELCHAT_COLUMNS.keys() <= rows[0].keys():
         return rows
@@ -160,13 +154,13 @@ def known_layout(rows: Rows, args: TextDataArguments) -> Rows:
     return [renamed(row, COUNSELCHAT_COLUMNS, args) for row in first.values()]
 
 
-def read_mts_dialog(path: Path, args: TextDataArguments) -> dict[str, Rows]:
+def read_mts_dialog(path: Path, args: TextDataArguments) -> dict[str, sources.Rows]:
     """The splits of MTS-Dialog; its second test set is left aside."""
     splits = {}
     for split, name in MTS_DIALOG.items():
         if not (path / name).is_file():
             raise ValueError(f"{path} has {MTS_DIALOG['train']} but no {name}; put MTS-Dialog's file there")
-        splits[split] = [renamed(row, MTS_DIALOG_COLUMNS, args) for row in read_file(path / name)]
+        splits[split] = [renamed(row, MTS_DIALOG_COLUMNS, args) for row in sources.read_file(path / name)]
     return splits
 
 
@@ -176,9 +170,9 @@ def renamed(row: dict[str, Any], names: dict[str, str], args: TextDataArguments)
     return {new: row[old] for old, new in names.items()} | {name: row[name] for name in wanted & row.keys()}
 
 
-def to_datasets(path: Path, splits: dict[str, Rows]) -> dict[str, Dataset]:
-    with one_kind_a_column(path):
-        return {split: Dataset.from_dict(to_columns(rows)) for split, rows in splits.items()}
+def to_datasets(path: Path, splits: dict[str, sources.Rows]) -> dict[str, Dataset]:
+    with sources.one_kind_a_column(path):
+        return {split: Dataset.from_dict(sources.to_columns(rows)) for split, rows in splits.items()}
 
 
 GENERATED = {"seed", "example_ids", "attempts"}

@@ -19,23 +19,10 @@ from clinsynth.hub.credentials import is_signed, unsigned
 from clinsynth.hub.gate import Reading, Thresholds, read_gate, refuse
 from clinsynth.hub.upload import Content, size_of
 from clinsynth.private_words import describe_command, without_paths
+from clinsynth.synthesis import shard_files
 from clinsynth.synthesis.provenance import COLUMNS as PROVENANCE_COLUMNS
 from clinsynth.synthesis.provenance import Provenance, find_provenance, insert
 from clinsynth.synthesis.sets import read_finished
-from clinsynth.synthesis.shard_files import (
-    GIVEN_UP,
-    Columns,
-    HashedFile,
-    find_shards,
-    hash_all,
-    hash_each,
-    is_fit,
-    looked_at,
-    open_shard,
-    parquet_options,
-    read_columns,
-    read_shard,
-)
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -109,12 +96,12 @@ def find_set(folder: Path, evidence: Path, config_name: str, limits: Thresholds)
     from clinsynth.hub_cards.evidence import check_about_set, read_evidence
 
     generation = read_finished(folder)
-    find_shards(folder)
+    shard_files.find_shards(folder)
     read = read_evidence(evidence)
     assert read is not None
     check_about_set(read, generation, folder)
-    measured, hashed = read.content["data"].get("shards_sha256"), hash_each(folder)
-    if measured != hash_all(hashed.values()):
+    measured, hashed = read.content["data"].get("shards_sha256"), shard_files.hash_each(folder)
+    if measured != shard_files.hash_all(hashed.values()):
         why = "is about other shards than those in" if measured else "does not say which shards it is about, unlike"
         raise ValueError(f"--evidence {evidence} {why} {folder}; run `clinsynth evaluate` on this set and start again")
     shards = PublishedShards.of(generation, folder, hashed)
@@ -224,19 +211,21 @@ class PublishedShards:
 
     folder: Path
     provenance: Provenance
-    hashed: dict[Path, HashedFile]
+    hashed: dict[Path, shard_files.HashedFile]
     reasons: frozenset[str] = frozenset()
     known: dict[str, Any] | None = None
     left_out: list[str] = field(default_factory=list)
-    columns: Columns = field(default_factory=list)
+    columns: shard_files.Columns = field(default_factory=list)
     num_rows: int = 0
     num_bytes: int = 0
     download_size: int = 0
 
     @classmethod
-    def of(cls, generation: dict[str, Any], folder: Path, hashed: dict[Path, HashedFile]) -> PublishedShards:
+    def of(
+        cls, generation: dict[str, Any], folder: Path, hashed: dict[Path, shard_files.HashedFile]
+    ) -> PublishedShards:
         """The shards of the set in `folder`, as its generation.json tells of them."""
-        reasons = frozenset(generation.get("rejected") or {}) | {GIVEN_UP}
+        reasons = frozenset(generation.get("rejected") or {}) | {shard_files.GIVEN_UP}
         return cls(folder, find_provenance(generation, folder), hashed, reasons, generation.get("looked_at"))
 
     @property
@@ -250,7 +239,7 @@ class PublishedShards:
 
         return Shards(self.columns, self.num_rows, self.num_bytes, self.download_size)
 
-    def files(self, produced: int) -> Iterator[tuple[str, bytes | HashedFile]]:
+    def files(self, produced: int) -> Iterator[tuple[str, bytes | shard_files.HashedFile]]:
         """Path within the set, and content, of each shard.
 
         Raises:
@@ -258,13 +247,13 @@ class PublishedShards:
         """
         known = self.known or {}
         totals = known.get("num_rows", 0), known.get("num_bytes", 0)
-        fit = known == looked_at(self.hashed, self.provenance, *totals)
-        for path in find_shards(self.folder):
+        fit = known == shard_files.looked_at(self.hashed, self.provenance, *totals)
+        for path in shard_files.find_shards(self.folder):
             content = self.hashed[path] if fit else self.publish(path)
             self.download_size += size_of(content)
             yield f"data/{path.name}", content
         if fit:
-            self.columns = read_columns(open_shard(path).schema_arrow)
+            self.columns = shard_files.read_columns(shard_files.open_shard(path).schema_arrow)
             self.num_rows, self.num_bytes = totals
         if self.num_rows != produced:
             raise ValueError(
@@ -272,12 +261,12 @@ class PublishedShards:
                 "`clinsynth generate` command again"
             )
 
-    def publish(self, path: Path) -> bytes | HashedFile:
+    def publish(self, path: Path) -> bytes | shard_files.HashedFile:
         """The content of one shard: the file itself where it is fit to be published."""
-        table = read_shard(path)
-        content: bytes | HashedFile
-        if is_fit(path, table, self.provenance, self.reasons, unsigned):
-            self.columns = read_columns(table.schema)
+        table = shard_files.read_shard(path)
+        content: bytes | shard_files.HashedFile
+        if shard_files.is_fit(path, table, self.provenance, self.reasons, unsigned):
+            self.columns = shard_files.read_columns(table.schema)
             content = self.hashed[path]
         else:
             table = self.rewrite(table)
@@ -332,5 +321,5 @@ def write_table(table: pa.Table) -> bytes:
     import pyarrow.parquet as pq
 
     buffer = io.BytesIO()
-    pq.write_table(table, buffer, **parquet_options(table.column_names))
+    pq.write_table(table, buffer, **shard_files.parquet_options(table.column_names))
     return buffer.getvalue()

@@ -31,7 +31,7 @@ SPACE = re.compile(
 )
 NOT_SPACE = re.compile(r"(?:^|/)(?:tests?/|test_|__pycache__/)")
 LORA_FILES = ("learned_embeds.safetensors", "pytorch_lora_weights.safetensors")
-OF_PACKAGE = re.compile(r"(?:\w+/)*\w[\w.]*\.(?:py|jinja)")
+OF_PACKAGE = re.compile(r"(?:\w+/)*\w[\w.]*\.(?:py|jinja|yaml)")
 SUB_PACKAGES = ("pipelines", "trainers", "hub_cards", "metrics", "scripts")
 RECIPES = ("tasks", "checklists")
 IMPORTS = re.compile(r"^\s*(?:from|import) clinsynth\b", re.MULTILINE)
@@ -40,7 +40,7 @@ REPLACED = {
     "dataset": r"(?:[A-Za-z0-9][\w-]*/)?(?:data/[^/]*\.parquet|samples\.png|generation\.json|evidence\.json)",
     "metric": r"\w+\.py|requirements\.txt",
     "space": r"(?:\w+/)*[\w.]+\.(?:py|css|js|svg|jinja)"
-    r"|(?:clinsynth/recipes/tasks|(?:clinsynth/recipes/)?checklists)/[\w-]+\.yaml",
+    r"|(?:clinsynth(?:/\w+)+|checklists)/[\w-]+\.yaml",
 }
 """What an earlier push may have left in a repository, which goes where it is not among the files of the next."""
 

@@ -10,21 +10,7 @@ import numpy as np
 
 from clinsynth.images import to_picture, to_png
 from clinsynth.metrics.registry import ALIGNMENT_METRICS, IMAGE_METRICS, LIKENESS, SCORES, VARIETY, Metrics, by_name
-from clinsynth.reports.page import (
-    IMAGES,
-    NO_PROOF,
-    ends_of,
-    first_limits,
-    flatten,
-    format_interval,
-    format_number,
-    format_signed,
-    limit_of_classes,
-    marks_of,
-    render_page,
-    scale_for,
-    tile,
-)
+from clinsynth.reports import page
 
 if TYPE_CHECKING:
     from clinsynth.data.images import ImageArrays
@@ -35,14 +21,14 @@ SPLITS = {"test": "held-out (test)", "train": "train"}
 def render_image_report(evidence: dict[str, Any], samples: dict[str, Any]) -> str:
     """The page as HTML text; `evidence` is what evidence.json holds, `samples` those of `choose_images`."""
     beside = [row for row in evidence["measurements"] if row["reference"] == "test"]
-    return render_page(
+    return page.render_page(
         "report_images",
         image_tiles(evidence),
         image_limits(evidence),
         evidence=evidence,
         samples=samples,
         sets={split: split if split == "synthetic" else f"real {split}" for split in evidence["data"]["counts"]},
-        settings=list(flatten(evidence["generation"])),
+        settings=list(page.flatten(evidence["generation"])),
         tables=list(distance_tables(evidence["measurements"])),
         variety=table_by_class(beside, VARIETY),
         variety_columns=[metric.column for metric in VARIETY],
@@ -57,10 +43,10 @@ def distance_tables(measurements: list[dict[str, Any]]) -> Iterator[dict[str, An
     """One table a metric and reference; all whiskers of a table share one scale."""
     for reference, metric in ((split, metric) for split in SPLITS for metric in LIKENESS):
         rows = [row for row in measurements if (row["reference"], row["metric"]) == (reference, metric.name)]
-        scale = scale_for(end for row in rows for end in ends_of(row))
+        scale = page.scale_for(end for row in rows for end in page.ends_of(row))
         yield {
             "title": f"{metric.title} from the real {SPLITS[reference]} split",
-            "rows": [{**row, "marks": marks_of(row, scale)} for row in rows],
+            "rows": [{**row, "marks": page.marks_of(row, scale)} for row in rows],
             "other": SPLITS["train" if reference == "test" else "test"],
         }
 
@@ -86,15 +72,15 @@ def privacy_rows(privacy: dict[str, Any]) -> Iterator[dict[str, str]]:
             "reading": f"{record['metric'].replace('_', ' ')}, {record['detector']}",
             "value": f"{record['count']} of {record['n_synthetic']}",
             "interval": "–",
-            "against": "0" if expected is None else f"{format_number(expected)} false alarms expected",
+            "against": "0" if expected is None else f"{page.format_number(expected)} false alarms expected",
         }
     for record in privacy["records"]:
         if record["label"] == "overall":
             yield {
                 "reading": f"{IMAGE_METRICS[record['metric']].title}, {record['extractor']}",
-                "value": format_number(record["value"]),
-                "interval": format_interval(record["interval"]),
-                "against": f"held-out pictures: {format_number(record['floor'])}",
+                "value": page.format_number(record["value"]),
+                "interval": page.format_interval(record["interval"]),
+                "against": f"held-out pictures: {page.format_number(record['floor'])}",
             }
 
 
@@ -126,31 +112,31 @@ def image_tiles(evidence: dict[str, Any]) -> Iterator[dict[str, str]]:
             against = "; real train pictures lie at {}"
             yield number_tile(f"{titles[row['metric']].title}, overall", row, row["floor_held_out"], against)
     for record in evidence["classifier"]["comparisons"][:1] if evidence["classifier"] else []:
-        low, high = map(format_signed, record["interval"])
-        text = f"macro-F1 {format_signed(record['difference'])} against real alone, 95 % {low} to {high}"
-        yield tile("Classifier, real + synthetic", record["verdict"], text)
+        low, high = map(page.format_signed, record["interval"])
+        text = f"macro-F1 {page.format_signed(record['difference'])} against real alone, 95 % {low} to {high}"
+        yield page.tile("Classifier, real + synthetic", record["verdict"], text)
     for row in alignment_records(evidence):
         if (row["label"], row["metric"]) == ("overall", "low_alignment_tail"):
             floor = row["floor"] if row["floor"] is not None else row["floor_held_out"]
             yield number_tile("Low-alignment tail, overall", row, floor, "; among real pictures {}")
-    yield tile("Privacy", evidence["privacy"]["verdict"], "see the readings and the closest pairs below")
+    yield page.tile("Privacy", evidence["privacy"]["verdict"], "see the readings and the closest pairs below")
     collapsed = "found" if evidence["collapse"]["flag"] else "not found"
-    yield tile("Mode collapse", collapsed, evidence["collapse"]["sentence"])
+    yield page.tile("Mode collapse", collapsed, evidence["collapse"]["sentence"])
 
 
 def number_tile(title: str, record: dict[str, Any], floor: float | None, against: str) -> dict[str, str]:
     """The value of a record with its interval, `against` its floor."""
     if record["value"] is None:
-        return tile(title, "–", record["note"])
-    interval = f"95 % {format_interval(record['interval'])}" if record["interval"] else "no interval"
-    beside = "" if floor is None else against.format(format_number(floor))
-    return tile(title, format_number(record["value"]), f"{interval}{beside}")
+        return page.tile(title, "–", record["note"])
+    interval = f"95 % {page.format_interval(record['interval'])}" if record["interval"] else "no interval"
+    beside = "" if floor is None else against.format(page.format_number(floor))
+    return page.tile(title, page.format_number(record["value"]), f"{interval}{beside}")
 
 
 def image_limits(evidence: dict[str, Any]) -> Iterator[str]:
     """What the numbers do not say, in plain words."""
     data, extractor, rows = evidence["data"], evidence["extractor"]["name"], evidence["measurements"]
-    yield from first_limits(data["real"], IMAGES)
+    yield from page.first_limits(data["real"], page.IMAGES)
     if "inception-2015-12-05" not in extractor:
         yield (
             f"The extractor of all distances is: {extractor}. They are not comparable with published FID or KID "
@@ -172,11 +158,11 @@ def image_limits(evidence: dict[str, Any]) -> Iterator[str]:
             "floor of two halves comes from half as many pictures, which raises it. KID has no such bias."
         )
     counts = data["counts"]["synthetic"]
-    yield from limit_of_classes(counts, "picture")
+    yield from page.limit_of_classes(counts, "picture")
     unmeasured = {row["label"] for row in rows if row["value"] is None and counts.get(row["label"]) != 0}
     if unmeasured:
         yield f"Too few pictures to measure: {', '.join(sorted(unmeasured))}."
-    yield NO_PROOF
+    yield page.NO_PROOF
     if evidence["classifier"]:
         yield (
             "“No evidence” means that the interval holds zero: the synthetic pictures may help or hurt by less than "

@@ -11,35 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from clinsynth.data.images import ImageArrays, load_image_arrays
+from clinsynth.metrics import registry
 from clinsynth.metrics.images.privacy import worst_over_runs
-from clinsynth.metrics.registry import (
-    CONTENT,
-    DISTANCES,
-    ENTITIES,
-    IMAGE_METRICS,
-    LIKENESS,
-    OVERLAP,
-    SCORES,
-    TEXT_METRICS,
-    VARIETY,
-    WORDS,
-    Metric,
-    Metrics,
-)
+from clinsynth.reports import page
 from clinsynth.reports.images import encode_images, privacy_rows
-from clinsynth.reports.page import (
-    IMAGES,
-    NO_PROOF,
-    TEXTS,
-    WHISKER,
-    Scale,
-    first_limits,
-    polyline,
-    render_page,
-    scale_for,
-    tile,
-    whisker,
-)
 from clinsynth.run_folder import atomic_write, describe_environment, read_json
 from clinsynth.study.plan import MARK
 from clinsynth.synthesis.sets import load_synthetic_images, with_labels_of
@@ -50,7 +25,7 @@ if TYPE_CHECKING:
     from clinsynth.study.plan import Plan
 
 CURVE = (220.0, 90.0)
-ARM_SCORES = [score for score in SCORES if score.name != "accuracy"]
+ARM_SCORES = [score for score in registry.SCORES if score.name != "accuracy"]
 
 
 @dataclass(frozen=True)
@@ -65,7 +40,7 @@ class Section:
 
     title: str
     text: str
-    metrics: Metrics
+    metrics: registry.Metrics
     reference: str = "test"
 
 
@@ -74,26 +49,28 @@ HELD_OUT = (
     "real train and real held-out {things}: what a perfect generator would reach."
 )
 SECTIONS = {
-    IMAGES: [Section("Fidelity and diversity", HELD_OUT.format(things=IMAGES), LIKENESS + VARIETY)],
-    TEXTS: [
-        Section("Fidelity", HELD_OUT.format(things=TEXTS), DISTANCES + CONTENT),
-        Section("Diversity", "Beside held-out texts: a generator should vary as much as they do.", WORDS),
+    page.IMAGES: [
+        Section("Fidelity and diversity", HELD_OUT.format(things=page.IMAGES), registry.LIKENESS + registry.VARIETY)
+    ],
+    page.TEXTS: [
+        Section("Fidelity", HELD_OUT.format(things=page.TEXTS), registry.DISTANCES + registry.CONTENT),
+        Section("Diversity", "Beside held-out texts: a generator should vary as much as they do.", registry.WORDS),
         Section(
             "Privacy",
             "Synthetic against real train texts; the floor is what held-out texts share with train texts.",
-            OVERLAP + ENTITIES,
+            registry.OVERLAP + registry.ENTITIES,
             "train",
         ),
     ],
 }
-BARS = {IMAGES: IMAGE_METRICS["kid"], TEXTS: TEXT_METRICS["mmd_squared"]}
+BARS = {page.IMAGES: registry.IMAGE_METRICS["kid"], page.TEXTS: registry.TEXT_METRICS["mmd_squared"]}
 """What is drawn class by class."""
 
 
 def render_study(report: dict[str, Any], samples: list[dict[str, Any]]) -> str:
     """The page as HTML text; `report` is what report.json holds, `samples` a row of data URIs a class and set."""
     things, generators = things_of(report), report["generators"]
-    return render_page(
+    return page.render_page(
         "report_study",
         study_tiles(report),
         study_limits(report),
@@ -103,14 +80,14 @@ def render_study(report: dict[str, Any], samples: list[dict[str, Any]]) -> str:
         sections=[(section, list(measure_rows(generators, section))) for section in SECTIONS[things]],
         bar_title=BARS[things].title,
         per_class=list(class_bars(generators, BARS[things])),
-        privacy=privacy_table(generators) if things == IMAGES else {},
+        privacy=privacy_table(generators) if things == page.IMAGES else {},
         classifiers=[classifier_view(name, results, report) for name, results in report["classifiers"].items()],
     )
 
 
 def things_of(report: dict[str, Any]) -> str:
     """What the samples of a study are called."""
-    return TEXTS if report["task"] else IMAGES
+    return page.TEXTS if report["task"] else page.IMAGES
 
 
 def measure_rows(generators: dict[str, Any], section: Section) -> Iterator[dict[str, Any]]:
@@ -121,12 +98,12 @@ def measure_rows(generators: dict[str, Any], section: Section) -> Iterator[dict[
         if not known:
             continue
         floor = known[0]["floor_held_out"]
-        scale = scale_for([floor, *(end for record in known for end in record["interval"] or [record["value"]])])
+        scale = page.scale_for([floor, *(end for record in known for end in record["interval"] or [record["value"]])])
         cells = {name: record and with_whisker(record, scale, held_out=floor) for name, record in records.items()}
         yield {"title": metric.heading, "better": metric.better, "floor": floor, "cells": cells}
 
 
-def find(entry: dict[str, Any], metric: Metric, label: str, reference: str = "test") -> dict[str, Any] | None:
+def find(entry: dict[str, Any], metric: registry.Metric, label: str, reference: str = "test") -> dict[str, Any] | None:
     """The measurement of a generator with this metric, class and real split; None where there is no number."""
     for record in entry["evidence"]["measurements"]:
         if (record["metric"], record["label"], record["reference"]) == (metric.name, label, reference):
@@ -134,7 +111,7 @@ def find(entry: dict[str, Any], metric: Metric, label: str, reference: str = "te
     return None
 
 
-def class_bars(generators: dict[str, Any], metric: Metric) -> Iterator[dict[str, Any]]:
+def class_bars(generators: dict[str, Any], metric: registry.Metric) -> Iterator[dict[str, Any]]:
     """For each class a bar a generator: `metric` against held-out rows of the class, with interval and floor."""
     if not generators:
         return
@@ -142,7 +119,7 @@ def class_bars(generators: dict[str, Any], metric: Metric) -> Iterator[dict[str,
     records = {(label, name): find(entry, metric, label) for label in labels for name, entry in generators.items()}
     known = [record for record in records.values() if record is not None]
     ends = [end for record in known for end in (record["value"], record["floor"], *(record["interval"] or []))]
-    scale = scale_for(ends, 2 * WHISKER)
+    scale = page.scale_for(ends, 2 * page.WHISKER)
     for label in labels:
         found = ((name, records[label, name]) for name in generators)
         bars = [{"name": name, **with_whisker(record, scale, record["floor"])} for name, record in found if record]
@@ -150,10 +127,10 @@ def class_bars(generators: dict[str, Any], metric: Metric) -> Iterator[dict[str,
 
 
 def with_whisker(
-    record: dict[str, Any], scale: Scale, floor: float | None = None, held_out: float | None = None
+    record: dict[str, Any], scale: page.Scale, floor: float | None = None, held_out: float | None = None
 ) -> dict[str, Any]:
     """A measurement with its whisker."""
-    return {"record": record, "marks": whisker(record["value"], record["interval"], scale, floor, held_out)}
+    return {"record": record, "marks": page.whisker(record["value"], record["interval"], scale, floor, held_out)}
 
 
 def privacy_table(generators: dict[str, Any]) -> dict[str, dict[str, dict[str, str]]]:
@@ -171,14 +148,14 @@ def classifier_view(name: str, results: dict[str, Any], report: dict[str, Any]) 
     values = {(record["arm"], record["metric"]): record for record in results["arms"]}
     against = {record["arm"]: record for record in results["comparisons"] if record["metric"] == "macro_f1"}
     arms = list(dict.fromkeys(record["arm"] for record in results["arms"]))
-    scale = scale_for(end for record in against.values() for end in record["interval"])
+    scale = page.scale_for(end for record in against.values() for end in record["interval"])
     rows = [
         {
             "arm": arm,
             "samples": samples_of(results, arm),
             "scores": [values.get((arm, score.name)) for score in ARM_SCORES],
             "comparison": against.get(arm),
-            "marks": against.get(arm) and whisker(against[arm]["difference"], against[arm]["interval"], scale),
+            "marks": against.get(arm) and page.whisker(against[arm]["difference"], against[arm]["interval"], scale),
         }
         for arm in arms
     ]
@@ -230,7 +207,7 @@ def curve_views(results: dict[str, Any]) -> list[dict[str, Any]]:
     every = [value for seeds in lines.values() for line in seeds for value in line]
     low, high = min(every, default=0.0), max(every, default=1.0)
     return [
-        {"arm": arm, "low": low, "high": high, "lines": [polyline(line, low, high, *CURVE) for line in seeds]}
+        {"arm": arm, "low": low, "high": high, "lines": [page.polyline(line, low, high, *CURVE) for line in seeds]}
         for arm, seeds in lines.items()
     ]
 
@@ -241,19 +218,19 @@ def study_tiles(report: dict[str, Any]) -> Iterator[dict[str, str]]:
         compared = [r for r in results["comparisons"] if r["metric"] == "macro_f1" and r["arm"] not in CONTROLS]
         if compared:
             best = max(compared, key=lambda record: record["difference"])
-            yield tile(f"Best arm for {name}", best["verdict"], best["sentence"])
+            yield page.tile(f"Best arm for {name}", best["verdict"], best["sentence"])
     for name, entry in report["generators"].items():
-        if things_of(report) == IMAGES:
-            yield tile(f"Privacy of {name}", entry["privacy"]["verdict"], entry["privacy"]["text"])
+        if things_of(report) == page.IMAGES:
+            yield page.tile(f"Privacy of {name}", entry["privacy"]["verdict"], entry["privacy"]["text"])
         else:
             found = [finding["sentence"] for finding in entry["evidence"]["findings"].values() if finding["flag"]]
             text = " ".join(found) or "No sign of copies, leaks, repetition or a softened tone."
-            yield tile(f"Findings on {name}", f"{len(found) or 'none'} of 4", text)
+            yield page.tile(f"Findings on {name}", f"{len(found) or 'none'} of 4", text)
 
 
 def study_limits(report: dict[str, Any]) -> Iterator[str]:
     """What the numbers do not say, in plain words."""
-    yield from first_limits(report["dataset"], things_of(report))
+    yield from page.first_limits(report["dataset"], things_of(report))
     yield (
         "Each generator was trained once. What another training seed would change is not in the intervals of fidelity "
         "and privacy; those of the classifiers hold test samples and classifier seeds."
@@ -262,7 +239,7 @@ def study_limits(report: dict[str, Any]) -> Iterator[str]:
         "“No evidence” means that the interval, corrected for the number of arms (Holm), holds zero: a smaller effect "
         "than these test samples and seeds can show is possible."
     )
-    yield NO_PROOF
+    yield page.NO_PROOF
     yield "Energy was not measured."
 
 

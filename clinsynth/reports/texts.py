@@ -12,21 +12,7 @@ import numpy as np
 
 from clinsynth.metrics.nearest import nearest
 from clinsynth.metrics.registry import LOWER, QUESTIONS, TEXT_METRICS, TEXT_TABLES, Metric, MetricTable
-from clinsynth.reports.page import (
-    NO_PROOF,
-    TEXTS,
-    Scale,
-    ends_of,
-    first_limits,
-    flatten,
-    format_interval,
-    format_number,
-    limit_of_classes,
-    marks_of,
-    render_page,
-    scale_for,
-    tile,
-)
+from clinsynth.reports import page
 
 if TYPE_CHECKING:
     from clinsynth.data.texts import TextSet
@@ -38,14 +24,14 @@ SETS = {"synthetic": "synthetic", "train": "real train", "test": "real held-out"
 def render_text_report(evidence: dict[str, Any], samples: dict[str, Any]) -> str:
     """The page as HTML text; `evidence` is what evidence.json holds, `samples` those of `choose_texts`."""
     tables = [build_table(evidence, table) for table in TEXT_TABLES]
-    return render_page(
+    return page.render_page(
         "report_texts",
         text_tiles(evidence["findings"]),
         text_limits(evidence),
         evidence=evidence,
         samples=samples,
         sets={split: SETS.get(split, split) for split in evidence["data"]["counts"]},
-        settings=list(flatten(evidence["generation"])),
+        settings=list(page.flatten(evidence["generation"])),
         questions={name: question.format(things="texts") for name, question in QUESTIONS.items()},
         tables=[table for table in tables if table["rows"]],
         sentences=list(sentences(evidence)),
@@ -88,7 +74,7 @@ def build_row(record: dict[str, Any], metric: Metric) -> dict[str, Any]:
     if "n_real" not in record:  # of memorisation
         row |= {"floor": None, "floor_held_out": record["floor"], "n_real": record["n_train"]}
     zero = metric.better == LOWER
-    return row | {"marks": marks_of(row, scale_for(ends_of(row), zero=zero), zero)}
+    return row | {"marks": page.marks_of(row, page.scale_for(page.ends_of(row), zero=zero), zero)}
 
 
 def text_tiles(findings: dict[str, Any]) -> Iterator[dict[str, str]]:
@@ -98,7 +84,7 @@ def text_tiles(findings: dict[str, Any]) -> Iterator[dict[str, str]]:
         value = "found" if finding["flag"] else "no sign" if judged else "not judged"
         where = ["the set as a whole" if label == "overall" else label for label in finding["labels"]]
         text = f"in {', '.join(where[:3])}{' and others' if len(where) > 3 else ''}" if where else ""
-        yield tile(name, value, text, {"found": "hurts", "no sign": "helps"}.get(value, ""))
+        yield page.tile(name, value, text, {"found": "hurts", "no sign": "helps"}.get(value, ""))
 
 
 def sentences(evidence: dict[str, Any]) -> Iterator[str]:
@@ -110,10 +96,10 @@ def sentences(evidence: dict[str, Any]) -> Iterator[str]:
         record = records.get(metric)
         if record is not None and is_measured(record):
             title = TEXT_METRICS[metric].heading
-            interval = f" (95 % {format_interval(record['interval'])})" if record["interval"] else ""
+            interval = f" (95 % {page.format_interval(record['interval'])})" if record["interval"] else ""
             floor = record["floor_held_out"]
-            against = "" if floor is None else f"; the same of real train texts is {format_number(floor)}"
-            name, value = f"{title[0].upper()}{title[1:]}", format_number(record["value"])
+            against = "" if floor is None else f"; the same of real train texts is {page.format_number(floor)}"
+            name, value = f"{title[0].upper()}{title[1:]}", page.format_number(record["value"])
             yield f"{name} against held-out texts: {value}{interval}{against}."
 
 
@@ -133,7 +119,7 @@ def histograms(distributions: dict[str, Any]) -> Iterator[dict[str, Any]]:
 def step_line(shares: list[float], top: float) -> str:
     """Points of an SVG polyline: a step a bin, the highest share `top` at the upper edge."""
     width, height = HISTOGRAM
-    across, up = Scale(0, len(shares), width), Scale(0, top or 1.0, height)
+    across, up = page.Scale(0, len(shares), width), page.Scale(0, top or 1.0, height)
     corners = [(edge, share) for number, share in enumerate(shares) for edge in (number, number + 1)]
     points = [(0, 0.0), *corners, (len(shares), 0.0)]
     return " ".join(f"{across(edge)},{round(height - up(share), 1)}" for edge, share in points)
@@ -142,7 +128,7 @@ def step_line(shares: list[float], top: float) -> str:
 def text_limits(evidence: dict[str, Any]) -> Iterator[str]:
     """What the numbers do not say, in plain words."""
     data = evidence["data"]
-    yield from first_limits(data.get("real", ""), TEXTS)
+    yield from page.first_limits(data.get("real", ""), page.TEXTS)
     yield (
         f"All distances are those of one encoder: {evidence['encoder']['name']}. Values of another encoder, and "
         "published ones, are no measure for these; the floors are."
@@ -159,14 +145,14 @@ def text_limits(evidence: dict[str, Any]) -> Iterator[str]:
         "Intervals are for drawing other texts from the same sources. They leave out what running or training the "
         "generator anew would change."
     )
-    yield from limit_of_classes(data["counts"]["synthetic"], "text")
+    yield from page.limit_of_classes(data["counts"]["synthetic"], "text")
     sides = [data["counts"][source] for source in ("synthetic", "test")]
     few = [name for name in data["label_names"] if 0 < min(counts[name] for counts in sides) < 10]
     if few:
         yield f"Fewer than ten synthetic or held-out texts, too few for most measures: {', '.join(few)}."
     if evidence["language_model"] is None:
         yield "The perplexity gap was not measured: that needs --language_model."
-    yield NO_PROOF
+    yield page.NO_PROOF
 
 
 TEXTS_A_CLASS = 3

@@ -21,28 +21,8 @@ from clinsynth.metrics.distances import measure_embeddings
 from clinsynth.metrics.findings import read_texts
 from clinsynth.metrics.privacy.closest_records import MemorisationRecord
 from clinsynth.metrics.records import MIN_ROWS, Features, Measurement, MeasurementSettings
+from clinsynth.metrics.texts import fidelity, privacy
 from clinsynth.metrics.texts.diversity import measure_repetition, measure_streams
-from clinsynth.metrics.texts.fidelity import (
-    MOST_SCORED,
-    TokenView,
-    draw_rows,
-    measure_bertscore,
-    measure_label_recovery,
-    measure_mauve,
-    measure_perplexity,
-    measure_tone,
-)
-from clinsynth.metrics.texts.privacy import (
-    Canaries,
-    closest_pairs,
-    describe_distributions,
-    measure_closeness,
-    measure_closest,
-    measure_entities,
-    measure_exposure,
-    measure_overlap,
-    measure_prompt_overlap,
-)
 from clinsynth.metrics.texts.words import word_rows
 from clinsynth.models.image_encoders import hash_arrays
 from clinsynth.models.text_encoders import TextEncoder, TextModel, embed_all, embed_texts, pack_texts
@@ -69,7 +49,7 @@ def text_evidence(
     cache_dir: str | Path | None = None,
     replicates: int = 200,
     seed: int = 0,
-    canaries: Canaries | None = None,
+    canaries: privacy.Canaries | None = None,
     language_model: TextModel | None = None,
 ) -> dict[str, Any]:
     """All parts of the evidence as JSON-able records.
@@ -120,8 +100,8 @@ def text_evidence(
         "encoder": describe_model(encoder),
         "language_model": None if language_model is None else describe_model(language_model),
         **records,
-        "closest": closest_pairs(synthetic, sets["train"], rows["synthetic"], rows["train"]),
-        "distributions": describe_distributions(sets, rows),
+        "closest": privacy.closest_pairs(synthetic, sets["train"], rows["synthetic"], rows["train"]),
+        "distributions": privacy.describe_distributions(sets, rows),
         "findings": read_texts(measured, records["memorisation"], data["counts"]),
         "environment": describe_environment(),
     }
@@ -137,7 +117,7 @@ def parts_of(
     label_names: list[str],
     encoder: TextEncoder,
     settings: MeasurementSettings,
-    canaries: Canaries | None,
+    canaries: privacy.Canaries | None,
 ) -> dict[str, list[tuple[str, Callable[[], Records]]]]:
     """The measurements of each part of the evidence, in order."""
 
@@ -145,27 +125,29 @@ def parts_of(
         return compared(measure, view, label_names, settings)
 
     words, synthetic, train = views.sides("words", label_names), sets["synthetic"], sets["train"]
-    tokens = {name: TokenView(rows, encoder, name) for name, rows in views.texts.items()}
-    prompts = partial(measure_prompt_overlap, synthetic, train, sets["test"], label_names, settings)
+    tokens = {name: fidelity.TokenView(rows, encoder, name) for name, rows in views.texts.items()}
+    prompts = partial(privacy.measure_prompt_overlap, synthetic, train, sets["test"], label_names, settings)
     made, seen, unseen = (views.embeddings[name] for name in SPLITS)
-    planted = [("canaries", partial(measure_exposure, synthetic.texts, canaries, settings))] if canaries else []
+    planted = (
+        [("canaries", partial(privacy.measure_exposure, synthetic.texts, canaries, settings))] if canaries else []
+    )
     return {
         "fidelity": [
             *beside(measure_embeddings, views.embeddings),
-            *beside(measure_mauve, views.embeddings),
-            ("bertscore", partial(measure_bertscore, tokens, REFERENCES, label_names, settings)),
-            *beside(measure_tone, views.words),
-            ("label recovery", partial(measure_label_recovery, words, "train", settings)),
+            *beside(fidelity.measure_mauve, views.embeddings),
+            ("bertscore", partial(fidelity.measure_bertscore, tokens, REFERENCES, label_names, settings)),
+            *beside(fidelity.measure_tone, views.words),
+            ("label recovery", partial(fidelity.measure_label_recovery, words, "train", settings)),
         ],
         "diversity": [*beside(measure_streams, views.words), *beside(measure_repetition, views.words)],
         "privacy": [
-            ("closeness", partial(measure_closeness, views.sides("embeddings", label_names), settings)),
-            ("overlap", partial(measure_overlap, words, settings)),
+            ("closeness", partial(privacy.measure_closeness, views.sides("embeddings", label_names), settings)),
+            ("overlap", partial(privacy.measure_overlap, words, settings)),
             ("prompt", prompts),
-            ("entities", partial(measure_entities, views.sides("texts", label_names), settings)),
+            ("entities", partial(privacy.measure_entities, views.sides("texts", label_names), settings)),
             *planted,
         ],
-        "memorisation": [("closest", partial(measure_closest, made, seen, unseen, label_names, settings))],
+        "memorisation": [("closest", partial(privacy.measure_closest, made, seen, unseen, label_names, settings))],
     }
 
 
@@ -175,11 +157,11 @@ def perplexity_part(
     """The perplexity gap, from losses (n, 1) of at most 200 texts of each set, which are kept in `folder`."""
     losses = {}
     for name, side in sets.items():
-        rows = draw_rows(len(side), MOST_SCORED, settings.seed)
+        rows = fidelity.draw_rows(len(side), fidelity.MOST_SCORED, settings.seed)
         drawn = [side.texts[row] for row in rows]
         losses[name] = Features(embed_texts(model, drawn, folder, f"losses, {name}"), side.labels[rows])
     settings = replace(settings, extractor=model.name)
-    for key, measure in compared(measure_perplexity, losses, label_names, settings):
+    for key, measure in compared(fidelity.measure_perplexity, losses, label_names, settings):
         yield f"{key}, {hash_arrays(model.fingerprint)[:8]}", measure
 
 
@@ -206,7 +188,7 @@ def hash_evidence(
     encoder: TextEncoder,
     settings: MeasurementSettings,
     label_names: list[str],
-    canaries: Canaries | None,
+    canaries: privacy.Canaries | None,
 ) -> str:
     """Hash of all that the measurements depend on: 16 hexadecimal digits."""
     contents = [
@@ -244,7 +226,7 @@ def load_real_texts(args: EvaluateTextArguments) -> tuple[dict[str, TextSet], li
     return {name: TextSet.of(splits[name]) for name in READ_SPLITS}, list(splits["train"].features["label"].names)
 
 
-def load_canaries(path: str | None, generation: dict[str, Any] | None) -> Canaries | None:
+def load_canaries(path: str | None, generation: dict[str, Any] | None) -> privacy.Canaries | None:
     """The sentences in the file `path`; where none is given, those that the generator was fine-tuned with, if any.
 
     Raises:
@@ -258,7 +240,7 @@ def load_canaries(path: str | None, generation: dict[str, Any] | None) -> Canari
         path = str(own)
     mend = "give the canaries.json of a folder that `clinsynth train text-lora --canaries` wrote"
     try:
-        return Canaries(**json.loads(Path(path).read_text()))
+        return privacy.Canaries(**json.loads(Path(path).read_text()))
     except FileNotFoundError as error:
         raise ValueError(f"--canaries {path}: there is no such file; {mend}") from error
     except (ValueError, TypeError) as error:

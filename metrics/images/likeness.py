@@ -15,15 +15,7 @@ import numpy as np
 from clinsynth.metrics.comparisons import FLOOR_SPLITS, Comparison
 from clinsynth.metrics.nearest import nearest
 from clinsynth.metrics.records import Features, Measurement, MeasurementSettings, mean_interval
-from clinsynth.metrics.ssim.ssim import (
-    BATCH,
-    SCALE_WEIGHTS,
-    WINDOW,
-    count_scales,
-    halve,
-    ssim_to_nearest,
-    within_class,
-)
+from clinsynth.metrics.ssim import ssim
 
 MIN_PAIRS = 5
 THUMBNAIL = 16
@@ -47,12 +39,12 @@ def measure_images(comparison: Comparison, settings: MeasurementSettings) -> lis
     ]
     if records[0].note:
         return records
-    if min(shape[1:]) < WINDOW:
-        note = f"not measured, SSIM needs {WINDOW} x {WINDOW} pixels, these have {shape[1]} x {shape[2]}"
+    if min(shape[1:]) < ssim.WINDOW:
+        note = f"not measured, SSIM needs {ssim.WINDOW} x {ssim.WINDOW} pixels, these have {shape[1]} x {shape[2]}"
         return [replace(record, note=note) for record in records]
     measured = [_within(records[0], comparison, settings)]
     for record, of, note in (
-        (records[1], ssim_to_nearest, "nearest in pixels"),
+        (records[1], ssim.ssim_to_nearest, "nearest in pixels"),
         (records[2], partial(near_duplicates, seed=settings.seed), "thumbnails, in pixels"),
     ):
         values = of(comparison.synthetic.rows, comparison.real.rows)
@@ -89,10 +81,10 @@ def near_duplicates(synthetic: np.ndarray, real: np.ndarray, seed: int = 0) -> n
 def thumbnails(images: np.ndarray) -> np.ndarray:
     """Images (n, channels, r, r) halved, by means of 2 x 2 pixels, until r is 16 or less; float64."""
     parts = []
-    for i in range(0, len(images), BATCH):
-        part = images[i : i + BATCH].astype(np.float64)
+    for i in range(0, len(images), ssim.BATCH):
+        part = images[i : i + ssim.BATCH].astype(np.float64)
         while max(part.shape[2:]) > THUMBNAIL:
-            part = halve(part)
+            part = ssim.halve(part)
         parts.append(part)
     return np.concatenate(parts)
 
@@ -115,7 +107,7 @@ def smooth_like(images: np.ndarray, models: np.ndarray) -> np.ndarray:
 
 def _within(record: Measurement, comparison: Comparison, settings: MeasurementSettings) -> Measurement:
     synthetic, real, other = comparison.synthetic, comparison.real, comparison.held_out
-    values = within_class(synthetic.rows, synthetic.labels, settings.seed)
+    values = ssim.within_class(synthetic.rows, synthetic.labels, settings.seed)
     if len(values) < MIN_PAIRS:
         return replace(record, note=f"not measured, {len(values)} pairs of one class")
     floors = [_mean_within_class(real, settings.seed + i) for i in range(FLOOR_SPLITS)]
@@ -131,13 +123,13 @@ def _within(record: Measurement, comparison: Comparison, settings: MeasurementSe
 
 def _mean_within_class(side: Features, seed: int) -> float | None:
     """Mean MS-SSIM over the pairs of one class, None where there are fewer than five."""
-    values = within_class(side.rows, side.labels, seed)
+    values = ssim.within_class(side.rows, side.labels, seed)
     return float(values.mean()) if len(values) >= MIN_PAIRS else None
 
 
 def describe_scales(height: int, width: int) -> str:
     """What the record says of MS-SSIM on images too small for all five scales; empty for the others."""
-    scales, all_scales = count_scales(height, width), len(SCALE_WEIGHTS)
+    scales, all_scales = ssim.count_scales(height, width), len(ssim.SCALE_WEIGHTS)
     if scales == all_scales:
         return ""
     return (

@@ -12,27 +12,8 @@ from transformers import PreTrainedModel
 
 from clinsynth.data.images import ImageArrays
 from clinsynth.data.texts import TextArrays
+from clinsynth.models import image_classifiers, text_classifiers
 from clinsynth.models.classifiers import FitResult, FitSettings, Read
-from clinsynth.models.image_classifiers import (
-    build_small_resnet,
-    fit_image_classifier,
-    in_batches,
-    load_image_classifier,
-    load_image_classifier_to_train,
-    save_image_classifier,
-    with_input_size,
-)
-from clinsynth.models.text_classifiers import (
-    Tokens,
-    build_small_bert,
-    fit_text_classifier,
-    load_text_classifier,
-    load_text_classifier_to_train,
-    load_tokens,
-    save_text_classifier,
-    small_tokenizer,
-    text_outputs,
-)
 from clinsynth.models.text_encoders import MINILM, default_source
 from clinsynth.trainers.classifiers.arms import ARMS, SMALL_BERT, SMALL_RESNET, TEXT_ARMS, ArmArguments
 from clinsynth.trainers.classifiers.rows import oversample
@@ -73,24 +54,26 @@ class ImageClassifiers(Classifiers[ImageArrays]):
         transformers' architectures, pretrained or not."""
         names, own = train.label_names, max(64, train.images.shape[-1])
         if args.model == SMALL_RESNET:
-            model: PreTrainedModel = build_small_resnet(len(names), 3, input_size=own, seed=seed)
+            model: PreTrainedModel = image_classifiers.build_small_resnet(len(names), 3, input_size=own, seed=seed)
         else:
-            model = load_image_classifier_to_train(args.model, names, seed, args.from_scratch, own)
-        return model if self.input_size is None else with_input_size(model, self.input_size, args.model)
+            model = image_classifiers.load_image_classifier_to_train(args.model, names, seed, args.from_scratch, own)
+        return (
+            model if self.input_size is None else image_classifiers.with_input_size(model, self.input_size, args.model)
+        )
 
     def save(self, model: PreTrainedModel, label_names: list[str], folder: Path) -> None:
-        save_image_classifier(model, label_names, folder)
+        image_classifiers.save_image_classifier(model, label_names, folder)
 
     def load(self, folder: Path) -> PreTrainedModel:
-        return load_image_classifier("the classifier in", str(folder))[0]
+        return image_classifiers.load_image_classifier("the classifier in", str(folder))[0]
 
     def fit(
         self, model: PreTrainedModel, train: ImageArrays, validation: ImageArrays, settings: FitSettings
     ) -> FitResult:
-        return fit_image_classifier(model, train, validation, settings, self.flips)
+        return image_classifiers.fit_image_classifier(model, train, validation, settings, self.flips)
 
     def outputs(self, model: PreTrainedModel, data: ImageArrays, read: Read) -> np.ndarray:
-        return in_batches(model, data.images, lambda pixels: read(model(pixels).logits))
+        return image_classifiers.in_batches(model, data.images, lambda pixels: read(model(pixels).logits))
 
     def oversample(
         self, train: ImageArrays, method: str, balance_to: int | None, seed: int
@@ -116,7 +99,7 @@ class TextClassifiers(Classifiers[TextArrays]):
     class_weights = False  # real_weighted, and what is compared with it, has them all the same
     minority_recall = True
 
-    tokens: Tokens
+    tokens: text_classifiers.Tokens
     source: str = ""
 
     @classmethod
@@ -127,31 +110,33 @@ class TextClassifiers(Classifiers[TextArrays]):
             ValueError: no tokenizer is there, or it takes fewer than `max_length` tokens.
         """
         if model == SMALL_BERT:
-            return cls(Tokens(small_tokenizer(train.texts), max_length))
+            return cls(text_classifiers.Tokens(text_classifiers.small_tokenizer(train.texts), max_length))
         source = default_source() if model == MINILM else model
-        return cls(load_tokens(source, max_length), source)
+        return cls(text_classifiers.load_tokens(source, max_length), source)
 
     def identity(self, views: str) -> dict[str, Any]:
         return {"max_length": self.tokens.max_length}
 
     def build(self, args: ArmArguments, train: TextArrays, seed: int) -> PreTrainedModel:
         if args.model == SMALL_BERT:
-            return build_small_bert(self.tokens, len(train.label_names), seed)
-        return load_text_classifier_to_train(self.source, train.label_names, self.tokens, seed, args.from_scratch)
+            return text_classifiers.build_small_bert(self.tokens, len(train.label_names), seed)
+        return text_classifiers.load_text_classifier_to_train(
+            self.source, train.label_names, self.tokens, seed, args.from_scratch
+        )
 
     def save(self, model: PreTrainedModel, label_names: list[str], folder: Path) -> None:
-        save_text_classifier(model, label_names, self.tokens, folder)
+        text_classifiers.save_text_classifier(model, label_names, self.tokens, folder)
 
     def load(self, folder: Path) -> PreTrainedModel:
-        return load_text_classifier("the classifier in", str(folder))[0]
+        return text_classifiers.load_text_classifier("the classifier in", str(folder))[0]
 
     def fit(
         self, model: PreTrainedModel, train: TextArrays, validation: TextArrays, settings: FitSettings
     ) -> FitResult:
-        return fit_text_classifier(model, self.tokens, train, validation, settings)
+        return text_classifiers.fit_text_classifier(model, self.tokens, train, validation, settings)
 
     def outputs(self, model: PreTrainedModel, data: TextArrays, read: Read) -> np.ndarray:
-        return text_outputs(model, self.tokens, data.texts, read)
+        return text_classifiers.text_outputs(model, self.tokens, data.texts, read)
 
     def notes(self, real: Mapping[str, TextArrays], synthetic: Mapping[str, TextArrays]) -> list[str]:
         """How many texts of each set were cut."""

@@ -30,7 +30,7 @@ from clinsynth.judges.scores import read_answers, write_scores
 from clinsynth.models.classifiers import FitSettings, fit
 from clinsynth.models.generators import Sample
 from clinsynth.models.image_classifiers import build_small_resnet, in_batches, model_inputs
-from clinsynth.run_folder import complete_folder, create_run_folder
+from clinsynth.run_folder import complete_folder, create_run_folder, read_json
 from clinsynth.synthesis.image_shards import ImageShards, write_image_shards
 from clinsynth.trainers.diffusion.model import to_fast
 from clinsynth.trainers.preference.arguments import PreferenceArguments
@@ -164,10 +164,11 @@ def check_fits(args: PreferenceArguments, rows: Dataset, pipeline: Any) -> None:
 def draw_candidates(args: PreferenceArguments, pipeline: Any, labels: list[int], folder: Path) -> Dataset:
     """An image for each of `labels`; row i is of prompt i // candidates."""
     plan = ImageShards(create_run_folder(folder), labels, pipeline.id2label, args.seed, SHARD_SIZE)
+    begun = read_json(folder / "generation.json").get("generator", {})
     generator = {
         "model": args.model,
         **describe_model(pipeline),
-        "sampler": "ancestral DDIM" if args.method == "d3po" else "dpmsolver++",
+        "sampler" if "sampler" in begun else "scheduler": "ancestral DDIM" if args.method == "d3po" else "dpmsolver++",
         "num_inference_steps": args.num_inference_steps,
         "seed": args.seed,
     }

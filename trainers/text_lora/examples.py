@@ -291,7 +291,8 @@ def fitting_texts(split: Dataset, task: Task, name: str) -> tuple[list[Text], Co
     if lost:
         raise ValueError(
             f"no {name} text of label {lost[0]!r} is valid under the schema of task {task.name} "
-            f"({', '.join(sorted(reasons))}); widen minLength and maxLength in a copy of the task's file"
+            f"({', '.join(sorted(reasons))}), and there are {names.count(lost[0])} of it; give more texts of it, or "
+            "widen minLength and maxLength in a copy of the task's file"
         )
     return texts, reasons
 

@@ -239,13 +239,16 @@ def with_adapters(args: TextLoraArguments, model: PreTrainedModel) -> PeftModel:
     )
     set_seed(args.seed)  # the adapters' start
     try:
-        return get_peft_model(model, config)
+        adapted = get_peft_model(model, config)
     except ValueError as error:
         kinds = sorted({name.rpartition(".")[2] for name, part in model.named_modules() if hasattr(part, "weight")})
         raise ValueError(
             f"--target_modules {args.target_modules}: {str(error).splitlines()[0]}; the layers of this model are "
             f"called {', '.join(kinds)}"
         ) from error
+    found = adapted.peft_config["default"]
+    found.target_modules = sorted(found.target_modules)  # a set would be written in another order each time
+    return adapted
 
 
 def publish_merged(model: PeftModel, tokenizer: PreTrainedTokenizerBase, task: Task, output_dir: Path) -> None:

@@ -13,17 +13,8 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from clinsynth.data.images import ImageSplits
+from clinsynth.models import text_to_image_base
 from clinsynth.models.text_to_image import INVERSION, PromptedPipeline
-from clinsynth.models.text_to_image_base import (
-    ENCODERS,
-    add_inversion,
-    commit_of,
-    find_base,
-    freeze,
-    open_base,
-    set_trainable,
-    write_tensors,
-)
 from clinsynth.seeds import derive_seed
 from clinsynth.trainers.arguments import TextToImageLoraArguments
 from clinsynth.trainers.diffusion.model import (
@@ -40,10 +31,10 @@ TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 def open_base_of(args: TextToImageLoraArguments) -> tuple[Any, dict[str, Any]]:
     """The base pipeline of --model, frozen, and what text_to_image.json says of it."""
-    pipe = open_base(args.model, args.revision, side=args.resolution)
-    freeze(pipe)
+    pipe = text_to_image_base.open_base(args.model, args.revision, side=args.resolution)
+    text_to_image_base.freeze(pipe)
     local = Path(args.model).is_dir()
-    commit = None if local else commit_of(find_base(args.model, args.revision))
+    commit = None if local else text_to_image_base.commit_of(text_to_image_base.find_base(args.model, args.revision))
     facts = {
         "base": str(Path(args.model).resolve()) if local else args.model,
         "revision": commit or args.revision,
@@ -67,7 +58,7 @@ def build_prompted(
     prompts = class_prompts(args.prompt_template, args.prompts, names, tokens)
     if tokens:
         begin_tokens(pipe, tokens, names)
-        freeze(pipe)  # enlarged embeddings are new
+        text_to_image_base.freeze(pipe)  # enlarged embeddings are new
     check_lengths(pipe, prompts, names)
     facts = {**facts, "tokens": tokens}
     return PromptedPipeline(pipe, dict(enumerate(names)), prompts, args.guidance_scale, facts)
@@ -92,7 +83,7 @@ def add_lora(args: TextToImageLoraArguments, prompted: PromptedPipeline) -> None
         raise ValueError(
             f"--target_modules {args.target_modules}: {error}; to_q,to_k,to_v,to_out.0 is usual"
         ) from error
-    set_trainable(unet)
+    text_to_image_base.set_trainable(unet)
     if args.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
 
@@ -128,7 +119,7 @@ class TextualInversion(nn.Module):
         super().__init__()
         self.prompted, self.unet = prompted, prompted.unet
         self.rows = nn.ParameterDict()
-        for key, (encoder, tokenizer) in ENCODERS.items():
+        for key, (encoder, tokenizer) in text_to_image_base.ENCODERS.items():
             if encoder in prompted.components:
                 first = prompted.components[tokenizer].convert_tokens_to_ids(tokens[0])
                 embedding = prompted.components[encoder].get_input_embeddings()
@@ -141,13 +132,13 @@ class TextualInversion(nn.Module):
 
     def save_pretrained(self, folder: Path) -> None:
         """Write the embeddings as they are now."""
-        write_tensors(folder / INVERSION, dict(self.rows))
+        text_to_image_base.write_tensors(folder / INVERSION, dict(self.rows))
 
     @torch.no_grad()
     def settle(self) -> None:
         """Put the embeddings as they are now into the text encoders for good, and embed the prompts with them."""
         for key, rows in self.rows.items():
-            encoder = self.prompted.components[ENCODERS[key][0]]
+            encoder = self.prompted.components[text_to_image_base.ENCODERS[key][0]]
             part = encoder.get_input_embeddings()
             part.embedding.weight[part.first : part.first + len(rows)] = rows.to(part.embedding.weight.dtype)
             encoder.set_input_embeddings(part.embedding)
@@ -157,12 +148,12 @@ class TextualInversion(nn.Module):
 def begin_tokens(pipe: Any, tokens: list[str], names: list[str]) -> None:
     """Add a token for each class, which at first means what the class's name does: the mean of its tokens."""
     rows = {}
-    for key, (encoder, tokenizer) in ENCODERS.items():
+    for key, (encoder, tokenizer) in text_to_image_base.ENCODERS.items():
         if encoder in pipe.components:
             weight = pipe.components[encoder].get_input_embeddings().weight.detach()
             found = [pipe.components[tokenizer](name, add_special_tokens=False).input_ids for name in names]
             rows[key] = torch.stack([weight[numbers].mean(dim=0) for numbers in found])
-    add_inversion(pipe, tokens, rows)
+    text_to_image_base.add_inversion(pipe, tokens, rows)
 
 
 LABEL = "{label}"
