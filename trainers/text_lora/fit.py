@@ -246,7 +246,7 @@ def with_adapters(args: TextLoraArguments, model: PreTrainedModel) -> PeftModel:
             f"--target_modules {args.target_modules}: {str(error).splitlines()[0]}; the layers of this model are "
             f"called {', '.join(kinds)}"
         ) from error
-    found = adapted.peft_config["default"]
+    found: Any = adapted.peft_config["default"]
     found.target_modules = sorted(found.target_modules)  # a set would be written in another order each time
     return adapted
 
