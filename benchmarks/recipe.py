@@ -24,7 +24,7 @@ from clinsynth.arguments import run
 from clinsynth.run_folder import atomic_write, create_run_folder, describe_environment
 
 BEFORE = (
-    "--patch_size 1 --noise_levels uniform --standardise false --beta_schedule cosine --learning_rate 1e-3 "
+    "--noise_levels uniform --standardise false --beta_schedule cosine --learning_rate 1e-3 "
     "--adam_beta2 0.999 --lr_scheduler constant_with_warmup"
 )
 """The defaults until November 2026."""
@@ -32,8 +32,7 @@ BEFORE = (
 CHANGES = {
     "default": "",
     "the default before": BEFORE,
-    "the default before, patches of 2": BEFORE.replace("--patch_size 1", "--patch_size 2"),
-    "no patches": "--patch_size 1",
+    "patches of 2": "--patch_size 2",
     "uniform noise levels": "--noise_levels uniform",
     "images not standardised": "--standardise false",
     "constant learning rate": "--lr_scheduler constant_with_warmup",

@@ -15,18 +15,19 @@ from clinsynth.images import to_picture
 from clinsynth.models.generators import load_pipeline
 from clinsynth.models.image_classifiers import build_small_resnet, save_image_classifier
 from clinsynth.pipelines.class_conditioned_ddpm import ClassConditionedDDPMPipeline
+from clinsynth.trainers.diffusion.model import to_fast
 from clinsynth.trainers.preference.arguments import PreferenceArguments
 from clinsynth.trainers.preference.candidates import sample_by_path
 from clinsynth.trainers.preference.pairs import Candidate, make_pairs, write_pairs
 
 
 def write_first_stage(folder: Path) -> Path:
-    """An untrained first-stage model of the five grades at 28 px, grey."""
+    """An untrained first-stage model of the five grades at 28 px, grey, standardised, in patches as by default."""
     torch.manual_seed(0)
     unet = UNet2DModel(
-        sample_size=28,
-        in_channels=1,
-        out_channels=1,
+        sample_size=14,
+        in_channels=4,
+        out_channels=4,
         block_out_channels=(8, 8),
         down_block_types=("DownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "UpBlock2D"),
@@ -34,8 +35,9 @@ def write_first_stage(folder: Path) -> Path:
         norm_num_groups=4,
         num_class_embeds=6,
     )
-    scheduler = DDPMScheduler(beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction")
-    ClassConditionedDDPMPipeline(unet, scheduler, dict(enumerate(GRADES))).save_pretrained(folder)
+    scheduler = to_fast(DDPMScheduler(prediction_type="v_prediction"))
+    names = dict(enumerate(GRADES))
+    ClassConditionedDDPMPipeline(unet, scheduler, names, [-0.3], [0.4], patch_size=2).save_pretrained(folder)
     return folder
 
 

@@ -147,14 +147,15 @@ def test_shuffled_pairs_teach_nothing_that_holds_for_others(model: Path, tmp_pat
 def accuracy_on_others(model: Path, preferences: Path) -> float:
     """The implicit accuracy on the pairs of two prompts after 20 steps of Diffusion-DPO on those of three others."""
     rows = read_pairs(preferences, unpaired=False)
-    chosen, rejected = (pixels_of(rows[side]).float() / 127.5 - 1 for side in ("chosen", "rejected"))
     labels, prompts = torch.tensor(rows["label"][:]), torch.tensor(rows["prompt"][:])
     pipeline, reference = load_pipeline(str(model)), load_pipeline(str(model)).unet
+    pixels = (pixels_of(rows[side]).float() / 127.5 - 1 for side in ("chosen", "rejected"))
+    chosen, rejected = map(pipeline.encode, pixels)
     optimizer = torch.optim.AdamW(pipeline.unet.parameters(), lr=1e-3)
-    generator, process = torch.Generator().manual_seed(0), DDPMProcess(pipeline.scheduler)
+    generator, process = torch.Generator().manual_seed(0), DDPMProcess.of(pipeline)
 
     def preference(part: torch.Tensor) -> PreferenceLoss:
-        noise = torch.randn(len(part), 1, 28, 28, generator=generator)
+        noise = torch.randn(chosen[part].shape, generator=generator)
         times = torch.randint(200, 900, (len(part),), generator=generator)
         winner, loser = (StepInputs(side[part], labels[part], noise, times) for side in (chosen, rejected))
         errors, before, _ = both_predictions(pipeline.unet, reference, process, join(winner, loser))
@@ -190,7 +191,9 @@ def test_an_adapter_and_its_merged_network_compute_the_same(model: Path) -> None
         for name, parameter in network.named_parameters():
             if "lora_B.default" in name:
                 torch.nn.init.normal_(parameter, std=0.1)
-        inputs = (torch.randn(2, 1, 28, 28), torch.tensor([5, 900]))
+        config = network.config
+        shape = (2, config.in_channels, config.sample_size, config.sample_size)
+        inputs = (torch.randn(shape), torch.tensor([5, 900]))
         with torch.no_grad():
             adapted, before = (
                 call(*inputs, torch.tensor([0, 2])).sample for call in (network, FrozenAdapter(network))

@@ -232,7 +232,7 @@ def build_unet(args: DDPMArguments, resolution: int, channels: int, num_classes:
     Raises:
         ValueError: the backbone does not work at `resolution`.
     """
-    patch = args.patch_size or 1
+    patch = args.patch_size
     if resolution % patch:
         raise ValueError(f"--resolution {resolution} is no multiple of --patch_size {patch}; use 1")
     resolution, channels = resolution // patch, channels * patch**2
@@ -328,7 +328,7 @@ def build_state(
     furthest = max((1 + abs(middle)) / spread for middle, spread in zip(mean, std, strict=True))
     sampler = to_fast(build_scheduler(args, furthest))
     names = dict(enumerate(train.label_names))
-    pipeline = ClassConditionedDDPMPipeline(model, sampler, names, mean, std, args.patch_size or 1)
+    pipeline = ClassConditionedDDPMPipeline(model, sampler, names, mean, std, args.patch_size)
     return TrainingState.begin(model, args, accelerator, args.weight_decay), pipeline
 
 
@@ -479,5 +479,11 @@ def save_grid(images: np.ndarray, columns: int, output_dir: Path, step: int) -> 
 
 
 def to_fast(scheduler: DDPMScheduler) -> DPMSolverMultistepScheduler:
-    """DPM-Solver++ (Lu et al. 2022) on the noise schedule of `scheduler`, steps spaced as in Karras et al. 2022."""
-    return DPMSolverMultistepScheduler.from_config(scheduler.config, use_karras_sigmas=True)
+    """DPM-Solver++ (Lu et al. 2022) on the noise schedule of `scheduler`, steps spaced as in Karras et al. 2022.
+
+    A schedule that ends in all but pure noise, as the cosine one, keeps its even steps: most of the others would be
+    spent there.
+    """
+    signal = scheduler.alphas_cumprod[-1]
+    bounded = bool((1 - signal).sqrt() < 200 * signal.sqrt())
+    return DPMSolverMultistepScheduler.from_config(scheduler.config, use_karras_sigmas=bounded)
