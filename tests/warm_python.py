@@ -57,6 +57,11 @@ class WarmPython:
         self.folder.cleanup()
 
     @property
+    def pid(self) -> int:
+        assert self.process.pid is not None
+        return self.process.pid
+
+    @property
     def has_ended(self) -> bool:
         """Whether it runs no more."""
         return not self.process.is_alive()
