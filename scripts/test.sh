@@ -14,4 +14,6 @@ source scripts/environment.sh "[c2pa,dev,dicom,privacy,space,text]"
 .venv/bin/ruff format --check .
 # from .venv, so that it reads the installed package and not the folder of the same name
 (cd .venv && bin/mypy --config-file ../pyproject.toml)
-OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n 2 --dist loadfile "$@"
+# hundreds of processes import clinsynth: its bytecode is kept, whatever is set
+unset PYTHONDONTWRITEBYTECODE
+OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder "$@"

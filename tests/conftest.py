@@ -1,5 +1,6 @@
 """What the tests share."""
 
+import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,27 @@ from loopback_hub.fixture import loopback_hub  # noqa: F401 (a fixture)
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 REPOSITORY = Path(__file__).parent.parent
+
+
+SLOWEST = {
+    f"test_{name}.py"
+    for name in (
+        "constrained_decoding constrained_decoding_benchmark docs golden preference_latent preference_loop "
+        "preference_training push push_benchmark push_faults space_app study study_texts text_to_image_generate "
+        "train_ddpm train_text_to_image_lora"
+    ).split()
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files that take longest come first, so that none of them is left to one process alone in the end."""
+    items.sort(key=lambda item: item.path.name not in SLOWEST)
+
+
+def pytest_collection_finish() -> None:
+    """What all modules have imported stays: it need not be searched for garbage again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -15,6 +15,7 @@ import yaml
 from text_models import WORDS, save_small_task, save_tiny_model
 
 REPOSITORY = Path(__file__).parent.parent
+STUDY = Path(__file__).with_name("forking_study.py")
 GRADES = "grade 0,grade 1,grade 2,grade 3,grade 4"
 """The classes of the checklist phantom-fundus."""
 IMAGES: dict[str, Any] = {
@@ -66,33 +67,6 @@ TEXTS: dict[str, Any] = {
     "evaluate": {"bootstrap": 4},
     "classifiers": {"small": {"arms": "real_weighted,composite", "seeds": 2, "epochs": 1, "learning_rates": 0.01}},
 }
-STUDY = """
-import atexit, os, runpy, subprocess, sys, traceback
-start = subprocess.run
-def run(words, **settings):
-    if words[1:3] != ["-m", "clinsynth"]:
-        return start(words, **settings)
-    sys.stdout.flush()
-    child = os.fork()
-    if child == 0:
-        sys.argv, code = words[2:], 0
-        try:
-            runpy.run_module("clinsynth", run_name="__main__", alter_sys=True)
-        except SystemExit as end:
-            code = end.code or 0
-        except BaseException:
-            traceback.print_exc()
-            code = 1
-        atexit._run_exitfuncs()
-        sys.stdout.flush()
-        os._exit(code)
-    return subprocess.CompletedProcess(words, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-subprocess.run = run
-sys.argv = ["clinsynth", *sys.argv[1:]]
-runpy.run_module("clinsynth", run_name="__main__", alter_sys=True)
-"""
-"""The command line, whose study starts its steps as forks of itself: they need not wait for torch again."""
-
 COMMANDS = """
 import contextlib, io, json, runpy, sys
 settings = sys.argv[1:]
@@ -136,7 +110,7 @@ def make_images(folder: Path, run: Run) -> None:
     write_eyes(folder / "eyes.npz")
     recipe = folder / "images.yaml"
     recipe.write_text(yaml.safe_dump(IMAGES | {"dataset": str(folder / "eyes.npz")}, sort_keys=False))
-    run("-c", STUDY, "study", recipe, "--output_dir", folder / "study")
+    run(STUDY, "study", recipe, "--output_dir", folder / "study")
     ddpm, judge = only(folder, "study/train-ddpm-*"), folder / "study/classify-small/best-real"
     settings = {**PREFERENCE, "dataset": folder / "eyes.npz", "model": ddpm, "held_out_model": judge}
     run("-m", "clinsynth", "train", "preference", *flags(settings), "--output_dir", folder / "preference")
@@ -182,7 +156,7 @@ def make_texts(folder: Path, run: Run) -> None:
     recipe["evaluate"] = recipe["evaluate"] | {"encoder": str(model), "language_model": str(model)}
     path = folder / "texts.yaml"
     path.write_text(yaml.safe_dump(recipe, sort_keys=False))
-    run("-c", STUDY, "study", path, "--output_dir", folder / "study")
+    run(STUDY, "study", path, "--output_dir", folder / "study")
 
 
 def write_posts(path: Path) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import psutil
 import torch
 from diffusers import DDPMScheduler, UNet2DModel
 from warm_python import ONE_THREAD, WarmPython
@@ -16,6 +17,7 @@ from warm_python import ONE_THREAD, WarmPython
 from clinsynth.pipelines.class_conditioned_ddpm import ClassConditionedDDPMPipeline, ContextUnet
 
 REPOSITORY = Path(__file__).parent.parent
+FORKING_STUDY = REPOSITORY / "tests" / "forking_study.py"
 LABELS = {0: "healthy", 1: "mild", 2: "severe"}
 
 
@@ -85,12 +87,17 @@ def run_warm(*words: object, check: bool = True) -> subprocess.CompletedProcess[
 
 def kill_when(ready: Callable[[], object], *words: object) -> None:
     """Start the command line in a process of its own and kill it as soon as `ready()`."""
-    deadline = time.monotonic() + 300
     with WarmPython("-m", "clinsynth", *words) as process:
-        while not ready():
-            running = not process.has_ended and time.monotonic() < deadline
-            assert running, f"it ended, or was too slow, before it was killed: {process.end(0)}"
-            time.sleep(0.005)
+        wait_for(ready, process)
+
+
+def wait_for(ready: Callable[[], object], process: WarmPython) -> None:
+    """Wait until `ready()`, while the process runs."""
+    deadline = time.monotonic() + 300
+    while not ready():
+        running = not process.has_ended and time.monotonic() < deadline
+        assert running, f"it ended, or was too slow, before it was killed: {process.end(0)}"
+        time.sleep(0.005)
 
 
 def run_python(*words: object, check: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -107,24 +114,34 @@ def one_thread(**environment: str) -> dict[str, str]:
     return os.environ | ONE_THREAD | environment
 
 
-def start_study_and_kill(words: list[str], step: str, folder: Path) -> None:
-    """Run a study until `step` has begun to write its folder, and kill it; its step has to end with it."""
-    study = subprocess.Popen(words, env=one_thread(), start_new_session=True, stdout=subprocess.PIPE, text=True)
-    assert study.stdout is not None
-    assert any(f"] {step}: clinsynth" in line for line in study.stdout), "the step was never begun"
-    while not list(folder.glob(f"{step.replace(' ', '-')}*/*")):
-        assert study.poll() is None
-        time.sleep(0.02)
-    kill_study(study, folder)
+def run_study(*words: object) -> str:
+    """What `clinsynth study WORDS` prints in a process of its own, whose steps are forks of it."""
+    return run_warm(FORKING_STUDY, "study", *words).stdout
 
 
-def kill_study(study: subprocess.Popen, folder: Path) -> None:
-    """Kill the process of a study alone, and wait until the step that it had begun in `folder` has ended too."""
-    study.kill()
-    study.wait()
+def run_study_and_kill(step: str, folder: Path, *words: object) -> None:
+    """Run a study until `step` has begun to write its folder in `folder`, and kill it; its step has to end with it."""
+    with WarmPython(FORKING_STUDY, "study", *words) as study:
+        wait_for(lambda: list(folder.glob(f"{step.replace(' ', '-')}*/*")), study)
+        kill_study(study.pid)
+        _, said, _ = study.end()
+    assert f"] {step}: clinsynth" in said, "the step was never begun"
+
+
+def kill_study(pid: int) -> None:
+    """Kill the process of a study alone, and wait until the step that it had begun has ended too."""
+    (step,) = psutil.Process(pid).children()
+    os.kill(pid, signal.SIGKILL)
     if sys.platform != "linux":  # where nothing ends the step
-        os.killpg(study.pid, signal.SIGKILL)
+        step.kill()
     deadline = time.monotonic() + 20
-    while steps := subprocess.run(["pgrep", "-f", f"clinsynth .*{folder}"], capture_output=True).stdout.split():
-        assert time.monotonic() < deadline, f"the step outlives its study: {steps}"
-        time.sleep(0.05)
+    while has_not_ended(step):
+        assert time.monotonic() < deadline, f"the step outlives its study: {step}"
+        time.sleep(0.02)
+
+
+def has_not_ended(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
-from helpers import REPOSITORY, clinsynth, kill_study, one_thread, start_study_and_kill, write_npz
+from helpers import REPOSITORY, clinsynth, kill_study, one_thread, run_study, run_study_and_kill, write_npz
 
 from clinsynth.arguments import parse
 from clinsynth.reports.study import advantage, render_study, samples_of
@@ -70,7 +70,7 @@ def changed(before: dict[str, str], after: dict[str, str]) -> set[str]:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A study that has run to its end."""
     folder = tmp_path_factory.mktemp("study")
-    clinsynth("study", write_recipe(folder), "--output_dir", folder / "study")
+    run_study(write_recipe(folder), "--output_dir", folder / "study")
     return folder
 
 
@@ -226,15 +226,14 @@ def test_a_study_killed_in_each_of_its_steps_ends_as_one_that_was_not(finished: 
     shutil.copy2(finished / "data.npz", tmp_path / "data.npz")
     study = tmp_path / "study"
     steps = plan_study(parse(StudyArguments, recipe_first([str(recipe), "--output_dir", str(study)]))).steps
-    words = [sys.executable, "-m", "clinsynth", "study", str(recipe), "--output_dir", str(study)]
     marks: dict[Path, int] = {}
     for step in steps:
-        start_study_and_kill(words, step.name, study)
+        run_study_and_kill(step.name, study, recipe, "--output_dir", study)
         assert not step.finished
         kept = {path: path.stat().st_mtime_ns for path in study.glob("*/step.json")}
         assert marks.items() <= kept.items() and len(kept) == steps.index(step)
         marks = kept
-    clinsynth(*words[3:])
+    run_study(recipe, "--output_dir", study)
     reports = [json.loads((folder / "study" / "report.json").read_text()) for folder in (tmp_path, finished)]
     killed, whole = (report["generators"]["ddpm"]["evidence"]["measurements"] for report in reports)
     assert killed == whole
@@ -245,13 +244,13 @@ def test_killed_training_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     generators["ddpm"]["train"] |= {"checkpointing_steps": 5}
     recipe = write_recipe(tmp_path, generators=generators, classifiers={}, draws=1)
     words = [sys.executable, "-m", "clinsynth", "study", str(recipe), "--output_dir", str(tmp_path / "study")]
-    study = subprocess.Popen(words, env=one_thread(), start_new_session=True, stdout=subprocess.DEVNULL)
-    while not list(tmp_path.glob("study/train-ddpm-*/checkpoint-*")):
-        assert study.poll() is None
-        time.sleep(0.1)
-    kill_study(study, tmp_path / "study")
+    with subprocess.Popen(words, env=one_thread(), stdout=subprocess.DEVNULL) as study:
+        while not list(tmp_path.glob("study/train-ddpm-*/checkpoint-*")):
+            assert study.poll() is None
+            time.sleep(0.1)
+        kill_study(study.pid)
     assert not list(tmp_path.glob("study/train-ddpm-*/step.json"))
-    output = clinsynth(*words[3:]).stdout
+    output = run_study(*words[4:])
     assert "resuming at step" in output
     mark = json.loads(next(tmp_path.glob("study/train-ddpm-*/step.json")).read_text())
     assert mark["resumed"] and (tmp_path / "study" / "report.html").exists()

@@ -6,6 +6,7 @@ of what a command imports, starts Python anew (`helpers.run_python`).
 """
 
 import atexit
+import gc
 import multiprocessing
 import os
 import runpy
@@ -17,15 +18,17 @@ from pathlib import Path
 from types import TracebackType
 from unittest import mock
 
-LIBRARIES = [
-    "accelerate",
-    "datasets",
-    "diffusers.models.unets.unet_2d",
-    "diffusers.pipelines.pipeline_utils",
-    "peft",
-    "scipy.stats",
-    "transformers.modeling_utils",
-]
+LIBRARIES = """
+    PIL.ImageDraw PIL.ImageFont PIL.JpegImagePlugin PIL.PngImagePlugin
+    accelerate datasets datasketch docstring_parser evaluate jinja2 jsonargparse jsonschema llguidance.hf rich.progress
+    diffusers.models.unets.unet_2d diffusers.optimization diffusers.pipelines.ddpm diffusers.pipelines.pipeline_utils
+    diffusers.schedulers.scheduling_ddim diffusers.schedulers.scheduling_ddpm diffusers.training_utils
+    peft pydantic scipy.io scipy.stats sklearn.linear_model sklearn.metrics trl
+    transformers.generation.utils transformers.modeling_utils transformers.models.auto transformers.pipelines
+    transformers.models.bert.modeling_bert transformers.models.llama.modeling_llama
+    transformers.models.resnet.modeling_resnet transformers.models.vit transformers.trainer_pt_utils
+""".split()
+"""What most commands import, now or later; one that is not installed is left out."""
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(LIBRARIES)
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
@@ -54,6 +57,11 @@ class WarmPython:
         self.folder.cleanup()
 
     @property
+    def pid(self) -> int:
+        assert self.process.pid is not None
+        return self.process.pid
+
+    @property
     def has_ended(self) -> bool:
         """Whether it runs no more."""
         return not self.process.is_alive()
@@ -67,6 +75,7 @@ class WarmPython:
 
 def run(words: list[str], environment: dict[str, str], files: list[Path]) -> None:
     """What the forked process does."""
+    gc.freeze()  # what was imported stays: it need not be searched for garbage
     os.environ.clear()
     os.environ.update(environment)
     for number, path in enumerate(files, start=1):
