@@ -223,8 +223,8 @@ def measure_quality(args: SamplingArguments, pipe: Any, scheduler: Any, output_d
         pipe: the pipeline with the fast scheduler.
         scheduler: the checkpoint's own, whose noise levels the weights were trained with.
     """
-    config = pipe.unet.config
-    splits = real_splits(args.dataset, config.sample_size, config.in_channels)
+    channels, side, _ = pipe.image_shape
+    splits = real_splits(args.dataset, side, channels)
     labels = labels_like(splits["train"].labels, args.n)
     pipe.to(args.device, getattr(torch, args.precision))
     ours = f"{type(pipe.scheduler).__name__}-{args.num_inference_steps}-guidance-{args.guidance_scale:g}"
@@ -279,9 +279,8 @@ def over_bare_step(args: SamplingArguments, pipe: Any) -> Comparison:
 
 def random_data(pipe: Any, settings: DDPMArguments) -> dict[str, ImageArrays]:
     """Four batches of noise, of the pipeline's size and classes."""
-    config, n = pipe.unet.config, 4 * settings.train_batch_size
-    generator = np.random.default_rng(0)
-    shape = (n, config.in_channels, config.sample_size, config.sample_size)
+    n, generator = 4 * settings.train_batch_size, np.random.default_rng(0)
+    shape = (n, *pipe.image_shape)
     names = [pipe.id2label[i] for i in range(pipe.num_classes)]
     return {"train": ImageArrays(generator.integers(0, 256, shape, dtype=np.uint8), np.arange(n) % len(names), names)}
 
