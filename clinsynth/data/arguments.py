@@ -6,8 +6,39 @@ from typing import ClassVar
 from clinsynth.arguments import check_at_least
 
 
+@dataclass(kw_only=True)
+class WayInArguments:
+    """What comes in beside samples and labels, what stays together, and what becomes of what is wrong."""
+
+    subgroups: list[str] | str | None = None
+    """columns of subgroups, as age,sex,site, or none; no other column comes in. Default: age, sex, skin type, side,
+    view and body site, where a column has such a name and such values"""
+    group_column: str | None = None
+    """column that tells whose a row is: one person's rows never stand in two splits; none treats each row as a person
+    of its own. Default: found by its name (patient, subject, case, user, author, lesion, … id)"""
+    allow_shared_groups: bool = False
+    """go on, with a warning in every report, where the given splits share persons"""
+    merge_alike_labels: bool = False
+    """take class names that differ by blanks, case or Unicode form alone for one class, instead of an error"""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.subgroups, str):
+            self.subgroups = split_names(self.subgroups)
+
+    @property
+    def declared(self) -> list[str] | None:
+        """`subgroups` as they are after parsing; None where none were named."""
+        assert not isinstance(self.subgroups, str)
+        return [] if self.subgroups == ["none"] else self.subgroups
+
+
+def split_names(text: str) -> list[str]:
+    """`a, b` as a list."""
+    return [name.strip() for name in text.split(",")]
+
+
 @dataclass
-class DataArguments:
+class DataArguments(WayInArguments):
     """Which labelled data set to take, and how much of it."""
 
     noun: ClassVar[str]
@@ -18,7 +49,8 @@ class DataArguments:
     label_column: str = "label"
     """column that holds the class: names, or numbers from 0"""
     label_names: list[str] | str | None = None
-    """class names in the order of their numbers, as a,b,…; default: the data set's own"""
+    """class names in the order of their numbers, as a,b,…; default: the data set's own. Labels that are names already
+    are matched by name, in whatever order these stand"""
     train_fraction: float = 1.0
     """share of the train split to use, in (0, 1], stratified by class and seeded; other splits stay whole"""
     few_shot: int | None = None
@@ -27,8 +59,9 @@ class DataArguments:
     """a class with fewer train samples is an error; 1 allows classes of one, an empty class is always an error"""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if isinstance(self.label_names, str):
-            self.label_names = [name.strip() for name in self.label_names.split(",")]
+            self.label_names = split_names(self.label_names)
         check_at_least(self, 1, ["min_class_size"])
         if not 0 < self.train_fraction <= 1:
             raise ValueError(f"--train_fraction must be above 0 and at most 1, got {self.train_fraction}")

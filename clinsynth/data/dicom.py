@@ -1,8 +1,8 @@
-"""A folder of DICOM files with a label table, read as pixels and a few declared columns: nothing else comes through.
+"""A folder of DICOM files with a label table, read as pixels and the table's columns: nothing else comes through.
 
-`labels.csv` has the columns file (path relative to the folder) and label, and may have split, age and sex. From a
-DICOM file only its pixels are taken, as 8-bit grey or colour. Its patient number serves once, in memory, to keep one
-patient's images together when splits are cut, and is dropped before the data set is handed out.
+`labels.csv` has the columns file (path relative to the folder) and label, and may have split, subgroups and a column
+of patients. From a DICOM file only its pixels are taken, as 8-bit grey or colour. Its patient number serves once, in
+memory, to keep one patient's images together, and is dropped before the data set is handed out.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ import numpy as np
 from datasets import Dataset
 from PIL import Image
 
-from clinsynth.data.labels import sounds_identifying
-from clinsynth.data.sources import Rows, image_dataset, png_cell, read_file, rows_by_split, to_columns
+from clinsynth.data.columns import is_missing
+from clinsynth.data.persons import alike, person_column, rank_of
+from clinsynth.data.tables import Rows, checked_columns, image_dataset, png_cell, read_file, rows_by_split
 
 if TYPE_CHECKING:
     from pydicom import Dataset as DicomDataset
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("clinsynth")
 
 TABLE = "labels.csv"
-SUBGROUPS = ("age", "sex")
+PATIENT = "patient_id"
 GREY = ("MONOCHROME1", "MONOCHROME2")
 
 
@@ -62,61 +63,58 @@ def is_dicom_folder(path: Path) -> bool:
     return (path / TABLE).is_file() or next(path.rglob("*.dcm"), None) is not None
 
 
-def read_dicom_folder(path: Path, window: tuple[float, float] | None = None) -> dict[str, Dataset]:
-    """Splits with image, label, the subgroups the table declares, and an anonymous number a patient (`patient_id`).
+def read_dicom_folder(
+    path: Path, window: tuple[float, float] | None = None, group_column: str | None = None
+) -> dict[str, Dataset]:
+    """Splits with image, the table's columns, and an anonymous number a patient (`patient_id`).
 
-    `window` is a (centre, width) in the unit of the rescaled values; without it each file's own is used.
+    The number stands for the id that the table gives (in `group_column`, or a column found by its name), else for the
+    file's PatientID. `window` is a (centre, width) in the unit of the rescaled values; without it each file's own is
+    used.
 
     Raises:
-        ValueError: no table, an unsuitable column in it, or a file without a single 8- to 16-bit frame; names it.
+        ValueError: no table, a column that it lacks, or a file without a single 8- to 16-bit frame; names it.
     """
     table = path / TABLE
     if not table.is_file():
         raise ValueError(f"{path} holds DICOM files but no {TABLE}; write one with the columns file, label")
     rows = read_file(table)
-    columns = declared_columns(table, rows)
-    patients: dict[str, int] = {}
-    windowings: Counter[str] = Counter()
-    splits: dict[str, Dataset] = {}
+    if "file" not in rows[0]:
+        raise ValueError(f"{table} has no column file; it has {', '.join(rows[0])}; add it")
+    images = [read_dicom(path / (row["file"] or ""), window) for row in rows]
+    patients = patient_numbers(rows, images, group_column)
+    patient_column = group_column if group_column not in (None, "none") else PATIENT
+    named = {column for column in rows[0] if rank_of(column) is not None and column != patient_column}
+    for row, image, patient in zip(rows, images, patients, strict=True):
+        row |= {"image": png_cell(image.image), patient_column: patient}
+    splits = {}
     for split, members in rows_by_split(table, rows).items():
-        found: Rows = []
-        for row in members:
-            image = read_dicom(path / (row["file"] or ""), window)
-            windowings[image.windowing] += 1
-            patient = patients.setdefault(image.patient or row["file"], len(patients))
-            kept = {column: row[column] for column in columns}
-            found.append({"image": png_cell(image.image), "patient_id": patient, **kept})
-        splits[split] = to_dataset(found)
+        columns = checked_columns(table, members)
+        cells = columns.pop("image")
+        kept = {name: column for name, column in columns.items() if name not in named | {"file"}}
+        splits[split] = image_dataset(cells, kept)
+    windowings = Counter(image.windowing for image in images)
     logger.info("DICOM to 8 bits: %s", ", ".join(f"{count} by {how}" for how, count in windowings.items()))
     return splits
 
 
-def declared_columns(table: Path, rows: Rows) -> list[str]:
-    """label and the subgroups that the table has; states what it leaves out and why."""
-    for needed in ("file", "label"):
-        if needed not in rows[0]:
-            raise ValueError(f"{table} has no column {needed}; it has {', '.join(rows[0])}; add it")
-    others = [column for column in rows[0] if column not in ("file", "label", "split", *SUBGROUPS)]
-    for column in others:
-        reason = "may identify a person" if sounds_identifying(column) else f"only {', '.join(SUBGROUPS)} are taken"
-        logger.info("%s: column %s left out: %s", table.name, column, reason)
-    return ["label", *(column for column in SUBGROUPS if column in rows[0])]
-
-
-def to_dataset(rows: Rows) -> Dataset:
-    columns = to_columns(rows)
-    cells = columns.pop("image")
-    if "age" in columns:
-        columns["age"] = [to_age(value) for value in columns["age"]]
-    return image_dataset(cells, columns)
-
-
-def to_age(value: str) -> float | None:
-    """Years; nothing for an empty cell."""
-    try:
-        return float(value) if value else None
-    except ValueError:
-        raise ValueError(f"{TABLE}: age must be a number of years, got {value!r}") from None
+def patient_numbers(rows: Rows, images: list[DicomImage], asked: str | None) -> list[int | None]:
+    """A number for whose each image is, by the table where it says so, else by the file; None where neither does."""
+    column = person_column([list(rows[0])], asked)
+    in_table = [None if column is None or is_missing(row[column]) else alike(str(row[column])) for row in rows]
+    in_file = [image.patient.strip() or None for image in images]
+    both = {pair for pair in zip(in_file, in_table, strict=True) if None not in pair}
+    torn = sum(count > 1 for count in Counter(own for own, _ in both).values())
+    if torn:
+        logger.warning(
+            "%d PatientIDs of files stand under several ids in column %s of %s, whose ids count", torn, column, TABLE
+        )
+    known = {own: given for own, given in both}  # a file's id says whose it is where the table is silent
+    ids = [
+        given or (known.get(own, f"file {own}") if own else None) for own, given in zip(in_file, in_table, strict=True)
+    ]
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(filter(None, ids)))}
+    return [numbers[name] if name else None for name in ids]
 
 
 def read_dicom(path: Path, window: tuple[float, float] | None = None) -> DicomImage:

@@ -16,18 +16,21 @@ from datasets import Dataset, DatasetDict
 from datasets import Image as ImageFeature
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from clinsynth.data import dicom, phantom_fundus, sources
+from clinsynth.data import dicom, phantom_fundus, sources, tables
 from clinsynth.data.arguments import ImageDataArguments
+from clinsynth.data.columns import with_subgroups
 from clinsynth.data.labels import (
+    PERSON,
     LabelledSamples,
     check_column,
     check_not_empty,
+    persons_of,
     subgroups,
     with_class_labels,
-    without_identifiers,
 )
+from clinsynth.data.persons import with_persons
 from clinsynth.data.sources import published_names
-from clinsynth.data.splits import choose_train, with_all_splits
+from clinsynth.data.splits import Loaded, choose_train, with_all_splits
 
 logger = logging.getLogger("clinsynth")
 
@@ -55,6 +58,8 @@ class ImageArrays(LabelledSamples):
     labels: np.ndarray
     label_names: list[str]
     groups: dict[str, np.ndarray] = field(default_factory=dict)
+    persons: np.ndarray | None = None
+    notes: tuple[str, ...] = ()
 
     def content(self) -> bytes:
         return repr(self.images.shape).encode() + self.images.tobytes()
@@ -98,10 +103,11 @@ def load_image_arrays(args: ImageDataArguments, seed: int = 0) -> dict[str, Imag
         ValueError: as `to_arrays` and `clinsynth.data.images.load_image_dataset` do.
     """
 
-    splits = load_image_dataset(args, seed)
-    found: Survey = sum((survey(split) for split in splits.values()), Counter())
+    loaded = open_image_dataset(args, seed)
+    found: Survey = sum((survey(split) for split in loaded.splits.values()), Counter())
     target = choose_target(found, args.resolution, args.channels, args.fit)
-    return {name: render(split, target) for name, split in splits.items()}
+    arrays = {str(name): render(split, target) for name, split in loaded.splits.items()}
+    return {name: replace(split, notes=tuple(loaded.notes)) for name, split in arrays.items()}
 
 
 @dataclass(frozen=True)
@@ -223,7 +229,8 @@ def render(dataset: Dataset, target: Target) -> ImageArrays:
         pixels = np.asarray(bring_to(name, image, target))
         images[row] = pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
     labels = np.asarray(dataset["label"][:], dtype=np.int64)
-    return ImageArrays(images, labels, list(dataset.features["label"].names), subgroups(dataset))
+    names = list(dataset.features["label"].names)
+    return ImageArrays(images, labels, names, subgroups(dataset), persons_of(dataset))
 
 
 def bring_to(name: str, image: Image.Image, target: Target) -> Image.Image:
@@ -249,12 +256,29 @@ def load_image_dataset(args: ImageDataArguments, seed: int = 0) -> DatasetDict:
     Raises:
         ValueError: whatever is wrong with the data set or a flag, with its name, value and a hint.
     """
+    return open_image_dataset(args, seed).without_persons()
+
+
+def open_image_dataset(args: ImageDataArguments, seed: int = 0) -> Loaded:
+    """`load_image_dataset`, with whose the rows are and what is to be said of them; errors are the same."""
+    notes: list[str] = []
     splits = read_splits(args)
     check_not_empty(splits)
-    splits = with_class_labels(splits, args.label_column, args.class_names or published_names(args.dataset))
-    splits = without_identifiers(with_all_splits(splits, args.noun))
+    names = args.class_names or published_names(args.dataset)
+    splits = with_class_labels(splits, args.label_column, names, args.merge_alike_labels)
+    splits = with_persons(splits, args, notes)
+    own = ["image", "label", *({PERSON} & set(splits["train"].column_names))]
+    splits, kept, left_out = with_subgroups(splits, declared_columns(args, splits), own)
+    splits = with_all_splits(splits, args.noun)
     splits["train"] = choose_train(splits["train"], args, seed)
-    return DatasetDict(splits)
+    return Loaded(DatasetDict(splits), kept, left_out, notes)
+
+
+def declared_columns(args: ImageDataArguments, splits: dict[str, Dataset]) -> list[str] | None:
+    """`--subgroups`; where it is not given, all columns of phantoms."""
+    if args.declared is None and args.dataset.partition("?")[0] == phantom_fundus.NAME:
+        return [column for column in splits["train"].column_names if column not in ("image", "label")]
+    return args.declared
 
 
 def read_splits(args: ImageDataArguments) -> dict[str, Dataset]:
@@ -271,7 +295,7 @@ def read_source(args: ImageDataArguments) -> dict[str, Dataset]:
     if name == phantom_fundus.NAME:
         return phantom_fundus.build_splits(phantom_fundus.parse_spec(spec, args.resolution))
     if path.is_dir() and dicom.is_dicom_folder(path):
-        return dicom.read_dicom_folder(path, dicom.parse_window(options))
+        return dicom.read_dicom_folder(path, dicom.parse_window(options), args.group_column)
     if options:
         raise ValueError(
             f"--dataset {spec}: only {phantom_fundus.NAME} and DICOM folders take options after a ?; "
@@ -279,11 +303,12 @@ def read_source(args: ImageDataArguments) -> dict[str, Dataset]:
         )
     if path.is_dir():
         return sources.read_folder(path)
-    if path.suffix not in (".npz", ".csv", ".jsonl"):
+    suffix = path.suffix.lower()
+    if suffix not in (".npz", *tables.TABLES):
         return sources.read_hub(spec)
     if not path.is_file():
         raise ValueError(f"--dataset {spec}: there is no such file; check the path")
-    return sources.read_npz(path) if path.suffix == ".npz" else sources.read_table(path)
+    return sources.read_npz(path) if suffix == ".npz" else tables.read_table(path)
 
 
 EIGHT_BIT_MODES = {"1": "L", "L": "L", "LA": "L", "P": "RGB", "PA": "RGB", "RGB": "RGB", "RGBA": "RGB"}

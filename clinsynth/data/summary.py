@@ -11,7 +11,7 @@ from datasets import Dataset
 
 from clinsynth.data.duplicates import NEAR_THRESHOLD, exact_pairs, image_digests, near_pairs
 from clinsynth.data.images import count_modes, count_sizes, survey
-from clinsynth.data.labels import AGE_BANDS, age_band, is_numeric
+from clinsynth.data.labels import AGE_BANDS, AGE_WORDS, age_band, age_of, words_of
 
 MAX_VALUES = 30  # a text column with more values than these is described by their number
 
@@ -45,8 +45,9 @@ def describe_column(name: str, values: list[Any]) -> dict[str, Any]:
     """Counts of texts and age bands; mean, lowest and highest of other numbers."""
     known = [value for value in values if value is not None and value == value and value != ""]
     missing = {"(missing)": len(values) - len(known)} if len(known) < len(values) else {}
-    if name == "age" and all(is_numeric(value) for value in known):
-        bands = Counter(age_band(float(value)) for value in known)
+    ages = [age_of(value) for value in known]
+    if set(words_of(name)) & AGE_WORDS and None not in ages:
+        bands = Counter(age_band(age) for age in ages if age is not None)
         return {**{band: bands[band] for band in map(age_band, AGE_BANDS) if bands[band]}, **missing}
     if known and all(isinstance(value, int | float) and not isinstance(value, bool) for value in known):
         return {"mean": round(float(np.mean(known)), 2), "lowest": min(known), "highest": max(known), **missing}

@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -25,33 +25,21 @@ from datasets import Dataset, DatasetDict, Value
 
 from clinsynth.data import phantom_posts
 from clinsynth.data.arguments import TextDataArguments
+from clinsynth.data.columns import with_subgroups
 from clinsynth.data.duplicates import text_digest
 from clinsynth.data.labels import (
-    MAX_GROUPS,
+    PERSON,
     LabelledSamples,
     check_column,
     check_not_empty,
-    is_plain,
+    persons_of,
     subgroups,
     with_class_labels,
 )
-from clinsynth.data.sources import (
-    SPLIT_NAMES,
-    Rows,
-    one_kind_a_column,
-    read_file,
-    read_folder,
-    read_hub,
-    rows_by_split,
-    to_columns,
-)
-from clinsynth.data.splits import (
-    PERSON_COLUMNS,
-    choose_train,
-    person_column,
-    with_all_splits,
-    without_small_classes,
-)
+from clinsynth.data.persons import warn, with_persons
+from clinsynth.data.sources import read_folder, read_hub
+from clinsynth.data.splits import Loaded, choose_train, with_all_splits, without_small_classes
+from clinsynth.data.tables import TABLES, Rows, checked_columns, read_file, rows_by_split, split_named
 
 logger = logging.getLogger("clinsynth")
 
@@ -67,18 +55,25 @@ def load_text_dataset(args: TextDataArguments, seed: int = 0) -> DatasetDict:
     Raises:
         ValueError: whatever is wrong with the data set or a flag, with its name, value and a hint.
     """
+    loaded = open_text_dataset(args, seed)
+    return loaded.without_persons()
+
+
+def open_text_dataset(args: TextDataArguments, seed: int = 0) -> Loaded:
+    """`load_text_dataset`, with whose the rows are and what is to be said of them; errors are the same."""
+    notes: list[str] = []
     splits = read_text_splits(args)
     check_not_empty(splits)
-    splits = with_class_labels(splits, args.label_column, args.class_names)
-    splits = with_text_columns(splits, args)
+    splits = with_class_labels(splits, args.label_column, args.class_names, args.merge_alike_labels)
+    splits = with_persons(with_texts(splits, args), args, notes)
+    own = ["id", "text", "label", *({PERSON} & set(splits["train"].column_names))]
+    splits, kept, left_out = with_subgroups(splits, args.declared, own, GENERATED)
     if args.drop_small_classes:
         splits = without_small_classes(splits, args.min_class_size, args.noun)
     splits = with_all_splits(splits, args.noun, kept_together=text_digests)
     splits["train"] = choose_train(splits["train"], args, seed)
-    warn_of_shared_texts(splits)
-    order = ["id", "text", "label"]
-    shared = set.intersection(*(set(split.column_names) for split in splits.values())) - {*order, *PERSON_COLUMNS}
-    return DatasetDict({name: split.select_columns([*order, *sorted(shared)]) for name, split in splits.items()})
+    warn_of_shared_texts(splits, notes)
+    return Loaded(DatasetDict(splits), kept, left_out, notes)
 
 
 def text_digests(dataset: Dataset) -> np.ndarray:
@@ -86,17 +81,17 @@ def text_digests(dataset: Dataset) -> np.ndarray:
     return np.array([text_digest(text) for text in dataset["text"]])
 
 
-def warn_of_shared_texts(splits: dict[str, Dataset]) -> None:
+def warn_of_shared_texts(splits: dict[str, Dataset], notes: list[str]) -> None:
     train = set(text_digests(splits["train"]))
     for name in ("validation", "test"):
         shared = sum(digest in train for digest in text_digests(splits[name]))
         if shared:
-            logger.warning(
-                "%d of %d %s texts also stand in train: results on %s flatter", shared, len(splits[name]), name, name
+            warn(
+                notes,
+                f"{shared} of {len(splits[name])} {name} texts also stand in train: results on {name} flatter",
             )
 
 
-SUFFIXES = (".csv", ".jsonl")
 MTS_DIALOG = {
     "train": "MTS-Dialog-TrainingSet.csv",
     "validation": "MTS-Dialog-ValidationSet.csv",
@@ -115,7 +110,7 @@ def read_text_splits(args: TextDataArguments) -> dict[str, Dataset]:
         return phantom_posts.build_splits(args.dataset)
     if path.is_dir():
         return read_text_folder(path, args)
-    if path.suffix not in SUFFIXES:
+    if path.suffix.lower() not in TABLES:
         return read_hub(args.dataset)
     if not path.is_file():
         raise ValueError(f"--dataset {args.dataset}: there is no such file; check the path")
@@ -129,19 +124,22 @@ def read_text_folder(path: Path, args: TextDataArguments) -> dict[str, Dataset]:
     counselchat = path / "counselchat_min.csv"
     if counselchat.is_file():
         return to_datasets(path, rows_by_split(counselchat, known_layout(read_file(counselchat), args)))
-    files = [file for file in sorted(path.iterdir()) if file.suffix in SUFFIXES and file.stem in SPLIT_NAMES]
+    files = [file for file in sorted(path.iterdir()) if file.suffix.lower() in TABLES]
     if not files and next(path.rglob("*.parquet"), None):
         return read_folder(path)
-    if not files:
+    named = [(split, file) for file in files if (split := split_named(file.stem))]
+    if not named:
         raise ValueError(
             f"{path} holds neither train.csv, train.jsonl nor Parquet files; put a file of text and label there and "
             "call it train.csv"
         )
+    if left := [file.name for file in files if not split_named(file.stem)]:
+        logger.warning("%s: files left out, since they are not called as a split: %s", path, ", ".join(left))
     splits: dict[str, Rows] = {}
-    for file in files:
-        if SPLIT_NAMES[file.stem] in splits:
-            raise ValueError(f"{path} holds two files of the split {SPLIT_NAMES[file.stem]}; remove {file.name} or it")
-        splits[SPLIT_NAMES[file.stem]] = read_file(file)
+    for split, file in named:
+        if split in splits:
+            raise ValueError(f"{path} holds two files of the split {split}; remove {file.name} or it")
+        splits[split] = read_file(file)
     return to_datasets(path, splits)
 
 
@@ -177,23 +175,20 @@ def renamed(row: dict[str, Any], names: dict[str, str], args: TextDataArguments)
 
 
 def to_datasets(path: Path, splits: dict[str, Rows]) -> dict[str, Dataset]:
-    with one_kind_a_column(path):
-        return {split: Dataset.from_dict(to_columns(rows)) for split, rows in splits.items()}
+    return {split: Dataset.from_dict(checked_columns(path, rows)) for split, rows in splits.items()}
 
 
-GENERATED = {"seed", "example_ids", "attempts"}
-"""Columns of a synthetic data set that are no subgroups."""
+GENERATED = frozenset({"seed", "example_ids", "attempts", "split"})
+"""Columns of a synthetic data set that need no mention."""
 
 
-def with_text_columns(splits: dict[str, Dataset], args: TextDataArguments) -> dict[str, Dataset]:
-    """Splits of id, text, label, subgroups and, where there is one, the column of persons, for a cut."""
+def with_texts(splits: dict[str, Dataset], args: TextDataArguments) -> dict[str, Dataset]:
+    """Splits whose columns id and text are a row's place in the source, and its text."""
     check_column(splits, args.text_column, "name the right one with --text_column")
-    kept = subgroup_columns(splits, args.text_column)
     result = {}
     for split, dataset in splits.items():
         texts = [checked_text(text, split, row) for row, text in enumerate(dataset[args.text_column])]
-        persons = [column for column in [person_column(dataset)] if column]
-        own = dataset.select_columns(["label", *kept, *persons])
+        own = dataset.remove_columns([c for c in {"id", "text", args.text_column} if c in dataset.column_names])
         own = own.add_column("id", [f"{split}-{row}" for row in range(len(dataset))])
         result[split] = own.add_column("text", texts, feature=Value("string"))
     return result
@@ -204,22 +199,6 @@ def checked_text(text: Any, split: str, row: int) -> str:
         what = "no text" if text is None or isinstance(text, str) else f"a {type(text).__name__} instead of a text"
         raise ValueError(f"{split} row {row} has {what}; write one or remove the row")
     return text
-
-
-def subgroup_columns(splits: dict[str, Dataset], text_column: str) -> list[str]:
-    """Plain columns that every split has, whose names do not sound identifying and whose texts form groups."""
-    train = splits["train"]
-    used = {text_column, "id", "text", "label", "split", *PERSON_COLUMNS, *GENERATED}
-    shared = set.intersection(*(set(dataset.column_names) for dataset in splits.values())) - used
-    kept = []
-    for column in sorted(shared):
-        is_text = getattr(train.features[column], "dtype", "") == "string"
-        if is_plain(column, train.features) and (not is_text or len(set(train[column])) <= MAX_GROUPS):
-            kept.append(column)
-    left_out = sorted(shared - set(kept))
-    if left_out:
-        logger.info("columns left out, since they may identify a person or form no groups: %s", ", ".join(left_out))
-    return kept
 
 
 @dataclass(frozen=True)
@@ -239,6 +218,8 @@ class TextArrays(LabelledSamples):
     labels: np.ndarray
     label_names: list[str]
     groups: dict[str, np.ndarray] = field(default_factory=dict)
+    persons: np.ndarray | None = None
+    notes: tuple[str, ...] = ()
 
     def content(self) -> bytes:
         return json.dumps(self.texts.tolist()).encode()
@@ -264,7 +245,9 @@ def load_text_arrays(args: TextDataArguments, seed: int = 0) -> dict[str, TextAr
         ValueError: as `clinsynth.data.texts.load_text_dataset` does.
     """
 
-    return {name: to_text_arrays(split) for name, split in load_text_dataset(args, seed).items()}
+    loaded = open_text_dataset(args, seed)
+    arrays = {str(name): to_text_arrays(split) for name, split in loaded.splits.items()}
+    return {name: replace(split, notes=tuple(loaded.notes)) for name, split in arrays.items()}
 
 
 def to_text_arrays(dataset: Dataset) -> TextArrays:
@@ -275,6 +258,7 @@ def to_text_arrays(dataset: Dataset) -> TextArrays:
         list(dataset.features["label"].names),
         # the texts of a small split are few enough to be taken for groups
         subgroups(dataset.remove_columns(["id", "text"])),
+        persons_of(dataset),
     )
 
 
