@@ -190,5 +190,5 @@ def test_tables_of_other_names_and_signs(tmp_path: Path) -> None:
 
 def test_no_row_is_lost_of_twenty_missing_files(tmp_path: Path) -> None:
     table = write_table(tmp_path / "t.csv", "image,label", [f"{n}.png,{'ab'[n % 2]}" for n in range(40)])
-    with pytest.raises(ValueError, match=r"20 files are missing:(?s:.*)row 30: .*\n  … and 10 more"):
+    with pytest.raises(ValueError, match=r"20 of 40 images cannot be read:(?s:.*)row 30: .*\n  … and 10 more"):
         load_image_arrays(ImageDataArguments(str(table)))

@@ -1,7 +1,7 @@
 """The data flags that trainers and scripts share; their dataclasses inherit from these."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from clinsynth.arguments import check_at_least
 
@@ -20,6 +20,8 @@ class WayInArguments:
     """go on, with a warning in every report, where the given splits share persons"""
     merge_alike_labels: bool = False
     """take class names that differ by blanks, case or Unicode form alone for one class, instead of an error"""
+    on_bad_file: Literal["error", "skip"] = "error"
+    """what becomes of files and texts that cannot be read: one error that names them, or left out and counted"""
 
     def __post_init__(self) -> None:
         if isinstance(self.subgroups, str):
@@ -79,8 +81,37 @@ class DataArguments(WayInArguments):
         return self.label_names
 
 
+@dataclass(kw_only=True)
+class IntensityArguments:
+    """How images of more than 8 bits become 8."""
+
+    intensity: str | None = None
+    """of images of more than 8 bits: full (range of the declared bits, the default for grey), window:CENTRE,WIDTH or
+    percentile:0.5,99.5 (of each image's own values)"""
+
+    def limits(self) -> tuple[str, float, float] | None:
+        """("full", 0, 0), ("window", centre, width) or ("percentile", low, high); None where nothing was asked for.
+
+        Raises:
+            ValueError: anything else.
+        """
+        kind, _, numbers = (self.intensity or "").partition(":")
+        try:
+            low, high = map(float, numbers.split(",")) if numbers else (0.0, 0.0)
+            good = {"full": not numbers, "window": high > 0, "percentile": 0 <= low < high <= 100, "": not numbers}[
+                kind
+            ]
+        except (KeyError, ValueError):
+            good = False
+        if not good:
+            raise ValueError(
+                f"--intensity must be full, window:CENTRE,WIDTH or percentile:LOW,HIGH, got {self.intensity}"
+            )
+        return (kind, low, high) if kind else None
+
+
 @dataclass
-class ImageDataArguments(DataArguments):
+class ImageDataArguments(DataArguments, IntensityArguments):
     """Which labelled images to take, and at which size, mode and number."""
 
     noun: ClassVar[str] = "image"

@@ -43,13 +43,13 @@ def read_npz(path: Path) -> dict[str, Dataset]:
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
-    except (EOFError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as error:  # TypeError: a .npy inside
+    except (EOFError, MemoryError, OverflowError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(
             f"{path} is damaged, no .npz, or holds pickled objects, which could run any code and are not opened "
             f"({error}); save plain uint8 images and integer labels with numpy.savez"
         ) from error
-    prefixes = {"train": "train", "validation": "val", "test": "test"}
-    found = {split: prefix for split, prefix in prefixes.items() if f"{prefix}_images" in arrays}
+    prefixes = [(split, name.removesuffix("_images")) for name in arrays if (split := split_named(name))]
+    found = {split: prefix for split, prefix in prefixes if f"{prefix}_images" in arrays}
     if "train" not in found:
         raise ValueError(
             f"{path} has no array train_images; it has {', '.join(arrays) or 'none'}; save it in MedMNIST's layout"
@@ -64,6 +64,10 @@ def npz_split(path: Path, arrays: dict[str, np.ndarray], prefix: str) -> Dataset
     if images.dtype != np.uint8:
         raise ValueError(
             f"{path}: {prefix}_images is {images.dtype}, not uint8; rescale its values to 0..255 yourself"
+        )
+    if images.ndim in (4, 5) and images.shape[3] > 4:
+        raise ValueError(
+            f"{path}: {prefix}_images has shape {images.shape}, a set of 3D volumes; take a slice of each"
         )
     if images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[3] != 3):
         raise ValueError(

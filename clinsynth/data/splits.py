@@ -12,7 +12,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from clinsynth.data.arguments import DataArguments
-from clinsynth.data.labels import PERSON
+from clinsynth.data.labels import PERSON, persons_of
 
 logger = logging.getLogger("clinsynth")
 
@@ -64,13 +64,17 @@ def with_all_splits(
     train = splits["train"]
     missing = {name: share for name, share in SHARES.items() if name not in splits}
     if missing:
-        keys = [np.asarray(train[PERSON][:])] if PERSON in train.column_names else []
-        keys += [kept_together(train)] if kept_together else []
-        groups = joined(*keys) if keys else np.arange(len(train))
-        rows = cut_rows(np.asarray(train["label"][:]), groups, missing)
+        labels = np.asarray(train["label"][:])
+        whose = persons_of(train)
+        persons = np.arange(len(train)) if whose is None else whose
+        groups = joined(persons, kept_together(train)) if kept_together else persons
+        rows = cut_rows(labels, groups, missing)
+        if not all(rows.values()) and kept_together:
+            logger.warning("so many %ss are equal or nearly so that no cut keeps these together", noun)
+            rows = cut_rows(labels, persons, missing)
         for name, chosen in rows.items():
             if not chosen:
-                raise ValueError(why_empty(name, noun, train, groups))
+                raise ValueError(why_empty(name, noun, whose))
         splits = {**splits, **{name: train.select(chosen) for name, chosen in rows.items()}}
         parts = ", ".join(f"{name} {len(rows[name])}" for name in rows)
         together = ", one person's rows kept together" if PERSON in train.column_names else ""
@@ -78,16 +82,15 @@ def with_all_splits(
     return {name: splits[name] for name in ("train", "validation", "test")}
 
 
-def why_empty(split: str, noun: str, train: Dataset, groups: np.ndarray) -> str:
+def why_empty(split: str, noun: str, persons: np.ndarray | None) -> str:
     """What to say where a split would come out empty."""
-    people = len(set(train[PERSON])) if PERSON in train.column_names else None
-    if people == 1:
+    people = None if persons is None else len(set(persons.tolist()))
+    if persons is not None and people == 1:
         return (
-            f"all {len(train)} {noun}s name one person, so that no {split} split can be cut off; if the ids were made "
-            f"alike, name a column that tells persons with --group_column, or give --group_column none"
+            f"all {len(persons)} {noun}s name one person, so that no {split} split can be cut off; if the ids were "
+            "made alike, name a column that tells persons with --group_column, or give --group_column none"
         )
-    few = f" ({people} persons)" if people is not None else ""
-    few = few or (f" ({len(np.unique(groups))} different {noun}s)" if len(np.unique(groups)) < len(groups) else "")
+    few = "" if people is None else f" ({people} persons)"
     return f"no class is large enough to cut off a {split} split{few}; add {noun}s, or name the splits yourself"
 
 

@@ -42,6 +42,20 @@ def split_named(name: str) -> str | None:
     return SPLIT_NAMES.get(BESIDE_SPLIT.sub("", name.strip().casefold()))
 
 
+def settle(wrong: list[str], total: int, noun: str, skip: bool, notes: list[str]) -> None:
+    """One message for all that cannot be read: an error, or where they are to be left out a warning and a note.
+
+    The note holds their number alone, since it stands in reports.
+    """
+    if not wrong:
+        return
+    count = f"{len(wrong)} of {total} {noun}s cannot be read"
+    if not skip:
+        raise ValueError((f"{count}:" if len(wrong) > 1 else "") + first_ten(wrong))
+    logger.warning("%s and are left out: %s", count, first_ten(wrong))
+    notes.append(f"{count} and were left out (--on_bad_file skip)")
+
+
 def first_ten(wrong: list[str]) -> str:
     """The first ten of what is wrong, and how many there are."""
     more = f"\n  … and {len(wrong) - 10} more" if len(wrong) > 10 else ""
@@ -59,8 +73,10 @@ def image_dataset(cells: list[dict[str, Any]], columns: dict[str, list[Any]]) ->
     return Dataset.from_dict({"image": cells, **columns}, features=features)
 
 
-def read_table(path: Path) -> dict[str, Dataset]:
+def read_table(path: Path, skip: bool = False) -> dict[str, Dataset]:
     """A table with columns image (path relative to the file), a label, optionally split, and others.
+
+    Files that are not there are left for later where they are to be skipped.
 
     Raises:
         ValueError: no rows, no column image, files that are not there, or an unknown split; names the rows.
@@ -73,8 +89,7 @@ def read_table(path: Path) -> dict[str, Dataset]:
         if not file.is_file():
             missing.append(f"{path}, row {number}: there is no file {file}; paths are relative to the table")
         row["image"] = {"bytes": None, "path": str(file)}
-    if missing:
-        raise ValueError((f"{len(missing)} files are missing:" if len(missing) > 1 else "") + first_ten(missing))
+    settle([] if skip else missing, len(rows), "image", False, [])
     splits = {split: checked_columns(path, members) for split, members in rows_by_split(path, rows).items()}
     return {split: image_dataset(columns.pop("image"), columns) for split, columns in splits.items()}
 

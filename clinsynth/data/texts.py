@@ -39,7 +39,7 @@ from clinsynth.data.labels import (
 from clinsynth.data.persons import warn, with_persons
 from clinsynth.data.sources import read_folder, read_hub
 from clinsynth.data.splits import Loaded, choose_train, with_all_splits, without_small_classes
-from clinsynth.data.tables import TABLES, Rows, checked_columns, read_file, rows_by_split, split_named
+from clinsynth.data.tables import TABLES, Rows, checked_columns, read_file, rows_by_split, settle, split_named
 
 logger = logging.getLogger("clinsynth")
 
@@ -65,7 +65,7 @@ def open_text_dataset(args: TextDataArguments, seed: int = 0) -> Loaded:
     splits = read_text_splits(args)
     check_not_empty(splits)
     splits = with_class_labels(splits, args.label_column, args.class_names, args.merge_alike_labels)
-    splits = with_persons(with_texts(splits, args), args, notes)
+    splits = with_persons(with_texts(splits, args, notes), args, notes)
     own = ["id", "text", "label", *({PERSON} & set(splits["train"].column_names))]
     splits, kept, left_out = with_subgroups(splits, args.declared, own, GENERATED)
     if args.drop_small_classes:
@@ -182,23 +182,32 @@ GENERATED = frozenset({"seed", "example_ids", "attempts", "split"})
 """Columns of a synthetic data set that need no mention."""
 
 
-def with_texts(splits: dict[str, Dataset], args: TextDataArguments) -> dict[str, Dataset]:
+def with_texts(splits: dict[str, Dataset], args: TextDataArguments, notes: list[str]) -> dict[str, Dataset]:
     """Splits whose columns id and text are a row's place in the source, and its text."""
     check_column(splits, args.text_column, "name the right one with --text_column")
+    cells = {split: dataset[args.text_column][:] for split, dataset in splits.items()}
+    bad = {split: {row: why for row, text in enumerate(own) if (why := no_text(text))} for split, own in cells.items()}
+    wrong = [
+        f"{split} row {row} has {why}; write one or remove the row" for split in bad for row, why in bad[split].items()
+    ]
+    settle(wrong, sum(map(len, cells.values())), "text", args.on_bad_file == "skip", notes)
     result = {}
     for split, dataset in splits.items():
-        texts = [checked_text(text, split, row) for row, text in enumerate(dataset[args.text_column])]
+        rows = [row for row in range(len(dataset)) if row not in bad[split]]
         own = dataset.remove_columns([c for c in {"id", "text", args.text_column} if c in dataset.column_names])
         own = own.add_column("id", [f"{split}-{row}" for row in range(len(dataset))])
-        result[split] = own.add_column("text", texts, feature=Value("string"))
+        texts = [cell if row not in bad[split] else "" for row, cell in enumerate(cells[split])]
+        own = own.add_column("text", texts, feature=Value("string"))
+        result[split] = own.select(rows) if bad[split] else own
+    check_not_empty(result)
     return result
 
 
-def checked_text(text: Any, split: str, row: int) -> str:
-    if not isinstance(text, str) or not text.strip():
-        what = "no text" if text is None or isinstance(text, str) else f"a {type(text).__name__} instead of a text"
-        raise ValueError(f"{split} row {row} has {what}; write one or remove the row")
-    return text
+def no_text(text: Any) -> str | None:
+    """What stands in the place of a text; None where it is one."""
+    if isinstance(text, str) and text.strip():
+        return None
+    return "no text" if text is None or isinstance(text, str) else f"a {type(text).__name__} instead of a text"
 
 
 @dataclass(frozen=True)
@@ -232,7 +241,8 @@ class TextArrays(LabelledSamples):
         """
         texts, labels = dataset["text"][:], dataset["label"][:]
         for row, (text, label) in enumerate(zip(texts, labels, strict=True)):
-            checked_text(text, "synthetic", row)
+            if why := no_text(text):
+                raise ValueError(f"synthetic row {row} has {why}; write one or remove the row")
             if label is None or label < 0:
                 raise ValueError(f"synthetic row {row} has no label; give it one or remove the row")
         return TextArrays(as_objects(texts), np.asarray(labels, dtype=np.int64), list(dataset.features["label"].names))

@@ -6,12 +6,12 @@ import dataclasses
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from clinsynth.data.arguments import ImageDataArguments, TextDataArguments, WayInArguments
+from clinsynth.data.arguments import ImageDataArguments, IntensityArguments, TextDataArguments, WayInArguments
 from clinsynth.judges.judges import check_judge
 
 
 @dataclass
-class EvaluateImagesArguments(WayInArguments):
+class EvaluateImagesArguments(WayInArguments, IntensityArguments):
     """Compare a synthetic image set with the real one: distances, variety, privacy, classifiers, a report."""
 
     real: str = "phantom-fundus"
