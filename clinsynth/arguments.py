@@ -9,11 +9,14 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
 import jsonargparse
 import yaml
+
+from clinsynth.withheld import Withholding
 
 T = TypeVar("T")
 
@@ -152,15 +155,16 @@ def run(
     """
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    logging.getLogger("clinsynth").setLevel(logging.INFO)
-    try:
-        main(parse(arguments_class, argv, prog))
-    except (ValueError, OSError, FloatingPointError, ImportError) as error:  # ImportError: an extra is missing
-        if os.environ.get("CLINSYNTH_DEBUG"):
-            raise
-        print(f"{prog or os.path.basename(sys.argv[0])}: error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("\nstopped; start the same command again to go on", file=sys.stderr)
-        sys.exit(130)
+    with redirect_stdout(Withholding(sys.stdout)), redirect_stderr(Withholding(sys.stderr)):  # type: ignore[type-var]
+        logging.basicConfig(format="%(message)s", level=logging.WARNING)
+        logging.getLogger("clinsynth").setLevel(logging.INFO)
+        try:
+            main(parse(arguments_class, argv, prog))
+        except (ValueError, OSError, FloatingPointError, ImportError) as error:  # ImportError: an extra is missing
+            if os.environ.get("CLINSYNTH_DEBUG"):
+                raise
+            print(f"{prog or os.path.basename(sys.argv[0])}: error: {error}", file=sys.stderr)
+            sys.exit(2)
+        except KeyboardInterrupt:
+            print("\nstopped; start the same command again to go on", file=sys.stderr)
+            sys.exit(130)

@@ -24,6 +24,8 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from clinsynth.withheld import without_withheld
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -35,7 +37,7 @@ PACKAGES = "clinsynth torch diffusers transformers trl peft accelerate datasets 
 def atomic_write(path: str | Path, data: str | bytes) -> None:
     """Write `data` (text as UTF-8) to `path`, which is afterwards complete or, if this process dies, unchanged."""
     with written_aside(Path(path)) as aside, open(aside, "wb") as file:
-        file.write(data.encode() if isinstance(data, str) else data)
+        file.write(without_withheld(data).encode() if isinstance(data, str) else data)
         file.flush()
         os.fsync(file.fileno())
 
@@ -256,7 +258,7 @@ def append_metrics(output_dir: Path, record: dict[str, Any]) -> None:
     """Append `record` as one line of `metrics.jsonl`."""
     path = output_dir / "metrics.jsonl"
     with explained_where_full(path), open(path, "a") as file:
-        file.write(json.dumps(record) + "\n")
+        file.write(without_withheld(json.dumps(record)) + "\n")
 
 
 def read_metrics(output_dir: Path) -> list[dict[str, Any]]:

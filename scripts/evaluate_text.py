@@ -28,7 +28,7 @@ def main(args: EvaluateTextArguments) -> None:
     check_extra()
     generation = read_generation(Path(args.synthetic))
     canaries = load_canaries(args.canaries, generation)
-    real, label_names = load_real_texts(args)
+    real, label_names, notes = load_real_texts(args)
     synthetic = load_synthetic_texts(Path(args.synthetic), label_names)
     encoder = load_text_encoder(args.encoder)
     output_dir = create_run_folder(args.output_dir)
@@ -45,7 +45,7 @@ def main(args: EvaluateTextArguments) -> None:
         canaries=canaries,
         language_model=load_scorer(args.language_model) if args.language_model else None,
     )
-    evidence["data"] |= {"real": args.real, "synthetic": args.synthetic}
+    evidence["data"] |= {"real": args.real, "synthetic": args.synthetic} | ({"notes": notes} if notes else {})
     evidence["data"]["shards_sha256"] = hash_shards(args.synthetic)  # `push dataset` takes it for just these
     evidence |= {"generation": generation, "seed": args.seed}
     pairs = evidence["closest"] if args.show_texts else []

@@ -71,23 +71,71 @@ def test_transparency_is_refused():
         to_arrays(dataset_of(gradient(mode="RGBA"), half), None, 3, None)
 
 
-@pytest.mark.parametrize("mode", ["I;16", "I", "F"])
-def test_more_than_8_bits_is_refused(mode):
-    deep = Image.fromarray(np.zeros((32, 32), {"I;16": np.uint16, "I": np.int32, "F": np.float32}[mode]))
-    with pytest.raises(ValueError, match=r"row 0 is not an 8-bit grey or colour image.*rescale"):
-        to_arrays(dataset_of(encode(deep, "TIFF")), None, None, None)
+def deep(mode: str, top: int = 65535) -> Image.Image:
+    values = np.linspace(0, top, 32 * 32).reshape(32, 32)
+    return Image.fromarray(values.astype({"I;16": np.uint16, "I": np.int32, "F": np.float32}[mode]))
 
 
-def test_16_bit_colour_png_is_refused():
+@pytest.mark.parametrize(
+    ("mode", "kind", "top", "rule", "low", "high"),
+    [
+        ("I;16", "PNG", 65535, None, 0, 65535),
+        ("I;16", "TIFF", 4095, None, 0, 65535),
+        ("I;16", "TIFF", 4095, ("full", 0, 0), 0, 65535),
+        ("I;16", "PNG", 4095, ("window", 2000, 1000), 1500, 2500),
+        ("I", "TIFF", 4095, ("percentile", 0, 100), 0, 4095),
+        ("F", "TIFF", 1, ("window", 0.5, 0.5), 0.25, 0.75),
+    ],
+)
+def test_more_than_8_bits_by_a_stated_rule(mode, kind, top, rule, low, high, caplog):
+    with caplog.at_level(logging.INFO, "clinsynth"):
+        found = to_arrays(dataset_of(encode(deep(mode, top), kind)), None, None, None, rule).images[0, 0]
+    expected = 255 * np.clip((np.asarray(deep(mode, top), dtype=float) - low) / (high - low), 0, 1)
+    assert np.abs(found - expected).max() <= 1
+    assert f"1 of more than 8 bits ({mode}) brought to L by " in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("mode", "message"), [("I", r"of 32 bits \(I\).*percentile:0\.5,99\.5"), ("F", "give --intensity percentile")]
+)
+def test_bits_without_a_range_are_refused(mode, message):
+    with pytest.raises(ValueError, match=f"row 0 is a grey TIFF .*{message}"):
+        to_arrays(dataset_of(encode(deep(mode), "TIFF")), None, None, None)
+
+
+def png_of_16_bits() -> bytes:
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     rows = b"".join(b"\0" + bytes(32 * 6) for _ in range(32))
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", 32, 32, 16, 2, 0, 0, 0))  # 16 bits, colour
-    content = b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
-    assert Image.open(io.BytesIO(content)).mode == "RGB"  # what Pillow makes of it without a word
-    with pytest.raises(ValueError, match=r"row 0 is not an 8-bit grey or colour image .16-bit PNG"):
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def tiff_of_16_bits() -> bytes:
+    tags = [(256, 4, 1, 32), (257, 4, 1, 32), (258, 3, 3, 0), (259, 3, 1, 1), (262, 3, 1, 2), (273, 4, 1, 0)]
+    tags += [(277, 3, 1, 3), (278, 4, 1, 32), (279, 4, 1, 6144)]
+    end = 8 + 2 + 12 * len(tags) + 4
+    values = {258: end, 273: end + 6}
+    entries = b"".join(struct.pack("<HHII", tag, kind, n, values.get(tag, value)) for tag, kind, n, value in tags)
+    head = b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4)
+    return head + struct.pack("<HHH", 16, 16, 16) + bytes(6144)
+
+
+@pytest.mark.parametrize("content", [png_of_16_bits(), tiff_of_16_bits(), b"P6 32 32 65535 " + bytes(6144)])
+def test_colour_of_16_bits_is_not_cut_to_8_without_a_word(content):
+    assert Image.open(io.BytesIO(content)).mode == "RGB"  # what Pillow makes of it
+    with pytest.raises(ValueError, match=r"row 0 is a 16-bit \w+ in colour.*give --intensity full"):
         to_arrays(dataset_of(content), None, None, None)
+    assert to_arrays(dataset_of(content), None, None, None, ("full", 0, 0)).images.shape == (1, 3, 32, 32)
+
+
+def test_print_colours_and_strips():
+    cmyk = encode(gradient(mode="RGB").convert("CMYK"), "JPEG", quality=95)
+    assert np.abs(to_arrays(dataset_of(cmyk), None, None, None).images[0, 0] - np.asarray(gradient())).mean() < 6
+    strip = dataset_of(gradient(), gradient(400, 2))
+    with pytest.raises(ValueError, match=r"row 1 is 400x2, too narrow to be padded at 32 pixels; .*--fit crop"):
+        to_arrays(strip, 32, None, "pad")
 
 
 def test_palette_pictures_become_colour():

@@ -188,7 +188,7 @@ def test_folder_as_generate_writes_it(tmp_path):
     (tmp_path / "README.md").write_text(f"---\n{header}---\n")
     splits = load_image_dataset(ImageDataArguments(str(tmp_path)))
     assert {name: len(split) for name, split in splits.items()} == {"train": 14, "validation": 2, "test": 4}
-    assert splits["train"].column_names == ["image", "label", "seed"]
+    assert splits["train"].column_names == ["image", "label"]
     assert splits["train"].features["label"].names == ["a", "b c"]
 
 

@@ -169,6 +169,15 @@ def test_other_wrong_specs_are_named(tmp_path: Path) -> None:
         load(tmp_path / "rows.jsonl")
 
 
+def test_texts_that_are_none_are_named_at_once_or_left_out(tmp_path: Path) -> None:
+    path = write_csv(tmp_path / "posts.csv", [*texts(), *({"text": " ", "label": "mild"} for _ in range(12))])
+    with pytest.raises(
+        ValueError, match=r"12 of 52 texts cannot be read:\n  train row 40 has no text(?s:.*)… and 2 more"
+    ):
+        load(path)
+    assert sum(map(len, load(path, on_bad_file="skip").values())) == 40
+
+
 def test_a_patients_words_do_not_come_into_a_message(tmp_path: Path) -> None:
     secret = "I told nobody that " + "I sleep badly " * 10
     rows = [{"text": "a", "label": secret}, {"text": "b", "label": secret + "!"}]

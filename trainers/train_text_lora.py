@@ -135,7 +135,7 @@ def closing_words(args: TextLoraArguments) -> str:
     codes = ["--codes", args.codes] if args.codes else []
     texts = f"{args.output_dir.rstrip('/')}-texts"
     write = ["--model", args.output_dir, "--task", args.task, *codes, *flags, "--per_class", "100"]
-    check = ["--real", *flags[1:], "--synthetic", texts]
+    check = ["--real" if word == "--dataset" else word for word in [*flags, "--synthetic", texts]]
     return (
         f"fine-tuned model: {args.output_dir}\nwrite texts with it:\n"
         f"  clinsynth generate text {shlex.join([*write, '--output_dir', texts])}\n"

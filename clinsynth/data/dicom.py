@@ -1,24 +1,30 @@
-"""A folder of DICOM files with a label table, read as pixels and a few declared columns: nothing else comes through.
+"""A folder of DICOM files with a label table, read as pixels and the table's columns: nothing else comes through.
 
-`labels.csv` has the columns file (path relative to the folder) and label, and may have split, age and sex. From a
-DICOM file only its pixels are taken, as 8-bit grey or colour. Its patient number serves once, in memory, to keep one
-patient's images together when splits are cut, and is dropped before the data set is handed out.
+`labels.csv` has the columns file (path relative to the folder) and label, and may have split, subgroups and a column
+of patients. From a DICOM file only its pixels are taken, as 8-bit grey or colour. Its patient number serves once, in
+memory, to keep one patient's images together, and is dropped before the data set is handed out.
 """
 
 from __future__ import annotations
 
 import logging
+import struct
+import zlib
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl
 
 import numpy as np
 from datasets import Dataset
 from PIL import Image
 
-from clinsynth.data.labels import sounds_identifying
-from clinsynth.data.sources import Rows, image_dataset, png_cell, read_file, rows_by_split, to_columns
+from clinsynth.data.arguments import WayInArguments
+from clinsynth.data.columns import is_missing
+from clinsynth.data.persons import alike, person_column, rank_of
+from clinsynth.data.tables import Rows, checked_columns, image_dataset, png_cell, read_file, rows_by_split, settle
 
 if TYPE_CHECKING:
     from pydicom import Dataset as DicomDataset
@@ -26,7 +32,12 @@ if TYPE_CHECKING:
 logger = logging.getLogger("clinsynth")
 
 TABLE = "labels.csv"
-SUBGROUPS = ("age", "sex")
+PATIENT = "patient_id"
+BROKEN = (
+    AttributeError, EOFError, IndexError, KeyError, MemoryError, NotImplementedError, OSError, OverflowError,
+    RuntimeError, TypeError, ValueError, struct.error, zlib.error,
+)  # fmt: skip
+"""What pydicom raises where a file is cut off or damaged."""
 GREY = ("MONOCHROME1", "MONOCHROME2")
 
 
@@ -39,22 +50,33 @@ class DicomImage:
     patient: str
 
 
-def parse_window(options: str) -> tuple[float, float] | None:
-    """(centre, width) from `window=40,400`; None from an empty text.
+@dataclass(frozen=True)
+class Options:
+    """What stands after the ? of a folder: a window (centre, width) and the frame to take, from 1."""
+
+    window: tuple[float, float] | None = None
+    frame: int | None = None
+
+
+def parse_options(options: str) -> Options:
+    """`window=40,400` and `frame=3`, with & between them.
 
     Raises:
         ValueError: anything else.
     """
-    if not options:
-        return None
+    found: dict[str, str] = dict(parse_qsl(options, keep_blank_values=True))
     try:
-        key, _, value = options.partition("=")
-        centre, width = map(float, value.split(","))
-        if key != "window" or width < 1:
+        window = tuple(map(float, found.pop("window").split(","))) if "window" in found else None
+        frame = int(found.pop("frame")) if "frame" in found else None
+        if found or (options and (window, frame) == (None, None)) or (frame is not None and frame < 1):
+            raise ValueError
+        if window is not None and (len(window) != 2 or window[1] < 1):
             raise ValueError
     except ValueError:
-        raise ValueError(f"a DICOM folder takes ?window=CENTRE,WIDTH with a width from 1, got ?{options}") from None
-    return centre, width
+        raise ValueError(
+            f"a DICOM folder takes ?window=CENTRE,WIDTH with a width from 1 and &frame=N from 1, got ?{options}"
+        ) from None
+    return Options(window, frame)  # type: ignore[arg-type]
 
 
 def is_dicom_folder(path: Path) -> bool:
@@ -62,110 +84,205 @@ def is_dicom_folder(path: Path) -> bool:
     return (path / TABLE).is_file() or next(path.rglob("*.dcm"), None) is not None
 
 
-def read_dicom_folder(path: Path, window: tuple[float, float] | None = None) -> dict[str, Dataset]:
-    """Splits with image, label, the subgroups the table declares, and an anonymous number a patient (`patient_id`).
+def read_dicom_folder(path: Path, options: Options, args: WayInArguments, notes: list[str]) -> dict[str, Dataset]:
+    """Splits with image, the table's columns, and an anonymous number a patient (`patient_id`).
 
-    `window` is a (centre, width) in the unit of the rescaled values; without it each file's own is used.
+    The number stands for the id that the table gives (in `--group_column`, or a column found by its name), else for
+    the file's PatientID. Without a window each file's own is used.
 
     Raises:
-        ValueError: no table, an unsuitable column in it, or a file without a single 8- to 16-bit frame; names it.
+        ValueError: no table, a column that it lacks, or files that cannot be read; names them.
     """
     table = path / TABLE
     if not table.is_file():
         raise ValueError(f"{path} holds DICOM files but no {TABLE}; write one with the columns file, label")
     rows = read_file(table)
-    columns = declared_columns(table, rows)
-    patients: dict[str, int] = {}
-    windowings: Counter[str] = Counter()
-    splits: dict[str, Dataset] = {}
+    if "file" not in rows[0]:
+        raise ValueError(f"{table} has no column file; it has {', '.join(rows[0])}; add it")
+    wrong: list[str] = []
+    read: list[tuple[dict[str, Any], DicomImage]] = []
+    for row in rows:
+        try:
+            read.append((row, read_dicom(path / (row["file"] or ""), options.window, options.frame)))
+        except ValueError as error:
+            wrong.append(str(error))
+    settle(wrong, len(rows), "image", args.on_bad_file == "skip", notes)
+    rows, images = [row for row, _ in read], [image for _, image in read]
+    patients = patient_numbers(rows, images, args.group_column)
+    patient_column = args.group_column if args.group_column not in (None, "none") else PATIENT
+    named = {column for column in rows[0] if rank_of(column) is not None and column != patient_column}
+    for row, image, patient in zip(rows, images, patients, strict=True):
+        row |= {"image": png_cell(image.image), patient_column: patient}
+    splits = {}
     for split, members in rows_by_split(table, rows).items():
-        found: Rows = []
-        for row in members:
-            image = read_dicom(path / (row["file"] or ""), window)
-            windowings[image.windowing] += 1
-            patient = patients.setdefault(image.patient or row["file"], len(patients))
-            kept = {column: row[column] for column in columns}
-            found.append({"image": png_cell(image.image), "patient_id": patient, **kept})
-        splits[split] = to_dataset(found)
+        columns = checked_columns(table, members)
+        cells = columns.pop("image")
+        kept = {name: column for name, column in columns.items() if name not in named | {"file"}}
+        splits[split] = image_dataset(cells, kept)
+    windowings = Counter(image.windowing for image in images)
     logger.info("DICOM to 8 bits: %s", ", ".join(f"{count} by {how}" for how, count in windowings.items()))
     return splits
 
 
-def declared_columns(table: Path, rows: Rows) -> list[str]:
-    """label and the subgroups that the table has; states what it leaves out and why."""
-    for needed in ("file", "label"):
-        if needed not in rows[0]:
-            raise ValueError(f"{table} has no column {needed}; it has {', '.join(rows[0])}; add it")
-    others = [column for column in rows[0] if column not in ("file", "label", "split", *SUBGROUPS)]
-    for column in others:
-        reason = "may identify a person" if sounds_identifying(column) else f"only {', '.join(SUBGROUPS)} are taken"
-        logger.info("%s: column %s left out: %s", table.name, column, reason)
-    return ["label", *(column for column in SUBGROUPS if column in rows[0])]
+def patient_numbers(rows: Rows, images: list[DicomImage], asked: str | None) -> list[int | None]:
+    """A number for whose each image is, by the table where it says so, else by the file; None where neither does."""
+    column = person_column([list(rows[0])], asked)
+    in_table = [None if column is None or is_missing(row[column]) else alike(str(row[column])) for row in rows]
+    in_file = [image.patient.strip() or None for image in images]
+    both = {pair for pair in zip(in_file, in_table, strict=True) if None not in pair}
+    torn = sum(count > 1 for count in Counter(own for own, _ in both).values())
+    if torn:
+        logger.warning(
+            "%d PatientIDs of files stand under several ids in column %s of %s, whose ids count", torn, column, TABLE
+        )
+    known = {own: given for own, given in both}  # a file's id says whose it is where the table is silent
+    ids = [
+        given or (known.get(own, f"file {own}") if own else None) for own, given in zip(in_file, in_table, strict=True)
+    ]
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(filter(None, ids)))}
+    return [numbers[name] if name else None for name in ids]
 
 
-def to_dataset(rows: Rows) -> Dataset:
-    columns = to_columns(rows)
-    cells = columns.pop("image")
-    if "age" in columns:
-        columns["age"] = [to_age(value) for value in columns["age"]]
-    return image_dataset(cells, columns)
-
-
-def to_age(value: str) -> float | None:
-    """Years; nothing for an empty cell."""
-    try:
-        return float(value) if value else None
-    except ValueError:
-        raise ValueError(f"{TABLE}: age must be a number of years, got {value!r}") from None
-
-
-def read_dicom(path: Path, window: tuple[float, float] | None = None) -> DicomImage:
+def read_dicom(path: Path, window: tuple[float, float] | None = None, frame: int | None = None) -> DicomImage:
     """The image of one file, mode L or RGB, and its patient number (empty if it has none).
+
+    `frame` counts from 1; a file of several needs it.
 
     Raises:
         ValueError: no such file, no DICOM, no pixel data, several frames, text burned into the image, or pixels that
             cannot be decoded.
         ImportError: pydicom is not installed.
     """
+    if not path.is_file():
+        raise ValueError(f"{path} is named in {TABLE} but is not there; remove its row or correct the path")
+    dataset = read_header(path)
+    if not {"PixelData", "FloatPixelData", "DoubleFloatPixelData"} & set(dir(dataset)):
+        raise ValueError(f"{path} has no pixel data; remove its row from {TABLE}")
+    if str(dataset.get("BurnedInAnnotation") or "").strip().upper() == "YES":
+        raise ValueError(f"{path} says that text is burned into its image, maybe a name; remove its row from {TABLE}")
+    try:
+        frames = int(dataset.get("NumberOfFrames") or 1)
+    except ValueError as error:
+        raise ValueError(f"{path} has a damaged number of frames ({error}); correct it or remove its row") from error
+    if frames > 1 and frame is None:
+        raise ValueError(f"{path} has {frames} frames; give ?frame=N, 1 to {frames}, or save the one you mean alone")
+    if frame is not None and frame > frames:
+        raise ValueError(f"{path} has {frames} frames, so that ?frame={frame} is none of them; give 1 to {frames}")
+    try:
+        image, windowing = to_eight_bits(dataset, window, (frame or 1) - 1)
+        return DicomImage(image, windowing, str(dataset.get("PatientID") or ""))
+    except BROKEN as error:
+        raise ValueError(f"{path} cannot be turned into an image: {error}") from error
+
+
+def read_header(path: Path) -> DicomDataset:
+    """A DICOM file; one without preamble or meta data where it holds pixels."""
     try:
         import pydicom
     except ImportError as error:
         raise ImportError(f"DICOM needs pydicom ({error}); install clinsynth[dicom]") from error
-    if not path.is_file():
-        raise ValueError(f"{path} is named in {TABLE} but is not there; remove its row or correct the path")
     try:
-        dataset = pydicom.dcmread(path)
-    except (pydicom.errors.InvalidDicomError, EOFError, KeyError, ValueError) as error:
+        try:
+            return pydicom.dcmread(path)
+        except pydicom.errors.InvalidDicomError:
+            dataset = pydicom.dcmread(path, force=True)
+            if "PixelData" not in dataset:
+                raise
+            implicit = pydicom.uid.ImplicitVRLittleEndian if dataset.is_implicit_VR else None
+            dataset.file_meta.TransferSyntaxUID = implicit or pydicom.uid.ExplicitVRLittleEndian
+            return dataset
+    except (*BROKEN, pydicom.errors.InvalidDicomError) as error:
         raise ValueError(
             f"{path} is no DICOM file ({error}); for PNG or JPEG give a .csv with columns image, label"
         ) from error
-    if "PixelData" not in dataset:
-        raise ValueError(f"{path} has no pixel data; remove its row from {TABLE}")
-    if int(dataset.get("NumberOfFrames") or 1) > 1:
-        raise ValueError(f"{path} has {dataset.NumberOfFrames} frames; save the one you mean as a file of its own")
-    if dataset.get("BurnedInAnnotation") == "YES":
-        raise ValueError(f"{path} says that text is burned into its image, maybe a name; remove its row from {TABLE}")
-    try:
-        image, windowing = to_eight_bits(dataset, window)
-        return DicomImage(image, windowing, str(dataset.get("PatientID") or ""))
-    except (AttributeError, NotImplementedError, RuntimeError, ValueError) as error:
-        raise ValueError(f"{path} cannot be turned into an image: {error}") from error
 
 
-def to_eight_bits(dataset: DicomDataset, window: tuple[float, float] | None) -> tuple[Image.Image, str]:
+def to_eight_bits(
+    dataset: DicomDataset, window: tuple[float, float] | None, frame: int = 0
+) -> tuple[Image.Image, str]:
     """Decode, rescale, window and invert as the file says (DICOM PS3.3 C.7.6.3, C.11.1, C.11.2), to 8 bits."""
-    from pydicom.pixels import apply_modality_lut, pixel_array
+    from pydicom.pixels import apply_color_lut, apply_modality_lut, pixel_array
 
-    kind, pixels = dataset.PhotometricInterpretation, pixel_array(dataset)  # makes RGB of YBR_FULL
+    kind, pixels = dataset.PhotometricInterpretation, pixel_array(dataset, index=frame)  # makes RGB of YBR_FULL
+    settings = settings_of_frame(dataset, frame)
     if kind in GREY:
-        values = np.asarray(apply_modality_lut(pixels, dataset), dtype=np.float64)
-        own = own_window(dataset)
-        grey = apply_window(values, window or own, str(dataset.get("VOILUTFunction") or "LINEAR"))
-        windowing = "the window given" if window else "the file's window" if own else "the file's full range of values"
-        return Image.fromarray(255 - grey if kind == "MONOCHROME1" else grey), windowing
-    if pixels.dtype != np.uint8 or not (kind == "RGB" or kind.startswith("YBR_FULL")):
-        raise ValueError(f"colour of kind {kind} and {pixels.dtype}; only 8-bit RGB and YBR_FULL are supported")
-    return Image.fromarray(pixels), "colour as it is"
+        values = np.asarray(apply_modality_lut(pixels, settings), dtype=np.float64)
+        padding = is_padding(pixels, dataset)
+        grey, windowing = apply_voi(values, settings, window, padding)
+        grey = 255 - grey if kind == "MONOCHROME1" else grey
+        return Image.fromarray(np.where(padding, 0, grey) if windowing == FULL_RANGE else grey), windowing
+    bits = int(dataset.get("BitsStored") or 8)
+    if kind == "PALETTE COLOR":
+        pixels = apply_color_lut(pixels, dataset)
+        bits = 8 * pixels.itemsize
+    elif kind != "RGB" and not kind.startswith("YBR"):
+        raise ValueError(f"colour of kind {kind}; grey, palette, RGB and YBR are supported")
+    if bits > 8:
+        pixels = np.rint(255.0 * pixels / (2**bits - 1)).astype(np.uint8)
+    return Image.fromarray(pixels), "colour as it is" if bits <= 8 else "colour by the full range of its bits"
+
+
+def settings_of_frame(dataset: DicomDataset, frame: int) -> DicomDataset:
+    """The attributes of rescaling and windowing of a frame: the file's own, or those of its functional groups
+    (PS3.3 C.7.6.16); empty ones are as absent."""
+    from pydicom import Dataset
+
+    found = Dataset()
+    groups = [*dataset.get("SharedFunctionalGroupsSequence", [])[:1]]
+    groups += [*dataset.get("PerFrameFunctionalGroupsSequence", [])[frame : frame + 1]]
+    places = [dataset] + [
+        item
+        for group in groups
+        for name in ("PixelValueTransformationSequence", "FrameVOILUTSequence")
+        for item in group.get(name, [])[:1]
+    ]
+    for place in places:
+        for name in OF_VALUES:
+            value = place.get(name)
+            if value is not None and value != "" and not (isinstance(value, Sequence) and not len(value)):
+                found[name] = place[name]
+    found.file_meta = dataset.file_meta  # tables are read by the file's byte order
+    found.set_original_encoding(*dataset.original_encoding)
+    if "RescaleSlope" not in found or "RescaleIntercept" not in found:
+        for name in ("RescaleSlope", "RescaleIntercept"):
+            found.pop(name, None)
+    return found
+
+
+OF_VALUES = (
+    "RescaleSlope RescaleIntercept ModalityLUTSequence WindowCenter WindowWidth VOILUTFunction VOILUTSequence "
+    "PhotometricInterpretation BitsStored BitsAllocated PixelRepresentation"
+).split()
+FULL_RANGE = "the file's full range of values"
+
+
+def is_padding(pixels: np.ndarray, dataset: DicomDataset) -> np.ndarray:
+    """Where a frame is padded (PS3.3 C.7.5.1.1.2), bool of its shape."""
+    value, limit = dataset.get("PixelPaddingValue"), dataset.get("PixelPaddingRangeLimit")
+    if not isinstance(value, int):
+        return np.zeros(pixels.shape, dtype=bool)
+    other = limit if isinstance(limit, int) else value
+    return (pixels >= min(value, other)) & (pixels <= max(value, other))
+
+
+def apply_voi(
+    values: np.ndarray, settings: DicomDataset, window: tuple[float, float] | None, padding: np.ndarray
+) -> tuple[np.ndarray, str]:
+    """uint8 from rescaled values: by the window given, else the file's table, its first window, or its full range
+    without padding; and which of these it was."""
+    from pydicom.pixels import apply_voi_lut
+
+    if window is None and "VOILUTSequence" in settings:
+        bits = settings.VOILUTSequence[0].LUTDescriptor[2]
+        share = np.asarray(apply_voi_lut(values.astype(np.int64), settings, prefer_lut=True), dtype=np.float64)
+        return np.rint(255 * share / (2**bits - 1)).clip(0, 255).astype(np.uint8), "the file's table"
+    own = own_window(settings)
+    function = str(settings.get("VOILUTFunction") or "LINEAR")
+    if window or own:
+        return apply_window(values, window or own, function), "the window given" if window else "the file's window"
+    inside = values[~padding] if not padding.all() else values
+    clipped = np.clip(values, inside.min(), inside.max())
+    return apply_window(clipped, None, function), FULL_RANGE
 
 
 def own_window(dataset: DicomDataset) -> tuple[float, float] | None:
@@ -173,8 +290,6 @@ def own_window(dataset: DicomDataset) -> tuple[float, float] | None:
     centres, widths = (np.atleast_1d(dataset.get(name)) for name in ("WindowCenter", "WindowWidth"))
     if centres[0] is not None and widths[0] is not None:
         return float(centres[0]), float(widths[0])
-    if "VOILUTSequence" in dataset:
-        raise ValueError("its window is a lookup table, which is not supported; give ?window=CENTRE,WIDTH")
     return None
 
 

@@ -21,11 +21,10 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
-from datasets import Dataset
 from PIL import Image
 from scipy.ndimage import gaussian_filter
-
-from clinsynth.data.images import decode, open_images
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 NEAR_THRESHOLD = 0.97
 SIDE = 28
@@ -44,14 +43,10 @@ def plain_text(text: str) -> str:
     return " ".join(text.split()).casefold()
 
 
-def image_digests(dataset: Dataset) -> tuple[list[str], np.ndarray]:
-    """A digest of each image's decoded pixels, and float32 thumbnails (n, 28, 28); one image at a time."""
-    digests, thumbnails = [], np.empty((len(dataset), SIDE, SIDE), dtype=np.float32)
-    for row, (name, image) in enumerate(open_images(dataset)):
-        decode(name, image)
-        digests.append(hashlib.sha256(f"{image.mode} {image.size} ".encode() + image.tobytes()).hexdigest())
-        thumbnails[row] = np.asarray(image.convert("L").resize((SIDE, SIDE), Image.Resampling.BOX))
-    return digests, thumbnails
+def fingerprint(image: Image.Image, grey: Image.Image) -> tuple[str, np.ndarray]:
+    """A digest of a decoded image's pixels, and a thumbnail of it in 8 bits, uint8 (28, 28)."""
+    digest = hashlib.sha256(f"{image.mode} {image.size} ".encode() + image.tobytes()).hexdigest()
+    return digest, np.asarray(grey.convert("L").resize((SIDE, SIDE), Image.Resampling.BOX))
 
 
 def exact_pairs(digests: Iterable[str]) -> list[tuple[int, int]]:
@@ -69,7 +64,7 @@ def near_pairs(thumbnails: np.ndarray) -> Iterator[tuple[int, int, float]]:
 
     Thumbnails: float, (n, side, side). Images without any structure match nothing.
     """
-    features = likeness_rows(thumbnails)
+    features = likeness_rows(np.asarray(thumbnails, dtype=np.float32))
     for start in range(0, len(features), BLOCK):
         likeness = features[start : start + BLOCK] @ features[start:].T
         for i, j in np.argwhere(np.triu(likeness >= NEAR_THRESHOLD, k=1)).tolist():
@@ -92,6 +87,24 @@ def unit_rows(rows: np.ndarray) -> np.ndarray:
     rows = rows - rows.mean(1, keepdims=True)
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
     return np.divide(rows, lengths, out=np.zeros_like(rows), where=lengths > 1e-3)
+
+
+NEAR_MOST = 5000
+"""Images among which every command looks for near-duplicates; among more for equal ones alone."""
+LARGEST_CHAIN = 0.05
+"""Share of the images that near-duplicates of near-duplicates may join: beyond, likeness tells nothing of this set."""
+
+
+def alike_rows(digests: np.ndarray, thumbnails: np.ndarray) -> np.ndarray:
+    """Numbers (n,) of groups of equal and near-equal images, from their digests (n,) and thumbnails (n, 28, 28)."""
+    _, groups = np.unique(digests, return_inverse=True)
+    pairs = [(i, j) for i, j, _ in near_pairs(thumbnails)] if len(digests) <= NEAR_MOST else []
+    if not pairs:
+        return groups
+    ends = groups[np.array(pairs)]
+    edges = coo_array((np.ones(len(ends)), (ends[:, 0], ends[:, 1])), shape=(groups.max() + 1,) * 2)
+    chains = connected_components(edges, directed=False)[1][groups]
+    return groups if np.bincount(chains).max() > max(20, LARGEST_CHAIN * len(chains)) else chains
 
 
 PIECE = 5

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import re
+import unicodedata
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
-from datasets import ClassLabel, Dataset, Features, Value
+from datasets import ClassLabel, Dataset, Value
 
 logger = logging.getLogger("clinsynth")
 
@@ -17,30 +19,57 @@ IDENTIFYING_WORDS = frozenset(
     "accession address birth birthdate city date dob email id ids identifier initials insurance mrn name names "
     "patient patientid patientname person phone physician postcode ssn street subject surname telephone uid".split()
 )
-SUBGROUP_WORDS = frozenset({"age", "sex", "gender"})
+AGE_WORDS = frozenset("age ages alter edad eta idade leeftijd alder".split())
+SUBGROUP_WORDS = AGE_WORDS | {"sex", "gender"}
+LONGEST_BYTES = 200
+"""Of a class name in UTF-8: files are called as classes."""
+MARKS = frozenset("0 1 0.0 1.0 True False true false".split())
+ONES = frozenset("1 1.0 True true".split())
+ONE_FINDING = "write a column of 0 and 1 for the finding you mean, and name it with --label_column"
 LONGEST_LABEL = 100
 """Characters of a class name: what is longer is somebody's text, and must not come into a message."""
 
 
-def with_class_labels(splits: dict[str, Dataset], column: str, names: list[str] | None) -> dict[str, Dataset]:
+def with_class_labels(
+    splits: dict[str, Dataset], column: str, names: list[str] | None, merge_alike: bool = False
+) -> dict[str, Dataset]:
     """Splits whose column `label` is a ClassLabel made from `column`: class names, or numbers from 0.
 
-    Without `names` they are the train split's own, the sorted texts found, or the numbers as text.
+    Without `names` they are the train split's own, the sorted texts or codes found, or the numbers as text. Names are
+    matched by name, in whatever order a split has them; `names` that are others than a split's own rename these by
+    their numbers. Where no column is called `label` and others hold one 1 a row, their names are the classes.
 
     Raises:
-        ValueError: no such column, an unknown name, a number out of range or a missing label; names split and row.
+        ValueError: no such column, an unknown name, a number out of range, a missing label, several labels a row, or
+            names that differ by blanks, case or Unicode form alone and are not to be merged.
     """
+    if column == "label" and not any("label" in split.column_names for split in splits.values()):
+        splits = from_one_hot(splits, column)
     check_column(splits, column, "name the right one with --label_column")
     own = {split: getattr(dataset.features[column], "names", None) for split, dataset in splits.items()}
-    values = {
-        split: by_name(dataset[column][:], None if names else own[split], column) for split, dataset in splits.items()
-    }
-    if any(names and other is not None and len(other) != len(names) for other in own.values()):
+    first = own["train"]
+    renames = bool(names and first and set(names) != set(first))
+    if renames and len(first or []) != len(names or []):
         raise ValueError(
-            f"--label_names gives {len(names or [])} names, but the data set has {len(own['train'] or [])} classes; "
-            "give each one name, in the order of their numbers"
+            f"--label_names gives {len(names or [])} names, but the data set has {len(first or [])} classes "
+            f"({first_of(first or [])}); give each one name, in the order of their numbers"
         )
-    names = names or own["train"] or derive_names([value for column in values.values() for value in column])
+    values = {split: by_name(dataset[column][:], own[split], column) for split, dataset in splits.items()}
+    if renames:
+        new_names = dict(zip(first or [], names or [], strict=True))
+        logger.info("classes renamed: %s", first_of(f"{old} to {new}" for old, new in new_names.items()))
+        values = {split: [new_names.get(value, value) for value in found] for split, found in values.items()}
+    alike = alike_names(names, [name for found in (*own.values(), *values.values()) for name in found or []])
+    if alike and not merge_alike:
+        pairs = "; ".join(f"{old!a} and {new!a}" for old, new in list(alike.items())[:10])
+        raise ValueError(
+            f"class names differ by blanks, case or Unicode form alone: {pairs}; write each in one way, or give "
+            "--merge_alike_labels true"
+        )
+    values = {split: [alike.get(value, value) for value in found] for split, found in values.items()}
+    joint = [name for found in (first, *own.values()) for name in found or []]
+    names = names or list(dict.fromkeys(alike.get(name, name) for name in joint))
+    names = names or derive_names([value for found in values.values() for value in found])
     if len(set(names)) < len(names) or "" in names:
         raise ValueError(f"--label_names must differ from each other and not be empty, got {', '.join(names)}")
     result = {}
@@ -49,6 +78,52 @@ def with_class_labels(splits: dict[str, Dataset], column: str, names: list[str] 
         dataset = dataset.remove_columns(list({column, "label"} & set(dataset.column_names)))
         result[split] = dataset.add_column("label", numbers, feature=ClassLabel(names=names))
     return result
+
+
+def from_one_hot(splits: dict[str, Dataset], column: str) -> dict[str, Dataset]:
+    """Splits with the column `label`, where each row has a single 1 in the columns that hold 0 and 1 alone.
+
+    Raises:
+        ValueError: a row has several, or none.
+    """
+    marks = [
+        name
+        for name in splits["train"].column_names
+        if name != "image" and not sounds_identifying(name)
+        if all(name in split.column_names and set(map(str, split[name][:])) <= MARKS for split in splits.values())
+    ]
+    if len(marks) < 2:
+        return splits
+    table = {s: np.array([[str(cell) in ONES for cell in split[c][:]] for c in marks]) for s, split in splits.items()}
+    wrong = sum(int((held.sum(0) != 1).sum()) for held in table.values())
+    if wrong:
+        raise ValueError(
+            f"there is no column {column}; {len(marks)} columns hold 0 and 1 ({first_of(marks, 8)}), but {wrong} rows "
+            "have several of them or none, so that no row has one class; choose one finding with --label_column NAME"
+        )
+    logger.info("classes by columns that hold 0 and 1, one 1 a row: %s", first_of(marks))
+    return {
+        s: split.remove_columns(marks).add_column("label", [marks[row] for row in table[s].argmax(0)])
+        for s, split in splits.items()
+    }
+
+
+def alike_names(names: list[str] | None, found: list[Any]) -> dict[str, str]:
+    """Each class name that differs from another by blanks, case or Unicode form alone, and what it becomes: the most
+    frequent of them. Names that were given with --label_names are meant as they are."""
+    counts = Counter(value for value in found if isinstance(value, str) and value not in (names or ()))
+    kept: dict[str, str] = {plain_name(name): name for name in names or ()}
+    result = {}
+    for name in sorted(counts, key=lambda name: (-counts[name], not unicodedata.is_normalized("NFC", name), name)):
+        first = kept.setdefault(plain_name(name), name)
+        if first != name:
+            result[name] = first
+    return result
+
+
+def plain_name(name: str) -> str:
+    """A class name without blanks around or doubled, case and Unicode form."""
+    return " ".join(unicodedata.normalize("NFC", name).split()).casefold()
 
 
 def check_column(splits: dict[str, Dataset], column: str, hint: str) -> None:
@@ -67,6 +142,20 @@ def by_name(values: list[Any], own: list[str] | None, column: str) -> list[Any]:
     """
     if own is not None:
         return [own[value] if value is not None and value >= 0 else None for value in values]
+    if any(isinstance(value, list) for value in values):
+        raise ValueError(f"--label_column {column} holds lists, several labels a row; {ONE_FINDING}")
+    texts = {value for value in values if isinstance(value, str)}
+    several = next(
+        (t for t in sorted(texts) for by in "|;" if by in t and {p.strip() for p in t.split(by)} & texts), None
+    )
+    if several is not None and len(several) <= LONGEST_LABEL:
+        raise ValueError(f"--label_column {column} holds several labels a row, as {several!r}; {ONE_FINDING}")
+    if bad := [text for text in sorted(texts) if "\0" in text or len(text.encode(errors="replace")) > LONGEST_BYTES]:
+        if len(bad[0]) <= LONGEST_LABEL:
+            raise ValueError(
+                f"class name {bad[0][:30]!r} … holds a NUL or more than {LONGEST_BYTES} bytes, which no file may be "
+                "called; shorten it"
+            )
     long = next((value for value in values if isinstance(value, str) and len(value) > LONGEST_LABEL), None)
     if long:
         raise ValueError(
@@ -77,11 +166,18 @@ def by_name(values: list[Any], own: list[str] | None, column: str) -> list[Any]:
 
 
 def derive_names(values: list[Any]) -> list[str]:
-    """Class names from labels: 0 to the highest number where all are whole numbers, else the sorted texts."""
+    """Class names from labels: 0 to the highest number where all are whole numbers, else the sorted texts.
+
+    Numbers none of which is below their number are codes, and the classes are those that occur.
+    """
     given = [value for value in values if value is not None and value != ""]
     if all(is_number(value) for value in given):
+        numbers = sorted({int(float(value)) for value in given})
+        if numbers and numbers[0] >= max(2, len(numbers)):
+            logger.info("labels are codes, not numbers from 0: %s", first_of(map(str, numbers)))
+            return sorted({str(value) for value in given}, key=lambda text: (float(text), text))
         # More classes than rows leave some empty anyway; the bound keeps a stray 999999999 from filling the memory.
-        return [str(number) for number in range(min(max(map(int, given), default=-1) + 1, len(given)))]
+        return [str(number) for number in range(min(max(numbers, default=-1) + 1, len(given)))]
     return sorted({value for value in given if isinstance(value, str)})
 
 
@@ -93,45 +189,35 @@ def first_of(names: Iterable[str], most: int = 40) -> str:
 
 
 def is_number(value: Any) -> bool:
+    """Whether a label is a whole number, as text (1, 1.0) or as a number."""
     if isinstance(value, str):
-        return value.removeprefix("-").isdecimal()
-    return isinstance(value, int)
+        return value.removeprefix("-").removesuffix(".0").isdecimal()
+    return isinstance(value, int) or (isinstance(value, float) and value.is_integer())
 
 
 def to_number(value: Any, names: list[str], where: str) -> int:
-    if isinstance(value, str) and value in names:
-        return names.index(value)
-    if value is None or value == "":
+    if str(value) in names:
+        return names.index(str(value))
+    if value is None or value == "" or value != value:
         raise ValueError(f"{where} has no label; give it one or remove the row")
     if not is_number(value):
         raise ValueError(
             f"{where}: label {value!r} is unknown; the classes are {', '.join(names) or 'none'}: "
             "make it one of them or a whole number, or name them with --label_names"
         )
-    if not 0 <= int(value) < len(names):
+    if not 0 <= int(float(value)) < len(names):
         raise ValueError(
             f"{where}: label {value} is out of range; {len(names)} classes are numbered 0 to {len(names) - 1}: "
             "change it, or give all classes their --label_names"
         )
-    return int(value)
+    return int(float(value))
 
 
-def without_identifiers(splits: dict[str, Dataset]) -> dict[str, Dataset]:
-    """Keep image, label and plain columns (subgroups), unless their names sound like a person's or a record's."""
-    features = splits["train"].features
-    dropped = [column for column in features if column != "image" and not is_plain(column, features)]
-    if dropped:
-        logger.info(
-            "columns left out, since they may identify a person or are not plain values: %s", ", ".join(dropped)
-        )
-    shared = set.intersection(*(set(split.column_names) for split in splits.values())) - set(dropped)
-    order = ["image", "label", *sorted(shared - {"image", "label"})]
-    return {name: split.select_columns(order) for name, split in splits.items()}
-
-
-def is_plain(column: str, features: Features) -> bool:
-    """Whether a column holds plain values and its name does not sound like a person's or a record's."""
-    return isinstance(features[column], ClassLabel | Value) and not sounds_identifying(column)
+def words_of(column: str) -> list[str]:
+    """The words of a column's name, lower and without accents: `PatientID`, `patient id` and `patient_id` alike."""
+    plain = unicodedata.normalize("NFKD", column)
+    plain = "".join(letter for letter in plain if not unicodedata.combining(letter))
+    return [word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[^\W\d_a-zA-Z]+", plain)]
 
 
 def sounds_identifying(column: str) -> bool:
@@ -139,7 +225,7 @@ def sounds_identifying(column: str) -> bool:
 
     A patient's age and sex are subgroups.
     """
-    words = {word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", column)}
+    words = set(words_of(column))
     return bool(words & IDENTIFYING_WORDS) and not words & SUBGROUP_WORDS
 
 
@@ -150,27 +236,36 @@ def check_not_empty(splits: dict[str, Dataset]) -> None:
             raise ValueError(f"split {name} is empty; remove it, and it is cut off train")
 
 
+def persons_of(dataset: Dataset) -> np.ndarray | None:
+    """Whose each row of a loaded split is, int64 (n,); None where that is not known."""
+    return np.asarray(dataset[PERSON][:], dtype=np.int64) if PERSON in dataset.column_names else None
+
+
 AGE_BANDS = (0, 18, 40, 60, 80)  # lower ends, years
 
+OLDEST = 130
+
 UNKNOWN = "unknown"
+PERSON = "person"
+"""The column in which a loaded split has whose a row is, as a number from 0 that says nothing else."""
 MAX_GROUPS = 30  # a column with more values than these names rows rather than groups
 
 
 def subgroups(dataset: Dataset) -> dict[str, np.ndarray]:
-    """Texts (n,) of every column but image and label that divides the rows into groups.
+    """Texts (n,) of every column but image, label and person that divides the rows into groups.
 
     Names of a ClassLabel, texts, whole numbers as they are, ages as the bands of `clinsynth summarize`; a missing
     value is "unknown". Columns of other numbers, and those with more than 30 different values, are left out.
     """
     found = {}
     for column, feature in dataset.features.items():
-        if column in ("image", "label") or not isinstance(feature, ClassLabel | Value):
+        if column in ("image", "label", PERSON) or not isinstance(feature, ClassLabel | Value):
             continue
         values = dataset[column][:]
         if isinstance(feature, ClassLabel):
             texts = [feature.names[value] if value is not None and value >= 0 else UNKNOWN for value in values]
-        elif "age" in re.split(r"[^a-z]+", column.lower()):  # age, patient_age
-            texts = [age_band(float(value)) if is_numeric(value) else UNKNOWN for value in values]
+        elif AGE_WORDS & set(words_of(column)):  # age, patient_age
+            texts = [UNKNOWN if age is None else age_band(age) for age in map(age_of, values)]
         elif feature.dtype.startswith("float"):
             continue
         else:
@@ -178,6 +273,17 @@ def subgroups(dataset: Dataset) -> dict[str, np.ndarray]:
         if len(set(texts)) <= MAX_GROUPS:
             found[column] = np.array(texts, dtype=str)
     return found
+
+
+AGE = re.compile(r"[<>≤≥]?=?\s*(\d{1,3}(?:\.\d+)?)\s*(?:\+|y|yrs?|years?|([mwd]))?(?:(?:-|–|to|bis)\s*\d{1,3})?\+?")
+IN_A_YEAR = {"m": 12, "w": 52, "d": 365}
+
+
+def age_of(value: Any) -> float | None:
+    """Years, of a number or text: `47`, `047Y`, `005M` as in DICOM, the lower end of `40-49` or `80+`; else None."""
+    found = AGE.fullmatch(str(value).strip().lower())
+    age = float(found[1]) / IN_A_YEAR.get(found[2], 1) if found else OLDEST
+    return age if age < OLDEST else None
 
 
 class LabelledRows:
@@ -189,6 +295,8 @@ class LabelledRows:
         labels: int64, (n,), each in 0 .. len(label_names) - 1.
         label_names: class names in the order of their numbers.
         groups: subgroup column to its texts (n,), "unknown" where a row has none; see `subgroups`.
+        persons: int64 (n,), whose each row is, the same number in all splits; None where that is not known.
+        notes: what a reader of results on these rows must know of the way in.
     """
 
     noun: ClassVar[str]
@@ -196,21 +304,26 @@ class LabelledRows:
     labels: np.ndarray
     label_names: list[str]
     groups: dict[str, np.ndarray]
+    persons: np.ndarray | None
+    notes: tuple[str, ...]
 
     def take(self, rows: np.ndarray) -> Self:
         """The rows at `rows` (numbers or a mask)."""
         groups = {column: values[rows] for column, values in self.groups.items()}
-        return self._with(getattr(self, self.rows_in)[rows], self.labels[rows], groups)
+        persons = None if self.persons is None else self.persons[rows]
+        return self._with(getattr(self, self.rows_in)[rows], self.labels[rows], groups, persons)
 
     def followed_by(self, more: Self) -> Self:
-        """These rows and after them those of `more`, whose subgroups count as unknown."""
+        """These rows and after them those of `more`, whose subgroups and persons count as unknown."""
         values = [getattr(rows, self.rows_in) for rows in (self, more)]
         unknown = np.full(len(more.labels), UNKNOWN)
         groups = {column: np.concatenate([known, unknown]) for column, known in self.groups.items()}
-        return self._with(np.concatenate(values), np.concatenate([self.labels, more.labels]), groups)
+        return self._with(np.concatenate(values), np.concatenate([self.labels, more.labels]), groups, None)
 
-    def _with(self, values: np.ndarray, labels: np.ndarray, groups: dict[str, np.ndarray]) -> Self:
-        fields: dict[str, Any] = {self.rows_in: values, "labels": labels, "groups": groups}
+    def _with(
+        self, values: np.ndarray, labels: np.ndarray, groups: dict[str, np.ndarray], persons: np.ndarray | None
+    ) -> Self:
+        fields: dict[str, Any] = {self.rows_in: values, "labels": labels, "groups": groups, "persons": persons}
         return replace(self, **fields)  # type: ignore[type-var]  # a frozen dataclass inherits from this
 
 
@@ -235,13 +348,6 @@ class LabelledSamples(LabelledRows):
 
     def check_like(self, other: Self, name: str) -> None:
         """Raise a `ValueError` where the samples of `other`, the set called `name`, have another form than these."""
-
-
-def is_numeric(value: Any) -> bool:
-    try:
-        return float(value) >= 0
-    except (TypeError, ValueError):
-        return False
 
 
 def age_band(age: float) -> str:

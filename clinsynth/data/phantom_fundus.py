@@ -29,7 +29,8 @@ from datasets import ClassLabel, Dataset, Features, Value
 from datasets import Image as ImageFeature
 from PIL import Image, ImageDraw
 
-from clinsynth.data.sources import parse_options, png_cell, share_out
+from clinsynth.data.sources import parse_options, share_out
+from clinsynth.data.tables import png_cell
 
 NAME = "phantom-fundus"
 GRADES = ["grade 0", "grade 1", "grade 2", "grade 3", "grade 4"]

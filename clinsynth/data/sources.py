@@ -2,44 +2,36 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import logging
+import re
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
 import numpy as np
-from datasets import Dataset, DatasetDict, Features, config, load_dataset
-from datasets import Image as ImageFeature
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets import (
+    ClassLabel,
+    Dataset,
+    DatasetDict,
+    Features,
+    concatenate_datasets,
+    config,
+    load_dataset,
+    load_dataset_builder,
+)
 from datasets.exceptions import DatasetGenerationError
 from PIL import Image
 
-from clinsynth.images import to_png
+from clinsynth.data.folders import read_image_folder
+from clinsynth.data.tables import image_dataset, png_cell, split_named
 
 logger = logging.getLogger("clinsynth")
-
-SPLIT_NAMES = {
-    "train": "train",
-    "training": "train",
-    "validation": "validation",
-    "valid": "validation",
-    "val": "validation",
-    "dev": "validation",
-    "test": "test",
-    "testing": "test",
-}
-"""What a split may be called, and what it is called here."""
-Rows = list[dict[str, Any]]
-
-EXCESS = "(cells beyond the columns)"
-
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp"}
 
 
 def read_npz(path: Path) -> dict[str, Dataset]:
@@ -51,13 +43,13 @@ def read_npz(path: Path) -> dict[str, Dataset]:
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
-    except (EOFError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as error:  # TypeError: a .npy inside
+    except (EOFError, MemoryError, OverflowError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(
             f"{path} is damaged, no .npz, or holds pickled objects, which could run any code and are not opened "
             f"({error}); save plain uint8 images and integer labels with numpy.savez"
         ) from error
-    prefixes = {"train": "train", "validation": "val", "test": "test"}
-    found = {split: prefix for split, prefix in prefixes.items() if f"{prefix}_images" in arrays}
+    prefixes = [(split, name.removesuffix("_images")) for name in arrays if (split := split_named(name))]
+    found = {split: prefix for split, prefix in prefixes if f"{prefix}_images" in arrays}
     if "train" not in found:
         raise ValueError(
             f"{path} has no array train_images; it has {', '.join(arrays) or 'none'}; save it in MedMNIST's layout"
@@ -73,6 +65,10 @@ def npz_split(path: Path, arrays: dict[str, np.ndarray], prefix: str) -> Dataset
         raise ValueError(
             f"{path}: {prefix}_images is {images.dtype}, not uint8; rescale its values to 0..255 yourself"
         )
+    if images.ndim in (4, 5) and images.shape[3] > 4:
+        raise ValueError(
+            f"{path}: {prefix}_images has shape {images.shape}, a set of 3D volumes; take a slice of each"
+        )
     if images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[3] != 3):
         raise ValueError(
             f"{path}: {prefix}_images has shape {images.shape}; save it as (n, height, width) or (n, height, width, 3)"
@@ -86,158 +82,79 @@ def npz_split(path: Path, arrays: dict[str, np.ndarray], prefix: str) -> Dataset
     return image_dataset(cells, {"label": labels.ravel().tolist()})
 
 
-def png_cell(image: Image.Image) -> dict[str, Any]:
-    """An image as a cell of an Image column, kept without loss."""
-    return {"bytes": to_png(image, compress_level=1), "path": None}
-
-
-def image_dataset(cells: list[dict[str, Any]], columns: dict[str, list[Any]]) -> Dataset:
-    """A data set of an undecoded Image column and plain columns."""
-    features = Features(image=ImageFeature(), **Dataset.from_dict(columns).features)
-    return Dataset.from_dict({"image": cells, **columns}, features=features)
-
-
-def read_table(path: Path) -> dict[str, Dataset]:
-    """A .csv or .jsonl with columns image (path relative to the file), a label, optionally split, and subgroups.
+def read_folder(path: Path) -> dict[str, Dataset]:
+    """Parquet files, else images in folders; see `clinsynth.data.folders`.
 
     Raises:
-        ValueError: no rows, no column image, a file that is not there, or an unknown split; names the row.
+        ValueError: neither is there, or what is there cannot be read.
     """
-    rows = read_file(path)
-    if "image" not in rows[0]:
-        raise ValueError(f"{path} has no column image; it has {', '.join(rows[0])}; call the column of paths so")
-    for number, row in enumerate(rows, start=1):
-        file = path.parent / str(row.get("image") or "")
-        if not file.is_file():
-            raise ValueError(f"{path}, row {number}: there is no file {file}; paths are relative to the table")
-        row["image"] = {"bytes": None, "path": str(file)}
-    splits = {split: to_columns(members) for split, members in rows_by_split(path, rows).items()}
-    with one_kind_a_column(path):
-        return {split: image_dataset(columns.pop("image"), columns) for split, columns in splits.items()}
-
-
-def rows_by_split(path: Path, rows: Rows) -> dict[str, Rows]:
-    """Rows by the column split, all of them train without it.
-
-    Raises:
-        ValueError: an unknown split, or no train row.
-    """
-    splits: dict[str, Rows] = {}
-    for number, row in enumerate(rows, start=1):
-        split = row.get("split") or "train"
-        if split not in SPLIT_NAMES:
-            raise ValueError(f"{path}, row {number}: split is {split!r}; it may be train, validation or test")
-        splits.setdefault(SPLIT_NAMES[split], []).append(row)
-    if "train" not in splits:
-        raise ValueError(f"{path} has no row of split train; it has {', '.join(splits)}")
-    return splits
-
-
-def to_columns(rows: Rows) -> dict[str, list[Any]]:
-    """All columns but split; None where a row has no such cell."""
-    names = list(dict.fromkeys(name for row in rows for name in row if name != "split"))
-    return {name: [row.get(name) for row in rows] for name in names}
-
-
-@contextmanager
-def one_kind_a_column(path: Path) -> Iterator[None]:
-    """Values that do not go into one column, within the block, become a ValueError that names `path`."""
+    if not next(path.rglob("*.parquet"), None):
+        return read_image_folder(path)
     try:
-        yield
-    except (TypeError, ValueError) as error:  # pyarrow's own are kinds of these, and may show a patient's words
-        raise ValueError(f"{path}: a column mixes kinds of values; give each column one kind") from error
+        return by_known_split(read_parquet(path), path)
+    except (DatasetGenerationError, pa.ArrowInvalid, ValueError) as error:
+        cause = error.__cause__ or error
+        raise ValueError(f"{path} holds Parquet files that cannot be read ({cause}); replace them") from error
 
 
-def read_file(path: Path) -> Rows:
-    """Rows of a .csv or .jsonl.
+def read_parquet(path: Path) -> dict[str, Dataset]:
+    """The splits of a folder of Parquet files: those of its README, else those that files or folders are called as.
 
-    Raises:
-        ValueError: not in UTF-8, no such format, or no rows.
+    Numbers of classes mean what each file's own names say: files may have them in another order.
     """
-    check_encoding(path)
-    rows = list(read_rows(path))
-    if not rows:
-        raise ValueError(f"{path} has no rows; write them below the names of the columns")
+    readme = path / "README.md"
+    if readme.is_file() and "data_files" in readme.read_text(encoding="utf-8", errors="replace"):
+        builder = load_dataset_builder(str(path), cache_dir=cache_of(path))
+        files = {str(name): [Path(file) for file in found] for name, found in builder.config.data_files.items()}
+    else:
+        files = {}
+        for file in sorted(path.rglob("*.parquet")):
+            files.setdefault(split_of_file(path, file), []).append(file)
+        if len(files) > 1 and "" in files:
+            files |= {file.stem: [file] for file in files.pop("")}
+        files = {name or "train": found for name, found in files.items()}
+    by_split = [files[name] for name in sorted(files, key=lambda name: name != "train")]
+    features = [Features.from_arrow_schema(pq.read_schema(file)) for found in by_split for file in found]
+    classes: dict[str, list[list[str]]] = {}
+    for own in features:
+        for column, feature in own.items():
+            if isinstance(feature, ClassLabel):
+                classes.setdefault(column, []).append(feature.names)
+    mixed = {column: names for column, names in classes.items() if any(other != names[0] for other in names)}
+    if not mixed:
+        listed = {name: list(map(str, found)) for name, found in files.items()}
+        return dict(load_dataset("parquet", data_files=listed, cache_dir=cache_of(path)))
+    joint = {column: list(dict.fromkeys(name for own in names for name in own)) for column, names in mixed.items()}
+    logger.info("%s: files have the classes in different orders; they are matched by name", path)
+    return {
+        name: concatenate_datasets([by_class_names(file, joint, cache_of(path)) for file in found])
+        for name, found in files.items()
+    }
+
+
+def split_of_file(path: Path, file: Path) -> str:
+    """The split that a Parquet file or a folder above it is called as; nothing where none is."""
+    stem = re.sub(r"[-_.]?\d+(-of-\d+)?$", "", file.stem)
+    return next((split for name in (stem, *file.relative_to(path).parts[-2::-1]) if (split := split_named(name))), "")
+
+
+def by_class_names(file: Path, names: dict[str, list[str]], cache: str) -> Dataset:
+    """A Parquet file whose columns of classes have `names`, each row the name it has by the file's own."""
+    rows = Dataset.from_parquet(str(file), cache_dir=cache)
+    for column, joint in names.items():
+        own = rows.features[column].names
+        numbers = [None if cell is None or cell < 0 else joint.index(own[cell]) for cell in rows[column]]
+        rows = rows.remove_columns(column).add_column(column, numbers, feature=ClassLabel(names=joint))
     return rows
 
 
-def check_encoding(path: Path) -> None:
-    """Raise a `ValueError` that names the first byte that is not UTF-8, its line, and how to convert the file."""
-    start = 0
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            guess = "UTF-16" if b"\0" in line or line[:2] in (b"\xff\xfe", b"\xfe\xff") else "WINDOWS-1252"
-            at = line.find(b"\0")
-            try:
-                line.decode("utf-8")
-            except UnicodeDecodeError as error:
-                at = error.start
-            if at >= 0:
-                raise ValueError(
-                    f"{path}, line {number}: byte {start + at} is 0x{line[at]:02x}, which is not text in UTF-8; if it "
-                    f"is {guess}, convert it: iconv -f {guess} -t UTF-8 {path.name} > utf8{path.suffix}"
-                )
-            start += len(line)
-
-
-def read_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """Rows of a .csv or .jsonl; numbers in a .csv stay text.
-
-    Raises:
-        ValueError: no UTF-8 text, no such format, or a .csv row with more cells than the table has columns.
-    """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            yield from read_csv(path, file) if path.suffix == ".csv" else read_jsonl(path, file)
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} cannot be read ({error}); save it as {path.suffix} text in UTF-8") from error
-
-
-def read_csv(path: Path, lines: Iterable[str]) -> Iterator[dict[str, Any]]:
-    for number, row in enumerate(csv.DictReader(lines, restkey=EXCESS, strict=True), start=1):
-        if EXCESS in row:
-            raise ValueError(f"{path}, row {number} has more cells than there are columns; quote texts with commas")
-        yield row
-
-
-def read_jsonl(path: Path, lines: Iterable[str]) -> Iterator[dict[str, Any]]:
-    """The objects of the lines of a file; an empty line is an error too."""
-    for number, line in enumerate(lines, start=1):
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path}, line {number} is not JSON ({error}); write one object a line") from error
-        if not isinstance(row, dict):
-            raise ValueError(f"{path}, line {number} is not a JSON object; write one a line")
-        yield row
-
-
-def read_folder(path: Path) -> dict[str, Dataset]:
-    """Class folders, with or without train/validation/test above them, or Parquet files.
-
-    Raises:
-        ValueError: neither is there, or images that lie in no class folder.
-    """
-    if next(path.rglob("*.parquet"), None):
-        try:
-            return by_known_split(dict(load_folder(path)), path)
-        except (DatasetGenerationError, ValueError) as error:
-            cause = error.__cause__ or error
-            raise ValueError(f"{path} holds Parquet files that cannot be read ({cause}); replace them") from error
-    files = [file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES]
-    if not files:
-        raise ValueError(
-            f"{path} holds no Parquet files, no DICOM labels.csv and no images in class folders; "
-            "put each image into a folder named as its class"
-        )
-    loose = [p for p in files if p.parent == path or (p.parent.parent == path and p.parent.name in SPLIT_NAMES)]
-    if loose:
-        raise ValueError(f"{loose[0]} lies in no class folder; move it to a folder named as its class, or use a .csv")
-    return by_known_split(dict(load_dataset("imagefolder", data_dir=str(path), drop_labels=False)), path)
-
-
 def load_folder(path: Path) -> DatasetDict:
-    """`load_dataset` of a folder as it is now.
+    """`load_dataset` of a folder as it is now; see `cache_of`."""
+    return load_dataset(str(path), cache_dir=cache_of(path))
+
+
+def cache_of(path: Path) -> str:
+    """The folder of datasets' cache for a folder as it is now.
 
     Where a folder's README lists `configs`, as of any data set of the Hub, datasets keeps what it has read under the
     folder's name and that README alone: of two folders `synthetic` with one README the second is never read. The cache
@@ -246,7 +163,7 @@ def load_folder(path: Path) -> DatasetDict:
     found = [(str(file), file.stat()) for file in sorted(path.resolve().rglob("*")) if file.is_file()]
     state = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in found]
     key = hashlib.sha256(json.dumps(state).encode()).hexdigest()[:16]
-    return load_dataset(str(path), cache_dir=str(Path(config.HF_DATASETS_CACHE) / "clinsynth" / key))
+    return str(Path(config.HF_DATASETS_CACHE) / "clinsynth" / key)
 
 
 def read_hub(spec: str) -> dict[str, Dataset]:
@@ -266,10 +183,10 @@ def read_hub(spec: str) -> dict[str, Dataset]:
 
 
 def by_known_split(splits: dict[Any, Dataset], source: object) -> dict[str, Dataset]:
-    known = {SPLIT_NAMES[str(name)]: split for name, split in splits.items() if str(name) in SPLIT_NAMES}
-    others = [str(name) for name in splits if str(name) not in SPLIT_NAMES]
+    known = {split: rows for name, rows in splits.items() if (split := split_named(str(name)))}
+    others = [str(name) for name in splits if not split_named(str(name))]
     if "train" in known and others:
-        logger.info("%s: splits left aside: %s", source, ", ".join(others))
+        logger.warning("%s: splits left aside: %s", source, ", ".join(others))
     if "train" not in known:
         raise ValueError(f"{source} has no split train; it has {', '.join(map(str, splits))}; name one of them train")
     return known

@@ -4,26 +4,46 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
-from datasets import ClassLabel, Dataset
+from datasets import ClassLabel, Dataset, DatasetDict
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from clinsynth.data.arguments import DataArguments
+from clinsynth.data.labels import PERSON, persons_of
 
 logger = logging.getLogger("clinsynth")
 
 Splits = dict[str, Dataset]
 
+
+@dataclass(frozen=True)
+class Loaded:
+    """A data set as it came in.
+
+    Attributes:
+        splits: train, validation and test, with the column `person` where it is known whose a row is.
+        subgroups: the columns that came in beside samples and labels.
+        left_out: the columns that did not.
+        notes: what a reader of any result on it must know.
+    """
+
+    splits: DatasetDict
+    subgroups: list[str]
+    left_out: list[str]
+    notes: list[str]
+
+    def without_persons(self) -> DatasetDict:
+        """The splits without the column `person`."""
+        known = PERSON in self.splits["train"].column_names
+        return self.splits.remove_columns(PERSON) if known else self.splits
+
+
 SHARES = {"test": 0.2, "validation": 0.1}
 """Share of the train split that a missing split takes."""
 CUT_SEED = 0
-PERSON_COLUMNS = ("patient_id", "patient", "subject_id", "subject", "person_id", "lesion_id")
-"""Columns, the first that is there, whose equal values must not be torn apart by a cut."""
-
-
-def person_column(dataset: Dataset) -> str | None:
-    """The column that tells whose a row is, if there is one."""
-    return next((column for column in PERSON_COLUMNS if column in dataset.column_names), None)
 
 
 def with_all_splits(
@@ -34,41 +54,58 @@ def with_all_splits(
     The cut is the same whatever the run's seed: else a row that one run tests on would be trained on by another.
 
     Args:
+        splits: with the column `person` where it is known whose a row is.
         noun: what a row is called in messages.
-        kept_together: where no column tells persons, a value a row, (n,), equal ones of which stay together.
+        kept_together: a value a row, (n,), equal ones of which stay together too.
 
     Raises:
         ValueError: there is no train split, or a split would come out empty.
     """
     train = splits["train"]
-    person = person_column(train)
-    if person:
-        warn_of_shared_persons(splits, person)
     missing = {name: share for name, share in SHARES.items() if name not in splits}
     if missing:
-        if person:
-            groups = np.asarray(train[person][:], dtype=str)
-        else:
-            groups = kept_together(train) if kept_together else np.arange(len(train))
-        rows = cut_rows(np.asarray(train["label"][:]), groups, missing)
+        labels = np.asarray(train["label"][:])
+        whose = persons_of(train)
+        persons = np.arange(len(train)) if whose is None else whose
+        groups = joined(persons, kept_together(train)) if kept_together else persons
+        rows = cut_rows(labels, groups, missing)
+        if not all(rows.values()) and kept_together:
+            logger.warning("so many %ss are equal or nearly so that no cut keeps these together", noun)
+            rows = cut_rows(labels, persons, missing)
         for name, chosen in rows.items():
             if not chosen:
-                raise ValueError(
-                    f"no class is large enough to cut off a {name} split; add {noun}s, or name the splits yourself"
-                )
+                raise ValueError(why_empty(name, noun, whose))
         splits = {**splits, **{name: train.select(chosen) for name, chosen in rows.items()}}
         parts = ", ".join(f"{name} {len(rows[name])}" for name in rows)
-        together = f", equal {person} kept together" if person else ""
+        together = ", one person's rows kept together" if PERSON in train.column_names else ""
         logger.info("no split %s: cut off train by class%s: %s", " or ".join(missing), together, parts)
     return {name: splits[name] for name in ("train", "validation", "test")}
 
 
-def warn_of_shared_persons(splits: Splits, column: str) -> None:
-    known = {name: set(split[column][:]) for name, split in splits.items() if column in split.column_names}
-    for name in known.keys() - {"train"}:
-        shared = len(known[name] & known["train"])
-        if shared:
-            logger.warning("%d values of %s are in train and in %s: results on %s flatter", shared, column, name, name)
+def why_empty(split: str, noun: str, persons: np.ndarray | None) -> str:
+    """What to say where a split would come out empty."""
+    people = None if persons is None else len(set(persons.tolist()))
+    if persons is not None and people == 1:
+        return (
+            f"all {len(persons)} {noun}s name one person, so that no {split} split can be cut off; if the ids were "
+            "made alike, name a column that tells persons with --group_column, or give --group_column none"
+        )
+    few = "" if people is None else f" ({people} persons)"
+    return f"no class is large enough to cut off a {split} split{few}; add {noun}s, or name the splits yourself"
+
+
+def joined(*keys: np.ndarray) -> np.ndarray:
+    """Numbers (n,) of the groups that rows fall into which share a value of any of `keys`, each (n,)."""
+    n = len(keys[0])
+    if len(keys) == 1:
+        return np.unique(keys[0], return_inverse=True)[1]
+    own = [np.unique(key, return_inverse=True)[1] for key in keys]
+    starts = np.cumsum([n, *(values.max() + 1 for values in own)])
+    columns = np.concatenate([values + start for values, start in zip(own, starts, strict=False)])
+    rows = np.tile(np.arange(n), len(own))
+    edges = coo_array((np.ones(len(rows)), (rows, columns)), shape=(starts[-1], starts[-1]))
+    found: np.ndarray = connected_components(edges, directed=False)[1][:n]
+    return found
 
 
 def cut_rows(labels: np.ndarray, persons: np.ndarray, shares: dict[str, float]) -> dict[str, list[int]]:
@@ -85,7 +122,10 @@ def cut_rows(labels: np.ndarray, persons: np.ndarray, shares: dict[str, float]) 
         start = 0
         for name, share in shares.items():
             end = start + round(share * filled[-1]) if len(filled) else 0
-            home[members[(filled > start) & (filled <= end)]] = name
+            chosen = members[(filled > start) & (filled <= end) & (home[members] == "train")]
+            if end > start and not len(chosen) and len(members) > len(shares):  # the next one alone is too large
+                chosen = members[home[members] == "train"][:1]
+            home[chosen] = name
             start = end
     return {name: np.flatnonzero(home[person] == name).tolist() for name in ("train", *shares)}
 
@@ -101,16 +141,23 @@ def choose_train(train: Dataset, args: DataArguments, seed: int) -> Dataset:
         raise ValueError(f"--seed must be at least 0, got {seed}")
     check_classes(train, args, 1)
     if args.few_shot is not None or args.train_fraction != 1:
-        rows = chosen_rows(np.asarray(train["label"][:]), train.features["label"].names, args, seed)
-        logger.info("train: %d of %d %ss, by class, seed %d", len(rows), len(train), args.noun, seed)
+        names = train.features["label"].names
+        persons = np.asarray(train[PERSON][:]) if PERSON in train.column_names else None
+        rows = chosen_rows(np.asarray(train["label"][:]), names, args, seed, persons)
+        whole = "" if persons is None else f", of {len(set(persons[rows]))} of {len(set(persons))} persons"
+        logger.info("train: %d of %d %ss%s, by class, seed %d", len(rows), len(train), args.noun, whole, seed)
         train = train.select(rows.tolist())
     check_classes(train, args, args.min_class_size)
     return train
 
 
-def chosen_rows(labels: np.ndarray, names: list[str], args: DataArguments, seed: int) -> np.ndarray:
-    """The numbers of the rows to take, in order."""
+def chosen_rows(
+    labels: np.ndarray, names: list[str], args: DataArguments, seed: int, persons: np.ndarray | None = None
+) -> np.ndarray:
+    """The numbers of the rows to take, in order: whole persons, in one order for all classes, where it is known whose
+    a row is; of the last person of `--few_shot` as many rows as are wanted still."""
     chosen = []
+    turn = None if persons is None else np.random.default_rng(seed).permutation(persons.max() + 1)[persons]
     for label, name in enumerate(names):
         members = np.random.default_rng([seed, label]).permutation(np.flatnonzero(labels == label))
         wanted = args.few_shot or max(1, round(args.train_fraction * len(members)))
@@ -119,8 +166,17 @@ def chosen_rows(labels: np.ndarray, names: list[str], args: DataArguments, seed:
                 f"--few_shot {wanted}: class {name!r} has only {len(members)} train {args.noun}s; give at most "
                 f"{len(members)}"
             )
+        if turn is not None:
+            members = members[np.argsort(turn[members], kind="stable")]
+            wanted = wanted if args.few_shot else whole_persons(turn[members], wanted)
         chosen.append(members[:wanted])
     return np.sort(np.concatenate(chosen))
+
+
+def whole_persons(turns: np.ndarray, wanted: int) -> int:
+    """How many of the rows, whose persons' turns (n,) rise, are whole persons and nearest to `wanted`."""
+    ends = np.append(np.flatnonzero(np.diff(turns)) + 1, len(turns))
+    return int(ends[np.argmin(np.abs(ends - wanted))])
 
 
 def check_classes(train: Dataset, args: DataArguments, least: int) -> None:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 from datasets import Dataset
 
-from clinsynth.data.duplicates import NEAR_THRESHOLD, exact_pairs, image_digests, near_pairs
-from clinsynth.data.images import count_modes, count_sizes, survey
-from clinsynth.data.labels import AGE_BANDS, age_band, is_numeric
+from clinsynth.data.duplicates import NEAR_THRESHOLD, exact_pairs, fingerprint, near_pairs
+from clinsynth.data.images import count_modes, count_sizes, decode, open_images, survey, to_eight_bits
+from clinsynth.data.labels import AGE_BANDS, AGE_WORDS, age_band, age_of, words_of
 
 MAX_VALUES = 30  # a text column with more values than these is described by their number
 
@@ -45,8 +45,9 @@ def describe_column(name: str, values: list[Any]) -> dict[str, Any]:
     """Counts of texts and age bands; mean, lowest and highest of other numbers."""
     known = [value for value in values if value is not None and value == value and value != ""]
     missing = {"(missing)": len(values) - len(known)} if len(known) < len(values) else {}
-    if name == "age" and all(is_numeric(value) for value in known):
-        bands = Counter(age_band(float(value)) for value in known)
+    ages = [age_of(value) for value in known]
+    if set(words_of(name)) & AGE_WORDS and None not in ages:
+        bands = Counter(age_band(age) for age in ages if age is not None)
         return {**{band: bands[band] for band in map(age_band, AGE_BANDS) if bands[band]}, **missing}
     if known and all(isinstance(value, int | float) and not isinstance(value, bool) for value in known):
         return {"mean": round(float(np.mean(known)), 2), "lowest": min(known), "highest": max(known), **missing}
@@ -60,15 +61,22 @@ def find_duplicates(splits: Mapping[str, Dataset]) -> dict[str, Any]:
     """Pairs of the same pixels (each later image with its first) and of near duplicates that are not the same."""
     places = [(name, row) for name, split in splits.items() for row in range(len(split))]
     labels = np.concatenate([split["label"][:] for split in splits.values()])
-    parts = [image_digests(split) for split in splits.values()]
-    digests = [digest for part, _ in parts for digest in part]
+    parts = [part for split in splits.values() for part in fingerprints(split)]
+    digests = [digest for digest, _ in parts]
     exact = exact_pairs(digests)
-    likely = near_pairs(np.concatenate([thumbnails for _, thumbnails in parts]))
+    likely = near_pairs(np.stack([thumbnail for _, thumbnail in parts]))
     near = {(i, j): round(likeness, 3) for i, j, likeness in likely if digests[i] != digests[j]}
     return {
         "exact": describe_pairs(exact, places, labels),
         "near": {"threshold": NEAR_THRESHOLD, **describe_pairs(near, places, labels)},
     }
+
+
+def fingerprints(split: Dataset) -> Iterator[tuple[str, np.ndarray]]:
+    """Digest and thumbnail of each image; one at a time."""
+    for name, image in open_images(split):
+        decode(name, image)
+        yield fingerprint(image, to_eight_bits(name, image, None))
 
 
 def describe_pairs(

@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -25,23 +25,21 @@ from datasets import Dataset, DatasetDict, Value
 
 from clinsynth.data import phantom_posts, sources
 from clinsynth.data.arguments import TextDataArguments
+from clinsynth.data.columns import with_subgroups
 from clinsynth.data.duplicates import text_digest
 from clinsynth.data.labels import (
-    MAX_GROUPS,
+    PERSON,
     LabelledSamples,
     check_column,
     check_not_empty,
-    is_plain,
+    persons_of,
     subgroups,
     with_class_labels,
 )
-from clinsynth.data.splits import (
-    PERSON_COLUMNS,
-    choose_train,
-    person_column,
-    with_all_splits,
-    without_small_classes,
-)
+from clinsynth.data.persons import warn, with_persons
+from clinsynth.data.sources import read_folder, read_hub
+from clinsynth.data.splits import Loaded, choose_train, with_all_splits, without_small_classes
+from clinsynth.data.tables import TABLES, Rows, checked_columns, read_file, rows_by_split, settle, split_named
 
 logger = logging.getLogger("clinsynth")
 
@@ -57,18 +55,25 @@ def load_text_dataset(args: TextDataArguments, seed: int = 0) -> DatasetDict:
     Raises:
         ValueError: whatever is wrong with the data set or a flag, with its name, value and a hint.
     """
+    loaded = open_text_dataset(args, seed)
+    return loaded.without_persons()
+
+
+def open_text_dataset(args: TextDataArguments, seed: int = 0) -> Loaded:
+    """`load_text_dataset`, with whose the rows are and what is to be said of them; errors are the same."""
+    notes: list[str] = []
     splits = read_text_splits(args)
     check_not_empty(splits)
-    splits = with_class_labels(splits, args.label_column, args.class_names)
-    splits = with_text_columns(splits, args)
+    splits = with_class_labels(splits, args.label_column, args.class_names, args.merge_alike_labels)
+    splits = with_persons(with_texts(splits, args, notes), args, notes)
+    own = ["id", "text", "label", *({PERSON} & set(splits["train"].column_names))]
+    splits, kept, left_out = with_subgroups(splits, args.declared, own, GENERATED)
     if args.drop_small_classes:
         splits = without_small_classes(splits, args.min_class_size, args.noun)
     splits = with_all_splits(splits, args.noun, kept_together=text_digests)
     splits["train"] = choose_train(splits["train"], args, seed)
-    warn_of_shared_texts(splits)
-    order = ["id", "text", "label"]
-    shared = set.intersection(*(set(split.column_names) for split in splits.values())) - {*order, *PERSON_COLUMNS}
-    return DatasetDict({name: split.select_columns([*order, *sorted(shared)]) for name, split in splits.items()})
+    warn_of_shared_texts(splits, notes)
+    return Loaded(DatasetDict(splits), kept, left_out, notes)
 
 
 def text_digests(dataset: Dataset) -> np.ndarray:
@@ -76,17 +81,17 @@ def text_digests(dataset: Dataset) -> np.ndarray:
     return np.array([text_digest(text) for text in dataset["text"]])
 
 
-def warn_of_shared_texts(splits: dict[str, Dataset]) -> None:
+def warn_of_shared_texts(splits: dict[str, Dataset], notes: list[str]) -> None:
     train = set(text_digests(splits["train"]))
     for name in ("validation", "test"):
         shared = sum(digest in train for digest in text_digests(splits[name]))
         if shared:
-            logger.warning(
-                "%d of %d %s texts also stand in train: results on %s flatter", shared, len(splits[name]), name, name
+            warn(
+                notes,
+                f"{shared} of {len(splits[name])} {name} texts also stand in train: results on {name} flatter",
             )
 
 
-SUFFIXES = (".csv", ".jsonl")
 MTS_DIALOG = {
     "train": "MTS-Dialog-TrainingSet.csv",
     "validation": "MTS-Dialog-ValidationSet.csv",
@@ -105,11 +110,11 @@ def read_text_splits(args: TextDataArguments) -> dict[str, Dataset]:
         return phantom_posts.build_splits(args.dataset)
     if path.is_dir():
         return read_text_folder(path, args)
-    if path.suffix not in SUFFIXES:
-        return sources.read_hub(args.dataset)
+    if path.suffix.lower() not in TABLES:
+        return read_hub(args.dataset)
     if not path.is_file():
         raise ValueError(f"--dataset {args.dataset}: there is no such file; check the path")
-    return to_datasets(path, sources.rows_by_split(path, known_layout(sources.read_file(path), args)))
+    return to_datasets(path, rows_by_split(path, known_layout(read_file(path), args)))
 
 
 def read_text_folder(path: Path, args: TextDataArguments) -> dict[str, Dataset]:
@@ -118,28 +123,27 @@ def read_text_folder(path: Path, args: TextDataArguments) -> dict[str, Dataset]:
         return to_datasets(path, read_mts_dialog(path, args))
     counselchat = path / "counselchat_min.csv"
     if counselchat.is_file():
-        return to_datasets(
-            path, sources.rows_by_split(counselchat, known_layout(sources.read_file(counselchat), args))
-        )
-    files = [file for file in sorted(path.iterdir()) if file.suffix in SUFFIXES and file.stem in sources.SPLIT_NAMES]
+        return to_datasets(path, rows_by_split(counselchat, known_layout(read_file(counselchat), args)))
+    files = [file for file in sorted(path.iterdir()) if file.suffix.lower() in TABLES]
     if not files and next(path.rglob("*.parquet"), None):
-        return sources.read_folder(path)
-    if not files:
+        return read_folder(path)
+    named = [(split, file) for file in files if (split := split_named(file.stem))]
+    if not named:
         raise ValueError(
             f"{path} holds neither train.csv, train.jsonl nor Parquet files; put a file of text and label there and "
             "call it train.csv"
         )
-    splits: dict[str, sources.Rows] = {}
-    for file in files:
-        if sources.SPLIT_NAMES[file.stem] in splits:
-            raise ValueError(
-                f"{path} holds two files of the split {sources.SPLIT_NAMES[file.stem]}; remove {file.name} or it"
-            )
-        splits[sources.SPLIT_NAMES[file.stem]] = sources.read_file(file)
+    if left := [file.name for file in files if not split_named(file.stem)]:
+        logger.warning("%s: files left out, since they are not called as a split: %s", path, ", ".join(left))
+    splits: dict[str, Rows] = {}
+    for split, file in named:
+        if split in splits:
+            raise ValueError(f"{path} holds two files of the split {split}; remove {file.name} or it")
+        splits[split] = read_file(file)
     return to_datasets(path, splits)
 
 
-def known_layout(rows: sources.Rows, args: TextDataArguments) -> sources.Rows:
+def known_layout(rows: Rows, args: TextDataArguments) -> Rows:
     """Rows with text and label where the columns are CounselChat's: one a question, whatever its answers."""
     if "questionID" not in rows[0] or not COUNSELCHAT_COLUMNS.keys() <= rows[0].keys():
         return rows
@@ -154,13 +158,13 @@ def known_layout(rows: sources.Rows, args: TextDataArguments) -> sources.Rows:
     return [renamed(row, COUNSELCHAT_COLUMNS, args) for row in first.values()]
 
 
-def read_mts_dialog(path: Path, args: TextDataArguments) -> dict[str, sources.Rows]:
+def read_mts_dialog(path: Path, args: TextDataArguments) -> dict[str, Rows]:
     """The splits of MTS-Dialog; its second test set is left aside."""
     splits = {}
     for split, name in MTS_DIALOG.items():
         if not (path / name).is_file():
             raise ValueError(f"{path} has {MTS_DIALOG['train']} but no {name}; put MTS-Dialog's file there")
-        splits[split] = [renamed(row, MTS_DIALOG_COLUMNS, args) for row in sources.read_file(path / name)]
+        splits[split] = [renamed(row, MTS_DIALOG_COLUMNS, args) for row in read_file(path / name)]
     return splits
 
 
@@ -170,50 +174,40 @@ def renamed(row: dict[str, Any], names: dict[str, str], args: TextDataArguments)
     return {new: row[old] for old, new in names.items()} | {name: row[name] for name in wanted & row.keys()}
 
 
-def to_datasets(path: Path, splits: dict[str, sources.Rows]) -> dict[str, Dataset]:
-    with sources.one_kind_a_column(path):
-        return {split: Dataset.from_dict(sources.to_columns(rows)) for split, rows in splits.items()}
+def to_datasets(path: Path, splits: dict[str, Rows]) -> dict[str, Dataset]:
+    return {split: Dataset.from_dict(checked_columns(path, rows)) for split, rows in splits.items()}
 
 
-GENERATED = {"seed", "example_ids", "attempts"}
-"""Columns of a synthetic data set that are no subgroups."""
+GENERATED = frozenset({"seed", "example_ids", "attempts", "split"})
+"""Columns of a synthetic data set that need no mention."""
 
 
-def with_text_columns(splits: dict[str, Dataset], args: TextDataArguments) -> dict[str, Dataset]:
-    """Splits of id, text, label, subgroups and, where there is one, the column of persons, for a cut."""
+def with_texts(splits: dict[str, Dataset], args: TextDataArguments, notes: list[str]) -> dict[str, Dataset]:
+    """Splits whose columns id and text are a row's place in the source, and its text."""
     check_column(splits, args.text_column, "name the right one with --text_column")
-    kept = subgroup_columns(splits, args.text_column)
+    cells = {split: dataset[args.text_column][:] for split, dataset in splits.items()}
+    bad = {split: {row: why for row, text in enumerate(own) if (why := no_text(text))} for split, own in cells.items()}
+    wrong = [
+        f"{split} row {row} has {why}; write one or remove the row" for split in bad for row, why in bad[split].items()
+    ]
+    settle(wrong, sum(map(len, cells.values())), "text", args.on_bad_file == "skip", notes)
     result = {}
     for split, dataset in splits.items():
-        texts = [checked_text(text, split, row) for row, text in enumerate(dataset[args.text_column])]
-        persons = [column for column in [person_column(dataset)] if column]
-        own = dataset.select_columns(["label", *kept, *persons])
+        rows = [row for row in range(len(dataset)) if row not in bad[split]]
+        own = dataset.remove_columns([c for c in {"id", "text", args.text_column} if c in dataset.column_names])
         own = own.add_column("id", [f"{split}-{row}" for row in range(len(dataset))])
-        result[split] = own.add_column("text", texts, feature=Value("string"))
+        texts = [cell if row not in bad[split] else "" for row, cell in enumerate(cells[split])]
+        own = own.add_column("text", texts, feature=Value("string"))
+        result[split] = own.select(rows) if bad[split] else own
+    check_not_empty(result)
     return result
 
 
-def checked_text(text: Any, split: str, row: int) -> str:
-    if not isinstance(text, str) or not text.strip():
-        what = "no text" if text is None or isinstance(text, str) else f"a {type(text).__name__} instead of a text"
-        raise ValueError(f"{split} row {row} has {what}; write one or remove the row")
-    return text
-
-
-def subgroup_columns(splits: dict[str, Dataset], text_column: str) -> list[str]:
-    """Plain columns that every split has, whose names do not sound identifying and whose texts form groups."""
-    train = splits["train"]
-    used = {text_column, "id", "text", "label", "split", *PERSON_COLUMNS, *GENERATED}
-    shared = set.intersection(*(set(dataset.column_names) for dataset in splits.values())) - used
-    kept = []
-    for column in sorted(shared):
-        is_text = getattr(train.features[column], "dtype", "") == "string"
-        if is_plain(column, train.features) and (not is_text or len(set(train[column])) <= MAX_GROUPS):
-            kept.append(column)
-    left_out = sorted(shared - set(kept))
-    if left_out:
-        logger.info("columns left out, since they may identify a person or form no groups: %s", ", ".join(left_out))
-    return kept
+def no_text(text: Any) -> str | None:
+    """What stands in the place of a text; None where it is one."""
+    if isinstance(text, str) and text.strip():
+        return None
+    return "no text" if text is None or isinstance(text, str) else f"a {type(text).__name__} instead of a text"
 
 
 @dataclass(frozen=True)
@@ -233,6 +227,8 @@ class TextArrays(LabelledSamples):
     labels: np.ndarray
     label_names: list[str]
     groups: dict[str, np.ndarray] = field(default_factory=dict)
+    persons: np.ndarray | None = None
+    notes: tuple[str, ...] = ()
 
     def content(self) -> bytes:
         return json.dumps(self.texts.tolist()).encode()
@@ -245,7 +241,8 @@ class TextArrays(LabelledSamples):
         """
         texts, labels = dataset["text"][:], dataset["label"][:]
         for row, (text, label) in enumerate(zip(texts, labels, strict=True)):
-            checked_text(text, "synthetic", row)
+            if why := no_text(text):
+                raise ValueError(f"synthetic row {row} has {why}; write one or remove the row")
             if label is None or label < 0:
                 raise ValueError(f"synthetic row {row} has no label; give it one or remove the row")
         return TextArrays(as_objects(texts), np.asarray(labels, dtype=np.int64), list(dataset.features["label"].names))
@@ -258,7 +255,9 @@ def load_text_arrays(args: TextDataArguments, seed: int = 0) -> dict[str, TextAr
         ValueError: as `clinsynth.data.texts.load_text_dataset` does.
     """
 
-    return {name: to_text_arrays(split) for name, split in load_text_dataset(args, seed).items()}
+    loaded = open_text_dataset(args, seed)
+    arrays = {str(name): to_text_arrays(split) for name, split in loaded.splits.items()}
+    return {name: replace(split, notes=tuple(loaded.notes)) for name, split in arrays.items()}
 
 
 def to_text_arrays(dataset: Dataset) -> TextArrays:
@@ -269,6 +268,7 @@ def to_text_arrays(dataset: Dataset) -> TextArrays:
         list(dataset.features["label"].names),
         # the texts of a small split are few enough to be taken for groups
         subgroups(dataset.remove_columns(["id", "text"])),
+        persons_of(dataset),
     )
 
 

@@ -23,7 +23,7 @@ from typing import Any
 import pyarrow.parquet as pq
 from pyarrow import ArrowException
 
-from clinsynth.data.sources import read_rows
+from clinsynth.data.tables import read_rows
 from clinsynth.judges.checklists import sample_id
 from clinsynth.judges.protocol import Answer, Judge, Question, answer_of, unscored
 from clinsynth.pipelines.checklist_judge.pipeline_checklist_judge import check_conditions

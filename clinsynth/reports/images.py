@@ -136,7 +136,7 @@ def number_tile(title: str, record: dict[str, Any], floor: float | None, against
 def image_limits(evidence: dict[str, Any]) -> Iterator[str]:
     """What the numbers do not say, in plain words."""
     data, extractor, rows = evidence["data"], evidence["extractor"]["name"], evidence["measurements"]
-    yield from page.first_limits(data["real"], page.IMAGES)
+    yield from page.first_limits(data["real"], page.IMAGES, data.get("notes", ()))
     if "inception-2015-12-05" not in extractor:
         yield (
             f"The extractor of all distances is: {extractor}. They are not comparable with published FID or KID "

@@ -136,8 +136,9 @@ NO_CLINICIAN = {
 NO_PROOF = "Privacy readings find what they look for. Finding nothing is no proof that nothing leaks."
 
 
-def first_limits(real: str, things: str) -> Iterator[str]:
-    """What no distance says, of samples like those of the data set `real`."""
+def first_limits(real: str, things: str, notes: Iterable[str] = ()) -> Iterator[str]:
+    """What was noted when the data set `real` was read, and what no distance says of samples like its own."""
+    yield from (f"The real data: {note}." for note in notes)
     if real.startswith("phantom"):
         yield (
             "The phantom data sets are made by a program. They are not medical data, and nothing here says anything "

@@ -230,7 +230,8 @@ def study_tiles(report: dict[str, Any]) -> Iterator[dict[str, str]]:
 
 def study_limits(report: dict[str, Any]) -> Iterator[str]:
     """What the numbers do not say, in plain words."""
-    yield from page.first_limits(report["dataset"], things_of(report))
+    notes = [note for entry in report["generators"].values() for note in entry["evidence"]["data"].get("notes", ())]
+    yield from page.first_limits(report["dataset"], things_of(report), dict.fromkeys(notes))
     yield (
         "Each generator was trained once. What another training seed would change is not in the intervals of fidelity "
         "and privacy; those of the classifiers hold test samples and classifier seeds."

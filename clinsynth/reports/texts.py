@@ -128,7 +128,7 @@ def step_line(shares: list[float], top: float) -> str:
 def text_limits(evidence: dict[str, Any]) -> Iterator[str]:
     """What the numbers do not say, in plain words."""
     data = evidence["data"]
-    yield from page.first_limits(data.get("real", ""), page.TEXTS)
+    yield from page.first_limits(data.get("real", ""), page.TEXTS, data.get("notes", ()))
     yield (
         f"All distances are those of one encoder: {evidence['encoder']['name']}. Values of another encoder, and "
         "published ones, are no measure for these; the floors are."

@@ -6,12 +6,12 @@ import dataclasses
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from clinsynth.data.arguments import ImageDataArguments, TextDataArguments
+from clinsynth.data.arguments import ImageDataArguments, IntensityArguments, TextDataArguments, WayInArguments
 from clinsynth.judges.judges import check_judge
 
 
 @dataclass
-class EvaluateImagesArguments:
+class EvaluateImagesArguments(WayInArguments, IntensityArguments):
     """Compare a synthetic image set with the real one: distances, variety, privacy, classifiers, a report."""
 
     real: str = "phantom-fundus"
@@ -61,6 +61,7 @@ class EvaluateImagesArguments:
     """a class with fewer real train images is an error"""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name, lowest in (("bootstrap", 0), ("classifier_seeds", 1), ("classifier_epochs", 1)):
             if getattr(self, name) < lowest:
                 raise ValueError(f"--{name} must be >= {lowest}, got {getattr(self, name)}")
@@ -71,7 +72,7 @@ class EvaluateImagesArguments:
 
 
 @dataclass
-class EvaluateTextArguments:
+class EvaluateTextArguments(WayInArguments):
     """Compare a synthetic text set with the real one: fidelity, diversity, privacy, a report."""
 
     real: str = ""
@@ -113,6 +114,7 @@ class EvaluateTextArguments:
     """leave classes below --min_class_size out, with a message, instead of an error"""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name, what in (("real", "the real data set"), ("synthetic", "the folder of the synthetic texts")):
             if not getattr(self, name):
                 raise ValueError(f"--{name} is missing; give {what}")

@@ -7,6 +7,7 @@ was stopped and a changed input is measured anew.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -88,12 +89,12 @@ def gather_evidence(args: EvaluateImagesArguments) -> tuple[dict[str, Any], Imag
 
 def load_real_images(args: EvaluateImagesArguments, like: ImageArrays) -> dict[str, ImageArrays]:
     """Splits train, validation and test of `--real` at the resolution and channels of `like`."""
-    shared = ("fit", "label_column", "label_names", "train_fraction", "few_shot", "min_class_size")
+    own = {"dataset", "resolution", "channels"}
     data_args = ImageDataArguments(
         dataset=args.real,
         resolution=like.images.shape[-1],
         channels=like.images.shape[1],
-        **{name: getattr(args, name) for name in shared},
+        **{each.name: getattr(args, each.name) for each in fields(ImageDataArguments) if each.name not in own},
     )
     return load_image_arrays(data_args, args.seed)
 
@@ -106,7 +107,8 @@ def describe_data(args: EvaluateImagesArguments, sets: dict[str, ImageArrays]) -
         for split, arrays in sets.items()
     }
     specs = {"real": args.real, "synthetic": args.synthetic}
-    return {**specs, "label_names": names, "counts": counts, "resolution": side, "channels": channels}
+    notes = {"notes": list(sets["train"].notes)} if sets["train"].notes else {}
+    return {**specs, **notes, "label_names": names, "counts": counts, "resolution": side, "channels": channels}
 
 
 def choose_extractor(args: EvaluateImagesArguments, real: dict[str, ImageArrays], folder: Path) -> FeatureExtractor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -202,28 +202,21 @@ def hash_evidence(
 
 HINT = f"give the folder that `{WROTE_TEXTS}` wrote"
 READ_SPLITS = ("train", "validation", "test")
-DATA_FLAGS = (
-    "text_column",
-    "label_column",
-    "label_names",
-    "train_fraction",
-    "few_shot",
-    "min_class_size",
-    "drop_small_classes",
-)
 
 
-def load_real_texts(args: EvaluateTextArguments) -> tuple[dict[str, TextSet], list[str]]:
-    """Splits train, validation and test of `--real`, and the names of the classes."""
+def load_real_texts(args: EvaluateTextArguments) -> tuple[dict[str, TextSet], list[str], list[str]]:
+    """Splits train, validation and test of `--real`, the names of the classes, and notes on the way in."""
     from clinsynth.data.arguments import TextDataArguments
-    from clinsynth.data.texts import load_text_dataset
+    from clinsynth.data.texts import open_text_dataset
 
-    flags = {name: getattr(args, name) for name in DATA_FLAGS}
+    flags = {each.name: getattr(args, each.name) for each in fields(TextDataArguments) if each.name != "dataset"}
     try:
-        splits = load_text_dataset(TextDataArguments(dataset=args.real, **flags), args.seed)
+        loaded = open_text_dataset(TextDataArguments(dataset=args.real, **flags), args.seed)
     except ValueError as error:
         raise ValueError(str(error).replace("--dataset", "--real")) from error
-    return {name: TextSet.of(splits[name]) for name in READ_SPLITS}, list(splits["train"].features["label"].names)
+    splits = loaded.splits
+    names = list(splits["train"].features["label"].names)
+    return {name: TextSet.of(splits[name]) for name in READ_SPLITS}, names, loaded.notes
 
 
 def load_canaries(path: str | None, generation: dict[str, Any] | None) -> privacy.Canaries | None:

@@ -223,6 +223,8 @@ class BodyFeatures(LabelledRows):
     labels: np.ndarray
     label_names: list[str]
     groups: dict[str, np.ndarray] = field(default_factory=dict)
+    persons: np.ndarray | None = None
+    notes: tuple[str, ...] = ()
 
 
 def features_of(

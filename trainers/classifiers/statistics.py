@@ -1,9 +1,9 @@
 """Scores of class probabilities on weighted test rows, and what they say: intervals, differences, verdicts, flags.
 
-The bootstrap (Efron 1979) resamples seeds, and test rows within each class, so that no class vanishes; two arms are
-compared on the same resampled rows and seeds. Of S seeds S - 1 are drawn (Rao and Wu 1988): a bootstrap of S out of S
-would give only (S - 1) / S of the variance between seeds, two thirds for the usual three. The p-values of all arms are
-corrected together by Holm's method (1979), each metric for itself.
+The bootstrap (Efron 1979) resamples seeds, and test rows within each class, so that no class vanishes, or where it is
+known whose a row is, persons; two arms are compared on the same resampled rows and seeds. Of S seeds S - 1 are drawn
+(Rao and Wu 1988): a bootstrap of S out of S would give only (S - 1) / S of the variance between seeds, two thirds for
+the usual three. The p-values of all arms are corrected together by Holm's method (1979), each metric for itself.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ MAIN = ("macro_f1", "balanced_accuracy", "accuracy", "auroc", "ece")
 MINORITY = "minority_recall"
 CONFIDENCE = 0.95
 RESAMPLES, AGREEMENT_RESAMPLES, SUBGROUP_RESAMPLES = 2000, 1000, 500
+MOST_DRAWS = 100
 CHUNK = 100  # resamples at a time, to bound the memory
 JUDGED = ("macro_f1", "balanced_accuracy")
 FEW_SEEDS = 3
@@ -107,17 +108,45 @@ def in_bins(confidence: np.ndarray) -> np.ndarray:
     return np.eye(BINS)[rank * BINS // len(confidence)]
 
 
-def resampled_rows(labels: np.ndarray, classes: int, count: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
+def resampled_rows(
+    labels: np.ndarray, classes: int, count: int, rng: np.random.Generator, persons: np.ndarray | None = None
+) -> Iterator[np.ndarray]:
     """Yield weights (b, n) in chunks: ones, then `count` rows of how often each row is drawn, replacing, within its
-    class."""
-    members = [rows for c in range(classes) if len(rows := np.flatnonzero(labels == c))]
+    class.
+
+    Where it is known whose a row is, `persons` (n,), persons are drawn with all their rows (Field and Welsh 2007),
+    each within the rarest of their classes; a draw that lacks a class is made again.
+    """
+    who = np.arange(len(labels)) if persons is None else np.unique(persons, return_inverse=True)[1]
+    home = labels if persons is None else rarest_class(labels, who, classes)
+    strata = [found for c in range(classes) if len(found := np.flatnonzero(home == c))]
+    present = [labels == c for c in np.unique(labels)]
     yield np.ones((1, len(labels)))
     for start in range(0, count, CHUNK):
-        size = min(CHUNK, count - start)
-        weights = np.zeros((size, len(labels)))
-        for rows in members:
-            weights[:, rows] = rng.multinomial(len(rows), np.full(len(rows), 1 / len(rows)), size=size)
+        weights = np.zeros((min(CHUNK, count - start), len(labels)))
+        left = np.arange(len(weights))
+        for _ in range(MOST_DRAWS):
+            weights[left] = drawn(strata, len(home), len(left), rng)[:, who]
+            left = np.flatnonzero(~np.all([weights[:, rows].any(1) for rows in present], axis=0))
+            if not len(left):
+                break
+        weights[left] = 1  # classes that so few persons share are not resampled
         yield weights
+
+
+def rarest_class(labels: np.ndarray, who: np.ndarray, classes: int) -> np.ndarray:
+    """For each person the one of their classes that the fewest persons have: ints (persons,)."""
+    has = np.zeros((who.max() + 1, classes), dtype=bool)
+    has[who, labels] = True
+    return np.where(has, has.sum(0), len(who) + 1).argmin(1)
+
+
+def drawn(strata: list[np.ndarray], units: int, count: int, rng: np.random.Generator) -> np.ndarray:
+    """How often each unit is drawn within its stratum, (count, units)."""
+    weights = np.zeros((count, units))
+    for members in strata:
+        weights[:, members] = rng.multinomial(len(members), np.full(len(members), 1 / len(members)), size=count)
+    return weights
 
 
 def resampled_seeds(seeds: int, count: int, rng: np.random.Generator) -> np.ndarray:
@@ -132,6 +161,7 @@ def bootstrap(
     classes: int,
     seed: int = 0,
     minority: Sequence[int] = (),
+    persons: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
     """Resampled scores of every arm, float64 (1 + RESAMPLES, columns of `scores`); row 0 holds the scores themselves.
 
@@ -151,7 +181,7 @@ def bootstrap(
     shares = resampled_seeds(seeds, RESAMPLES, rng)
     parts: dict[str, list[np.ndarray]] = {arm: [] for arm in probabilities}
     start = 0
-    for weights in resampled_rows(labels, classes, RESAMPLES, rng):
+    for weights in resampled_rows(labels, classes, RESAMPLES, rng, persons):
         share = shares[start : start + len(weights)]
         start += len(weights)
         for arm, runs in probabilities.items():
@@ -316,7 +346,7 @@ def label_agreement(
             records.append(record(name, n, n_real, no_agreement(f"fewer than {MIN_ROWS} {noun}s")))
             continue
         found = resampled_share((predicted == number)[:, mine], shares, rng)
-        floor = resampled_share((on_test == number)[:, real], shares, rng)
+        floor = resampled_share((on_test == number)[:, real], shares, rng, persons_in(test, real))
         parts.append((found, floor))
         chances.append(float((predicted == number).mean()))
         records.append(record(name, n, n_real, agreement_of(found, floor, chances[-1], noun)))
@@ -327,12 +357,19 @@ def label_agreement(
     return [record(OVERALL, *sizes, agreement_of(found, floor, float(np.mean(chances)), noun)), *records]
 
 
-def resampled_share(agrees: np.ndarray, shares: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Share of True in (seeds, n), mean of the seeds, for resampled samples and seeds: (1 + RESAMPLES,), first the
-    share itself; `shares` are the weights of the seeds, (1 + RESAMPLES, seeds)."""
-    n = agrees.shape[1]
-    drawn = rng.multinomial(n, np.full(n, 1 / n), size=AGREEMENT_RESAMPLES)
-    weights = np.concatenate([np.ones((1, n)), drawn]) / n
+def persons_in(test: LabelledRows, rows: np.ndarray) -> np.ndarray | None:
+    """Whose the test rows in the mask `rows` are; None where that is not known."""
+    return None if test.persons is None else test.persons[rows]
+
+
+def resampled_share(
+    agrees: np.ndarray, shares: np.ndarray, rng: np.random.Generator, persons: np.ndarray | None = None
+) -> np.ndarray:
+    """Share of True in (seeds, n), mean of the seeds, for resampled samples (or persons) and seeds: (1 + RESAMPLES,),
+    first the share itself; `shares` are the weights of the seeds, (1 + RESAMPLES, seeds)."""
+    one_class = np.zeros(agrees.shape[1], dtype=np.int64)
+    weights = np.concatenate(list(resampled_rows(one_class, 1, AGREEMENT_RESAMPLES, rng, persons)))
+    weights /= weights.sum(1, keepdims=True)
     return (shares * (weights @ agrees.T)).sum(1)
 
 
@@ -392,14 +429,17 @@ def column_records(test: LabelledRows, column: str, predicted: np.ndarray) -> It
             why = f"{len(labels)} test {test.noun}s" if len(labels) < MIN_GROUP else "one class"
             yield {**record, "value": None, "interval": None, "note": f"too small to measure: {why}"}
             continue
-        found = measured(resampled_macro_f1(labels, predicted[:, inside], len(test.label_names)))
+        whose = persons_in(test, inside)
+        found = measured(resampled_macro_f1(labels, predicted[:, inside], len(test.label_names), whose))
         yield {**record, **found, "note": ""}
 
 
-def resampled_macro_f1(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
+def resampled_macro_f1(
+    labels: np.ndarray, predicted: np.ndarray, classes: int, persons: np.ndarray | None = None
+) -> np.ndarray:
     """Macro-F1 over the classes in `labels`, mean of the seeds, (1 + RESAMPLES,); first the value itself."""
     rng, seeds, present = np.random.default_rng(0), len(predicted), np.unique(labels)
-    weights = np.concatenate(list(resampled_rows(labels, classes, SUBGROUP_RESAMPLES, rng)))
+    weights = np.concatenate(list(resampled_rows(labels, classes, SUBGROUP_RESAMPLES, rng, persons)))
     shares = resampled_seeds(seeds, SUBGROUP_RESAMPLES, rng)
     by_seed = [class_scores(labels, run, weights, classes)[0][:, present].mean(1) for run in predicted]
     return (shares * np.stack(by_seed, axis=1)).sum(1)

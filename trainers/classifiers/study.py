@@ -111,7 +111,7 @@ def gather_results(trainings: Trainings[S], arms: list[Arm], seeds: list[int]) -
     runs = {job: run for job, (run, _) in found.items() if job[0] in kept}
     by_arm = {arm: [own for job, (_, own) in found.items() if job[0] == arm and own is not None] for arm in kept}
     probabilities = {arm.name: np.stack(own) for arm, own in by_arm.items()}
-    resampled = bootstrap(test.labels, probabilities, len(test.label_names), minority=minority)
+    resampled = bootstrap(test.labels, probabilities, len(test.label_names), minority=minority, persons=test.persons)
     pairs = [(arm.name, control_of(arm, control)) for arm in kept if arm.name != control]
     scored = arm_records(resampled, test, probabilities, minority)
     by_validation = sorted(runs, key=lambda job: runs[job]["validation_macro_f1"])
@@ -169,11 +169,13 @@ def study_notes(trainings: Trainings[S], arms: list[Arm], runs: dict[Job, dict[s
     """What a reader of the scores must know."""
     args, steps = trainings.args, next(iter(runs.values()))["steps"]
     noun = trainings.real["test"].noun
+    drawn = f"{noun}s" if trainings.real["test"].persons is None else "persons"
     notes = [
+        *trainings.real["train"].notes,
         f"optimizer steps a training: {steps}, the same in all arms; learning rates tried in each: "
         f"{', '.join(f'{rate:g}' for rate in args.rates)}",
         f"weights and learning rate: best macro-F1 on real validation {noun}s; scores: real test {noun}s",
-        f"intervals: 95 %, bootstrap over test {noun}s (within classes) and seeds, paired between arms; verdicts: "
+        f"intervals: 95 %, bootstrap over test {drawn} (within classes) and seeds, paired between arms; verdicts: "
         "p below 0.05 after Holm's correction over the arms",
     ]
     if any(arm.in_features for arm in arms):

@@ -1,0 +1,226 @@
+"""Tables of samples, .csv, .tsv and .jsonl: from a file to rows, splits and a `datasets.Dataset`."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+import pyarrow as pa
+from datasets import Dataset, Features
+from datasets import Image as ImageFeature
+from PIL import Image
+
+from clinsynth.images import to_png
+
+logger = logging.getLogger("clinsynth")
+
+SPLIT_NAMES = {
+    **dict.fromkeys(("train", "training", "trn"), "train"),
+    **dict.fromkeys(("validation", "valid", "val", "dev", "development"), "validation"),
+    **dict.fromkeys(("test", "testing", "tst"), "test"),
+}
+"""What a split may be called, in any case and with a word such as set behind it, and what it is called here."""
+BESIDE_SPLIT = re.compile(r"[\W_]+(set|data|split|images|texts)$")
+
+Rows = list[dict[str, Any]]
+
+TABLES = (".csv", ".tsv", ".jsonl")
+EXCESS = "(cells beyond the columns)"
+SEPARATORS = ",;\t"
+LONGEST_CELL = 10_000_000
+"""Characters."""
+
+
+def split_named(name: str) -> str | None:
+    """The split that is called so: `Training`, `TEST`, `val`, `test_set`; None of any other name."""
+    return SPLIT_NAMES.get(BESIDE_SPLIT.sub("", name.strip().casefold()))
+
+
+def settle(wrong: list[str], total: int, noun: str, skip: bool, notes: list[str]) -> None:
+    """One message for all that cannot be read: an error, or where they are to be left out a warning and a note.
+
+    The note holds their number alone, since it stands in reports.
+    """
+    if not wrong:
+        return
+    count = f"{len(wrong)} of {total} {noun}s cannot be read"
+    if not skip:
+        raise ValueError((f"{count}:" if len(wrong) > 1 else "") + first_ten(wrong))
+    logger.warning("%s and are left out: %s", count, first_ten(wrong))
+    notes.append(f"{count} and were left out (--on_bad_file skip)")
+
+
+def first_ten(wrong: list[str]) -> str:
+    """The first ten of what is wrong, and how many there are."""
+    more = f"\n  … and {len(wrong) - 10} more" if len(wrong) > 10 else ""
+    return wrong[0] if len(wrong) == 1 else "\n  " + "\n  ".join(wrong[:10]) + more
+
+
+def png_cell(image: Image.Image) -> dict[str, Any]:
+    """An image as a cell of an Image column, kept without loss."""
+    return {"bytes": to_png(image, compress_level=1), "path": None}
+
+
+def image_dataset(cells: list[dict[str, Any]], columns: dict[str, list[Any]]) -> Dataset:
+    """A data set of an undecoded Image column and plain columns."""
+    features = Features(image=ImageFeature(), **Dataset.from_dict(columns).features)
+    return Dataset.from_dict({"image": cells, **columns}, features=features)
+
+
+def read_table(path: Path, skip: bool = False) -> dict[str, Dataset]:
+    """A table with columns image (path relative to the file), a label, optionally split, and others.
+
+    Files that are not there are left for later where they are to be skipped.
+
+    Raises:
+        ValueError: no rows, no column image, files that are not there, or an unknown split; names the rows.
+    """
+    rows, missing = read_file(path), []
+    if "image" not in rows[0]:
+        raise ValueError(f"{path} has no column image; it has {', '.join(rows[0])}; call the column of paths so")
+    for number, row in enumerate(rows, start=1):
+        file = path.parent / str(row.get("image") or "")
+        if not file.is_file():
+            missing.append(f"{path}, row {number}: there is no file {file}; paths are relative to the table")
+        row["image"] = {"bytes": None, "path": str(file)}
+    settle([] if skip else missing, len(rows), "image", False, [])
+    splits = {split: checked_columns(path, members) for split, members in rows_by_split(path, rows).items()}
+    return {split: image_dataset(columns.pop("image"), columns) for split, columns in splits.items()}
+
+
+def rows_by_split(path: Path, rows: Rows) -> dict[str, Rows]:
+    """Rows by the column split, all of them train without it.
+
+    Raises:
+        ValueError: an unknown split, or no train row.
+    """
+    splits: dict[str, Rows] = {}
+    named = [name for name in rows[0] if name.strip().casefold() == "split"]
+    for number, row in enumerate(rows, start=1):
+        own = str(row.get(named[0]) or "").strip() if named else ""
+        split = split_named(own) if own else "train"
+        if split is None:
+            raise ValueError(f"{path}, row {number}: split is {own[:40]!r}; it may be train, validation or test")
+        splits.setdefault(split, []).append(row)
+    without = sum(not str(row.get(named[0]) or "").strip() for row in rows) if named else 0
+    if without:
+        logger.warning("%s: %d rows name no split: they count as train", path, without)
+    if "train" not in splits:
+        raise ValueError(f"{path} has no row of split train; it has {', '.join(splits)}")
+    return splits
+
+
+def to_columns(rows: Rows) -> dict[str, list[Any]]:
+    """All columns but split; None where a row has no such cell."""
+    names = list(dict.fromkeys(name for row in rows for name in row if name.strip().casefold() != "split"))
+    return {name: [row.get(name) for row in rows] for name in names}
+
+
+def checked_columns(path: Path, rows: Rows) -> dict[str, list[Any]]:
+    """`to_columns`, each of one kind of values.
+
+    Raises:
+        ValueError: a column is not; names it, and no value, which may be a patient's words.
+    """
+    columns = to_columns(rows)
+    for name, cells in columns.items():
+        try:
+            pa.array(cells)
+        except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
+            raise ValueError(f"{path}: a column mixes kinds of values ({name}); give each column one kind") from error
+    return columns
+
+
+def read_file(path: Path) -> Rows:
+    """Rows of a .csv or .jsonl.
+
+    Raises:
+        ValueError: not in UTF-8, no such format, or no rows.
+    """
+    check_encoding(path)
+    rows = list(read_rows(path))
+    if not rows:
+        raise ValueError(f"{path} has no rows; write them below the names of the columns")
+    return rows
+
+
+def check_encoding(path: Path) -> None:
+    """Raise a `ValueError` that names the first byte that is not UTF-8, its line, and how to convert the file."""
+    start = 0
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            guess = "UTF-16" if b"\0" in line or line[:2] in (b"\xff\xfe", b"\xfe\xff") else "WINDOWS-1252"
+            at = line.find(b"\0")
+            try:
+                line.decode("utf-8")
+            except UnicodeDecodeError as error:
+                at = error.start
+            if at >= 0:
+                raise ValueError(
+                    f"{path}, line {number}: byte {start + at} is 0x{line[at]:02x}, which is not text in UTF-8; if it "
+                    f"is {guess}, convert it: iconv -f {guess} -t UTF-8 {path.name} > utf8{path.suffix}"
+                )
+            start += len(line)
+
+
+def read_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """Rows of a .csv, .tsv or .jsonl; numbers in a .csv stay text.
+
+    Raises:
+        ValueError: no UTF-8 text, no such format, or a row with more cells than the table has columns.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            yield from read_jsonl(path, file) if path.suffix.lower() == ".jsonl" else read_csv(path, file)
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} cannot be read ({error}); save it as {path.suffix} text in UTF-8") from error
+
+
+def read_csv(path: Path, lines: TextIO) -> Iterator[dict[str, Any]]:
+    """Rows of a table whose columns are parted by what its first line has most of: comma, semicolon or tab."""
+    first = lines.readline()
+    lines.seek(0)
+    by = max(SEPARATORS, key=first.count)
+    if by != "," and path.suffix.lower() == ".csv":
+        logger.info("%s: columns are parted by %r", path, by)
+    csv.field_size_limit(LONGEST_CELL)
+    reader = csv.DictReader(lines, restkey=EXCESS, strict=True, delimiter=by)
+    names = reader.fieldnames or []
+    twice = [name for name, count in Counter(name.strip() for name in names).items() if count > 1]
+    if twice:
+        raise ValueError(
+            f"{path} has {names.count(twice[0])} columns called {twice[0]!r}; rename or remove all but one"
+        )
+    reader.fieldnames = [name.strip() for name in names]
+    for number, row in enumerate(reader, start=1):
+        if EXCESS in row:
+            raise ValueError(f"{path}, row {number} has more cells than there are columns; quote texts with commas")
+        yield row
+
+
+def read_jsonl(path: Path, lines: Iterable[str]) -> Iterator[dict[str, Any]]:
+    """The objects of the lines of a file; an empty line is an error too."""
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line)
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise ValueError(f"{path}, line {number} is not JSON ({error}); write one object a line") from error
+        if not isinstance(row, dict):
+            raise ValueError(f"{path}, line {number} is not a JSON object; write one a line")
+        if "\\ud" in line and any(lone_surrogate(value) for value in row.values()):
+            raise ValueError(
+                f"{path}, line {number}: a text holds half a character (a lone surrogate such as \\ud83d), which no "
+                "file can keep; write the whole character or leave it out"
+            )
+        yield row
+
+
+def lone_surrogate(value: Any) -> bool:
+    """Whether a text holds half of a character of UTF-16."""
+    return any("\ud800" <= letter <= "\udfff" for letter in str(value))
