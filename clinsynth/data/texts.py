@@ -23,7 +23,7 @@ from typing import Any, ClassVar
 import numpy as np
 from datasets import Dataset, DatasetDict, Value
 
-from clinsynth.data import phantom_posts, sources
+from clinsynth.data import phantom_posts
 from clinsynth.data.arguments import TextDataArguments
 from clinsynth.data.columns import with_subgroups
 from clinsynth.data.duplicates import text_digest
