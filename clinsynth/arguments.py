@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
 import jsonargparse
-import yaml
 
+from clinsynth.plain_yaml import cut, parse_yaml, read_yaml
+from clinsynth.processes import ended_properly
 from clinsynth.withheld import Withholding
 
 T = TypeVar("T")
@@ -44,7 +45,7 @@ def build_parser(arguments_class: type, prog: str | None = None) -> jsonargparse
     )
     parser.add_argument(
         "--config",
-        action=jsonargparse.ActionConfigFile,
+        action=BoundedConfigFile,
         help="A YAML file that sets defaults; flags win. A run folder's config.yaml is such a file.",
     )
     # flags that are inherited from another module have their types as texts, which only that module can read
@@ -63,6 +64,18 @@ class HelpFormatter(jsonargparse.DefaultHelpFormatter):
         return f"{inspect.cleandoc(text)}\n"
 
 
+class BoundedConfigFile(jsonargparse.ActionConfigFile):
+    """A file that is read by our own bounds before jsonargparse, which has none, reads it."""
+
+    def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
+        """Raises a `ValueError` that names the file where it is beyond a bound."""
+        if Path(values).is_file():
+            read_yaml(Path(values))
+        else:
+            parse_yaml(values)
+        super().__call__(parser, cfg, values, option_string)
+
+
 def parse(arguments_class: type[T], argv: Sequence[str] | None = None, prog: str | None = None) -> T:
     """Parse `argv` (default: the command line) into an instance of the dataclass `arguments_class`.
 
@@ -75,9 +88,9 @@ def parse(arguments_class: type[T], argv: Sequence[str] | None = None, prog: str
     values.pop("config", None)
     for path, text in deep:
         try:
-            set_deep(values, path, yaml.safe_load(text))
-        except (ValueError, yaml.YAMLError) as error:
-            parser.error(f"--{'.'.join(path)} {text}: {error}")
+            set_deep(values, path, parse_yaml(text))
+        except ValueError as error:
+            parser.error(f"--{'.'.join(path)} {cut(text)}: {error}")
     return arguments_class(**values)
 
 
@@ -159,12 +172,10 @@ def run(
         logging.basicConfig(format="%(message)s", level=logging.WARNING)
         logging.getLogger("clinsynth").setLevel(logging.INFO)
         try:
-            main(parse(arguments_class, argv, prog))
+            with ended_properly():
+                main(parse(arguments_class, argv, prog))
         except (ValueError, OSError, FloatingPointError, ImportError) as error:  # ImportError: an extra is missing
             if os.environ.get("CLINSYNTH_DEBUG"):
                 raise
             print(f"{prog or os.path.basename(sys.argv[0])}: error: {error}", file=sys.stderr)
             sys.exit(2)
-        except KeyboardInterrupt:
-            print("\nstopped; start the same command again to go on", file=sys.stderr)
-            sys.exit(130)

@@ -24,6 +24,8 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from clinsynth.plain_yaml import parse_yaml, read_yaml
+from clinsynth.processes import lock_folder
 from clinsynth.withheld import without_withheld
 
 if TYPE_CHECKING:
@@ -99,15 +101,19 @@ def complete_folder(path: str | Path) -> Iterator[Path]:
 def create_run_folder(path: str | Path, flag: str = "output_dir") -> Path:
     """Create the folder `path`, which the flag of this name gave, and make sure that it can be written to.
 
+    An --output_dir belongs to this process from then on; caches may be shared.
+
     Raises:
-        ValueError: `path` is a file, or the folder cannot be written to.
+        ValueError: `path` is a file, or the folder cannot be written to, or another process is writing there.
     """
     path = Path(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
         probe = path / f".writable.{os.getpid()}"  # every process of a run looks for itself
         atomic_write(probe, "")
-        probe.unlink()
+        probe.unlink(missing_ok=True)
+        if flag == "output_dir":
+            lock_folder(path, flag)
     except OSError as error:
         raise ValueError(
             f"--{flag} {path} cannot be written to ({error.strerror}); name another folder or make room there"
@@ -166,8 +172,8 @@ def check_same_run(output_dir: Path, arguments: Any, may_differ: frozenset[str])
     path = output_dir / "config.yaml"
     if not path.exists():
         return
-    before: dict[str, Any] = yaml.safe_load(path.read_text()) or {}
-    now = yaml.safe_load(config_yaml(arguments))
+    before: dict[str, Any] = read_yaml(path) or {}
+    now = parse_yaml(config_yaml(arguments))
     binding = [name for name in now if name in before and name not in may_differ]
     check_unchanged(
         output_dir,
@@ -210,8 +216,10 @@ def read_json(path: Path, hint: str = "copy it anew, or start its command again"
         return {}
     try:
         values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is damaged ({error}); {hint}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} is damaged (it holds a {type(values).__name__}, no names and values); {hint}")
     return values
 
 

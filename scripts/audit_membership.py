@@ -90,10 +90,10 @@ def check_training_data(args: AttackMembershipArguments) -> None:
     Raises:
         ValueError: names the flag and both values.
     """
-    import yaml
+    from clinsynth.plain_yaml import read_yaml
 
     path = Path(args.model) / "config.yaml"
-    trained: dict[str, Any] = yaml.safe_load(path.read_text()) if path.exists() else {}
+    trained: dict[str, Any] = read_yaml(path) if path.exists() else {}
     for name in OF_TRAINING:
         if name in trained and trained[name] != getattr(args, name):
             raise ValueError(

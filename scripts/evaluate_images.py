@@ -11,7 +11,6 @@ Writes evidence.json (every number with its interval, n, floor and extractor) an
 pictures: keep it private). Start the same command again to go on where it stopped.
 """
 
-import json
 from pathlib import Path
 
 from clinsynth.arguments import run
@@ -20,16 +19,17 @@ from clinsynth.study.arguments import EvaluateImagesArguments
 
 def main(args: EvaluateImagesArguments) -> None:
     """Compare, write evidence.json and report.html, print where they are."""
+    from clinsynth.hub.seal import write_evidence
+    from clinsynth.metrics.privacy.exact import picture_digests
     from clinsynth.reports.images import choose_images, render_image_report
     from clinsynth.run_folder import atomic_write
     from clinsynth.study.image_evidence import gather_evidence
-    from clinsynth.synthesis.shard_files import hash_shards
 
-    evidence, train, synthetic = gather_evidence(args)
-    evidence["data"]["shards_sha256"] = hash_shards(args.synthetic)  # `push dataset` takes it for just these
-    samples = choose_images(train, synthetic, evidence["privacy"]["pairs"], args.seed)
+    evidence, real, synthetic = gather_evidence(args)
+    samples = choose_images(real["train"], synthetic, evidence["privacy"]["pairs"], args.seed)
     output_dir = Path(args.output_dir)
-    atomic_write(output_dir / "evidence.json", json.dumps(evidence, indent=1) + "\n")
+    digests = {name: picture_digests(split.images) for name, split in real.items()}
+    write_evidence(output_dir, evidence, args.synthetic, digests)
     atomic_write(output_dir / "report.html", render_image_report(evidence, samples))
     print(f"evidence: {output_dir / 'evidence.json'}")
     print(f"report (shows real pictures, keep it private): {output_dir / 'report.html'}")

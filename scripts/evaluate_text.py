@@ -8,7 +8,6 @@ Writes evidence.json (every number with its interval, n, floor and model; no tex
 real texts only with --show_texts true). Start the same command again to go on where it stopped.
 """
 
-import json
 from pathlib import Path
 
 from clinsynth.arguments import run
@@ -17,13 +16,14 @@ from clinsynth.study.arguments import EvaluateTextArguments
 
 def main(args: EvaluateTextArguments) -> None:
     """Compare, write evidence.json and report.html, print where they are."""
+    from clinsynth.hub.seal import write_evidence
+    from clinsynth.metrics.privacy.exact import text_digests
     from clinsynth.models.language_models import load_scorer
     from clinsynth.models.text_encoders import embed_all, load_text_encoder
     from clinsynth.reports.texts import choose_texts, render_text_report
     from clinsynth.run_folder import atomic_write, create_run_folder, write_run_config
     from clinsynth.study.text_evidence import load_canaries, load_real_texts, load_synthetic_texts, text_evidence
     from clinsynth.synthesis.sets import read_generation
-    from clinsynth.synthesis.shard_files import hash_shards
 
     check_extra()
     generation = read_generation(Path(args.synthetic))
@@ -46,13 +46,12 @@ def main(args: EvaluateTextArguments) -> None:
         language_model=load_scorer(args.language_model) if args.language_model else None,
     )
     evidence["data"] |= {"real": args.real, "synthetic": args.synthetic} | ({"notes": notes} if notes else {})
-    evidence["data"]["shards_sha256"] = hash_shards(args.synthetic)  # `push dataset` takes it for just these
     evidence |= {"generation": generation, "seed": args.seed}
     pairs = evidence["closest"] if args.show_texts else []
     sets = {"synthetic": synthetic, **real}
     folder = Path(args.cache_dir or output_dir) / "features"
     samples = choose_texts(sets, embed_all(encoder, sets, folder), label_names, pairs, args.seed)
-    atomic_write(output_dir / "evidence.json", json.dumps(evidence, indent=1) + "\n")
+    write_evidence(output_dir, evidence, args.synthetic, {name: text_digests(real[name].texts) for name in real})
     atomic_write(output_dir / "report.html", render_text_report(evidence, samples))
     print(f"evidence: {output_dir / 'evidence.json'}")
     warning = " (shows real texts, keep it private)" if args.show_texts else ""

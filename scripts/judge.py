@@ -64,7 +64,7 @@ class JudgeImagesArguments:
     item_id, score and rater"""
     judge_endpoint: str | None = None
     """vlm: a server of the OpenAI chat protocol that runs the model instead, as http://127.0.0.1:8000/v1; its key is
-    taken from the environment: HF_TOKEN for hosts of Hugging Face, else OPENAI_API_KEY"""
+    taken from the environment: HF_TOKEN for huggingface.co alone, else OPENAI_API_KEY"""
     send_real: str | None = None
     """who allowed, and why, that pictures which may be of patients go to a --judge_endpoint that is not this machine;
     without these words only synthetic ones do: drawn, of `clinsynth generate images`, or with a column synthetic"""

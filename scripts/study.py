@@ -10,10 +10,8 @@ a folder of its own below --output_dir. Start the same command again to go on: f
 change of the recipe only the steps that depend on the changed line are repeated.
 """
 
-import ctypes
 import json
 import resource
-import signal
 import subprocess
 import sys
 import time
@@ -24,8 +22,6 @@ from clinsynth.study.arguments import StudyArguments
 
 if TYPE_CHECKING:
     from clinsynth.study.plan import Plan, Step
-
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def main(args: StudyArguments) -> None:
@@ -66,13 +62,13 @@ def run_steps(plan: "Plan") -> None:
 
 def run_step(step: "Step") -> None:
     """Run one step's command and mark its folder as finished."""
+    from clinsynth.processes import end_with_parent
     from clinsynth.run_folder import atomic_write
     from clinsynth.study.plan import MARK
 
     resumed = step.output_dir.exists()
     started, before = time.time(), resource.getrusage(resource.RUSAGE_CHILDREN)
-    before_it = end_with_parent if sys.platform == "linux" else None
-    status = subprocess.run([sys.executable, "-m", "clinsynth", *step.words], preexec_fn=before_it).returncode
+    status = subprocess.run([sys.executable, "-m", "clinsynth", *step.words], preexec_fn=end_with_parent).returncode
     if status:
         raise ValueError(
             f"the step {step.name!r} ended with status {status}, its message is above; finished steps are kept: mend "
@@ -89,13 +85,6 @@ def run_step(step: "Step") -> None:
         "resumed": resumed,
     }
     atomic_write(step.output_dir / MARK, json.dumps(record, indent=2) + "\n")
-
-
-def end_with_parent() -> None:
-    """Have Linux end this process when the one that started it dies, be it by SIGKILL.
-
-    A step that outlives its study would write into the same folder as the one that the next start begins."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def recipe_first(words: list[str]) -> list[str]:

@@ -3,13 +3,17 @@
 import gc
 import os
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from loopback_hub.fixture import loopback_hub  # noqa: F401 (a fixture)
 
+from clinsynth.processes import release_locks
+
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["XDG_CONFIG_HOME"] = f"{tempfile.gettempdir()}/clinsynth-tests-{os.getuid()}"  # of the key of evidence
 
 REPOSITORY = Path(__file__).parent.parent
 
@@ -37,10 +41,11 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture(autouse=True)
 def fresh_accelerator() -> Iterator[None]:
-    """accelerate keeps its state, its precision too, for the process; no test starts with another's."""
+    """accelerate keeps its state, its precision too, for the process; no test starts with another's, or its locks."""
     forget_accelerator()
     yield
     forget_accelerator()
+    release_locks()
 
 
 def forget_accelerator() -> None:

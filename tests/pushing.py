@@ -15,6 +15,7 @@ import pytest
 from helpers import one_thread, run_warm, tiny_pipeline
 from loopback_hub.hub import LoopbackHub, running_hub
 
+from clinsynth.hub.seal import sign
 from clinsynth.synthesis.shard_files import hash_shards
 
 MODEL, SET = "push model retina --repo_id tester/", "push dataset set --evidence evidence --repo_id tester/"
@@ -108,7 +109,12 @@ def stamp(evidence: Path, made: Path, **privacy: Any) -> None:
     content = json.loads(path.read_text())
     content["data"]["shards_sha256"] = hash_shards(made)
     content["privacy"] |= privacy
-    path.write_text(json.dumps(content))
+    write_signed(evidence, content)
+
+
+def write_signed(evidence: Path, content: dict[str, Any]) -> None:
+    """Evidence with this content, as if a run had found it."""
+    (evidence / "evidence.json").write_text(json.dumps(content | {"signature": sign(content)}))
 
 
 def wait_until(true: Callable[[], object]) -> None:

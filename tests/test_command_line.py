@@ -1,5 +1,7 @@
 """The command `clinsynth`: help without heavy imports, configuration files, and errors that name the flag."""
 
+from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -7,6 +9,10 @@ from helpers import REPOSITORY, clinsynth, run_python, write_npz
 
 from clinsynth.arguments import parse
 from clinsynth.cli import COMMANDS, load_command, main
+from clinsynth.data.tasks import load_task
+from clinsynth.judges.checklists import load_checklist
+from clinsynth.plain_yaml import read_yaml
+from clinsynth.study.arguments import StudyArguments
 from clinsynth.trainers.arguments import DDPMArguments
 
 HEAVY = {"torch", "diffusers", "transformers", "datasets", "accelerate", "sklearn"}
@@ -105,3 +111,65 @@ def test_scripts_run_by_their_path(tmp_path: Path) -> None:
 def test_settings_of_one_trainer_are_valid(command: str, path: Path) -> None:
     _, arguments_class = load_command(command)
     assert parse(arguments_class, ["--config", str(path)]).dataset
+
+
+BOMB = "a: &a [x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{name}: &{name} [{', '.join([f'*{before}'] * 8)}]\n" for before, name in pairwise("abcdefgh")
+)
+HOSTILE = {
+    "aliases": (BOMB, "line [567]: over 20000 values, aliases written out"),
+    "itself": ("a: &a [*a]", "a value stands within itself"),
+    "deep aliases": (
+        "a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}]\n" for n in range(1, 60)),
+        "more than 20 levels deep",
+    ),
+    "merged keys": ("a: &a {b: 1}\nb: &b {<<: [*a, *a]}\n" + "c: [" + "*b, " * 9000 + "*b]", "over 20000 values"),
+    "deep brackets": ("[" * 100_000, "more than 20 levels deep"),
+    "deep maps": ("{a: " * 50 + "1" + "}" * 50, "more than 20 levels deep"),
+    "deep sequences": ("- " * 5_000 + "x", "more than 20 levels deep"),
+    "many values": ("[" + "x," * 30_000 + "x]", "over 20000 values"),
+    "many bytes": ("# " + "x" * 300_000, "more than 256 KB"),
+    "a long number": ("a: " + "1:" * 5_000 + "1", "a number is too long"),
+    "a longer number": ("a: " + "9" * 5_000, "a number is too long"),
+    "a doubled key": ("a: 1\na: 2", "line 2: 'a' is given twice"),
+    "a program": ("a: !!python/object/apply:os.system [ls]", "could not determine a constructor"),
+    "a long unknown tag": (f"a: !{'x' * 5_000} b", "could not determine a constructor"),
+    "a list as a key": ("? [a, b]\n: c", "unhashable"),
+    "no UTF-8": (b"a: \xff\xfe", "cannot be read as YAML in UTF-8"),
+    "control characters": ("a: \x00\x07", "special characters are not allowed"),
+    "no date": ("a: 2001-99-99", "month must be in 1..12"),
+    "an open text": ('a: "b', "line 1: found unexpected end"),
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+@pytest.mark.parametrize("read", ["config", "recipe", "checklist", "task"])
+def test_hostile_yaml_is_refused_in_few_words(kind: str, read: str, tmp_path: Path) -> None:
+    content, why = HOSTILE[kind]
+    path = tmp_path / "hostile.yaml"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    readers: dict[str, Callable[[], object]] = {
+        "config": lambda: parse(DDPMArguments, ["--config", str(path)]),
+        "recipe": lambda: parse(StudyArguments, ["--config", str(path)]),
+        "checklist": lambda: load_checklist(path),
+        "task": lambda: load_task(str(path)),
+    }
+    with pytest.raises(ValueError, match=why) as caught:
+        readers[read]()
+    assert len(str(caught.value)) < 300 + len(str(path)) and str(path) in str(caught.value)
+
+
+def test_aliases_within_bounds_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "anchors.yaml"
+    path.write_text("a: &a {b: 1, c: [x]}\nd: {<<: *a, b: 2}\ne: *a\n")
+    assert read_yaml(path) == {"a": {"b": 1, "c": ["x"]}, "d": {"b": 2, "c": ["x"]}, "e": {"b": 1, "c": ["x"]}}
+
+
+def test_messages_about_checklists_repeat_little(tmp_path: Path) -> None:
+    long = "x" * 50_000
+    path = tmp_path / "long.yaml"
+    for content in (f"name: [{long}]", f"{long}: 1", f"conditions: {{{long}: [{{id: {long}}}]}}", f"version: {long}"):
+        path.write_text(content)
+        with pytest.raises(ValueError) as caught:
+            load_checklist(path)
+        assert len(str(caught.value)) < 600

@@ -1,7 +1,9 @@
 """Data set specs: every kind of source gives the same splits and columns, or an error that names what is wrong."""
 
+import io
 import json
 import logging
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ from datasets import Image as ImageFeature
 from PIL import Image
 
 from clinsynth.arguments import parse
+from clinsynth.data import sources
 from clinsynth.data.arguments import ImageDataArguments
 from clinsynth.data.images import load_image_arrays, load_image_dataset, to_arrays
 
@@ -68,6 +71,21 @@ def test_npz_label_above_the_published_classes_is_refused(tmp_path):
     spec = write_npz(tmp_path / "breastmnist.npz", val_labels=np.full((8, 1), 2, dtype=np.uint8))
     with pytest.raises(ValueError, match="validation row 0: label 2 is out of range; 2 classes"):
         load_image_dataset(ImageDataArguments(spec))
+
+
+def test_npz_that_says_more_than_it_holds_is_refused(tmp_path, monkeypatch):
+    header = io.BytesIO()
+    claims = {"descr": "|u1", "fortran_order": False, "shape": (10**9, 28, 28)}
+    np.lib.format.write_array_header_1_0(header, claims)
+    with zipfile.ZipFile(tmp_path / "claims.npz", "w") as archive:
+        archive.writestr("train_images.npy", header.getvalue() + bytes(100))
+    with pytest.raises(ValueError, match=r"train_images.npy holds less than its shape \(1000000000, 28, 28\) says"):
+        load_image_dataset(ImageDataArguments(dataset=str(tmp_path / "claims.npz")))
+    monkeypatch.setattr(sources, "memory", lambda: 1 << 20)
+    np.savez_compressed(tmp_path / "large.npz", train_images=np.zeros((2000, 28, 28), np.uint8))
+    assert (tmp_path / "large.npz").stat().st_size < 10_000
+    with pytest.raises(ValueError, match="its arrays take 1,568,128 bytes when unpacked, more than 524,288"):
+        load_image_dataset(ImageDataArguments(dataset=str(tmp_path / "large.npz")))
 
 
 def test_npz_with_pickled_objects_is_refused(tmp_path):

@@ -152,8 +152,18 @@ def test_all_of_it_may_be_pushed(before: Path) -> None:
         ["push", "model", name, "--repo_id", f"me/{name}", "--dry_run"]
         for name in ("ddpm", "context", "gan", "lora", "writer")
     ]
+    real = ["--real", EYES, "--min_class_size", 1, "--bootstrap", 0, "--classifier", "none"]
+    measure = [
+        "evaluate",
+        "images",
+        *real,
+        "--synthetic",
+        "eyes",
+        "--output_dir",
+        "eyes-evidence",
+    ]
     data = ["push", "dataset", "eyes", "--evidence", "eyes-evidence", "--repo_id", "me/eyes", "--dry_run", *LIMITS]
-    *said, of_eyes = run_in(before, *models, data)
+    *said, _, of_eyes = run_in(before, *models, measure, data)
     weights = ["unet/diffusion_pytorch_model"] * 2 + [
         "generator/diffusion_pytorch_model",
         "pytorch_lora_weights",

@@ -3,17 +3,24 @@
 import io
 import json
 import shutil
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from huggingface_hub import RepoCard
+from PIL import Image
 
 pytest.importorskip("fastapi", reason="needs FastAPI, which `pip install clinsynth[space]` brings")
 
+from loopback_hub.client import run_client
 from loopback_hub.hub import LoopbackHub
-from pushing import MODEL, SET, SET_FILES, Client, files_of, pushing_client, stamp, wait_until
+from pushing import MODEL, SET, SET_FILES, Client, files_of, pushing_client, stamp, wait_until, write_signed
 
 from clinsynth.synthesis.provenance import SOURCE_TYPE, read_mark
 
@@ -112,6 +119,64 @@ def merge_shards(folder: Path, other: Path) -> None:
     pq.write_table(pa.concat_tables(tables), other / "data" / "train-00000-of-00001.parquet")
 
 
+QUESTIONS = """---
+license: other
+license_name: for-the-study-alone
+extra_gated_prompt: Who are you?
+extra_gated_fields: {Hospital: text}
+tags: [old]
+---
+Words of the owner.
+"""
+
+
+OWNER = f"""
+from huggingface_hub import HfApi
+api = HfApi()
+for kind in ("model", "dataset"):
+    where = {{"repo_id": "tester/gated", "repo_type": kind}}
+    api.create_repo(**where, private=True)
+    api.update_repo_settings(**where, gated="manual")
+    api.upload_file(**where, path_in_repo="README.md", path_or_fileobj={QUESTIONS.encode()!r})
+"""
+
+
+def test_a_gated_repository_keeps_its_questions_licence_and_card(client: Client, hub: LoopbackHub) -> None:
+    run_client(hub, OWNER, client.folder)
+    assert "README.md of tester/gated stays as it is" in client.done(f"{MODEL}gated")
+    assert hub.repo("model", "tester/gated").read("README.md").decode() == QUESTIONS
+    client.done(f"{SET}gated --data_license mit --data_name Eyes")
+    card = RepoCard(hub.repo("dataset", "tester/gated").read("README.md").decode())
+    told = card.data.to_dict()
+    assert (told["license"], told["license_name"]) == ("other", "for-the-study-alone")
+    assert told["extra_gated_prompt"] == "Who are you?" and told["extra_gated_fields"] == {"Hospital": "text"}
+    assert "old" not in told["tags"] and "| exact copies |" in card.text
+    assert hub.repo("dataset", "tester/gated").settings["gated"] == "manual"
+
+
+def test_a_trainer_pushes_by_the_same_door(client: Client, hub: LoopbackHub) -> None:
+    """--push_to_hub: private, with the card, and not into a repository that anybody can read."""
+    hub.store.create("model", "tester/open", private=False, author="tester")
+    code = (
+        "import sys; from pathlib import Path; from clinsynth.trainers.harness import push_result\n"
+        "push_result(Path('crowded'), sys.argv[1] or None)"
+    )
+    environment = hub.environment() | {"HF_TOKEN": hub.token}
+
+    def push(name: str) -> str:
+        words = [sys.executable, "-c", code, name]
+        done = subprocess.run(words, cwd=client.folder, env=environment, capture_output=True, text=True)
+        return done.stdout + done.stderr
+
+    shutil.copytree(client.folder / "retina", client.folder / "crowded", dirs_exist_ok=True)
+    said = push("open")
+    assert "tester/open is public; give --public" in said and "but was not pushed" in said
+    assert files_of(hub, "model", "open") == []
+    push("")
+    repo = hub.repo("model", "tester/crowded")
+    assert repo.settings["private"] and files_of(hub, "model", "crowded") == sorted(MODEL_FILES)
+
+
 def test_several_generators_are_several_configurations(client: Client, hub: LoopbackHub) -> None:
     code, said = client.run(
         "push dataset a=set b=set --evidence evidence,evidence --repo_id tester/both --gated manual --verify"
@@ -134,19 +199,55 @@ def test_only_measured_sets_that_pass_are_pushed(client: Client, hub: LoopbackHu
     assert "--evidence is missing" in client.refused("push dataset set --repo_id tester/gate")
     merge_shards(client.folder / "set", client.folder / "other")
     assert "is about other shards" in client.refused("push dataset other --evidence evidence --repo_id tester/gate")
-    shutil.copytree(client.folder / "evidence", client.folder / "copied")
-    privacy = json.loads((client.folder / "evidence" / "evidence.json").read_text())["privacy"]
-    exact = {**privacy["copies"][0], "count": 1, "value": 1 / 24}
-    stamp(client.folder / "copied", client.folder / "set", copies=[exact, *privacy["copies"][1:]])
-    command = "push dataset set --evidence copied --repo_id tester/gate"
-    assert "the gate refuses set: exact copies: 1 of 24 pictures (limit: 0.00%)" in client.refused(command)
+    plant_real_picture(client.folder)
+    command = "push dataset copied --evidence copied-evidence --repo_id tester/gate"
+    assert "the gate refuses copied: exact copies: 1 of 24 pictures (test 1) (limit: 0.00%)" in client.refused(command)
     assert ("dataset", "tester/gate") not in hub.store.repositories
     client.done(f"{command} --max_exact_copies 0.05 --dry_run")
     client.done(f"{command} --accept_risk these~eyes|are~drawn")
     card = hub.repo("dataset", "tester/gate").read("README.md").decode()
     assert "**Published with an accepted risk.** The publisher's reason: these eyes\\|are drawn" in card
     assert "Published all the same, by the publisher's reason: these eyes\\|are drawn" in card
-    assert "| exact copies | 1 of 24 pictures | 0.00% | **not passed** |" in card
+    assert "| exact copies | 1 of 24 pictures (test 1) | 0.00% | **not passed** |" in card
+
+
+def plant_real_picture(folder: Path) -> None:
+    """`copied`: the set with a real test picture, upside down, and evidence that found nothing of the kind."""
+    merge_shards(folder / "set", folder / "copied")
+    path = folder / "copied" / "data" / "train-00000-of-00001.parquet"
+    table = pq.read_table(path)
+    rows, file = table.to_pylist(), io.BytesIO()
+    Image.fromarray(np.load(folder / "patients.npz")["test_images"][3][::-1]).save(file, "PNG")
+    rows[5]["image"]["bytes"] = file.getvalue()
+    pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), path)
+    shutil.copytree(folder / "evidence", folder / "copied-evidence")
+    stamp(folder / "copied-evidence", folder / "copied")
+
+
+def test_evidence_is_bound(client: Client) -> None:
+    """To the run that wrote it, to the real rows that it names, and to what the generator was trained on."""
+
+    def refused(change: Callable[[dict[str, Any]], object], signed: bool = False) -> str:
+        shutil.copytree(client.folder / "evidence", client.folder / "bound", dirs_exist_ok=True)
+        path = client.folder / "bound" / "evidence.json"
+        content = json.loads(path.read_text())
+        change(content)
+        if signed:
+            write_signed(path.parent, content)
+        else:
+            path.write_text(json.dumps(content))
+        return client.refused("push dataset set --evidence bound --repo_id tester/bound --dry_run")
+
+    by_hand = "signature of the evidence: changed since, or by another user's key"
+    assert by_hand in refused(lambda content: content["privacy"].update(verdict="no sign at all"))
+    assert "signature of the evidence: there is none" in refused(lambda content: content.pop("signature"))
+    other = {"train": "0" * 64}
+    assert "is of other real rows" in refused(
+        lambda content: content["data"]["real_sha256"].update(other), signed=True
+    )
+    seen = {"sha256": "0" * 64, "n": 48, "shape": [1, 28, 28]}
+    found = refused(lambda content: content["data"].update(trained_on=seen), signed=True)
+    assert "train split of the evidence: other rows than the generator was trained on" in found
 
 
 def test_a_shard_that_changes_while_it_is_pushed_is_not_sent(client: Client, hub: LoopbackHub) -> None:

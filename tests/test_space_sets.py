@@ -2,7 +2,10 @@
 
 import zipfile
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from datasets import ClassLabel, Dataset, Features
 from datasets import Image as ImageFeature
@@ -102,6 +105,43 @@ def test_parquet_of_images_and_of_texts(tmp_path: Path) -> None:
     (tmp_path / "d.parquet").write_bytes(b"PAR1 no")
     with pytest.raises(ValueError, match="cannot be taken as Parquet"):
         read(tmp_path / "d.parquet")
+
+
+def bombs(folder: Path) -> dict[str, tuple[Path, str]]:
+    """Small files that stand for much more, each with what it is refused for."""
+    label = pa.array(["a"] * 2000)
+
+    def write(name: str, content: pa.Array, column: str = "text", **settings: Any) -> Path:
+        table = pa.table({column: content, "label": label[: len(content)]})
+        pq.write_table(table, folder / f"{name}.parquet", compression="zstd", **settings)
+        return folder / f"{name}.parquet"
+
+    def repeated(size: int, rows: int, kind: pa.DataType) -> pa.Array:
+        value = pa.array([b"x" * size]).cast(kind)
+        return pa.DictionaryArray.from_arrays(pa.array([0] * rows, pa.int32()), value)
+
+    return {
+        "a dictionary": (
+            write("dictionary", repeated(10 << 20, 2000, pa.string())),
+            "more than 200 MB|too much memory",
+        ),
+        "a large dictionary": (write("large", repeated(120 << 20, 1000, pa.binary()), "image"), "too much memory"),
+        "one long text": (write("long", pa.array(["a" * (210 << 20)])), "more than 200 MB|too much memory"),
+        "many rows": (write("rows", pa.array(["a"] * 2000)[:1999]).rename(folder / "fits.parquet"), ""),
+    }
+
+
+def test_parquet_is_bounded_while_it_is_read(tmp_path: Path) -> None:
+    for name, (path, told) in bombs(tmp_path).items():
+        assert path.stat().st_size < 200_000, name
+        if not told:
+            assert len(read(path).contents) == 1999
+            continue
+        with pytest.raises(ValueError, match=told):
+            read(path)
+    pq.write_table(pa.table({"text": ["a"] * 9000, "label": ["b"] * 9000}), tmp_path / "rows.parquet")
+    with pytest.raises(ValueError, match="more than 2000 samples"):
+        read(tmp_path / "rows.parquet")
 
 
 def test_a_path_inside_parquet_is_not_followed(tmp_path: Path) -> None:

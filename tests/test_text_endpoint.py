@@ -307,8 +307,14 @@ def test_keys_come_from_the_environment_and_go_nowhere_else(
     assert set(server.headers[-1]) == {
         *("host", "content-type", "content-length", "accept", "accept-encoding", "user-agent", "authorization")
     }
-    assert key_variable("https://a.us-east-1.aws.endpoints.huggingface.cloud/v1") == "HF_TOKEN"
-    assert key_variable("http://huggingface.co/v1") == key_variable("https://nothuggingface.co") == "OPENAI_API_KEY"
+
+
+def test_the_token_goes_to_the_hub_alone() -> None:
+    """Whoever runs a Space or an Inference Endpoint reads what is sent there."""
+    assert {key_variable(f"https://{name}huggingface.co/v1") for name in ("", "router.")} == {"HF_TOKEN"}
+    others = "https://me-space.hf.space https://a.us-east-1.aws.endpoints.huggingface.cloud http://huggingface.co "
+    others += "https://nothuggingface.co https://huggingface.co.example.org https://me.huggingface.co http://127.0.0.1"
+    assert {key_variable(f"{host}/v1") for host in others.split()} == {"OPENAI_API_KEY"}
 
 
 def test_real_texts_leave_this_machine_only_on_the_users_word(server: ChatServer, tmp_path: Path) -> None:

@@ -21,6 +21,8 @@ import dataclasses
 import json
 import math
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -30,6 +32,7 @@ from accelerate import Accelerator
 from tqdm.auto import tqdm
 
 from clinsynth.data.images import ImageArrays, load_image_arrays
+from clinsynth.metrics.privacy.exact import keep_training_digest, picture_digests
 from clinsynth.run_folder import (
     append_metrics,
     check_same_run,
@@ -76,7 +79,9 @@ def train_on_images(
     if args.dry_run:
         print(describe(args, data))
     else:
-        train(args, data, open_run_folder(args))
+        output_dir, seen = open_run_folder(args), data["train"].images
+        keep_training_digest(output_dir, picture_digests(seen), seen.shape[1:])
+        train(args, data, output_dir)
 
 
 def begin(args: RunArguments, output_dir: Path, precision: str = "no", report_to: str = "none") -> Accelerator:
@@ -262,8 +267,16 @@ def count_parameters(network: torch.nn.Module) -> str:
 
 
 def push_result(output_dir: Path, repository: str | None) -> None:
-    """Upload the pipeline in `output_dir` to a private repository, named as the folder by default."""
-    from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+    """Upload the result by `clinsynth push model` to a private repository, named as the folder by default.
 
-    pipeline = DiffusionPipeline.from_pretrained(output_dir, trust_remote_code=True)
-    print(f"uploaded: {pipeline.push_to_hub(repository or output_dir.name)}")
+    Raises:
+        ValueError: it could not be pushed; the command has said why.
+    """
+    name = repository or output_dir.resolve().name
+    if "/" not in name:
+        from huggingface_hub import whoami
+
+        name = f"{whoami()['name']}/{name}"
+    command = ["push", "model", str(output_dir), "--repo_id", name]
+    if subprocess.run([sys.executable, "-m", "clinsynth", *command]).returncode:
+        raise ValueError(f"the result is in {output_dir}, but was not pushed; run `clinsynth {' '.join(command)}`")

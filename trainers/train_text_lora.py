@@ -49,6 +49,7 @@ def main(args: TextLoraArguments) -> None:
 
     from clinsynth.data.tasks import load_task
     from clinsynth.data.texts import load_text_dataset
+    from clinsynth.metrics.privacy.exact import keep_training_digest, text_digests
     from clinsynth.run_folder import config_yaml, create_run_folder
     from clinsynth.trainers.text_lora.examples import build_examples, check_task, load_base
 
@@ -61,8 +62,10 @@ def main(args: TextLoraArguments) -> None:
     if args.dry_run:
         print(f"{config_yaml(args)}\n{examples.describe()}")
         return
-    train(args, task, examples, base, create_run_folder(args.output_dir), state)
+    output_dir = create_run_folder(args.output_dir)
+    train(args, task, examples, base, output_dir, state)
     if state.is_main_process:
+        keep_training_digest(output_dir, text_digests(splits["train"]["text"]))
         print(closing_words(args))
 
 

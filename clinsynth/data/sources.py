@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
+import os
 import re
 import zipfile
 import zlib
@@ -41,6 +43,7 @@ def read_npz(path: Path) -> dict[str, Dataset]:
         ValueError: no such arrays, pickled objects, several labels an image, or images that are not uint8.
     """
     try:
+        check_unpacked(path)
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
     except (EOFError, MemoryError, OverflowError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
@@ -55,6 +58,26 @@ def read_npz(path: Path) -> dict[str, Dataset]:
             f"{path} has no array train_images; it has {', '.join(arrays) or 'none'}; save it in MedMNIST's layout"
         )
     return {split: npz_split(path, arrays, prefix) for split, prefix in found.items()}
+
+
+def check_unpacked(path: Path) -> None:
+    """Raise a `ValueError` for arrays beyond half of this machine's memory, or beyond what the file holds of them."""
+    with zipfile.ZipFile(path) as archive:
+        total, most = sum(entry.file_size for entry in archive.infolist()), memory() // 2
+        if total > most:
+            raise ValueError(f"its arrays take {total:,} bytes when unpacked, more than {most:,}")
+        for entry in archive.infolist():
+            with archive.open(entry) as file:
+                magic = np.lib.format.read_magic(file)
+                read = np.lib.format.read_array_header_1_0 if magic < (2, 0) else np.lib.format.read_array_header_2_0
+                shape, _, dtype = read(file)
+            if math.prod(shape) * dtype.itemsize > entry.file_size and not dtype.hasobject:
+                raise ValueError(f"{entry.filename} holds less than its shape {shape} says")
+
+
+def memory() -> int:
+    """Bytes of this machine's memory."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def npz_split(path: Path, arrays: dict[str, np.ndarray], prefix: str) -> Dataset:

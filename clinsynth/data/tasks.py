@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from clinsynth.arguments import find_recipe, recipe_names
 from clinsynth.data.icd10 import read_codes
+from clinsynth.plain_yaml import read_yaml
 
 if TYPE_CHECKING:
     from clinsynth.pipelines.structured_medical_text.prompts import Task
@@ -56,9 +55,9 @@ def find_task(name: str) -> Path:
 
 def read_task(path: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"--task {path} is not YAML in UTF-8 ({error})") from error
+        values = read_yaml(path)
+    except ValueError as error:
+        raise ValueError(f"--task {error}") from error
     if not isinstance(values, dict):
         raise ValueError(f"--task {path} holds no fields; write name, schema, labels, … as in the others")
     return values

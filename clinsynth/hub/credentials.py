@@ -290,7 +290,7 @@ def inspect_rows(path: Path, anchors: str | None) -> tuple[dict[str, Any] | None
 
 def rows_of(file: pq.ParquetFile, columns: list[str]) -> Iterator[dict[str, Any]]:
     """The rows of a Parquet file, a few in memory at a time; none where none of the columns is there."""
-    for batch in file.iter_batches(batch_size=256, columns=columns) if columns else ():
+    for batch in file.iter_batches(batch_size=16, columns=columns) if columns else ():
         yield from batch.to_pylist()
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from clinsynth.hub.credentials import is_signed, unsigned
 from clinsynth.hub.gate import Reading, Thresholds, read_gate, refuse
+from clinsynth.hub.seal import read_seal, recount
 from clinsynth.hub.upload import Content, size_of
 from clinsynth.private_words import describe_command, without_paths
 from clinsynth.synthesis import shard_files
@@ -30,13 +31,14 @@ if TYPE_CHECKING:
     from clinsynth.hub_cards.sets import Shards
     from clinsynth.hub_cards.sources import Terms
 
+BIDI = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 CONFIG_NAME = re.compile(r"[A-Za-z0-9][\w-]*")
 KEPT_EVIDENCE = (
     "encoder extractor language_model measurements collapse classifier fidelity diversity memorisation findings "
     "distributions privacy seed"
 ).split()
 KEPT_DATA = ("label_names", "counts", "resolution", "channels", "words_a_text", "shards_sha256")
-NAMES_REAL_ROWS = ("pairs", "duplicates")
+NAMES_REAL_ROWS = ("pairs", "duplicates", "exact")
 COLUMNS = ("image", "id", "text", "label", "seed", "attempts")
 """Columns of a synthetic set that may be published, besides the fields of a text task's schema."""
 
@@ -105,8 +107,18 @@ def find_set(folder: Path, evidence: Path, config_name: str, limits: Thresholds)
         why = "is about other shards than those in" if measured else "does not say which shards it is about, unlike"
         raise ValueError(f"--evidence {evidence} {why} {folder}; run `clinsynth evaluate` on this set and start again")
     shards = PublishedShards.of(generation, folder, hashed)
-    readings = read_gate(read.content, limits)
+    readings = read_gate(with_recount(read.folder, read.content, folder), limits) + read_seal(read.folder)
     return SetToPush(folder, evidence, read.content, config_name, generation, shards, readings)
+
+
+def with_recount(evidence: Path, content: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The evidence with exact copies as they are counted now, where digests of the real rows are at hand."""
+    exact = recount(evidence, content, folder)
+    if exact is None:
+        return content
+    if isinstance(content["privacy"], dict):
+        return content | {"privacy": content["privacy"] | {"exact": exact}}
+    return content | {"exact": exact}
 
 
 def pass_gate(one: SetToPush, accepted_risk: str) -> None:
@@ -138,6 +150,8 @@ def files_of_sets(
         yield from ((one.prefix + path, content) for path, content in facts.items())
         if one.shards.left_out:
             print(f"{one.folder}: columns that are not published: {', '.join(one.shards.left_out)}")
+        if one.shards.turned:
+            print(f"{one.folder}: {one.shards.turned} bidirectional control characters were taken out of its texts")
         card = card_of(one, repo_id, terms, accepted_risk if one.is_refused else "", PICTURE in facts)
         yield f"{one.prefix}README.md", card.encode()
         cards[one.config_name] = card
@@ -207,6 +221,7 @@ class PublishedShards:
         left_out: columns that are not published.
         columns: of the published rows.
         num_rows, num_bytes, download_size: of all shards; bytes once decompressed, and as files.
+        turned: bidirectional control characters that were taken out of texts.
     """
 
     folder: Path
@@ -219,6 +234,7 @@ class PublishedShards:
     num_rows: int = 0
     num_bytes: int = 0
     download_size: int = 0
+    turned: int = 0
 
     @classmethod
     def of(
@@ -289,9 +305,22 @@ class PublishedShards:
         columns = {name: table[name] for name in features if name in own}
         if "image" in columns:
             columns["image"] = self.mark_images(table)
+        for name, column in columns.items():
+            columns[name] = self.without_bidi(column)
         for name, value in self.provenance.columns().items():
             columns[name] = pa.repeat(pa.scalar(value), table.num_rows)
         return pa.table({name: columns[name] for name in features}, schema=features.arrow_schema)
+
+    def without_bidi(self, column: Any) -> Any:
+        """A column of texts without signs that turn the direction of reading, which are counted."""
+        import pyarrow as pa
+
+        if not pa.types.is_string(column.type):
+            return column
+        texts = column.to_pylist()
+        found = [0 if text is None else len(BIDI.findall(text)) for text in texts]
+        self.turned += sum(found)
+        return pa.array([BIDI.sub("", text) for text in texts], pa.string()) if any(found) else column
 
     def mark_images(self, table: pa.Table) -> pa.Array:
         """The column of images, each marked with its row's provenance; no file name is kept."""

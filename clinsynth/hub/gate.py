@@ -6,7 +6,7 @@ evidence lacks does not pass: what was not measured is not known.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +26,7 @@ class Thresholds:
     """The most that is let through; shares are in [0, 1] and beyond what the evidence expects of real samples."""
 
     max_exact_copies: float = 0.0
-    """share of samples that are train samples, pixel for pixel or word for word"""
+    """share of samples that are real samples, of whichever split, pixel for pixel or word for word"""
     max_near_copies: float = 0.0
     """share of pictures that are near copies of train pictures, beyond the false alarms that the evidence expects"""
     max_dcr_share: float | None = None
@@ -59,7 +59,34 @@ class Reading:
 
 def read_gate(evidence: dict[str, Any], limits: Thresholds) -> list[Reading]:
     """All readings of an evidence.json, of pictures or of texts."""
-    return list(read_texts(evidence, limits) if "fidelity" in evidence else read_pictures(evidence, limits))
+    is_text = "fidelity" in evidence
+    return [
+        *measured("exact copies", read_exact, evidence, limits, "texts" if is_text else "pictures"),
+        *measured("privacy", read_texts if is_text else read_pictures, evidence, limits),
+    ]
+
+
+def measured(name: str, read: Callable[..., Iterable[Reading]], *args: Any) -> list[Reading]:
+    """What is read of a part of the evidence; a part that is empty, or of another form, was not measured."""
+    readings: list[Reading] = []
+    try:
+        readings += read(*args)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError):
+        readings.append(unknown(name))
+    return readings
+
+
+def read_exact(evidence: dict[str, Any], limits: Thresholds, things: str) -> Iterator[Reading]:
+    """Exact copies of real samples of any split, each of which counts; every split must have been compared."""
+    from clinsynth.metrics.privacy.exact import SPLITS, exact_of, where_found
+
+    exact = exact_of(evidence)
+    if exact is None or not set(SPLITS) <= set(exact["splits"]):
+        yield unknown("exact copies of train, validation and test samples")
+        return
+    limit, count, total = limits.max_exact_copies, exact["count"], exact["n_synthetic"]
+    value = f"{count} of {total} {things}" + (f" ({where_found(exact)})" if count else "")
+    yield Reading("exact copies", value, f"{limit:.2%}", count <= limit * total)
 
 
 def refuse(readings: list[Reading], folder: str) -> str:
@@ -77,15 +104,10 @@ def read_pictures(evidence: dict[str, Any], limits: Thresholds) -> Iterator[Read
     """Copies by each detector, and the DCR share by each extractor."""
     from clinsynth.metrics.privacy.copies import EXACT
 
-    copies = evidence["privacy"]["copies"]
-    for record in copies:
-        if record["metric"] == EXACT:
-            limit, value = limits.max_exact_copies, f"{record['count']} of {record['n_synthetic']} pictures"
-            yield Reading("exact copies", value, f"{limit:.2%}", record["value"] <= limit)
-        else:
-            yield read_near(record, limits)
-    if not any(record["metric"] == EXACT for record in copies):
-        yield unknown("exact copies")
+    near = [record for record in evidence["privacy"]["copies"] if record["metric"] != EXACT]
+    yield from (read_near(record, limits) for record in near)
+    if not near:
+        yield unknown("near copies")
     yield from read_shares(evidence["privacy"]["records"], limits)
 
 
@@ -131,7 +153,6 @@ def read_texts(evidence: dict[str, Any], limits: Thresholds) -> Iterator[Reading
     """Copies, plagiarism and leaked entities beside what held-out texts show, and the DCR share."""
     counts = evidence["data"]["counts"]
     wanted = {
-        "exact_copies": limits.max_exact_copies,
         "plagiarism_share": limits.max_plagiarism_share,
         **dict.fromkeys(ENTITIES, limits.max_entity_leakage),
     }

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 WHOLE = "it is published whole or not at all: start the same command again, which looks first and goes on"
 UNKNOWN = "whether the pull request was opened is not known: look at the repository before you start again"
+CARD = "README.md"
+GATED = re.compile(r"extra_gated_|license")
+"""Fields of a card by which somebody is let in."""
 BATCH = 32 << 20  # bytes sent at once, in parallel, while as many are made
 
 Content = bytes | Path | HashedFile
@@ -55,6 +58,7 @@ def push(args: PushArguments, kind: str, files: Files, gated: str | None = None,
 
     api = HfApi()
     additions = send_all(target, files, api)
+    additions = with_gated_card(target, additions, api)
     commit, pull_request = commit_all(target, additions, REPLACED[kind], api)
     with explained(f"reading back {target.repo_id}", "start the same command again to look once more"):
         wrong = find_wrong(list_files(target, commit, api), additions)
@@ -132,6 +136,31 @@ def upload(target: Target, batch: list[tuple[str, Content]], additions: list[Com
         if isinstance(content, HashedFile) and addition.upload_info.sha256 != content.sha256:
             raise ValueError(f"{content.path} has changed while it was sent; nothing was published: start it again")
     additions += made
+
+
+def with_gated_card(target: Target, additions: list[CommitOperationAdd], api: HfApi) -> list[CommitOperationAdd]:
+    """What is to be committed to a gated repository: its questions and licence stay, and of a model the whole card."""
+    from huggingface_hub import CommitOperationAdd, RepoCard
+    from huggingface_hub.errors import EntryNotFoundError
+
+    card = next((one for one in additions if one.path_in_repo == CARD), None)
+    with explained(f"looking at {target.repo_id}"):
+        if card is None or not patiently(lambda: api.repo_info(**target.names)).gated:
+            return additions
+        try:
+            path = patiently(lambda: api.hf_hub_download(target.repo_id, CARD, repo_type=target.kind))
+        except EntryNotFoundError:
+            return additions
+    others = [one for one in additions if one is not card]
+    if target.kind == "model":
+        print(f"{CARD} of {target.repo_id} stays as it is, since the repository is gated")
+        return others
+    with card.as_file() as file:
+        mine = RepoCard(file.read().decode())
+    kept = {name: value for name, value in RepoCard.load(path).data.to_dict().items() if GATED.match(name)}
+    for name, value in kept.items():
+        mine.data[name] = value
+    return [*others, CommitOperationAdd(CARD, str(mine).encode())]
 
 
 def commit_all(

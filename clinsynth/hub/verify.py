@@ -34,7 +34,7 @@ def load_model(repo_id: str, commit: str) -> str:
     if config.get("custom_pipelines"):
         task = next(iter(config["custom_pipelines"]))
         return type(transformers.pipeline(task, repo_id, revision=commit, trust_remote_code=True)).__name__
-    model = transformers.AutoModelForCausalLM.from_pretrained(repo_id, revision=commit)
+    model = transformers.AutoModelForCausalLM.from_pretrained(repo_id, revision=commit, use_safetensors=True)
     transformers.AutoTokenizer.from_pretrained(repo_id, revision=commit)
     return type(model).__name__
 

@@ -25,11 +25,11 @@ import re
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from clinsynth.arguments import find_recipe, recipe_names
+from clinsynth.plain_yaml import cut, read_yaml
 
 NEGATIONS = {"no", "not", "never", "without", "any", "a", "an"}
 """Words that two questions may differ by and still be about the same thing; articles come and go with them."""
@@ -99,20 +99,6 @@ class Checklist(Part):
         return any(signature.version == self.version for signature in self.signed)
 
 
-class StrictLoader(yaml.SafeLoader):
-    """A safe loader that refuses a key given twice, of which YAML would silently keep the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Raises a `yaml.YAMLError` that names the doubled key and its line."""
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
-            if isinstance(key, str) and key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"{key!r} is given twice", key_node.start_mark)
-            seen.add(key if isinstance(key, str) else repr(key))
-        return super().construct_mapping(node, deep)
-
-
 def checklist_names() -> list[str]:
     """The checklists that come with clinsynth."""
     return recipe_names("checklists")
@@ -126,6 +112,8 @@ def load_checklist(path: str | Path) -> Checklist:
     """
     path = find_recipe("checklists", "--checklist", str(path))
     values = read_yaml(path)
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} holds no checklist; write name, version, conditions, … as the others have them")
     try:
         checklist = Checklist.model_validate(values)
     except ValidationError as error:
@@ -135,22 +123,10 @@ def load_checklist(path: str | Path) -> Checklist:
     return checklist
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """The keys and values of the file, unchecked."""
-    try:
-        # StrictLoader is a SafeLoader: it builds plain values only
-        values = yaml.load(path.read_text(encoding="utf-8"), Loader=StrictLoader)
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} cannot be read as YAML in UTF-8 ({error}); correct it there") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} holds no checklist; write name, version, conditions, … as the others have them")
-    return values
-
-
 def explain(values: dict[str, Any], error: ValidationError) -> str:
     """The first thing that is wrong, with its condition, item, key and a hint."""
     first = error.errors()[0]
-    place = [str(part) for part in first["loc"]]
+    place = [cut(part) for part in first["loc"]]
     if place[0] == "conditions" and len(place) > 1:
         where = [f"condition {place[1]!r}"]
         if len(place) > 2:
@@ -158,36 +134,37 @@ def explain(values: dict[str, Any], error: ValidationError) -> str:
         where += place[3:]
     else:
         where = place
-    hint = HINTS.get(first["type"]) or f"is {first.get('input')!r}: {first['msg']}; correct it"
+    hint = HINTS.get(first["type"]) or f"is {cut(repr(first.get('input')))}: {cut(first['msg'])}; correct it"
     return f"{', '.join(where)} {hint}"
 
 
 def name_item(items: Any, number: int) -> str:
     """An item's id where it has one, else its number from 1."""
     item = items[number]
-    return str(item["id"]) if isinstance(item, dict) and "id" in item else f"number {number + 1}"
+    return cut(item["id"]) if isinstance(item, dict) and "id" in item else f"number {number + 1}"
 
 
 def check_items(path: Path, condition: str, items: tuple[Item, ...]) -> None:
     """Raise a `ValueError` for no items, a doubled id, or two items that ask the same or contradict each other."""
-    where = f"{path}: condition {condition!r}"
+    where = f"{path}: condition {cut(condition)!r}"
     if not items:
         raise ValueError(f"{where} has no items; write at least one, or remove the condition")
     by_id: dict[str, Item] = {}
     by_matter: dict[str, Item] = {}
     for item in items:
         if item.id in by_id:
-            raise ValueError(f"{where}, item {item.id} is there twice; give one of them another id")
+            raise ValueError(f"{where}, item {cut(item.id)} is there twice; give one of them another id")
         if item.negation and (not item.statement or item.negation == item.statement):
             fault = "is its statement" if item.statement else "has no statement to negate"
-            raise ValueError(f"{where}, item {item.id}: its negation {fault}; write both, each of its own")
+            raise ValueError(f"{where}, item {cut(item.id)}: its negation {fault}; write both, each of its own")
         by_id[item.id] = item
         matter = " ".join(word for word in split_words(item.question) if word not in NEGATIONS)
         other = by_matter.setdefault(matter, item)
         if other is not item:
             same = split_words(other.question) == split_words(item.question)
             verb = "ask the same" if same else "contradict each other"
-            raise ValueError(f"{where}, items {other.id} and {item.id} {verb} ({item.question!r}); remove one of them")
+            pair = f"items {cut(other.id)} and {cut(item.id)} {verb} ({cut(item.question)!r})"
+            raise ValueError(f"{where}, {pair}; remove one of them")
 
 
 def split_words(question: str) -> list[str]:

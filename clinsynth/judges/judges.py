@@ -113,7 +113,7 @@ def load_clip(model: str) -> tuple[PreTrainedModel, BaseImageProcessor, PreTrain
 
     hint = "give the folder or Hub id of one with its preprocessor_config.json and tokenizer"
     with explained_where_unloadable("the judge's image-text model", model, hint):
-        network: Any = AutoModel.from_pretrained(model)
+        network: Any = AutoModel.from_pretrained(model, use_safetensors=True)
         processor, tokenizer = AutoImageProcessor.from_pretrained(model), AutoTokenizer.from_pretrained(model)
     if not hasattr(network, "get_text_features"):
         raise ValueError(

@@ -184,7 +184,7 @@ def load_vlm(model: str, checklist: dict[str, Any], trust_remote_code: bool) -> 
     with explained_where_unloadable("the judge", model, hint, "an image-text-to-text model"):
         processor: Any = AutoProcessor.from_pretrained(model, trust_remote_code=trust_remote_code)
         network: Any = AutoModelForImageTextToText.from_pretrained(
-            model, trust_remote_code=trust_remote_code, dtype="auto"
+            model, trust_remote_code=trust_remote_code, dtype="auto", use_safetensors=True
         )
     facts = {"model": model, "weights_sha256": hash_weights(network)}
     return VlmJudge(network.to(place).eval(), processor, checklist, facts)

@@ -196,7 +196,9 @@ def load_trained(kind: Any, flag: str, source: str, hint: str, device: str | tor
         ValueError: it cannot be loaded, or weights are missing.
     """
     with explained_where_unloadable(flag, source, hint):
-        model, loading = kind.from_pretrained(source, dtype=torch.float32, output_loading_info=True)
+        model, loading = kind.from_pretrained(
+            source, dtype=torch.float32, output_loading_info=True, use_safetensors=True
+        )
     if missing_weights(model, loading):
         raise ValueError(f"{flag} {source} has no trained classifier on its network; train it first")
     trained: PreTrainedModel = model.to(device).eval()
@@ -220,7 +222,12 @@ def load_to_train(
             model: PreTrainedModel = kind.from_config(AutoConfig.from_pretrained(source, **names))
             return model
         model, loading = kind.from_pretrained(
-            source, **names, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True
+            source,
+            **names,
+            dtype=torch.float32,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            use_safetensors=True,
         )
     body = f"{model.base_model_prefix}."
     if [name for name in missing_weights(model, loading) if name.startswith(body) and "pooler" not in name]:

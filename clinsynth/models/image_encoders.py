@@ -138,7 +138,7 @@ def load_transformers(name_or_path: str) -> FeatureExtractor:
     """A transformers vision model: its pooled output, or the mean of its last hidden state where it has none."""
     try:
         processor = AutoImageProcessor.from_pretrained(name_or_path, backend="pil")
-        model, loading = AutoModel.from_pretrained(name_or_path, output_loading_info=True)
+        model, loading = AutoModel.from_pretrained(name_or_path, output_loading_info=True, use_safetensors=True)
     except (OSError, ValueError) as error:
         raise ValueError(
             f"--extractor {name_or_path} cannot be loaded as a transformers vision model ({type(error).__name__}); "

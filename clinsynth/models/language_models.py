@@ -38,10 +38,11 @@ def load_causal_model(
     path = Path(name)
     gguf = path.suffix == ".gguf"
     source, options = (str(path.parent), {"gguf_file": path.name}) if gguf else (name, {})
+    weights = {} if gguf else {"use_safetensors": True}
     hint = "give a folder, a .gguf file, or a Hub id where the Hub can be reached (see HF_HUB_OFFLINE)"
     with explained_where_unloadable(flag, name, hint, "a causal language model"):
         tokenizer: Any = AutoTokenizer.from_pretrained(source, **options)
-        model: Any = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **options)
+        model: Any = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **options, **weights)
     if gguf:  # read weights are plain numbers; what says otherwise bars training and saving
         del model.config.quantization_config
         model.hf_quantizer, model.is_quantized = None, False

@@ -115,7 +115,7 @@ def load_text_encoder(name_or_path: str = MINILM) -> TextEncoder:
     source = default_source() if name_or_path == MINILM else name_or_path
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
-        model, loading = AutoModel.from_pretrained(source, output_loading_info=True)
+        model, loading = AutoModel.from_pretrained(source, output_loading_info=True, use_safetensors=True)
     except (OSError, ValueError) as error:
         raise ValueError(
             f"--encoder {name_or_path} cannot be loaded as a transformers encoder ({type(error).__name__}); give a "

@@ -58,7 +58,7 @@ class WriterArguments:
     """what runs the model here; vllm needs its extra: pip install clinsynth[vllm]"""
     endpoint: str | None = None
     """a server of the OpenAI chat protocol that runs the model instead, as http://127.0.0.1:8000/v1 (vLLM, TGI,
-    llama.cpp, an Inference Endpoint); its key is taken from the environment: HF_TOKEN for hosts of Hugging Face, else
+    llama.cpp, an Inference Endpoint); its key is taken from the environment: HF_TOKEN for huggingface.co alone, else
     OPENAI_API_KEY"""
     concurrency: int = 8
     """requests that wait at --endpoint at once, in each process"""
@@ -112,8 +112,8 @@ class WriterArguments:
                 )
 
 
-HUB_HOSTS = ("huggingface.co", "huggingface.cloud", "hf.space")
-"""Hosts of Hugging Face, Inference Endpoints among them; no other is given HF_TOKEN."""
+HUB_HOSTS = ("huggingface.co", "router.huggingface.co")
+"""The Hub's own addresses; no other is given HF_TOKEN: anybody may run a Space or an Inference Endpoint."""
 
 
 def split_address(url: str, flag: str = "--endpoint") -> SplitResult:
@@ -131,7 +131,7 @@ def split_address(url: str, flag: str = "--endpoint") -> SplitResult:
     if parts.username or parts.password or parts.query or parts.fragment:
         raise ValueError(
             f"{flag} must be an address without user, password, ? and #: it is written into the run's folder; put "
-            "a key into the environment variable OPENAI_API_KEY (HF_TOKEN for hosts of Hugging Face)"
+            "a key into the environment variable OPENAI_API_KEY (HF_TOKEN for huggingface.co)"
         )
     if parts.scheme not in ("http", "https") or not parts.hostname or not port_is_good or " " in url:
         raise ValueError(f"{flag} {url} is no http or https address; {hint}")
@@ -148,11 +148,9 @@ def is_loopback(url: str) -> bool:
 
 
 def key_variable(url: str) -> str:
-    """The environment variable whose key goes to `url`: HF_TOKEN to Hugging Face over https, else OPENAI_API_KEY."""
+    """The environment variable whose key goes to `url`: HF_TOKEN to the Hub itself over https, else OPENAI_API_KEY."""
     parts = split_address(url)
-    host = f".{parts.hostname}"
-    ours = parts.scheme == "https" and any(host.endswith(f".{name}") for name in HUB_HOSTS)
-    return "HF_TOKEN" if ours else "OPENAI_API_KEY"
+    return "HF_TOKEN" if parts.scheme == "https" and parts.hostname in HUB_HOSTS else "OPENAI_API_KEY"
 
 
 def read_key(url: str, flag: str = "--endpoint") -> str | None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 from clinsynth.data.arguments import ImageDataArguments, IntensityArguments, TextDataArguments, WayInArguments
 from clinsynth.judges.judges import check_judge
+from clinsynth.plain_yaml import cut
 
 
 @dataclass
@@ -171,6 +173,7 @@ TEXTS = Kind(
     classify=("train", "text-classifier"),
     shared=("model", "task", "codes"),
 )
+NAME = re.compile(r"[A-Za-z0-9_]{1,40}")
 GENERATOR_KEYS = {"trainer", "of", "train", "generate"}
 
 
@@ -227,6 +230,10 @@ class StudyArguments(ImageDataArguments):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check_kind()
+        for kind in ("generators", "judges", "classifiers"):
+            for name in getattr(self, kind):
+                if not NAME.fullmatch(name):  # each becomes part of a folder's name
+                    raise ValueError(f"{kind}: the name {cut(name)!r} must be at most 40 letters, digits and _ alone")
         for name, recipe in self.generators.items():
             unknown = sorted(set(recipe) - GENERATOR_KEYS)
             if unknown:
@@ -240,8 +247,6 @@ class StudyArguments(ImageDataArguments):
                 )
             if recipe.get("train") and trainers[recipe["trainer"]] is None:
                 raise ValueError(f"generators: {name}: trainer {recipe['trainer']} trains nothing; leave train out")
-            if not name.replace("_", "").isalnum():
-                raise ValueError(f"generators: the name {name!r} must be letters, digits and _ alone")
             self.check_base(name, recipe)
         for name, flags in self.classifiers.items():
             unknown = sorted(set(flags.get("generators", ())) - set(self.generators))

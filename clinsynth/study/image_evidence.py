@@ -42,8 +42,10 @@ if TYPE_CHECKING:
     from clinsynth.study.arguments import EvaluateImagesArguments
 
 
-def gather_evidence(args: EvaluateImagesArguments) -> tuple[dict[str, Any], ImageArrays, ImageArrays]:
-    """All parts of the evidence as JSON-able records, the real train split and the synthetic set.
+def gather_evidence(
+    args: EvaluateImagesArguments,
+) -> tuple[dict[str, Any], dict[str, ImageArrays], ImageArrays]:
+    """All parts of the evidence as JSON-able records, the real splits and the synthetic set.
 
     Raises:
         ValueError: either side is missing, unfinished, unreadable or does not fit the other.
@@ -71,7 +73,8 @@ def gather_evidence(args: EvaluateImagesArguments) -> tuple[dict[str, Any], Imag
         MeasurementSettings(extractor.name, args.bootstrap, args.seed),
     )
     measurements = measure_all(features, pictures, names, settings, finished)
-    key = f"privacy, {hash_inputs(pictures, settings, names)}"
+    pictures["validation"] = Features(sets["validation"].images, sets["validation"].labels)
+    key = f"privacy and exact copies, {hash_inputs(pictures, settings, names)}"
     privacy = finished.get(key, lambda: image_privacy(synthetic, real, features, settings))
     evidence = {
         "data": describe_data(args, sets),
@@ -84,7 +87,7 @@ def gather_evidence(args: EvaluateImagesArguments) -> tuple[dict[str, Any], Imag
         "alignment": gather_alignment(args, judge, extractor, sets, features, generation),
         "environment": describe_environment(),
     }
-    return evidence, real["train"], synthetic
+    return evidence, real, synthetic
 
 
 def load_real_images(args: EvaluateImagesArguments, like: ImageArrays) -> dict[str, ImageArrays]:

@@ -18,8 +18,9 @@ import numpy as np
 from clinsynth.data.texts import TextSet, as_objects
 from clinsynth.metrics.comparisons import Sides, comparisons
 from clinsynth.metrics.distances import measure_embeddings
-from clinsynth.metrics.findings import read_texts
+from clinsynth.metrics.findings import COPIES, add_finding, read_texts
 from clinsynth.metrics.privacy.closest_records import MemorisationRecord
+from clinsynth.metrics.privacy.exact import count_exact, text_digests, where_found
 from clinsynth.metrics.records import MIN_ROWS, Features, Measurement, MeasurementSettings
 from clinsynth.metrics.texts import fidelity, privacy
 from clinsynth.metrics.texts.diversity import measure_repetition, measure_streams
@@ -57,7 +58,7 @@ def text_evidence(
     Args:
         synthetic: the set in question, labels numbered as in `label_names`; with the ids of the prompts' examples
             these are compared too.
-        real: splits "train" (the generator has seen it) and "test" (it has not).
+        real: splits "train" (the generator has seen it), "test" (it has not) and, for exact copies, "validation".
         encoder: of the embeddings.
         output_dir: keeps measurements.json, and the embeddings where there is no `cache_dir`.
         replicates: of the bootstraps; 0 gives no intervals.
@@ -66,8 +67,9 @@ def text_evidence(
 
     Returns:
         "data" (counts), "encoder", "language_model" (or None), "fidelity", "diversity" and "privacy" (`Measurement`s
-        beside "test", "train" or "prompt"), "memorisation" (`MemorisationRecord`s), "closest" and "distributions"
-        (`closest_pairs`), "findings" (`read_texts`), "environment". None of it holds a text.
+        beside "test", "train" or "prompt"), "exact" (exact copies by split), "memorisation" (`MemorisationRecord`s),
+        "closest" and "distributions" (`closest_pairs`), "findings" (`read_texts`), "environment". None of it holds a
+        text.
 
     Raises:
         ValueError: a set has fewer than ten texts, a text without words, or an example that is no train text.
@@ -95,14 +97,20 @@ def text_evidence(
     measured = [record for name in ("fidelity", "diversity", "privacy") for record in records[name]]
     data = describe_sets(sets, label_names, encoder)
     rows = {name: side.rows for name, side in views.embeddings.items()}
+    exact = count_exact(text_digests(synthetic.texts), {name: text_digests(side.texts) for name, side in real.items()})
+    findings = read_texts(measured, records["memorisation"], data["counts"])
+    if exact["count"]:
+        found = f"{exact['count']} of {exact['n_synthetic']} are real texts ({where_found(exact)}), word for word."
+        add_finding(findings[COPIES], [found])
     return {
         "data": data,
         "encoder": describe_model(encoder),
         "language_model": None if language_model is None else describe_model(language_model),
         **records,
+        "exact": exact,
         "closest": privacy.closest_pairs(synthetic, sets["train"], rows["synthetic"], rows["train"]),
         "distributions": privacy.describe_distributions(sets, rows),
-        "findings": read_texts(measured, records["memorisation"], data["counts"]),
+        "findings": findings,
         "environment": describe_environment(),
     }
 

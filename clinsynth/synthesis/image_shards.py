@@ -2,7 +2,7 @@
 
 data/train-00000-of-00003.parquet   rows of image, label, seed; made from real images: source_id, …; and of what each
                                     row says of where it is from, as does a text chunk of its image's PNG file
-contact_sheets/<label>.png          the first images of a class
+contact_sheets/000.png              the first images of a class, by its number
 generation.json, README.md          as of every synthetic set
 """
 
@@ -115,8 +115,7 @@ class ImageShards(ShardPlan):
         folder.mkdir(exist_ok=True)
         for label, images in first.items():
             if images:
-                name = self.id2label[label].replace("/", "_")
-                atomic_write(folder / f"{name}.png", to_png(contact_sheet(np.stack(images), SHEET_COLUMNS)))
+                atomic_write(folder / f"{label:03d}.png", to_png(contact_sheet(np.stack(images), SHEET_COLUMNS)))
 
 
 def write_image_shards(

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import yaml
 from tqdm.auto import tqdm
 
 from clinsynth.data.arguments import ImageDataArguments
@@ -25,6 +24,7 @@ from clinsynth.images import to_picture
 from clinsynth.judges.checklists import sample_id
 from clinsynth.models.generators import Generator, Sample
 from clinsynth.models.image_encoders import hash_arrays
+from clinsynth.plain_yaml import read_yaml
 from clinsynth.run_folder import atomic_write, read_json
 from clinsynth.seeds import derive_seed
 from clinsynth.synthesis.arguments import SourceArguments, parse_strength
@@ -186,9 +186,9 @@ def serves(
 def read_compatible(path: str, train: ImageArrays, targets: list[str]) -> dict[str, dict[str, list[str]]]:
     """Class to column to the values that its sources may have; an unknown value agrees with nothing."""
     try:
-        table = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"--compatible {path} cannot be read as YAML in UTF-8 ({error}); correct it there") from error
+        table = read_yaml(Path(path))
+    except ValueError as error:
+        raise ValueError(f"--compatible {error}") from error
     if not isinstance(table, dict) or not table.get("agree") or set(table) - {"agree", "classes"}:
         raise ValueError(
             f"--compatible {path} must hold `agree: [column, …]` and, if need be, `classes:`; write these"

@@ -27,6 +27,8 @@ from clinsynth.metrics.privacy.copies import (
     fit_threshold,
     pixel_digests,
 )
+from clinsynth.metrics.privacy.exact import SPLITS, picture_digests, where_found
+from clinsynth.metrics.privacy.exact import count_exact as count_exact_anywhere
 from clinsynth.metrics.records import OVERALL, Features, MeasurementSettings
 from clinsynth.metrics.registry import COPIES, MEMORISED, NO_SIGN, UNCLEAR
 
@@ -76,14 +78,16 @@ def image_privacy(
 
     Args:
         synthetic: the set in question, labels numbered as in `real`.
-        real: splits "train" and "test" (held out: the generator has not seen it), at the size of `synthetic`.
+        real: splits "train", "test" (held out: the generator has not seen it) and, for exact copies, "validation", at
+            the size of `synthetic`.
         features: of "train", "test" and "synthetic" by the extractor that `settings` name.
         pairs: closest pairs to list.
 
     Returns:
-        "verdict" and "text", in words; "copies", one `CopyRecord` a detector; "records", `MemorisationRecord`s of the
-        DCR share and of the NNDR, overall and a class, for the thumbnails and for the extractor; "pairs", the closest
-        pairs; "n" of each split; "duplicates", the test rows left out of the thresholds.
+        "verdict" and "text", in words; "exact", exact copies by split; "copies", one `CopyRecord` a detector;
+        "records", `MemorisationRecord`s of the DCR share and of the NNDR, overall and a class, for the thumbnails and
+        for the extractor; "pairs", the closest pairs; "n" of each split; "duplicates", the test rows left out of the
+        thresholds.
 
     Raises:
         ValueError: fewer than three train images.
@@ -109,8 +113,13 @@ def image_privacy(
         copies.append(count_near(one.name, *scores, one.threshold, len(train.images)))
         sides = one.features["synthetic"], one.features["train"], one.features["test"]
         records += measure_memorisation(sides, closest, synthetic.label_names, replace(settings, extractor=one.name))
+    exact_anywhere = count_exact_anywhere(
+        picture_digests(synthetic.images),
+        {name: picture_digests(real[name].images) for name in SPLITS if name in real},
+    )
     return {
-        **privacy_verdict(copies, records),
+        **privacy_verdict(copies, records, exact_anywhere),
+        "exact": exact_anywhere,
         "copies": [record.to_dict() for record in copies],
         "records": [record.to_dict() for record in records],
         "pairs": closest_images(detectors, exact, pairs),
@@ -162,11 +171,23 @@ def describe_pair(row: int, detectors: list[Detector], deciding: int, exact: int
     }
 
 
-def privacy_verdict(copies: list[CopyRecord], records: list[MemorisationRecord]) -> dict[str, str]:
+def privacy_verdict(
+    copies: list[CopyRecord], records: list[MemorisationRecord], exact: dict[str, Any] | None = None
+) -> dict[str, str]:
     """The gravest finding as "verdict", and every finding with its numbers as "text"."""
-    findings = [*findings_on_copies(copies), *findings_on_shares(records)]
+    findings = [*findings_on_exact(exact), *findings_on_copies(copies), *findings_on_shares(records)]
     verdict = max((verdict for verdict, _ in findings), key=GRAVITY.index, default=NO_SIGN)
     return {"verdict": verdict, "text": " ".join(text for _, text in findings)}
+
+
+def findings_on_exact(exact: dict[str, Any] | None) -> Iterator[tuple[str, str]]:
+    """A verdict and a sentence where an image is one of whichever real split."""
+    if exact and exact["count"]:
+        yield (
+            COPIES,
+            f"{exact['count']} of {exact['n_synthetic']} are real pictures ({where_found(exact)}), as they are, or "
+            "turned, mirrored or inverted.",
+        )
 
 
 def findings_on_copies(copies: list[CopyRecord]) -> Iterator[tuple[str, str]]:

@@ -7,6 +7,7 @@ number of pairs of texts.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -138,9 +139,24 @@ def lay_out(texts: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
 WORD = re.compile(r"\w+(?:['’-]\w+)*")
 
 
+CYRILLIC = dict(zip("аеорсухіјѕԁһԛԝвкмнтӏ", "aeopcyxijsdhqwbkmhtl", strict=True))
+GREEK = dict(zip("αεορνικτυχγ", "aeopviktuxy", strict=True))
+LOOK_ALIKE = str.maketrans(CYRILLIC | GREEK | dict.fromkeys("’‘ʼ", "'") | dict.fromkeys("‐‑", "-") | {"ı": "i"})
+"""Letters that stand for Latin ones, and signs that stand for apostrophe and hyphen."""
+ACCENT = re.compile("[\u0300-\u036f]")
+
+
+def normalised(text: str) -> str:
+    """A text in lower case and compatible signs, without accents, invisible signs and look-alike letters."""
+    if text.isascii():
+        return text.casefold()
+    apart = ACCENT.sub("", unicodedata.normalize("NFKD", text).casefold())
+    return "".join(sign for sign in apart if unicodedata.category(sign) != "Cf").translate(LOOK_ALIKE)
+
+
 def words_of(text: str) -> list[str]:
-    """The words of a text in their order, in lower case, with straight apostrophes."""
-    return WORD.findall(text.casefold().replace("’", "'"))
+    """The words of a text in their order, as `normalised` spells them."""
+    return WORD.findall(normalised(text))
 
 
 def word_rows(texts: Iterable[str]) -> np.ndarray:

@@ -16,11 +16,11 @@ import gradio as gr
 import limits
 import numpy as np
 import page
-import yaml
 from models import ImageModel, ModelList, device, load_image_generator, on_gpu
 
 from clinsynth.images import to_picture, to_png
 from clinsynth.models import generators
+from clinsynth.plain_yaml import read_yaml
 from clinsynth.synthesis.provenance import mark_image
 
 EVERY_CLASS = "every class"
@@ -303,7 +303,7 @@ def find_training_images(source: str) -> TrainingImages | None:
     config = Path(source) / "config.yaml"
     if not config.is_file():
         return None
-    values: dict[str, Any] = yaml.safe_load(config.read_text(encoding="utf-8")) or {}
+    values: dict[str, Any] = read_yaml(config) or {}
     known = [field.name for field in dataclasses.fields(ImageDataArguments) if field.name in values]
     try:
         data = load_image_arrays(ImageDataArguments(**{name: values[name] for name in known}), values.get("seed", 0))

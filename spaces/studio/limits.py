@@ -30,6 +30,9 @@ MOST_ROWS = 2000
 MOST_BYTES = 200 << 20
 MOST_PIXELS = 1024 * 1024
 """Of a set: its samples, its bytes when unpacked, the pixels of one image."""
+MOST_MEMORY = 768 << 20
+PARQUET_SECONDS = 60
+"""Of the process that reads a Parquet file."""
 
 EVIDENCE_SECONDS = 900
 MOST_CHARACTERS = 20_000

@@ -16,8 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-import yaml
-
+from clinsynth.plain_yaml import parse_yaml
 from clinsynth.run_folder import read_metrics
 
 HERE = Path(__file__).parent
@@ -148,7 +147,7 @@ def read_header() -> list[str]:
     """The `models` that the header of README.md names, which `clinsynth push space --models` writes."""
     path = HERE / "README.md"
     parts = path.read_text(encoding="utf-8").split("---\n") if path.exists() else []
-    return list((yaml.safe_load(parts[1]) or {}).get("models") or []) if len(parts) > 2 else []
+    return list((parse_yaml(parts[1]) or {}).get("models") or []) if len(parts) > 2 else []
 
 
 def shown_name(source: str) -> str:

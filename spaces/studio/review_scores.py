@@ -25,6 +25,7 @@ from clinsynth.run_folder import atomic_write
 
 RATER = re.compile(r"[^\W_][\w .@-]{0,39}")
 SESSION = re.compile(r"[0-9a-f]{16}")
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
 EXPORT_COLUMNS = {
     "sample_id": "string",
     "condition": "string",
@@ -177,8 +178,13 @@ def export_scores(folder: Path, session_id: str, target: Path) -> tuple[Path, Pa
     dataset = Dataset.from_list(export_rows(folder, session_id), features=features)
     parquet, csv = target / "scores.parquet", target / "scores.csv"
     dataset.to_parquet(parquet)
-    dataset.to_csv(csv)
+    dataset.map(without_formulas).to_csv(csv)
     return parquet, csv
+
+
+def without_formulas(row: dict[str, Any]) -> dict[str, Any]:
+    """The row with texts that a spreadsheet would compute set in quotes by an apostrophe."""
+    return {name: f"'{x}" if isinstance(x, str) and x.startswith(FORMULA) else x for name, x in row.items()}
 
 
 def agreement_table(session: dict[str, Any], scores: Scores) -> list[dict[str, Any]]:

@@ -11,6 +11,9 @@ import functools
 import io
 import json
 import os
+import subprocess
+import sys
+import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -20,7 +23,6 @@ from typing import Any
 
 import limits
 import pyarrow as pa
-import pyarrow.parquet as pq
 from PIL import Image
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
@@ -206,47 +208,28 @@ def read_folder(path: Path, called: str) -> LabelledSet:
 
 
 def read_parquet(paths: list[Path], called: str) -> LabelledSet:
-    """Columns image (images inside the file; no path is followed) or text, and label."""
-    try:
-        tables = [pq.ParquetFile(path) for path in paths]
-        rows = sum(table.metadata.num_rows for table in tables)
-        sizes = [table.metadata.row_group(i).total_byte_size for table in tables for i in range(table.num_row_groups)]
-        check_bounds(called, rows, sum(sizes))
-        names = tables[0].schema_arrow.names
-        column = next((name for name in ("image", "text") if name in names), None)
-        if column is None or "label" not in names:
-            raise ValueError(f"needs columns image or text, and label; it has {', '.join(names)}")
-        table = pa.concat_tables([table.read([column, "label"]) for table in tables])
-        contents = parquet_cells(table, column)
-        labels = class_names(table)
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise ValueError(f"{called} cannot be taken as Parquet: {error}; write it again") from error
-    if column == "image":
+    """Columns image (images inside the file; no path is followed) or text, and label; by `parquet_rows.py`."""
+    command = [sys.executable, str(Path(__file__).with_name("parquet_rows.py")), *map(str, paths)]
+    environment = os.environ | {"ARROW_DEFAULT_MEMORY_POOL": "system", "OMP_NUM_THREADS": "1"}
+    with tempfile.TemporaryFile() as file:
+        try:
+            done = subprocess.run(
+                command, stdout=file, stderr=subprocess.PIPE, env=environment, timeout=4 * limits.PARQUET_SECONDS
+            )
+        except subprocess.TimeoutExpired as error:
+            raise ValueError(f"{called} cannot be taken as Parquet: it takes too long; write it again") from error
+        if done.returncode:
+            lines = done.stderr.decode(errors="replace").splitlines() if done.returncode == 2 else []
+            why = lines[-1] if lines else "takes too much memory or time when unpacked"
+            raise ValueError(f"{called} cannot be taken as Parquet: {why}; write it again")
+        file.seek(0)
+        table = pa.ipc.open_stream(file).read_all()
+    contents, labels = table["content"].to_pylist(), table["label"].to_pylist()
+    check_bounds(called, len(contents), 0)
+    if table.schema.metadata[b"column"] == b"image":
         for number, content in enumerate(contents, start=1):
             check_image(content, f"{called}: the image of row {number}")
     return LabelledSet(called, contents, labels)
-
-
-def parquet_cells(table: pa.Table, column: str) -> list[Any]:
-    values = table[column].to_pylist()
-    if column == "image":
-        values = [value.get("bytes") if isinstance(value, dict) else value for value in values]
-    wanted = bytes if column == "image" else str
-    for number, value in enumerate(values, start=1):
-        if not isinstance(value, wanted) or not value:
-            raise ValueError(f"row {number} has no {column} inside the file")
-    return values
-
-
-def class_names(table: pa.Table) -> list[str]:
-    """The label of each row as text; numbers by the names that `datasets` keeps in the schema, where it does."""
-    from datasets import ClassLabel, Features
-
-    feature = Features.from_arrow_schema(table.schema).get("label")
-    values = table["label"].to_pylist()
-    if None in values:
-        raise ValueError(f"row {values.index(None) + 1} has no label")
-    return [feature.int2str(value) if isinstance(feature, ClassLabel) else str(value) for value in values]
 
 
 def read_text_file(path: Path, called: str) -> LabelledSet:

@@ -1,0 +1,141 @@
+"""Processes and run folders: one at a time writes into a folder, and none outlives the one that started it."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import platform
+import re
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+LOCK = ".lock"
+LEFT = re.compile(r"\..+\.(\d+)\.tmp|\.writable\.(\d+)")
+"""What a killed process leaves that was writing a file aside, or trying a folder; with its number."""
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+TERMINATED = 128 + signal.SIGTERM
+
+held: dict[Path, IO[str]] = {}
+"""Lock files of this process, open as long as it holds them."""
+
+
+def lock_folder(folder: Path, flag: str) -> None:
+    """Make sure that no other process writes into a run folder while this one lives, and sweep what dead ones left.
+
+    The lock is the kernel's, which lets it go when its process dies. Of several processes of one run the first has it.
+
+    Raises:
+        ValueError: another process has it; says which, on what host, and since when.
+    """
+    folder = folder.resolve()
+    if os.environ.get("RANK", "0") != "0" or (folder in held and is_same_file(held[folder], folder / LOCK)):
+        return
+    file = open(folder / LOCK, "a+", encoding="utf-8")
+    if not try_lock(file):
+        file.seek(0)
+        raise ValueError(f"--{flag} {folder} {describe_holder(file.read())}; wait for its end, or name another folder")
+    if not is_same_file(file, folder / LOCK):  # its holder has ended, and taken the file away, meanwhile
+        file.close()
+        lock_folder(folder, flag)
+        return
+    file.truncate(0)
+    now = time.strftime("%Y-%m-%d %H:%M:%S %z")
+    json.dump({"host": platform.node(), "pid": os.getpid(), "since": now}, file)
+    file.flush()
+    held[folder] = file
+    sweep(folder)
+
+
+def try_lock(file: IO[str]) -> bool:
+    """Whether this process has the lock of an open file now; True, and a line, where there are no locks."""
+    try:
+        import fcntl
+
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    except (ImportError, OSError) as error:
+        print(f"{file.name} cannot be locked ({error}): see to it yourself that no two processes write there")
+    return True
+
+
+def is_same_file(file: IO[str], path: Path) -> bool:
+    """Whether an open file still is the one at `path`."""
+    return path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat())
+
+
+def describe_holder(content: str) -> str:
+    """As "is in use by process 12 on node3, since 2026-12-01 09:00:00 +0000"."""
+    try:
+        holder: dict[str, Any] = json.loads(content)
+        return f"is in use by process {holder['pid']} on {holder['host']}, since {holder['since']}"
+    except (ValueError, KeyError, TypeError):
+        return "is in use by another process"
+
+
+def release_locks() -> None:
+    """Let go of all that this process holds."""
+    while held:
+        folder, file = held.popitem()
+        if is_same_file(file, folder / LOCK):
+            (folder / LOCK).unlink()
+        file.close()
+
+
+def sweep(folder: Path) -> None:
+    """Delete what dead processes of this machine were writing in a run folder, or in a folder of it."""
+    for path in [*folder.glob(".*"), *folder.glob("*/.*")]:
+        found = LEFT.fullmatch(path.name)
+        if found and not is_alive(int(found.group(1) or found.group(2))):
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def is_alive(process: int) -> bool:
+    """Whether there is a process of this number on this machine."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True
+
+
+def end_with_parent(by: signal.Signals = signal.SIGTERM) -> None:
+    """Have Linux end this process when the one that started it dies, be it by SIGKILL.
+
+    A step that outlives its study, or a worker its `torchrun`, would write into the folder of the next start.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, by)
+
+
+@contextmanager
+def ended_properly() -> Iterator[None]:
+    """Within the block SIGTERM, and Ctrl-C, end this process with a line of what to do; locks are let go after it."""
+
+    def end(number: int, frame: object) -> None:
+        raise SystemExit(TERMINATED)
+
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        end_with_parent(signal.SIGKILL)
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    except SystemExit as error:
+        if error.code == TERMINATED:
+            print("\nstopped by SIGTERM; start the same command again to go on", file=sys.stderr)
+        raise
+    except KeyboardInterrupt:
+        print("\nstopped; start the same command again to go on", file=sys.stderr)
+        sys.exit(130)
+    finally:
+        release_locks()
+        signal.signal(signal.SIGTERM, before)

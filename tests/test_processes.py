@@ -1,0 +1,91 @@
+"""Run folders: one process at a time, dead ones do not count, and what they left is swept; SIGTERM says what to do."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from helpers import REPOSITORY
+
+from clinsynth.processes import LOCK, held, release_locks
+from clinsynth.run_folder import create_run_folder
+
+HOLD = "import sys, time; from clinsynth.run_folder import create_run_folder; create_run_folder(sys.argv[1]); "
+WAIT = "print('held', flush=True); time.sleep(600)"
+RUN = """
+import sys, time
+from dataclasses import dataclass
+from clinsynth.arguments import run
+from clinsynth.run_folder import create_run_folder
+@dataclass
+class Arguments:
+    output_dir: str = ""
+    \"\"\"the folder\"\"\"
+def main(args):
+    create_run_folder(args.output_dir)
+    print("held", flush=True)
+    time.sleep(600)
+run(Arguments, main)
+"""
+
+
+def start(folder: Path, code: str = HOLD + WAIT, *words: str, **environment: str) -> "subprocess.Popen[str]":
+    """A process that has the folder by now."""
+    command, pipes = [sys.executable, "-c", code, *(words or [str(folder)])], {"text": True, "cwd": REPOSITORY}
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(command, env=os.environ | environment, stdout=pipe, stderr=pipe, **pipes)
+    assert process.stdout is not None and process.stdout.readline() == "held\n"
+    return process
+
+
+def test_a_second_process_is_refused_until_the_first_is_dead(tmp_path: Path) -> None:
+    first = start(tmp_path / "run")
+    with pytest.raises(ValueError, match=rf"is in use by process {first.pid} on .+, since 20\d\d-"):
+        create_run_folder(tmp_path / "run")
+    create_run_folder(tmp_path / "run", "cache_dir")  # caches are shared
+    worker = start(tmp_path / "run", RANK="1")  # another process of the same run
+    for process in (first, worker):
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert json.loads((tmp_path / "run" / LOCK).read_text())["pid"] == first.pid
+    create_run_folder(tmp_path / "run")
+    create_run_folder(tmp_path / "run")  # it is this process's own by now
+    assert json.loads((tmp_path / "run" / LOCK).read_text())["pid"] == os.getpid()
+    release_locks()
+    assert not held and not (tmp_path / "run" / LOCK).exists()
+
+
+def test_what_dead_processes_left_is_swept(tmp_path: Path) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    (tmp_path / "data").mkdir()
+    left = [tmp_path / f".config.yaml.{ended.pid}.tmp", tmp_path / f".writable.{ended.pid}"]
+    left += [tmp_path / "data" / f".train.parquet.{ended.pid}.tmp"]
+    kept = [tmp_path / f".config.yaml.{os.getpid()}.tmp", tmp_path / ".notes.tmp", tmp_path / "data" / "12.tmp"]
+    for path in [*left, *kept]:
+        path.write_text("half")
+    create_run_folder(tmp_path)
+    assert not any(path.exists() for path in left) and all(path.exists() for path in kept)
+
+
+def test_sigterm_says_what_to_do_and_lets_go(tmp_path: Path) -> None:
+    process = start(tmp_path / "run", RUN, "--output_dir", str(tmp_path / "run"))
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate()
+    assert process.returncode == 143 and said.endswith("stopped by SIGTERM; start the same command again to go on\n")
+    assert not (tmp_path / "run" / LOCK).exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the signal at a parent's death is Linux's")
+def test_a_worker_ends_with_its_torchrun(tmp_path: Path) -> None:
+    launcher = (
+        "import subprocess, sys, time; worker = subprocess.Popen([sys.executable, '-c', *sys.argv[1:]]); worker.wait()"
+    )
+    words = [RUN, "--output_dir", str(tmp_path / "run")]
+    process = start(tmp_path / "run", launcher, *words, TORCHELASTIC_RUN_ID="none")
+    process.kill()
+    process.communicate()  # ends when the worker, which has the same output, has ended
+    create_run_folder(tmp_path / "run")
