@@ -67,7 +67,9 @@ def with_all_splits(
         labels = np.asarray(train["label"][:])
         whose = persons_of(train)
         persons = np.arange(len(train)) if whose is None else whose
-        groups = joined(persons, kept_together(train)) if kept_together else persons
+        groups = persons
+        if kept_together:  # the cut of rows without persons is that of earlier versions, whose sets name its rows
+            groups = kept_together(train) if whose is None else joined(persons, kept_together(train))
         rows = cut_rows(labels, groups, missing)
         if not all(rows.values()) and kept_together:
             logger.warning("so many %ss are equal or nearly so that no cut keeps these together", noun)
