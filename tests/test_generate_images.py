@@ -13,6 +13,7 @@ from helpers import REPOSITORY, clinsynth, kill_when, run_python, tiny_pipeline,
 from clinsynth.images import from_png
 from clinsynth.scripts.generate_images import GenerateImagesArguments, main
 from clinsynth.synthesis import shards as synthetic_shards
+from clinsynth.synthesis.image_shards import sheet_names
 
 SCHEDULE = {"prediction_type": "v_prediction", "timestep_spacing": "trailing"}
 
@@ -183,3 +184,10 @@ def test_an_unfinished_training_run_is_named(tmp_path: Path) -> None:
         main(arguments(tmp_path / "run", tmp_path / "out", per_class=1))
     with pytest.raises(ValueError, match="neither a folder nor a repository"):
         main(arguments(Path("nobody/nothing"), tmp_path / "out", per_class=1))
+
+
+def test_contact_sheets_of_long_and_alike_names() -> None:
+    names = sheet_names({0: "A/B", 1: "A_B", 2: "\u0648\u0631\u0645 " * 60})
+    assert len(set(names.values())) == 3 and all(
+        len(name.encode()) <= 210 and "/" not in name for name in names.values()
+    )

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from clinsynth.models.generators import Sample
     from clinsynth.synthesis.image_sources import ImageSources, Reject
 
+LONGEST_NAME = 200  # bytes of a file's name, without what is written beside it
 SHEET_COLUMNS, SHEET_ROWS = 8, 8
 NOT_FINITE = "not finite"
 
@@ -113,10 +114,21 @@ class ImageShards(ShardPlan):
                     first[row["label"]].append(from_png(row["image"]["bytes"]))
         folder = self.output_dir / "contact_sheets"
         folder.mkdir(exist_ok=True)
+        names = sheet_names({label: self.id2label[label] for label in sorted(first)})
         for label, images in first.items():
             if images:
-                name = self.id2label[label].replace("/", "_")
+                name = names[label]
                 atomic_write(folder / f"{name}.png", to_png(contact_sheet(np.stack(images), SHEET_COLUMNS)))
+
+
+def sheet_names(classes: dict[int, str]) -> dict[int, str]:
+    """What a class's contact sheet is called: its name without slashes, as long as a file's may be; with its number
+    where another one's would be called so."""
+    names: dict[int, str] = {}
+    for label, name in classes.items():
+        short = name.replace("/", "_").encode()[:LONGEST_NAME].decode(errors="ignore")
+        names[label] = f"{short}-{label}" if short in names.values() else short
+    return names
 
 
 def write_image_shards(
