@@ -159,6 +159,7 @@ def text_commands(folder: Path, table: Path) -> list[list[str]]:
     model, made = save_tiny_model(folder / "model"), folder / "texts"
     task = save_small_task(folder / "task.yaml")
     return [
+        flags("summarize", dataset=table, output_dir=folder / "summary-texts"),
         flags(
             "train text-lora",
             model=model,

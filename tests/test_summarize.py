@@ -2,18 +2,21 @@
 
 import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from datasets import ClassLabel, Dataset, Features, Value
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from datasets import Image as ImageFeature
 from PIL import Image, ImageEnhance
 
 from clinsynth.arguments import parse
+from clinsynth.data.arguments import TextDataArguments
 from clinsynth.data.duplicates import near_pairs
 from clinsynth.data.labels import age_band
 from clinsynth.data.phantom_fundus import draw_fundus
-from clinsynth.data.summary import summarize, to_table
+from clinsynth.data.summary import smallest_difference, summarize, to_table
+from clinsynth.data.texts import open_text_dataset
 from clinsynth.scripts.summarize import SummarizeArguments, main
 
 
@@ -104,6 +107,29 @@ def test_command_prints_and_writes(tmp_path, capsys):
     written = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert written["dataset"] == spec and sum(written["splits"]["train"]["classes"].values()) == 40
     assert written["splits"]["train"]["subgroups"]["haemorrhages"]["lowest"] == 0
+
+
+def test_a_set_of_texts_is_summarised_too(tmp_path, capsys):
+    rows = [
+        {"text": f"{('calm', 'sad')[n % 2]} post {n % 58}", "label": "ab"[n % 2], "user_id": n // 4, "note": "x"}
+        for n in range(60)
+    ]
+    (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    main(parse(SummarizeArguments, ["--dataset", str(tmp_path / "t.jsonl"), "--output_dir", str(tmp_path / "out")]))
+    found = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert sum(split["texts"] for split in found["splits"].values()) == 60
+    assert sum(found["persons"].values()) == 15 and found["columns left out"] == ["note"]
+    assert found["duplicates"]["exact"]["pairs"] == 2 and found["smallest difference"]["baseline"] > 0.9
+    printed = capsys.readouterr().out
+    assert "smallest class: " in printed and "persons: train" in printed and "pairs of the same words: 2" in printed
+
+
+def test_power_shrinks_with_the_test_split(tmp_path):
+    texts = TextDataArguments(dataset="phantom-posts")
+    loaded = open_text_dataset(texts)
+    part = replace(loaded, splits=DatasetDict({**loaded.splits, "test": loaded.splits["test"].select(range(44))}))
+    whole, quarter = (smallest_difference(one)["macro_f1"] for one in (loaded, part))
+    assert 0.1 < whole < quarter < 1
 
 
 def test_real_copies_are_found_among_real_pictures(shared_data):

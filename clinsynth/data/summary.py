@@ -1,4 +1,5 @@
-"""What is in a data set: counts a class, sizes and modes, subgroups, and duplicates within and across splits."""
+"""What is in a data set of images or texts: counts a class, sizes, subgroups, persons, duplicates within and across
+splits, what came in and what was left out, and the smallest difference that its test split can show."""
 
 from __future__ import annotations
 
@@ -9,9 +10,10 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
-from clinsynth.data.duplicates import NEAR_THRESHOLD, exact_pairs, fingerprint, near_pairs
+from clinsynth.data.duplicates import NEAR_THRESHOLD, exact_pairs, fingerprint, near_pairs, text_digest
 from clinsynth.data.images import count_modes, count_sizes, decode, open_images, survey, to_eight_bits
-from clinsynth.data.labels import AGE_BANDS, AGE_WORDS, age_band, age_of, words_of
+from clinsynth.data.labels import AGE_BANDS, AGE_WORDS, age_band, age_of, persons_of, words_of
+from clinsynth.data.splits import Loaded
 
 MAX_VALUES = 30  # a text column with more values than these is described by their number
 
@@ -26,19 +28,106 @@ def summarize(splits: Mapping[str, Dataset]) -> dict[str, Any]:
     return {"splits": described, "duplicates": find_duplicates(splits)}
 
 
-def describe_split(split: Dataset) -> dict[str, Any]:
+def summarize_loaded(loaded: Loaded) -> dict[str, Any]:
+    """`summarize`, and what is to be known before anything is trained: persons, columns, notes, power."""
+    whose = {name: persons_of(split) for name, split in loaded.splits.items()}
+    persons = {name: None if found is None else len(set(found.tolist())) for name, found in whose.items()}
+    smallest = min(
+        ((count, name) for name, count in describe_split(loaded.splits["train"], False)["classes"].items()),
+        default=None,
+    )
+    return {
+        **summarize(loaded.without_persons()),
+        "persons": persons,
+        "subgroups": loaded.subgroups,
+        "columns left out": loaded.left_out,
+        "notes": loaded.notes,
+        "smallest class": smallest and {"name": smallest[1], "train": smallest[0]},
+        "smallest difference": smallest_difference(loaded),
+    }
+
+
+def describe_split(split: Dataset, in_full: bool = True) -> dict[str, Any]:
+    """Rows, classes and subgroups of a split, and what its images or texts measure."""
     names = split.features["label"].names
     counts = np.bincount(split["label"][:], minlength=len(names)).tolist()
-    found = survey(split)
+    classes = {"classes": dict(zip(names, counts, strict=True))}
+    if not in_full:
+        return classes
+    others = [name for name in split.column_names if name not in ("id", "image", "text", "label")]
+    subgroups = {name: describe_column(name, split[name][:]) for name in others}
+    if "text" in split.column_names:
+        lengths = [len(text) for text in split["text"]]
+        return {
+            "texts": len(split),
+            **classes,
+            "characters": {"least": min(lengths), "median": int(np.median(lengths)), "most": max(lengths)},
+            "subgroups": subgroups,
+        }
+    found = survey(split, ANY_DEPTH)
     sizes = {f"{width}x{height}": count for (width, height), count in count_sizes(found).most_common()}
-    subgroups = {name: describe_column(name, split[name][:]) for name in split.column_names[2:]}
     return {
         "images": len(split),
-        "classes": dict(zip(names, counts, strict=True)),
+        **classes,
         "sizes": sizes,
         "modes": dict(count_modes(found).most_common()),
         "subgroups": subgroups,
     }
+
+
+ANY_DEPTH = ("full", 0.0, 0.0)
+RESAMPLES = 500
+MOST_TRAIN = 4000
+
+
+def smallest_difference(loaded: Loaded) -> dict[str, Any] | None:
+    """The smallest difference in macro-F1 between two classifiers that this test split can show: 2.8 standard errors
+    of a difference (5 % two-sided, 80 % power), each as uncertain as a quick baseline under a bootstrap of test rows,
+    or of persons. Arms that are paired on the same rows may show less.
+
+    The baseline is a logistic regression on thumbnails or words, trained on at most 4,000 train rows.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    train, test = loaded.splits["train"], loaded.splits["test"]
+    rows = np.random.default_rng(0).permutation(len(train))[:MOST_TRAIN]
+    labels, known = np.asarray(train["label"][:])[rows], np.asarray(test["label"][:])
+    if len(np.unique(labels)) < 2:
+        return None
+    seen, unseen = features_of_rows(train.select(rows.tolist()), test)
+    predicted = LogisticRegression(class_weight="balanced", max_iter=200).fit(seen, labels).predict(unseen)
+    whose = persons_of(test)
+    units = np.arange(len(test)) if whose is None else np.unique(whose, return_inverse=True)[1]
+    rng, scores = np.random.default_rng(0), []
+    for _ in range(RESAMPLES):
+        weights = np.bincount(rng.integers(units.max() + 1, size=units.max() + 1), minlength=units.max() + 1)[units]
+        scores.append(macro_f1(known, predicted, weights))
+    return {
+        "macro_f1": round(2.8 * float(np.sqrt(2) * np.std(scores)), 3),
+        "baseline": round(macro_f1(known, predicted, np.ones(len(known))), 3),
+        "test": len(test),
+    }
+
+
+def macro_f1(known: np.ndarray, predicted: np.ndarray, weights: np.ndarray) -> float:
+    """Mean F1 of the classes that have weight; all arrays (n,)."""
+    found = []
+    for label in np.unique(known[weights > 0]):
+        hits = weights[(known == label) & (predicted == label)].sum()
+        found.append(2 * hits / (weights[known == label].sum() + weights[predicted == label].sum()))
+    return float(np.mean(found))
+
+
+def features_of_rows(train: Dataset, test: Dataset) -> tuple[Any, Any]:
+    """Standardised thumbnails (n, 784), or weights of words, of both splits."""
+    if "text" in train.column_names:
+        from sklearn.feature_extraction.text import TfidfVectorizer
+
+        words = TfidfVectorizer(min_df=1, max_features=20_000).fit(train["text"])
+        return words.transform(train["text"]), words.transform(test["text"])
+    rows = [np.stack([thumbnail.ravel() for _, thumbnail in fingerprints(split)]) / 255 for split in (train, test)]
+    mean, spread = rows[0].mean(0), rows[0].std(0) + 1e-3
+    return tuple((found - mean) / spread for found in rows)  # type: ignore[return-value]
 
 
 def describe_column(name: str, values: list[Any]) -> dict[str, Any]:
@@ -61,6 +150,9 @@ def find_duplicates(splits: Mapping[str, Dataset]) -> dict[str, Any]:
     """Pairs of the same pixels (each later image with its first) and of near duplicates that are not the same."""
     places = [(name, row) for name, split in splits.items() for row in range(len(split))]
     labels = np.concatenate([split["label"][:] for split in splits.values()])
+    if "text" in next(iter(splits.values())).column_names:
+        texts = [text for split in splits.values() for text in split["text"]]
+        return {"exact": describe_pairs(exact_pairs(map(text_digest, texts)), places, labels)}
     parts = [part for split in splits.values() for part in fingerprints(split)]
     digests = [digest for digest, _ in parts]
     exact = exact_pairs(digests)
@@ -74,9 +166,9 @@ def find_duplicates(splits: Mapping[str, Dataset]) -> dict[str, Any]:
 
 def fingerprints(split: Dataset) -> Iterator[tuple[str, np.ndarray]]:
     """Digest and thumbnail of each image; one at a time."""
-    for name, image in open_images(split):
+    for name, image in open_images(split, ANY_DEPTH):
         decode(name, image)
-        yield fingerprint(image, to_eight_bits(name, image, None))
+        yield fingerprint(image, to_eight_bits(name, image, ANY_DEPTH))
 
 
 def describe_pairs(
@@ -96,13 +188,36 @@ def to_table(summary: Mapping[str, Any]) -> str:
     splits = summary["splits"]
     columns = {name: split["classes"] for name, split in splits.items()}
     lines = count_lines("class", columns, total=True)
-    for title, key in (("size", "sizes"), ("mode", "modes")):
-        lines += ["", *count_lines(title, {name: split[key] for name, split in splits.items()})]
+    for title, key in (("size", "sizes"), ("mode", "modes"), ("characters", "characters")):
+        if key in next(iter(splits.values())):
+            lines += ["", *count_lines(title, {name: split[key] for name, split in splits.items()})]
     for column in next(iter(splits.values()))["subgroups"]:
         lines += ["", *count_lines(column, {name: split["subgroups"][column] for name, split in splits.items()})]
-    for kind in ("exact", "near"):
-        lines += ["", duplicate_line(kind, summary["duplicates"][kind])]
-    return "\n".join(lines)
+    for kind, found in summary["duplicates"].items():
+        lines += ["", duplicate_line(kind, found, "texts" in next(iter(splits.values())))]
+    return "\n".join([*lines, *way_in_lines(summary)])
+
+
+def way_in_lines(summary: Mapping[str, Any]) -> list[str]:
+    """What came in, what was left out and what is to be known, a line each."""
+    if "persons" not in summary:
+        return []
+    persons = {name: count for name, count in summary["persons"].items() if count is not None}
+    people = ", ".join(f"{name} {count}" for name, count in persons.items())
+    smallest, power = summary["smallest class"], summary["smallest difference"]
+    lines = [
+        "",
+        f"persons: {people or 'not known, each row counts as one (--group_column names the column that tells)'}",
+        f"subgroups: {', '.join(summary['subgroups']) or 'none'}",
+        f"columns left out: {', '.join(summary['columns left out']) or 'none'}",
+        f"smallest class: {smallest['name']}, {smallest['train']} in train",
+    ]
+    if power:
+        lines.append(
+            f"smallest difference in macro-F1 that {power['test']} test rows can show: {power['macro_f1']:.3f} (a "
+            f"quick baseline reads {power['baseline']:.3f})"
+        )
+    return [*lines, *(f"note: {note}" for note in summary["notes"])]
 
 
 def count_lines(title: str, columns: Mapping[str, Mapping[str, Any]], total: bool = False) -> list[str]:
@@ -116,8 +231,10 @@ def count_lines(title: str, columns: Mapping[str, Mapping[str, Any]], total: boo
     return lines
 
 
-def duplicate_line(kind: str, found: Mapping[str, Any]) -> str:
-    what = "pairs of the same pixels" if kind == "exact" else f"near duplicates (likeness >= {found['threshold']})"
+def duplicate_line(kind: str, found: Mapping[str, Any], of_texts: bool = False) -> str:
+    """How many pairs there are, and where."""
+    exact = "pairs of the same words" if of_texts else "pairs of the same pixels"
+    what = exact if kind == "exact" else f"near duplicates (likeness >= {found['threshold']})"
     where = "; ".join(f"{splits}: {count}" for splits, count in found["by splits"].items())
     different = f"; of different labels: {found['of different labels']}" if found["pairs"] else ""
     return f"{what}: {found['pairs']}" + (f" ({where}{different})" if found["pairs"] else "")

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import pyarrow.parquet as pq
 from datasets import Dataset, DatasetDict, Value
 
 from clinsynth.data import phantom_posts
@@ -39,7 +40,16 @@ from clinsynth.data.labels import (
 from clinsynth.data.persons import warn, with_persons
 from clinsynth.data.sources import read_folder, read_hub
 from clinsynth.data.splits import Loaded, choose_train, with_all_splits, without_small_classes
-from clinsynth.data.tables import TABLES, Rows, checked_columns, read_file, rows_by_split, settle, split_named
+from clinsynth.data.tables import (
+    TABLES,
+    Rows,
+    checked_columns,
+    read_file,
+    read_rows,
+    rows_by_split,
+    settle,
+    split_named,
+)
 
 logger = logging.getLogger("clinsynth")
 
@@ -90,6 +100,21 @@ def warn_of_shared_texts(splits: dict[str, Dataset], notes: list[str]) -> None:
                 notes,
                 f"{shared} of {len(splits[name])} {name} texts also stand in train: results on {name} flatter",
             )
+
+
+def holds_texts(spec: str) -> bool:
+    """Whether a data set is one of texts: by the columns of its first file, or the names of its files."""
+    path, name = Path(spec), spec.partition("?")[0]
+    if path.is_dir():
+        tables = [file for file in path.iterdir() if file.suffix.lower() in TABLES]
+        parquet = next(path.rglob("*.parquet"), None)
+        if parquet is not None:
+            return "image" not in pq.read_schema(parquet).names
+        known = {"counselchat_min.csv", *MTS_DIALOG.values()}
+        return any(split_named(file.stem) or file.name in known for file in tables)
+    if path.suffix.lower() in TABLES and path.is_file():
+        return "image" not in next(iter(read_rows(path)), {"image": ""})
+    return name == phantom_posts.NAME
 
 
 MTS_DIALOG = {
