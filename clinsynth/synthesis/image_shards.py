@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from clinsynth.models.generators import Sample
     from clinsynth.synthesis.image_sources import ImageSources, Reject
 
-LONGEST_NAME = 200  # bytes of a file's name, without what is written beside it
 SHEET_COLUMNS, SHEET_ROWS = 8, 8
 NOT_FINITE = "not finite"
 
