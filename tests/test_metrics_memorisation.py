@@ -126,7 +126,7 @@ def test_one_altered_copy_is_certain_by_itself_and_the_power_says_which_kinds_ar
     for kind in power:
         score, number = space.closest(KINDS[kind](train[17], held_out[3])[None])
         assert score[0] > threshold and number[0] == 17, kind
-    assert certain_threshold(np.zeros(19)) is None and find_power(space, None, train, held_out, 0) == []
+    assert certain_threshold(np.zeros(9)) is None and find_power(space, None, train, held_out, 0) == []
 
 
 def test_new_real_pictures_are_not_flagged(real: dict[str, ImageArrays]) -> None:

@@ -40,7 +40,7 @@ WARPS = [(0.9, 0), (0.95, 0), (1.05, 0), (1.1, 0), (1, -8), (1, -4), (1, 4), (1,
 FINE, COARSE, CONTRAST = 0.7, 3.0, 4.0
 SHRINKAGE = 0.5  # of the covariance, in mean eigenvalues
 RATE = 1e-4
-TAIL, FEWEST = 0.1, 20
+TAIL, FEWEST = 0.1, 10
 HIGHEST = 0.98
 PLANTS = 8
 
@@ -122,7 +122,7 @@ class ViewSpace:
 
 
 def certain_threshold(scores: np.ndarray) -> float | None:
-    """Above which one new real image in 10,000 comes; None below 20 scores of real images, (n,)."""
+    """Above which one new real image in 10,000 comes; None below 10 scores of real images, (n,)."""
     if len(scores) < FEWEST:
         return None
     ordered = np.sort(np.arctanh(np.minimum(scores, 0.9999)))
