@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.ndimage import gaussian_filter
 
 from clinsynth.data.arguments import ImageDataArguments
 from clinsynth.data.images import ImageArrays, load_image_arrays
@@ -15,6 +16,7 @@ from clinsynth.metrics.images.privacy import COPIES, image_privacy, privacy_verd
 from clinsynth.metrics.nearest import as_views, closest_rows
 from clinsynth.metrics.privacy.closest_records import measure_ratios, measure_shares
 from clinsynth.metrics.privacy.copies import SPACE, ThumbnailSpace, duplicated, fit_threshold
+from clinsynth.metrics.privacy.views import KINDS, ViewSpace, certain_threshold, find_power
 from clinsynth.metrics.records import Features, MeasurementSettings
 from clinsynth.metrics.registry import MEMORISED, NO_SIGN, UNCLEAR
 
@@ -107,6 +109,26 @@ def test_mirrored_and_moved_copies_are_found(real: dict[str, ImageArrays]) -> No
         assert copies(found, SPACE)["count"] >= least and found["verdict"] == COPIES
 
 
+def textures(count: int, seed: int) -> np.ndarray:
+    """Different pictures, uint8 (count, 3, 28, 28)."""
+    drawn = np.random.default_rng(seed).normal(size=(count, 3, 28, 28))
+    smooth = sum(gaussian_filter(drawn, (0, 0, spread, spread)) * spread for spread in (1, 2.5))
+    return np.clip(128 + 90 * smooth / smooth.std(), 0, 255).astype(np.uint8)
+
+
+def test_one_altered_copy_is_certain_by_itself_and_the_power_says_which_kinds_are_found() -> None:
+    train, held_out, fresh = textures(60, 1), textures(40, 2), textures(40, 3)
+    space = ViewSpace.of(train)
+    threshold = certain_threshold(space.closest(held_out)[0])
+    assert threshold is not None and not (space.closest(fresh)[0] > threshold).any()
+    power = {one["kind"]: one["found"] for one in find_power(space, threshold, train, held_out, 0)}
+    assert power.pop("a patch of half the side") < 8 and set(power.values()) == {8}
+    for kind in power:
+        score, number = space.closest(KINDS[kind](train[17], held_out[3])[None])
+        assert score[0] > threshold and number[0] == 17, kind
+    assert certain_threshold(np.zeros(9)) is None and find_power(space, None, train, held_out, 0) == []
+
+
 def test_new_real_pictures_are_not_flagged(real: dict[str, ImageArrays]) -> None:
     found = evidence_on(real["fresh"], real)
     assert found["verdict"] == NO_SIGN
@@ -122,7 +144,7 @@ def test_new_real_pictures_are_not_flagged(real: dict[str, ImageArrays]) -> None
 def test_the_held_out_pictures_themselves_are_copies_of_no_train_picture(real: dict[str, ImageArrays]) -> None:
     found = evidence_on(real["test"], real)
     assert found["verdict"] == COPIES and "120 of 120 are real pictures (test 120)" in found["text"]
-    assert [record["count"] for record in found["copies"]] == [0, 0, 0]
+    assert [record["count"] for record in found["copies"]] == [0, 0, 0, 0]
     assert overall(found, "dcr_share")["value"] < 0.2  # not 0: where train has fewer rows, test is subsampled too
 
 

@@ -159,7 +159,7 @@ def test_a_task_of_ones_own(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="label 'c' is unknown to task small; its labels are a, b"):
         render_messages(load_task(str(path)), label="c", k_shot=[], seed=0)
     path.write_text("!!python/object/apply:os.system ['true']")
-    with pytest.raises(ValueError, match="is not YAML"):
+    with pytest.raises(ValueError, match="cannot be read as YAML"):
         load_task(str(path))
 
 

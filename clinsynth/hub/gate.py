@@ -102,13 +102,22 @@ def refuse(readings: list[Reading], folder: str) -> str:
 
 def read_pictures(evidence: dict[str, Any], limits: Thresholds) -> Iterator[Reading]:
     """Copies by each detector, and the DCR share by each extractor."""
-    from clinsynth.metrics.privacy.copies import EXACT
+    from clinsynth.metrics.privacy.copies import CERTAIN, NEAR
 
-    near = [record for record in evidence["privacy"]["copies"] if record["metric"] != EXACT]
+    single = [record for record in evidence["privacy"]["copies"] if record["metric"] == CERTAIN]
+    near = [record for record in evidence["privacy"]["copies"] if record["metric"] == NEAR]
+    yield from (read_single(record, limits) for record in single)
     yield from (read_near(record, limits) for record in near)
-    if not near:
-        yield unknown("near copies")
+    for name, records in (("single copies", single), ("near copies", near)):
+        if not records:
+            yield unknown(name)
     yield from read_shares(evidence["privacy"]["records"], limits)
+
+
+def read_single(record: dict[str, Any], limits: Thresholds) -> Reading:
+    """Pictures nearer to a train picture than any two different real ones come: each is a copy by itself."""
+    limit, value = limits.max_near_copies, f"{record['count']} of {record['n_synthetic']} pictures"
+    return Reading("single copies", value, f"{limit:.2%}", record["value"] <= limit)
 
 
 def read_near(record: dict[str, Any], limits: Thresholds) -> Reading:

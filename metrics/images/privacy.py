@@ -15,12 +15,14 @@ import numpy as np
 from clinsynth.metrics.nearest import Closest, as_views, closest_rows
 from clinsynth.metrics.privacy.closest_records import DCR_SHARE, MemorisationRecord, measure_memorisation
 from clinsynth.metrics.privacy.copies import (
+    CERTAIN,
     EXACT,
     NEAR,
     SPACE,
     CopyRecord,
     Threshold,
     ThumbnailSpace,
+    count_certain,
     count_exact,
     count_near,
     duplicated,
@@ -29,6 +31,7 @@ from clinsynth.metrics.privacy.copies import (
 )
 from clinsynth.metrics.privacy.exact import SPLITS, picture_digests, where_found
 from clinsynth.metrics.privacy.exact import count_exact as count_exact_anywhere
+from clinsynth.metrics.privacy.views import ViewSpace, certain_threshold, find_power, power_in_words
 from clinsynth.metrics.records import OVERALL, Features, MeasurementSettings
 from clinsynth.metrics.registry import COPIES, MEMORISED, NO_SIGN, UNCLEAR
 
@@ -85,9 +88,9 @@ def image_privacy(
 
     Returns:
         "verdict" and "text", in words; "exact", exact copies by split; "copies", one `CopyRecord` a detector;
-        "records", `MemorisationRecord`s of the DCR share and of the NNDR, overall and a class, for the thumbnails and
-        for the extractor; "pairs", the closest pairs; "n" of each split; "duplicates", the test rows left out of the
-        thresholds.
+        "power", how many planted copies of each kind are found one at a time (`find_power`); "records",
+        `MemorisationRecord`s of the DCR share and of the NNDR, overall and a class, for the thumbnails and for the
+        extractor; "pairs", the closest pairs; "n" of each split; "duplicates", the test rows left out of thresholds.
 
     Raises:
         ValueError: fewer than three train images.
@@ -113,13 +116,23 @@ def image_privacy(
         copies.append(count_near(one.name, *scores, one.threshold, len(train.images)))
         sides = one.features["synthetic"], one.features["train"], one.features["test"]
         records += measure_memorisation(sides, closest, synthetic.label_names, replace(settings, extractor=one.name))
+    views = ViewSpace.of(train.images)
+    single, single_held_out = (views.closest(split.images)[0] for split in (synthetic, held_out))
+    threshold = certain_threshold(single_held_out[~excluded])
+    if threshold is not None:
+        sizes = len(train.images), int(excluded.sum())
+        copies.append(count_certain(single, single_held_out, threshold, sizes))
+    power = find_power(views, threshold, train.images, held_out.images, settings.seed)
     exact_anywhere = count_exact_anywhere(
         picture_digests(synthetic.images),
         {name: picture_digests(real[name].images) for name in SPLITS if name in real},
     )
+    found = privacy_verdict(copies, records, exact_anywhere)
     return {
-        **privacy_verdict(copies, records, exact_anywhere),
+        **found,
+        "text": f"{found['text']} {power_in_words(power)}",
         "exact": exact_anywhere,
+        "power": power,
         "copies": [record.to_dict() for record in copies],
         "records": [record.to_dict() for record in records],
         "pairs": closest_images(detectors, exact, pairs),
@@ -196,6 +209,8 @@ def findings_on_copies(copies: list[CopyRecord]) -> Iterator[tuple[str, str]]:
         share = f"{record.count} of {record.n_synthetic}"
         if record.metric == EXACT:
             yield COPIES if record.count else NO_SIGN, f"{share} are train pictures, pixel for pixel."
+        elif record.metric == CERTAIN:
+            yield COPIES if record.count else NO_SIGN, f"{share} are nearer to a train picture than real ones come."
         elif record.p_value is None:
             yield NO_SIGN, f"Too few held-out pictures ({record.n_held_out}) for a threshold by {record.detector}."
         else:

@@ -34,12 +34,14 @@ from PIL import Image
 from clinsynth.data.duplicates import MEAN_PRIOR, NEAR_THRESHOLD, SIDE, band_passed, unit_rows
 from clinsynth.images import to_picture
 from clinsynth.metrics.nearest import Closest, closest_rows
+from clinsynth.metrics.privacy.views import RATE
 from clinsynth.models.image_encoders import hash_arrays
 
 SPACE = "band-passed thumbnails, moved and mirrored"
 BLOCK_PICTURES = 32
 FALSE_ALARMS = 0.005
-EXACT, NEAR = "exact copy", "near copy"
+EXACT, NEAR, CERTAIN = "exact copy", "near copy", "single copy"
+"""The last is certain by itself (`clinsynth.metrics.privacy.views`); near copies are so by their number."""
 SAME_DISTANCE = (2 - 2 * NEAR_THRESHOLD) ** 0.5  # of two unit rows whose product is the duplicates' likeness
 
 
@@ -133,8 +135,8 @@ class CopyRecord:
     """How many synthetic pictures are copies by one detector.
 
     Attributes:
-        metric: "exact copy" or "near copy".
-        detector: "pixels", the thumbnails, or the extractor.
+        metric: "exact copy", "near copy" or "single copy".
+        detector: "pixels", the thumbnails, the extractor, or the views.
         count, value: copies among the synthetic pictures, and their share.
         interval: 95 % Clopper-Pearson interval of the share.
         floor: share of the held-out pictures, duplicates included, that the same detector flags.
@@ -206,6 +208,32 @@ def count_near(
         n_train=n_train,
         n_held_out=threshold.n,
         n_excluded=threshold.excluded,
+    )
+
+
+def count_certain(synthetic: np.ndarray, held_out: np.ndarray, threshold: float, sizes: tuple[int, int]) -> CopyRecord:
+    """The record of single copies from the correlations of the synthetic and of all held-out pictures.
+
+    Args:
+        sizes: train pictures, and held-out ones left out of the threshold.
+    """
+    from scipy.stats import binom
+
+    count, total = int((synthetic > threshold).sum()), len(synthetic)
+    return CopyRecord(
+        metric=CERTAIN,
+        detector="views",
+        count=count,
+        value=count / total,
+        interval=share_interval(count, total),
+        floor=float((held_out > threshold).mean()),
+        threshold=threshold,
+        expected_false_alarms=total * RATE,
+        p_value=float(binom.sf(count - 1, total, RATE)),
+        n_synthetic=total,
+        n_train=sizes[0],
+        n_held_out=len(held_out) - sizes[1],
+        n_excluded=sizes[1],
     )
 
 
