@@ -50,7 +50,7 @@ def test_the_folder_is_a_data_set(model: Path, tmp_path: Path) -> None:
     assert description["complete"] and description["produced"] == {"healthy": 6, "mild": 0, "severe": 5}
     assert description["requested"] == description["produced"] and description["rejected"] == {"not finite": 0}
     assert description["generator"]["num_inference_steps"] == 2
-    assert sorted(p.name for p in (tmp_path / "out" / "contact_sheets").iterdir()) == ["000.png", "001.png"]
+    assert sorted(p.name for p in (tmp_path / "out" / "contact_sheets").iterdir()) == ["000.png", "002.png"]
 
 
 def test_two_folders_of_one_name_are_two_data_sets(model: Path, tmp_path: Path) -> None:
