@@ -98,7 +98,7 @@ def test_a_table_that_is_no_text(tmp_path: Path) -> None:
     ("label", "message"),
     [
         (None, "train row 12 has no label; give it one"),
-        ("x", r"table\.jsonl: a column mixes kinds of values; give each column one kind"),
+        ("x", r"table\.jsonl: a column mixes kinds of values \(label\); give each column one kind"),
         ([1], r"table\.jsonl: a column mixes kinds of values"),
     ],
 )

@@ -101,7 +101,7 @@ def test_a_signed_set_is_a_set_with_shards_of_its_own(runs: Path, signed: Path) 
     assert hash_shards(signed) != hash_shards(runs / "set")
     assert load_folder(signed)["train"].features == load_folder(runs / "set")["train"].features
     found = sorted(str(path.relative_to(signed)) for path in signed.rglob("*") if path.is_file())
-    sheets = ["contact_sheets/a.png", "contact_sheets/b.png"]
+    sheets = ["contact_sheets/000.png", "contact_sheets/001.png"]
     shards = [f"data/train-0000{i}-of-00003.parquet" for i in range(3)]
     assert found == ["README.md", "config.yaml", *sheets, "content_credentials.json", *shards, "generation.json"]
     record = json.loads((signed / "content_credentials.json").read_text())
