@@ -49,9 +49,9 @@ from clinsynth.trainers.diffusion.model import (
     TrainingStream,
     build_state,
     build_unet,
-    lognormal_density,
     resolve_precision,
     step_parts,
+    timestep_density,
     train_step,
 )
 from clinsynth.trainers.harness import check_finite
@@ -93,7 +93,7 @@ class OurTraining:
         self.prepared, self.optimizer = self.accelerator.prepare(self.network, self.state.optimizer)
         self.process = DDPMProcess.of(self.pipeline, args.min_snr_gamma)
         drawn = (args.num_train_timesteps, args.class_dropout)
-        density = lognormal_density(self.process.scheduler) if args.noise_levels == "lognormal" else None
+        density = timestep_density(args, self.process.scheduler)
         self.stream = TrainingStream.of(
             data["train"], args, self.accelerator.device, *drawn, encode=self.pipeline.encode, density=density
         )

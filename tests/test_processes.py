@@ -89,3 +89,4 @@ def test_a_worker_ends_with_its_torchrun(tmp_path: Path) -> None:
     process.kill()
     process.communicate()  # ends when the worker, which has the same output, has ended
     create_run_folder(tmp_path / "run")
+    assert json.loads((tmp_path / "run" / LOCK).read_text())["pid"] == os.getpid()

@@ -408,9 +408,13 @@ def test_a_run_starts_from_another_ones_weights(backbone: str, data: Path, tmp_p
 def test_what_a_run_cannot_start_from_is_named(data: Path, tmp_path: Path) -> None:
     first = arguments(data, tmp_path / "first", train_steps=1)
     main(first)
-    for changes, message in (({"width": 16}, "of other shapes"), ({"prediction_type": "epsilon"}, "but --init_from")):
+    for changes, message in (
+        ({"width": 16}, "of other shapes"),
+        ({"prediction_type": "epsilon"}, "but --init_from"),
+        ({"init_from": str(tmp_path)}, "^--init_from .* holds no finished checkpoint"),
+    ):
         with pytest.raises(ValueError, match=message):
-            main(arguments(data, tmp_path / "second", init_from=first.output_dir, **changes))
+            main(arguments(data, tmp_path / "second", **{"init_from": first.output_dir, **changes}))
 
 
 def test_a_command_that_failed_at_once_does_not_bind_the_next(data: Path, tmp_path: Path) -> None:

@@ -35,9 +35,9 @@ def train(args: DDPMArguments, data: "dict[str, ImageArrays]", output_dir: Path)
         TrainingStream,
         Validation,
         build_state,
-        lognormal_density,
         resolve_precision,
         step_parts,
+        timestep_density,
         train_step,
     )
     from clinsynth.trainers.diffusion.privacy import build_private_training, plan_privacy, write_privacy
@@ -56,7 +56,7 @@ def train(args: DDPMArguments, data: "dict[str, ImageArrays]", output_dir: Path)
         compiled = torch.compile(state.model) if args.compile else state.model
         unet, optimizer = accelerator.prepare(compiled, state.optimizer)
     drawn = (args.num_train_timesteps, args.class_dropout, private.secret if private else args.seed)
-    density = lognormal_density(process.scheduler) if args.noise_levels == "lognormal" else None
+    density = timestep_density(args, process.scheduler)
     stream = TrainingStream.of(data["train"], args, accelerator.device, *drawn, pipeline.encode, density)
     validate = None
     if args.validation_steps and accelerator.is_main_process:

@@ -283,6 +283,11 @@ def lognormal_density(scheduler: DDPMScheduler, mean: float = -1.2, std: float =
     return density / density.sum()
 
 
+def timestep_density(args: DDPMArguments, scheduler: DDPMScheduler) -> torch.Tensor | None:
+    """What `TrainingStream` draws timesteps by, as --noise_levels says."""
+    return lognormal_density(scheduler) if args.noise_levels == "lognormal" else None
+
+
 def image_moments(args: DDPMArguments, images: np.ndarray) -> tuple[list[float], list[float]]:
     """Mean and standard deviation, a number a channel, that images in [-1, 1] are standardised by.
 
@@ -316,7 +321,10 @@ def build_state(
     torch.manual_seed(derive_seed(args.seed, 2))
     model = build_unet(args, train.images.shape[-1], train.images.shape[1], len(train.label_names))
     if args.init_from:
-        source = load_pipeline(args.init_from)
+        try:
+            source = load_pipeline(args.init_from)
+        except ValueError as error:
+            raise ValueError(f"--init_from{str(error).removeprefix('--model')}") from error
         if not isinstance(source, ClassConditionedDDPMPipeline):
             raise ValueError(f"--init_from {args.init_from} is no checkpoint of `clinsynth train ddpm`; give one")
         theirs = source.scheduler.config["prediction_type"]
