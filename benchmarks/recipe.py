@@ -32,6 +32,7 @@ BEFORE = (
 CHANGES = {
     "default": "",
     "the default before": BEFORE,
+    "preset fast": "--preset fast",
     "patches of 2": "--patch_size 2",
     "uniform noise levels": "--noise_levels uniform",
     "images not standardised": "--standardise false",

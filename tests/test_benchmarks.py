@@ -1,5 +1,6 @@
 """The yardsticks of the benchmarks themselves, at tiny size."""
 
+import json
 import shlex
 from importlib.util import find_spec
 from pathlib import Path
@@ -9,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDPMScheduler, UNet2DModel
+from helpers import tiny_pipeline, write_npz
 
-from benchmarks import recipe
+from benchmarks import guidance, recipe
 from benchmarks.equal_time import EqualTimeArguments, build_training, resume, save
 from benchmarks.samplers import (
     ancestral_step,
@@ -185,3 +187,35 @@ def test_every_row_of_the_recipe_is_a_trainer_of_its_own() -> None:
     assert (before.patch_size, before.noise_levels, before.standardise) == (1, "uniform", False)
     row = {"frechet": 12.34, "test": None, "facts": {"steps": 7, "cpu_seconds": 99.6}}
     assert recipe.table({"a row": row}).splitlines()[-1] == "| a row | 12.3 |  | 7 | 100 |  |"
+
+
+def test_guidance_rows_are_chosen_on_validation(tmp_path: Path) -> None:
+    pipe = tiny_pipeline()
+    pipe.register_modules(guide=pipe.unet)
+    pipe.save_pretrained(tmp_path / "model")
+    data = write_npz(tmp_path / "data.npz")
+    args = guidance.GuidanceArguments(
+        model=str(tmp_path / "model"),
+        output_dir=str(tmp_path / "out"),
+        dataset=str(data),
+        scales="2",
+        intervals="0,1;0,0",
+        num_inference_steps=2,
+        n=9,
+    )
+    guidance.main(args)
+    rows = json.loads((tmp_path / "out" / "guidance.json").read_text())["rows"]
+    assert list(rows) == [
+        "real validation",
+        "no guidance",
+        "class 2 from 0 to 1",
+        "class 2 from 0 to 0",
+        "auto 2 from 0 to 1",
+        "auto 2 from 0 to 0",
+    ]
+    # the network as its own guide, and guidance in no step, change nothing
+    plain = rows["no guidance"]["frechet"]
+    assert rows["auto 2 from 0 to 1"]["frechet"] == pytest.approx(plain, rel=1e-3)
+    assert rows["class 2 from 0 to 0"]["frechet"] == plain != rows["class 2 from 0 to 1"]["frechet"]
+    assert all(0 <= row["agreement"] <= 1 for row in rows.values())
+    assert guidance.table(rows).splitlines()[2].startswith("| real validation |  | ")

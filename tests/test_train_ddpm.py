@@ -247,6 +247,19 @@ def test_a_damaged_checkpoint_is_named_and_without_it_the_run_goes_on(data: Path
     assert_same_weights(tmp_path / "run", tmp_path / "whole")
 
 
+def test_the_guide_is_the_average_of_then_and_outlives_a_stop(data: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    main(arguments(data, run, guide_at=0.25, checkpointing_steps=2, checkpoints_total_limit=9))
+    guide = load_file(run / "guide" / "diffusion_pytorch_model.safetensors")
+    assert all(torch.equal(tensor, guide[name]) for name, tensor in weights(run / "checkpoint-2").items())
+    for step in (6, 8):
+        shutil.rmtree(run / f"checkpoint-{step}")
+    shutil.rmtree(run / "guide")
+    main(arguments(data, run, guide_at=0.25, checkpointing_steps=2, checkpoints_total_limit=9))
+    again = load_file(run / "guide" / "diffusion_pytorch_model.safetensors")
+    assert all(torch.equal(tensor, again[name]) for name, tensor in guide.items())
+
+
 def test_old_checkpoints_go(data: Path, tmp_path: Path) -> None:
     main(arguments(data, tmp_path / "run", train_steps=6, checkpointing_steps=1, checkpoints_total_limit=3))
     assert [path.name for path in checkpoints(tmp_path / "run")] == [f"checkpoint-{step}" for step in (4, 5, 6)]

@@ -4,14 +4,14 @@ Nothing heavy is imported here, so that `--help` is quick.
 """
 
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from clinsynth.arguments import check_at_least
 from clinsynth.data.arguments import ImageDataArguments
 
 MAY_DIFFER = frozenset(
     "output_dir dry_run log_steps report_to checkpointing_steps checkpoints_total_limit "
-    "push_to_hub hub_model_id compile".split()
+    "push_to_hub hub_model_id compile preset".split()
 )
 """Flags that a run may be continued with another value of."""
 
@@ -128,9 +128,15 @@ class DDPMArguments(FromScratchArguments, DescentArguments):
       clinsynth train ddpm --dataset phantom-fundus --resolution 32 --channels 1 --output_dir runs/phantom
     """
 
+    presets: ClassVar = {"paper": ("ddpm", "ehealth_paper"), "fast": ("ddpm", "fast"), "best": ("ddpm", "best")}
+
     output_dir: str = "runs/ddpm"
-    learning_rate: float = 2e-3
-    """peak learning rate of AdamW"""
+    preset: Literal["paper", "fast", "best"] | None = None
+    """settings that flags and --config change: paper, the e-health paper's (recipes/ddpm/ehealth_paper.yaml); fast,
+    for minutes to an hour on a CPU (fast.yaml there); best, for hours on a GPU (best.yaml)"""
+    learning_rate: float | None = 2e-3  # type: ignore[assignment]  # settled by __post_init__
+    """peak learning rate of AdamW; null: 2e-3 up to --width 32, beyond it falling by the width's root (64: 1.4e-3,
+    128: 1e-3), as the presets fast and best have it"""
     adam_beta2: float = 0.99
     """memory of AdamW's mean square of the gradient"""
     lr_scheduler: Literal["constant", "constant_with_warmup", "linear", "cosine"] = "cosine"
@@ -177,6 +183,9 @@ class DDPMArguments(FromScratchArguments, DescentArguments):
     paper does: with v_prediction min-SNR nearly leaves out the noisiest levels, where brightness is decided"""
     class_dropout: float = 0.1
     """share of labels replaced by the null class, which guidance needs"""
+    guide_at: float = 0.0
+    """share of --train_steps after which the averaged weights of then are kept beside the last ones, as the guide of
+    `generate images --guidance auto` (Karras et al. 2024); 0.1 is a good start, 0: none. It doubles the checkpoint"""
     dp_epsilon: float | None = None
     """train with differential privacy (DP-SGD; needs clinsynth[privacy]) within this epsilon, 8 is usual and 1 strict;
     the spent epsilon and what it covers go to privacy.json. It costs quality: use large batches and many images"""
@@ -186,12 +195,14 @@ class DDPMArguments(FromScratchArguments, DescentArguments):
     """with --dp_epsilon, each image's gradient is clipped to this norm"""
 
     def __post_init__(self) -> None:
+        if self.learning_rate is None:
+            self.learning_rate = 2e-3 * min(1.0, (32 / max(self.width, 1)) ** 0.5)
         super().__post_init__()
         check_above_zero(
             self, "width patch_size gradient_accumulation_steps num_train_timesteps dp_max_grad_norm".split()
         )
         check_at_least(self, 0, ["weight_decay"])
-        check_shares(self, ["class_dropout"])
+        check_shares(self, ["class_dropout", "guide_at"])
         if self.beta_schedule == "zero_snr" and self.prediction_type == "epsilon":
             raise ValueError(
                 "--beta_schedule zero_snr ends in pure noise, from which --prediction_type epsilon cannot recover the "

@@ -9,6 +9,7 @@ The folder --output_dir then loads with `DiffusionPipeline.from_pretrained(folde
 A run that was stopped goes on when the same command is started again, and ends with the same weights.
 """
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,6 +36,8 @@ def train(args: DDPMArguments, data: "dict[str, ImageArrays]", output_dir: Path)
         TrainingStream,
         Validation,
         build_state,
+        keep_guide,
+        load_guide,
         resolve_precision,
         step_parts,
         timestep_density,
@@ -51,6 +54,8 @@ def train(args: DDPMArguments, data: "dict[str, ImageArrays]", output_dir: Path)
     process = DDPMProcess.of(pipeline, args.min_snr_gamma)
     unlogged = frozenset({"loss"} if plan else ())  # computed without noise: what is logged may travel
     training = Run(args, accelerator, state, pipeline, output_dir, args.validation_steps, unlogged=unlogged)
+    guide_step = math.ceil(args.guide_at * args.train_steps)
+    load_guide(pipeline, output_dir)
     private = build_private_training(state, plan, images, accelerator, output_dir) if plan else None
     if not private:
         compiled = torch.compile(state.model) if args.compile else state.model
@@ -73,6 +78,8 @@ def train(args: DDPMArguments, data: "dict[str, ImageArrays]", output_dir: Path)
             loss, norm = train_step(accelerator, unet, process, optimizer, parts, args.max_grad_norm)
         state.advance()
         training.log(loss=loss, grad_norm=norm, learning_rate=state.learning_rate)
+        if state.step == guide_step:
+            keep_guide(pipeline, state)
         if private and training.is_due(args.checkpointing_steps):
             training.note(epsilon=write_privacy(output_dir, private.plan, state.step))
         if validate and training.is_due(args.validation_steps):

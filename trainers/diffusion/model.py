@@ -35,7 +35,7 @@ from clinsynth.models.image_encoders import train_default_extractor
 from clinsynth.pipelines.class_conditioned_ddpm import ClassConditionedDDPMPipeline, ContextUnet
 from clinsynth.seeds import derive_seed
 from clinsynth.trainers.arguments import DDPMArguments, FromScratchArguments
-from clinsynth.trainers.training_state import TrainingState
+from clinsynth.trainers.training_state import TrainingState, checkpoints
 
 Encode = Callable[[torch.Tensor], torch.Tensor]
 
@@ -338,6 +338,23 @@ def build_state(
     names = dict(enumerate(train.label_names))
     pipeline = ClassConditionedDDPMPipeline(model, sampler, names, mean, std, args.patch_size)
     return TrainingState.begin(model, args, accelerator, args.weight_decay), pipeline
+
+
+def keep_guide(pipeline: ClassConditionedDDPMPipeline, state: TrainingState) -> None:
+    """Keep the averaged weights as they are now as the guide of `pipeline` (autoguidance, Karras et al. 2024)."""
+    unet = pipeline.unet
+    guide = type(unet).from_config(unet.config).to(unet.device)  # no copy, which would share what is hooked to it
+    with state.averaged_weights():
+        guide.load_state_dict(unet.state_dict())
+    pipeline.register_modules(guide=guide.eval().requires_grad_(False))
+
+
+def load_guide(pipeline: ClassConditionedDDPMPipeline, output_dir: Path) -> None:
+    """Give `pipeline` the guide of the newest checkpoint in `output_dir`, if that has one."""
+    saved = checkpoints(output_dir)
+    if saved and (saved[-1] / "guide").exists():
+        guide = type(pipeline.unet).from_pretrained(saved[-1], subfolder="guide").to(pipeline.unet.device)
+        pipeline.register_modules(guide=guide.requires_grad_(False))
 
 
 CLASS_AXES = {"class_embedding.weight": 0, "class_embed1.0.weight": 1, "class_embed2.0.weight": 1}
