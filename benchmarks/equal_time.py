@@ -95,7 +95,13 @@ class OurTraining:
         drawn = (args.num_train_timesteps, args.class_dropout)
         density = timestep_density(args, self.process.scheduler)
         self.stream = TrainingStream.of(
-            data["train"], args, self.accelerator.device, *drawn, encode=self.pipeline.encode, density=density
+            data["train"],
+            args,
+            self.accelerator.device,
+            *drawn,
+            encode=self.pipeline.encode,
+            density=density,
+            augment=args.augment,
         )
 
     @property

@@ -44,6 +44,9 @@ CHANGES = {
     "batch 32": "--train_batch_size 32",
     "width 64": "--width 64",
     "EMA 0.99": "--ema_decay 0.99",
+    "augmentation 0.12": "--augment 0.12",
+    "augmentation 0.3": "--augment 0.3",
+    "dropout 0.1": "--dropout 0.1",
 }
 """Rows of the table: flags of `train ddpm`."""
 

@@ -186,6 +186,11 @@ class DDPMArguments(FromScratchArguments, DescentArguments):
     guide_at: float = 0.0
     """share of --train_steps after which the averaged weights of then are kept beside the last ones, as the guide of
     `generate images --guidance auto` (Karras et al. 2024); 0.1 is a good start, 0: none. It doubles the checkpoint"""
+    augment: float = 0.0
+    """for sets of few images: probability of each of mirroring, turning, zooming and shifting an image, where the
+    network is told how it was moved and draws unmoved ones (EDM's augmentation); 0.12 is usual"""
+    dropout: float = 0.0
+    """share of the network's features that a training step leaves out, against learning by heart; 0.1 is usual"""
     dp_epsilon: float | None = None
     """train with differential privacy (DP-SGD; needs clinsynth[privacy]) within this epsilon, 8 is usual and 1 strict;
     the spent epsilon and what it covers go to privacy.json. It costs quality: use large batches and many images"""
@@ -202,7 +207,10 @@ class DDPMArguments(FromScratchArguments, DescentArguments):
             self, "width patch_size gradient_accumulation_steps num_train_timesteps dp_max_grad_norm".split()
         )
         check_at_least(self, 0, ["weight_decay"])
-        check_shares(self, ["class_dropout", "guide_at"])
+        check_shares(self, ["class_dropout", "guide_at", "augment", "dropout"])
+        for name in ("augment", "dropout"):
+            if getattr(self, name) and self.backbone == "context_unet":
+                raise ValueError(f"--{name} {getattr(self, name)} is for --backbone unet2d; leave it out")
         if self.beta_schedule == "zero_snr" and self.prediction_type == "epsilon":
             raise ValueError(
                 "--beta_schedule zero_snr ends in pure noise, from which --prediction_type epsilon cannot recover the "
@@ -233,6 +241,8 @@ class DDPMArguments(FromScratchArguments, DescentArguments):
             raise ValueError(
                 "--compile cannot be used with --dp_epsilon, whose gradients of each image it loses; drop it"
             )
+        if self.augment:
+            raise ValueError("--augment cannot be used with --dp_epsilon, whose clipping does not know it; drop it")
         if self.class_balanced:
             raise ValueError(
                 "--class_balanced cannot be used with --dp_epsilon: images of rare classes would be drawn more often "

@@ -31,6 +31,7 @@ def train(args: DDPMArguments, data: "dict[str, ImageArrays]", output_dir: Path)
     """The loop; `data` holds the splits."""
     import torch
 
+    from clinsynth.seeds import derive_seed
     from clinsynth.trainers.diffusion.model import (
         DDPMProcess,
         TrainingStream,
@@ -62,12 +63,14 @@ def train(args: DDPMArguments, data: "dict[str, ImageArrays]", output_dir: Path)
         unet, optimizer = accelerator.prepare(compiled, state.optimizer)
     drawn = (args.num_train_timesteps, args.class_dropout, private.secret if private else args.seed)
     density = timestep_density(args, process.scheduler)
-    stream = TrainingStream.of(data["train"], args, accelerator.device, *drawn, pipeline.encode, density)
+    stream = TrainingStream.of(data["train"], args, accelerator.device, *drawn, pipeline.encode, density, args.augment)
     validate = None
     if args.validation_steps and accelerator.is_main_process:
         validate = Validation(pipeline, 20, data, output_dir, args)
 
     while not training.over:
+        if args.dropout:  # so that a resumed run leaves out what an uninterrupted one does
+            torch.manual_seed(derive_seed(args.seed, 6, state.step, accelerator.process_index))
         if private:
             parts = stream.poisson_step(state.step, private.plan.sample_rate, args.train_batch_size)
             loss, norm = private.train_step(parts, process, state.step)

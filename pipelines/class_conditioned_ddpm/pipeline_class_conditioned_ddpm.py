@@ -44,7 +44,7 @@ class ClassConditionedDDPMPipeline(DiffusionPipeline):
     guide: Any
     scheduler: Any
     model_cpu_offload_seq = "guide->unet"  # type: ignore[assignment]
-    _optional_components: ClassVar = ["guide"]
+    _optional_components: ClassVar = ["guide"]  # type: ignore[misc]
     _callback_tensor_inputs: ClassVar = ["latents"]
 
     def __init__(

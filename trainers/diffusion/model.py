@@ -35,6 +35,7 @@ from clinsynth.models.image_encoders import train_default_extractor
 from clinsynth.pipelines.class_conditioned_ddpm import ClassConditionedDDPMPipeline, ContextUnet
 from clinsynth.seeds import derive_seed
 from clinsynth.trainers.arguments import DDPMArguments, FromScratchArguments
+from clinsynth.trainers.diffusion.augmentation import AugmentedUnet, draw_views, move_images
 from clinsynth.trainers.training_state import TrainingState, checkpoints
 
 Encode = Callable[[torch.Tensor], torch.Tensor]
@@ -43,12 +44,13 @@ Encode = Callable[[torch.Tensor], torch.Tensor]
 @dataclass(frozen=True)
 class StepInputs:
     """One part of a global batch, on the training device: images as the network sees them (b, c, h, w), labels, noise
-    and timesteps."""
+    and timesteps, and, with augmentation, how the images were moved (b, VIEW)."""
 
     images: torch.Tensor
     labels: torch.Tensor
     noise: torch.Tensor
     timesteps: torch.Tensor
+    views: torch.Tensor | None = None
 
 
 class TrainingStream:
@@ -67,6 +69,7 @@ class TrainingStream:
         seed: of all draws.
         encode: from images in [-1, 1] to what the network sees; default: those themselves.
         density: probability of each timestep, (T,); default: all alike.
+        augment: probability of each kind of move of an image; with it the network is told how each was moved.
     """
 
     def __init__(
@@ -82,8 +85,9 @@ class TrainingStream:
         seed: int = 0,
         encode: Encode | None = None,
         density: torch.Tensor | None = None,
+        augment: float = 0.0,
     ):
-        self.images, self.labels, self.encode = images, labels, encode
+        self.images, self.labels, self.encode, self.augment = images, labels, encode, augment
         self.density = None if density is None else density.to(images.device)
         self.num_classes, self.num_train_timesteps = num_classes, num_train_timesteps
         self.class_dropout, self.class_balanced, self.seed = class_dropout, class_balanced, seed
@@ -100,12 +104,13 @@ class TrainingStream:
         seed: int | None = None,
         encode: Encode | None = None,
         density: torch.Tensor | None = None,
+        augment: float = 0.0,
     ) -> Self:
         """The images of `train` on `device`, viewed as `args` say, drawn from `seed` or theirs."""
         images, labels = (torch.from_numpy(array).to(device) for array in (train.images, train.labels))
         views = (args.class_balanced, args.horizontal_flip, args.vertical_flip)
         drawn_from = args.seed if seed is None else seed
-        drawn = (num_train_timesteps, class_dropout, *views, drawn_from, encode, density)
+        drawn = (num_train_timesteps, class_dropout, *views, drawn_from, encode, density, augment)
         return cls(images, labels, len(train.label_names), *drawn)
 
     def epoch_order(self, epoch: int) -> torch.Tensor:
@@ -152,11 +157,15 @@ class TrainingStream:
         for axis in self.flips:
             mirrored = torch.rand(batch_size, generator=generator, device=device) < 0.5
             images = torch.where(mirrored[:, None, None, None], images.flip(axis), images)
+        moves = []
+        if self.augment:
+            moves = [draw_views(batch_size, self.augment, generator)]
+            images = move_images(images, *moves)
         if self.encode:
             images = self.encode(images)
             noise = noise.view(images.shape)
         labels = self.labels[index].masked_fill(dropped, self.num_classes)
-        cut = zip(*(tensor.chunk(parts) for tensor in (images, labels, noise, timesteps)), strict=True)
+        cut = zip(*(tensor.chunk(parts) for tensor in (images, labels, noise, timesteps, *moves)), strict=True)
         return [StepInputs(*tensors) for tensors in cut]
 
     def timesteps(self, count: int, generator: torch.Generator) -> torch.Tensor:
@@ -214,7 +223,8 @@ class DDPMProcess:
     def predict(self, unet: nn.Module, batch: StepInputs) -> tuple[torch.Tensor, torch.Tensor]:
         """The network's prediction, (b, c, h, w), and its mean squared error by image, (b,)."""
         noisy = self.scheduler.add_noise(batch.images, batch.noise, batch.timesteps)  # type: ignore[arg-type]
-        prediction = unet(noisy, batch.timesteps, class_labels=batch.labels).sample.float()
+        moves = {} if batch.views is None else {"views": batch.views}
+        prediction = unet(noisy, batch.timesteps, class_labels=batch.labels, **moves).sample.float()
         return prediction, (prediction - self.target(batch)).square().mean(dim=(1, 2, 3))
 
     def image_losses(self, unet: nn.Module, batch: StepInputs) -> torch.Tensor:
@@ -252,6 +262,7 @@ def build_unet(args: DDPMArguments, resolution: int, channels: int, num_classes:
         down_block_types=("DownBlock2D",) * levels,
         up_block_types=("UpBlock2D",) * levels,
         layers_per_block=1,
+        dropout=args.dropout,
         attention_head_dim=2 * args.width,  # two heads at the bottom; more are slower on a CPU
         norm_num_groups=8,
         num_class_embeds=num_classes + 1,
@@ -337,7 +348,10 @@ def build_state(
     sampler = to_fast(build_scheduler(args, furthest))
     names = dict(enumerate(train.label_names))
     pipeline = ClassConditionedDDPMPipeline(model, sampler, names, mean, std, args.patch_size)
-    return TrainingState.begin(model, args, accelerator, args.weight_decay), pipeline
+    trained = AugmentedUnet(model) if args.augment else model
+    state = TrainingState.begin(trained, args, accelerator, args.weight_decay)
+    state.averages_more = trained is not model
+    return state, pipeline
 
 
 def keep_guide(pipeline: ClassConditionedDDPMPipeline, state: TrainingState) -> None:
