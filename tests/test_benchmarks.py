@@ -1,5 +1,6 @@
 """The yardsticks of the benchmarks themselves, at tiny size."""
 
+import dataclasses
 import json
 import shlex
 from importlib.util import find_spec
@@ -12,7 +13,7 @@ import torch
 from diffusers import DDPMScheduler, UNet2DModel
 from helpers import tiny_pipeline, write_npz
 
-from benchmarks import guidance, recipe
+from benchmarks import gpu, guidance, recipe
 from benchmarks.equal_time import EqualTimeArguments, build_training, resume, save
 from benchmarks.samplers import (
     ancestral_step,
@@ -160,9 +161,11 @@ def test_comparison_alternates_scales_and_judges() -> None:
     assert result.record()["met_wall"] and "| what | A | B |" in table([result], "wall")
 
 
-@pytest.mark.parametrize("arm", ["unet2d", "denoising_diffusion_pytorch"])
+@pytest.mark.parametrize("arm", ["unet2d", "gan", "denoising_diffusion_pytorch"])
 def test_a_resumed_training_is_the_uninterrupted_one(tmp_path: Path, arm: Any) -> None:
-    if arm != "unet2d" and not all(map(find_spec, ("denoising_diffusion_pytorch", "einops", "ema_pytorch"))):
+    if arm == "denoising_diffusion_pytorch" and not all(
+        map(find_spec, ("denoising_diffusion_pytorch", "einops", "ema_pytorch"))
+    ):
         pytest.skip("needs denoising-diffusion-pytorch, einops and ema-pytorch, see benchmarks/README.md")
     args = EqualTimeArguments(
         arm, "name", str(tmp_path), peer_batch_size=4, trainer_flags="--width 8 --train_batch_size 4"
@@ -219,3 +222,31 @@ def test_guidance_rows_are_chosen_on_validation(tmp_path: Path) -> None:
     assert rows["class 2 from 0 to 0"]["frechet"] == plain != rows["class 2 from 0 to 1"]["frechet"]
     assert all(0 <= row["agreement"] <= 1 for row in rows.values())
     assert guidance.table(rows).splitlines()[2].startswith("| real validation |  | ")
+
+
+def test_the_rows_of_a_gpu_are_measured_in_one_go(tmp_path: Path) -> None:
+    args = gpu.GPUArguments(
+        str(tmp_path / "out"),
+        str(write_npz(tmp_path / "data.npz")),
+        resolution=28,
+        trainer_flags="--width 8 --train_batch_size 4",
+        ways="float32;bf16, channels last",
+        seconds=0.01,
+        minutes=0.002,
+        batch_sizes="4",
+        num_inference_steps=2,
+        n=9,
+    )
+    gpu.main(args)
+    rows = json.loads((tmp_path / "out" / "gpu.json").read_text())["rows"]
+    assert [title.split(",")[0] for title in rows] == ["training"] * 2 + ["training for 0.002 minutes"] + [
+        "drawing"
+    ] * 2
+    assert not [row for row in rows.values() if "failed" in row or "left out" in row]
+    assert rows["training, float32"]["steps a second"] > 0
+    reached = rows["training for 0.002 minutes"]
+    assert reached["steps"] > 0 and reached["Fréchet distance to test"] > 0
+    assert reached["way"] == "bf16, channels last"
+    gpu.main(dataclasses.replace(args, budget=0.0, output_dir=str(tmp_path / "none")))
+    rows = json.loads((tmp_path / "none" / "gpu.json").read_text())["rows"]
+    assert all(row == {"left out": "the budget is spent"} for row in rows.values())

@@ -302,6 +302,17 @@ def test_the_guide_is_the_average_of_then_and_outlives_a_stop(data: Path, tmp_pa
     assert all(torch.equal(tensor, again[name]) for name, tensor in guide.items())
 
 
+def test_channels_last_changes_no_step_but_its_speed(data: Path, tmp_path: Path) -> None:
+    main(arguments(data, tmp_path / "plain"))
+    run = tmp_path / "run"
+    main(arguments(data, run, channels_last=True))
+    assert np.allclose(losses(run), losses(tmp_path / "plain"), rtol=1e-4)
+    shutil.copytree(run, tmp_path / "whole")
+    shutil.rmtree(run / "checkpoint-8")
+    main(arguments(data, run, channels_last=True))
+    assert_same_weights(run, tmp_path / "whole")
+
+
 def test_old_checkpoints_go(data: Path, tmp_path: Path) -> None:
     main(arguments(data, tmp_path / "run", train_steps=6, checkpointing_steps=1, checkpoints_total_limit=3))
     assert [path.name for path in checkpoints(tmp_path / "run")] == [f"checkpoint-{step}" for step in (4, 5, 6)]

@@ -11,7 +11,7 @@ from clinsynth.data.arguments import ImageDataArguments
 
 MAY_DIFFER = frozenset(
     "output_dir dry_run log_steps report_to checkpointing_steps checkpoints_total_limit "
-    "push_to_hub hub_model_id compile preset".split()
+    "push_to_hub hub_model_id compile channels_last preset".split()
 )
 """Flags that a run may be continued with another value of."""
 
@@ -163,6 +163,8 @@ class DDPMArguments(FromScratchArguments, DescentArguments):
     """auto: bf16 where the device computes in it natively, else no; with --dp_epsilon no"""
     compile: bool = False
     """torch.compile the network: slow to start, then faster on a GPU"""
+    channels_last: bool | None = None
+    """keep the channels of a pixel together in memory, which tensor cores want; null: on a GPU"""
     num_train_timesteps: int = 1000
     """T, the noise levels (the paper: 400)"""
     noise_levels: Literal["uniform", "lognormal"] = "lognormal"

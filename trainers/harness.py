@@ -215,7 +215,8 @@ class Run:
         self.notes = {}
         if self.over:
             self.progress.close()
-        self.accelerator.wait_for_everyone()
+        if any(map(self.is_due, (self.args.checkpointing_steps, self.validation_steps))):  # else nobody is far behind
+            self.accelerator.wait_for_everyone()
 
     def agree_on_stop(self) -> None:
         """Tell all processes what the main one found when it validated."""

@@ -209,8 +209,12 @@ def flatten_moments(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]
 
 def load_moments(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
     """The inverse of `flatten_moments`."""
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
     state: dict[int, dict[str, torch.Tensor]] = {}
     for name, tensor in tensors.items():
         index, key = name.split(".", 1)
+        weight = weights[int(index)]
+        if tensor.shape == weight.shape:  # the kernel of all moments wants them in the weights' order of memory
+            tensor = torch.empty_like(weight, device=tensor.device, dtype=tensor.dtype).copy_(tensor)
         state.setdefault(int(index), {})[key] = tensor
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -92,12 +92,12 @@ class ClassConditionedDDPMPipeline(DiffusionPipeline):
 
         Both keep white noise white, so that forward process, loss and sampler are those of the images themselves.
         """
-        mean, std = (images.new_tensor(values)[:, None, None] for values in (self.image_mean, self.image_std))
+        mean, std = (by_channel(values, images) for values in (self.image_mean, self.image_std))
         return torch.nn.functional.pixel_unshuffle((images - mean) / std, self.patch_size)
 
     def decode(self, samples: torch.Tensor) -> torch.Tensor:
         """The inverse of `encode`."""
-        mean, std = (samples.new_tensor(values)[:, None, None] for values in (self.image_mean, self.image_std))
+        mean, std = (by_channel(values, samples) for values in (self.image_mean, self.image_std))
         return torch.nn.functional.pixel_shuffle(samples, self.patch_size) * std + mean
 
     @property
@@ -308,6 +308,11 @@ class ClassConditionedDDPMPipeline(DiffusionPipeline):
         token = kwargs.get("token")
         repo_id = create_repo(repo_id, private=private, exist_ok=True, token=token).repo_id
         return str(self._upload_folder(str(folder), repo_id, **kwargs).commit_url)
+
+
+def by_channel(values: list[float], images: torch.Tensor) -> torch.Tensor:
+    """A number a channel as (channels, 1, 1), where `images` are and of their type, without waiting for the device."""
+    return torch.tensor(values, dtype=images.dtype).to(images.device, non_blocking=True)[:, None, None]
 
 
 def copy_code(cls: type, folder: Path) -> str:

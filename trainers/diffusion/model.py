@@ -92,6 +92,8 @@ class TrainingStream:
         self.num_classes, self.num_train_timesteps = num_classes, num_train_timesteps
         self.class_dropout, self.class_balanced, self.seed = class_dropout, class_balanced, seed
         self.flips = [axis for axis, on in ((3, horizontal_flip), (2, vertical_flip)) if on]
+        self.label_of = labels.cpu()  # epochs are ordered there, without waiting for the device
+        self.orders: dict[int, torch.Tensor] = {}
 
     @classmethod
     def of(
@@ -116,17 +118,19 @@ class TrainingStream:
     def epoch_order(self, epoch: int) -> torch.Tensor:
         """The image numbers of an epoch: a permutation, or n draws with equal class probability."""
         generator = torch.Generator().manual_seed(derive_seed(self.seed, 0, epoch))
-        count = len(self.labels)
+        count = len(self.label_of)
         if not self.class_balanced:
             return torch.randperm(count, generator=generator)
-        weights = 1.0 / torch.bincount(self.labels.cpu()).clamp(min=1)[self.labels.cpu()].double()
+        weights = 1.0 / torch.bincount(self.label_of).clamp(min=1)[self.label_of].double()
         return torch.multinomial(weights, count, replacement=True, generator=generator)
 
     def indices(self, first: int, count: int) -> torch.Tensor:
         """Image numbers at positions first … first + count − 1 of the stream, on the CPU."""
         size = len(self.labels)
         epochs = range(first // size, (first + count - 1) // size + 1)
-        order = torch.cat([self.epoch_order(epoch) for epoch in epochs])
+        known = self.orders
+        self.orders = {epoch: known[epoch] if epoch in known else self.epoch_order(epoch) for epoch in epochs}
+        order = torch.cat(list(self.orders.values()))
         start = first - epochs[0] * size
         return order[start : start + count]
 
@@ -148,7 +152,7 @@ class TrainingStream:
     def inputs(self, step: int, index: torch.Tensor, parts: int) -> list[StepInputs]:
         """The images number `index` (b,) with everything random about them in step `step`, cut into `parts`."""
         device, batch_size = self.images.device, len(index)
-        index = index.to(device)
+        index = index.to(device, non_blocking=True)
         generator = torch.Generator(device).manual_seed(derive_seed(self.seed, 1, step))
         images = scale_images(self.images[index])
         noise = torch.randn(images.shape, generator=generator, device=device)
@@ -348,6 +352,8 @@ def build_state(
     sampler = to_fast(build_scheduler(args, furthest))
     names = dict(enumerate(train.label_names))
     pipeline = ClassConditionedDDPMPipeline(model, sampler, names, mean, std, args.patch_size)
+    if args.channels_last or (args.channels_last is None and accelerator.device.type == "cuda"):
+        nn.Module.to(model, memory_format=torch.channels_last)
     trained = AugmentedUnet(model) if args.augment else model
     state = TrainingState.begin(trained, args, accelerator, args.weight_decay)
     state.averages_more = trained is not model
