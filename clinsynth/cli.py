@@ -10,6 +10,7 @@ from clinsynth.arguments import run
 
 COMMANDS = {
     "train ddpm": "train a class-conditioned DDPM on images",
+    "train autoencoder": "train an autoencoder, for a DDPM of its latents: images of 128 pixels and more",
     "train gan": "train a class-conditioned GAN, the baseline",
     "train image-classifier": "train classifiers on real, or real and synthetic, images",
     "train text-lora": "fine-tune a language model to write texts of each label",

@@ -151,6 +151,9 @@ class DDPMArguments(FromScratchArguments, DescentArguments):
     weights of equal shape and classes of equal name are taken from it. --dp_epsilon does not cover its images"""
     backbone: Literal["unet2d", "context_unet"] = "unet2d"
     """unet2d: diffusers' UNet2DModel; context_unet: the e-health paper's network, 28 to 64 px"""
+    latent: str | None = None
+    """train on the latents of this autoencoder instead of on pixels, for 128 pixels and more: the --output_dir of
+    `train autoencoder`, or any AutoencoderKL of diffusers, a folder or Hub id; it becomes part of the checkpoint"""
     width: int = 32
     """channels at full resolution, a multiple of 8: the dial of the network's size (the paper's ContextUnet: 128)"""
     gradient_accumulation_steps: int = 1
@@ -213,6 +216,8 @@ class DDPMArguments(FromScratchArguments, DescentArguments):
         for name in ("augment", "dropout"):
             if getattr(self, name) and self.backbone == "context_unet":
                 raise ValueError(f"--{name} {getattr(self, name)} is for --backbone unet2d; leave it out")
+        if self.latent and self.augment:
+            raise ValueError(f"--augment {self.augment} moves pixels, and --latent has none; leave one out")
         if self.beta_schedule == "zero_snr" and self.prediction_type == "epsilon":
             raise ValueError(
                 "--beta_schedule zero_snr ends in pure noise, from which --prediction_type epsilon cannot recover the "
@@ -243,6 +248,10 @@ class DDPMArguments(FromScratchArguments, DescentArguments):
             raise ValueError(
                 "--compile cannot be used with --dp_epsilon, whose gradients of each image it loses; drop it"
             )
+        if self.latent:
+            raise ValueError(
+                "--latent cannot be used with --dp_epsilon: the autoencoder has seen images without noise; drop it"
+            )
         if self.augment:
             raise ValueError("--augment cannot be used with --dp_epsilon, whose clipping does not know it; drop it")
         if self.class_balanced:
@@ -255,6 +264,51 @@ class DDPMArguments(FromScratchArguments, DescentArguments):
                 f"--validation_steps must be 0 with --dp_epsilon, got {self.validation_steps}: validation compares by "
                 "a network trained on the train split without noise, so its choice of the best step would leak; the "
                 "last step is the result"
+            )
+
+
+@dataclass
+class AutoencoderArguments(DescentArguments):
+    """Train a small autoencoder of images, on whose latents `train ddpm --latent` then trains.
+
+    Start the same command again to resume. Example:
+
+      clinsynth train autoencoder --dataset ham10000 --fit squash --resolution 256 --output_dir runs/derm-autoencoder
+    """
+
+    output_dir: str = "runs/autoencoder"
+    """run folder; afterwards itself an autoencoder that AutoencoderKL.from_pretrained loads"""
+    train_batch_size: int = 16
+    """images a step and process; the global batch is this x processes x accumulation steps"""
+    dry_run: bool = False
+    """print the resolved settings, the data and the network's size, and stop"""
+    width: int = 32
+    """channels at full resolution, a multiple of 8: the dial of the network's size"""
+    factor: Literal[2, 4, 8] = 8
+    """pixels a side that become one latent"""
+    latent_channels: int = 4
+    """numbers of a latent"""
+    kl_weight: float = 1e-3
+    """weight of the divergence that keeps latents near white noise, beside the mean absolute error"""
+    gradient_accumulation_steps: int = 1
+    """parts that a global batch is computed in, to save memory"""
+    horizontal_flip: bool = False
+    """mirror left to right at random: only where a mirrored picture is still a true one (laterality!)"""
+    vertical_flip: bool = False
+    """mirror top to bottom at random"""
+    validation_steps: int = 1000
+    """steps between two looks at validation images before and after (samples/, validation_psnr); 0: none"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_above_zero(self, ["width", "latent_channels", "gradient_accumulation_steps"])
+        check_at_least(self, 0, ["kl_weight", "validation_steps"])
+        if self.width % 8:
+            raise ValueError(f"--width must be a multiple of 8, got {self.width}")
+        if self.latent_channels > self.factor**2:
+            raise ValueError(
+                f"--latent_channels must be at most {self.factor**2} with --factor {self.factor}, got "
+                f"{self.latent_channels}: more numbers than pixels save nothing"
             )
 
 

@@ -32,6 +32,7 @@ def train(args: DDPMArguments, data: "dict[str, ImageArrays]", output_dir: Path)
     import torch
 
     from clinsynth.seeds import derive_seed
+    from clinsynth.trainers.diffusion.latents import encode_all
     from clinsynth.trainers.diffusion.model import (
         DDPMProcess,
         TrainingStream,
@@ -63,7 +64,9 @@ def train(args: DDPMArguments, data: "dict[str, ImageArrays]", output_dir: Path)
         unet, optimizer = accelerator.prepare(compiled, state.optimizer)
     drawn = (args.num_train_timesteps, args.class_dropout, private.secret if private else args.seed)
     density = timestep_density(args, process.scheduler)
-    stream = TrainingStream.of(data["train"], args, accelerator.device, *drawn, pipeline.encode, density, args.augment)
+    seen = encode_all(pipeline, data["train"], args) if args.latent else data["train"]
+    encode = None if args.latent else pipeline.encode
+    stream = TrainingStream.of(seen, args, accelerator.device, *drawn, encode, density, args.augment)
     validate = None
     if args.validation_steps and accelerator.is_main_process:
         validate = Validation(pipeline, 20, data, output_dir, args)
@@ -98,12 +101,14 @@ def describe(args: DDPMArguments, data: "dict[str, ImageArrays]") -> str:
     """What --dry_run prints."""
     import json
 
-    from clinsynth.trainers.diffusion.model import build_unet
+    from clinsynth.trainers.diffusion.latents import load_autoencoder
+    from clinsynth.trainers.diffusion.model import build_unet, seen_shape
     from clinsynth.trainers.diffusion.privacy import plan_privacy
     from clinsynth.trainers.harness import count_parameters, describe_run, describe_split
 
     train = data["train"]
-    network = build_unet(args, train.images.shape[-1], train.images.shape[1], len(train.label_names))
+    shape = seen_shape(train, load_autoencoder(args.latent) if args.latent else None)
+    network = build_unet(args, *shape, len(train.label_names))
     plan = None if args.dp_epsilon is None else plan_privacy(args, len(train.labels))
     privacy = "" if plan is None else f"privacy: {json.dumps(plan.record(args.train_steps), indent=2)}\n"
     epochs = args.train_steps * args.train_batch_size * args.gradient_accumulation_steps / len(train.labels)

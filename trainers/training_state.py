@@ -2,8 +2,8 @@
 
 checkpoint-500/                  a pipeline folder (averaged weights) that `DiffusionPipeline.from_pretrained` loads
 checkpoint-500/training_state/   model.safetensors, optimizer.safetensors, state.json: what resuming needs besides;
-                                 of a GAN also the discriminator's, of a LoRA and with --augment the averaged weights
-                                 (ema.safetensors)
+                                 of a GAN also the discriminator's, of a LoRA, an autoencoder and with
+                                 --augment the averaged weights (ema.safetensors)
 """
 
 import json
@@ -26,7 +26,7 @@ from clinsynth.run_folder import complete_folder, explained_where_damaged, expla
 from clinsynth.trainers.arguments import DescentArguments
 
 STATE = "training_state"
-INDICES = "model_index.json", "text_to_image.json"
+INDICES = "model_index.json", "text_to_image.json", "config.json"
 """Of the files that make a folder loadable it has one."""
 OLDER = "delete it, and the same command goes on from the checkpoint before it, or from the start"
 

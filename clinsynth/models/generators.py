@@ -207,13 +207,14 @@ class Diffusion(Generator):
         self.schedule = pipeline.scheduler  # the one it came with: what is drawn must not depend on who drew before
 
     def facts(self, settings: SamplingArguments) -> dict[str, Any]:
-        of_guide = {"guide_sha256": hash_weights(self.pipeline.guide)} if settings.guidance == "auto" else {}
+        used = {"guide": settings.guidance == "auto", "vae": getattr(self.pipeline, "vae", None) is not None}
+        hashes = {f"{name}_sha256": hash_weights(getattr(self.pipeline, name)) for name, on in used.items() if on}
         return super().facts(settings) | {
             "prediction_type": self.schedule.config.prediction_type,
             "scheduler": settings.scheduler,
             "num_inference_steps": settings.num_inference_steps,
             **self.guided(settings),
-            **of_guide,
+            **hashes,
         }
 
     def guidance(self, settings: SamplingArguments) -> float:
@@ -332,7 +333,7 @@ def load_ddpm(model: str, index: dict[str, Any], dtype: str) -> Any:
     """A `ClassConditionedDDPMPipeline`; `index` is the checkpoint's `model_index.json`."""
     import diffusers
     import torch
-    from diffusers import UNet2DModel
+    from diffusers import AutoencoderKL, UNet2DModel
 
     from clinsynth.pipelines.class_conditioned_ddpm import ClassConditionedDDPMPipeline, ContextUnet
 
@@ -342,13 +343,15 @@ def load_ddpm(model: str, index: dict[str, Any], dtype: str) -> Any:
         unet = network.from_pretrained(model, subfolder="unet", torch_dtype=getattr(torch, dtype))
         kept = index.get("guide", [None, None])[1] is not None
         guide = network.from_pretrained(model, subfolder="guide", torch_dtype=unet.dtype) if kept else None
+        latent = index.get("vae", [None, None])[1] is not None
+        vae = AutoencoderKL.from_pretrained(model, subfolder="vae", torch_dtype=unet.dtype) if latent else None
         name = index.get("scheduler", ["", None])[1]
         known = name if name in SCHEDULERS.values() else "DDPMScheduler"
         scheduler = getattr(diffusers, known).from_pretrained(model, subfolder="scheduler")
     if unet.config.get("num_classes", unet.config.get("num_class_embeds")) is None:
         raise ValueError(f"--model {model} knows no classes; give a checkpoint of `clinsynth train ddpm`")
     settings = {name: index[name] for name in ("image_mean", "image_std", "patch_size") if name in index}
-    return ClassConditionedDDPMPipeline(unet, scheduler, index.get("id2label"), guide=guide, **settings)
+    return ClassConditionedDDPMPipeline(unet, scheduler, index.get("id2label"), guide=guide, vae=vae, **settings)
 
 
 def load_gan(model: str, index: dict[str, Any], dtype: str) -> Any:

@@ -38,13 +38,15 @@ class ClassConditionedDDPMPipeline(DiffusionPipeline):
         patch_size: the network sees squares of so many pixels a side as channels of one, which divides its work by
             `patch_size`².
         guide: a network like `unet` that draws worse, such as its own earlier weights, for autoguidance.
+        vae: an `AutoencoderKL`, whose latents are then what is standardised and diffused; default: pixels are.
     """
 
     unet: Any
     guide: Any
+    vae: Any
     scheduler: Any
-    model_cpu_offload_seq = "guide->unet"  # type: ignore[assignment]
-    _optional_components: ClassVar = ["guide"]  # type: ignore[misc]
+    model_cpu_offload_seq = "guide->unet->vae"  # type: ignore[assignment]
+    _optional_components: ClassVar = ["guide", "vae"]  # type: ignore[misc]
     _callback_tensor_inputs: ClassVar = ["latents"]
 
     def __init__(
@@ -56,9 +58,10 @@ class ClassConditionedDDPMPipeline(DiffusionPipeline):
         image_std: List[float] | None = None,
         patch_size: int = 1,
         guide: Any = None,
+        vae: Any = None,
     ):
         super().__init__()
-        self.register_modules(unet=unet, scheduler=scheduler, guide=guide)
+        self.register_modules(unet=unet, scheduler=scheduler, guide=guide, vae=vae)
         count = self.num_classes
         labels = {int(k): v for k, v in (id2label or {i: str(i) for i in range(count)}).items()}
         if sorted(labels) != list(range(count)):
@@ -85,20 +88,28 @@ class ClassConditionedDDPMPipeline(DiffusionPipeline):
     def image_shape(self) -> tuple[int, int, int]:
         """Channels, height and width in pixels of its images."""
         side = self.unet.config.sample_size * self.patch_size
-        return len(self.image_mean), side, side
+        if self.vae is None:
+            return len(self.image_mean), side, side
+        side *= 2 ** (len(self.vae.config.block_out_channels) - 1)
+        return self.vae.config.out_channels, side, side
 
+    @torch.no_grad()
     def encode(self, images: torch.Tensor) -> torch.Tensor:
-        """Images (n, channels, height, width) in [-1, 1] as the network sees them: standardised, patches as channels.
+        """Images (n, channels, height, width) in [-1, 1], or their latents, as the network sees them: standardised,
+        patches as channels.
 
         Both keep white noise white, so that forward process, loss and sampler are those of the images themselves.
         """
+        if self.vae is not None:
+            images = self.vae.encode(images.to(self.vae.dtype)).latent_dist.mode().float()
         mean, std = (by_channel(values, images) for values in (self.image_mean, self.image_std))
         return torch.nn.functional.pixel_unshuffle((images - mean) / std, self.patch_size)
 
     def decode(self, samples: torch.Tensor) -> torch.Tensor:
         """The inverse of `encode`."""
         mean, std = (by_channel(values, samples) for values in (self.image_mean, self.image_std))
-        return torch.nn.functional.pixel_shuffle(samples, self.patch_size) * std + mean
+        images = torch.nn.functional.pixel_shuffle(samples, self.patch_size) * std + mean
+        return images if self.vae is None else self.vae.decode(images.to(self.vae.dtype)).sample.float()
 
     @property
     def num_classes(self) -> int:

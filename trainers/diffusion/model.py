@@ -11,12 +11,13 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from diffusers import DPMSolverMultistepScheduler
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d import UNet2DModel
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from diffusers.training_utils import compute_snr
@@ -36,6 +37,7 @@ from clinsynth.pipelines.class_conditioned_ddpm import ClassConditionedDDPMPipel
 from clinsynth.seeds import derive_seed
 from clinsynth.trainers.arguments import DDPMArguments, FromScratchArguments
 from clinsynth.trainers.diffusion.augmentation import AugmentedUnet, draw_views, move_images
+from clinsynth.trainers.diffusion.latents import latent_moments, latents_of, load_autoencoder, scale_images
 from clinsynth.trainers.training_state import TrainingState, checkpoints
 
 Encode = Callable[[torch.Tensor], torch.Tensor]
@@ -110,7 +112,8 @@ class TrainingStream:
     ) -> Self:
         """The images of `train` on `device`, viewed as `args` say, drawn from `seed` or theirs."""
         images, labels = (torch.from_numpy(array).to(device) for array in (train.images, train.labels))
-        views = (args.class_balanced, args.horizontal_flip, args.vertical_flip)
+        flips = train.images.dtype == np.uint8  # latents come with their mirrored views
+        views = (args.class_balanced, flips and args.horizontal_flip, flips and args.vertical_flip)
         drawn_from = args.seed if seed is None else seed
         drawn = (num_train_timesteps, class_dropout, *views, drawn_from, encode, density, augment)
         return cls(images, labels, len(train.label_names), *drawn)
@@ -180,9 +183,11 @@ class TrainingStream:
         return torch.multinomial(self.density, count, replacement=True, generator=generator)
 
 
-def scale_images(images: torch.Tensor) -> torch.Tensor:
-    """Images, uint8, in [-1, 1]; latents, which have a floating type, as they are; both float32."""
-    return images.float() if images.is_floating_point() else images.float() / 127.5 - 1
+class Process(Protocol):
+    """What a step lowers."""
+
+    def loss(self, network: nn.Module, batch: StepInputs, /) -> torch.Tensor:
+        """A scalar, the mean over the batch."""
 
 
 @dataclass(frozen=True)
@@ -273,6 +278,20 @@ def build_unet(args: DDPMArguments, resolution: int, channels: int, num_classes:
     )
 
 
+def seen_shape(train: ImageArrays, vae: AutoencoderKL | None) -> tuple[int, int]:
+    """Side and channels of what the network sees of the images of `train`, before patches."""
+    channels, side = train.images.shape[1:3]
+    if vae is None:
+        return side, channels
+    made_for, factor = vae.config.in_channels, 2 ** (len(vae.config.block_out_channels) - 1)  # type: ignore[attr-defined]
+    if channels != made_for or side % factor:
+        raise ValueError(
+            f"--latent is an autoencoder of {made_for} channels and sides in multiples of {factor}, but the images "
+            f"have {channels} and {side}; give --channels {made_for} and such a --resolution"
+        )
+    return side // factor, vae.config.latent_channels  # type: ignore[attr-defined]
+
+
 def build_scheduler(args: DDPMArguments, furthest: float = 1.0) -> DDPMScheduler:
     """The forward process of images whose encoded values are within ±`furthest`."""
     return DDPMScheduler(
@@ -333,8 +352,9 @@ def build_state(
     args: DDPMArguments, train: ImageArrays, accelerator: Accelerator
 ) -> tuple[TrainingState, ClassConditionedDDPMPipeline]:
     """The state before the first step, and the pipeline around its network."""
+    vae = load_autoencoder(args.latent).to(accelerator.device) if args.latent else None
     torch.manual_seed(derive_seed(args.seed, 2))
-    model = build_unet(args, train.images.shape[-1], train.images.shape[1], len(train.label_names))
+    model = build_unet(args, *seen_shape(train, vae), len(train.label_names))
     if args.init_from:
         try:
             source = load_pipeline(args.init_from)
@@ -347,13 +367,16 @@ def build_state(
             raise ValueError(f"--prediction_type is {args.prediction_type}, but --init_from predicts {theirs}")
         taken = take_over(model, source, train.label_names)
         accelerator.print(f"from {args.init_from}: {taken}")
-    mean, std = image_moments(args, train.images)
-    furthest = max((1 + abs(middle)) / spread for middle, spread in zip(mean, std, strict=True))
+    if vae:
+        mean, std, furthest = latent_moments(latents_of(vae, train.images))
+    else:
+        mean, std = image_moments(args, train.images)
+        furthest = max((1 + abs(middle)) / spread for middle, spread in zip(mean, std, strict=True))
     sampler = to_fast(build_scheduler(args, furthest))
     names = dict(enumerate(train.label_names))
-    pipeline = ClassConditionedDDPMPipeline(model, sampler, names, mean, std, args.patch_size)
+    pipeline = ClassConditionedDDPMPipeline(model, sampler, names, mean, std, args.patch_size, vae=vae)
     if args.channels_last or (args.channels_last is None and accelerator.device.type == "cuda"):
-        nn.Module.to(model, memory_format=torch.channels_last)
+        nn.Module.to(model, memory_format=torch.channels_last)  # type: ignore[call-overload]
     trained = AugmentedUnet(model) if args.augment else model
     state = TrainingState.begin(trained, args, accelerator, args.weight_decay)
     state.averages_more = trained is not model
@@ -417,7 +440,7 @@ def take_over(model: nn.Module, source: ClassConditionedDDPMPipeline, names: lis
 def train_step(
     accelerator: Accelerator,
     unet: nn.Module,
-    process: DDPMProcess,
+    process: Process,
     optimizer: torch.optim.Optimizer,
     parts: list[StepInputs],
     max_grad_norm: float,
