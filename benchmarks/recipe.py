@@ -24,7 +24,7 @@ from clinsynth.arguments import run
 from clinsynth.run_folder import atomic_write, create_run_folder, describe_environment
 
 BEFORE = (
-    "--noise_levels uniform --standardise false --beta_schedule cosine --learning_rate 1e-3 "
+    "--patch_size 1 --noise_levels uniform --standardise false --beta_schedule cosine --learning_rate 1e-3 "
     "--adam_beta2 0.999 --lr_scheduler constant_with_warmup"
 )
 """The defaults until November 2026."""
@@ -33,7 +33,8 @@ CHANGES = {
     "default": "",
     "the default before": BEFORE,
     "preset fast": "--preset fast",
-    "patches of 2": "--patch_size 2",
+    "patches of 1": "--patch_size 1",
+    "patches of 4": "--patch_size 4",
     "uniform noise levels": "--noise_levels uniform",
     "images not standardised": "--standardise false",
     "constant learning rate": "--lr_scheduler constant_with_warmup",

@@ -245,13 +245,20 @@ class DDPMProcess:
         return self.weigh(self.image_losses(unet, batch), batch).mean()
 
 
+def patch_side(args: DDPMArguments, resolution: int) -> int:
+    """The side in pixels of the squares that the network sees as channels, as --patch_size says."""
+    if args.patch_size is not None:
+        return args.patch_size
+    return 2 if args.backbone == "unet2d" and not args.latent and resolution >= 32 and resolution % 8 == 0 else 1
+
+
 def build_unet(args: DDPMArguments, resolution: int, channels: int, num_classes: int) -> ContextUnet | UNet2DModel:
     """The untrained network; its last class, number `num_classes`, is the null class.
 
     Raises:
         ValueError: the backbone does not work at `resolution`.
     """
-    patch = args.patch_size
+    patch = patch_side(args, resolution)
     if resolution % patch:
         raise ValueError(f"--resolution {resolution} is no multiple of --patch_size {patch}; use 1")
     resolution, channels = resolution // patch, channels * patch**2
@@ -354,7 +361,8 @@ def build_state(
     """The state before the first step, and the pipeline around its network."""
     vae = load_autoencoder(args.latent).to(accelerator.device) if args.latent else None
     torch.manual_seed(derive_seed(args.seed, 2))
-    model = build_unet(args, *seen_shape(train, vae), len(train.label_names))
+    side, channels = seen_shape(train, vae)
+    model = build_unet(args, side, channels, len(train.label_names))
     if args.init_from:
         try:
             source = load_pipeline(args.init_from)
@@ -374,7 +382,7 @@ def build_state(
         furthest = max((1 + abs(middle)) / spread for middle, spread in zip(mean, std, strict=True))
     sampler = to_fast(build_scheduler(args, furthest))
     names = dict(enumerate(train.label_names))
-    pipeline = ClassConditionedDDPMPipeline(model, sampler, names, mean, std, args.patch_size, vae=vae)
+    pipeline = ClassConditionedDDPMPipeline(model, sampler, names, mean, std, patch_side(args, side), vae=vae)
     if args.channels_last or (args.channels_last is None and accelerator.device.type == "cuda"):
         nn.Module.to(model, memory_format=torch.channels_last)  # type: ignore[call-overload]
     trained = AugmentedUnet(model) if args.augment else model
