@@ -10,6 +10,7 @@ where it is tested.
 """
 
 import json
+import shlex
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -106,7 +107,7 @@ def plan(
 
     def build(way: str) -> OurTraining:
         AcceleratorState._reset_state()  # which else keeps the precision of the row before
-        flags = f"--dataset {args.dataset} {args.trainer_flags} {WAYS[way]}".split()
+        flags = ["--dataset", args.dataset, *shlex.split(f"{args.trainer_flags} {WAYS[way]}")]
         return OurTraining(parse(DDPMArguments, flags), data, output_dir, cpu=device.type == "cpu")
 
     def steps_a_second(way: str) -> dict[str, Any]:

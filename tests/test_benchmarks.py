@@ -31,7 +31,7 @@ from benchmarks.score import blurred, gaussian_noise_like
 from benchmarks.timing import compare, table
 from clinsynth.arguments import parse
 from clinsynth.data.images import ImageArrays
-from clinsynth.trainers.arguments import DDPMArguments
+from clinsynth.trainers.arguments import DDPMArguments, GANArguments
 
 
 def tiny_unet() -> Any:
@@ -186,6 +186,8 @@ def test_every_row_of_the_recipe_is_a_trainer_of_its_own() -> None:
     settings = {name: parse(DDPMArguments, shlex.split(flags)) for name, flags in recipe.CHANGES.items()}
     default = settings.pop("default")
     assert default == DDPMArguments() and all(other != default for other in settings.values())
+    gans = [parse(GANArguments, shlex.split(flags)) for flags in recipe.GANS.values()]
+    assert gans[0] == GANArguments() and all(gan not in gans[:i] for i, gan in enumerate(gans))
     before = settings["the default before"]
     assert (before.patch_size, before.noise_levels, before.standardise) == (1, "uniform", False)
     row = {"frechet": 12.34, "test": None, "facts": {"steps": 7, "cpu_seconds": 99.6}}

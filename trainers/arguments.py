@@ -209,9 +209,7 @@ class DDPMArguments(FromScratchArguments, DescentArguments):
         if self.learning_rate is None:
             self.learning_rate = 2e-3 * min(1.0, (32 / max(self.width, 1)) ** 0.5)
         super().__post_init__()
-        check_above_zero(
-            self, "width gradient_accumulation_steps num_train_timesteps dp_max_grad_norm".split()
-        )
+        check_above_zero(self, "width gradient_accumulation_steps num_train_timesteps dp_max_grad_norm".split())
         if self.patch_size is not None:
             check_above_zero(self, ["patch_size"])
         check_at_least(self, 0, ["weight_decay"])

@@ -101,7 +101,7 @@ class ClassConditionedDDPMPipeline(DiffusionPipeline):
         Both keep white noise white, so that forward process, loss and sampler are those of the images themselves.
         """
         if self.vae is not None:
-            images = self.vae.encode(images.to(self.vae.dtype)).latent_dist.mode().float()
+            images = self.vae.encode(images.to(self.vae.device, self.vae.dtype)).latent_dist.mode().float()
         mean, std = (by_channel(values, images) for values in (self.image_mean, self.image_std))
         return torch.nn.functional.pixel_unshuffle((images - mean) / std, self.patch_size)
 

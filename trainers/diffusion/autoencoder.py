@@ -48,13 +48,12 @@ class Autoencoding(nn.Module):
     """An autoencoder as it is trained: images in, and out again by way of noisy latents.
 
     Args:
-        vae: the autoencoder; what `save_pretrained` writes is its own folder.
+        vae: the autoencoder.
     """
 
     def __init__(self, vae: AutoencoderKL):
         super().__init__()
         self.vae = vae
-        self.save_pretrained = vae.save_pretrained
 
     def forward(self, images: torch.Tensor, noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The images (b, c, h, w) as they come out, and the divergence of their latents from white noise, (b,).
