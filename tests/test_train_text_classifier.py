@@ -27,7 +27,7 @@ from clinsynth.arguments import parse
 from clinsynth.data.arguments import TextDataArguments
 from clinsynth.data.texts import TextArrays, as_objects, load_text_arrays, to_text_arrays
 from clinsynth.models.classifiers import FitSettings, last_layer, macro_f1
-from clinsynth.models.linear_texts import fit_linear, fit_one, mean_embeddings, tfidf
+from clinsynth.models.linear_texts import FrozenEncoder, fit_linear, fit_one, tfidf
 from clinsynth.models.text_classifiers import (
     Tokens,
     batch_logits,
@@ -180,7 +180,7 @@ def test_a_frozen_encoder_is_read_as_its_own_library_reads_it(real, encoder: Pat
     texts = list(real["test"].texts[:5])
     tokens = Tokens(AutoTokenizer.from_pretrained(encoder), 64)
     theirs = load_text_encoder(str(encoder))(pack_texts(texts))
-    assert np.allclose(mean_embeddings(str(encoder), tokens, texts), theirs, atol=1e-5)
+    assert np.allclose(FrozenEncoder(str(encoder), tokens)(texts), theirs, atol=1e-5)
 
 
 def test_arms_on_a_frozen_encoder_are_compared_with_its_real_one(real, encoder: Path, tmp_path: Path):

@@ -6,7 +6,7 @@ Both take seconds to minutes where an encoder is fine-tuned for an hour, and are
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,12 +19,14 @@ from sklearn.linear_model import LogisticRegression
 from transformers import AutoModel
 
 from clinsynth.models.classifiers import Record, macro_f1
-from clinsynth.models.text_classifiers import READ_AT_ONCE, Tokens
-from clinsynth.models.weights import best_device, explained_where_unloadable
+from clinsynth.models.text_classifiers import READ_AT_ONCE, Tokens, load_tokenizer
+from clinsynth.models.text_encoders import default_source
+from clinsynth.models.weights import MINILM, best_device, explained_where_unloadable
 
 PENALTIES = (0.1, 1.0, 10.0, 100.0)
 """Inverse strengths C of the penalty, among which validation chooses."""
 MOST_STEPS = 1000
+WINDOW, MOST_WINDOWS = 256, 4
 
 
 @dataclass(frozen=True)
@@ -82,26 +84,73 @@ def tfidf(texts: Sequence[str]) -> TfidfVectorizer:
     return TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"(?u)\b\w+\b").fit(texts)
 
 
-def mean_embeddings(source: str, tokens: Tokens, texts: Sequence[str]) -> np.ndarray:
-    """Features float32 (n, d): the mean of the last hidden states of all tokens in all windows, of unit length.
+class FrozenEncoder:
+    """A pretrained encoder that is not trained.
 
     Args:
-        source: folder or Hub id of a transformers encoder, which is not trained.
+        source: its folder or Hub id.
+        tokens: of its tokenizer.
+        flag: what errors call `source`.
 
     Raises:
         ValueError: it cannot be loaded.
     """
-    with explained_where_unloadable("--model", source, "give the folder or Hub id of a transformers encoder"):
-        model: Any = AutoModel.from_pretrained(source, dtype=torch.float32, use_safetensors=True)
-    model = model.to(best_device()).eval()
-    windows, owners = tokens.windows(texts)
-    order = np.argsort([len(row) for row in windows], kind="stable")
-    sums = np.zeros((len(texts), model.config.hidden_size), dtype=np.float64)
-    for start in range(0, len(order), READ_AT_ONCE):
-        rows = order[start : start + READ_AT_ONCE]
-        inputs = tokens.padded([windows[row] for row in rows], model.device)
-        with torch.inference_mode():
-            hidden = model(**inputs).last_hidden_state * inputs["attention_mask"][:, :, None]
-        np.add.at(sums, owners[rows], hidden.sum(1).double().cpu().numpy())
-    features: np.ndarray = (sums / np.linalg.norm(sums, axis=1, keepdims=True)).astype(np.float32)
-    return features
+
+    def __init__(self, source: str, tokens: Tokens, flag: str = "--model"):
+        with explained_where_unloadable(flag, source, "give the folder or Hub id of a transformers encoder"):
+            model: Any = AutoModel.from_pretrained(source, dtype=torch.float32, use_safetensors=True)
+        self.model, self.tokens = model.to(best_device()).eval(), tokens
+
+    def __call__(self, texts: Sequence[str]) -> np.ndarray:
+        """Features float32 (n, d): the mean of the last hidden states of all tokens in all windows, of unit length."""
+        windows, owners = self.tokens.windows(texts)
+        order = np.argsort([len(row) for row in windows], kind="stable")
+        sums = np.zeros((len(texts), self.model.config.hidden_size), dtype=np.float64)
+        for start in range(0, len(order), READ_AT_ONCE):
+            rows = order[start : start + READ_AT_ONCE]
+            inputs = self.tokens.padded([windows[row] for row in rows], self.model.device)
+            with torch.inference_mode():
+                hidden = self.model(**inputs).last_hidden_state * inputs["attention_mask"][:, :, None]
+            np.add.at(sums, owners[rows], hidden.sum(1).double().cpu().numpy())
+        features: np.ndarray = (sums / np.linalg.norm(sums, axis=1, keepdims=True)).astype(np.float32)
+        return features
+
+
+def load_frozen_encoder(encoder: str, flag: str) -> FrozenEncoder:
+    """The encoder of this folder or Hub id, which `flag` gave; it reads long texts in windows.
+
+    Raises:
+        ValueError: it cannot be loaded.
+    """
+    source = default_source() if encoder == MINILM else encoder
+    tokenizer, most = load_tokenizer(flag, source, "give the folder or Hub id of a transformers encoder")
+    return FrozenEncoder(source, Tokens(tokenizer, min(WINDOW, most), MOST_WINDOWS), flag)
+
+
+def cross_fitted(features: Any, labels: np.ndarray, classes: int, folds: int = 5) -> tuple[np.ndarray, Linear]:
+    """Probabilities float32 (n, classes) that logistic regressions give for rows that they were not fitted on, and the
+    one of all rows; the C is that of the best macro-F1 on the rows that each left out.
+
+    Args:
+        features: (n, d), dense or sparse.
+        labels: ints (n,); every class has `folds` rows or more.
+    """
+    held_out = [np.flatnonzero(part) for part in folds_of(labels, folds)]
+    found: list[np.ndarray] = []
+    for penalty in PENALTIES:
+        rows = np.zeros((len(labels), classes), dtype=np.float32)
+        for part in held_out:
+            rest = np.setdiff1d(np.arange(len(labels)), part)
+            rows[part] = fit_one(features[rest], labels[rest], classes, penalty, True).probabilities(features[part])
+        found.append(rows)
+    best = int(np.argmax([macro_f1(labels, rows.argmax(1), classes) for rows in found]))
+    return found[best], fit_one(features, labels, classes, PENALTIES[best], True)
+
+
+def folds_of(labels: np.ndarray, folds: int) -> Iterator[np.ndarray]:
+    """Masks (n,) of the rows of each fold: every label's rows are dealt out in turn."""
+    places = np.zeros(len(labels), dtype=int)
+    for label in np.unique(labels):
+        own = labels == label
+        places[own] = np.arange(own.sum()) % folds
+    return (places == fold for fold in range(folds))

@@ -147,10 +147,10 @@ class TextClassifiers(Classifiers[TextArrays]):
     def frozen(self, data: TextArrays) -> np.ndarray:
         if not self.source:
             raise ArmRefusedError(f"--model {SMALL_BERT} has no trained weights to embed texts with; name another")
-        return linear_texts.mean_embeddings(self.source, self.tokens, data.texts)
+        return linear_texts.FrozenEncoder(self.source, self.tokens)(list(data.texts))
 
     def counts_of_words(self, train: TextArrays) -> Callable[[TextArrays], Any]:
-        vectorizer = linear_texts.tfidf(train.texts)
+        vectorizer = linear_texts.tfidf(list(train.texts))
         return lambda data: vectorizer.transform(data.texts)
 
     def notes(self, real: Mapping[str, TextArrays], synthetic: Mapping[str, TextArrays]) -> list[str]:
