@@ -26,6 +26,7 @@ COMMANDS = {
     "sign checklist": "write a page on which an expert corrects and signs a checklist",
     "sign images": "sign the pictures of a synthetic set, with a certificate",
     "audit membership": "attack a checkpoint: can its training images be told from others",
+    "audit text-model": "attack a tuned language model: does it give its texts away",
     "audit text": "find harmful texts in a synthetic set",
     "study": "run a recipe: generators, evidence, classifiers, report",
     "summarize": "count classes, subgroups and duplicates of a data set",

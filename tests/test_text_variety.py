@@ -83,7 +83,7 @@ def test_texts_of_another_label_lie_below_the_band_of_real_ones(tmp_path: Path) 
         )
         for swap in (0, 1)
     )
-    assert kept > 0.75 and swapped < 0.4 and check("bread", "mild", []) in (None, NOT_IN_BAND)
+    assert kept > 0.7 and swapped < kept - 0.3 and check("bread", "mild", []) in (None, NOT_IN_BAND)
     assert check.facts["keep_if_label"] == 0.1 and set(check.facts["label_band"]) == set(LABELS)
     with pytest.raises(
         ValueError, match=r"--keep_if_label 0\.1 needs 5 real train texts of every label; 'mild' has 2"

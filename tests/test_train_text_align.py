@@ -17,7 +17,8 @@ from transformers import AutoModelForCausalLM
 pytest.importorskip("trl", reason="needs the packages of `pip install clinsynth[text]`")
 
 from clinsynth.arguments import parse
-from clinsynth.models.linear_texts import load_frozen_encoder
+from clinsynth.data.texts import TextSet
+from clinsynth.models.linear_texts import tfidf
 from clinsynth.run_folder import read_metrics
 from clinsynth.trainers.text_align.pairs import authenticity_of, make_pairs
 from clinsynth.trainers.train_text_align import TextAlignArguments, main
@@ -72,16 +73,21 @@ def test_better_halves_meet_worse_ones_of_their_label() -> None:
     assert make_pairs(labels, scores, 0.6) == [] and make_pairs(labels, np.zeros(7), 0.0) == []
 
 
-def test_bland_texts_are_less_authentic_than_texts_of_the_label(tmp_path: Path) -> None:
+def test_bland_texts_are_less_authentic_than_texts_of_the_label() -> None:
     """What a reward hacker would write scores below what real texts of the label do."""
     real, like, bland = (
         write_posts(90, seed, "r", softened) for seed, softened in ((0, False), (1, False), (2, True))
     )
-    encoder = load_frozen_encoder(str(save_tiny_encoder(tmp_path, [*real.texts, *bland.texts])), "--encoder")
-    means = [
-        authenticity_of(encoder, side.texts, side.labels, real.texts, real.labels, 2).mean() for side in (like, bland)
-    ]
-    assert 0 <= means[1] < means[0] - 0.03 <= 1
+    words = tfidf([*real.texts, *like.texts, *bland.texts])
+
+    def score(side: TextSet) -> np.ndarray:
+        found = authenticity_of(
+            lambda texts: words.transform(texts).toarray(), side.texts, side.labels, real.texts, real.labels, 2
+        )
+        assert (found >= 0).all() and (found <= 1).all()
+        return found[side.labels == 1]
+
+    assert score(bland).mean() < score(like).mean() - 0.1
 
 
 def first_losses(folder: Path) -> list[float]:

@@ -15,7 +15,6 @@ from clinsynth.judges.text_audit import AuditArguments, TextJudge, load_judges
 from clinsynth.judges.text_rules import categories_of, read_categories
 
 if TYPE_CHECKING:
-    from clinsynth.models.linear_texts import Linear
     from clinsynth.models.writers import Messages
     from clinsynth.synthesis.arguments import TextFilterArguments
 
@@ -128,17 +127,13 @@ class LabelBandCheck:
             )
         self.encoder = load_frozen_encoder(encoder, "--label_encoder")
         self.names, self.share = names, share
-        held_out, self.model = self.fit(cross_fitted, texts, labels)
+        features = self.encoder(texts)
+        self.encoder.tokens.known.clear()
+        held_out, self.model = cross_fitted(features, labels, len(names), FOLDS)
         sure = held_out[np.arange(len(labels)), labels]
         self.least = {name: float(np.quantile(sure[labels == n], share)) for n, name in enumerate(names)}
         self.found = float((held_out.argmax(1) == labels).mean())
         self.weights = hash_weights(self.encoder.model, without="pooler")
-
-    def fit(self, cross_fitted: Any, texts: Sequence[str], labels: np.ndarray) -> tuple[np.ndarray, Linear]:
-        features = self.encoder(texts)
-        self.encoder.tokens.known.clear()
-        found: tuple[np.ndarray, Linear] = cross_fitted(features, labels, len(self.names), FOLDS)
-        return found
 
     @property
     def facts(self) -> dict[str, Any]:

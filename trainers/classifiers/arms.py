@@ -168,6 +168,8 @@ class ArmArguments:
             self.arms = [*known[:2], *(["synthetic", "composite"] if self.synthetic else [])]
         if REAL_TFIDF in known and REAL_TFIDF not in self.arms:
             self.arms = [*self.arms, REAL_TFIDF]
+        if self.control == REAL_FROZEN and self.features_from == "control" and set(self.kinds) & set(FEATURES):
+            raise ValueError(f"--control {REAL_FROZEN} trains no body to take from; add --features_from model")
         resolve_arms(self.kinds, self.control, [self.synthetic] if self.synthetic else [], known)
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import numpy as np
 from datasets import Dataset
 
 from clinsynth.judges.text_audit import audit_texts, load_judges
-from clinsynth.models.linear_texts import FrozenEncoder, cross_fitted, load_frozen_encoder
+from clinsynth.models.linear_texts import cross_fitted, load_frozen_encoder
 from clinsynth.pipelines.structured_medical_text.prompts import Task, encode_messages, render_messages
 from clinsynth.seeds import derive_seed
 from clinsynth.synthesis.sets import WROTE_TEXTS, SetReader
@@ -74,11 +74,22 @@ def score_texts(args: TextAlignArguments, texts: list[str], labels: np.ndarray, 
 
 
 def authenticity_of(
-    encoder: FrozenEncoder, made: list[str], numbers: np.ndarray, texts: list[str], labels: np.ndarray, classes: int
+    encoder: Callable[[list[str]], np.ndarray],
+    made: list[str],
+    numbers: np.ndarray,
+    texts: list[str],
+    labels: np.ndarray,
+    classes: int,
 ) -> np.ndarray:
     """How much each generated text is like real ones of its label, in [0, 1]: the mean of the probability that a
     classifier of the real texts gives the label, and of the share of the label's real texts that are no nearer to
-    another one of them than the generated text is to its nearest. Blandness lowers both, as real tone is not bland."""
+    another one of them than the generated text is to its nearest. Blandness lowers both, as real tone is not bland.
+
+    Args:
+        encoder: from texts to features (n, d) of unit length.
+        made, numbers: the generated texts, and the number of each one's label.
+        texts, labels: the real ones.
+    """
     real, new = encoder(texts), encoder(made)
     _, model = cross_fitted(real, labels, classes, FOLDS)
     sure = model.probabilities(new)[np.arange(len(made)), numbers]
