@@ -49,11 +49,13 @@ def main(args: TextAlignArguments) -> None:
     from clinsynth.run_folder import config_yaml, create_run_folder
     from clinsynth.synthesis.plan import texts_of
     from clinsynth.trainers.text_align.pairs import build_dataset, score_texts
+    from clinsynth.trainers.text_lora.examples import check_task
 
     state = PartialState(cpu=not torch.accelerator.is_available())  # else several CPU processes go unseen
     task = load_task(args.task, args.codes)
     real = load_text_dataset(args, args.seed)["train"]
     names: list[str] = real.features["label"].names
+    check_task(args, task, names)
     texts, labels = texts_of(real, names)
     scored = score_texts(args, texts, np.array(labels), names)
     model, tokenizer = load_causal_model(args.model, args.dtype)

@@ -47,6 +47,8 @@ LINEAR = tuple(f"{rows}{end}" for end in (FROZEN, TFIDF) for rows in ("real", "s
 ARMS = ("real", "real_strong", *SYNTHETIC, *OVERSAMPLING, *FEATURES)
 TEXT_ARMS = ("real", "real_weighted", *SYNTHETIC, "random_oversampling", *FEATURES, *LINEAR)
 """Which arms there are of images, and of texts; those that are trained without being asked for stand first."""
+REAL_ONLY = frozenset({*CONTROLS, REAL_FEATURES, REAL_FROZEN, REAL_TFIDF})
+"""The kinds that hold nothing but real samples."""
 
 
 @dataclass(frozen=True)

@@ -206,15 +206,14 @@ def fit_linear_arm(
     """Fit a logistic regression, which is kept in `folder` where its features can be had again; and its probabilities
     of the test samples. It takes no optimizer step of the others' kind, and has no seed: 0 steps."""
     started, real = time.perf_counter(), trainings.real
-    if isinstance(data, BodyFeatures):
-        features: Callable[[Any], Any] = lambda rows: trainings.features_for(arm, rows, seed).values  # noqa: E731
-        train = data.values
-    else:
-        features = trainings.classifiers.counts_of_words(data)
-        train = features(data)
+    of_words = None if isinstance(data, BodyFeatures) else trainings.classifiers.counts_of_words(data)
+
+    def features(rows: S) -> Any:
+        return trainings.frozen(rows).values if of_words is None else of_words(rows)
+
     held_out = real["validation"]
     model, history = fit_linear(
-        train,
+        data.values if isinstance(data, BodyFeatures) else features(data),
         data.labels,
         len(real["train"].label_names),
         features(held_out),
@@ -226,7 +225,7 @@ def fit_linear_arm(
     for record in history:
         append_metrics(folder, {"arm": arm.name, "seed": seed, **record})
     best = max(record["validation_macro_f1"] for record in history)
-    result = FitResult(0, time.perf_counter() - started, 0, best, history)
+    result = FitResult(0, time.perf_counter() - started, 0, best, [])
     return result, model.probabilities(features(real["test"]))
 
 
