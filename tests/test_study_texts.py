@@ -95,7 +95,13 @@ def write_small_study(folder: Path) -> Path:
         "generate": {"per_class": 8, "near_duplicate": 1.0},
         "evaluate": {"bootstrap": 4, "encoder": str(save_tiny_encoder(folder / "encoder", [row[0] for row in rows]))},
         "classifiers": {
-            "small": {"arms": "real,real_weighted,composite", "seeds": 2, "epochs": 1, "learning_rates": 0.01}
+            "small": {
+                "model": "small-bert",
+                "arms": "real,real_weighted,composite",
+                "seeds": 2,
+                "epochs": 1,
+                "learning_rates": 0.01,
+            }
         },
     }
     path = folder / "recipe.yaml"

@@ -18,7 +18,7 @@ from clinsynth.reports.images import encode_images, privacy_rows
 from clinsynth.run_folder import atomic_write, describe_environment, read_json
 from clinsynth.study.plan import MARK
 from clinsynth.synthesis.sets import load_synthetic_images, with_labels_of
-from clinsynth.trainers.classifiers.arms import CONTROLS
+from clinsynth.trainers.classifiers.arms import REAL_ONLY
 
 if TYPE_CHECKING:
     from clinsynth.study.arguments import StudyArguments
@@ -202,7 +202,7 @@ def advantage(results: dict[str, Any], generators: dict[str, Any]) -> str:
 def curve_views(results: dict[str, Any]) -> list[dict[str, Any]]:
     """Validation macro-F1 over the epochs: one drawing an arm, one line a seed, all on one scale."""
     lines: dict[str, list[list[float]]] = {}
-    for run in results["runs"]:
+    for run in (run for run in results["runs"] if run["history"]):  # a logistic regression has no epochs
         lines.setdefault(run["arm"], []).append([record["validation_macro_f1"] for record in run["history"]])
     every = [value for seeds in lines.values() for line in seeds for value in line]
     low, high = min(every, default=0.0), max(every, default=1.0)
@@ -215,7 +215,7 @@ def curve_views(results: dict[str, Any]) -> list[dict[str, Any]]:
 def study_tiles(report: dict[str, Any]) -> Iterator[dict[str, str]]:
     """The few numbers at the head of the page."""
     for name, results in report["classifiers"].items():
-        compared = [r for r in results["comparisons"] if r["metric"] == "macro_f1" and r["arm"] not in CONTROLS]
+        compared = [r for r in results["comparisons"] if r["metric"] == "macro_f1" and r["arm"] not in REAL_ONLY]
         if compared:
             best = max(compared, key=lambda record: record["difference"])
             yield page.tile(f"Best arm for {name}", best["verdict"], best["sentence"])

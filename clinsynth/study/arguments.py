@@ -9,6 +9,7 @@ from typing import Any
 
 from clinsynth.data.arguments import ImageDataArguments, IntensityArguments, TextDataArguments, WayInArguments
 from clinsynth.judges.judges import check_judge
+from clinsynth.models.weights import MINILM
 from clinsynth.plain_yaml import cut
 
 
@@ -86,7 +87,7 @@ class EvaluateTextArguments(WayInArguments):
     cache_dir: str | None = None
     """where embeddings and losses are kept, each under a hash of what it was made from, so that several evaluations
     share those of the real texts; default: --output_dir"""
-    encoder: str = "sentence-transformers/all-MiniLM-L6-v2"
+    encoder: str = MINILM
     """folder or Hub id of a transformers encoder; where the Hub is out of reach, a folder"""
     language_model: str | None = None
     """folder, Hub id or .gguf file of a causal language model, which measures the perplexity gap; default: left out"""
