@@ -18,6 +18,9 @@ NO_SIGN, COPIES = "no sign", "copies found"
 MEMORISED = "closer to train than to held-out: memorisation"
 UNCLEAR = "unclear: train and held-out pictures differ"
 """Verdicts on the privacy of images."""
+EXACT, NEAR, CERTAIN = "exact copy", "near copy", "single copy"
+"""Kinds of copy. The last is certain by itself (`clinsynth.metrics.privacy.views`); near copies are so by their
+number."""
 
 FIDELITY, DIVERSITY, PRIVACY, ALIGNMENT, USE = "fidelity", "diversity", "privacy", "alignment", "use"
 QUESTIONS = {
