@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from math import floor, log10
 from typing import Any
 
 from clinsynth.metrics import registry
@@ -28,10 +29,16 @@ SCORE = re.compile(r"validation macro-F1 (\d\.\d+)")
 
 
 def shown(value: float) -> str:
-    """Three digits, a true minus sign, nothing smaller than a thousandth."""
+    """Three significant digits, never an exponent; a true minus sign, and 0.00 for what is nearer to 0 than 1e-6."""
     if abs(value) >= 1000:
-        return f"{value:.0f}".replace("-", "−")
-    return f"{value:.3f}" if abs(value) < 0.1 else f"{value:#.3g}".rstrip(".").replace("-", "−")
+        text = f"{value:.0f}"
+    elif abs(value) < 1e-6:
+        text = "0.00"
+    elif abs(value) < 0.001:
+        text = f"{value:.{2 - floor(log10(abs(value)))}f}"
+    else:
+        text = f"{value:#.3g}".rstrip(".")
+    return text.replace("-", "−")
 
 
 @dataclass(frozen=True)
@@ -267,17 +274,17 @@ def recovery_of(records: list[Record], counts: dict[str, dict[str, int]]) -> Agr
 
 
 def recovery_reading(record: Record | None, counts: dict[str, dict[str, int]]) -> Agreement | None:
-    if record is None or record["floor_held_out"] is None:
+    """One record of label recovery; None where it has no value or no floor of held-out texts."""
+    if record is None or record["value"] is None or record["floor_held_out"] is None:
         return None
     own = counts["test"] if record["label"] == OVERALL else {record["label"]: counts["test"][record["label"]]}
-    value, floor, n = record["value"], record["floor_held_out"], max(1, sum(own.values()))
+    value, real, n = record["value"], record["floor_held_out"], max(1, sum(own.values()))
     chance = 1 / max(1, sum(count > 0 for count in counts["train"].values()))
-    error = 2 * (floor * (1 - floor) / n) ** 0.5
+    error = 2 * (real * (1 - real) / n) ** 0.5
     high = record["interval"][1] if record["interval"] else value
-    known = floor - error > chance
-    return Agreement(
-        value, floor, chance, known, known and high < (chance + floor) / 2, known and high < floor - error, []
-    )
+    known = real - error > chance
+    mixed, below = known and high < (chance + real) / 2, known and high < real - error
+    return Agreement(value, real, chance, known, mixed, below, [])
 
 
 def gains_of(results: dict[str, Any], source: str) -> Iterator[Gain]:
@@ -370,8 +377,8 @@ def copies_of_texts(evidence: dict[str, Any], records: list[Record]) -> Copies:
     if record := find(records, "exact_copies", reference="prompt"):
         parts.append(f"of the prompt's own examples {record['value']:.0%}")
     if record := find(records, "ngram8_share", reference="train"):
-        floor = max(all_floors(record), default=0.0)
-        parts.append(f"with eight words in a row from train {record['value']:.0%} (real ones {floor:.0%})")
+        real = max(all_floors(record), default=0.0)
+        parts.append(f"with eight words in a row from train {record['value']:.0%} (real ones {real:.0%})")
     return Copies(found, doubts, [], list(gaps_of_texts(evidence, records)), tuple(parts))
 
 

@@ -116,7 +116,11 @@ RULES: dict[str, tuple[Rule, ...]] = {
         Rule(YES, "as near to real {things} as other real ones are, or nearly so", lambda r: True),
     ),
     CLASS: (
-        Rule(UNMEASURED, "no classifier of real {things} was asked", lambda r: r.agreement is None),
+        Rule(
+            UNMEASURED,
+            "no classifier of real {things} was asked, or there were fewer than 10 of each class",
+            lambda r: r.agreement is None,
+        ),
         Rule(
             UNKNOWN,
             "the classifier knows real {things}' classes no better than by chance",
@@ -167,6 +171,7 @@ RULES: dict[str, tuple[Rule, ...]] = {
     HELPS: (
         Rule(UNMEASURED, "no classifier was trained with them", lambda r: not r.gains),
         Rule(UNKNOWN, "too few seeds to tell", lambda r: max(gain.seeds for gain in r.gains) < 2),
+        Rule(UNKNOWN, FEW_WORDS, is_few),
         Rule(YES, "added to real {things} they help beside the strongest control", gained_for_sure),
         Rule(
             PARTLY,
