@@ -207,8 +207,7 @@ def beside(records: list[Record], metric: str, lenient: Any) -> Beside | None:
         return None
     if metric == "coverage" and record["n_synthetic"] < (record.get("floor_n") or record["n_real"]):
         return None
-    title = registry.IMAGE_METRICS[metric].column.split(":")[0]
-    return Beside(title, record["value"], lenient(floors))
+    return Beside(registry.IMAGE_METRICS[metric].column, record["value"], lenient(floors))
 
 
 def is_at_chance(evidence: dict[str, Any]) -> bool:

@@ -410,12 +410,15 @@ def longer_training(generator: dict[str, Any], real: str, r: Readings) -> tuple[
 def changed(command: list[str], **flags: str | None) -> str:
     """A command with other flags: one that is given takes the place of what stood there, None takes it away; a new
     output folder gets the name of the old one and -2."""
-    words, old = list(command), ""
-    for name in flags:
-        while f"--{name}" in words:
-            place = words.index(f"--{name}")
-            old = words[place + 1] if name == "output_dir" and place + 1 < len(words) else old
-            del words[place : place + 2]
+    words: list[str] = []
+    old, rest = "", iter(command)
+    for word in rest:
+        name, _, value = word.removeprefix("--").partition("=")
+        if not word.startswith("--") or name not in flags:
+            words.append(word)
+            continue
+        value = value or next(rest, "")
+        old = value if name == "output_dir" else old
     given = {name: value for name, value in flags.items() if value is not None}
     given |= {"output_dir": f"{old or 'runs/synthetic'}-2"} if "output_dir" in flags else {}
     return shlex.join([*words, *(part for name, value in given.items() for part in (f"--{name}", value))])

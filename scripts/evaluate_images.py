@@ -29,7 +29,7 @@ def main(args: EvaluateImagesArguments) -> None:
     from clinsynth.study.image_evidence import gather_evidence
 
     evidence, real, synthetic, features = gather_evidence(args)
-    samples = choose_images(real, synthetic, evidence["privacy"], args.seed, features, args.shareable)
+    samples = choose_images(real["train"], synthetic, evidence["privacy"], args.seed, features, args.shareable)
     digests = {name: picture_digests(split.images) for name, split in real.items()}
     write_evidence(Path(args.output_dir), evidence, args.synthetic, digests)
     shown = "shows no real image" if args.shareable else "shows real images, keep it private"

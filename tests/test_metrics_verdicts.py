@@ -184,6 +184,14 @@ def test_the_documented_rules_are_the_rules() -> None:
     assert rules_as_markdown() in page, "copy what rules_as_markdown() gives into docs/verdicts.md"
 
 
+def test_a_command_is_repeated_with_other_flags() -> None:
+    command = "clinsynth generate images --model runs/a --counts x=1 --seed=3 --output_dir=runs/b".split()
+    assert verdicts.changed(command, counts=None, per_class="50", output_dir=None) == (
+        "clinsynth generate images --model runs/a --seed=3 --per_class 50 --output_dir runs/b-2"
+    )
+    assert verdicts.changed(["clinsynth"], seed="1") == "clinsynth --seed 1"
+
+
 @pytest.mark.parametrize("value", [0.0, 0.5, 1234.5, -0.25, -1.25e-08, 0.00012])
 def test_numbers_behind_an_answer_are_short(value: float) -> None:
     assert len(verdicts.shown(value)) <= 8 and "e" not in verdicts.shown(np.float64(value))

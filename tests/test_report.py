@@ -15,7 +15,6 @@ from clinsynth.reports.images import choose_images, distance_tables, encode_png,
 from clinsynth.reports.page import (
     Made,
     Scale,
-    format_duration,
     format_interval,
     format_number,
     records_as_csv,
@@ -130,10 +129,9 @@ def evidence(**changes: Any) -> dict[str, Any]:
 
 
 def samples(**options: Any) -> dict[str, Any]:
-    real = {"train": arrays((12, 8)), "test": arrays((4, 4))}
-    features = {"test": real["test"].images, "synthetic": arrays((5, 4)).images}
+    features = {"test": arrays((4, 4)).images, "synthetic": arrays((5, 4)).images}
     flat = {name: Features(rows.reshape(len(rows), -1), np.arange(len(rows)) % 2) for name, rows in features.items()}
-    return choose_images(real, arrays((5, 4)), privacy(), 0, flat, **options)
+    return choose_images(arrays((12, 8)), arrays((5, 4)), privacy(), 0, flat, **options)
 
 
 def render(**changes: Any) -> str:
@@ -179,7 +177,7 @@ def test_the_shareable_page_shows_no_real_image() -> None:
         check_structure(shown).images == 0 and "no real image" in shown
     )  # copies were found: no synthetic one either
     quiet = privacy() | {"verdict": "no sign"}
-    own = choose_images({"train": arrays((12, 8))}, arrays((5, 4)), quiet, 0, shareable=True)
+    own = choose_images(arrays((12, 8)), arrays((5, 4)), quiet, 0, shareable=True)
     assert [len(one["real"]) for one in own["classes"]] == [0, 0] and own["pairs"] == []
     assert [len(one["synthetic"]) for one in own["classes"]] == [5, 4]
 
@@ -242,7 +240,11 @@ def test_the_axis_is_in_multiples_of_the_floor() -> None:
 def test_training_is_drawn_from_metrics() -> None:
     (curve,) = training_curves(TRAINING)
     assert (curve["title"], curve["last"], curve["high"]) == ("loss", 3, 1.0) and curve["line"].count(",") == 3
-    assert "loss over the training" in render() and training_curves([{"step": 1, "loss": 1.0}]) == []
+    assert (
+        "loss over the training" in render()
+        and "<dd>10.0 min (of the last start)</dd>" in render()
+        and training_curves([{"step": 1, "loss": 1.0}]) == []
+    )
 
 
 def test_the_table_of_numbers_has_every_record() -> None:
@@ -302,8 +304,8 @@ def test_images_are_kept_pixel_for_pixel() -> None:
 
 def test_images_are_chosen_by_seed() -> None:
     def draw(seed: int) -> list[str]:
-        real, nothing = {"train": arrays((30, 30))}, {"pairs": [], "verdict": "no sign"}
-        return choose_images(real, arrays((30, 30)), nothing, seed)["classes"][0]["synthetic"]
+        nothing = {"pairs": [], "verdict": "no sign"}
+        return choose_images(arrays((30, 30)), arrays((30, 30)), nothing, seed)["classes"][0]["synthetic"]
 
     assert draw(0) == draw(0) != draw(1)
     assert len(draw(0)) == 8
@@ -324,10 +326,6 @@ def test_images_are_chosen_by_seed() -> None:
 )
 def test_numbers_have_three_digits(value: float | None, text: str) -> None:
     assert format_number(value) == text
-
-
-def test_durations_are_in_words() -> None:
-    assert [format_duration(seconds) for seconds in (45, 720, 11100)] == ["45 s", "12 min", "3 h 5 min"]
 
 
 def test_intervals_are_ranges() -> None:

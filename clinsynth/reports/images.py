@@ -187,7 +187,7 @@ IMAGES_A_CLASS = 8
 
 
 def choose_images(
-    real: dict[str, ImageArrays],
+    train: ImageArrays,
     synthetic: ImageArrays,
     privacy: dict[str, Any],
     seed: int,
@@ -197,7 +197,7 @@ def choose_images(
     """What the page shows of both sides.
 
     Args:
-        real: split "train".
+        train, synthetic: both sides.
         privacy: that of the evidence.
         seed: of the choice.
         features: of "test" and "synthetic", for the map; None leaves it out.
@@ -207,7 +207,7 @@ def choose_images(
         `classes`, at most eight images a side as data URIs, as many real as synthetic ones; `pairs`, each of a
         synthetic image and the real train image nearest to it; `shareable`; and what `map_features` gives.
     """
-    train, generator, classes = real["train"], np.random.default_rng([seed, 2]), []
+    generator, classes = np.random.default_rng([seed, 2]), []
     hidden = shareable and privacy["verdict"] != NO_SIGN
     for number, name in enumerate(train.label_names):
         rows = [np.flatnonzero(arrays.labels == number) for arrays in (train, synthetic)]

@@ -218,11 +218,8 @@ def format_percent(share: float | None) -> str:
 
 
 def format_duration(seconds: float) -> str:
-    """`45 s`, `12 min`, `3 h 5 min`."""
-    minutes = round(seconds / 60)
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+    """`12.5 min`."""
+    return f"{seconds / 60:.1f} min"
 
 
 def format_signed(difference: float) -> str:

@@ -15,6 +15,7 @@ from clinsynth.data.images import ImageArrays, load_image_arrays
 from clinsynth.metrics import registry
 from clinsynth.metrics.findings import read_collapse
 from clinsynth.metrics.images.privacy import worst_over_runs
+from clinsynth.metrics.readings import read_evidence
 from clinsynth.metrics.registry import NO_SIGN
 from clinsynth.metrics.verdicts import Verdict, judge
 from clinsynth.reports import page
@@ -95,6 +96,7 @@ def render_study(
         made=made or page.Made(),
         trained=curves or {},
         shareable=shareable,
+        at_chance=page.AT_CHANCE if is_at_chance(report) else "",
         report=report,
         things=things,
         samples=samples,
@@ -130,6 +132,11 @@ def agreement_rows(report: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
         for name, results in report["classifiers"].items()
         if results["label_agreement"]
     }
+
+
+def is_at_chance(report: dict[str, Any]) -> bool:
+    """Whether the extractor of any generator's evidence cannot tell the real classes apart."""
+    return any(read_evidence(entry["evidence"]).at_chance for entry in report["generators"].values())
 
 
 def things_of(report: dict[str, Any]) -> str:
@@ -267,6 +274,8 @@ def study_limits(report: dict[str, Any]) -> Iterator[str]:
     """What the numbers do not say, in plain words."""
     notes = [note for entry in report["generators"].values() for note in entry["evidence"]["data"].get("notes", ())]
     yield from page.first_limits(report["dataset"], things_of(report), dict.fromkeys(notes))
+    if is_at_chance(report):
+        yield page.AT_CHANCE
     yield (
         "Each generator was trained once. What another training seed would change is not in the intervals of fidelity "
         "and privacy; those of the classifiers hold test samples and classifier seeds."
