@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 from helpers import run_study, run_study_and_kill
+from report_pages import check_structure
 from text_models import WORDS, save_small_task, save_tiny_model
 from text_posts import save_tiny_encoder
 
@@ -129,3 +130,4 @@ def test_a_study_killed_in_each_kind_of_step_ends_as_one_that_was_not(tmp_path: 
     assert killed["classifiers"]["small"]["arms"] == whole["classifiers"]["small"]["arms"]
     page = (study / "report.html").read_text()
     assert all(word in page for word in ("prompted", "tuned", "composite"))
+    assert check_structure(page).images == 0

@@ -37,6 +37,8 @@ class EvaluateImagesArguments(WayInArguments, IntensityArguments):
     """trainings of each arm"""
     classifier_epochs: int = 30
     """passes over the real train split in each training"""
+    shareable: bool = False
+    """leave every real image out of report.html, and the synthetic ones too where a sign of copies was found"""
     checklist: str | None = None
     """score every picture's alignment with its class (checklist share, class margin, typicality): name of a checklist
     that comes with clinsynth, or a .yaml file"""
@@ -225,6 +227,9 @@ class StudyArguments(ImageDataArguments):
     """of the choice of few-shot samples and, where their flags do not say otherwise, of all steps"""
     output_dir: str = "runs/study"
     """folder of the study: report.html, report.json, and a folder for each step"""
+    shareable: bool = False
+    """leave every real image out of report.html, and those of a generator with a sign of copies; the reports of the
+    single steps keep theirs"""
     dry_run: bool = False
     """print the commands that would run and which are already done, and stop"""
 
