@@ -26,6 +26,7 @@ COMMANDS = {
     "sign images": "sign the pictures of a synthetic set, with a certificate",
     "audit membership": "attack a checkpoint: can its training images be told from others",
     "study": "run a recipe: generators, evidence, classifiers, report",
+    "pack": "make an evidence pack of a run, for those who must sign",
     "summarize": "count classes, subgroups and duplicates of a data set",
     "push model": "publish a checkpoint on the Hub",
     "push dataset": "publish a synthetic data set on the Hub, with its evidence",
@@ -34,7 +35,7 @@ COMMANDS = {
     "inspect": "read where a PNG or Parquet file says it comes from",
 }
 """What each does; its module is called as the command."""
-FIRST_WORDS = {"inspect": "file", "sign images": "folder"}
+FIRST_WORDS = {"inspect": "file", "pack": "folder", "sign images": "folder"}
 FIRST_WORDS |= dict.fromkeys((name for name in COMMANDS if name.startswith("push ")), "folder")
 """The flag that the words right after a command are short for."""
 
