@@ -18,7 +18,7 @@ from pyarrow import parquet
 from clinsynth.hub.rows import inspect_manifest
 from clinsynth.hub.signing import read_identity
 from clinsynth.pack.files import Node
-from clinsynth.pack.forms import MEASURED, NOT_MEASURED, OPEN, Item, Rule, answer, apply, read_form
+from clinsynth.pack.forms import MEASURED, NOT_MEASURED, OPEN, Item, Rule, answer, apply, as_list, read_form
 from clinsynth.pack.pack import OF_EACH_SET, OF_THE_RUN, print_page
 from clinsynth.pack.runs import read_folders
 from clinsynth.scripts.pack import PackArguments
@@ -76,6 +76,7 @@ def test_what_was_measured_and_what_was_not(images: dict[str, Any]) -> None:
     first, pack = images["pack"]["first_page"], images["pack"]
     assert said(first, "Reading by clinicians")[0][0] == NOT_MEASURED
     assert said(first, "Membership attack")[0][0] == NOT_MEASURED
+    assert said(first, "Arms") == [(NOT_MEASURED, "No classifier was trained in any arm.")]
     evidence = load(MADE / "eyes-evidence/evidence.json")
     card = form_of(pack, "eyes", "ScoreCard")
     assert [item["name"] for item in card["items"]] == [
@@ -287,3 +288,41 @@ def test_the_least_gain_that_could_be_shown_is_told() -> None:
     (item,) = [one for one in read_form("first_page").items if one.name.startswith("Smallest difference")]
     (found,) = answer(item, {"results": [results]}, {}, "")
     assert found.text == "least gain in macro-F1 that 400 test samples could show: 0.0312 (training seeds: 5)"
+
+
+RECORD = {"value": 0.25, "interval": None, "floor": None, "floor_held_out": None, "p_value": None, "chance": None}
+NAMED = dict.fromkeys(("label", "reference", "extractor", "detector", "sentence", "arm"), "a name")
+COUNTS = {"n": 9, "n_synthetic": 9, "n_real": 9, "count": 1, "seeds": 2}
+
+
+def rules_of_records() -> list[tuple[str, Rule]]:
+    return [
+        (f"{name}: {item.name}: {rule.at}", rule)
+        for name in FORMS
+        for item in read_form(name).items
+        for rule in item.says
+        if "metric" in rule.where or "label" in rule.where
+    ]
+
+
+def test_a_value_without_floor_or_interval_is_told_all_the_same() -> None:
+    found = rules_of_records()
+    assert len(found) > 20
+    for name, rule in found:
+        record: Any = {**RECORD, **NAMED, **COUNTS, **{key: as_list(value)[0] for key, value in rule.where.items()}}
+        if rule.unless:
+            record["label"] = "grade 0"
+        whole: Any = record | {"interval": [0.1, 0.3]} if "arms" in rule.at or "comparisons" in rule.at else record
+        for part in reversed([part for part in rule.at.split("/") if part]):
+            whole = [whole] if part == "*" else {part: whole}
+        said = list(apply(rule, Node("a.json", "$", whole), {}))
+        if "comparisons" in rule.at and "sentence" not in str(rule.say):
+            continue  # of an interval alone
+        assert [one.status for one in said] == [MEASURED], name
+
+
+def test_an_attack_without_baseline_is_told_all_the_same() -> None:
+    membership = Node("membership.json", "$", {"value": 0.41, "interval": [0.2, 0.7], "floor": None, "control": None})
+    (item,) = [one for one in read_form("attacks").items if one.name.startswith("Inference: was a sample")]
+    (found,) = answer(item, {"membership": [membership]}, {}, "")
+    assert "0.410" in found.text and found.status == MEASURED

@@ -24,6 +24,7 @@ from clinsynth.reports.page import format_number
 MEASURED, RECORDED, DECLARED, NOT_MEASURED, OPEN = "measured", "on record", "declared", "not measured", "open"
 """What a statement is: a measurement of the run, a setting or fact of it, what clinsynth does in every run, what was
 not measured or not done, and what a human must fill in."""
+NO_FILE = "no file of the run says anything about it"
 OF_MEASUREMENT = {"evidence", "membership", "results"}
 NO_MEASUREMENT = {"data", "environment", "extractor", "encoder", "notes", "runs"}
 """Files of measurements, and their parts that say what was measured and by what."""
@@ -162,7 +163,7 @@ def answer(item: Item, sources: Sources, titles: Mapping[str, str], source: str)
     if item.declares:
         yield Statement(DECLARED, item.declares, source="what clinsynth does in every run (docs/pack.md)")
     if item.missing and not said:
-        yield Statement(NOT_MEASURED, item.missing, source="no file of the run says anything about it")
+        yield Statement(NOT_MEASURED, item.missing, source=NO_FILE)
     if item.open:
         yield Statement(OPEN, item.open, source=source)
 

@@ -17,7 +17,7 @@ from clinsynth.hub.signing import SigningIdentity
 from clinsynth.hub_cards.croissant import HOW_TO, Shard, describe, import_mlcroissant
 from clinsynth.hub_cards.evidence import check_about_set, read_evidence
 from clinsynth.pack.files import cite_json
-from clinsynth.pack.forms import NOT_MEASURED, RECORDED, Statement, fill, read_form
+from clinsynth.pack.forms import NO_FILE, NOT_MEASURED, RECORDED, Statement, fill, read_form
 from clinsynth.pack.runs import PackedRun, PackedSet
 from clinsynth.private_words import refuse_private
 from clinsynth.reports.page import IMAGES, NO_CLINICIAN, NO_PROOF, TEXTS, render_page
@@ -62,13 +62,17 @@ def gather(run: PackedRun) -> dict[str, Any]:
 
 def arms_of(run: PackedRun) -> Iterator[Statement]:
     """Which arms each study of classifiers trained, and which it did not."""
-    for node in run.results:
-        trained = list({one.value: one for one in node.find("arms/*/arm")}.values())
+    studies = [node.find("arms/*/arm") for node in run.results]
+    studies += [node.find("classifier/arms/*/arm") for node in run.sources().get("evidence", [])]
+    if not any(studies):
+        yield Statement(NOT_MEASURED, "No classifier was trained in any arm.", source=NO_FILE)
+    known = TEXT_ARMS if run.kinds == ["texts"] else ARMS
+    for found in filter(None, studies):
+        trained = list({one.value: one for one in found}.values())
         names = [str(one.value) for one in trained]
         yield Statement(RECORDED, f"trained: {', '.join(names)}", [(one, str(one.value)) for one in trained])
-        known = TEXT_ARMS if run.kinds == ["texts"] else ARMS
         left = [arm for arm in known if not any(name == arm or name.startswith(f"{arm}-") for name in names)]
-        yield Statement(NOT_MEASURED, f"{node.file} has no arm of these kinds: {', '.join(left)}", source=node.file)
+        yield Statement(NOT_MEASURED, f"no arm of these kinds: {', '.join(left)}", source=trained[0].file)
 
 
 def render(pack: dict[str, Any], kinds: list[str]) -> str:
