@@ -30,6 +30,7 @@ COMMANDS = {
     "audit text-model": "attack a tuned language model: does it give its texts away",
     "audit text": "find harmful texts in a synthetic set",
     "study": "run a recipe: generators, evidence, classifiers, report",
+    "pack": "make an evidence pack of a run, for those who must sign",
     "summarize": "count classes, subgroups and duplicates of a data set",
     "push model": "publish a checkpoint on the Hub",
     "push dataset": "publish a synthetic data set on the Hub, with its evidence",
@@ -38,7 +39,7 @@ COMMANDS = {
     "inspect": "read where a PNG or Parquet file says it comes from",
 }
 """What each does; its module is called as the command."""
-FIRST_WORDS = {"inspect": "file", "sign images": "folder", "audit text": "synthetic"}
+FIRST_WORDS = {"inspect": "file", "pack": "folder", "sign images": "folder", "audit text": "synthetic"}
 FIRST_WORDS |= dict.fromkeys((name for name in COMMANDS if name.startswith("push ")), "folder")
 """The flag that the words right after a command are short for."""
 

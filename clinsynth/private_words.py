@@ -102,8 +102,8 @@ def quote(word: str) -> str:
     return word if word == HIDDEN else shlex.quote(word)
 
 
-def refuse_private(card: str) -> str:
-    """The card itself.
+def refuse_private(card: str, what: str = "the card") -> str:
+    """The card itself, or another text that is handed out, which messages call `what`.
 
     Raises:
         ValueError: it holds a path of a machine, or what looks like a token or is the value of a secret environment
@@ -112,10 +112,10 @@ def refuse_private(card: str) -> str:
     mend = "take it out of the words that you gave, or rename it in the run's files"
     for name, value in os.environ.items():
         if SECRET_NAMES.search(name) and len(value) >= SHORTEST_SECRET and value in card:
-            raise ValueError(f"the card would hold the value of the environment variable {name}; {mend}")
+            raise ValueError(f"{what} would hold the value of the environment variable {name}; {mend}")
     if TOKEN.search(card):
-        raise ValueError(f"the card would hold what looks like an access token; {mend}")
+        raise ValueError(f"{what} would hold what looks like an access token; {mend}")
     if found := DEEP_PATH.search(card):
         line = card.count("\n", 0, found.start()) + 1
-        raise ValueError(f"line {line} of the card would hold a path of this machine; {mend}")
+        raise ValueError(f"line {line} of {what} would hold a path of this machine; {mend}")
     return card

@@ -270,10 +270,17 @@ def append_metrics(output_dir: Path, record: dict[str, Any]) -> None:
 
 
 def read_metrics(output_dir: Path) -> list[dict[str, Any]]:
-    """The records of `metrics.jsonl`; a last line that a killed process left unfinished is passed over."""
+    """The records of `metrics.jsonl`; a last line that a killed process left unfinished is passed over.
+
+    Raises:
+        ValueError: another line is damaged.
+    """
     path = output_dir / "metrics.jsonl"
     lines = path.read_text().splitlines() if path.exists() else []
-    records = [json.loads(line) for line in lines[:-1]]
+    try:
+        records = [json.loads(line) for line in lines[:-1]]
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}); copy it anew, or start its command again") from error
     with suppress(json.JSONDecodeError):
         records += [json.loads(line) for line in lines[-1:]]
     return records

@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from clinsynth.plain_yaml import read_yaml
 from clinsynth.private_words import describe_command, hub_id, last_part, without_paths
 from clinsynth.run_folder import read_json, read_metrics
 
@@ -175,11 +176,15 @@ class RunFiles:
 
 
 def read_run(folder: Path) -> RunFiles:
-    """The files of a run folder."""
+    """The files of a run folder.
+
+    Raises:
+        ValueError: one is damaged.
+    """
     config = folder / "config.yaml"
     return RunFiles(
         folder,
-        (yaml.safe_load(config.read_text(encoding="utf-8")) or {}) if config.exists() else {},
+        (read_yaml(config) or {}) if config.exists() else {},
         read_json(folder / "environment.json"),
         read_json(folder / "step.json"),
         read_metrics(folder),

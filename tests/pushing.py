@@ -21,6 +21,7 @@ from clinsynth.synthesis.shard_files import hash_shards
 MODEL, SET = "push model retina --repo_id tester/", "push dataset set --evidence evidence --repo_id tester/"
 SET_FILES = [
     "README.md",
+    "croissant.json",
     *(f"data/train-0000{i}-of-00003.parquet" for i in range(3)),
     "evidence.json",
     "generation.json",

@@ -15,6 +15,7 @@ import pytest
 from golden_files import Word, check, file_tree, normal_card, normal_json, normal_page
 from golden_runs import FLAGS, PUSHES, make_images, make_texts, only, pushes, read
 from helpers import run_python, run_warm
+from packs import check_traced, make_pack
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +121,15 @@ def test_what_is_published(kind: str, name: str, hub: Any, images: Path, texts: 
     if "evidence.json" in published:
         published["evidence.json"] = name_equal(published["evidence.json"], evidence, "in evidence.json")
     check(f"cards/{kind}-{name}.txt", "\n".join(files) + "\n" + normal_json(published, images))
+
+
+@pytest.mark.parametrize("kind", ["images", "texts"])
+def test_every_number_of_a_studys_pack_stands_where_it_says(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("clinsynth.pack.pack.BROWSERS", ())
+    pack, roots = make_pack(tmp_path / "out", request.getfixturevalue(kind) / "study")
+    assert check_traced(pack, roots) > 300
 
 
 def test_flags_and_their_defaults() -> None:

@@ -77,7 +77,7 @@ def test_a_data_set_is_private_whole_and_says_what_it_is(client: Client, hub: Lo
     assert files_of(hub, "dataset", "set") == SET_FILES and repo.settings["private"] and len(repo.commits()) == 2
     generation = json.loads((client.folder / "set" / "generation.json").read_text())
     weights = generation["generator"]["weights_sha256"]
-    rows = pq.read_table(io.BytesIO(repo.read(SET_FILES[1]))).to_pylist()
+    rows = pq.read_table(io.BytesIO(repo.read(SET_FILES[2]))).to_pylist()
     for row in rows:
         assert (row["synthetic"], row["generator"], row["revision"]) == (True, "retina", weights)
         says = {"synthetic": True, "generator": "retina", "revision": weights, "seed": row["seed"]}
@@ -87,11 +87,11 @@ def test_a_data_set_is_private_whole_and_says_what_it_is(client: Client, hub: Lo
     assert '"pairs"' not in texts[2] and '"train_row"' not in texts[2]
     assert "| exact copies | 0 of 24 pictures | 0.00% | passed |" in texts[0] and "| synthetic | bool |" in texts[0]
     (tmp_path / "eye.png").write_bytes(rows[0]["image"]["bytes"])
-    (tmp_path / "eyes.parquet").write_bytes(repo.read(SET_FILES[1]))
+    (tmp_path / "eyes.parquet").write_bytes(repo.read(SET_FILES[2]))
     assert json.loads(client.done(f"inspect {tmp_path}/eye.png"))["seed"] == rows[0]["seed"]
     says = json.loads(client.done(f"inspect {tmp_path}/eyes.parquet"))
     assert says["generator"] == {"retina": 10} and says["pictures"] == {"marked": 10, "agree with their row": 10}
-    for path in SET_FILES[1:4]:
+    for path in SET_FILES[2:5]:
         assert repo.read(path) == (client.folder / "set" / path).read_bytes()  # as they were generated
     pq.write_table(pa.table({"seed": [1]}), tmp_path / "eyes.parquet")
     assert "does not say where it comes from" in client.refused(f"inspect {tmp_path}/eyes.parquet")
@@ -256,7 +256,7 @@ def test_a_shard_that_changes_while_it_is_pushed_is_not_sent(client: Client, hub
     fault = hub.slow("POST */repos/create", seconds=3)
     client.begin("push dataset changing --evidence evidence --repo_id tester/changing")
     wait_until(lambda: fault.happened)
-    path = folder / SET_FILES[1]
+    path = folder / SET_FILES[2]
     table = pq.read_table(path)
     pq.write_table(pa.concat_tables([table.slice(5), table.slice(0, 5)]), client.folder / "other.parquet")
     (client.folder / "other.parquet").replace(path)
@@ -277,7 +277,7 @@ def test_what_is_no_shard_stops_a_set_and_odd_columns_stay(client: Client, hub: 
     stamp(client.folder / "odd-evidence", folder)
     command = "push dataset odd --evidence odd-evidence --repo_id tester/odd"
     assert "columns that are not published: patient" in client.done(command)
-    assert set(files_of(hub, "dataset", "odd")) == {*SET_FILES[:1], f"data/{path.name}", *SET_FILES[4:]}
+    assert set(files_of(hub, "dataset", "odd")) == {*SET_FILES[:2], f"data/{path.name}", *SET_FILES[5:]}
     assert b"Doe" not in b"".join(map(hub.repo("dataset", "tester/odd").read, files_of(hub, "dataset", "odd")))
     shutil.copy(path, folder / "data" / "real.parquet")
     assert "got real.parquet among 2 files" in client.refused(command)

@@ -116,7 +116,14 @@ def test_texts_are_pushed_loaded_back_and_hold_no_real_text(client: Client) -> N
     assert said.count("gate: passed") >= 8 and "NOT PASSED" not in said
     assert "columns that are not published: example_ids" in said
     content = published(hub, "posts")
-    assert set(content) == {".gitattributes", "README.md", "evidence.json", "generation.json", *SHARDS}
+    assert set(content) == {
+        ".gitattributes",
+        "README.md",
+        "croissant.json",
+        "evidence.json",
+        "generation.json",
+        *SHARDS,
+    }
     made = {path: (client.folder / "posts" / path).read_bytes() for path in SHARDS}
     own = [row["text"] for row in read_rows(made)]
     found = run_client(hub, LOAD, client.folder)

@@ -7,11 +7,12 @@ their hash, or else now. Any other shard is written anew.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from clinsynth.hub.credentials import is_signed, unsigned
 from clinsynth.hub.gate import Reading, Thresholds, read_audit, read_gate, refuse
 from clinsynth.hub.seal import read_seal, recount
 from clinsynth.hub.upload import Content, size_of
-from clinsynth.private_words import describe_command, without_paths
+from clinsynth.private_words import describe_command, refuse_private, without_paths
 from clinsynth.synthesis import shard_files
 from clinsynth.synthesis.provenance import COLUMNS as PROVENANCE_COLUMNS
 from clinsynth.synthesis.provenance import Provenance, find_provenance, insert
@@ -28,6 +29,7 @@ from clinsynth.synthesis.sets import read_finished
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from clinsynth.hub_cards.croissant import Shard
     from clinsynth.hub_cards.sets import Shards
     from clinsynth.hub_cards.sources import Terms
 
@@ -146,7 +148,9 @@ def files_of_sets(
 
     cards = {}
     for one in sets:
+        described = {}
         for path, content in one.shards.files(sum((one.generation.get("produced") or {}).values())):
+            described[path] = describe_shard(content)
             yield one.prefix + path, content
         facts = dict(facts_of(one))
         yield from ((one.prefix + path, content) for path, content in facts.items())
@@ -156,6 +160,7 @@ def files_of_sets(
             print(f"{one.folder}: {one.shards.turned} bidirectional control characters were taken out of its texts")
         card = card_of(one, repo_id, terms, accepted_risk if one.is_refused else "", PICTURE in facts)
         yield f"{one.prefix}README.md", card.encode()
+        yield from croissant_of(one, described, repo_id, terms)
         cards[one.config_name] = card
     if len(sets) > 1:
         rows = {one.config_name: one.shards.num_rows for one in sets}
@@ -172,6 +177,31 @@ def facts_of(one: SetToPush) -> Iterator[tuple[str, bytes]]:
     grid = sample_grid(one.folder, one.evidence)
     if grid is not None:
         yield PICTURE, grid
+
+
+def describe_shard(content: bytes | shard_files.HashedFile) -> Shard:
+    """Hash and bytes of a shard that is published."""
+    from clinsynth.hub_cards.croissant import Shard
+
+    if isinstance(content, shard_files.HashedFile):
+        return Shard(content.sha256.hex(), content.size)
+    return Shard(hashlib.sha256(content).hexdigest(), len(content))
+
+
+def croissant_of(one: SetToPush, shards: dict[str, Shard], repo_id: str, terms: Terms) -> Iterator[tuple[str, bytes]]:
+    """The Croissant description of one set, whose shards have been gone through; none without mlcroissant."""
+    from clinsynth.hub_cards.croissant import FILE, HOW_TO, describe, import_mlcroissant
+    from clinsynth.hub_cards.evidence import read_evidence
+    from clinsynth.hub_cards.sets import read_set
+
+    mlc = import_mlcroissant()
+    if mlc is None:
+        print(f"{one.folder}: {FILE} is left out: {HOW_TO}")
+        return
+    made = replace(read_set(one.folder), shards=one.shards.totals())
+    found = describe(mlc, made, shards, read_evidence(one.evidence), terms=terms, repo_id=repo_id)
+    text = json.dumps(found, indent=1, ensure_ascii=False) + "\n"
+    yield f"{one.prefix}{FILE}", refuse_private(text, f"{FILE} of {one.folder}").encode()
 
 
 def published_generation(generation: dict[str, Any], folder: Path) -> dict[str, Any]:

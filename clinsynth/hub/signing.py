@@ -328,7 +328,10 @@ def sign_rows(table: pa.Table, path: Path, signer: ImageSigner, progress: tqdm[A
 
     names = table.column_names
     if "image" not in names:
-        raise ValueError(f"{path} holds no images; texts cannot be signed")
+        raise ValueError(
+            f"{path} holds no images; texts cannot be signed one by one: `clinsynth pack --certificate --key` signs a "
+            "manifest of their rows"
+        )
     if not set(TOLD) <= set(names):
         raise ValueError(f"{path} does not say what made its rows; generate the set again with this clinsynth")
     if "source_id" in names:
