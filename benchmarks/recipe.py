@@ -34,8 +34,8 @@ BEFORE = (
 CHANGES = {
     "default": "",
     "the default before": BEFORE,
-    "preset fast": "--preset fast",
     "patches of 2": "--patch_size 2",
+    "patches of 2, width 64": "--patch_size 2 --width 64 --learning_rate null",
     "uniform noise levels": "--noise_levels uniform",
     "images not standardised": "--standardise false",
     "constant learning rate": "--lr_scheduler constant_with_warmup",
@@ -44,7 +44,7 @@ CHANGES = {
     "beta2 0.999": "--adam_beta2 0.999",
     "cosine betas": "--beta_schedule cosine",
     "batch 32": "--train_batch_size 32",
-    "width 64": "--width 64",
+    "width 64": "--width 64 --learning_rate null",
     "EMA 0.99": "--ema_decay 0.99",
     "augmentation 0.12": "--augment 0.12",
     "augmentation 0.3": "--augment 0.3",
