@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from certificates import Authority, as_pem, write_files
+from certificates import Authority, as_pem, new_key, write_files
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from packs import check_traced, load, make_pack, statements_of
 from pyarrow import parquet
 
-from clinsynth.hub.rows import inspect_manifest
+from clinsynth.hub.rows import inspect_manifest, sign_bytes, verify_bytes, why_not_trusted
 from clinsynth.hub.signing import read_identity
 from clinsynth.pack.files import Node
 from clinsynth.pack.forms import MEASURED, NOT_MEASURED, OPEN, Item, Rule, answer, apply, as_list, read_form
@@ -157,6 +159,34 @@ def test_a_manifest_names_its_rows_and_its_signer(signed: dict[str, Any], made: 
         inspect_manifest(shard, changed, None)
 
 
+def test_who_is_no_authority_vouches_for_nobody() -> None:
+    authority, key = Authority(), new_key()
+    signer = authority.issue("Radiology", key)
+    forged = Authority("Radiology", key).issue("Somebody", new_key())
+    anchors = [authority.certificate]
+    assert why_not_trusted([signer], anchors) == ""
+    assert "did not issue each other" in why_not_trusted([forged, signer], anchors)
+    assert "not valid now" in why_not_trusted([authority.issue("Radiology", key, days=(-9, -1))], anchors)
+
+
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [
+        ("ES256", lambda: ec.generate_private_key(ec.SECP256R1())),
+        ("ES384", lambda: ec.generate_private_key(ec.SECP384R1())),
+        ("ES512", lambda: ec.generate_private_key(ec.SECP521R1())),
+        ("PS256", lambda: rsa.generate_private_key(65537, 2048)),
+        ("EdDSA", ed25519.Ed25519PrivateKey.generate),
+    ],
+)
+def test_each_kind_of_key_signs(name: str, make: Any) -> None:
+    key = make()
+    signature = sign_bytes(key, name, b"rows")
+    verify_bytes(key.public_key(), name, signature, b"rows")
+    with pytest.raises(InvalidSignature):
+        verify_bytes(key.public_key(), name, signature, b"other rows")
+
+
 def test_a_signature_stays_and_goes_with_its_manifest(signed: dict[str, Any], made: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(signed["folder"], tmp_path / "out"))
     identity = read_identity(signed["chain"], signed["key"])
@@ -226,6 +256,24 @@ def test_evidence_without_its_set_is_refused(made: Path) -> None:
         read_folders([made / "eyes-evidence"])
     with pytest.raises(ValueError, match="is about other shards"):
         read_folders([made / "posts", made / "eyes-evidence"])
+
+
+def test_what_is_about_another_set_is_refused(made: Path, tmp_path: Path) -> None:
+    for name, file, words in (
+        ("audit", "membership.json", {"model": "runs/another", "value": 0.5}),
+        ("arms", "results.json", {"arms": [], "comparisons": []}),
+    ):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / file).write_text(json.dumps(words))
+    (tmp_path / "arms/config.yaml").write_text("synthetic: ddpm=runs/eyes,gan=runs/by-gan\n")
+    with pytest.raises(ValueError, match="about the model another, which made none of the sets"):
+        read_folders([made / "eyes", tmp_path / "audit"])
+    with pytest.raises(ValueError, match="were trained on by-gan, which was not given"):
+        read_folders([made / "eyes", tmp_path / "arms"])
+    for place in ("a", "b"):
+        shutil.copytree(made / "eyes", tmp_path / place / "eyes")
+    with pytest.raises(ValueError, match="two of the sets have one name"):
+        read_folders([tmp_path / "a", tmp_path / "b"])
 
 
 @pytest.mark.parametrize(

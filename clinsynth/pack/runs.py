@@ -92,6 +92,9 @@ def read_folders(folders: Iterable[Path]) -> PackedRun:
     for folder in dict.fromkeys(found):
         if (folder / "generation.json").is_file():
             run.sets.append(read_packed(folder, run.files))
+    names = [one.name for one in run.sets]
+    if len(set(names)) < len(names):
+        raise ValueError(f"two of the sets have one name ({', '.join(names)}); rename one, or pack them one by one")
     if not run.sets:
         raise ValueError("these folders hold no synthetic set; name the --output_dir of `clinsynth generate` too")
     for folder in dict.fromkeys(found):
@@ -159,11 +162,30 @@ def add_findings(folder: Path, run: PackedRun) -> None:
                 raise ValueError(f"{one.evidence} and {folder} both hold evidence on {one.name}; name one of them")
             one.sources["evidence"], one.evidence = [node], folder
     for node in run.files.read(folder / "membership.json"):
-        for one in run.sets:
-            model = one.made.generation["generator"].get("model") or ""
-            if model and last_part(model) == last_part(find_text(node, "model")):
-                one.sources["membership"] = [node]
-    run.results += run.files.read(folder / "results.json")
+        attacked = last_part(find_text(node, "model"))
+        about = [one for one in run.sets if attacked == last_part(one.made.generation["generator"].get("model") or "")]
+        if not about:
+            raise ValueError(
+                f"{folder / 'membership.json'} is about the model {attacked}, which made none of the sets that were "
+                "given; leave it out, or name the set that it made"
+            )
+        for one in about:
+            one.sources["membership"] = [node]
+    for node in run.files.read(folder / "results.json"):
+        check_trained_on(folder, [one.name for one in run.sets])
+        run.results.append(node)
+
+
+def check_trained_on(folder: Path, names: list[str]) -> None:
+    """Raise a ValueError where the classifiers in `folder` were trained on other synthetic sets than those given."""
+    said = str(read_run(folder).config.get("synthetic") or "")
+    used = [last_part(word.rpartition("=")[2]) for word in said.split(",") if word]
+    unknown = [name for name in used if name not in names]
+    if unknown:
+        raise ValueError(
+            f"{folder / 'results.json'} is of classifiers that were trained on {', '.join(unknown)}, which was not "
+            "given; name that set too, or leave these classifiers out"
+        )
 
 
 def find_text(node: Node, path: str) -> str:
