@@ -6,6 +6,7 @@ Packs of whole studies, of images and of texts, are looked at by test_golden.py,
 import json
 import os
 import shutil
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -327,6 +328,10 @@ def test_of_a_private_column_it_is_told_that_there_is_one() -> None:
     private, where = (next(apply(rule, config, {})).to_dict() for rule in (persons, source))
     assert "mrn" not in json.dumps(private) and private["values"][0]["is given"] is True
     assert where["text"] == "eyes.npz" and "ward" not in json.dumps(where)
+    assert (
+        list(apply(Rule("train_config", "init_from", "{.|data}"), replace(config, value={"init_from": None}), {}))
+        == []
+    )
     settings = Rule("train_config", "*", "{@}: {.}", settings=True)
     assert [one.text for one in apply(settings, config, {})] == ["seed: 0"]
 
