@@ -3,6 +3,7 @@
      python -m benchmarks.equal_time --arm unet2d --name "UNet2DModel" --dataset retinamnist.npz --cpu_budget 3600 \
          --output_dir runs/equal-time/unet2d
      python -m benchmarks.equal_time --arm context_unet --name "ContextUnet" --trainer_flags "--width 128" …
+     python -m benchmarks.equal_time --arm gan --name "WGAN-GP" --trainer_flags "--loss wgan_gp" …
      python -m benchmarks.equal_time --arm denoising_diffusion_pytorch --name "denoising-diffusion-pytorch" …
 
 The budget counts processor seconds of the training steps alone (one thread), so that it is fair on a shared machine:
@@ -43,7 +44,7 @@ from clinsynth.arguments import parse, run
 from clinsynth.data.images import ImageArrays
 from clinsynth.run_folder import check_same_run, complete_folder, create_run_folder, write_run_config
 from clinsynth.seeds import derive_seed
-from clinsynth.trainers.arguments import DDPMArguments
+from clinsynth.trainers.arguments import DDPMArguments, GANArguments
 from clinsynth.trainers.diffusion.model import (
     DDPMProcess,
     TrainingStream,
@@ -54,6 +55,7 @@ from clinsynth.trainers.diffusion.model import (
     timestep_density,
     train_step,
 )
+from clinsynth.trainers.gan import step as gan
 from clinsynth.trainers.harness import check_finite
 from clinsynth.trainers.training_state import checkpoints, flatten_moments, load_moments
 
@@ -85,17 +87,24 @@ class OurTraining:
 
     spent = 0.0
 
-    def __init__(self, args: DDPMArguments, data: dict[str, ImageArrays], output_dir: Path):
+    def __init__(self, args: DDPMArguments, data: dict[str, ImageArrays], output_dir: Path, cpu: bool = True):
         self.args, self.output_dir = args, output_dir
-        self.accelerator = Accelerator(mixed_precision=resolve_precision(args.mixed_precision), cpu=True)
+        self.accelerator = Accelerator(mixed_precision=resolve_precision(args.mixed_precision), cpu=cpu)
         self.state, self.pipeline = build_state(args, data["train"], self.accelerator)
         self.network = self.state.model
-        self.prepared, self.optimizer = self.accelerator.prepare(self.network, self.state.optimizer)
+        compiled = torch.compile(self.network) if args.compile else self.network
+        self.prepared, self.optimizer = self.accelerator.prepare(compiled, self.state.optimizer)
         self.process = DDPMProcess.of(self.pipeline, args.min_snr_gamma)
         drawn = (args.num_train_timesteps, args.class_dropout)
         density = timestep_density(args, self.process.scheduler)
         self.stream = TrainingStream.of(
-            data["train"], args, self.accelerator.device, *drawn, encode=self.pipeline.encode, density=density
+            data["train"],
+            args,
+            self.accelerator.device,
+            *drawn,
+            encode=self.pipeline.encode,
+            density=density,
+            augment=args.augment,
         )
 
     @property
@@ -103,17 +112,22 @@ class OurTraining:
         return self.state.step
 
     def step(self) -> None:
+        loss, norm = self.take_step()
+        check_finite(self.state.step, {"loss": float(loss), "grad_norm": float(norm)}, self.output_dir)
+
+    def take_step(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """A step whose loss and norm of the gradient are left on the device, as the trainer leaves them."""
         sizes = self.args.train_batch_size, self.args.gradient_accumulation_steps
         parts = step_parts(self.stream, self.accelerator, self.state.step, *sizes)
         loss, norm = train_step(
             self.accelerator, self.prepared, self.process, self.optimizer, parts, self.args.max_grad_norm
         )
-        check_finite(self.state.step + 1, {"loss": float(loss), "grad_norm": float(norm)}, self.output_dir)
         self.state.advance()
         warmup, total = self.args.lr_warmup_steps, self.args.train_steps
         at = self.steps if self.steps < warmup else warmup + self.spent * (total - warmup)
         for group in self.state.optimizer.param_groups:
             group["lr"] = self.args.learning_rate * self.state.lr_scheduler.lr_lambdas[0](at)  # type: ignore[attr-defined]
+        return loss, norm
 
     def save(self, folder: Path) -> None:
         self.state.save(folder, self.pipeline)
@@ -124,6 +138,29 @@ class OurTraining:
     def snapshot(self, folder: Path) -> None:
         with self.state.averaged_weights():
             self.pipeline.save_pretrained(folder)
+
+
+class GANTraining:
+    """clinsynth's GANs: the body of their loop. The learning rate is constant, as theirs is."""
+
+    spent = 0.0
+
+    def __init__(self, args: GANArguments, data: dict[str, ImageArrays], output_dir: Path):
+        self.args, self.output_dir, device = args, output_dir, torch.device("cpu")
+        self.stream = TrainingStream.of(data["train"], args, device)
+        self.state, self.pipeline = gan.build_state(args, data["train"], self.stream, device)
+        self.network = self.state.model
+
+    @property
+    def steps(self) -> int:
+        return self.state.step
+
+    def step(self) -> None:
+        numbers = gan.train_step(self.args, self.state, self.stream)
+        self.state.advance()
+        check_finite(self.steps, {name: float(value) for name, value in numbers.items()}, self.output_dir)
+
+    save, load, snapshot = OurTraining.save, OurTraining.load, OurTraining.snapshot
 
 
 class PeerTraining:
@@ -208,7 +245,7 @@ def dim_mults(args: "EqualTimeArguments") -> tuple[int, ...]:
 class EqualTimeArguments:
     """Train one contestant for a budget of processor seconds, and draw from its snapshots."""
 
-    arm: Literal["unet2d", "context_unet", "denoising_diffusion_pytorch"]
+    arm: Literal["unet2d", "context_unet", "gan", "denoising_diffusion_pytorch"]
     """Whose network and recipe."""
     name: str
     """The row's name in the table."""
@@ -231,7 +268,8 @@ class EqualTimeArguments:
     seed: int = 0
     """Of everything."""
     trainer_flags: str = ""
-    """Further flags of `clinsynth train ddpm`, for our arms; for the peer they say whose size it is to match."""
+    """Further flags of `clinsynth train ddpm`, of the arm gan of `train gan`;
+    for the peer they say whose size it is to match."""
     num_inference_steps: int = 50
     """Steps of drawing, the same for all contestants."""
     guidance_scales: str = "1,2,3"
@@ -299,6 +337,9 @@ def peer_dim(args: EqualTimeArguments, data: dict[str, ImageArrays]) -> int:
 
 def build_training(args: EqualTimeArguments, data: dict[str, ImageArrays], output_dir: Path) -> Training:
     """The contestant, untrained."""
+    if args.arm == "gan":
+        flags = ["--seed", str(args.seed), "--dataset", args.dataset, *shlex.split(args.trainer_flags)]
+        return GANTraining(parse(GANArguments, flags), data, output_dir)
     if args.arm == "denoising_diffusion_pytorch":
         return PeerTraining(args, data, peer_dim(args, data))
     return OurTraining(trainer_arguments(args), data, output_dir)
@@ -351,6 +392,8 @@ def samplers(args: EqualTimeArguments, data: dict[str, ImageArrays], snapshot: P
     """Every way to draw from a snapshot, by the name that the table shows."""
     scales = [float(part) for part in args.guidance_scales.split(",")]
     steps = args.num_inference_steps
+    if args.arm == "gan":
+        return {"one pass": our_draw(load_pipeline(str(snapshot)), 1.0, 1)}
     if args.arm != "denoising_diffusion_pytorch":
         pipe = with_scheduler(load_pipeline(str(snapshot)), args.scheduler)
         return {f"{args.scheduler} {steps} guidance {scale:g}": our_draw(pipe, scale, steps) for scale in scales}

@@ -1,9 +1,11 @@
 """What each part of `train ddpm`'s recipe brings at equal processor time, and each solver from the same weights.
 
      python -m benchmarks.recipe --dataset retinamnist.npz --cpu_budget 300 --output_dir runs/recipe
+     python -m benchmarks.recipe --arm gan --dataset retinamnist.npz --cpu_budget 300 --output_dir runs/recipe-gans
      python -m benchmarks.recipe --dataset retinamnist.npz --checkpoint runs/retina --output_dir runs/recipe-solvers
 
-The first trains every row of `CHANGES`, one change of the default at a time, as equal_time.py does; the second draws
+The first trains every row of `CHANGES`, one change of the default at a time, as equal_time.py does; the second the
+baselines of `GANS`, so that the DDPM is not compared with a straw man; the third draws
 from one checkpoint with each of `SOLVERS` at several numbers of evaluations. Both compare with the real train and test
 images as score.py does. Finished rows are kept, so a stopped command goes on.
 """
@@ -12,7 +14,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -24,7 +26,7 @@ from clinsynth.arguments import run
 from clinsynth.run_folder import atomic_write, create_run_folder, describe_environment
 
 BEFORE = (
-    "--noise_levels uniform --standardise false --beta_schedule cosine --learning_rate 1e-3 "
+    "--patch_size 1 --noise_levels uniform --standardise false --beta_schedule cosine --learning_rate 1e-3 "
     "--adam_beta2 0.999 --lr_scheduler constant_with_warmup"
 )
 """The defaults until November 2026."""
@@ -32,7 +34,9 @@ BEFORE = (
 CHANGES = {
     "default": "",
     "the default before": BEFORE,
-    "patches of 2": "--patch_size 2",
+    "preset fast": "--preset fast",
+    "patches of 1": "--patch_size 1",
+    "patches of 4": "--patch_size 4",
     "uniform noise levels": "--noise_levels uniform",
     "images not standardised": "--standardise false",
     "constant learning rate": "--lr_scheduler constant_with_warmup",
@@ -43,8 +47,29 @@ CHANGES = {
     "batch 32": "--train_batch_size 32",
     "width 64": "--width 64",
     "EMA 0.99": "--ema_decay 0.99",
+    "augmentation 0.12": "--augment 0.12",
+    "augmentation 0.3": "--augment 0.3",
+    "dropout 0.1": "--dropout 0.1",
 }
 """Rows of the table: flags of `train ddpm`."""
+
+GANS = {
+    "hinge": "",
+    "hinge, width 32": "--width 32",
+    "hinge, EMA 0.99": "--ema_decay 0.99",
+    "hinge, learning rates 1e-4 and 4e-4": "--learning_rate 1e-4 --discriminator_learning_rate 4e-4",
+    "hinge, learning rate 4e-4": "--learning_rate 4e-4",
+    "hinge, without augmentation": "--diff_augment false",
+    "DCGAN": "--loss dcgan",
+    "DCGAN, width 32": "--loss dcgan --width 32",
+    "WGAN-GP, as published": "--loss wgan_gp --diff_augment false",
+    "WGAN-GP": "--loss wgan_gp",
+    "WGAN-GP, 1 critic step": "--loss wgan_gp --n_critic 1",
+    "WGAN-GP, 1 critic step, 2e-4": "--loss wgan_gp --n_critic 1 --learning_rate 2e-4",
+    "WGAN-GP, 1 critic step, 2e-4, width 32": "--loss wgan_gp --n_critic 1 --learning_rate 2e-4 --width 32",
+    "WGAN-GP, 2 critic steps, 2e-4": "--loss wgan_gp --n_critic 2 --learning_rate 2e-4",
+}
+"""Rows of the baselines: flags of `train gan`."""
 
 SOLVERS: dict[str, dict[str, Any]] = {
     "DPMSolverMultistepScheduler": {"use_karras_sigmas": False},
@@ -69,6 +94,8 @@ class RecipeArguments:
     """Height and width in pixels."""
     channels: int = 1
     """1 grey, 3 colour."""
+    arm: Literal["unet2d", "gan"] = "unet2d"
+    """What is trained: `unet2d`, `train ddpm`; `gan`, `train gan`."""
     cpu_budget: float = 300.0
     """Processor seconds of training steps of each row."""
     rows: str = ""
@@ -76,7 +103,7 @@ class RecipeArguments:
     seeds: str = "0"
     """Training seeds, comma-separated."""
     base: str = ""
-    """Flags of `train ddpm` that all rows have."""
+    """Flags of the trainer that all rows have."""
     checkpoint: str = ""
     """Draw from this checkpoint with each solver instead of training."""
     evaluations: str = "10,18,25,50,100"
@@ -117,11 +144,12 @@ def main(args: RecipeArguments) -> None:
 
 def trained_sets(args: RecipeArguments, output_dir: Path) -> Iterator[tuple[str, Any]]:
     """Name of each row and what trains it and draws its images."""
+    changes = GANS if args.arm == "gan" else CHANGES
     for seed in map(int, args.seeds.split(",")):
-        for name in args.rows.split(";") if args.rows else CHANGES:
+        for name in args.rows.split(";") if args.rows else changes:
             folder = output_dir / f"{name} {seed}".replace(" ", "_")
             settings = equal_time.EqualTimeArguments(
-                arm="unet2d",
+                arm=args.arm,
                 name=name,
                 output_dir=str(folder),
                 dataset=args.dataset,
@@ -130,7 +158,7 @@ def trained_sets(args: RecipeArguments, output_dir: Path) -> Iterator[tuple[str,
                 cpu_budget=args.cpu_budget,
                 fractions="1",
                 seed=seed,
-                trainer_flags=f"{args.base} {CHANGES[name]}",
+                trainer_flags=f"{args.base} {changes[name]}",
                 num_inference_steps=args.num_inference_steps,
                 guidance_scales="1",
                 n=args.n,

@@ -242,8 +242,8 @@ def load_pipeline(folder: str) -> Any:
     return pipe
 
 
-def our_draw(pipe: Any, guidance_scale: float, num_inference_steps: int) -> Draw:
-    """The pipeline, one generator a picture."""
+def our_draw(pipe: Any, guidance_scale: float, num_inference_steps: int, **call: Any) -> Draw:
+    """The pipeline, one generator a picture; `call` is what else it is called with."""
 
     def draw(labels: np.ndarray, start: int) -> np.ndarray:
         images = pipe(
@@ -252,6 +252,7 @@ def our_draw(pipe: Any, guidance_scale: float, num_inference_steps: int) -> Draw
             num_inference_steps=num_inference_steps,
             generator=seeds_from(start, len(labels)),
             output_type="pt",
+            **call,
         ).images
         return to_uint8(images)
 

@@ -80,11 +80,16 @@ def parse(arguments_class: type[T], argv: Sequence[str] | None = None, prog: str
     """Parse `argv` (default: the command line) into an instance of the dataclass `arguments_class`.
 
     A wrong flag, key or type ends the program with status 2 and a message that names it; what the dataclass itself
-    refuses (`ValueError` from its `__post_init__`) is raised.
+    refuses (`ValueError` from its `__post_init__`) is raised. Of a dataclass with a flag `preset`, and in `presets`
+    the recipes of its values, these set defaults that --config and flags win over.
     """
     parser = build_parser(arguments_class, prog)
     words, deep = without_deep_flags(sys.argv[1:] if argv is None else argv)
     values: dict[str, Any] = parser.parse_args(words).as_dict()
+    if values.get("preset"):
+        kind, name = arguments_class.presets[values["preset"]]  # type: ignore[attr-defined]
+        parser.set_defaults(read_yaml(find_recipe(kind, "--preset", name)))
+        values = parser.parse_args(words).as_dict()
     values.pop("config", None)
     for path, text in deep:
         try:

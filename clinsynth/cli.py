@@ -10,9 +10,11 @@ from clinsynth.arguments import run
 
 COMMANDS = {
     "train ddpm": "train a class-conditioned DDPM on images",
+    "train autoencoder": "train an autoencoder, for a DDPM of its latents: images of 128 pixels and more",
     "train gan": "train a class-conditioned GAN, the baseline",
     "train image-classifier": "train classifiers on real, or real and synthetic, images",
     "train text-lora": "fine-tune a language model to write texts of each label",
+    "train text-align": "teach a language model to keep the tone of real texts and to harm nobody",
     "train text-classifier": "train classifiers on real, or real and synthetic, texts",
     "train text-to-image-lora": "fine-tune Stable Diffusion on images, each class behind a prompt",
     "train preference": "train a DDPM further on the preferences of a checklist's judge",
@@ -25,6 +27,8 @@ COMMANDS = {
     "sign checklist": "write a page on which an expert corrects and signs a checklist",
     "sign images": "sign the pictures of a synthetic set, with a certificate",
     "audit membership": "attack a checkpoint: can its training images be told from others",
+    "audit text-model": "attack a tuned language model: does it give its texts away",
+    "audit text": "find harmful texts in a synthetic set",
     "study": "run a recipe: generators, evidence, classifiers, report",
     "pack": "make an evidence pack of a run, for those who must sign",
     "summarize": "count classes, subgroups and duplicates of a data set",
@@ -35,7 +39,7 @@ COMMANDS = {
     "inspect": "read where a PNG or Parquet file says it comes from",
 }
 """What each does; its module is called as the command."""
-FIRST_WORDS = {"inspect": "file", "pack": "folder", "sign images": "folder"}
+FIRST_WORDS = {"inspect": "file", "pack": "folder", "sign images": "folder", "audit text": "synthetic"}
 FIRST_WORDS |= dict.fromkeys((name for name in COMMANDS if name.startswith("push ")), "folder")
 """The flag that the words right after a command are short for."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,7 @@ class Checkpoint:
         network: name of the network's class.
         config: the network's own; of a text-to-image LoRA text_to_image.json.
         patch_size: side of the squares of pixels that are channels to the network.
+        autoencoder: the configuration of that whose latents it draws; empty where it draws pixels.
         weights: the folder of its .safetensors.
     """
 
@@ -63,15 +64,20 @@ class Checkpoint:
     config: dict[str, Any]
     weights: Path
     patch_size: int = 1
+    autoencoder: dict[str, Any] = field(default_factory=dict)
 
     @property
     def size(self) -> int:
         """Height and width of its images in pixels."""
-        return self.patch_size * int(self.config["resolution" if self.kind is TEXT_TO_IMAGE else "sample_size"])
+        latent = 2 ** (len(self.autoencoder.get("block_out_channels", [0])) - 1)
+        return (
+            latent * self.patch_size * int(self.config["resolution" if self.kind is TEXT_TO_IMAGE else "sample_size"])
+        )
 
     @property
     def colour(self) -> str:
-        return "grey" if self.config.get("out_channels") == self.patch_size**2 else "colour"
+        channels = self.autoencoder.get("out_channels") or self.config.get("out_channels", 3) // self.patch_size**2
+        return "grey" if channels == 1 else "colour"
 
     @property
     def prompts(self) -> list[list[str]]:
@@ -90,7 +96,8 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         if component in index:
             part = folder / component
             config, patch_size = read_json(part / "config.json"), index.get("patch_size", 1)
-            return Checkpoint(kind, labels_of(index), index[component][1], config, part, patch_size)
+            vae = read_json(folder / "vae" / "config.json")
+            return Checkpoint(kind, labels_of(index), index[component][1], config, part, patch_size, vae)
     config, task = read_json(folder / "config.json"), read_json(folder / "task.json")
     if config and task:
         return Checkpoint(TEXT, list(task["labels"]), (config.get("architectures") or [""])[0], config, folder)

@@ -9,22 +9,12 @@ from typing import Any
 from clinsynth.hub_cards.evidence import Evidence
 from clinsynth.hub_cards.render import RECORD_COLUMNS, Table, record_row, with_interval, without_empty_columns
 from clinsynth.metrics import registry
+from clinsynth.metrics.findings import read_collapse
+from clinsynth.metrics.verdicts import judge
 from clinsynth.reports.images import arm_table, image_limits, privacy_rows
 from clinsynth.reports.page import format_number, format_signed
 from clinsynth.reports.texts import build_table, text_limits
 
-VERDICTS = {
-    registry.COPIES: "Yes: copies were found.",
-    registry.MEMORISED: "A sign of it: the pictures lie closer to training pictures than to unseen real ones.",
-    registry.UNCLEAR: "Unclear: the real splits differ from each other.",
-    registry.NO_SIGN: "No sign of it.",
-}
-FINDINGS = {
-    "copies": "Are real texts copied?",
-    "leaks": "Are names, dates or numbers of real texts leaked?",
-    "repeats itself": "Does the generator repeat itself?",
-    "softened tone": "Is the tone softened?",
-}
 IMAGE_COLUMNS = [registry.IMAGE_METRICS[name] for name in ("frechet", "kid", "recall", "coverage")]
 TEXT_COLUMNS = [registry.TEXT_METRICS[name] for name in ("mmd_squared", "coverage", "label_recovery")]
 
@@ -45,15 +35,12 @@ def summarize_evidence(evidence: Evidence | None) -> EvidenceSummary | None:
         return None
     content = evidence.content
     if evidence.of_texts:
-        answers = [
-            (FINDINGS.get(name, f"{name.capitalize()}?"), one["sentence"]) for name, one in content["findings"].items()
-        ]
         tables = [*text_tables(content, False), class_table(content, content["fidelity"], TEXT_COLUMNS, "texts")]
         privacy, limits = text_tables(content, True), text_limits(content)
     else:
-        answers, tables = list(image_answers(content)), list(image_tables(content))
+        tables = list(image_tables(content))
         privacy, limits = iter([copies_table(content["privacy"])]), image_limits(content)
-    return EvidenceSummary(answers, list(with_rows(tables)), list(with_rows(privacy)), list(limits))
+    return EvidenceSummary(list(answers_of(content)), list(with_rows(tables)), list(with_rows(privacy)), list(limits))
 
 
 def with_rows(tables: Iterable[Table]) -> Iterator[Table]:
@@ -61,26 +48,18 @@ def with_rows(tables: Iterable[Table]) -> Iterator[Table]:
     return (without_empty_columns(table) for table in tables if table.rows)
 
 
-def image_answers(content: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Questions that a reader asks, and what was measured."""
-    distance = records_of(content["measurements"], "overall", [registry.IMAGE_METRICS["frechet"]]).get("frechet")
-    if distance is not None:
-        floor = distance["floor_held_out"]
-        against = "" if floor is None else f"; other real pictures lie at {format_number(floor)}"
-        yield (
-            "How far are they from real pictures?",
-            f"Fréchet distance {with_interval(distance)} from unseen real pictures{against}. Lower is nearer.",
-        )
-    yield "Is the real variety kept?", content["collapse"]["sentence"]
-    if content["classifier"]:
-        first = content["classifier"]["comparisons"][0]
-        low, high = map(format_signed, first["interval"])
-        yield (
-            "Do they help a classifier of real pictures?",
-            f"{first['verdict'].capitalize()}: macro-F1 {format_signed(first['difference'])} ({low} to {high}) when "
-            f"they are added to the real ones; {first['n']:,} real test pictures, {first['seeds']} trainings.",
-        )
-    yield "Were real pictures copied?", f"{VERDICTS[content['privacy']['verdict']]} The readings stand under Privacy."
+def answers_of(content: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """The five questions of the verdict, what the set is suitable for, and the findings in full."""
+    verdict = judge(content)
+    for answer in verdict.answers:
+        numbers = f" ({'; '.join(answer.numbers)})" if answer.numbers else ""
+        yield answer.title, f"{answer.word.capitalize()}: {answer.why}{numbers}."
+    for suitable, title in ((True, "Suitable for"), (False, "Not suitable for")):
+        names = [use.name for use in verdict.uses if use.suitable == suitable]
+        yield f"{title}, as far as was measured", ", ".join(names) or "nothing on the list"
+    sentences = [one["sentence"] for one in (content.get("findings") or {}).values()]
+    sentences += [read_collapse(content["measurements"], "test")["sentence"]] if "measurements" in content else []
+    yield "Findings", " ".join(sentences)
 
 
 def image_tables(content: dict[str, Any]) -> Iterator[Table]:
@@ -91,7 +70,7 @@ def image_tables(content: dict[str, Any]) -> Iterator[Table]:
         found = records_of(content["measurements"], "overall", table.metrics)
         rows = [record_row(found[metric.name], metric) for metric in table.metrics if metric.name in found]
         yield Table(table.title, RECORD_COLUMNS, rows, notes[table.title])
-    yield class_table(content, content["measurements"], IMAGE_COLUMNS, "pictures")
+    yield class_table(content, content["measurements"], IMAGE_COLUMNS, "images")
     if content["classifier"]:
         yield scores_table(content["classifier"])
         yield agreement_table(content["classifier"])
@@ -130,7 +109,7 @@ def scores_table(classifier: dict[str, Any]) -> Table:
         values = [with_interval(row["real"]), with_interval(row["composite"])]
         difference = format_signed(row["difference"]["difference"])
         rows.append([str(row["metric"]), *values, difference, row["verdict"] or "–"])
-    columns = ["score on real test pictures", "trained on real", "on real and synthetic", "difference", "verdict"]
+    columns = ["score on real test images", "trained on real", "on real and synthetic", "difference", "verdict"]
     return Table("Usefulness for a classifier", columns, rows, "Verdicts: p below 0.05 after Holm's correction.")
 
 
@@ -142,8 +121,8 @@ def agreement_table(classifier: dict[str, Any]) -> Table:
             beside = [format_number(record[name]) for name in ("floor", "chance")]
             rows.append([record["label"], with_interval(record), *beside, record["flag"]])
     columns = ["class", "share with the label found", "the same of real ones", "by chance", "reading"]
-    note = "Share of the pictures in which a classifier of real pictures finds the label that they were drawn for."
-    return Table("Do the pictures show their class?", columns, rows, note)
+    note = "Share of the images in which a classifier of real images finds the label that they were drawn for."
+    return Table("Do the images show their class?", columns, rows, note)
 
 
 def copies_table(privacy: dict[str, Any]) -> Table:
@@ -151,11 +130,11 @@ def copies_table(privacy: dict[str, Any]) -> Table:
     sizes = privacy["n"]
     rows = [[row[name] for name in ("reading", "value", "interval", "against")] for row in privacy_rows(privacy)]
     note = (
-        f"{privacy['text']} Compared were {sizes['synthetic']:,} synthetic pictures beside {sizes['train']:,} real "
-        f"train and {sizes['test']:,} real test pictures."
+        f"{privacy['text']} Compared were {sizes['synthetic']:,} synthetic images beside {sizes['train']:,} real "
+        f"train and {sizes['test']:,} real test images."
     )
     columns = ["reading", "value", "95 % interval", "held against"]
-    return Table("Copies of real pictures, and closeness to them", columns, [r for r in rows if r[1] != "–"], note)
+    return Table("Copies of real images, and closeness to them", columns, [r for r in rows if r[1] != "–"], note)
 
 
 def records_of(

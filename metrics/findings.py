@@ -132,13 +132,17 @@ def finds(finding: str, metrics: set[str]) -> set[str]:
 def collapse_sentence(readings: list[Record], signs: dict[str, set[str]], collapsed: list[str]) -> str:
     """The finding in one or two sentences."""
     if not readings:
-        return "Mode collapse was not judged: too few real or synthetic pictures for a real-vs-real floor."
+        return "Mode collapse was not judged: too few real or synthetic images for a real-vs-real floor."
     if collapsed:
         shown = OVERALL if OVERALL in collapsed else collapsed[0]
         missing = " and leaves out much of the real variety" if finds(MISSING, signs[shown]) else ""
         found = variety_in_words(readings, shown, signs[shown])
         return f"Mode collapse in {places(collapsed)}: the generator repeats itself{missing}. {found}"
     labels = [label for label, found in signs.items() if finds(MISSING, found)]
+    none = [r["label"] for r in readings if finds(MISSING, {r["metric"]}) and r["value"] == 0 and r["sign"]]
+    if none:
+        found = variety_in_words(readings, none[0], signs[none[0]])
+        return f"Covers none of the real variety ({', '.join(dict.fromkeys(none))}). {found}"
     if labels:
         return (
             "No mode collapse, but part of the real variety is missing, or drawn unlike it "
@@ -152,7 +156,7 @@ def variety_in_words(readings: list[Record], label: str, metrics: set[str]) -> s
     """The readings of one label as text: "Recall 0.08 (real pictures 0.71), …, in class x." """
     shown = {reading["metric"]: reading for reading in readings if reading["label"] == label}
     parts = [
-        f"{sign.words} {shown[metric]['value']:.2f} (real pictures {shown[metric]['floor']:.2f})"
+        f"{sign.words} {shown[metric]['value']:.2f} (real images {shown[metric]['floor']:.2f})"
         for metric, sign in COLLAPSE.items()
         if metric in metrics and metric in shown
     ]

@@ -18,15 +18,12 @@ NO_SIGN, COPIES = "no sign", "copies found"
 MEMORISED = "closer to train than to held-out: memorisation"
 UNCLEAR = "unclear: train and held-out pictures differ"
 """Verdicts on the privacy of images."""
+EXACT, NEAR, CERTAIN = "exact copy", "near copy", "single copy"
+"""Kinds of copy. The last is certain by itself (`clinsynth.metrics.privacy.views`); near copies are so by their
+number."""
 
 FIDELITY, DIVERSITY, PRIVACY, ALIGNMENT, USE = "fidelity", "diversity", "privacy", "alignment", "use"
-QUESTIONS = {
-    FIDELITY: "are they like the real {things}?",
-    DIVERSITY: "are they as varied?",
-    PRIVACY: "do they give real {things} away?",
-    ALIGNMENT: "do they show their class?",
-    USE: "do they help a classifier?",
-}
+"""What a metric answers: are they like the real samples, as varied, private, of their class, of use?"""
 
 
 @dataclass(frozen=True)
@@ -37,10 +34,11 @@ class Metric:
         name: in records and in evidence.json.
         title: in tables and sentences.
         better: which values are better.
-        question: a key of QUESTIONS.
+        question: FIDELITY to USE.
         unit: of the numbers; empty for shares and distances.
         short: the title over a narrow column, where it is another.
         reference: the only real split that it is measured beside; None where it is measured beside each.
+        meaning: a sentence that a reader who does not know it understands.
     """
 
     name: str
@@ -50,6 +48,7 @@ class Metric:
     unit: str = ""
     short: str = ""
     reference: str | None = None
+    meaning: str = ""
 
     @property
     def heading(self) -> str:
@@ -89,7 +88,7 @@ class MetricTable:
     """Metrics that stand under one another.
 
     Attributes:
-        question: a key of QUESTIONS.
+        question: FIDELITY to USE.
         title: heading.
         part: of evidence.json, which holds their records.
         metrics: in their order.

@@ -7,10 +7,12 @@
     clinsynth evaluate images --synthetic runs/phantom-synthetic --checklist phantom-fundus --judge measure \\
         --output_dir runs/phantom-evidence
 
-Writes evidence.json (every number with its interval, n, floor and extractor) and report.html (one page, shows real
-pictures: keep it private). Start the same command again to go on where it stopped.
+Writes evidence.json (every number with its interval, n, floor and extractor), evidence.csv (the same as a table) and
+report.html (one page; it shows real images, keep it private, unless --shareable true leaves them out), and prints what
+the set is suitable for. Start the same command again to go on where it stopped.
 """
 
+import time
 from pathlib import Path
 
 from clinsynth.arguments import run
@@ -18,21 +20,20 @@ from clinsynth.study.arguments import EvaluateImagesArguments
 
 
 def main(args: EvaluateImagesArguments) -> None:
-    """Compare, write evidence.json and report.html, print where they are."""
+    """Compare, write evidence.json, evidence.csv and report.html, print the verdict and where they are."""
+    started = time.monotonic()
     from clinsynth.hub.seal import write_evidence
     from clinsynth.metrics.privacy.exact import picture_digests
+    from clinsynth.reports.evaluation import write_report
     from clinsynth.reports.images import choose_images, render_image_report
-    from clinsynth.run_folder import atomic_write
     from clinsynth.study.image_evidence import gather_evidence
 
-    evidence, real, synthetic = gather_evidence(args)
-    samples = choose_images(real["train"], synthetic, evidence["privacy"]["pairs"], args.seed)
-    output_dir = Path(args.output_dir)
+    evidence, real, synthetic, features = gather_evidence(args)
+    samples = choose_images(real["train"], synthetic, evidence["privacy"], args.seed, features, args.shareable)
     digests = {name: picture_digests(split.images) for name, split in real.items()}
-    write_evidence(output_dir, evidence, args.synthetic, digests)
-    atomic_write(output_dir / "report.html", render_image_report(evidence, samples))
-    print(f"evidence: {output_dir / 'evidence.json'}")
-    print(f"report (shows real pictures, keep it private): {output_dir / 'report.html'}")
+    write_evidence(Path(args.output_dir), evidence, args.synthetic, digests)
+    shown = "shows no real image" if args.shareable else "shows real images, keep it private"
+    write_report(Path(args.output_dir), evidence, render_image_report, samples, started, shown)
 
 
 if __name__ == "__main__":

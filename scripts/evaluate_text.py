@@ -4,10 +4,12 @@
     python scripts/evaluate_text.py --real posts.csv --synthetic runs/posts --output_dir runs/posts-evidence \\
         --encoder models/all-MiniLM-L6-v2 --language_model HuggingFaceTB/SmolLM2-135M-Instruct
 
-Writes evidence.json (every number with its interval, n, floor and model; no text) and report.html (one page; it shows
-real texts only with --show_texts true). Start the same command again to go on where it stopped.
+Writes evidence.json (every number with its interval, n, floor and model; no text), evidence.csv (the same as a table)
+and report.html (one page; it shows real texts only with --show_texts true), and prints what the set is suitable for.
+Start the same command again to go on where it stopped.
 """
 
+import time
 from pathlib import Path
 
 from clinsynth.arguments import run
@@ -15,13 +17,15 @@ from clinsynth.study.arguments import EvaluateTextArguments
 
 
 def main(args: EvaluateTextArguments) -> None:
-    """Compare, write evidence.json and report.html, print where they are."""
+    """Compare, write evidence.json, evidence.csv and report.html, print the verdict and where they are."""
+    started = time.monotonic()
     from clinsynth.hub.seal import write_evidence
     from clinsynth.metrics.privacy.exact import text_digests
     from clinsynth.models.language_models import load_scorer
     from clinsynth.models.text_encoders import embed_all, load_text_encoder
+    from clinsynth.reports.evaluation import write_report
     from clinsynth.reports.texts import choose_texts, render_text_report
-    from clinsynth.run_folder import atomic_write, create_run_folder, write_run_config
+    from clinsynth.run_folder import create_run_folder, write_run_config
     from clinsynth.study.text_evidence import load_canaries, load_real_texts, load_synthetic_texts, text_evidence
     from clinsynth.synthesis.sets import read_generation
 
@@ -52,10 +56,8 @@ def main(args: EvaluateTextArguments) -> None:
     folder = Path(args.cache_dir or output_dir) / "features"
     samples = choose_texts(sets, embed_all(encoder, sets, folder), label_names, pairs, args.seed)
     write_evidence(output_dir, evidence, args.synthetic, {name: text_digests(real[name].texts) for name in real})
-    atomic_write(output_dir / "report.html", render_text_report(evidence, samples))
-    print(f"evidence: {output_dir / 'evidence.json'}")
-    warning = " (shows real texts, keep it private)" if args.show_texts else ""
-    print(f"report{warning}: {output_dir / 'report.html'}")
+    shown = "shows real texts, keep it private" if args.show_texts else "shows no real text"
+    write_report(output_dir, evidence, render_text_report, samples, started, shown)
 
 
 def check_extra() -> None:

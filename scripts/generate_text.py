@@ -20,9 +20,9 @@ from functools import partial
 
 from clinsynth.arguments import check_at_least, run
 from clinsynth.data.arguments import TextDataArguments
-from clinsynth.models.writers import WriterArguments, check_real_texts
+from clinsynth.models.writers import WriterArguments, check_real_texts, is_loopback
 from clinsynth.run_folder import check_same_run, create_run_folder, write_run_config
-from clinsynth.synthesis.arguments import TextFilterArguments, check_amounts
+from clinsynth.synthesis.arguments import PARTS, TextFilterArguments, check_amounts
 
 MAY_DIFFER = frozenset(
     {"output_dir", "batch_size", "dry_run", "endpoint", "concurrency", "timeout_s", "send_real_texts"}
@@ -57,6 +57,11 @@ class GenerateTextArguments(TextDataArguments, WriterArguments, TextFilterArgume
     """of every label as many texts as the real train split of --dataset lacks to this number"""
     k_shot: int = 0
     """real train texts of the same label in each prompt, others in each row; their ids are kept in the row"""
+    prompt_parts: str = ""
+    """what prompts say besides, as a,b,…: topics (words that stand in three real train texts of the label or more),
+    diverse (of the real texts drawn, the --k_shot most different stand in the prompt), contrast (what tells the label
+    from the one that it is most easily taken for), scale (the label's place among all, for labels that have an order);
+    what a row's prompt was made of is kept in its column prompt_choices, which no push publishes"""
     seed: int = 0
     """text i has its own seed derived from this one and i, kept in its row"""
     shard_size: int = 100
@@ -71,24 +76,44 @@ class GenerateTextArguments(TextDataArguments, WriterArguments, TextFilterArgume
         WriterArguments.__post_init__(self)
         check_amounts(self)
         check_at_least(self, 0, ["k_shot"])
-        for name in ("k_shot", "reject_copies"):
+        unknown = sorted(set(self.parts) - set(PARTS))
+        if unknown:
+            raise ValueError(f"--prompt_parts must be among {', '.join(PARTS)}, got {unknown[0]!r}")
+        if "topics" in self.parts and not self.dataset:
+            raise ValueError("--prompt_parts topics needs --dataset, the real texts whose words they are; name it")
+        if "diverse" in self.parts and self.k_shot < 2:
+            raise ValueError(f"--prompt_parts diverse chooses examples; give --k_shot 2 or more, got {self.k_shot}")
+        for name in ("k_shot", "reject_copies", "keep_if_label"):
             if getattr(self, name) and not self.dataset:
                 raise ValueError(f"--{name} {getattr(self, name)} needs --dataset, the real texts; name it")
         TextFilterArguments.__post_init__(self)
+        if self.endpoint and "topics" in self.parts and not self.send_real_texts and not is_loopback(self.endpoint):
+            raise ValueError(
+                f"--prompt_parts topics sends words of real texts to --endpoint {self.endpoint}, which is not this "
+                "machine; if their owners and licence allow that, say --send_real_texts true, else leave topics out"
+            )
         if self.endpoint is not None:
             check_real_texts(self.endpoint, self.k_shot, self.send_real_texts)
+
+    @property
+    def parts(self) -> list[str]:
+        """What --prompt_parts names."""
+        return [part.strip() for part in self.prompt_parts.split(",")] if self.prompt_parts else []
 
 
 def main(args: GenerateTextArguments) -> None:
     """Generate the data set into `args.output_dir`."""
     import json
 
+    import numpy as np
     import torch
     from accelerate import PartialState
 
     from clinsynth.data.tasks import load_task
     from clinsynth.data.texts import load_text_dataset
+    from clinsynth.judges.text_audit import AuditArguments, load_judges
     from clinsynth.models.language_models import load_writer
+    from clinsynth.reports.audit import audit_set
     from clinsynth.run_folder import atomic_write
     from clinsynth.synthesis.plan import (
         Prompts,
@@ -98,7 +123,9 @@ def main(args: GenerateTextArguments) -> None:
         name_labels,
         number_labels,
         plan_labels,
+        texts_of,
     )
+    from clinsynth.synthesis.prompt_parts import load_parts
     from clinsynth.synthesis.text_filters import load_filter
     from clinsynth.synthesis.text_shards import TextShards, settle_shards, write_text_shards
 
@@ -109,14 +136,17 @@ def main(args: GenerateTextArguments) -> None:
     id2label = dict(enumerate(names))
     labels = plan_labels(args, id2label, partial(find_label, names), partial(number_labels, train, names), "texts")
     asked = [names[label] for label in sorted(set(labels))]
-    prompts = Prompts(task, names, examples_by_label(asked, train, args.k_shot, args.dataset), args.k_shot)
+    texts, numbers = texts_of(train, names)
+    pools = examples_by_label(asked, train, args.k_shot, args.dataset)
+    parts = load_parts(args.parts, names, texts, np.array(numbers), pools) if args.parts else None
+    prompts = Prompts(task, names, pools, args.k_shot, parts)
     planned = describe_counts(labels, id2label, "texts")
     if args.dry_run:
         print(planned)
         return
     output_dir = create_run_folder(args.output_dir)
     check_same_run(output_dir, args, MAY_DIFFER)
-    seen, filter_facts = load_filter(args, asked, [] if train is None else train["text"][:], state.device)
+    seen, filter_facts = load_filter(args, asked, names, texts, numbers, state.device)
     writer = load_writer(args, task, state.device)
     plan = TextShards(
         output_dir,
@@ -126,6 +156,8 @@ def main(args: GenerateTextArguments) -> None:
         args.shard_size,
         num_processes=state.num_processes,
         columns=tuple(task.schema["properties"]),
+        choices=prompts.choices if parts else None,
+        thinks=args.thinking > 0,
     )
     facts = {"model": args.model} | writer.facts | prompts.facts | args.sampling | filter_facts | {"seed": args.seed}
     if state.is_main_process:
@@ -139,6 +171,9 @@ def main(args: GenerateTextArguments) -> None:
     if state.is_main_process:
         settle_shards(plan, prompts, writer.write, seen)
         print(plan.finish(facts))
+        if args.audit != "off":
+            categories, judges = load_judges(AuditArguments(args.audit_rules, args.audit_guard))
+            print(audit_set(output_dir, output_dir, categories, judges, show_texts=None))
 
 
 if __name__ == "__main__":

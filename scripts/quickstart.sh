@@ -32,3 +32,16 @@ clinsynth evaluate text --real phantom-posts --synthetic runs/quickstart-posts -
     --output_dir runs/quickstart-posts-evidence
 
 printf '\nThe reports:\n%s\n%s\n' "$PWD/runs/quickstart-evidence/report.html" "$PWD/runs/quickstart-posts-evidence/report.html"
+
+printf '\nWhat the two sets are suitable for, as far as was measured:\n'
+.venv/bin/python - runs/quickstart-evidence runs/quickstart-posts-evidence <<'PYTHON'
+import json
+import sys
+from pathlib import Path
+
+from clinsynth.metrics.verdicts import judge
+
+for folder in sys.argv[1:]:
+    evidence = json.loads((Path(folder) / "evidence.json").read_text())
+    print("", evidence["data"]["synthetic"], *judge(evidence).lines(), sep="\n")
+PYTHON

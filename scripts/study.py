@@ -37,7 +37,9 @@ def main(args: StudyArguments) -> None:
     output_dir = create_run_folder(args.output_dir)
     write_run_config(output_dir, args)
     run_steps(plan)
-    if read_json(output_dir / "report.json").get("steps") == {step.name: step.key for step in plan.steps}:
+    told = read_json(output_dir / "report.json")
+    keys = {step.name: step.key for step in plan.steps}
+    if (told.get("steps"), told.get("shareable", False)) == (keys, args.shareable):
         print(f"nothing has changed; report: {output_dir / 'report.html'}")
         return
     from clinsynth.reports.study import write_study_report

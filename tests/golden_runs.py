@@ -65,7 +65,15 @@ TEXTS: dict[str, Any] = {
     "generators": {"tuned": {"trainer": "text-lora", "train": {"train_steps": 2, "batch_size": 2}}},
     "generate": {"k_shot": 2, "per_class": 8, "shard_size": 6, "near_duplicate": 1.0},
     "evaluate": {"bootstrap": 4},
-    "classifiers": {"small": {"arms": "real_weighted,composite", "seeds": 2, "epochs": 1, "learning_rates": 0.01}},
+    "classifiers": {
+        "small": {
+            "model": "small-bert",
+            "arms": "real_weighted,composite",
+            "seeds": 2,
+            "epochs": 1,
+            "learning_rates": 0.01,
+        }
+    },
 }
 COMMANDS = """
 import contextlib, io, json, runpy, sys

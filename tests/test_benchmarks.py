@@ -1,5 +1,7 @@
 """The yardsticks of the benchmarks themselves, at tiny size."""
 
+import dataclasses
+import json
 import shlex
 from importlib.util import find_spec
 from pathlib import Path
@@ -9,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDPMScheduler, UNet2DModel
+from helpers import tiny_pipeline, write_npz
 
-from benchmarks import recipe
+from benchmarks import gpu, guidance, recipe
 from benchmarks.equal_time import EqualTimeArguments, build_training, resume, save
 from benchmarks.samplers import (
     ancestral_step,
@@ -28,7 +31,7 @@ from benchmarks.score import blurred, gaussian_noise_like
 from benchmarks.timing import compare, table
 from clinsynth.arguments import parse
 from clinsynth.data.images import ImageArrays
-from clinsynth.trainers.arguments import DDPMArguments
+from clinsynth.trainers.arguments import DDPMArguments, GANArguments
 
 
 def tiny_unet() -> Any:
@@ -158,9 +161,11 @@ def test_comparison_alternates_scales_and_judges() -> None:
     assert result.record()["met_wall"] and "| what | A | B |" in table([result], "wall")
 
 
-@pytest.mark.parametrize("arm", ["unet2d", "denoising_diffusion_pytorch"])
+@pytest.mark.parametrize("arm", ["unet2d", "gan", "denoising_diffusion_pytorch"])
 def test_a_resumed_training_is_the_uninterrupted_one(tmp_path: Path, arm: Any) -> None:
-    if arm != "unet2d" and not all(map(find_spec, ("denoising_diffusion_pytorch", "einops", "ema_pytorch"))):
+    if arm == "denoising_diffusion_pytorch" and not all(
+        map(find_spec, ("denoising_diffusion_pytorch", "einops", "ema_pytorch"))
+    ):
         pytest.skip("needs denoising-diffusion-pytorch, einops and ema-pytorch, see benchmarks/README.md")
     args = EqualTimeArguments(
         arm, "name", str(tmp_path), peer_batch_size=4, trainer_flags="--width 8 --train_batch_size 4"
@@ -181,7 +186,69 @@ def test_every_row_of_the_recipe_is_a_trainer_of_its_own() -> None:
     settings = {name: parse(DDPMArguments, shlex.split(flags)) for name, flags in recipe.CHANGES.items()}
     default = settings.pop("default")
     assert default == DDPMArguments() and all(other != default for other in settings.values())
+    gans = [parse(GANArguments, shlex.split(flags)) for flags in recipe.GANS.values()]
+    assert gans[0] == GANArguments() and all(gan not in gans[:i] for i, gan in enumerate(gans))
     before = settings["the default before"]
     assert (before.patch_size, before.noise_levels, before.standardise) == (1, "uniform", False)
     row = {"frechet": 12.34, "test": None, "facts": {"steps": 7, "cpu_seconds": 99.6}}
     assert recipe.table({"a row": row}).splitlines()[-1] == "| a row | 12.3 |  | 7 | 100 |  |"
+
+
+def test_guidance_rows_are_chosen_on_validation(tmp_path: Path) -> None:
+    pipe = tiny_pipeline()
+    pipe.register_modules(guide=pipe.unet)
+    pipe.save_pretrained(tmp_path / "model")
+    data = write_npz(tmp_path / "data.npz")
+    args = guidance.GuidanceArguments(
+        model=str(tmp_path / "model"),
+        output_dir=str(tmp_path / "out"),
+        dataset=str(data),
+        scales="2",
+        intervals="0,1;0,0",
+        num_inference_steps=2,
+        n=9,
+    )
+    guidance.main(args)
+    rows = json.loads((tmp_path / "out" / "guidance.json").read_text())["rows"]
+    assert list(rows) == [
+        "real validation",
+        "no guidance",
+        "class 2 from 0 to 1",
+        "class 2 from 0 to 0",
+        "auto 2 from 0 to 1",
+        "auto 2 from 0 to 0",
+    ]
+    # the network as its own guide, and guidance in no step, change nothing
+    plain = rows["no guidance"]["frechet"]
+    assert rows["auto 2 from 0 to 1"]["frechet"] == pytest.approx(plain, rel=1e-3)
+    assert rows["class 2 from 0 to 0"]["frechet"] == plain != rows["class 2 from 0 to 1"]["frechet"]
+    assert all(0 <= row["agreement"] <= 1 for row in rows.values())
+    assert guidance.table(rows).splitlines()[2].startswith("| real validation |  | ")
+
+
+def test_the_rows_of_a_gpu_are_measured_in_one_go(tmp_path: Path) -> None:
+    args = gpu.GPUArguments(
+        str(tmp_path / "out"),
+        str(write_npz(tmp_path / "data.npz")),
+        resolution=28,
+        trainer_flags="--width 8 --train_batch_size 4",
+        ways="float32;bf16, channels last",
+        seconds=0.01,
+        minutes=0.002,
+        batch_sizes="4",
+        num_inference_steps=2,
+        n=9,
+    )
+    gpu.main(args)
+    rows = json.loads((tmp_path / "out" / "gpu.json").read_text())["rows"]
+    assert [title.split(",")[0] for title in rows] == ["training"] * 2 + ["training for 0.002 minutes"] + [
+        "drawing"
+    ] * 2
+    assert not [row for row in rows.values() if "failed" in row or "left out" in row]
+    assert rows["training, float32"]["steps a second"] > 0
+    reached = rows["training for 0.002 minutes"]
+    assert reached["steps"] > 0 and reached["Fréchet distance to test"] > 0
+    assert reached["way"] == "bf16, channels last"
+    gpu.main(dataclasses.replace(args, budget=0.0, output_dir=str(tmp_path / "none")))
+    rows = json.loads((tmp_path / "none" / "gpu.json").read_text())["rows"]
+    assert all(row == {"left out": "the budget is spent"} for row in rows.values())

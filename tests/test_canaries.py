@@ -190,6 +190,7 @@ def text_commands(folder: Path, table: Path) -> list[list[str]]:
             "train text-classifier",
             dataset=table,
             synthetic=made,
+            model="small-bert",
             arms="real_weighted,composite",
             seeds=1,
             epochs=1,

@@ -1,5 +1,6 @@
 """The command `clinsynth`: help without heavy imports, configuration files, and errors that name the flag."""
 
+import dataclasses
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -12,6 +13,7 @@ from clinsynth.cli import COMMANDS, load_command, main
 from clinsynth.data.tasks import load_task
 from clinsynth.judges.checklists import load_checklist
 from clinsynth.plain_yaml import read_yaml
+from clinsynth.run_folder import config_yaml
 from clinsynth.study.arguments import StudyArguments
 from clinsynth.trainers.arguments import DDPMArguments
 
@@ -52,6 +54,20 @@ def test_flags_win_over_the_config_file(tmp_path: Path) -> None:
     config.write_text("train_steps: 5\nwidth: 16\nlabel_names: [a, b]\n")
     args = parse(DDPMArguments, ["--config", str(config), "--width", "24", "--dry_run"])
     assert (args.train_steps, args.width, args.label_names, args.dry_run) == (5, 24, ["a", "b"], True)
+
+
+def test_a_preset_gives_way_to_the_config_file_and_flags(tmp_path: Path) -> None:
+    recipe = ["--config", str(REPOSITORY / "recipes" / "ddpm" / "ehealth_paper.yaml")]
+    paper = parse(DDPMArguments, ["--preset", "paper"])
+    assert dataclasses.replace(paper, preset=None) == parse(DDPMArguments, recipe)
+    config = tmp_path / "config.yaml"
+    config.write_text("preset: fast\ntrain_steps: 5\n")
+    args = parse(DDPMArguments, ["--config", str(config), "--width", "128"])
+    assert (args.patch_size, args.train_steps, args.width, args.learning_rate) == (2, 5, 128, 1e-3)
+    assert parse(DDPMArguments, ["--preset", "best", "--learning_rate", "0.01"]).learning_rate == 0.01
+    assert parse(DDPMArguments, ["--preset", "fast", "--width", "16"]).learning_rate == 2e-3
+    config.write_text(config_yaml(args))  # of a run: all is written, and read as it was
+    assert parse(DDPMArguments, ["--config", str(config)]) == args
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ TINY = {
     " --num_inference_steps 2 --guard_steps 1 --guard_images 2 --calibration_pictures 5 --least_kappa -1"
     " --held_out_least_kappa -1",
     "train text-lora": "--train_steps 1 --batch_size 2",
-    "train text-classifier": "--epochs 1 --seeds 1",
+    "train text-classifier": "--model small-bert --epochs 1 --seeds 1",
     "train text-to-image-lora": "--train_steps 1 --train_batch_size 2 --validation_steps 0",
     "generate images": "--num_inference_steps 2",
     "generate images --keep_if": "--most_draws 2",

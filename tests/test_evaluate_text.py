@@ -6,7 +6,6 @@ import re
 import shutil
 import subprocess
 from dataclasses import asdict
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 from datasets import Sequence as SequenceFeature
+from report_pages import check_structure
 from transformers import BertModel
 
 from clinsynth import cli
@@ -124,7 +124,7 @@ def test_closest_pairs_are_numbers(evidence: dict[str, Any]) -> None:
 
 
 def test_no_real_text_is_written_unless_allowed(folder: Path, finished: Path) -> None:
-    written = [path for path in finished.rglob("*") if path.suffix in (".json", ".html", ".yaml", ".jsonl")]
+    written = [path for path in finished.rglob("*") if path.suffix in (".json", ".html", ".yaml", ".jsonl", ".csv")]
     assert {path.name for path in written} >= {"evidence.json", "report.html", "measurements.json"}
     runs = {run for text in real_texts(folder) for run in runs_of(text)}
     for path in written:
@@ -146,31 +146,10 @@ def test_pairs_stand_side_by_side_where_that_is_allowed(folder: Path, finished: 
     assert LEAKED not in (tmp_path / "shown" / "evidence.json").read_text()
 
 
-class Reader(HTMLParser):
-    """Whether tags close, and that nothing reaches outside the page."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        assert tag not in ("script", "link", "iframe", "img")
-        assert not {"src", "href"} & {name for name, _ in attrs}
-        if tag != "meta":
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        assert tag in ("path", "circle", "polyline")
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-
 def test_the_page_is_one_file_that_says_what_was_found(folder: Path, finished: Path, evidence: dict[str, Any]) -> None:
     page = (finished / "report.html").read_text()
-    reader = Reader()
-    reader.feed(page)
-    assert reader.open == [] and not re.search(r"https?://|url\(|@import", page)
+    reader = check_structure(page)
+    assert reader.images == 0 and {"evidence.json", "evidence.csv"} <= set(reader.addresses)
     text = re.sub(r"<[^>]+>|\s+", " ", page)
     assert text.index("Copies in the set as a whole") < text.index("What was compared")
     for words in ("MAUVE", "BERTScore", "perplexity gap", "top_p", "0.75", "No clinician has read", "mild", "row 0"):

@@ -53,6 +53,28 @@ def test_the_folder_is_a_data_set(model: Path, tmp_path: Path) -> None:
     assert sorted(p.name for p in (tmp_path / "out" / "contact_sheets").iterdir()) == ["000.png", "002.png"]
 
 
+def test_guidance_by_the_guide_and_its_interval_are_said(tmp_path: Path) -> None:
+    pipeline = tiny_pipeline(**SCHEDULE)
+    pipeline.register_modules(guide=tiny_pipeline(**SCHEDULE).unet)
+    for weight in pipeline.guide.parameters():
+        weight.data *= 0.9
+    pipeline.save_pretrained(tmp_path / "model")
+    kinds: dict[str, dict[str, Any]] = {
+        "plain": {},
+        "auto": {"guidance_scale": 2.0, "guidance": "auto"},
+        "early": {"guidance_scale": 2.0, "guidance": "auto", "guidance_interval": "0,0.5"},
+        "never": {"guidance_scale": 2.0, "guidance_interval": "0,0"},
+    }
+    for name, changes in kinds.items():
+        main(arguments(tmp_path / "model", tmp_path / name, per_class=1, **changes))
+    drawn = {name: pixels(tmp_path / name) for name in kinds}
+    assert np.array_equal(drawn["never"], drawn["plain"])
+    assert not np.array_equal(drawn["auto"], drawn["plain"]) and not np.array_equal(drawn["early"], drawn["auto"])
+    said = json.loads((tmp_path / "early" / "generation.json").read_text())["generator"]
+    assert (said["guidance"], said["guidance_interval"]) == ("auto", [0.0, 0.5]) and len(said["guide_sha256"]) == 64
+    assert "guidance" not in json.loads((tmp_path / "plain" / "generation.json").read_text())["generator"]
+
+
 def test_two_folders_of_one_name_are_two_data_sets(model: Path, tmp_path: Path) -> None:
     for name, per_class in (("a/out", 1), ("b/out", 2)):
         main(arguments(model, tmp_path / name, per_class=per_class))
@@ -166,6 +188,10 @@ def test_a_full_disk_keeps_the_finished_shards(model: Path, tmp_path: Path, monk
         ({"per_class": 0}, "--per_class must be at least 1, got 0"),
         ({"per_class": 1, "num_inference_steps": 0}, "--num_inference_steps must be at least 1, got 0"),
         ({"per_class": 1, "guidance_scale": -0.5}, "--guidance_scale must be >= 0, got -0.5"),
+        ({"per_class": 1, "guidance_scale": 2.0, "guidance": "auto"}, "--guidance auto needs a guide"),
+        ({"per_class": 1, "guidance_interval": "0.5"}, "must be two numbers FIRST,LAST such as 0.2,0.8, got '0.5'"),
+        ({"per_class": 1, "guidance_interval": "0.8,0.2"}, "--guidance_interval must be within 0,1 and rise"),
+        ({"per_class": 1, "guidance_interval": "0,0.5"}, "do nothing without --guidance_scale"),
         ({"counts": "grade 9=3"}, "'grade 9' is unknown"),
         ({"counts": "7=3"}, "7 is unknown.*0 to 2"),
         ({"counts": "mild"}, "'mild' is not LABEL=N"),

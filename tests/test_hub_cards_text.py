@@ -68,7 +68,12 @@ def test_text_cards_hold_their_parts_and_no_text(runs: Path) -> None:
     assert "nats a token" in model and "| **real texts** | train 30, validation 12 |" in model
     assert DatasetCard(dataset).data.task_categories == ["text-classification"]
     for card in (model, dataset):
-        assert "Are real texts copied?" in card and "Names, dates and numbers" in card and "samples.png" not in card
+        assert (
+            "| Copies anybody? |" in card
+            and "Not suitable for" in card
+            and "Names, dates and numbers" in card
+            and "samples.png" not in card
+        )
         assert str(runs.parent) not in card and "--dataset patients.csv" in card
     shown = model + dataset
     with open(runs / "patients.csv", newline="") as file:

@@ -12,6 +12,8 @@ import torch
 from clinsynth.data.texts import TextSet
 from clinsynth.metrics.findings import COPIES, LEAKS, REPEATS, SOFTENED, read_texts
 from clinsynth.metrics.texts.privacy import make_canaries
+from clinsynth.metrics.verdicts import COPIES as COPIES_ANYBODY
+from clinsynth.metrics.verdicts import LOOKS, NO, PARTLY, UNMEASURED, VARIED, YES, judge
 from clinsynth.models.text_encoders import TextEncoder, default_source, embed_texts, load_text_encoder, pack_texts
 from clinsynth.study.text_evidence import text_evidence
 from tests.text_posts import LABELS, save_tiny_encoder, write_posts
@@ -69,6 +71,9 @@ def test_a_faithful_generator_shows_no_sign(real: dict[str, TextSet], encoder: T
     recovered = record(evidence, "fidelity", "label_recovery", "train")
     assert recovered["value"] > 0.9 < recovered["floor_held_out"]
     assert evidence["data"]["counts"]["synthetic"] == {"mild": 80, "severe": 40}
+    found = judge(evidence)
+    assert (found.words[LOOKS], found.words[VARIED]) == (YES, YES) and found.answers[0].title == "Reads like real?"
+    assert found.words[COPIES_ANYBODY] == UNMEASURED  # exact copies of the validation split, which this has not
 
 
 def test_a_generator_that_copies_its_examples_is_caught(
@@ -93,6 +98,7 @@ def test_a_generator_that_copies_its_examples_is_caught(
     evidence = evidence_on(replace(synthetic, texts=whole), real, encoder, tmp_path)
     assert record(evidence, "privacy", "exact_copies", "prompt")["value"] == 1
     assert COPIES in flags(evidence)
+    assert judge(evidence).words[COPIES_ANYBODY] == YES
 
 
 def test_a_generator_that_repeats_itself_is_caught(
@@ -114,6 +120,7 @@ def test_a_generator_that_repeats_itself_is_caught(
     for metric in ("distinct_2", "vocabulary_coverage"):
         found = record(evidence, "diversity", metric, "train")
         assert found["interval"][1] < found["floor_range"][0] <= found["floor"], metric
+    assert judge(evidence).words[VARIED] == NO
 
 
 def test_a_generator_that_softens_the_tone_is_caught(
@@ -130,6 +137,7 @@ def test_a_generator_that_softens_the_tone_is_caught(
     assert negative["value"] < 0.5 * negative["floor"] and hopeful["value"] > 2 * hopeful["floor"]
     distance = record(evidence, "fidelity", "tone_distance", "test")
     assert distance["interval"][0] > distance["floor_range"][1]
+    assert judge(evidence).words[LOOKS] in (PARTLY, NO)
 
 
 def test_leaked_entities_and_canaries_are_caught(

@@ -13,6 +13,7 @@ import torch
 from helpers import LABELS, generators, run_python, run_warm, tiny_pipeline, tiny_unet, tiny_unet_of
 from PIL import Image
 
+from clinsynth.models.generators import load_pipeline
 from clinsynth.pipelines.class_conditioned_ddpm import ClassConditionedDDPMPipeline, ContextUnet
 
 BACKBONES = ["unet2d", "context_unet"]
@@ -359,6 +360,32 @@ def test_saved_folder_loads_without_clinsynth_and_saves_again(backbone: str, tmp
     index = json.loads((tmp_path / "again2" / "model_index.json").read_text())
     assert index["_class_name"] == ["pipeline_class_conditioned_ddpm", "ClassConditionedDDPMPipeline"]
     assert list(index["id2label"].values()) == list(LABELS.values())
+
+
+@pytest.mark.parametrize("backbone", ["unet2d", "context_unet"])
+def test_autoguidance_leads_away_from_the_guide_and_travels_with_the_checkpoint(backbone: str, tmp_path: Path) -> None:
+    pipe, other = tiny_pipeline(backbone), tiny_pipeline(backbone)
+    for weight in other.unet.parameters():
+        weight.data *= 0.9
+    with pytest.raises(ValueError, match=r"needs a checkpoint with a guide.*--guide_at 0\.1"):
+        pipe(0, guidance="auto")
+    with pytest.raises(ValueError, match="guidance must be 'class' or 'auto', got 'self'"):
+        pipe(0, guidance="self")
+    pipe.register_modules(guide=other.unet)
+    sample, classes = torch.randn(2, 1, 28, 28), torch.tensor([0, 2])
+    with torch.no_grad():
+        good, worse = (network(sample, 5, class_labels=classes).sample for network in (pipe.unet, other.unet))
+        assert torch.equal(pipe.predict(sample, torch.tensor(5), classes, 3.0, "auto"), worse + 3 * (good - worse))
+        assert torch.equal(pipe.predict(sample, torch.tensor(5), classes, 1.0, "auto"), good)
+    pipe.save_pretrained(tmp_path)
+    call = {"num_inference_steps": 3, "guidance_scale": 2.0, "guidance": "auto", "output_type": "pt"}
+    drawn = pipe([1, 2], generator=generators(1, 2), **call).images
+    for loaded in (
+        diffusers.DiffusionPipeline.from_pretrained(tmp_path, trust_remote_code=True),
+        load_pipeline(str(tmp_path)),
+    ):
+        assert torch.equal(loaded([1, 2], generator=generators(1, 2), **call).images, drawn)
+    assert not torch.equal(pipe([1, 2], generator=generators(1, 2), **call | {"guidance": "class"}).images, drawn)
 
 
 def test_saved_folder_holds_no_pickle(tmp_path: Path) -> None:

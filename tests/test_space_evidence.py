@@ -207,13 +207,13 @@ def test_two_uploaded_sets_through_the_server(client: Client, tmp_path: Path) ->
     assert {"frechet", "kid", "precision", "coverage"} <= set(rows)
     assert rows["frechet"]["n_synthetic"] == 15  # of 10 and 10, in the real mix of two to one
     assert rows["frechet"]["floor_held_out"] is not None
-    assert [tile["title"] for tile in summary["findings"]][:2] == ["Fréchet distance, overall", "KID, overall"]
+    assert [tile["title"] for tile in summary["findings"]][:2] == ["Looks like real?", "Shows its class?"]
     page = Path(report).read_text()
     assert "<svg" in page
     assert str(tmp_path) not in page
     assert not [path for path in Path(get_upload_folder()).rglob("*") if path.suffix in (".zip", ".parquet")]
     shown = evidence_tab.show_report(summary, [report, file])
-    assert "**Privacy: " in shown[0]
+    assert "**Copies anybody? " in shown[0]
     assert {row[0] for row in shown[1]} >= {"Fréchet distance", "KID", "near-duplicates"}
     assert "<iframe" in shown[2]
     assert "<svg" not in shown[2]  # escaped within the frame's attribute

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 from helpers import run_study, run_study_and_kill
+from report_pages import check_structure
 from text_models import WORDS, save_small_task, save_tiny_model
 from text_posts import save_tiny_encoder
 
@@ -95,7 +96,13 @@ def write_small_study(folder: Path) -> Path:
         "generate": {"per_class": 8, "near_duplicate": 1.0},
         "evaluate": {"bootstrap": 4, "encoder": str(save_tiny_encoder(folder / "encoder", [row[0] for row in rows]))},
         "classifiers": {
-            "small": {"arms": "real,real_weighted,composite", "seeds": 2, "epochs": 1, "learning_rates": 0.01}
+            "small": {
+                "model": "small-bert",
+                "arms": "real,real_weighted,composite",
+                "seeds": 2,
+                "epochs": 1,
+                "learning_rates": 0.01,
+            }
         },
     }
     path = folder / "recipe.yaml"
@@ -123,3 +130,4 @@ def test_a_study_killed_in_each_kind_of_step_ends_as_one_that_was_not(tmp_path: 
     assert killed["classifiers"]["small"]["arms"] == whole["classifiers"]["small"]["arms"]
     page = (study / "report.html").read_text()
     assert all(word in page for word in ("prompted", "tuned", "composite"))
+    assert check_structure(page).images == 0

@@ -22,6 +22,7 @@ from clinsynth.models.generators import load_pipeline
 from clinsynth.pipelines.class_conditioned_ddpm import ClassConditionedDDPMPipeline
 from clinsynth.run_folder import read_metrics
 from clinsynth.trainers.arguments import DDPMArguments
+from clinsynth.trainers.diffusion.augmentation import VIEW, AugmentedUnet, draw_views, move_images
 from clinsynth.trainers.diffusion.model import (
     CLASS_AXES,
     DDPMProcess,
@@ -192,6 +193,47 @@ def test_memorising_is_seen_and_ends_the_run(
     assert read_metrics(tmp_path / "on")[-1]["step"] == 8
 
 
+def test_a_run_with_augmentation_and_dropout_resumes_and_publishes_the_plain_network(
+    data: Path, tmp_path: Path
+) -> None:
+    run, changes = tmp_path / "run", {"augment": 0.5, "dropout": 0.2, "checkpoints_total_limit": 9}
+    main(arguments(data, run, **changes))
+    shutil.copytree(run, tmp_path / "whole")
+    shutil.rmtree(run / "checkpoint-8")
+    main(arguments(data, run, **changes))
+    assert_same_weights(run, tmp_path / "whole")
+    kept = load_file(run / "checkpoint-8" / "training_state" / "ema.safetensors")
+    assert kept["embed_views.weight"].abs().max() > 0
+    unet = load_pipeline(str(run)).unet  # of plain diffusers
+    trained = AugmentedUnet(unet).eval()
+    trained.load_state_dict(kept)
+    sample, steps, labels = torch.randn(2, 1, 28, 28), torch.tensor([3, 500]), torch.tensor([0, 1])
+    with torch.no_grad():
+        plain = unet(sample, steps, class_labels=labels).sample
+        unmoved = trained(sample, steps, class_labels=labels, views=torch.zeros(2, VIEW)).sample
+        turned = trained(sample, steps, class_labels=labels, views=torch.ones(2, VIEW)).sample
+        assert torch.equal(unet(sample, steps, class_labels=labels).sample, plain)
+    assert torch.equal(unmoved, plain) and not torch.equal(turned, plain)
+
+
+def test_images_are_moved_as_the_network_is_told() -> None:
+    images = torch.rand(1, 2, 8, 8) * 2 - 1
+    right, down = images.roll(2, 3)[..., 2:], images.roll(2, 2)[:, :, 2:]
+    views = torch.tensor([[1, 0, 0, 0, 0, 0, 0], [0, 1, 0, 0, 0, 0, 0], [0, 0, -1, 1, 0, 0, 0], [0.0] * 7])
+    moved = move_images(images.expand(4, -1, -1, -1), views)
+    for found, expected in zip(moved, (images.flip(3), images.flip(2), images.rot90(-1, (2, 3)), images), strict=True):
+        assert torch.allclose(found, expected[0], atol=1e-5)
+    shifted = move_images(images.expand(2, -1, -1, -1), torch.tensor([[0.0] * 5 + [0.5, 0], [0.0] * 6 + [0.5]]))
+    assert torch.allclose(shifted[0, ..., 2:], right, atol=1e-5) and torch.allclose(shifted[1, :, 2:], down, atol=1e-5)
+    larger = move_images(images, torch.tensor([[0.0] * 4 + [1.0, 0, 0]]))
+    assert larger.std() < images.std()  # a quarter of it, twice as large
+    generator = torch.Generator().manual_seed(0)
+    views = draw_views(4000, 0.2, generator)
+    shares = views.ne(0).float().mean(dim=0)
+    assert torch.allclose(shares, torch.tensor([0.1, 0.1, 0.2, 0.2, 0.2, 0.2, 0.2]), atol=0.03)
+    assert not draw_views(10, 0.0, generator).any()
+
+
 def test_a_finished_run_is_not_trained_again(data: Path, tmp_path: Path) -> None:
     args = arguments(data, tmp_path / "run")
     main(args)
@@ -247,6 +289,30 @@ def test_a_damaged_checkpoint_is_named_and_without_it_the_run_goes_on(data: Path
     assert_same_weights(tmp_path / "run", tmp_path / "whole")
 
 
+def test_the_guide_is_the_average_of_then_and_outlives_a_stop(data: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    main(arguments(data, run, guide_at=0.25, checkpointing_steps=2, checkpoints_total_limit=9))
+    guide = load_file(run / "guide" / "diffusion_pytorch_model.safetensors")
+    assert all(torch.equal(tensor, guide[name]) for name, tensor in weights(run / "checkpoint-2").items())
+    for step in (6, 8):
+        shutil.rmtree(run / f"checkpoint-{step}")
+    shutil.rmtree(run / "guide")
+    main(arguments(data, run, guide_at=0.25, checkpointing_steps=2, checkpoints_total_limit=9))
+    again = load_file(run / "guide" / "diffusion_pytorch_model.safetensors")
+    assert all(torch.equal(tensor, again[name]) for name, tensor in guide.items())
+
+
+def test_channels_last_changes_no_step_but_its_speed(data: Path, tmp_path: Path) -> None:
+    main(arguments(data, tmp_path / "plain"))
+    run = tmp_path / "run"
+    main(arguments(data, run, channels_last=True))
+    assert np.allclose(losses(run), losses(tmp_path / "plain"), rtol=1e-4)
+    shutil.copytree(run, tmp_path / "whole")
+    shutil.rmtree(run / "checkpoint-8")
+    main(arguments(data, run, channels_last=True))
+    assert_same_weights(run, tmp_path / "whole")
+
+
 def test_old_checkpoints_go(data: Path, tmp_path: Path) -> None:
     main(arguments(data, tmp_path / "run", train_steps=6, checkpointing_steps=1, checkpoints_total_limit=3))
     assert [path.name for path in checkpoints(tmp_path / "run")] == [f"checkpoint-{step}" for step in (4, 5, 6)]
@@ -275,6 +341,8 @@ def test_dry_run_prints_and_writes_nothing(data: Path, tmp_path: Path, capsys: p
         ({"width": 12}, "--width must be a multiple of 8, got 12"),
         ({"resolution": 30}, "--resolution 30 cannot be halved 2 times"),
         ({"resolution": 96, "backbone": "context_unet"}, "28 to 64 px"),
+        ({"augment": 0.1, "backbone": "context_unet"}, "--augment 0.1 is for --backbone unet2d"),
+        ({"augment": 0.1, "dp_epsilon": 8.0}, "--augment cannot be used with --dp_epsilon"),
     ],
 )
 def test_bad_settings_are_named(changes: dict[str, Any], message: str, data: Path, tmp_path: Path) -> None:

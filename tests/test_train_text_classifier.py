@@ -11,6 +11,7 @@ import pytest
 import torch
 from datasets import ClassLabel, Dataset, Features, Value
 from helpers import run_python
+from sklearn.linear_model import LogisticRegression
 from text_posts import LABELS, save_tiny_encoder, write_posts
 from transformers import (
     AlbertConfig,
@@ -25,15 +26,18 @@ from clinsynth import cli
 from clinsynth.arguments import parse
 from clinsynth.data.arguments import TextDataArguments
 from clinsynth.data.texts import TextArrays, as_objects, load_text_arrays, to_text_arrays
-from clinsynth.models.classifiers import FitSettings, last_layer
+from clinsynth.models.classifiers import FitSettings, last_layer, macro_f1
+from clinsynth.models.linear_texts import FrozenEncoder, fit_linear, fit_one, tfidf
 from clinsynth.models.text_classifiers import (
     Tokens,
     batch_logits,
     build_small_bert,
+    load_text_classifier,
     load_text_classifier_to_train,
     small_tokenizer,
     text_outputs,
 )
+from clinsynth.models.text_encoders import load_text_encoder, pack_texts
 from clinsynth.trainers.classifiers.arms import TEXT_ARMS, Arm, ArmArguments, resolve_arms, weighted
 from clinsynth.trainers.classifiers.kinds import TextClassifiers
 from clinsynth.trainers.classifiers.rows import features_of, load_synthetic, repeated
@@ -107,7 +111,11 @@ def test_arms_of_texts_are_weighted_as_their_control_is():
     for wrong, control, message in (
         ("smote", "real", "--arms must be among .*smote_features.*, got smote; samples are .*: give smote_features$"),
         ("real_strong", "real", "got real_strong"),
-        ("real", "real_strong", "--control must be one of real, real_weighted, real_features, got real_strong"),
+        (
+            "real",
+            "real_strong",
+            "--control must be one of real, real_weighted, real_features, real_frozen, got real_strong",
+        ),
         ("balanced", "real", "--arms balanced need synthetic samples; give --synthetic"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -117,11 +125,78 @@ def test_arms_of_texts_are_weighted_as_their_control_is():
 def test_texts_are_cut_and_counted_and_read_once(encoder: Path):
     tokens = Tokens(AutoTokenizer.from_pretrained(encoder), 12)
     texts = ["my sister walks", " ".join(["bread"] * 30), "my sister walks"]
-    ids = tokens.ids(texts)
+    ids, owners = tokens.windows(texts)
     assert [len(row) for row in ids] == [5, 12, 5] and ids[1][-1] == ids[0][-1] and ids[0] is ids[2]
-    assert tokens.count_cut(texts) == 1 and len(tokens.known) == 2
+    assert owners.tolist() == [0, 1, 2] and tokens.count_cut(texts) == 1 and len(tokens.known) == 2
     inputs = tokens.padded(ids, torch.device("cpu"))
     assert inputs["input_ids"].shape == (3, 12) and inputs["attention_mask"].sum(1).tolist() == [5, 12, 5]
+
+
+def test_a_long_text_is_read_in_windows_that_cover_it(real, encoder: Path):
+    tokenizer = AutoTokenizer.from_pretrained(encoder)
+    text = " ".join(real["train"].texts[:2])
+    inner = tokenizer(text, add_special_tokens=False)["input_ids"]
+    tokens = Tokens(tokenizer, 22, most_windows=9)
+    windows, owners = tokens.windows(["my sister walks", text])
+    assert owners.tolist() == [0] + [1] * (len(windows) - 1) and len(windows) - 1 == -(-len(inner) // 20)
+    assert {len(window) for window in windows[1:]} == {22} and set(inner) == {
+        int(token) for window in windows[1:] for token in window[1:-1]
+    }
+    assert windows[1][1:-1].tolist() == inner[:20] and windows[-1][1:-1].tolist() == inner[-20:]
+    assert not tokens.count_cut([text]) and Tokens(tokenizer, 22, 2).count_cut([text]) == 1
+
+
+def test_windows_are_averaged_alike_in_training_and_after(real, tmp_path: Path):
+    medium = TextClassifiers.of("small-bert", real["train"], 16, windows=3)
+    model = build_small_bert(medium.tokens, 2, seed=0).eval()
+    texts = real["train"].texts[:6]
+    owners = medium.tokens.windows(texts)[1]
+    assert len(owners) > len(texts)
+    trained = batch_logits(model, medium.tokens, texts).softmax(-1).detach().numpy()
+    data = real["train"].take(np.arange(6))
+    assert np.allclose(medium.predict(model, data), trained, atol=1e-6)
+    medium.save(model, LABELS, tmp_path)
+    kept, tokens = load_text_classifier("--model", str(tmp_path))
+    assert tokens.most_windows == 3 and np.allclose(logits(kept, tokens, texts), logits(model, medium.tokens, texts))
+
+
+def test_logistic_regressions_choose_their_penalty_and_know_absent_classes(real):
+    train, validation = real["train"], real["validation"]
+    features = tfidf(train.texts)
+    rows, held_out = features.transform(train.texts), features.transform(validation.texts)
+    for classes, labels in ((2, train.labels), (3, train.labels * 2)):  # of three the second has no row
+        known = validation.labels * (classes - 1)
+        model, records = fit_linear(rows, labels, classes, held_out, known, weighted=True)
+        found = model.probabilities(held_out)
+        assert found.shape == (18, classes) and np.allclose(found.sum(1), 1, atol=1e-6)
+        best = max(record["validation_macro_f1"] for record in records)
+        assert best == macro_f1(known, found.argmax(1), classes) > 0.5
+    assert (found[:, 1] == 0).all()
+    theirs = LogisticRegression(C=1.0, max_iter=1000).fit(rows, train.labels).predict_proba(held_out)
+    assert np.allclose(fit_one(rows, train.labels, 2, 1.0, False).probabilities(held_out), theirs, atol=1e-6)
+
+
+def test_a_frozen_encoder_is_read_as_its_own_library_reads_it(real, encoder: Path):
+    texts = list(real["test"].texts[:5])
+    tokens = Tokens(AutoTokenizer.from_pretrained(encoder), 64)
+    theirs = load_text_encoder(str(encoder))(pack_texts(texts))
+    assert np.allclose(FrozenEncoder(str(encoder), tokens)(texts), theirs, atol=1e-5)
+
+
+def test_arms_on_a_frozen_encoder_are_compared_with_its_real_one(real, encoder: Path, tmp_path: Path):
+    medium = TextClassifiers.of(str(encoder), real["train"], 32)
+    args = settings(model=str(encoder), control="real_frozen", arms=["composite_frozen", "composite_tfidf"])
+    args = replace(args, output_dir=str(tmp_path))
+    results = run_study(medium, args, real, {"": posts(30, 9)}, progress=False)
+    compared = {record["arm"]: record["arms"][1] for record in results["comparisons"]}
+    assert compared == {
+        "real_tfidf": "real_frozen",
+        "composite_frozen": "real_frozen",
+        "composite_tfidf": "real_tfidf",
+    }
+    assert results["best_model"] == {} and results["label_agreement"] and results["refused"] == []
+    scores = {record["arm"]: record["value"] for record in results["arms"] if record["metric"] == "macro_f1"}
+    assert scores["composite_tfidf"] > 0.9
 
 
 def test_the_small_tokenizer_is_always_the_same_and_knows_every_script(real):
@@ -137,7 +212,7 @@ def test_the_small_tokenizer_is_always_the_same_and_knows_every_script(real):
 def test_logits_depend_neither_on_the_batch_nor_on_its_order(real, medium: TextClassifiers):
     texts = real["train"].texts[:20]
     model = build_small_bert(medium.tokens, 2, seed=0).eval()
-    whole = model(**medium.tokens.padded(medium.tokens.ids(texts), model.device)).logits.detach().numpy()
+    whole = model(**medium.tokens.padded(medium.tokens.windows(texts)[0], model.device)).logits.detach().numpy()
     assert np.allclose(batch_logits(model, medium.tokens, texts).detach().numpy(), whole, atol=1e-5)
     assert np.allclose(logits(model, medium.tokens, texts), whole, atol=1e-5)
     features = features_of(medium.outputs, model, real["train"].take(np.arange(20)))
@@ -192,9 +267,11 @@ def test_every_arm_runs_with_equally_many_steps_and_leaves_models(real, medium: 
 
     results = study()
     refused = {record["arm"] for record in results["refused"]}
-    assert refused <= {"adasyn_features", "borderline_smote_features"}  # where no class lies near the other
+    frozen = {arm for arm in TEXT_ARMS if arm.endswith("_frozen")}  # a small BERT has no trained weights
+    assert frozen < refused <= frozen | {"adasyn_features", "borderline_smote_features"}  # no class near the other
     runs = {run["arm"]: run for run in results["runs"]}
-    assert set(runs) == set(TEXT_ARMS) - refused and {run["steps"] for run in runs.values()} == {2 * 3}
+    assert set(runs) == set(TEXT_ARMS) - refused
+    assert {run["steps"] for arm, run in runs.items() if not arm.endswith("_tfidf")} == {2 * 3}
     rows = {arm: (run["train_rows"], run["synthetic_rows"]) for arm, run in runs.items()}
     assert rows["real"] == rows["real_features"] == (48, 0) and rows["synthetic"] == (30, 30)
     assert rows["balanced"] == (58, 10) and rows["composite"] == rows["pretrain_finetune"] == (78, 30)
@@ -204,7 +281,8 @@ def test_every_arm_runs_with_equally_many_steps_and_leaves_models(real, medium: 
     scores = {(record["arm"], record["metric"]): record for record in results["arms"]}
     assert scores["real", "minority_recall"]["value"] == scores["real", "recall severe"]["value"]
     assert any(
-        note.startswith("texts longer than --max_length 48 tokens, cut there: train ") for note in results["notes"]
+        note.startswith("texts longer than --windows 1 of --max_length 48 tokens, cut there: train ")
+        for note in results["notes"]
     )
     assert "36 test texts" in results_as_text(results, "text") and "picture" not in json.dumps(results)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.*")}
@@ -278,7 +356,14 @@ def write_synthetic(folder: Path, names: list[str], texts: list[str | None]) -> 
 
 
 def command(data: Path, output: Path, *flags: str) -> TextClassifierArguments:
-    usual = ["--seeds=1", "--epochs=1", "--max_length=48", f"--dataset={data}", f"--output_dir={output}"]
+    usual = [
+        "--model=small-bert",
+        "--seeds=1",
+        "--epochs=1",
+        "--max_length=48",
+        f"--dataset={data}",
+        f"--output_dir={output}",
+    ]
     return parse(TextClassifierArguments, [*usual, *flags])
 
 
@@ -290,7 +375,10 @@ def test_the_command_trains_in_arms_with_few_texts_and_resumes(tmp_path: Path, c
     main(arguments)
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     runs = {run["arm"]: run for run in results["runs"]}
-    assert set(runs) == {"real_weighted", "composite-llm"} and runs["composite-llm"]["train_rows"] == 16 + 12
+    assert (
+        set(runs) == {"real_weighted", "composite-llm", "real_tfidf"}
+        and runs["composite-llm"]["train_rows"] == 16 + 12
+    )
     assert len((tmp_path / "run" / runs["real_weighted"]["folder"] / "metrics.jsonl").read_text().splitlines()) == 2
     best = tmp_path / "run" / "best-composite-llm"
     assert pipeline("text-classification", str(best))("rain")[0]["label"] in LABELS

@@ -4,14 +4,14 @@ Nothing heavy is imported here, so that `--help` is quick.
 """
 
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from clinsynth.arguments import check_at_least
 from clinsynth.data.arguments import ImageDataArguments
 
 MAY_DIFFER = frozenset(
     "output_dir dry_run log_steps report_to checkpointing_steps checkpoints_total_limit "
-    "push_to_hub hub_model_id compile".split()
+    "push_to_hub hub_model_id compile channels_last preset".split()
 )
 """Flags that a run may be continued with another value of."""
 
@@ -128,9 +128,15 @@ class DDPMArguments(FromScratchArguments, DescentArguments):
       clinsynth train ddpm --dataset phantom-fundus --resolution 32 --channels 1 --output_dir runs/phantom
     """
 
+    presets: ClassVar = {"paper": ("ddpm", "ehealth_paper"), "fast": ("ddpm", "fast"), "best": ("ddpm", "best")}
+
     output_dir: str = "runs/ddpm"
-    learning_rate: float = 2e-3
-    """peak learning rate of AdamW"""
+    preset: Literal["paper", "fast", "best"] | None = None
+    """settings that flags and --config change: paper, the e-health paper's (recipes/ddpm/ehealth_paper.yaml); fast,
+    for minutes to an hour on a CPU (fast.yaml there); best, for hours on a GPU (best.yaml)"""
+    learning_rate: float | None = 2e-3  # type: ignore[assignment]  # settled by __post_init__
+    """peak learning rate of AdamW; null: 2e-3 up to --width 32, beyond it falling by the width's root (64: 1.4e-3,
+    128: 1e-3), as the presets fast and best have it"""
     adam_beta2: float = 0.99
     """memory of AdamW's mean square of the gradient"""
     lr_scheduler: Literal["constant", "constant_with_warmup", "linear", "cosine"] = "cosine"
@@ -145,6 +151,9 @@ class DDPMArguments(FromScratchArguments, DescentArguments):
     weights of equal shape and classes of equal name are taken from it. --dp_epsilon does not cover its images"""
     backbone: Literal["unet2d", "context_unet"] = "unet2d"
     """unet2d: diffusers' UNet2DModel; context_unet: the e-health paper's network, 28 to 64 px"""
+    latent: str | None = None
+    """train on the latents of this autoencoder instead of on pixels, for 128 pixels and more: the --output_dir of
+    `train autoencoder`, or any AutoencoderKL of diffusers, a folder or Hub id; it becomes part of the checkpoint"""
     width: int = 32
     """channels at full resolution, a multiple of 8: the dial of the network's size (the paper's ContextUnet: 128)"""
     gradient_accumulation_steps: int = 1
@@ -157,6 +166,8 @@ class DDPMArguments(FromScratchArguments, DescentArguments):
     """auto: bf16 where the device computes in it natively, else no; with --dp_epsilon no"""
     compile: bool = False
     """torch.compile the network: slow to start, then faster on a GPU"""
+    channels_last: bool | None = None
+    """keep the channels of a pixel together in memory, which tensor cores want; null: on a GPU"""
     num_train_timesteps: int = 1000
     """T, the noise levels (the paper: 400)"""
     noise_levels: Literal["uniform", "lognormal"] = "lognormal"
@@ -164,9 +175,10 @@ class DDPMArguments(FromScratchArguments, DescentArguments):
     paper)"""
     standardise: bool = True
     """bring each channel to mean 0 and deviation 1 for the network, as EDM does (the paper: not)"""
-    patch_size: int = 1
-    """side of the squares of pixels that the network sees as channels of one: with 2 a step is three to four times as
-    fast, and needs a larger --width to draw as finely"""
+    patch_size: int | None = None
+    """side of the squares of pixels that the network sees as channels of one; null: 2 for images of 32 pixels or more
+    with --backbone unet2d, where a step takes less than half the time and images at equal time come nearer to real
+    ones, else 1. In patches a network needs a --width of 32 or more to draw finely"""
     beta_schedule: Literal["linear", "cosine", "zero_snr"] = "linear"
     """linear: 1e-4 to 0.02 (the paper's); cosine: Nichol & Dhariwal 2021; zero_snr: linear, rescaled to end in pure
     noise (Lin et al. 2024), which needs v_prediction"""
@@ -177,6 +189,14 @@ class DDPMArguments(FromScratchArguments, DescentArguments):
     paper does: with v_prediction min-SNR nearly leaves out the noisiest levels, where brightness is decided"""
     class_dropout: float = 0.1
     """share of labels replaced by the null class, which guidance needs"""
+    guide_at: float = 0.0
+    """share of --train_steps after which the averaged weights of then are kept beside the last ones, as the guide of
+    `generate images --guidance auto` (Karras et al. 2024); 0.1 is a good start, 0: none. It doubles the checkpoint"""
+    augment: float = 0.0
+    """for sets of few images: probability of each of mirroring, turning, zooming and shifting an image, where the
+    network is told how it was moved and draws unmoved ones (EDM's augmentation); 0.12 is usual"""
+    dropout: float = 0.0
+    """share of the network's features that a training step leaves out, against learning by heart; 0.1 is usual"""
     dp_epsilon: float | None = None
     """train with differential privacy (DP-SGD; needs clinsynth[privacy]) within this epsilon, 8 is usual and 1 strict;
     the spent epsilon and what it covers go to privacy.json. It costs quality: use large batches and many images"""
@@ -186,12 +206,19 @@ class DDPMArguments(FromScratchArguments, DescentArguments):
     """with --dp_epsilon, each image's gradient is clipped to this norm"""
 
     def __post_init__(self) -> None:
+        if self.learning_rate is None:
+            self.learning_rate = 2e-3 * min(1.0, (32 / max(self.width, 1)) ** 0.5)
         super().__post_init__()
-        check_above_zero(
-            self, "width patch_size gradient_accumulation_steps num_train_timesteps dp_max_grad_norm".split()
-        )
+        check_above_zero(self, "width gradient_accumulation_steps num_train_timesteps dp_max_grad_norm".split())
+        if self.patch_size is not None:
+            check_above_zero(self, ["patch_size"])
         check_at_least(self, 0, ["weight_decay"])
-        check_shares(self, ["class_dropout"])
+        check_shares(self, ["class_dropout", "guide_at", "augment", "dropout"])
+        for name in ("augment", "dropout"):
+            if getattr(self, name) and self.backbone == "context_unet":
+                raise ValueError(f"--{name} {getattr(self, name)} is for --backbone unet2d; leave it out")
+        if self.latent and self.augment:
+            raise ValueError(f"--augment {self.augment} moves pixels, and --latent has none; leave one out")
         if self.beta_schedule == "zero_snr" and self.prediction_type == "epsilon":
             raise ValueError(
                 "--beta_schedule zero_snr ends in pure noise, from which --prediction_type epsilon cannot recover the "
@@ -222,6 +249,12 @@ class DDPMArguments(FromScratchArguments, DescentArguments):
             raise ValueError(
                 "--compile cannot be used with --dp_epsilon, whose gradients of each image it loses; drop it"
             )
+        if self.latent:
+            raise ValueError(
+                "--latent cannot be used with --dp_epsilon: the autoencoder has seen images without noise; drop it"
+            )
+        if self.augment:
+            raise ValueError("--augment cannot be used with --dp_epsilon, whose clipping does not know it; drop it")
         if self.class_balanced:
             raise ValueError(
                 "--class_balanced cannot be used with --dp_epsilon: images of rare classes would be drawn more often "
@@ -232,6 +265,51 @@ class DDPMArguments(FromScratchArguments, DescentArguments):
                 f"--validation_steps must be 0 with --dp_epsilon, got {self.validation_steps}: validation compares by "
                 "a network trained on the train split without noise, so its choice of the best step would leak; the "
                 "last step is the result"
+            )
+
+
+@dataclass
+class AutoencoderArguments(DescentArguments):
+    """Train a small autoencoder of images, on whose latents `train ddpm --latent` then trains.
+
+    Start the same command again to resume. Example:
+
+      clinsynth train autoencoder --dataset ham10000 --fit squash --resolution 256 --output_dir runs/derm-autoencoder
+    """
+
+    output_dir: str = "runs/autoencoder"
+    """run folder; afterwards itself an autoencoder that AutoencoderKL.from_pretrained loads"""
+    train_batch_size: int = 16
+    """images a step and process; the global batch is this x processes x accumulation steps"""
+    dry_run: bool = False
+    """print the resolved settings, the data and the network's size, and stop"""
+    width: int = 32
+    """channels at full resolution, a multiple of 8: the dial of the network's size"""
+    factor: Literal[2, 4, 8] = 8
+    """pixels a side that become one latent"""
+    latent_channels: int = 4
+    """numbers of a latent"""
+    kl_weight: float = 1e-3
+    """weight of the divergence that keeps latents near white noise, beside the mean absolute error"""
+    gradient_accumulation_steps: int = 1
+    """parts that a global batch is computed in, to save memory"""
+    horizontal_flip: bool = False
+    """mirror left to right at random: only where a mirrored picture is still a true one (laterality!)"""
+    vertical_flip: bool = False
+    """mirror top to bottom at random"""
+    validation_steps: int = 1000
+    """steps between two looks at validation images before and after (samples/, validation_psnr); 0: none"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_above_zero(self, ["width", "latent_channels", "gradient_accumulation_steps"])
+        check_at_least(self, 0, ["kl_weight", "validation_steps"])
+        if self.width % 8:
+            raise ValueError(f"--width must be a multiple of 8, got {self.width}")
+        if self.latent_channels > self.factor**2:
+            raise ValueError(
+                f"--latent_channels must be at most {self.factor**2} with --factor {self.factor}, got "
+                f"{self.latent_channels}: more numbers than pixels save nothing"
             )
 
 

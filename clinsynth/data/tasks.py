@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 ICD10 = "icd10"
 DEFAULT_CODES = "F"
-OWN_COLUMNS = {"id", "label", "seed", "example_ids", "attempts"}
+OWN_COLUMNS = {"id", "label", "seed", "example_ids", "attempts", "prompt_choices", "thought_tokens"}
 """Columns of a synthetic data set beside the schema's fields."""
 
 

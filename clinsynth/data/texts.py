@@ -203,7 +203,7 @@ def to_datasets(path: Path, splits: dict[str, Rows]) -> dict[str, Dataset]:
     return {split: Dataset.from_dict(checked_columns(path, rows)) for split, rows in splits.items()}
 
 
-GENERATED = frozenset({"seed", "example_ids", "attempts", "split"})
+GENERATED = frozenset({"seed", "example_ids", "attempts", "prompt_choices", "thought_tokens", "split"})
 """Columns of a synthetic data set that need no mention."""
 
 

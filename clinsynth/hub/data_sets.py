@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clinsynth.hub.credentials import is_signed, unsigned
-from clinsynth.hub.gate import Reading, Thresholds, read_gate, refuse
+from clinsynth.hub.gate import Reading, Thresholds, read_audit, read_gate, refuse
 from clinsynth.hub.seal import read_seal, recount
 from clinsynth.hub.upload import Content, size_of
 from clinsynth.private_words import describe_command, refuse_private, without_paths
@@ -110,6 +110,8 @@ def find_set(folder: Path, evidence: Path, config_name: str, limits: Thresholds)
         raise ValueError(f"--evidence {evidence} {why} {folder}; run `clinsynth evaluate` on this set and start again")
     shards = PublishedShards.of(generation, folder, hashed)
     readings = read_gate(with_recount(read.folder, read.content, folder), limits) + read_seal(read.folder)
+    if "fidelity" in read.content:
+        readings.append(read_audit(folder, shard_files.hash_all(hashed.values()), limits))
     return SetToPush(folder, evidence, read.content, config_name, generation, shards, readings)
 
 

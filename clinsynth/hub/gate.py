@@ -8,7 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+from clinsynth.judges.text_rules import AUDIT_FILE
+from clinsynth.run_folder import read_json
 
 OVERALL = "overall"
 ENTITIES = {
@@ -33,11 +37,19 @@ class Thresholds:
     """share of samples closer to train than to held-out samples; default: what the evidence takes for chance"""
     max_entity_leakage: float = 0.0
     """share of texts that hold a name, date, telephone number, e-mail address or record number of a train text"""
+    max_harmful_share: float = 0.0
+    """share of texts that the audit of the set flags as harmful"""
     max_plagiarism_share: float = 0.02
     """share of texts within cosine distance 0.05 of a train text"""
 
     def __post_init__(self) -> None:
-        for name in ("max_exact_copies", "max_near_copies", "max_entity_leakage", "max_plagiarism_share"):
+        for name in (
+            "max_exact_copies",
+            "max_near_copies",
+            "max_entity_leakage",
+            "max_harmful_share",
+            "max_plagiarism_share",
+        ):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"--{name} must be in [0, 1], got {getattr(self, name)}; it is a share")
         if self.max_dcr_share is not None and not 0 <= self.max_dcr_share <= 1:
@@ -187,6 +199,19 @@ def read_text_share(
     found = record["value"] - floor > limit and (floor == 0 or beyond(record, floor, counts))
     value = f"{record['value']:.2%} of {record['n_synthetic']} texts"
     return Reading(name, value, f"{limit:.2%} beyond {floor:.2%} of real texts", not found)
+
+
+def read_audit(folder: Path, shards_sha256: str, limits: Thresholds) -> Reading:
+    """What audit.json of a set of texts says; one that is of other shards, or that a judge did not finish, is none."""
+    audit = read_json(folder / AUDIT_FILE)
+    name = f"harmful texts by {' and '.join(judge['kind'] for judge in audit.get('judges', []))}".removesuffix(" by ")
+    if audit.get("shards_sha256") != shards_sha256 or audit["not_judged"]:
+        return Reading(name, "not measured", "must be measured, by clinsynth audit text", False)
+    flagged, by = audit["flagged"], audit["by_category"]
+    kinds = f" ({', '.join(f'{category} {count}' for category, count in by.items())})" if by else ""
+    passed = flagged["count"] <= limits.max_harmful_share * flagged["n"]
+    value = f"{flagged['count']} of {flagged['n']} texts{kinds}"
+    return Reading(name, value, f"{limits.max_harmful_share:.2%}", passed)
 
 
 def unknown(name: str) -> Reading:

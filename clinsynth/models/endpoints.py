@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -50,6 +50,8 @@ CANARY = [
 """No model answers quartz-7261 by itself: only a server that holds to the schema does."""
 MOST_TRIES, MOST_TIMEOUTS = 5, 2
 """How often a server is asked in all; one that hangs costs the whole time each time."""
+THINK = {"chat_template_kwargs": {"enable_thinking": True}}
+"""What vLLM and llama.cpp's server tell a chat template; the OpenAI protocol itself has no such field."""
 MOST_BYTES = 16 << 20
 """Of an answer; those of this project are a few thousand."""
 PASSING = (408, 409, 429)
@@ -124,14 +126,28 @@ class Endpoint:
         """One row, with a new seed for each attempt after the first."""
         (messages, seed), data = request, None
         reasons: list[str] = []
+        thought = 0
         async with at_once:
             while data is None and len(reasons) < self.args.max_attempts:
                 drawn = attempt_seed(seed, len(reasons))
-                data, reason = read_answer(
-                    await self.ask(client, messages, drawn, self.schema, self.form), self.schema
-                )
+                answer = await self.ask(client, messages, drawn, self.schema, self.form)
+                data, reason = read_answer(answer, self.schema)
+                thought += thought_tokens(answer)
                 reasons += [] if reason is None else [reason]
-        return RowResult(data, seed, len(reasons) + (data is not None), reasons)
+        return RowResult(data, seed, len(reasons) + (data is not None), reasons, thought)
+
+    def say(self, chats: Sequence[Messages]) -> Iterator[str | None]:
+        """An answer in free text to each chat, None where it is cut short or empty; errors are those of `write`."""
+        with start_blocking_portal() as portal, portal.wrap_async_context_manager(self.connect()) as client:
+            at_once = anyio.CapacityLimiter(self.args.concurrency)
+            said = [portal.start_task_soon(self.say_one, client, at_once, messages) for messages in chats]
+            yield from (one.result() for one in said)
+
+    async def say_one(self, client: AsyncOpenAI, at_once: anyio.CapacityLimiter, messages: Messages) -> str | None:
+        async with at_once:
+            answer = await self.ask(client, messages, 0, {}, lambda schema: None)
+        content = getattr(getattr(answer.choices[0], "message", None), "content", None)
+        return content if isinstance(content, str) else None
 
     @asynccontextmanager
     async def connect(self, final: tuple[int, ...] = ()) -> AsyncIterator[AsyncOpenAI]:
@@ -144,7 +160,8 @@ class Endpoint:
     async def ask(
         self, client: AsyncOpenAI, messages: Messages, seed: int, schema: dict[str, Any], form: Callable[..., Any]
     ) -> ChatCompletion:
-        """An answer with at least one choice, asked for again where the server fails in passing."""
+        """An answer with at least one choice, asked for again where the server fails in passing; in free text where
+        `form` says None."""
         request: Any = {
             "messages": messages,
             "model": self.args.model,
@@ -154,8 +171,11 @@ class Endpoint:
             "temperature": self.args.temperature,
             "top_p": self.args.top_p,
         }
+        if self.args.thinking and schema is self.schema:  # the first request, which proves the schema, needs none
+            request |= {"max_tokens": self.max_tokens + self.args.thinking, "extra_body": THINK}
         try:
-            answer: ChatCompletion = await client.chat.completions.create(**request)
+            asked = {name: value for name, value in request.items() if value is not None}
+            answer: ChatCompletion = await client.chat.completions.create(**asked)
             if not isinstance(getattr(answer, "choices", None), list) or not answer.choices:
                 raise NoAnswerError(NO_COMPLETION)
         except (NoAnswerError, import_openai().OpenAIError) as error:
@@ -197,10 +217,18 @@ class Endpoint:
         )
 
 
+def thought_tokens(answer: ChatCompletion) -> int:
+    """Tokens of thoughts, where the server counts them apart."""
+    details = getattr(getattr(answer, "usage", None), "completion_tokens_details", None)
+    return int(getattr(details, "reasoning_tokens", None) or 0)
+
+
 def read_answer(answer: ChatCompletion, schema: dict[str, Any]) -> Outcome:
-    """`check_answer` of the first choice."""
+    """`check_answer` of the first choice; thoughts that a server leaves before it are cut off."""
     choice = answer.choices[0]
     content = getattr(getattr(choice, "message", None), "content", None)
+    if isinstance(content, str) and content.lstrip().startswith("<think>"):
+        content = content.partition("</think>")[2].strip()
     return check_answer(content, getattr(choice, "finish_reason", None), schema)
 
 

@@ -48,6 +48,12 @@ class SamplingArguments:
     guidance_scale: float | None = None
     """s of u + s(c - u): 1 plain conditional sampling; higher exaggerates the class and costs twice the time.
     Default: 1, of a text-to-image model that of its training run"""
+    guidance: Literal["class", "auto"] = "class"
+    """what u is: class, the network without the class; auto, the guide that `train ddpm --guide_at` keeps, with it:
+    corrects errors rather than exaggerating the class (autoguidance, Karras et al. 2024)"""
+    guidance_interval: str = "0,1"
+    """FIRST,LAST: the part of the steps in which guidance acts; the others are plain conditional, at half the time
+    (Kynkäänniemi et al. 2024)"""
     scheduler: Literal["dpmsolver++", "unipc", "euler", "ddim", "ddpm"] = "dpmsolver++"
     """sampler; ddpm is the ancestral one, which needs hundreds of steps"""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
@@ -59,6 +65,30 @@ class SamplingArguments:
         check_at_least(self, 1, ["num_inference_steps"])
         if self.guidance_scale is not None and not self.guidance_scale >= 0:
             raise ValueError(f"--guidance_scale must be >= 0, got {self.guidance_scale}; 0 samples unconditionally")
+        first, last = self.interval
+        if not 0 <= first <= last <= 1:
+            raise ValueError(f"--guidance_interval must be within 0,1 and rise, got {self.guidance_interval}")
+        if self.guidance_scale in (None, 1) and self.guides_otherwise:
+            raise ValueError(
+                f"--guidance {self.guidance} --guidance_interval {self.guidance_interval} do nothing without "
+                "--guidance_scale; 1.5 or 2 is a good start"
+            )
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """First and last part of the steps in which guidance acts."""
+        try:
+            first, last = map(float, self.guidance_interval.split(","))
+        except ValueError as error:
+            raise ValueError(
+                f"--guidance_interval must be two numbers FIRST,LAST such as 0.2,0.8, got {self.guidance_interval!r}"
+            ) from error
+        return first, last
+
+    @property
+    def guides_otherwise(self) -> bool:
+        """Whether guidance is another than that of the class over all steps."""
+        return self.guidance != "class" or self.interval != (0.0, 1.0)
 
 
 class ImageForm(NamedTuple):
@@ -177,18 +207,37 @@ class Diffusion(Generator):
         self.schedule = pipeline.scheduler  # the one it came with: what is drawn must not depend on who drew before
 
     def facts(self, settings: SamplingArguments) -> dict[str, Any]:
+        used = {"guide": settings.guidance == "auto", "vae": getattr(self.pipeline, "vae", None) is not None}
+        hashes = {f"{name}_sha256": hash_weights(getattr(self.pipeline, name)) for name, on in used.items() if on}
         return super().facts(settings) | {
             "prediction_type": self.schedule.config.prediction_type,
             "scheduler": settings.scheduler,
             "num_inference_steps": settings.num_inference_steps,
+            **self.guided(settings),
+            **hashes,
         }
+
+    def guidance(self, settings: SamplingArguments) -> float:
+        if settings.guidance == "auto" and self.pipeline.guide is None:
+            raise ValueError(
+                f"--guidance auto needs a guide, and --model {self.name} has none; train it with --guide_at 0.1, "
+                "or use --guidance class"
+            )
+        return super().guidance(settings)
+
+    def guided(self, settings: SamplingArguments) -> dict[str, Any]:
+        """What the pipeline's call takes for guidance besides its scale; nothing where that is the usual."""
+        if not settings.guides_otherwise:
+            return {}
+        return {"guidance": settings.guidance, "guidance_interval": settings.interval}
 
     def prepare(self, settings: SamplingArguments) -> dict[str, Any]:
         import diffusers
 
         scheduler = getattr(diffusers, SCHEDULERS[settings.scheduler])
         self.pipeline.scheduler = scheduler.from_config(self.schedule.config)
-        return {"guidance_scale": self.guidance(settings), "num_inference_steps": settings.num_inference_steps}
+        steps = {"num_inference_steps": settings.num_inference_steps}
+        return {"guidance_scale": self.guidance(settings), **steps, **self.guided(settings)}
 
 
 class TextToImage(Diffusion):
@@ -200,6 +249,11 @@ class TextToImage(Diffusion):
 
     def guidance(self, settings: SamplingArguments) -> float:
         asked = settings.guidance_scale
+        if settings.guides_otherwise:
+            raise ValueError(
+                f"--guidance and --guidance_interval are for checkpoints of `train ddpm`, but --model {self.name} is "
+                "a text-to-image model; leave them out"
+            )
         if asked is not None and asked < 1:
             raise ValueError(
                 f"--guidance_scale is {asked}, but --model {self.name} is a text-to-image model, of which diffusers "
@@ -279,7 +333,7 @@ def load_ddpm(model: str, index: dict[str, Any], dtype: str) -> Any:
     """A `ClassConditionedDDPMPipeline`; `index` is the checkpoint's `model_index.json`."""
     import diffusers
     import torch
-    from diffusers import UNet2DModel
+    from diffusers import AutoencoderKL, UNet2DModel
 
     from clinsynth.pipelines.class_conditioned_ddpm import ClassConditionedDDPMPipeline, ContextUnet
 
@@ -287,13 +341,17 @@ def load_ddpm(model: str, index: dict[str, Any], dtype: str) -> Any:
     network = networks[check_network(model, index, "unet", networks)]
     with explained_where_unloadable("--model", model, MADE_ANEW):
         unet = network.from_pretrained(model, subfolder="unet", torch_dtype=getattr(torch, dtype))
+        kept = index.get("guide", [None, None])[1] is not None
+        guide = network.from_pretrained(model, subfolder="guide", torch_dtype=unet.dtype) if kept else None
+        latent = index.get("vae", [None, None])[1] is not None
+        vae = AutoencoderKL.from_pretrained(model, subfolder="vae", torch_dtype=unet.dtype) if latent else None
         name = index.get("scheduler", ["", None])[1]
         known = name if name in SCHEDULERS.values() else "DDPMScheduler"
         scheduler = getattr(diffusers, known).from_pretrained(model, subfolder="scheduler")
     if unet.config.get("num_classes", unet.config.get("num_class_embeds")) is None:
         raise ValueError(f"--model {model} knows no classes; give a checkpoint of `clinsynth train ddpm`")
     settings = {name: index[name] for name in ("image_mean", "image_std", "patch_size") if name in index}
-    return ClassConditionedDDPMPipeline(unet, scheduler, index.get("id2label"), **settings)
+    return ClassConditionedDDPMPipeline(unet, scheduler, index.get("id2label"), guide=guide, vae=vae, **settings)
 
 
 def load_gan(model: str, index: dict[str, Any], dtype: str) -> Any:

@@ -110,6 +110,7 @@ class LocalWriter:
                 max_attempts=self.args.max_attempts,
                 max_new_tokens=self.args.max_new_tokens,
                 streamer=TokenCount(bar),
+                thinking=self.args.thinking,
             )
 
 

@@ -36,6 +36,7 @@ from clinsynth.models.weights import explained_where_unloadable
 MOST_TOKENS = 512
 READ_AT_ONCE = 32
 TRAINED_AT_ONCE = 4  # on a CPU, where texts of like length together spare more padding than small batches cost
+WINDOWS = "most_windows"  # what a saved classifier's config.json calls them
 WANTED = "the folder or Hub id of a transformers model that classifies texts, with its tokenizer"
 
 
@@ -57,7 +58,8 @@ def build_small_bert(tokens: Tokens, num_labels: int, seed: int) -> BertForSeque
 
 
 def load_text_classifier(flag: str, source: str, device: str | torch.device = "cpu") -> tuple[PreTrainedModel, Tokens]:
-    """A trained classifier, float32, on `device`, and its tokenizer, which cuts texts at what it can read or at 512.
+    """A trained classifier, float32, on `device`, and its tokenizer, which reads long texts in as many windows as the
+    classifier was trained with, each of what it can read or of 512 tokens.
 
     Args:
         flag: what errors call the folder or Hub id `source`.
@@ -69,7 +71,7 @@ def load_text_classifier(flag: str, source: str, device: str | torch.device = "c
     tokenizer, most = load_tokenizer(flag, source, hint)
     model = load_trained(AutoModelForSequenceClassification, flag, source, hint, device)
     model.config.pad_token_id = tokenizer.pad_token_id
-    return model, Tokens(tokenizer, min(most, MOST_TOKENS))
+    return model, Tokens(tokenizer, min(most, MOST_TOKENS), getattr(model.config, WINDOWS, 1))
 
 
 def load_text_classifier_to_train(
@@ -83,7 +85,9 @@ def load_text_classifier_to_train(
 
 
 def save_text_classifier(model: PreTrainedModel, label_names: list[str], tokens: Tokens, folder: Path) -> None:
-    """Write model and tokenizer, so that `transformers.pipeline("text-classification", folder)` takes them."""
+    """Write model and tokenizer, so that `transformers.pipeline("text-classification", folder)` takes them; it reads
+    the first window of a text alone, `load_text_classifier` all."""
+    model.config.update({WINDOWS: tokens.most_windows})
     save_network(model, label_names, folder)
     if tokens.tokenizer.is_fast:  # else the file tells whether the last text was cut
         tokens.tokenizer.backend_tokenizer.no_truncation()
@@ -91,29 +95,38 @@ def save_text_classifier(model: PreTrainedModel, label_names: list[str], tokens:
 
 
 def text_outputs(model: PreTrainedModel, tokens: Tokens, texts: Collection[str], read: Read) -> np.ndarray:
-    """What `read` makes of the logits of each batch, float32 (n, …) in the order of `texts`; in evaluation mode and
-    without gradients, texts of like length together."""
-    ids = tokens.ids(texts)
-    order = np.argsort([len(row) for row in ids], kind="stable")
+    """What `read` makes of the logits of each batch, float32 (n, …) in the order of `texts`, mean of a text's windows;
+    in evaluation mode and without gradients, windows of like length together."""
+    windows, owners = tokens.windows(texts)
+    order = np.argsort([len(row) for row in windows], kind="stable")
     model.eval()
     parts = []
     with torch.inference_mode():
         for start in range(0, len(order), READ_AT_ONCE):
-            inputs = tokens.padded([ids[row] for row in order[start : start + READ_AT_ONCE]], model.device)
+            inputs = tokens.padded([windows[row] for row in order[start : start + READ_AT_ONCE]], model.device)
             parts.append(read(model(**inputs).logits).float().cpu().numpy())
-    return np.concatenate(parts)[np.argsort(order)]
+    rows = np.concatenate(parts)[np.argsort(order)]
+    if len(windows) == len(texts):
+        return rows
+    starts = np.searchsorted(owners, np.arange(len(texts)))
+    means: np.ndarray = np.add.reduceat(rows, starts) / np.bincount(owners)[:, None].astype(np.float32)
+    return means
 
 
 def batch_logits(model: PreTrainedModel, tokens: Tokens, texts: Collection[str]) -> torch.Tensor:
-    """Logits (n, classes) of a batch in training; on a CPU in parts of like length, which changes no text's logits."""
-    ids = tokens.ids(texts)
-    order = np.argsort([len(row) for row in ids], kind="stable")
+    """Logits (n, classes) of a batch in training, of a long text the mean of its windows'; on a CPU in parts of like
+    length, which changes no text's logits."""
+    windows, owners = tokens.windows(texts)
+    order = np.argsort([len(row) for row in windows], kind="stable")
     size = TRAINED_AT_ONCE if model.device.type == "cpu" else len(order)
     parts = [
-        model(**tokens.padded([ids[row] for row in order[start : start + size]], model.device)).logits
+        model(**tokens.padded([windows[row] for row in order[start : start + size]], model.device)).logits
         for start in range(0, len(order), size)
     ]
-    return torch.cat(parts)[torch.from_numpy(np.argsort(order)).to(model.device)]
+    logits = torch.cat(parts)
+    sums = logits.new_zeros((len(texts), logits.shape[1]))
+    sums = sums.index_add(0, torch.from_numpy(owners[order]).to(model.device), logits)
+    return sums / torch.from_numpy(np.bincount(owners)).to(sums)[:, None]
 
 
 def fit_text_classifier(
@@ -136,33 +149,50 @@ VOCABULARY = 4000
 
 
 class Tokens:
-    """A tokenizer that keeps what it has read.
+    """A tokenizer that keeps what it has read, and cuts long texts into windows.
 
     Args:
         tokenizer: of the model to train; it is told `max_length`, so that a saved classifier cuts there too.
-        max_length: tokens of a text at most, special ones included; what is longer is cut.
+        max_length: tokens of a window at most, special ones included.
+        most_windows: of a text, at equal distances over it; what is longer than all of them together is cut there.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int):
-        self.tokenizer, self.max_length = tokenizer, max_length
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int, most_windows: int = 1):
+        self.tokenizer, self.max_length, self.most_windows = tokenizer, max_length, most_windows
         tokenizer.model_max_length = max_length
-        self.known: dict[str, torch.Tensor] = {}
+        self.known: dict[str, list[torch.Tensor]] = {}
         self.long: set[str] = set()
 
-    def ids(self, texts: Collection[str]) -> list[torch.Tensor]:
-        """The token numbers of each text, int64 (length,), cut at `max_length`."""
+    def windows(self, texts: Collection[str]) -> tuple[list[torch.Tensor], np.ndarray]:
+        """The token numbers of all windows, int64 (length,), text after text, and for each the number of its text."""
+        self.read(texts)
+        windows = [window for text in texts for window in self.known[text]]
+        return windows, np.repeat(np.arange(len(texts)), [len(self.known[text]) for text in texts])
+
+    def read(self, texts: Collection[str]) -> None:
+        """Cut those of the texts that are new."""
         new = [text for text in dict.fromkeys(texts) if text not in self.known]
         whole = self.tokenizer(new, truncation=False, verbose=False)["input_ids"] if new else []
         for text, numbers in zip(new, whole, strict=True):
-            if len(numbers) > self.max_length:
-                self.long.add(text)
-                numbers = self.tokenizer(text, truncation=True, max_length=self.max_length)["input_ids"]
-            self.known[text] = torch.tensor(numbers)
-        return [self.known[text] for text in texts]
+            own = [numbers] if len(numbers) <= self.max_length else self.cut(text, numbers)
+            self.known[text] = [torch.tensor(window) for window in own]
+
+    def cut(self, text: str, whole: list[int]) -> list[list[int]]:
+        """The windows of a text of the tokens `whole`, each between the special tokens that stand around all of it."""
+        inner = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        before = next(i for i in range(len(whole)) if whole[i : i + len(inner)] == inner)
+        after = len(whole) - before - len(inner)
+        size = self.max_length - before - after
+        count = min(self.most_windows, -(-len(inner) // size))
+        if len(inner) > self.most_windows * size:
+            self.long.add(text)
+        starts = np.linspace(0, min(len(inner), count * size) - size, count).round().astype(int)
+        ending = whole[len(whole) - after :]
+        return [[*whole[:before], *inner[start : start + size], *ending] for start in starts]
 
     def count_cut(self, texts: Collection[str]) -> int:
-        """How many of the texts are longer than `max_length`."""
-        self.ids(texts)
+        """How many of the texts are longer than their windows together."""
+        self.read(texts)
         return sum(text in self.long for text in texts)
 
     def padded(self, ids: list[torch.Tensor], device: torch.device) -> dict[str, torch.Tensor]:
@@ -195,8 +225,8 @@ def small_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **SPECIAL)
 
 
-def load_tokens(source: str, max_length: int) -> Tokens:
-    """The tokenizer of a transformers model that is to be trained on texts of at most `max_length` tokens.
+def load_tokens(source: str, max_length: int, most_windows: int) -> Tokens:
+    """The tokenizer of a transformers model that is to be trained on windows of at most `max_length` tokens.
 
     Raises:
         ValueError: it is not there, cannot pad, or the model takes fewer tokens.
@@ -204,7 +234,7 @@ def load_tokens(source: str, max_length: int) -> Tokens:
     tokenizer, most = load_tokenizer("--model", source, f"give small-bert, or {WANTED}")
     if max_length > most:
         raise ValueError(f"--max_length {max_length} is more than --model {source} takes; give at most {most}")
-    return Tokens(tokenizer, max_length)
+    return Tokens(tokenizer, max_length, most_windows)
 
 
 def load_tokenizer(flag: str, source: str, hint: str) -> tuple[PreTrainedTokenizerBase, int]:

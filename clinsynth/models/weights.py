@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
+MINILM = "sentence-transformers/all-MiniLM-L6-v2"
+"""The pretrained encoder that is taken where none is named."""
+
 
 def best_device() -> str:
     """`"cuda"` where there is such a device, else `"cpu"`."""

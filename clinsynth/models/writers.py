@@ -74,6 +74,9 @@ class WriterArguments:
     """tokens of a text at most, within which it is brought to an end; default: what the schema can need"""
     max_attempts: int = 3
     """attempts at a valid text before its row is given up and counted"""
+    thinking: int = 0
+    """tokens that a reasoning model may think for before each text, in free words up to its own mark; 0: none, and the
+    model is told so. Thoughts are not kept, their tokens are counted"""
     decoding: Literal["llguidance", "lm-format-enforcer", "xgrammar"] = "llguidance"
     """what holds a model here to the schema; lm-format-enforcer is about ten times slower; xgrammar, which needs the
     extra fast, leaves out quotes and line breaks"""
@@ -84,6 +87,12 @@ class WriterArguments:
         if not self.model:
             raise ValueError("--model is missing; give a folder, a Hub id or a .gguf file of a language model")
         check_at_least(self, 1, ["batch_size", "max_attempts", "max_new_tokens", "concurrency"])
+        check_at_least(self, 0, ["thinking"])
+        if self.thinking and self.backend == "vllm":
+            raise ValueError(
+                f"--thinking {self.thinking} is for --backend transformers, or for vLLM's server as --endpoint, which "
+                "parts thoughts from answers; leave --thinking or --backend out"
+            )
         if not 0 < self.timeout_s < float("inf"):
             raise ValueError(f"--timeout_s must be above 0 and finite, got {self.timeout_s}; give 120")
         if not 0 <= self.temperature < float("inf"):
@@ -97,7 +106,8 @@ class WriterArguments:
     def sampling(self) -> dict[str, Any]:
         """What generation.json says of how texts are drawn."""
         names = ("temperature", "top_p", "max_attempts", "max_new_tokens")
-        return {name: getattr(self, name) for name in names}
+        thinking = {"thinking": self.thinking} if self.thinking else {}
+        return {name: getattr(self, name) for name in names} | thinking
 
     def check_endpoint(self, endpoint: str) -> None:
         """Raise a `ValueError` for an address that is none, or flags of a model here."""

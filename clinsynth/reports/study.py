@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,19 +13,21 @@ import numpy as np
 
 from clinsynth.data.images import ImageArrays, load_image_arrays
 from clinsynth.metrics import registry
+from clinsynth.metrics.findings import read_collapse
 from clinsynth.metrics.images.privacy import worst_over_runs
+from clinsynth.metrics.readings import read_evidence
+from clinsynth.metrics.registry import NO_SIGN
+from clinsynth.metrics.verdicts import Verdict, judge
 from clinsynth.reports import page
 from clinsynth.reports.images import encode_images, privacy_rows
-from clinsynth.run_folder import atomic_write, describe_environment, read_json
+from clinsynth.run_folder import atomic_write, describe_environment, read_json, read_metrics
 from clinsynth.study.plan import MARK
 from clinsynth.synthesis.sets import load_synthetic_images, with_labels_of
-from clinsynth.trainers.classifiers.arms import CONTROLS
 
 if TYPE_CHECKING:
     from clinsynth.study.arguments import StudyArguments
     from clinsynth.study.plan import Plan
 
-CURVE = (220.0, 90.0)
 ARM_SCORES = [score for score in registry.SCORES if score.name != "accuracy"]
 
 
@@ -67,13 +70,33 @@ BARS = {page.IMAGES: registry.IMAGE_METRICS["kid"], page.TEXTS: registry.TEXT_ME
 """What is drawn class by class."""
 
 
-def render_study(report: dict[str, Any], samples: list[dict[str, Any]]) -> str:
-    """The page as HTML text; `report` is what report.json holds, `samples` a row of data URIs a class and set."""
+def render_study(
+    report: dict[str, Any],
+    samples: list[dict[str, Any]],
+    made: page.Made | None = None,
+    curves: dict[str, list[dict[str, Any]]] | None = None,
+    shareable: bool = False,
+) -> str:
+    """The page as HTML text.
+
+    Args:
+        report: what report.json holds.
+        samples: a row of data URIs a class and set.
+        made: date and files.
+        curves: of each generator's training, as `page.training_curves` draws it.
+        shareable: the page shows no real image.
+    """
     things, generators = things_of(report), report["generators"]
+    metrics = [metric for section in SECTIONS[things] for metric in section.metrics]
     return page.render_page(
         "report_study",
-        study_tiles(report),
         study_limits(report),
+        verdicts=study_verdicts(report),
+        terms=page.terms_of([*metrics, *registry.MEMORISATION, *registry.SCORES]),
+        made=made or page.Made(),
+        trained=curves or {},
+        shareable=shareable,
+        at_chance=page.AT_CHANCE if is_at_chance(report) else "",
         report=report,
         things=things,
         samples=samples,
@@ -82,7 +105,38 @@ def render_study(report: dict[str, Any], samples: list[dict[str, Any]]) -> str:
         per_class=list(class_bars(generators, BARS[things])),
         privacy=privacy_table(generators) if things == page.IMAGES else {},
         classifiers=[classifier_view(name, results, report) for name, results in report["classifiers"].items()],
+        agreement=agreement_rows(report),
+        collapse={
+            name: read_collapse(entry["evidence"]["measurements"], "test")["sentence"]
+            for name, entry in generators.items()
+            if things == page.IMAGES
+        },
     )
+
+
+def study_verdicts(report: dict[str, Any]) -> dict[str, Verdict]:
+    """The verdict on each generator's set, by its evidence, the worst privacy of its draws and all classifiers."""
+    results, found = list(report["classifiers"].values()), {}
+    for name, entry in report["generators"].items():
+        evidence = dict(entry["evidence"])
+        if "privacy" in entry:
+            evidence["privacy"] = entry["privacy"]
+        found[name] = judge(evidence, results, name)
+    return found
+
+
+def agreement_rows(report: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """The label agreement by each classifier, the whole sets first."""
+    return {
+        name: sorted(results["label_agreement"], key=lambda row: row["label"] != "overall")
+        for name, results in report["classifiers"].items()
+        if results["label_agreement"]
+    }
+
+
+def is_at_chance(report: dict[str, Any]) -> bool:
+    """Whether the extractor of any generator's evidence cannot tell the real classes apart."""
+    return any(read_evidence(entry["evidence"]).at_chance for entry in report["generators"].values())
 
 
 def things_of(report: dict[str, Any]) -> str:
@@ -100,7 +154,7 @@ def measure_rows(generators: dict[str, Any], section: Section) -> Iterator[dict[
         floor = known[0]["floor_held_out"]
         scale = page.scale_for([floor, *(end for record in known for end in record["interval"] or [record["value"]])])
         cells = {name: record and with_whisker(record, scale, held_out=floor) for name, record in records.items()}
-        yield {"title": metric.heading, "better": metric.better, "floor": floor, "cells": cells}
+        yield {"name": metric.name, "title": metric.heading, "better": metric.better, "floor": floor, "cells": cells}
 
 
 def find(entry: dict[str, Any], metric: registry.Metric, label: str, reference: str = "test") -> dict[str, Any] | None:
@@ -164,7 +218,7 @@ def classifier_view(name: str, results: dict[str, Any], report: dict[str, Any]) 
         "results": results,
         "advantage": advantage(results, report["generators"]),
         "rows": rows,
-        "titles": [score.title for score in ARM_SCORES],
+        "titles": [(score.name, score.title) for score in ARM_SCORES],
         "classes": results["label_names"],
         "recalls": {arm: [values[arm, f"recall {label}"] for label in results["label_names"]] for arm in arms},
         "confusions": [
@@ -172,7 +226,6 @@ def classifier_view(name: str, results: dict[str, Any], report: dict[str, Any]) 
             for arm, matrix in results["confusion"].items()
         ],
         "curves": curve_views(results),
-        "agreement": results["label_agreement"],
         "subgroups": results["subgroups"],
     }
 
@@ -207,31 +260,22 @@ def curve_views(results: dict[str, Any]) -> list[dict[str, Any]]:
     every = [value for seeds in lines.values() for line in seeds for value in line]
     low, high = min(every, default=0.0), max(every, default=1.0)
     return [
-        {"arm": arm, "low": low, "high": high, "lines": [page.polyline(line, low, high, *CURVE) for line in seeds]}
+        {
+            "arm": arm,
+            "low": low,
+            "high": high,
+            "lines": [page.polyline(line, low, high, *page.CURVE) for line in seeds],
+        }
         for arm, seeds in lines.items()
     ]
-
-
-def study_tiles(report: dict[str, Any]) -> Iterator[dict[str, str]]:
-    """The few numbers at the head of the page."""
-    for name, results in report["classifiers"].items():
-        compared = [r for r in results["comparisons"] if r["metric"] == "macro_f1" and r["arm"] not in CONTROLS]
-        if compared:
-            best = max(compared, key=lambda record: record["difference"])
-            yield page.tile(f"Best arm for {name}", best["verdict"], best["sentence"])
-    for name, entry in report["generators"].items():
-        if things_of(report) == page.IMAGES:
-            yield page.tile(f"Privacy of {name}", entry["privacy"]["verdict"], entry["privacy"]["text"])
-        else:
-            found = [finding["sentence"] for finding in entry["evidence"]["findings"].values() if finding["flag"]]
-            text = " ".join(found) or "No sign of copies, leaks, repetition or a softened tone."
-            yield page.tile(f"Findings on {name}", f"{len(found) or 'none'} of 4", text)
 
 
 def study_limits(report: dict[str, Any]) -> Iterator[str]:
     """What the numbers do not say, in plain words."""
     notes = [note for entry in report["generators"].values() for note in entry["evidence"]["data"].get("notes", ())]
     yield from page.first_limits(report["dataset"], things_of(report), dict.fromkeys(notes))
+    if is_at_chance(report):
+        yield page.AT_CHANCE
     yield (
         "Each generator was trained once. What another training seed would change is not in the intervals of fidelity "
         "and privacy; those of the classifiers hold test samples and classifier seeds."
@@ -244,17 +288,23 @@ def study_limits(report: dict[str, Any]) -> Iterator[str]:
     yield "Energy was not measured."
 
 
-IMAGES_A_CLASS = 6
+IMAGES_A_CLASS = 8
 
 
 def write_study_report(args: StudyArguments, plan: Plan, output_dir: Path) -> None:
-    """Write report.json and report.html, and print where they are."""
+    """Write report.json and report.html, and print the verdict on each generator and where the files are."""
     report = gather_report(args, plan)
-    samples = [] if args.task else choose_shown(args, plan)
-    atomic_write(output_dir / "report.html", render_study(report, samples))
+    samples = [] if args.task else choose_shown(args, plan, report)
+    seconds = sum(command["seconds"] for command in report["commands"])
+    results = [f"{step.output_dir.relative_to(output_dir)}/results.json" for step in plan.classified.values()]
+    made = page.Made(f"{date.today()}", seconds, ("report.json", *results))
+    curves = {name: page.training_curves(read_metrics(step.output_dir)) for name, step in plan.trained.items()}
+    atomic_write(output_dir / "report.html", render_study(report, samples, made, curves, args.shareable))
     atomic_write(output_dir / "report.json", json.dumps(report, indent=1) + "\n")
-    private = "keep it private" if args.task else "shows real pictures, keep it private"
-    print(f"report ({private}): {output_dir / 'report.html'}")
+    for name, verdict in study_verdicts(report).items():
+        print("\n".join([f"{name}:", *verdict.lines()]))
+    private = "" if args.shareable else " (shows real images, keep it private)"
+    print(f"report{' (keep it private)' if args.task else private}: {output_dir / 'report.html'}")
 
 
 def gather_report(args: StudyArguments, plan: Plan) -> dict[str, Any]:
@@ -264,6 +314,7 @@ def gather_report(args: StudyArguments, plan: Plan) -> dict[str, Any]:
         "title": args.title or args.dataset,
         "dataset": args.dataset,
         "task": args.task,
+        "shareable": args.shareable,
         "generators": generators,
         "classifiers": {name: read_json(step.output_dir / "results.json") for name, step in plan.classified.items()},
         "commands": [read_json(step.output_dir / MARK) for step in plan.steps],
@@ -286,7 +337,8 @@ def gather_generator(args: StudyArguments, plan: Plan, name: str) -> dict[str, A
     }
     first = next(iter(draws.values()))
     if args.task:
-        shown = {part: first[part] for part in ("data", "encoder", "language_model", "findings")}
+        parts = ("data", "encoder", "language_model", "findings", "exact", "memorisation", "generation")
+        shown = {part: first[part] for part in parts}
         shown["measurements"] = [*first["fidelity"], *first["diversity"], *first["privacy"]]
         return {**entry, "evidence": shown}
     return {
@@ -297,19 +349,26 @@ def gather_generator(args: StudyArguments, plan: Plan, name: str) -> dict[str, A
     }
 
 
-def choose_shown(args: StudyArguments, plan: Plan) -> list[dict[str, Any]]:
-    """For each class a row of real images and one of each generator's, as data URIs, chosen by the study's seed."""
+def choose_shown(args: StudyArguments, plan: Plan, report: dict[str, Any]) -> list[dict[str, Any]]:
+    """For each class a row of real images and one of each generator's, as data URIs, chosen by the study's seed; as
+    many from each set that has any. With --shareable no real ones, and none of a generator with a sign of copies."""
     sets: dict[str, ImageArrays] = {"real": load_image_arrays(args, args.seed)["train"]}
     for name, draws in plan.generated.items():
         sets[name] = with_labels_of(sets["real"], load_synthetic_images(draws[0].output_dir))
-    random = np.random.default_rng([args.seed, 4])
-    return [
-        {"label": name, "sets": {source: choose_of_class(arrays, label, random) for source, arrays in sets.items()}}
-        for label, name in enumerate(sets["real"].label_names)
-    ]
+    names, random = sets["real"].label_names, np.random.default_rng([args.seed, 4])
+    if args.shareable:
+        hidden = {name for name, entry in report["generators"].items() if entry["privacy"]["verdict"] != NO_SIGN}
+        sets = {name: arrays for name, arrays in sets.items() if name != "real" and name not in hidden}
+    rows = []
+    for label, name in enumerate(names):
+        counts = [int((arrays.labels == label).sum()) for arrays in sets.values()]
+        count = min([IMAGES_A_CLASS, *(count for count in counts if count)])
+        chosen = {source: choose_of_class(arrays, label, count, random) for source, arrays in sets.items()}
+        rows.append({"label": name, "sets": chosen})
+    return rows
 
 
-def choose_of_class(arrays: ImageArrays, label: int, random: np.random.Generator) -> list[str]:
-    """At most six images of a class, encoded."""
+def choose_of_class(arrays: ImageArrays, label: int, count: int, random: np.random.Generator) -> list[str]:
+    """At most `count` images of a class, encoded."""
     rows = np.flatnonzero(arrays.labels == label)
-    return encode_images(arrays.images[random.choice(rows, size=min(IMAGES_A_CLASS, len(rows)), replace=False)])
+    return encode_images(arrays.images[random.choice(rows, size=min(count, len(rows)), replace=False)])

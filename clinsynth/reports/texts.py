@@ -11,8 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from clinsynth.metrics.nearest import nearest
-from clinsynth.metrics.registry import LOWER, QUESTIONS, TEXT_METRICS, TEXT_TABLES, Metric, MetricTable
+from clinsynth.metrics.readings import recovery_reading
+from clinsynth.metrics.records import Features
+from clinsynth.metrics.registry import LOWER, TEXT_METRICS, TEXT_TABLES, Metric, MetricTable
+from clinsynth.metrics.verdicts import judge
 from clinsynth.reports import page
+from clinsynth.reports.maps import map_features
 
 if TYPE_CHECKING:
     from clinsynth.data.texts import TextSet
@@ -21,19 +25,21 @@ HISTOGRAM = (440.0, 130.0)
 SETS = {"synthetic": "synthetic", "train": "real train", "test": "real held-out"}
 
 
-def render_text_report(evidence: dict[str, Any], samples: dict[str, Any]) -> str:
+def render_text_report(evidence: dict[str, Any], samples: dict[str, Any], made: page.Made | None = None) -> str:
     """The page as HTML text; `evidence` is what evidence.json holds, `samples` those of `choose_texts`."""
     tables = [build_table(evidence, table) for table in TEXT_TABLES]
     return page.render_page(
         "report_texts",
-        text_tiles(evidence["findings"]),
         text_limits(evidence),
+        verdict=judge(evidence),
+        terms=page.terms_of(TEXT_METRICS.values()),
+        made=made or page.Made(),
         evidence=evidence,
         samples=samples,
         sets={split: SETS.get(split, split) for split in evidence["data"]["counts"]},
         settings=list(page.flatten(evidence["generation"])),
-        questions={name: question.format(things="texts") for name, question in QUESTIONS.items()},
         tables=[table for table in tables if table["rows"]],
+        agreement=list(recovery_rows(evidence)),
         sentences=list(sentences(evidence)),
         histograms=list(histograms(evidence["distributions"])),
     )
@@ -58,7 +64,7 @@ def build_table(evidence: dict[str, Any], table: MetricTable) -> dict[str, Any]:
         "question": table.question,
         "title": table.title,
         "rows": [build_row(found["overall", metric.name], metric) for metric in whole],
-        "columns": [metric.heading for metric in shown],
+        "columns": [(metric.name, metric.heading) for metric in shown],
         "classes": {label: [found.get((label, metric.name)) for metric in shown] for label in labels if shown},
     }
 
@@ -74,17 +80,31 @@ def build_row(record: dict[str, Any], metric: Metric) -> dict[str, Any]:
     if "n_real" not in record:  # of memorisation
         row |= {"floor": None, "floor_held_out": record["floor"], "n_real": record["n_train"]}
     zero = metric.better == LOWER
+    row["name"] = metric.name
     return row | {"marks": page.marks_of(row, page.scale_for(page.ends_of(row), zero=zero), zero)}
 
 
-def text_tiles(findings: dict[str, Any]) -> Iterator[dict[str, str]]:
-    """What was looked for, whether it was found, and where."""
-    for name, finding in findings.items():
-        judged = finding["flag"] or not finding["sentence"].startswith("Not judged")
-        value = "found" if finding["flag"] else "no sign" if judged else "not judged"
-        where = ["the set as a whole" if label == "overall" else label for label in finding["labels"]]
-        text = f"in {', '.join(where[:3])}{' and others' if len(where) > 3 else ''}" if where else ""
-        yield page.tile(name, value, text, {"found": "hurts", "no sign": "helps"}.get(value, ""))
+def recovery_rows(evidence: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The share of texts whose label a classifier of real texts finds, of all and class by class, in the form of
+    `label_agreement`."""
+    counts = evidence["data"]["counts"]
+    tests = counts["test"]
+    for record in evidence["fidelity"]:
+        found = recovery_reading(record, counts) if record["metric"] == "label_recovery" else None
+        if found is not None:
+            flag = "mixed up" if found.mixed else "below real" if found.below else "agrees"
+            yield {
+                "source": "",
+                "label": record["label"],
+                "value": found.value,
+                "interval": record["interval"],
+                "floor": found.floor,
+                "chance": found.chance,
+                "n": record["n_synthetic"],
+                "n_real": sum(tests.values()) if record["label"] == "overall" else tests[record["label"]],
+                "flag": flag if found.known else "cannot tell",
+                "note": "" if found.known else "the classifier knows this class of real texts no better than chance",
+            }
 
 
 def sentences(evidence: dict[str, Any]) -> Iterator[str]:
@@ -158,8 +178,6 @@ def text_limits(evidence: dict[str, Any]) -> Iterator[str]:
 TEXTS_A_CLASS = 3
 LONGEST = 600
 """Characters of a text that are shown."""
-DOTS = 400
-MAP = (320.0, 220.0)
 
 
 def choose_texts(
@@ -184,13 +202,12 @@ def choose_texts(
     synthetic, real = sets["synthetic"], [side for name, side in sets.items() if name != "synthetic"]
     real_rows = np.concatenate([own for name, own in rows.items() if name != "synthetic"])
     shareable = may_be_shown(synthetic, real, nearest(rows["synthetic"], real_rows)[0] ** 2 / 2)
-    places, explained = project(rows["test"], rows["synthetic"])
+    shown_real, made = (Features(rows[name], sets[name].labels) for name in ("test", "synthetic"))
     return {
         "classes": [
             choose_of_class(synthetic, shareable, label, name, seed) for label, name in enumerate(label_names)
         ],
-        "maps": list(draw_maps(places, (sets["test"].labels, synthetic.labels), label_names, seed)),
-        "explained": explained,
+        **map_features(shown_real, made, label_names, seed),
         "pairs": [
             {
                 "pair": pair,
@@ -215,34 +232,3 @@ def choose_of_class(
 
 def shortened(text: str) -> str:
     return text if len(text) <= LONGEST else f"{text[:LONGEST].rstrip()} …"
-
-
-def project(real: np.ndarray, synthetic: np.ndarray) -> tuple[tuple[np.ndarray, np.ndarray], float]:
-    """Places (n, 2), (m, 2) on the first two principal axes of the real embeddings, and the variance these explain."""
-    centre = real.mean(0)
-    _, lengths, axes = np.linalg.svd(real - centre, full_matrices=False)
-    total = float((lengths**2).sum())
-    explained = float((lengths[:2] ** 2).sum() / total) if total else 0.0
-    return ((real - centre) @ axes[:2].T, (synthetic - centre) @ axes[:2].T), explained
-
-
-def draw_maps(
-    places: tuple[np.ndarray, np.ndarray],
-    labels: tuple[np.ndarray, np.ndarray],
-    label_names: list[str],
-    seed: int,
-) -> Iterator[dict[str, str]]:
-    """A map of all, then one a class that has texts, on one scale; at most 400 dots a side, as SVG paths."""
-    everything = np.concatenate(places)
-    low, span = everything.min(0), np.maximum(np.ptp(everything, axis=0), 1e-9)
-    drawn = [6 + (side - low) / span * (np.array(MAP) - 12) for side in places]
-    generator = np.random.default_rng([seed, 3])
-    maps = {"all classes": drawn}
-    for number, name in enumerate(label_names):
-        maps[name] = [side[own == number] for side, own in zip(drawn, labels, strict=True)]
-    for name, sides in maps.items():
-        if any(map(len, sides)):
-            chosen = [side[generator.permutation(len(side))[:DOTS]] for side in sides]
-            # moves, each with a line of no length, which a round cap makes a dot
-            real, synthetic = ("".join(f"M{across:.1f} {up:.1f}h0" for across, up in side) for side in chosen)
-            yield {"name": name, "real": real, "synthetic": synthetic}

@@ -9,6 +9,7 @@ from typing import Any
 
 from clinsynth.data.arguments import ImageDataArguments, IntensityArguments, TextDataArguments, WayInArguments
 from clinsynth.judges.judges import check_judge
+from clinsynth.models.weights import MINILM
 from clinsynth.plain_yaml import cut
 
 
@@ -36,6 +37,8 @@ class EvaluateImagesArguments(WayInArguments, IntensityArguments):
     """trainings of each arm"""
     classifier_epochs: int = 30
     """passes over the real train split in each training"""
+    shareable: bool = False
+    """leave every real image out of report.html, and the synthetic ones too where a sign of copies was found"""
     checklist: str | None = None
     """score every picture's alignment with its class (checklist share, class margin, typicality): name of a checklist
     that comes with clinsynth, or a .yaml file"""
@@ -86,7 +89,7 @@ class EvaluateTextArguments(WayInArguments):
     cache_dir: str | None = None
     """where embeddings and losses are kept, each under a hash of what it was made from, so that several evaluations
     share those of the real texts; default: --output_dir"""
-    encoder: str = "sentence-transformers/all-MiniLM-L6-v2"
+    encoder: str = MINILM
     """folder or Hub id of a transformers encoder; where the Hub is out of reach, a folder"""
     language_model: str | None = None
     """folder, Hub id or .gguf file of a causal language model, which measures the perplexity gap; default: left out"""
@@ -224,6 +227,9 @@ class StudyArguments(ImageDataArguments):
     """of the choice of few-shot samples and, where their flags do not say otherwise, of all steps"""
     output_dir: str = "runs/study"
     """folder of the study: report.html, report.json, and a folder for each step"""
+    shareable: bool = False
+    """leave every real image out of report.html, and those of a generator with a sign of copies; the reports of the
+    single steps keep theirs"""
     dry_run: bool = False
     """print the commands that would run and which are already done, and stop"""
 

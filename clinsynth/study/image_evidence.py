@@ -44,8 +44,9 @@ if TYPE_CHECKING:
 
 def gather_evidence(
     args: EvaluateImagesArguments,
-) -> tuple[dict[str, Any], dict[str, ImageArrays], ImageArrays]:
-    """All parts of the evidence as JSON-able records, the real splits and the synthetic set.
+) -> tuple[dict[str, Any], dict[str, ImageArrays], ImageArrays, dict[str, Features]]:
+    """All parts of the evidence as JSON-able records, the real splits, the synthetic set, and the features of "train",
+    "test" and "synthetic".
 
     Raises:
         ValueError: either side is missing, unfinished, unreadable or does not fit the other.
@@ -81,13 +82,13 @@ def gather_evidence(
         "generation": generation,
         "extractor": {"name": extractor.name, "dimension": extractor.dimension, "note": extractor.note},
         "measurements": measurements,
-        "collapse": read_collapse(measurements),
+        "collapse": read_collapse(measurements, "test"),
         "privacy": privacy,
         "classifier": compare_classifiers(args, real, synthetic, output_dir),
         "alignment": gather_alignment(args, judge, extractor, sets, features, generation),
         "environment": describe_environment(),
     }
-    return evidence, real, synthetic
+    return evidence, real, synthetic, features
 
 
 def load_real_images(args: EvaluateImagesArguments, like: ImageArrays) -> dict[str, ImageArrays]:

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from clinsynth.arguments import check_at_least
 from clinsynth.data.arguments import ImageDataArguments
 from clinsynth.judges.judges import check_judge
+from clinsynth.models.weights import MINILM
 
 
 class Amounts(Protocol):
@@ -143,6 +144,11 @@ def parse_share(text: str) -> Fraction:
     return share
 
 
+PARTS = ("topics", "diverse", "contrast", "scale")
+HANDLINGS = ("filter", "flag", "off")
+REJECTED = ("refusal", "task", "echo", "script")
+
+
 @dataclass
 class TextFilterArguments:
     """Which generated texts are kept."""
@@ -160,11 +166,38 @@ class TextFilterArguments:
     verify_labels: str | None = None
     """folder of a classifier trained on the real train texts (clinsynth train text-classifier); a text in which it
     reads another label than the one asked for is drawn anew"""
+    keep_if_label: float | None = None
+    """draw a text anew while a classifier of the real train texts of --dataset is less sure of its label than of all
+    but this share of real texts of that label that it has not seen; 0.1 is usual"""
+    label_encoder: str = MINILM
+    """--keep_if_label: folder or Hub id of the encoder whose embeddings the classifier reads"""
+    reject: str = "refusal,task,echo"
+    """draw a text anew that is a refusal of the model, about its task, an echo of eight words of its prompt, or (with
+    script, which is not among the defaults) in letters that the real texts, or else the prompt, do not use; or none"""
+
+    audit: str = "flag"
+    """safety audit of the texts: flag (audit.json says which are harmful), filter (and such are drawn anew), or off"""
+    audit_rules: str = "harm"
+    """rules that find harm: harm, or a .yaml file like recipes/audits/harm.yaml"""
+    audit_guard: str | None = None
+    """also a guard model, folder or Hub id, of Llama Guard's or ShieldGemma's chat format"""
 
     def __post_init__(self) -> None:
+        if self.audit not in HANDLINGS:
+            raise ValueError(f"--audit must be one of {', '.join(HANDLINGS)}, got {self.audit!r}")
         if not 0 <= self.near_duplicate <= 1:
             raise ValueError(f"--near_duplicate must be in [0, 1], got {self.near_duplicate}; 0 turns it off")
         if not 0 < self.near_duplicate_cosine <= 1:
             raise ValueError(f"--near_duplicate_cosine must be in (0, 1], got {self.near_duplicate_cosine}; give 0.9")
+        if self.keep_if_label is not None and not 0 < self.keep_if_label < 1:
+            raise ValueError(f"--keep_if_label must be above 0 and below 1, got {self.keep_if_label}; give 0.1")
+        unknown = sorted(set(self.rejected) - set(REJECTED))
+        if unknown:
+            raise ValueError(f"--reject must be among {', '.join(REJECTED)}, or none; got {unknown[0]!r}")
         if self.reject_copies and not self.near_duplicate:
             raise ValueError("--reject_copies true needs --near_duplicate above 0, the likeness of a copy; give 0.7")
+
+    @property
+    def rejected(self) -> list[str]:
+        """What --reject names."""
+        return [] if self.reject == "none" else [word.strip() for word in self.reject.split(",")]

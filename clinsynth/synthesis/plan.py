@@ -16,6 +16,7 @@ from clinsynth.data.duplicates import text_digest
 from clinsynth.data.labels import first_of
 from clinsynth.pipelines.structured_medical_text.prompts import Task, draw_k_shot, render_messages
 from clinsynth.synthesis.arguments import Amounts
+from clinsynth.synthesis.prompt_parts import PromptParts
 
 logger = logging.getLogger("clinsynth")
 
@@ -109,11 +110,19 @@ def name_labels(task: Task, task_name: str, train: Dataset | None, dataset: str)
     return names
 
 
+def texts_of(train: Dataset | None, names: list[str]) -> tuple[list[str], list[int]]:
+    """The real train texts with a label among `names`, and its number there; none without a data set."""
+    if train is None:
+        return [], []
+    labels = train.features["label"].int2str(train["label"][:])
+    kept = [(text, names.index(label)) for text, label in zip(train["text"], labels, strict=True) if label in names]
+    return [text for text, _ in kept], [number for _, number in kept]
+
+
 def number_labels(train: Dataset | None, names: list[str]) -> list[int]:
     """The numbers, among `names`, of the real train texts' labels; --balance_to alone asks, which needs a data set."""
     assert train is not None
-    real = train.features["label"].int2str(train["label"][:])
-    return [names.index(name) for name in real if name in names]
+    return texts_of(train, names)[1]
 
 
 @dataclass(frozen=True)
@@ -124,17 +133,31 @@ class Prompts:
         names: of the labels, in the order of their numbers.
         examples: label to the different real train texts (`id`, `text`) that its prompts choose from.
         k_shot: of them in a prompt.
+        parts: what a prompt says beyond its task.
     """
 
     task: Task
     names: list[str]
     examples: dict[str, list[dict[str, Any]]]
     k_shot: int
+    parts: PromptParts | None = None
 
     def __call__(self, label: int, seed: int) -> tuple[list[dict[str, str]], list[str]]:
         name = self.names[label]
-        shots = draw_k_shot(self.examples[name], self.k_shot, seed)
-        return render_messages(self.task, label=name, k_shot=shots, seed=seed), [shot["id"] for shot in shots]
+        if self.parts is not None and "diverse" in self.parts.parts:
+            shots = self.parts.choose_examples(self.examples[name], name, self.k_shot, seed)
+        else:
+            shots = draw_k_shot(self.examples[name], self.k_shot, seed)
+        messages = render_messages(self.task, label=name, k_shot=shots, seed=seed)
+        if self.parts is not None:
+            messages[-1]["content"] = "\n\n".join(
+                [messages[-1]["content"], *self.parts.choose(self.task, name, seed)[0]]
+            )
+        return messages, [shot["id"] for shot in shots]
+
+    def choices(self, label: int, seed: int) -> dict[str, Any] | None:
+        """What a row's prompt was made of, beyond its task; None where there is nothing beyond it."""
+        return None if self.parts is None else self.parts.choose(self.task, self.names[label], seed)[1]
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -144,6 +167,7 @@ class Prompts:
             "task_sha256": digest(self.task.to_dict()),
             "examples_sha256": digest(self.examples) if self.k_shot else None,
             "k_shot": self.k_shot,
+            **({} if self.parts is None else {"prompt_parts": list(self.parts.parts)}),
         }
 
 

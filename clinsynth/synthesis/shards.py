@@ -60,11 +60,13 @@ class Drawn(NamedTuple):
 
 
 class Counts(NamedTuple):
-    """Rows produced by label's number, draws rejected by reason, and rows given up."""
+    """Rows produced by label's number, draws rejected by reason, rows given up, and draws rejected by what was chosen
+    for their prompts."""
 
     produced: Counter[int]
     rejected: Counter[str]
     given_up: int
+    by_choice: Counter[str] = Counter()  # noqa: RUF012
 
 
 Draw = Callable[[list[Place]], Iterable[Drawn]]

@@ -1,4 +1,5 @@
-"""Which texts are drawn anew: wordless ones, near-duplicates of a kept one, near copies of real ones, other labels."""
+"""Which texts are drawn anew: wordless ones, near-duplicates of a kept one, near copies of real ones, other labels,
+and what the checks of text_checks.py find."""
 
 from __future__ import annotations
 
@@ -15,36 +16,46 @@ from clinsynth.models.classifiers import class_names, class_numbers
 from clinsynth.models.text_classifiers import load_text_classifier, text_outputs
 from clinsynth.models.text_encoders import load_text_encoder, pack_texts
 from clinsynth.models.weights import hash_weights
+from clinsynth.models.writers import Messages
 from clinsynth.synthesis.arguments import TextFilterArguments
+from clinsynth.synthesis.text_checks import TextCheck, load_checks
 
 NO_WORD = "no word"
 NEAR_DUPLICATE, TRAIN_COPY = "near duplicate", "near copy of a train text"
 NOT_CONFIRMED = "label not confirmed"
+NOTHING: Messages = []
 
 
 def load_filter(
-    args: TextFilterArguments, names: list[str], train: Sequence[str], device: str | torch.device
+    args: TextFilterArguments,
+    asked: list[str],
+    names: list[str],
+    train: Sequence[str],
+    labels: Sequence[int],
+    device: str | torch.device,
 ) -> tuple[SeenTexts, dict[str, Any]]:
     """What tells which texts are drawn anew, and what generation.json says of it.
 
     Args:
-        names: the labels that texts are written for.
-        train: the real train texts.
+        asked: the labels that texts are written for, of `names`.
+        train, labels: the real train texts, and the number of each one's label in `names`.
 
     Raises:
         ValueError: the encoder or the classifier cannot be loaded, or does not know a label.
     """
     encoder, check = args.near_duplicate_encoder, None
     if args.verify_labels:
-        check = LabelCheck(args.verify_labels, names, device)
+        check = LabelCheck(args.verify_labels, asked, device)
     embed = load_embed(encoder) if encoder else None
     known = train if args.reject_copies else []
-    return SeenTexts(args.near_duplicate, known, embed, args.near_duplicate_cosine, check), {
+    checks = load_checks(args, names, train, labels)
+    return SeenTexts(args.near_duplicate, known, embed, args.near_duplicate_cosine, check, checks), {
         "near_duplicate": args.near_duplicate,
         "near_duplicate_encoder": encoder,
         "near_duplicate_cosine": args.near_duplicate_cosine if encoder else None,
         "reject_copies": args.reject_copies,
         "verify_labels_sha256": hash_weights(check.model) if check is not None else None,
+        **{name: value for one in checks for name, value in one.facts.items()},
     }
 
 
@@ -57,6 +68,7 @@ class SeenTexts:
         embed: embeddings by which texts may be near-duplicates, too.
         cosine: their least cosine similarity.
         read_label: a classifier's label of a text, which must be the one asked for.
+        checks: of each new text, beside its label and what was asked.
     """
 
     def __init__(
@@ -66,11 +78,12 @@ class SeenTexts:
         embed: Embed | None = None,
         cosine: float = 1.0,
         read_label: Callable[[str], str] | None = None,
+        checks: Sequence[TextCheck] = (),
     ):
         self.makers: list[Callable[[], Any]] = [partial(NearDuplicates, threshold)] if threshold else []
         if embed is not None:
             self.makers.append(partial(SimilarTexts, embed, cosine))
-        self.read_label = read_label
+        self.read_label, self.checks = read_label, checks
         self.clear()
         self.real = [make() for make in self.makers if train]
         for known in self.real:
@@ -86,16 +99,20 @@ class SeenTexts:
         for known in self.kept:
             known.add(text)
 
-    def reason(self, text: str, label: str | None = None) -> str | None:
-        """Why `text` is rejected, None where it is not; with `label`, also whether a classifier confirms it."""
+    def reason(self, text: str, label: str | None = None, messages: Messages = NOTHING) -> str | None:
+        """Why `text` is rejected, None where it is not; with `label`, also by the classifier and the checks, which are
+        told what was asked."""
         if not words_of(text):
             return NO_WORD
         if any(text in known for known in self.real):
             return TRAIN_COPY
         if any(text in known for known in self.kept):
             return NEAR_DUPLICATE
-        unconfirmed = label is not None and self.read_label is not None and self.read_label(text) != label
-        return NOT_CONFIRMED if unconfirmed else None
+        if label is None:
+            return None
+        if self.read_label is not None and self.read_label(text) != label:
+            return NOT_CONFIRMED
+        return next((why for check in self.checks if (why := check(text, label, messages))), None)
 
 
 Embed = Callable[[str], np.ndarray]

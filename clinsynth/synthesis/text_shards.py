@@ -20,21 +20,32 @@ from typing import Any, ClassVar
 from datasets import ClassLabel, Features, Value
 from datasets import Sequence as SequenceFeature
 
-from clinsynth.models.writers import Request, Write
+from clinsynth.models.writers import Messages, Request, Write
 from clinsynth.pipelines.structured_medical_text import RowResult
 from clinsynth.synthesis.shard_files import GIVEN_UP
 from clinsynth.synthesis.shards import Counts, Draw, Drawn, Place, ShardPlan, draw_rows, write_shards
 from clinsynth.synthesis.text_filters import NEAR_DUPLICATE, SeenTexts
 
+CHOICES, THOUGHTS, CHOSEN = "prompt_choices", "thought_tokens", "prompt "
+"""Two columns, and what begins the names of choices among the reasons of rejections."""
 Ask = Callable[[int, int], tuple[list[dict[str, str]], list[str]]]
 """From a label's number and a seed to the messages and the ids of the examples in them."""
 
 
 @dataclass(frozen=True)
 class TextShards(ShardPlan):
-    """The shards of a set of texts; `columns` are the fields of the schema."""
+    """The shards of a set of texts.
+
+    Attributes:
+        columns: the fields of the schema.
+        choices: from a label's number and a seed to what the row's prompt was made of, which the row keeps as JSON in
+            `prompt_choices`; None for rows without.
+        thinks: whether rows say how many tokens the model thought for.
+    """
 
     columns: tuple[str, ...] = ("text",)
+    choices: Callable[[int, int], dict[str, Any] | None] | None = None
+    thinks: bool = False
 
     thing: ClassVar[str] = "text"
     hint: ClassVar[str] = (
@@ -46,16 +57,25 @@ class TextShards(ShardPlan):
         texts = {name: Value("string") for name in ("id", "text", *self.columns)}
         label = ClassLabel(names=list(self.id2label.values()))
         ids = SequenceFeature(Value("string"))
-        return Features(
-            {**texts, "label": label, "seed": Value("int64"), "example_ids": ids, "attempts": Value("int32")}
-        )
+        own = {**texts, "label": label, "seed": Value("int64"), "example_ids": ids, "attempts": Value("int32")}
+        own |= {CHOICES: Value("string")} if self.choices else {}
+        return Features(own | ({THOUGHTS: Value("int32")} if self.thinks else {}))
 
     @property
     def about(self) -> str:
         return "Synthetic texts: no row is about a patient. `generation.json` says how they were made.\n"
 
     def results(self, counts: Counts | None) -> dict[str, Any]:
-        return super().results(counts) | {"given_up": None if counts is None else counts.given_up}
+        found = super().results(counts) | {"given_up": None if counts is None else counts.given_up}
+        if self.choices:
+            found["rejected_by_choice"] = None if counts is None else dict(sorted(counts.by_choice.items()))
+        return found
+
+    def count(self) -> Counts:
+        """With draws rejected by what was chosen for their prompts, which stands among the reasons in the files."""
+        counts = super().count()
+        by_choice = {name: counts.rejected.pop(name) for name in list(counts.rejected) if name.startswith(CHOSEN)}
+        return counts._replace(by_choice=Counter({name.removeprefix(CHOSEN): n for name, n in by_choice.items()}))
 
     def write_beside(self) -> None:
         """Remove the journals of finished shards."""
@@ -84,21 +104,27 @@ class TextDrawing:
     def __call__(self, places: list[Place]) -> Iterator[Drawn]:
         asked = [self.ask(place.label, place.seed) for place in places]
         requests = [(messages, place.seed) for (messages, _), place in zip(asked, places, strict=True)]
-        for place, (_, ids), result in zip(places, asked, self.write(requests), strict=True):
+        for place, (messages, ids), result in zip(places, asked, self.write(requests), strict=True):
             self.spent[place.row] += result.attempts
-            yield self.look_at(place, ids, result)
+            yield self.look_at(place, messages, ids, result)
 
-    def look_at(self, place: Place, ids: list[str], result: RowResult) -> Drawn:
+    def look_at(self, place: Place, messages: Messages, ids: list[str], result: RowResult) -> Drawn:
         """What comes of a result: a row that is kept, one that is drawn anew, or one that is given up."""
+        choices = self.plan.choices(place.label, place.seed) if self.plan.choices else None
+        blamed = [f"{CHOSEN}{name}: {choice}" for name, choice in (choices or {}).items() if isinstance(choice, str)]
         if result.data is None:
-            return Drawn(None, [*result.rejections, GIVEN_UP])
+            return Drawn(None, [*result.rejections, *blamed, GIVEN_UP])
         text = as_text(result.data)
-        reason = self.seen.reason(text, self.plan.id2label[place.label])
+        reason = self.seen.reason(text, self.plan.id2label[place.label], messages)
         if reason is not None:
-            return Drawn(None, [*result.rejections, reason], again=True)
+            return Drawn(None, [*result.rejections, reason, *blamed], again=True)
         self.seen.add(text)
         fields = {name: as_cell(result.data.get(name)) for name in self.plan.columns}
         own = {"id": str(place.row), "label": place.label, "seed": place.seed, "example_ids": ids}
+        if self.plan.choices:
+            own[CHOICES] = json.dumps(choices, ensure_ascii=False)
+        if self.plan.thinks:
+            own[THOUGHTS] = result.thought_tokens
         return Drawn({"text": text, **fields, **own, "attempts": self.spent[place.row]}, result.rejections)
 
 

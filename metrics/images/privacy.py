@@ -217,8 +217,8 @@ def findings_on_copies(copies: list[CopyRecord]) -> Iterator[tuple[str, str]]:
             found = record.p_value < SIGNIFICANT
             yield (
                 COPIES if found else NO_SIGN,
-                f"{share} are near copies by {record.detector}, where {record.expected_false_alarms:.1f} false alarms "
-                f"are expected (p = {record.p_value:.2g}).",
+                f"{share} are flagged as near copies by {record.detector}, where {record.expected_false_alarms:.1f} "
+                f"false alarms are expected (p = {record.p_value:.2g}).",
             )
 
 
@@ -249,7 +249,8 @@ def worst_over_runs(runs: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """The worst case of one generator's synthetic sets: `image_privacy` of each, by name (a seed).
 
     Returns:
-        "verdict" and "text" of the gravest run and its name, "run"; "runs", how many there were; "copies" and
+        "verdict" and "text" of the gravest run and its name, "run"; "runs", how many there were; "exact", of the run
+        with most exact copies, None where a run did not count them; "copies" and
         "records", of each kind the worst with its "run": the largest share of copies, the largest DCR share, the
         smallest ratio.
 
@@ -259,11 +260,13 @@ def worst_over_runs(runs: dict[str, dict[str, Any]]) -> dict[str, Any]:
     if not runs:
         raise ValueError("the worst case needs the privacy evidence of one synthetic set or more, got none")
     name = max(runs, key=lambda run: (GRAVITY.index(runs[run]["verdict"]), copied(runs[run])))
+    exact: list[Any] = [evidence.get("exact") for evidence in runs.values()]
     return {
         "verdict": runs[name]["verdict"],
         "text": runs[name]["text"],
         "run": name,
         "runs": len(runs),
+        "exact": max(exact, key=lambda one: one["count"]) if all(exact) else None,
         "copies": list(worst_records(runs, "copies", ("metric", "detector"))),
         "records": list(worst_records(runs, "records", ("metric", "label", "extractor"))),
     }

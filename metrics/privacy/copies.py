@@ -35,13 +35,12 @@ from clinsynth.data.duplicates import MEAN_PRIOR, NEAR_THRESHOLD, SIDE, band_pas
 from clinsynth.images import to_picture
 from clinsynth.metrics.nearest import Closest, closest_rows
 from clinsynth.metrics.privacy.views import RATE
+from clinsynth.metrics.registry import CERTAIN, EXACT, NEAR
 from clinsynth.models.image_encoders import hash_arrays
 
 SPACE = "band-passed thumbnails, moved and mirrored"
 BLOCK_PICTURES = 32
 FALSE_ALARMS = 0.005
-EXACT, NEAR, CERTAIN = "exact copy", "near copy", "single copy"
-"""The last is certain by itself (`clinsynth.metrics.privacy.views`); near copies are so by their number."""
 SAME_DISTANCE = (2 - 2 * NEAR_THRESHOLD) ** 0.5  # of two unit rows whose product is the duplicates' likeness
 
 

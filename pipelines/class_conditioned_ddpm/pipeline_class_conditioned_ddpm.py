@@ -26,7 +26,8 @@ PROCESSOR = VaeImageProcessor()
 
 
 class ClassConditionedDDPMPipeline(DiffusionPipeline):
-    """Denoising diffusion (Ho et al. 2020) conditioned on a class, with classifier-free guidance (Ho & Salimans 2022).
+    """Denoising diffusion (Ho et al. 2020) conditioned on a class, with classifier-free guidance (Ho & Salimans 2022)
+    or autoguidance (Karras et al. 2024).
 
     Args:
         unet: `UNet2DModel` with `num_class_embeds` = classes + 1, or `ContextUnet`; the last class is the null class.
@@ -36,11 +37,16 @@ class ClassConditionedDDPMPipeline(DiffusionPipeline):
         image_std: their standard deviation, which `encode` divides by; default: ones.
         patch_size: the network sees squares of so many pixels a side as channels of one, which divides its work by
             `patch_size`².
+        guide: a network like `unet` that draws worse, such as its own earlier weights, for autoguidance.
+        vae: an `AutoencoderKL`, whose latents are then what is standardised and diffused; default: pixels are.
     """
 
     unet: Any
+    guide: Any
+    vae: Any
     scheduler: Any
-    model_cpu_offload_seq = "unet"  # type: ignore[assignment]
+    model_cpu_offload_seq = "guide->unet->vae"  # type: ignore[assignment]
+    _optional_components: ClassVar = ["guide", "vae"]  # type: ignore[misc]
     _callback_tensor_inputs: ClassVar = ["latents"]
 
     def __init__(
@@ -51,9 +57,11 @@ class ClassConditionedDDPMPipeline(DiffusionPipeline):
         image_mean: List[float] | None = None,
         image_std: List[float] | None = None,
         patch_size: int = 1,
+        guide: Any = None,
+        vae: Any = None,
     ):
         super().__init__()
-        self.register_modules(unet=unet, scheduler=scheduler)
+        self.register_modules(unet=unet, scheduler=scheduler, guide=guide, vae=vae)
         count = self.num_classes
         labels = {int(k): v for k, v in (id2label or {i: str(i) for i in range(count)}).items()}
         if sorted(labels) != list(range(count)):
@@ -80,20 +88,28 @@ class ClassConditionedDDPMPipeline(DiffusionPipeline):
     def image_shape(self) -> tuple[int, int, int]:
         """Channels, height and width in pixels of its images."""
         side = self.unet.config.sample_size * self.patch_size
-        return len(self.image_mean), side, side
+        if self.vae is None:
+            return len(self.image_mean), side, side
+        side *= 2 ** (len(self.vae.config.block_out_channels) - 1)
+        return self.vae.config.out_channels, side, side
 
+    @torch.no_grad()
     def encode(self, images: torch.Tensor) -> torch.Tensor:
-        """Images (n, channels, height, width) in [-1, 1] as the network sees them: standardised, patches as channels.
+        """Images (n, channels, height, width) in [-1, 1], or their latents, as the network sees them: standardised,
+        patches as channels.
 
         Both keep white noise white, so that forward process, loss and sampler are those of the images themselves.
         """
-        mean, std = (images.new_tensor(values)[:, None, None] for values in (self.image_mean, self.image_std))
+        if self.vae is not None:
+            images = self.vae.encode(images.to(self.vae.device, self.vae.dtype)).latent_dist.mode().float()
+        mean, std = (by_channel(values, images) for values in (self.image_mean, self.image_std))
         return torch.nn.functional.pixel_unshuffle((images - mean) / std, self.patch_size)
 
     def decode(self, samples: torch.Tensor) -> torch.Tensor:
         """The inverse of `encode`."""
-        mean, std = (samples.new_tensor(values)[:, None, None] for values in (self.image_mean, self.image_std))
-        return torch.nn.functional.pixel_shuffle(samples, self.patch_size) * std + mean
+        mean, std = (by_channel(values, samples) for values in (self.image_mean, self.image_std))
+        images = torch.nn.functional.pixel_shuffle(samples, self.patch_size) * std + mean
+        return images if self.vae is None else self.vae.decode(images.to(self.vae.dtype)).sample.float()
 
     @property
     def num_classes(self) -> int:
@@ -131,6 +147,7 @@ class ClassConditionedDDPMPipeline(DiffusionPipeline):
         output_type: str = "pil",
         return_dict: bool = True,
         callback_on_step_end: Callable[..., dict[str, torch.Tensor]] | None = None,
+        guidance: str = "class",
     ) -> ImagePipelineOutput | tuple[Any]:
         """Generate `num_images_per_class` images for each entry of `class_labels`, in that order.
 
@@ -151,11 +168,15 @@ class ClassConditionedDDPMPipeline(DiffusionPipeline):
             return_dict: False returns a tuple.
             callback_on_step_end: called as `callback(pipe, step, timestep, {"latents": …})` after every step; what it
                 returns under `"latents"` replaces them; `pipe.decode` makes images of them.
+            guidance: what u is: `"class"`, the network without the class, which exaggerates the class; `"auto"`, the
+                `guide` with it, which corrects errors that the guide makes more of (autoguidance), at the cost of one
+                evaluation more in the same way.
 
         Raises:
             ValueError: an unknown label or an argument out of range.
         """
         self.check_inputs(num_images_per_class, guidance_scale, guidance_interval, num_inference_steps, output_type)
+        self.check_guidance(guidance)
         labels = [label for label in self.label_ids(class_labels) for _ in range(num_images_per_class)]
         if isinstance(generator, list) and len(generator) != len(labels):
             raise ValueError(f"generator is a list of {len(generator)}, but {len(labels)} images are asked for")
@@ -173,7 +194,7 @@ class ClassConditionedDDPMPipeline(DiffusionPipeline):
         for i, t in enumerate(self.progress_bar(timesteps)):
             in_interval = guidance_interval[0] <= i / len(timesteps) < guidance_interval[1]
             scale = guidance_scale if in_interval else 1.0
-            prediction = self.predict(self.scheduler.scale_model_input(latents, t), t, classes, scale)
+            prediction = self.predict(self.scheduler.scale_model_input(latents, t), t, classes, scale, guidance)
             latents = self.scheduler.step(prediction, t, latents, **extra).prev_sample
             if callback_on_step_end is not None:
                 latents = callback_on_step_end(self, i, t, {"latents": latents}).pop("latents", latents)
@@ -182,12 +203,19 @@ class ClassConditionedDDPMPipeline(DiffusionPipeline):
         images = PROCESSOR.postprocess(self.decode(latents), output_type)
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
-    def predict(self, sample: torch.Tensor, t: torch.Tensor, classes: torch.Tensor, scale: float) -> torch.Tensor:
+    def predict(
+        self, sample: torch.Tensor, t: torch.Tensor, classes: torch.Tensor, scale: float, guidance: str = "class"
+    ) -> torch.Tensor:
         """The network's prediction under guidance, u + s(c − u), in float32."""
         null = torch.full_like(classes, self.num_classes)
         sample = sample.to(self.unet.dtype)
-        if scale in (0.0, 1.0):
-            return self.unet(sample, t, class_labels=classes if scale else null).sample.float()
+        if scale == 1:
+            return self.unet(sample, t, class_labels=classes).sample.float()
+        if guidance == "auto":
+            worse = self.guide(sample, t, class_labels=classes).sample.float()
+            return worse + scale * (self.unet(sample, t, class_labels=classes).sample.float() - worse)
+        if scale == 0:
+            return self.unet(sample, t, class_labels=null).sample.float()
         both = self.unet(torch.cat([sample, sample]), t, class_labels=torch.cat([null, classes])).sample
         unconditional, conditional = both.float().chunk(2)
         return unconditional + scale * (conditional - unconditional)
@@ -251,6 +279,16 @@ class ClassConditionedDDPMPipeline(DiffusionPipeline):
         if output_type not in ("pil", "np", "pt"):
             raise ValueError(f"output_type must be 'pil', 'np' or 'pt', got {output_type!r}")
 
+    def check_guidance(self, guidance: str) -> None:
+        """Raise a `ValueError` for a kind of guidance that there is not, or not in this checkpoint."""
+        if guidance not in ("class", "auto"):
+            raise ValueError(f"guidance must be 'class' or 'auto', got {guidance!r}")
+        if guidance == "auto" and self.guide is None:
+            raise ValueError(
+                "guidance 'auto' needs a checkpoint with a guide, and this one has none; train with "
+                "`clinsynth train ddpm --guide_at 0.1`, or use 'class'"
+            )
+
     def save_pretrained(  # type: ignore[override]
         self, save_directory: str | Path, *, push_to_hub: bool = False, repo_id: str | None = None, **kwargs: Any
     ) -> None:
@@ -263,8 +301,9 @@ class ClassConditionedDDPMPipeline(DiffusionPipeline):
         folder = Path(save_directory)
         index = json.loads((folder / "model_index.json").read_text())
         index["_class_name"] = [copy_code(type(self), folder), type(self).__name__]
-        if not type(self.unet).__module__.startswith("diffusers."):
-            index["unet"] = [copy_code(type(self.unet), folder / "unet"), type(self.unet).__name__]
+        for name, network in (("unet", self.unet), ("guide", self.guide)):
+            if network is not None and not type(network).__module__.startswith("diffusers."):
+                index[name] = [copy_code(type(network), folder / name), type(network).__name__]
         (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
         if push_to_hub:
             self.upload(folder, repo_id or folder.name, **hub)
@@ -280,6 +319,11 @@ class ClassConditionedDDPMPipeline(DiffusionPipeline):
         token = kwargs.get("token")
         repo_id = create_repo(repo_id, private=private, exist_ok=True, token=token).repo_id
         return str(self._upload_folder(str(folder), repo_id, **kwargs).commit_url)
+
+
+def by_channel(values: list[float], images: torch.Tensor) -> torch.Tensor:
+    """A number a channel as (channels, 1, 1), where `images` are and of their type, without waiting for the device."""
+    return torch.tensor(values, dtype=images.dtype).to(images.device, non_blocking=True)[:, None, None]
 
 
 def copy_code(cls: type, folder: Path) -> str:

@@ -10,18 +10,20 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import LogitsProcessorList, Pipeline
+from transformers import LogitsProcessorList, Pipeline, StoppingCriteriaList
 from transformers.dynamic_module_utils import custom_object_save
 from transformers.utils import cached_file
 
-from .prompts import Task, encode_messages, pad_left, render_messages
+from .prompts import END_OF_THOUGHT, THOUGHT, Task, encode_messages, pad_left, render_messages
 from .schema_logits import SchemaConstraint, SchemaLogits
 from .schemas import Schema, check_text, json_schema
 from .text_rows import (
+    EndOfThought,
     Outcome,
     RowRequest,
     RowResult,
@@ -30,6 +32,7 @@ from .text_rows import (
     check_sampling,
     derive_seed,
     plain_generation,
+    thought_of,
 )
 
 logger = logging.getLogger(__name__)
@@ -37,6 +40,7 @@ logger = logging.getLogger(__name__)
 TASK = "structured-medical-text"
 TASK_FILE = "task.json"
 SCHEMA_FILE = "schema.json"
+THOUGHTS = 1 << 20  # number under which the seed of a row's thoughts is derived, beyond those of attempts
 
 
 class StructuredMedicalTextPipeline(Pipeline):
@@ -164,10 +168,12 @@ class StructuredMedicalTextPipeline(Pipeline):
         max_attempts: int = 3,
         max_new_tokens: int | None = None,
         streamer: Any = None,
+        thinking: int = 0,
     ) -> Iterator[RowResult]:
         """A result a request, in their order; arguments and errors as of `__call__`.
 
         `streamer`, a transformers `BaseStreamer`, is told of every batch's prompts and then of its tokens, one a row.
+        A reasoning model may think for `thinking` tokens before each answer, or until it ends its thoughts.
 
         An attempt that fails is made again, with a seed derived from the row's, in the next batch.
         """
@@ -176,9 +182,37 @@ class StructuredMedicalTextPipeline(Pipeline):
         def attempt(rows: list[RowRequest], failed: list[int]) -> list[Outcome]:
             counts = zip(rows, failed, strict=True)
             seeds = [derive_seed(row.seed, count) if count else row.seed for row, count in counts]
-            return self.write(rows, seeds, temperature, top_p, max_new_tokens, streamer)
+            thoughts = self.think(rows, seeds, temperature, top_p, thinking) if thinking else None
+            for row, thought in zip(rows, thoughts or (), strict=bool(thoughts)):
+                spent[row.seed] += len(thought)
+            return self.write(rows, seeds, temperature, top_p, max_new_tokens, streamer, thoughts)
 
-        return attempt_rows(requests, attempt, batch_size, max_attempts)
+        spent: Counter[int] = Counter()
+        results = attempt_rows(requests, attempt, batch_size, max_attempts)
+        return (replace(result, thought_tokens=spent[result.seed]) for result in results)
+
+    @torch.no_grad()
+    def think(
+        self, requests: list[RowRequest], seeds: list[int], temperature: float, top_p: float, most: int
+    ) -> list[list[int]]:
+        """Tokens of each row's thoughts, at most `most`, without the mark at their end."""
+        tokenizer: Any = self.tokenizer
+        mark = tokenizer(END_OF_THOUGHT, add_special_tokens=False)["input_ids"]
+        prompts = [encode_messages(tokenizer, request.messages, thinking=True) for request in requests]
+        end_token = int(tokenizer.eos_token_id)
+        ids, attention = pad_left(prompts, end_token)
+        length, device = ids.shape[1], self.model.device
+        self.check_context(length, most, 1)
+        sampling = SeededSampling([derive_seed(seed, THOUGHTS) for seed in seeds], temperature, top_p, length, most)
+        generate: Any = self.model.generate
+        output = generate(
+            ids.to(device),
+            attention_mask=attention.to(device),
+            generation_config=plain_generation(most, end_token),
+            logits_processor=LogitsProcessorList([sampling]),
+            stopping_criteria=StoppingCriteriaList([EndOfThought(mark, length)]),
+        )
+        return [thought_of(tokens, mark, end_token) for tokens in output[:, length:].tolist()]
 
     @torch.no_grad()
     def write(
@@ -189,11 +223,17 @@ class StructuredMedicalTextPipeline(Pipeline):
         top_p: float,
         max_new_tokens: int | None,
         streamer: Any = None,
+        thoughts: list[list[int]] | None = None,
     ) -> list[Outcome]:
-        """One attempt at each request, in one batch: its data and None, or None and why it failed."""
+        """One attempt at each request, in one batch: its data and None, or None and why it failed; `thoughts` are
+        tokens that come between a prompt and its answer."""
         schemas = [request.schema or self.schema for request in requests]
         constraints = [self.constraint_of(schema) for schema in schemas]
-        prompts = [encode_messages(self.tokenizer, request.messages) for request in requests]
+        prompts = [encode_messages(self.tokenizer, request.messages, thoughts is not None) for request in requests]
+        if thoughts is not None:
+            tokenizer: Any = self.tokenizer
+            closing = tokenizer(f"\n{THOUGHT}", add_special_tokens=False)["input_ids"]
+            prompts = [[*prompt, *thought, *closing] for prompt, thought in zip(prompts, thoughts, strict=True)]
         budgets = [max_new_tokens or constraint.max_tokens for constraint in constraints]
         self.check_context(max(map(len, prompts)), max(budgets), max(c.least_tokens for c in constraints))
         ids, attention = pad_left(prompts, constraints[0].end_token)

@@ -19,6 +19,9 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 T = TypeVar("T")
 
+THINK, END_OF_THOUGHT = "<think>", "</think>"
+"""What reasoning models (DeepSeek-R1, Qwen 3) write around their thoughts."""
+THOUGHT = f"{END_OF_THOUGHT}\n\n"
 CHARACTERS_A_WORD = 6.5
 WORDS_WITHOUT_BOUNDS = (20, 150)
 CONTROL = re.compile(r"<|\[(?=/?[gs]?[A-Z][A-Z_]+\])")
@@ -207,29 +210,38 @@ def word_range(schema: dict[str, Any]) -> range:
     return range(least, max(least + 1, most))
 
 
-def encode_messages(tokenizer: Any, messages: list[dict[str, str]]) -> list[int]:
-    """Tokens of a prompt after which the model is to write its answer.
+def encode_messages(tokenizer: Any, messages: list[dict[str, str]], thinking: bool = False) -> list[int]:
+    """Tokens of a prompt after which the model is to write its answer, or with `thinking` its thoughts.
 
     Without a chat template (a base model) the contents stand one after the other, a blank line between and behind. A
     template that refuses a system message gets it at the head of the user's.
     """
     if tokenizer.chat_template is None:
         text = "".join(f"{message['content']}\n\n" for message in messages)
-        return list(tokenizer(text).input_ids)
+        return list(tokenizer(opened(text, thinking)).input_ids)
     try:
-        text = apply_template(tokenizer, messages)
+        text = apply_template(tokenizer, messages, thinking)
     except TemplateError:
         if [message["role"] for message in messages] != ["system", "user"]:
             raise
-        text = apply_template(tokenizer, [{"role": "user", "content": "\n\n".join(m["content"] for m in messages)}])
+        joined = [{"role": "user", "content": "\n\n".join(m["content"] for m in messages)}]
+        text = apply_template(tokenizer, joined, thinking)
     return list(tokenizer(text, add_special_tokens=False).input_ids)
 
 
-def apply_template(tokenizer: Any, messages: list[dict[str, str]]) -> str:
-    """The prompt's text; models that may think aloud before they answer are told not to, where the template can."""
-    return str(
-        tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, enable_thinking=False)
-    )
+def apply_template(tokenizer: Any, messages: list[dict[str, str]], thinking: bool) -> str:
+    """The prompt's text; a model that may think before it answers is told whether to, where the template can."""
+    settings = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": thinking}
+    return opened(str(tokenizer.apply_chat_template(messages, **settings)), thinking)
+
+
+def opened(text: str, thinking: bool) -> str:
+    """A prompt after which thoughts follow, or after which none do: templates that open them by themselves, such as
+    those of DeepSeek-R1, are closed."""
+    is_open = text.rstrip().endswith(THINK)
+    if thinking:
+        return text if is_open else f"{text}{THINK}\n"
+    return f"{text.rstrip()}\n{THOUGHT}" if is_open else text
 
 
 def pad_left(prompts: list[list[int]], pad_token: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, LogitsProcessor
+from transformers import GenerationConfig, LogitsProcessor, StoppingCriteria
 
 CANDIDATES = 256
 """Tokens among which the nucleus is looked for first; only where they do not fill it are all sorted."""
@@ -40,12 +40,14 @@ class RowResult:
         seed: the request's.
         attempts: how many were made.
         rejections: why each attempt that failed did; never any of its text.
+        thought_tokens: tokens of thoughts before the answers, of all attempts; the thoughts are not kept.
     """
 
     data: dict[str, Any] | None
     seed: int
     attempts: int
     rejections: list[str] = field(default_factory=list)
+    thought_tokens: int = 0
 
 
 def derive_seed(seed: int, number: int) -> int:
@@ -109,6 +111,27 @@ def plain_generation(max_new_tokens: int, end_token: int) -> GenerationConfig:
         suppress_tokens=[],
         use_cache=True,
     )
+
+
+class EndOfThought(StoppingCriteria):
+    """Ends a row where the tokens `mark` have been written after its prompt of `prompt_length` tokens."""
+
+    def __init__(self, mark: list[int], prompt_length: int):
+        self.mark, self.prompt_length = torch.tensor(mark), prompt_length
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **kwargs: Any) -> Any:
+        count = len(self.mark)
+        if input_ids.shape[1] - self.prompt_length < count:
+            return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+        return (input_ids[:, -count:] == self.mark.to(input_ids.device)).all(1)
+
+
+def thought_of(tokens: list[int], mark: list[int], end_token: int) -> list[int]:
+    """The tokens before the first of `mark` and of the end token."""
+    for place in range(len(tokens)):
+        if tokens[place] == end_token or tokens[place : place + len(mark)] == mark:
+            return tokens[:place]
+    return tokens
 
 
 class SeededSampling(LogitsProcessor):

@@ -128,7 +128,7 @@ def show_report(summary: dict[str, Any], files: list[str]) -> list[Any]:
     """Findings, table, report in the page, and both upload fields empty."""
     tiles = ""
     for tile in summary["findings"]:
-        tiles += f"- **{tile['title']}: {tile['value']}**{' (' + tile['text'] + ')' if tile['text'] else ''}\n"
+        tiles += f"- **{tile['title']} {tile['value']}** ({tile['text']})\n"
     size = f", images at {summary['resolution']} pixels" if "resolution" in summary else ""
     extractor = f"Extractor: {summary['extractor']}{size}."
     report = Path(files[0]).read_text(encoding="utf-8")
@@ -353,20 +353,22 @@ def follow(lines: Iterable[str], tell: Tell) -> str:
 def summarise(kind: str, evidence: dict[str, Any]) -> dict[str, Any]:
     """What stands at the head of the report, and the overall numbers beside the held-out split or of its tables."""
     from clinsynth.metrics.registry import TEXT_TABLES
-    from clinsynth.reports.images import image_tiles
-    from clinsynth.reports.texts import build_table, text_tiles
+    from clinsynth.metrics.verdicts import judge
+    from clinsynth.reports.page import answer_tiles
+    from clinsynth.reports.texts import build_table
 
+    findings = answer_tiles(judge(evidence).answers)
     if kind == "text":
         tables = [build_table(evidence, table) for table in TEXT_TABLES]
         rows = [{"table": table["title"], **row} for table in tables for row in table["rows"]]
         return {
-            "findings": list(text_tiles(evidence["findings"])),
+            "findings": findings,
             "measurements": [{name: value for name, value in row.items() if name != "marks"} for row in rows],
             "extractor": evidence["encoder"]["name"],
         }
     rows = [row for row in evidence["measurements"] if (row["reference"], row["label"]) == ("test", "overall")]
     return {
-        "findings": list(image_tiles(evidence)),
+        "findings": findings,
         "measurements": rows,
         "extractor": evidence["extractor"]["name"],
         "resolution": evidence["data"]["resolution"],

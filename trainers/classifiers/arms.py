@@ -18,11 +18,14 @@ its images. With --control real_features and --features_from model no body is tr
 layer on a pretrained one. Texts have the same arms, except that there
 
 - `real` is trained without class weights, and `real_weighted` (with them) is the control of every claim;
-- `random_oversampling` repeats texts, and the other over-samplings exist in feature space only.
+- `random_oversampling` repeats texts, and the other over-samplings exist in feature space only;
+- `real_frozen`, `synthetic_frozen`, … are a logistic regression on mean token embeddings of --model as it is, trained
+  in minutes, and `real_tfidf`, … one on TF-IDF of words and pairs of words, which stands in every table.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
@@ -38,9 +41,14 @@ OVERSAMPLING = ("random_oversampling", "smote", "borderline_smote", "adasyn")
 IN_FEATURES = "_features"
 REAL_FEATURES = f"real{IN_FEATURES}"
 FEATURES = (REAL_FEATURES, *(f"{rows}{IN_FEATURES}" for rows in ("synthetic", "composite", "balanced", *OVERSAMPLING)))
+FROZEN, TFIDF = "_frozen", "_tfidf"
+REAL_FROZEN, REAL_TFIDF = f"real{FROZEN}", f"real{TFIDF}"
+LINEAR = tuple(f"{rows}{end}" for end in (FROZEN, TFIDF) for rows in ("real", "synthetic", "composite", "balanced"))
 ARMS = ("real", "real_strong", *SYNTHETIC, *OVERSAMPLING, *FEATURES)
-TEXT_ARMS = ("real", "real_weighted", *SYNTHETIC, "random_oversampling", *FEATURES)
+TEXT_ARMS = ("real", "real_weighted", *SYNTHETIC, "random_oversampling", *FEATURES, *LINEAR)
 """Which arms there are of images, and of texts; those that are trained without being asked for stand first."""
+REAL_ONLY = frozenset({*CONTROLS, REAL_FEATURES, REAL_FROZEN, REAL_TFIDF})
+"""The kinds that hold nothing but real samples."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +71,7 @@ class Arm:
     @property
     def rows(self) -> str:
         """The kind of arm, in sample space, whose samples it takes."""
-        return self.kind.removesuffix(IN_FEATURES)
+        return re.sub(f"({IN_FEATURES}|{FROZEN}|{TFIDF})$", "", self.kind)
 
     @property
     def synthetic(self) -> bool:
@@ -72,6 +80,16 @@ class Arm:
     @property
     def in_features(self) -> bool:
         return self.kind in FEATURES
+
+    @property
+    def linear(self) -> bool:
+        """Whether it is a logistic regression on features that are not trained."""
+        return self.kind in LINEAR
+
+    @property
+    def frozen(self) -> bool:
+        """Whether those are of a pretrained encoder."""
+        return self.kind.endswith(FROZEN)
 
     @property
     def method(self) -> str | None:
@@ -144,11 +162,16 @@ class ArmArguments:
             raise ValueError(f"--epochs must be at least 2 for pretrain_finetune, got {self.epochs}")
 
     def choose_arms(self, known: tuple[str, ...]) -> None:
-        """Settle `arms`, by default the two controls and, with synthetic samples, synthetic and composite."""
+        """Settle `arms`, by default the two controls and, with synthetic samples, synthetic and composite; of texts
+        TF-IDF is always among them."""
         if isinstance(self.arms, str):
             self.arms = [arm.strip() for arm in self.arms.split(",")]
         elif self.arms is None:
             self.arms = [*known[:2], *(["synthetic", "composite"] if self.synthetic else [])]
+        if REAL_TFIDF in known and REAL_TFIDF not in self.arms:
+            self.arms = [*self.arms, REAL_TFIDF]
+        if self.control == REAL_FROZEN and self.features_from == "control" and set(self.kinds) & set(FEATURES):
+            raise ValueError(f"--control {REAL_FROZEN} trains no body to take from; add --features_from model")
         resolve_arms(self.kinds, self.control, [self.synthetic] if self.synthetic else [], known)
 
     @property
@@ -170,8 +193,8 @@ class ArmArguments:
 def resolve_arms(kinds: Iterable[str], control: str, sources: Iterable[str], known: tuple[str, ...]) -> list[Arm]:
     """The arms to train, each once, the control first; those of synthetic samples once for each synthetic set.
 
-    The control and, with an arm in feature space, `real_features` are added where they are missing: without them
-    there is nothing to compare with. `known` are the kinds to choose from.
+    The control and, with an arm in feature space, `real_features` (with a linear one the real one of its kind) are
+    added where they are missing: without them there is nothing to compare with. `known` are the kinds to choose from.
 
     Raises:
         ValueError: an unknown arm or control, or an arm of synthetic samples without any.
@@ -182,27 +205,30 @@ def resolve_arms(kinds: Iterable[str], control: str, sources: Iterable[str], kno
         meant = [f"{kind}{IN_FEATURES}" for kind in unknown if f"{kind}{IN_FEATURES}" in known]
         hint = f"; samples are over-sampled in feature space: give {', '.join(meant)}" if meant else ""
         raise ValueError(f"--arms must be among {', '.join(known)}, got {', '.join(unknown) or 'none'}{hint}")
-    controls = [kind for kind in known if kind in (*CONTROLS, REAL_FEATURES)]
+    controls = [kind for kind in known if kind in (*CONTROLS, REAL_FEATURES, REAL_FROZEN)]
     if control not in controls:
         raise ValueError(f"--control must be one of {', '.join(controls)}, got {control}")
     needy = [kind for kind in kinds if Arm(kind).synthetic]
     if needy and not sources:
         raise ValueError(f"--arms {','.join(needy)} need synthetic samples; give --synthetic, or leave them out")
-    if any(kind in FEATURES for kind in kinds):
-        kinds = [REAL_FEATURES, *kinds]
+    for real, alike in ((REAL_FEATURES, FEATURES), (REAL_FROZEN, LINEAR[:4]), (REAL_TFIDF, LINEAR[4:])):
+        if any(kind in alike for kind in kinds):
+            kinds = [real, *kinds]
     arms = [Arm(kind, source) for kind in [control, *kinds] for source in (sources if Arm(kind).synthetic else [""])]
     return list(dict.fromkeys(arms))
 
 
 def control_of(arm: Arm, control: str) -> str:
-    """The arm that `arm` is compared with: the control, or for a new last layer on other features one on the real
-    features, since both leave the body alone."""
-    return REAL_FEATURES if arm.in_features and arm.kind != REAL_FEATURES else control
+    """The arm that `arm` is compared with: the control, or for a new last layer, or a logistic regression, on other
+    rows the one on the real rows, since both leave the body alone."""
+    if arm.rows == "real":
+        return control
+    return f"real{IN_FEATURES}" if arm.in_features else f"real{arm.kind[len(arm.rows) :]}" if arm.linear else control
 
 
 def augmentation(arm: Arm, control: str, light: bool) -> Views:
     """How the images of an arm are varied in training."""
-    if arm.in_features:
+    if arm.in_features or arm.linear:
         return "none"  # the features are computed once
     return "strong" if is_tuned(arm, control) else "light" if light else "none"
 

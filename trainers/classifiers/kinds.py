@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.special import softmax
 from transformers import PreTrainedModel
 
 from clinsynth.data.images import ImageArrays
 from clinsynth.data.texts import TextArrays
-from clinsynth.models import image_classifiers, text_classifiers
+from clinsynth.models import image_classifiers, linear_texts, text_classifiers
 from clinsynth.models.classifiers import FitResult, FitSettings, Read
-from clinsynth.models.text_encoders import MINILM, default_source
+from clinsynth.models.text_encoders import default_source
+from clinsynth.models.weights import MINILM
 from clinsynth.trainers.classifiers.arms import ARMS, SMALL_BERT, SMALL_RESNET, TEXT_ARMS, ArmArguments
-from clinsynth.trainers.classifiers.rows import oversample
+from clinsynth.trainers.classifiers.rows import ArmRefusedError, oversample
 from clinsynth.trainers.classifiers.trainings import Classifiers
 
 LEAST_SIDE = 16  # of an input: less is nothing to a stem that divides the side by four
@@ -103,19 +105,19 @@ class TextClassifiers(Classifiers[TextArrays]):
     source: str = ""
 
     @classmethod
-    def of(cls, model: str, train: TextArrays, max_length: int) -> TextClassifiers:
+    def of(cls, model: str, train: TextArrays, max_length: int, windows: int = 1) -> TextClassifiers:
         """Those of --model `model`; the small one's tokenizer is made of the real train texts.
 
         Raises:
             ValueError: no tokenizer is there, or it takes fewer than `max_length` tokens.
         """
         if model == SMALL_BERT:
-            return cls(text_classifiers.Tokens(text_classifiers.small_tokenizer(train.texts), max_length))
+            return cls(text_classifiers.Tokens(text_classifiers.small_tokenizer(train.texts), max_length, windows))
         source = default_source() if model == MINILM else model
-        return cls(text_classifiers.load_tokens(source, max_length), source)
+        return cls(text_classifiers.load_tokens(source, max_length, windows), source)
 
     def identity(self, views: str) -> dict[str, Any]:
-        return {"max_length": self.tokens.max_length}
+        return {"max_length": self.tokens.max_length, "windows": self.tokens.most_windows}
 
     def build(self, args: ArmArguments, train: TextArrays, seed: int) -> PreTrainedModel:
         if args.model == SMALL_BERT:
@@ -138,9 +140,23 @@ class TextClassifiers(Classifiers[TextArrays]):
     def outputs(self, model: PreTrainedModel, data: TextArrays, read: Read) -> np.ndarray:
         return text_classifiers.text_outputs(model, self.tokens, data.texts, read)
 
+    def predict(self, model: PreTrainedModel, data: TextArrays) -> np.ndarray:
+        """Of the mean logits of a text's windows, which training has seen."""
+        return softmax(self.outputs(model, data, lambda logits: logits), axis=1)
+
+    def frozen(self, data: TextArrays) -> np.ndarray:
+        if not self.source:
+            raise ArmRefusedError(f"--model {SMALL_BERT} has no trained weights to embed texts with; name another")
+        return linear_texts.FrozenEncoder(self.source, self.tokens)(list(data.texts))
+
+    def counts_of_words(self, train: TextArrays) -> Callable[[TextArrays], Any]:
+        vectorizer = linear_texts.tfidf(list(train.texts))
+        return lambda data: vectorizer.transform(data.texts)
+
     def notes(self, real: Mapping[str, TextArrays], synthetic: Mapping[str, TextArrays]) -> list[str]:
         """How many texts of each set were cut."""
         sets = {**real, **{f"synthetic {name}".strip(): data for name, data in synthetic.items()}}
         cut = {name: self.tokens.count_cut(data.texts) for name, data in sets.items()}
         counts = ", ".join(f"{name} {count} of {len(sets[name].labels)}" for name, count in cut.items() if count)
-        return [f"texts longer than --max_length {self.tokens.max_length} tokens, cut there: {counts or 'none'}"]
+        long = f"--windows {self.tokens.most_windows} of --max_length {self.tokens.max_length} tokens"
+        return [f"texts longer than {long}, cut there: {counts or 'none'}"]

@@ -215,10 +215,12 @@ def holm(p_values: list[float]) -> list[float]:
 
 
 def verdict(difference: float, p: float, seeds: int) -> str:
-    """What a difference (arm - control) and its corrected p say: helps, hurts, or no evidence.
+    """What a difference (arm - control) and its corrected p say: helps, hurts, no evidence, or too few seeds to tell.
 
     One seed is never evidence: its interval leaves out how much one training differs from the next."""
-    if seeds < 2 or p >= 1 - CONFIDENCE or difference == 0:
+    if seeds < 2:
+        return "too few seeds to tell"
+    if p >= 1 - CONFIDENCE or difference == 0:
         return "no evidence"
     return "helps" if difference > 0 else "hurts"
 

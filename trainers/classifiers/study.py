@@ -21,7 +21,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from clinsynth.run_folder import atomic_write, complete_folder, create_run_folder, write_run_config
 from clinsynth.trainers.classifiers.arms import Arm, ArmArguments, control_of, resolve_arms
-from clinsynth.trainers.classifiers.rows import S, check_data, load_synthetic_sets
+from clinsynth.trainers.classifiers.rows import ArmRefusedError, S, check_data, load_synthetic_sets
 from clinsynth.trainers.classifiers.statistics import (
     MIXED_UP,
     OVERALL,
@@ -90,6 +90,8 @@ def run_shared(trainings: Trainings[S], jobs: list[Job]) -> None:
         for data in sets[state.process_index :: state.num_processes]:
             trainings.features(data, jobs[0][1])  # the same for every seed
         state.wait_for_everyone()
+    if any(arm.frozen for arm, _ in jobs):
+        keep_frozen(trainings, state)
     controls = [job for job in jobs if job[0].kind == trainings.args.control]
     for part in (controls, [job for job in jobs if job not in controls]):
         for arm, seed in part[state.process_index :: state.num_processes]:
@@ -98,6 +100,17 @@ def run_shared(trainings: Trainings[S], jobs: list[Job]) -> None:
     labelled = [(source, seed) for source in trainings.synthetic for _, seed in controls]
     for source, seed in labelled[state.process_index :: state.num_processes]:
         trainings.synthetic_probabilities(source, seed)
+    state.wait_for_everyone()
+
+
+def keep_frozen(trainings: Trainings[S], state: PartialState) -> None:
+    """Compute the features of --model as it is, shared among the processes, where it can give them."""
+    sets = [*trainings.real.values(), *trainings.synthetic.values()]
+    for data in sets[state.process_index :: state.num_processes]:
+        try:
+            trainings.frozen(data)
+        except ArmRefusedError:
+            pass  # each of its arms says so
     state.wait_for_everyone()
 
 
@@ -128,7 +141,7 @@ def gather_results(trainings: Trainings[S], arms: list[Arm], seeds: list[int]) -
         "refused": [{"arm": arm.name, "reason": reason} for arm, reason in refused.items()],
         "control": control,
         "label_names": test.label_names,
-        "best_model": {job[0].name: f"{relative(trainings, job)}/model" for job in by_validation},
+        "best_model": {j[0].name: f"{relative(trainings, j)}/model" for j in by_validation if not j[0].linear},
         "notes": list(study_notes(trainings, kept, runs)),
     }
 
@@ -167,7 +180,7 @@ def relative(trainings: Trainings[S], job: Job) -> str:
 
 def study_notes(trainings: Trainings[S], arms: list[Arm], runs: dict[Job, dict[str, Any]]) -> list[str]:
     """What a reader of the scores must know."""
-    args, steps = trainings.args, next(iter(runs.values()))["steps"]
+    args, steps = trainings.args, max(run["steps"] for run in runs.values())
     noun = trainings.real["test"].noun
     drawn = f"{noun}s" if trainings.real["test"].persons is None else "persons"
     notes = [
@@ -178,6 +191,11 @@ def study_notes(trainings: Trainings[S], arms: list[Arm], runs: dict[Job, dict[s
         f"intervals: 95 %, bootstrap over test {drawn} (within classes) and seeds, paired between arms; verdicts: "
         "p below 0.05 after Holm's correction over the arms",
     ]
+    if any(arm.linear for arm in arms):
+        notes.append(
+            "arms _frozen and _tfidf: logistic regressions, without optimizer steps, on mean token embeddings of "
+            f"{args.model} as it is, and on TF-IDF of words and pairs; C by validation"
+        )
     if any(arm.in_features for arm in arms):
         body = "the control's classifier of the same seed" if args.features_from == "control" else args.model
         notes.append(

@@ -6,8 +6,9 @@ import hashlib
 import json
 import logging
 import math
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +20,7 @@ from safetensors.numpy import load_file, save_file
 from transformers import PreTrainedModel
 
 from clinsynth.models.classifiers import FitResult, FitSettings, Read, Record
+from clinsynth.models.linear_texts import Linear, fit_linear
 from clinsynth.run_folder import (
     MADE_ANEW,
     append_metrics,
@@ -42,6 +44,8 @@ from clinsynth.trainers.classifiers.rows import (
 )
 
 logger = logging.getLogger("clinsynth")
+
+LINEAR_FILE = "linear.safetensors"
 
 
 class Classifiers(ABC, Generic[S]):
@@ -88,6 +92,14 @@ class Classifiers(ABC, Generic[S]):
         """Class probabilities, float32 (n, classes)."""
         return self.outputs(model, data, lambda logits: logits.softmax(-1))
 
+    def frozen(self, data: S) -> np.ndarray:
+        """Features float32 (n, d) of samples by --model as it is, for a logistic regression; else refused."""
+        raise ArmRefusedError("there are none here")
+
+    def counts_of_words(self, train: S) -> Callable[[S], Any]:
+        """From samples to their features, sparse (n, d), that were fitted on `train`; else refused."""
+        raise ArmRefusedError("there are none here")
+
     def oversample(self, train: S, method: str, balance_to: int | None, seed: int) -> tuple[S, list[str]]:
         """Samples that fill up the short classes of `train`, which are repeated here, and notes; else refused."""
         return repeated(train, balance_to, seed)
@@ -116,9 +128,13 @@ def train_arm(trainings: Trainings[S], arm: Arm, seed: int, folder: Path) -> dic
     """Write the best model and its probabilities of the test samples into `folder`; returns what is to be recorded."""
     real = trainings.real
     data, notes = choose_rows(trainings, arm, seed)
-    result, model, learning_rate = fit_best(trainings, arm, seed, data, folder)
-    trainings.classifiers.save(model, real["train"].label_names, folder / "model")
-    probabilities = trainings.predict(arm, seed, model, real["test"])
+    learning_rate = None
+    if arm.linear:
+        result, probabilities = fit_linear_arm(trainings, arm, seed, data, folder)
+    else:
+        result, model, learning_rate = fit_best(trainings, arm, seed, data, folder)
+        trainings.classifiers.save(model, real["train"].label_names, folder / "model")
+        probabilities = trainings.predict(arm, seed, model, real["test"])
     save_file({"probabilities": probabilities, "labels": real["test"].labels}, folder / "test.safetensors")
     originals = 0 if arm.rows == "synthetic" else len(real["train"].labels)
     made = len(data.labels) - (0 if arm.kind == "pretrain_finetune" else originals)
@@ -182,6 +198,35 @@ def fit_best(
             result = fit_whole(trainings, arm, data, model, settings)
         best = [max([*best, (result, model, learning_rate)], key=lambda fit: fit[0].best_macro_f1)]
     return best[0]
+
+
+def fit_linear_arm(
+    trainings: Trainings[S], arm: Arm, seed: int, data: S | BodyFeatures, folder: Path
+) -> tuple[FitResult, np.ndarray]:
+    """Fit a logistic regression, which is kept in `folder` where its features can be had again; and its probabilities
+    of the test samples. It takes no optimizer step of the others' kind, and has no seed: 0 steps."""
+    started, real = time.perf_counter(), trainings.real
+    of_words = None if isinstance(data, BodyFeatures) else trainings.classifiers.counts_of_words(data)
+
+    def features(rows: S) -> Any:
+        return trainings.frozen(rows).values if of_words is None else of_words(rows)
+
+    held_out = real["validation"]
+    model, history = fit_linear(
+        data.values if isinstance(data, BodyFeatures) else features(data),
+        data.labels,
+        len(real["train"].label_names),
+        features(held_out),
+        held_out.labels,
+        trainings.weighted(arm),
+    )
+    if arm.frozen:
+        save_file({"weights": model.weights, "biases": model.biases}, folder / LINEAR_FILE)
+    for record in history:
+        append_metrics(folder, {"arm": arm.name, "seed": seed, **record})
+    best = max(record["validation_macro_f1"] for record in history)
+    result = FitResult(0, time.perf_counter() - started, 0, best, [])
+    return result, model.probabilities(features(real["test"]))
 
 
 def fit_settings(trainings: Trainings[S], arm: Arm, seed: int, learning_rate: float, folder: Path) -> FitSettings:
@@ -304,7 +349,10 @@ class Trainings(Generic[S]):
             record: dict[str, Any] = json.loads((folder / "result.json").read_text())
             return record, None if "refused" in record else load_file(folder / "test.safetensors")["probabilities"]
 
-    def control_model(self, seed: int) -> PreTrainedModel:
+    def control_model(self, seed: int) -> Any:
+        """The control's classifier; of a frozen encoder the logistic regression."""
+        if self.control.linear:
+            return Linear(**load_file(self.folder(self.control, seed) / LINEAR_FILE))
         return self.classifiers.load(self.folder(self.control, seed) / "model").to(PartialState().device)
 
     def new_classifier(self, seed: int) -> PreTrainedModel:
@@ -317,7 +365,18 @@ class Trainings(Generic[S]):
 
     def seen(self, arm: Arm, data: S, seed: int) -> S | BodyFeatures:
         """What a training of an arm sees of `data`: the samples, or their features."""
-        return self.features(data, seed) if arm.in_features else data
+        return self.features_for(arm, data, seed) if arm.in_features or arm.frozen else data
+
+    def features_for(self, arm: Arm, data: S, seed: int) -> BodyFeatures:
+        """The features that an arm in feature space, or a frozen one, sees of `data`."""
+        return self.frozen(data) if arm.frozen else self.features(data, seed)
+
+    def frozen(self, data: S) -> BodyFeatures:
+        """What --model as it is makes of `data`, for a logistic regression; computed once and kept for all seeds."""
+        identity = {"frozen": self.args.model, **self.classifiers.identity("none")}
+        path = self.cache_dir / "features" / short_hash(identity) / f"features-{hash_sets(data)}.safetensors"
+        values = kept_arrays(path, lambda: {"values": self.classifiers.frozen(data)})["values"]
+        return BodyFeatures(values, data.labels, data.label_names)
 
     def features(self, data: S, seed: int) -> BodyFeatures:
         """What the body of arms in feature space makes of `data`, computed once and kept: beside the control's
@@ -335,8 +394,10 @@ class Trainings(Generic[S]):
         values = kept_arrays(folder / f"features-{hash_sets(data)}.safetensors", compute)["values"]
         return BodyFeatures(values, data.labels, data.label_names)
 
-    def predict(self, arm: Arm, seed: int, model: PreTrainedModel, data: S) -> np.ndarray:
+    def predict(self, arm: Arm, seed: int, model: Any, data: S) -> np.ndarray:
         """Class probabilities (n, classes) by the trained `model` of an arm and seed."""
+        if isinstance(model, Linear):
+            return model.probabilities(self.frozen(data).values)
         if arm.in_features:
             return head_probabilities(model, self.features(data, seed))
         return self.classifiers.predict(model, data)

@@ -11,12 +11,13 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from diffusers import DPMSolverMultistepScheduler
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d import UNet2DModel
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from diffusers.training_utils import compute_snr
@@ -35,7 +36,9 @@ from clinsynth.models.image_encoders import train_default_extractor
 from clinsynth.pipelines.class_conditioned_ddpm import ClassConditionedDDPMPipeline, ContextUnet
 from clinsynth.seeds import derive_seed
 from clinsynth.trainers.arguments import DDPMArguments, FromScratchArguments
-from clinsynth.trainers.training_state import TrainingState
+from clinsynth.trainers.diffusion.augmentation import AugmentedUnet, draw_views, move_images
+from clinsynth.trainers.diffusion.latents import latent_moments, latents_of, load_autoencoder, scale_images
+from clinsynth.trainers.training_state import TrainingState, checkpoints
 
 Encode = Callable[[torch.Tensor], torch.Tensor]
 
@@ -43,12 +46,13 @@ Encode = Callable[[torch.Tensor], torch.Tensor]
 @dataclass(frozen=True)
 class StepInputs:
     """One part of a global batch, on the training device: images as the network sees them (b, c, h, w), labels, noise
-    and timesteps."""
+    and timesteps, and, with augmentation, how the images were moved (b, VIEW)."""
 
     images: torch.Tensor
     labels: torch.Tensor
     noise: torch.Tensor
     timesteps: torch.Tensor
+    views: torch.Tensor | None = None
 
 
 class TrainingStream:
@@ -67,6 +71,7 @@ class TrainingStream:
         seed: of all draws.
         encode: from images in [-1, 1] to what the network sees; default: those themselves.
         density: probability of each timestep, (T,); default: all alike.
+        augment: probability of each kind of move of an image; with it the network is told how each was moved.
     """
 
     def __init__(
@@ -82,12 +87,15 @@ class TrainingStream:
         seed: int = 0,
         encode: Encode | None = None,
         density: torch.Tensor | None = None,
+        augment: float = 0.0,
     ):
-        self.images, self.labels, self.encode = images, labels, encode
+        self.images, self.labels, self.encode, self.augment = images, labels, encode, augment
         self.density = None if density is None else density.to(images.device)
         self.num_classes, self.num_train_timesteps = num_classes, num_train_timesteps
         self.class_dropout, self.class_balanced, self.seed = class_dropout, class_balanced, seed
         self.flips = [axis for axis, on in ((3, horizontal_flip), (2, vertical_flip)) if on]
+        self.label_of = labels.cpu()  # epochs are ordered there, without waiting for the device
+        self.orders: dict[int, torch.Tensor] = {}
 
     @classmethod
     def of(
@@ -100,28 +108,32 @@ class TrainingStream:
         seed: int | None = None,
         encode: Encode | None = None,
         density: torch.Tensor | None = None,
+        augment: float = 0.0,
     ) -> Self:
         """The images of `train` on `device`, viewed as `args` say, drawn from `seed` or theirs."""
         images, labels = (torch.from_numpy(array).to(device) for array in (train.images, train.labels))
-        views = (args.class_balanced, args.horizontal_flip, args.vertical_flip)
+        flips = train.images.dtype == np.uint8  # latents come with their mirrored views
+        views = (args.class_balanced, flips and args.horizontal_flip, flips and args.vertical_flip)
         drawn_from = args.seed if seed is None else seed
-        drawn = (num_train_timesteps, class_dropout, *views, drawn_from, encode, density)
+        drawn = (num_train_timesteps, class_dropout, *views, drawn_from, encode, density, augment)
         return cls(images, labels, len(train.label_names), *drawn)
 
     def epoch_order(self, epoch: int) -> torch.Tensor:
         """The image numbers of an epoch: a permutation, or n draws with equal class probability."""
         generator = torch.Generator().manual_seed(derive_seed(self.seed, 0, epoch))
-        count = len(self.labels)
+        count = len(self.label_of)
         if not self.class_balanced:
             return torch.randperm(count, generator=generator)
-        weights = 1.0 / torch.bincount(self.labels.cpu()).clamp(min=1)[self.labels.cpu()].double()
+        weights = 1.0 / torch.bincount(self.label_of).clamp(min=1)[self.label_of].double()
         return torch.multinomial(weights, count, replacement=True, generator=generator)
 
     def indices(self, first: int, count: int) -> torch.Tensor:
         """Image numbers at positions first … first + count − 1 of the stream, on the CPU."""
         size = len(self.labels)
         epochs = range(first // size, (first + count - 1) // size + 1)
-        order = torch.cat([self.epoch_order(epoch) for epoch in epochs])
+        known = self.orders
+        self.orders = {epoch: known[epoch] if epoch in known else self.epoch_order(epoch) for epoch in epochs}
+        order = torch.cat(list(self.orders.values()))
         start = first - epochs[0] * size
         return order[start : start + count]
 
@@ -143,7 +155,7 @@ class TrainingStream:
     def inputs(self, step: int, index: torch.Tensor, parts: int) -> list[StepInputs]:
         """The images number `index` (b,) with everything random about them in step `step`, cut into `parts`."""
         device, batch_size = self.images.device, len(index)
-        index = index.to(device)
+        index = index.to(device, non_blocking=True)
         generator = torch.Generator(device).manual_seed(derive_seed(self.seed, 1, step))
         images = scale_images(self.images[index])
         noise = torch.randn(images.shape, generator=generator, device=device)
@@ -152,11 +164,15 @@ class TrainingStream:
         for axis in self.flips:
             mirrored = torch.rand(batch_size, generator=generator, device=device) < 0.5
             images = torch.where(mirrored[:, None, None, None], images.flip(axis), images)
+        moves = []
+        if self.augment:
+            moves = [draw_views(batch_size, self.augment, generator)]
+            images = move_images(images, *moves)
         if self.encode:
             images = self.encode(images)
             noise = noise.view(images.shape)
         labels = self.labels[index].masked_fill(dropped, self.num_classes)
-        cut = zip(*(tensor.chunk(parts) for tensor in (images, labels, noise, timesteps)), strict=True)
+        cut = zip(*(tensor.chunk(parts) for tensor in (images, labels, noise, timesteps, *moves)), strict=True)
         return [StepInputs(*tensors) for tensors in cut]
 
     def timesteps(self, count: int, generator: torch.Generator) -> torch.Tensor:
@@ -167,9 +183,11 @@ class TrainingStream:
         return torch.multinomial(self.density, count, replacement=True, generator=generator)
 
 
-def scale_images(images: torch.Tensor) -> torch.Tensor:
-    """Images, uint8, in [-1, 1]; latents, which have a floating type, as they are; both float32."""
-    return images.float() if images.is_floating_point() else images.float() / 127.5 - 1
+class Process(Protocol):
+    """What a step lowers."""
+
+    def loss(self, network: nn.Module, batch: StepInputs, /) -> torch.Tensor:
+        """A scalar, the mean over the batch."""
 
 
 @dataclass(frozen=True)
@@ -214,7 +232,8 @@ class DDPMProcess:
     def predict(self, unet: nn.Module, batch: StepInputs) -> tuple[torch.Tensor, torch.Tensor]:
         """The network's prediction, (b, c, h, w), and its mean squared error by image, (b,)."""
         noisy = self.scheduler.add_noise(batch.images, batch.noise, batch.timesteps)  # type: ignore[arg-type]
-        prediction = unet(noisy, batch.timesteps, class_labels=batch.labels).sample.float()
+        moves = {} if batch.views is None else {"views": batch.views}
+        prediction = unet(noisy, batch.timesteps, class_labels=batch.labels, **moves).sample.float()
         return prediction, (prediction - self.target(batch)).square().mean(dim=(1, 2, 3))
 
     def image_losses(self, unet: nn.Module, batch: StepInputs) -> torch.Tensor:
@@ -226,13 +245,20 @@ class DDPMProcess:
         return self.weigh(self.image_losses(unet, batch), batch).mean()
 
 
+def patch_side(args: DDPMArguments, resolution: int) -> int:
+    """The side in pixels of the squares that the network sees as channels, as --patch_size says."""
+    if args.patch_size is not None:
+        return args.patch_size
+    return 2 if args.backbone == "unet2d" and not args.latent and resolution >= 32 and resolution % 8 == 0 else 1
+
+
 def build_unet(args: DDPMArguments, resolution: int, channels: int, num_classes: int) -> ContextUnet | UNet2DModel:
     """The untrained network; its last class, number `num_classes`, is the null class.
 
     Raises:
         ValueError: the backbone does not work at `resolution`.
     """
-    patch = args.patch_size
+    patch = patch_side(args, resolution)
     if resolution % patch:
         raise ValueError(f"--resolution {resolution} is no multiple of --patch_size {patch}; use 1")
     resolution, channels = resolution // patch, channels * patch**2
@@ -252,10 +278,25 @@ def build_unet(args: DDPMArguments, resolution: int, channels: int, num_classes:
         down_block_types=("DownBlock2D",) * levels,
         up_block_types=("UpBlock2D",) * levels,
         layers_per_block=1,
+        dropout=args.dropout,
         attention_head_dim=2 * args.width,  # two heads at the bottom; more are slower on a CPU
         norm_num_groups=8,
         num_class_embeds=num_classes + 1,
     )
+
+
+def seen_shape(train: ImageArrays, vae: AutoencoderKL | None) -> tuple[int, int]:
+    """Side and channels of what the network sees of the images of `train`, before patches."""
+    channels, side = train.images.shape[1:3]
+    if vae is None:
+        return side, channels
+    made_for, factor = vae.config.in_channels, 2 ** (len(vae.config.block_out_channels) - 1)  # type: ignore[attr-defined]
+    if channels != made_for or side % factor:
+        raise ValueError(
+            f"--latent is an autoencoder of {made_for} channels and sides in multiples of {factor}, but the images "
+            f"have {channels} and {side}; give --channels {made_for} and such a --resolution"
+        )
+    return side // factor, vae.config.latent_channels  # type: ignore[attr-defined]
 
 
 def build_scheduler(args: DDPMArguments, furthest: float = 1.0) -> DDPMScheduler:
@@ -318,8 +359,10 @@ def build_state(
     args: DDPMArguments, train: ImageArrays, accelerator: Accelerator
 ) -> tuple[TrainingState, ClassConditionedDDPMPipeline]:
     """The state before the first step, and the pipeline around its network."""
+    vae = load_autoencoder(args.latent).to(accelerator.device) if args.latent else None
     torch.manual_seed(derive_seed(args.seed, 2))
-    model = build_unet(args, train.images.shape[-1], train.images.shape[1], len(train.label_names))
+    side, channels = seen_shape(train, vae)
+    model = build_unet(args, side, channels, len(train.label_names))
     if args.init_from:
         try:
             source = load_pipeline(args.init_from)
@@ -332,12 +375,37 @@ def build_state(
             raise ValueError(f"--prediction_type is {args.prediction_type}, but --init_from predicts {theirs}")
         taken = take_over(model, source, train.label_names)
         accelerator.print(f"from {args.init_from}: {taken}")
-    mean, std = image_moments(args, train.images)
-    furthest = max((1 + abs(middle)) / spread for middle, spread in zip(mean, std, strict=True))
+    if vae:
+        mean, std, furthest = latent_moments(latents_of(vae, train.images))
+    else:
+        mean, std = image_moments(args, train.images)
+        furthest = max((1 + abs(middle)) / spread for middle, spread in zip(mean, std, strict=True))
     sampler = to_fast(build_scheduler(args, furthest))
     names = dict(enumerate(train.label_names))
-    pipeline = ClassConditionedDDPMPipeline(model, sampler, names, mean, std, args.patch_size)
-    return TrainingState.begin(model, args, accelerator, args.weight_decay), pipeline
+    pipeline = ClassConditionedDDPMPipeline(model, sampler, names, mean, std, patch_side(args, side), vae=vae)
+    if args.channels_last or (args.channels_last is None and accelerator.device.type == "cuda"):
+        nn.Module.to(model, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    trained = AugmentedUnet(model) if args.augment else model
+    state = TrainingState.begin(trained, args, accelerator, args.weight_decay)
+    state.averages_more = trained is not model
+    return state, pipeline
+
+
+def keep_guide(pipeline: ClassConditionedDDPMPipeline, state: TrainingState) -> None:
+    """Keep the averaged weights as they are now as the guide of `pipeline` (autoguidance, Karras et al. 2024)."""
+    unet = pipeline.unet
+    guide = type(unet).from_config(unet.config).to(unet.device)  # no copy, which would share what is hooked to it
+    with state.averaged_weights():
+        guide.load_state_dict(unet.state_dict())
+    pipeline.register_modules(guide=guide.eval().requires_grad_(False))
+
+
+def load_guide(pipeline: ClassConditionedDDPMPipeline, output_dir: Path) -> None:
+    """Give `pipeline` the guide of the newest checkpoint in `output_dir`, if that has one."""
+    saved = checkpoints(output_dir)
+    if saved and (saved[-1] / "guide").exists():
+        guide = type(pipeline.unet).from_pretrained(saved[-1], subfolder="guide").to(pipeline.unet.device)
+        pipeline.register_modules(guide=guide.requires_grad_(False))
 
 
 CLASS_AXES = {"class_embedding.weight": 0, "class_embed1.0.weight": 1, "class_embed2.0.weight": 1}
@@ -380,7 +448,7 @@ def take_over(model: nn.Module, source: ClassConditionedDDPMPipeline, names: lis
 def train_step(
     accelerator: Accelerator,
     unet: nn.Module,
-    process: DDPMProcess,
+    process: Process,
     optimizer: torch.optim.Optimizer,
     parts: list[StepInputs],
     max_grad_norm: float,

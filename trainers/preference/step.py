@@ -317,8 +317,9 @@ def both_predictions(
 
 def join(first: StepInputs, second: StepInputs) -> StepInputs:
     """Two batches as one."""
-    pairs = zip(vars(first).values(), vars(second).values(), strict=True)
-    return StepInputs(*(torch.cat(pair) for pair in pairs))
+    assert first.views is None and second.views is None
+    names = ("images", "labels", "noise", "timesteps")
+    return StepInputs(*(torch.cat([getattr(first, name), getattr(second, name)]) for name in names))
 
 
 def dpo_loss(

@@ -9,7 +9,25 @@ from clinsynth.trainers.arguments import check_shares
 
 
 @dataclass
-class TextLoraArguments(TextDataArguments):
+class AdapterArguments:
+    """Low-rank adapters of a language model."""
+
+    lora_rank: int = 16
+    """rank of the adapters: the dial of how much they can learn"""
+    lora_alpha: int = 32
+    """the adapters' share is scaled by this over the rank"""
+    lora_dropout: float = 0.05
+    """share of the adapters' inputs left out at random"""
+    target_modules: str = "all-linear"
+    """layers to adapt: all-linear (all but the head), or the ends of their names, as q_proj,v_proj"""
+
+    def __post_init__(self) -> None:
+        check_at_least(self, 1, ["lora_rank", "lora_alpha"])
+        check_shares(self, ["lora_dropout"])
+
+
+@dataclass
+class TextLoraArguments(TextDataArguments, AdapterArguments):
     """Fine-tune a language model (LoRA) to write texts of each label of a task.
 
     It memorises some of its training texts: check what it writes with `clinsynth evaluate text`, and keep the folder
@@ -29,14 +47,6 @@ class TextLoraArguments(TextDataArguments):
     """labels of a task of ICD-10 codes, as F32.1,F41.1,…; a block (F30-F39) or a letter stands for all below it"""
     output_dir: str = "runs/text-lora"
     """run folder; afterwards itself a model that transformers loads, with the adapter alone in adapter/"""
-    lora_rank: int = 16
-    """rank of the adapters: the dial of how much they can learn"""
-    lora_alpha: int = 32
-    """the adapters' share is scaled by this over the rank"""
-    lora_dropout: float = 0.05
-    """share of the adapters' inputs left out at random"""
-    target_modules: str = "all-linear"
-    """layers to adapt: all-linear (all but the head), or the ends of their names, as q_proj,v_proj"""
     epochs: int = 3
     """passes over the train texts, each with prompts of its own and a validation loss after it"""
     train_steps: int | None = None
@@ -63,7 +73,8 @@ class TextLoraArguments(TextDataArguments):
     """of the data's splits, the prompts, the order of texts and the adapters' start"""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        TextDataArguments.__post_init__(self)
+        AdapterArguments.__post_init__(self)
         for name, hint in (
             ("model", "a folder, a Hub id or a .gguf file of a language model"),
             ("task", "severity-posts, note-sections, … or a .yaml file"),
@@ -71,9 +82,8 @@ class TextLoraArguments(TextDataArguments):
         ):
             if not getattr(self, name):
                 raise ValueError(f"--{name} is missing; give {hint}")
-        counts = "lora_rank lora_alpha epochs train_steps batch_size gradient_accumulation max_length".split()
+        counts = "epochs train_steps batch_size gradient_accumulation max_length".split()
         check_at_least(self, 1, [*counts, "checkpointing_steps"])
         check_at_least(self, 0, ["canaries", "seed"])
-        check_shares(self, ["lora_dropout"])
         if not 0 < self.learning_rate < 1:
             raise ValueError(f"--learning_rate must be in (0, 1), got {self.learning_rate}; 2e-4 is usual")

@@ -8,7 +8,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from datasets import Dataset, DatasetDict
@@ -57,7 +57,14 @@ class Examples:
         return json.dumps({**self.facts, "steps": self.steps, "steps_a_pass": self.steps_a_pass}, indent=2)
 
 
-def check_task(args: TextLoraArguments, task: Task, names: list[str]) -> None:
+class WithTask(Protocol):
+    """Arguments of a command on a task and a data set."""
+
+    task: str
+    dataset: str
+
+
+def check_task(args: WithTask, task: Task, names: list[str]) -> None:
     """Raise a `ValueError` where the data cannot fill the task's schema, or has a label that the task does not."""
     lacking = [field for field in task.schema["properties"] if field != "text"]
     if lacking:

@@ -18,7 +18,7 @@ import os
 import shutil
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from tqdm.auto import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState
@@ -220,7 +220,17 @@ class Journal(TrainerCallback):
                 atomic_write(aside / BEST, json.dumps(found) + "\n")
 
 
-def with_adapters(args: TextLoraArguments, model: PreTrainedModel) -> PeftModel:
+class Adapting(Protocol):
+    """Arguments of a command that trains adapters."""
+
+    lora_rank: int
+    lora_alpha: int
+    lora_dropout: float
+    target_modules: str
+    seed: int
+
+
+def with_adapters(args: Adapting, model: PreTrainedModel) -> PeftModel:
     """A PEFT model around `model`, whose adapters begin as nothing: its logits are the base's.
 
     Raises:
