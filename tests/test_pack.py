@@ -25,6 +25,7 @@ from clinsynth.pack.forms import MEASURED, NOT_MEASURED, OPEN, Item, Rule, answe
 from clinsynth.pack.pack import OF_EACH_SET, OF_THE_RUN, print_page
 from clinsynth.pack.runs import read_folders
 from clinsynth.scripts.pack import PackArguments
+from clinsynth.synthesis.shard_files import hash_shards
 
 MADE = Path(__file__).parent / "fixtures" / "f467151"
 PACKED = ("pack.json", "pack.html", "pack.pdf")
@@ -372,6 +373,31 @@ def test_a_value_without_floor_or_interval_is_told_all_the_same() -> None:
         if "comparisons" in rule.at and "sentence" not in str(rule.say):
             continue  # of an interval alone
         assert [one.status for one in said] == [MEASURED], name
+
+
+def test_attacks_on_a_tuned_model_and_an_audit_of_its_texts_are_told(made: Path, tmp_path: Path) -> None:
+    share = {"value": 0.25, "interval": [0.1, 0.5], "count": 3, "n": 12}
+    membership = {"value": 0.5, "interval": [0.3, 0.7], "control": {"value": 0.4}, "tpr": []}
+    attacks = {"membership": membership, "extraction": {"prefix": 12, "length": 20, **share, "floor": share}}
+    audit: dict[str, Any] = {"flagged": share, "judges": [{"kind": "experts", "texts": 12}]}
+    audit["shards_sha256"] = hash_shards(made / "posts")
+    for name, file, words in (
+        ("attacked", "attacks.json", {"model": "runs/writer", **attacks}),
+        ("audited", "audit.json", audit),
+    ):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / file).write_text(json.dumps(words))
+    pack, roots = make_pack(tmp_path / "out", made / "posts", tmp_path / "attacked", tmp_path / "audited")
+    check_traced(pack, roots)
+    table = form_of(pack, "posts", "Attacks")
+    (extraction,) = said(table, "Singling out: training texts said by heart")
+    assert extraction[0] == MEASURED and "word by word for 20: 0.250" in extraction[1]
+    assert said(table, "Inference: was a sample")[0][0] == MEASURED
+    assert said(pack["first_page"], "Membership attack")[0][1].startswith("AUC 0.500")
+    assert said(pack["first_page"], "Reading by clinicians")[0][1].startswith("experts looked for harm in 12 texts")
+    (tmp_path / "audited/audit.json").write_text(json.dumps({**audit, "shards_sha256": "another"}))
+    with pytest.raises(ValueError, match="audit.json is about other shards"):
+        read_folders([made / "posts", tmp_path / "audited"])
 
 
 def test_an_attack_without_baseline_is_told_all_the_same() -> None:

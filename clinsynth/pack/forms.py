@@ -25,7 +25,7 @@ MEASURED, RECORDED, DECLARED, NOT_MEASURED, OPEN = "measured", "on record", "dec
 """What a statement is: a measurement of the run, a setting or fact of it, what clinsynth does in every run, what was
 not measured or not done, and what a human must fill in."""
 NO_FILE = "no file of the run says anything about it"
-OF_MEASUREMENT = {"evidence", "membership", "results"}
+OF_MEASUREMENT = {"evidence", "membership", "text_attacks", "audit", "results"}
 NO_MEASUREMENT = {"data", "environment", "extractor", "encoder", "notes", "runs"}
 """Files of measurements, and their parts that say what was measured and by what."""
 PLACE = re.compile(r"\{([^{}|]+)(?:\|(\w+))?\}")
