@@ -6,22 +6,26 @@ Packs of whole studies, of images and of texts, are looked at by test_golden.py,
 import json
 import os
 import shutil
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from certificates import Authority, as_pem, write_files
+from certificates import Authority, as_pem, new_key, write_files
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from packs import check_traced, load, make_pack, statements_of
 from pyarrow import parquet
 
-from clinsynth.hub.rows import inspect_manifest
+from clinsynth.hub.rows import inspect_manifest, sign_bytes, verify_bytes, why_not_trusted
 from clinsynth.hub.signing import read_identity
 from clinsynth.pack.files import Node
 from clinsynth.pack.forms import MEASURED, NOT_MEASURED, OPEN, Item, Rule, answer, apply, as_list, read_form
 from clinsynth.pack.pack import OF_EACH_SET, OF_THE_RUN, print_page
 from clinsynth.pack.runs import read_folders
 from clinsynth.scripts.pack import PackArguments
+from clinsynth.synthesis.shard_files import hash_shards
 
 MADE = Path(__file__).parent / "fixtures" / "f467151"
 PACKED = ("pack.json", "pack.html", "pack.pdf")
@@ -157,6 +161,34 @@ def test_a_manifest_names_its_rows_and_its_signer(signed: dict[str, Any], made: 
         inspect_manifest(shard, changed, None)
 
 
+def test_who_is_no_authority_vouches_for_nobody() -> None:
+    authority, key = Authority(), new_key()
+    signer = authority.issue("Radiology", key)
+    forged = Authority("Radiology", key).issue("Somebody", new_key())
+    anchors = [authority.certificate]
+    assert why_not_trusted([signer], anchors) == ""
+    assert "did not issue each other" in why_not_trusted([forged, signer], anchors)
+    assert "not valid now" in why_not_trusted([authority.issue("Radiology", key, days=(-9, -1))], anchors)
+
+
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [
+        ("ES256", lambda: ec.generate_private_key(ec.SECP256R1())),
+        ("ES384", lambda: ec.generate_private_key(ec.SECP384R1())),
+        ("ES512", lambda: ec.generate_private_key(ec.SECP521R1())),
+        ("PS256", lambda: rsa.generate_private_key(65537, 2048)),
+        ("EdDSA", ed25519.Ed25519PrivateKey.generate),
+    ],
+)
+def test_each_kind_of_key_signs(name: str, make: Any) -> None:
+    key = make()
+    signature = sign_bytes(key, name, b"rows")
+    verify_bytes(key.public_key(), name, signature, b"rows")
+    with pytest.raises(InvalidSignature):
+        verify_bytes(key.public_key(), name, signature, b"other rows")
+
+
 def test_a_signature_stays_and_goes_with_its_manifest(signed: dict[str, Any], made: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(signed["folder"], tmp_path / "out"))
     identity = read_identity(signed["chain"], signed["key"])
@@ -228,6 +260,24 @@ def test_evidence_without_its_set_is_refused(made: Path) -> None:
         read_folders([made / "posts", made / "eyes-evidence"])
 
 
+def test_what_is_about_another_set_is_refused(made: Path, tmp_path: Path) -> None:
+    for name, file, words in (
+        ("audit", "membership.json", {"model": "runs/another", "value": 0.5}),
+        ("arms", "results.json", {"arms": [], "comparisons": []}),
+    ):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / file).write_text(json.dumps(words))
+    (tmp_path / "arms/config.yaml").write_text("synthetic: ddpm=runs/eyes,gan=runs/by-gan\n")
+    with pytest.raises(ValueError, match="about the model another, which made none of the sets"):
+        read_folders([made / "eyes", tmp_path / "audit"])
+    with pytest.raises(ValueError, match="were trained on by-gan, which was not given"):
+        read_folders([made / "eyes", tmp_path / "arms"])
+    for place in ("a", "b"):
+        shutil.copytree(made / "eyes", tmp_path / place / "eyes")
+    with pytest.raises(ValueError, match="two of the sets have one name"):
+        read_folders([tmp_path / "a", tmp_path / "b"])
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -279,6 +329,10 @@ def test_of_a_private_column_it_is_told_that_there_is_one() -> None:
     private, where = (next(apply(rule, config, {})).to_dict() for rule in (persons, source))
     assert "mrn" not in json.dumps(private) and private["values"][0]["is given"] is True
     assert where["text"] == "eyes.npz" and "ward" not in json.dumps(where)
+    assert (
+        list(apply(Rule("train_config", "init_from", "{.|data}"), replace(config, value={"init_from": None}), {}))
+        == []
+    )
     settings = Rule("train_config", "*", "{@}: {.}", settings=True)
     assert [one.text for one in apply(settings, config, {})] == ["seed: 0"]
 
@@ -319,6 +373,31 @@ def test_a_value_without_floor_or_interval_is_told_all_the_same() -> None:
         if "comparisons" in rule.at and "sentence" not in str(rule.say):
             continue  # of an interval alone
         assert [one.status for one in said] == [MEASURED], name
+
+
+def test_attacks_on_a_tuned_model_and_an_audit_of_its_texts_are_told(made: Path, tmp_path: Path) -> None:
+    share = {"value": 0.25, "interval": [0.1, 0.5], "count": 3, "n": 12}
+    membership = {"value": 0.5, "interval": [0.3, 0.7], "control": {"value": 0.4}, "tpr": []}
+    attacks = {"membership": membership, "extraction": {"prefix": 12, "length": 20, **share, "floor": share}}
+    audit: dict[str, Any] = {"flagged": share, "judges": [{"kind": "experts", "texts": 12}]}
+    audit["shards_sha256"] = hash_shards(made / "posts")
+    for name, file, words in (
+        ("attacked", "attacks.json", {"model": "runs/writer", **attacks}),
+        ("audited", "audit.json", audit),
+    ):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / file).write_text(json.dumps(words))
+    pack, roots = make_pack(tmp_path / "out", made / "posts", tmp_path / "attacked", tmp_path / "audited")
+    check_traced(pack, roots)
+    table = form_of(pack, "posts", "Attacks")
+    (extraction,) = said(table, "Singling out: training texts said by heart")
+    assert extraction[0] == MEASURED and "word by word for 20: 0.250" in extraction[1]
+    assert said(table, "Inference: was a sample")[0][0] == MEASURED
+    assert said(pack["first_page"], "Membership attack")[0][1].startswith("AUC 0.500")
+    assert said(pack["first_page"], "Reading by clinicians")[0][1].startswith("experts looked for harm in 12 texts")
+    (tmp_path / "audited/audit.json").write_text(json.dumps({**audit, "shards_sha256": "another"}))
+    with pytest.raises(ValueError, match="audit.json is about other shards"):
+        read_folders([made / "posts", tmp_path / "audited"])
 
 
 def test_an_attack_without_baseline_is_told_all_the_same() -> None:

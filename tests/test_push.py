@@ -1,5 +1,6 @@
 """`clinsynth push` against the loopback Hub: what leaves and what does not, and where it lies."""
 
+import hashlib
 import io
 import json
 import shutil
@@ -82,10 +83,14 @@ def test_a_data_set_is_private_whole_and_says_what_it_is(client: Client, hub: Lo
         assert (row["synthetic"], row["generator"], row["revision"]) == (True, "retina", weights)
         says = {"synthetic": True, "generator": "retina", "revision": weights, "seed": row["seed"]}
         assert read_mark(row["image"]["bytes"]) == {**says, "digital_source_type": SOURCE_TYPE}
-    texts = [repo.read(path).decode() for path in ("README.md", "generation.json", "evidence.json")]
+    texts = [repo.read(path).decode() for path in ("README.md", "generation.json", "evidence.json", "croissant.json")]
     assert not any(str(client.folder) in text or "/tmp" in text for text in texts)
     assert '"pairs"' not in texts[2] and '"train_row"' not in texts[2]
     assert "| exact copies | 0 of 24 pictures | 0.00% | passed |" in texts[0] and "| synthetic | bool |" in texts[0]
+    described = json.loads(texts[3])
+    hashes = {one["contentUrl"]: one["sha256"] for one in described["distribution"] if "contentUrl" in one}
+    assert hashes == {path: hashlib.sha256(repo.read(path)).hexdigest() for path in SET_FILES[2:5]}
+    assert described["url"].endswith("/tester/set") and described["prov:wasGeneratedBy"]
     (tmp_path / "eye.png").write_bytes(rows[0]["image"]["bytes"])
     (tmp_path / "eyes.parquet").write_bytes(repo.read(SET_FILES[2]))
     assert json.loads(client.done(f"inspect {tmp_path}/eye.png"))["seed"] == rows[0]["seed"]

@@ -161,24 +161,26 @@ def read_signature(manifest: Path, anchors: str | None = None) -> dict[str, Any]
 
 def why_not_trusted(chain: list[Certificate], anchors: list[Certificate]) -> str:
     """What keeps a signer from being trusted; empty where nothing does."""
-    from cryptography.exceptions import InvalidSignature
-
-    if not chain[0].not_valid_before_utc <= datetime.now(UTC) <= chain[0].not_valid_after_utc:
-        return "the certificate is not valid now"
-    for lower, upper in pairwise(chain):
-        try:
-            lower.verify_directly_issued_by(upper)
-        except (ValueError, TypeError, InvalidSignature):
-            return "the certificates did not issue each other"
-    for anchor in anchors:
-        try:
-            if chain[-1] == anchor:
-                return ""
-            chain[-1].verify_directly_issued_by(anchor)
-            return ""
-        except (ValueError, TypeError, InvalidSignature):
-            continue
+    now = datetime.now(UTC)
+    if not all(one.not_valid_before_utc <= now <= one.not_valid_after_utc for one in chain):
+        return "a certificate is not valid now"
+    if not all(has_issued(upper, lower) for lower, upper in pairwise(chain)):
+        return "the certificates did not issue each other"
+    if any(chain[-1] == anchor or has_issued(anchor, chain[-1]) for anchor in anchors):
+        return ""
     return "no certificate that you named as trusted vouches for the signer"
+
+
+def has_issued(upper: Certificate, lower: Certificate) -> bool:
+    """Whether the holder of one certificate, an authority, issued the other."""
+    from cryptography.exceptions import InvalidSignature
+    from cryptography.x509 import BasicConstraints, ExtensionNotFound
+
+    try:
+        lower.verify_directly_issued_by(upper)
+        return upper.extensions.get_extension_for_class(BasicConstraints).value.ca
+    except (ValueError, TypeError, InvalidSignature, ExtensionNotFound):
+        return False
 
 
 def inspect_manifest(shard: Path, manifest: Path, anchors: str | None) -> dict[str, Any]:

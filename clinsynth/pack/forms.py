@@ -25,10 +25,11 @@ MEASURED, RECORDED, DECLARED, NOT_MEASURED, OPEN = "measured", "on record", "dec
 """What a statement is: a measurement of the run, a setting or fact of it, what clinsynth does in every run, what was
 not measured or not done, and what a human must fill in."""
 NO_FILE = "no file of the run says anything about it"
-OF_MEASUREMENT = {"evidence", "membership", "results"}
+OF_MEASUREMENT = {"evidence", "membership", "text_attacks", "audit", "results"}
 NO_MEASUREMENT = {"data", "environment", "extractor", "encoder", "notes", "runs"}
 """Files of measurements, and their parts that say what was measured and by what."""
 PLACE = re.compile(r"\{([^{}|]+)(?:\|(\w+))?\}")
+MAY_BE_MISSING = ("none", "given")
 UNDERSCORES = str.maketrans("_", " ")
 NOT_SETTINGS = NOT_SHOWN | HIDDEN_FLAGS | {"endpoint", "examples_sha256", "verify_labels_sha256"}
 """Names of settings that would tell a path, an address or a digest of real texts, or that say nothing of how something
@@ -219,19 +220,12 @@ def hides(node: Node) -> bool:
 def state(rule: Rule, node: Node, titles: Mapping[str, str]) -> Statement | None:
     """The rule's sentence about a value; of a record that holds no value what was not measured, and why."""
     for sentence in as_list(rule.say):
-        values: list[tuple[Node, str]] = []
-        places = list(PLACE.finditer(sentence))
-        found = [place_of(node, place.group(1)) for place in places]
-        if all(one is not None and (known(one.value) or place[2]) for one, place in zip(found, places, strict=True)):
-            text, end = "", 0
-            for one, place in zip(found, places, strict=True):
-                assert one is not None
-                cited = told(one, place[2])
-                shown = show(cited, place[2], titles)
-                values.append((cited, shown))
-                text += sentence[end : place.start()] + shown
-                end = place.end()
-            return Statement(rule.status, text + sentence[end:], values)
+        places = PLACE.findall(sentence)
+        cited = [one for path, kind in places if (one := cite(node, path, kind)) is not None]
+        if len(cited) == len(places):
+            values = [(one, show(one, kind, titles)) for one, (_, kind) in zip(cited, places, strict=True)]
+            words = iter([shown for _, shown in values])
+            return Statement(rule.status, PLACE.sub(lambda _, words=words: next(words), sentence), values)
     return not_measured(node, titles)
 
 
@@ -244,20 +238,17 @@ def not_measured(node: Node, titles: Mapping[str, str]) -> Statement | None:
     return Statement(NOT_MEASURED, ": ".join(shown for _, shown in values), values)
 
 
-def place_of(node: Node, path: str) -> Node | None:
-    """The value that a place of a sentence means."""
-    if path == ".":
-        return node
+def cite(node: Node, path: str, kind: str) -> Node | None:
+    """What is cited of the value that a place of a sentence means, None where nothing stands there: of a data set the
+    last part of its path alone, of a private value that there is one."""
     if path == "@":
         return replace(node, value=node.key, holds="name")
-    return next(iter(node.find(path)), None)
-
-
-def told(node: Node, kind: str | None) -> Node:
-    """What is cited of a value: of a data set the last part of its path alone, of a private one that there is one."""
+    found = node if path == "." else next(iter(node.find(path)), None)
+    if found is None or not (known(found.value) or kind in MAY_BE_MISSING):
+        return None
     if kind == "data":
-        return replace(node, value=last_part(str(node.value)), holds="last part")
-    return replace(node, value=known(node.value), holds="is given") if kind == "given" else node
+        return replace(found, value=last_part(str(found.value)), holds="last part")
+    return replace(found, value=known(found.value), holds="is given") if kind == "given" else found
 
 
 def public(node: Node) -> Any:
@@ -275,7 +266,7 @@ def without_bidi(value: Any) -> Any:
     return value
 
 
-def show(node: Node, kind: str | None, titles: Mapping[str, str]) -> str:
+def show(node: Node, kind: str, titles: Mapping[str, str]) -> str:
     """A value in a sentence; of `kind` "title" what tables call a metric."""
     value = public(node)
     if kind == "title":

@@ -79,7 +79,7 @@ def render(pack: dict[str, Any], kinds: list[str]) -> str:
     """The page as HTML."""
     things = {"images": IMAGES, "texts": TEXTS}
     limits = [NO_CLAIM, *(NO_CLINICIAN[things[kind]] for kind in kinds), NO_PROOF]
-    return render_page("report_pack", [], limits, pack=pack)
+    return render_page("report_pack", limits, pack=pack)
 
 
 def write_pack(run: PackedRun, output_dir: Path, identity: SigningIdentity | None = None) -> list[Path]:

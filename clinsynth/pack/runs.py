@@ -11,12 +11,14 @@ from typing import Any
 from clinsynth.hub_cards.checkpoint import may_have_made, read_checkpoint
 from clinsynth.hub_cards.sets import SyntheticSet, read_set
 from clinsynth.hub_cards.sources import read_run
+from clinsynth.judges.text_rules import AUDIT_FILE
 from clinsynth.metrics.privacy.exact import TRAINED_ON
 from clinsynth.pack.files import Files, Node
 from clinsynth.private_words import last_part
 from clinsynth.synthesis.shard_files import find_shards, hash_shards
 
-KNOWN = ("generation.json", "evidence.json", "results.json", "membership.json", "report.json")
+ATTACKS = {"membership": "membership.json", "text_attacks": "attacks.json"}
+"""What forms call the files of attacks on a generator."""
 OF_TRAINING = {
     "train_config": "config.yaml",
     "train_environment": "environment.json",
@@ -27,6 +29,7 @@ OF_TRAINING = {
     "train_privacy": "privacy.json",
 }
 """What forms call the files of a generator's run folder."""
+KNOWN = ("generation.json", "evidence.json", "results.json", "report.json", AUDIT_FILE, *ATTACKS.values())
 OF_SET = {"generation": "generation.json", "task": "task.json", "credentials": "content_credentials.json"}
 
 
@@ -92,6 +95,9 @@ def read_folders(folders: Iterable[Path]) -> PackedRun:
     for folder in dict.fromkeys(found):
         if (folder / "generation.json").is_file():
             run.sets.append(read_packed(folder, run.files))
+    names = [one.name for one in run.sets]
+    if len(set(names)) < len(names):
+        raise ValueError(f"two of the sets have one name ({', '.join(names)}); rename one, or pack them one by one")
     if not run.sets:
         raise ValueError("these folders hold no synthetic set; name the --output_dir of `clinsynth generate` too")
     for folder in dict.fromkeys(found):
@@ -148,22 +154,54 @@ def trained_in(files: Files, generator: dict[str, Any]) -> Path | None:
 def add_findings(folder: Path, run: PackedRun) -> None:
     """Add what one folder holds about the sets: evidence, an attack, classifiers."""
     for node in run.files.read(folder / "evidence.json"):
-        about = [one for one in run.sets if one.shards_sha256 == find_text(node, "data/shards_sha256")]
-        if not about:
-            raise ValueError(
-                f"{folder / 'evidence.json'} is about other shards than those of the sets that were given; name its "
-                "set too, or run `clinsynth evaluate` on the set as it is now"
-            )
-        for one in about:
+        for one in sets_of_shards(run, find_text(node, "data/shards_sha256"), folder / "evidence.json"):
             if one.evidence is not None:
                 raise ValueError(f"{one.evidence} and {folder} both hold evidence on {one.name}; name one of them")
             one.sources["evidence"], one.evidence = [node], folder
-    for node in run.files.read(folder / "membership.json"):
-        for one in run.sets:
-            model = one.made.generation["generator"].get("model") or ""
-            if model and last_part(model) == last_part(find_text(node, "model")):
-                one.sources["membership"] = [node]
-    run.results += run.files.read(folder / "results.json")
+    for name, file in ATTACKS.items():
+        for node in run.files.read(folder / file):
+            for one in sets_of_model(run, last_part(find_text(node, "model")), folder / file):
+                one.sources[name] = [node]
+    for node in run.files.read(folder / AUDIT_FILE):
+        for one in sets_of_shards(run, find_text(node, "shards_sha256"), folder / AUDIT_FILE):
+            one.sources["audit"] = [node]
+    for node in run.files.read(folder / "results.json"):
+        check_trained_on(folder, [one.name for one in run.sets])
+        run.results.append(node)
+
+
+def sets_of_shards(run: PackedRun, digest: str, path: Path) -> list[PackedSet]:
+    """The sets whose shards a file is about; a ValueError where that is none of them."""
+    about = [one for one in run.sets if one.shards_sha256 == digest]
+    if not about:
+        raise ValueError(
+            f"{path} is about other shards than those of the sets that were given; name its set too, or measure the "
+            "set as it is now"
+        )
+    return about
+
+
+def sets_of_model(run: PackedRun, model: str, path: Path) -> list[PackedSet]:
+    """The sets that a model of this name made; a ValueError where that is none of them."""
+    about = [one for one in run.sets if model == last_part(one.made.generation["generator"].get("model") or "")]
+    if not about:
+        raise ValueError(
+            f"{path} is about the model {model}, which made none of the sets that were given; leave it out, or name "
+            "the set that it made"
+        )
+    return about
+
+
+def check_trained_on(folder: Path, names: list[str]) -> None:
+    """Raise a ValueError where the classifiers in `folder` were trained on other synthetic sets than those given."""
+    said = str(read_run(folder).config.get("synthetic") or "")
+    used = [last_part(word.rpartition("=")[2]) for word in said.split(",") if word]
+    unknown = [name for name in used if name not in names]
+    if unknown:
+        raise ValueError(
+            f"{folder / 'results.json'} is of classifiers that were trained on {', '.join(unknown)}, which was not "
+            "given; name that set too, or leave these classifiers out"
+        )
 
 
 def find_text(node: Node, path: str) -> str:

@@ -52,12 +52,7 @@ def describe(record: dict[str, Any]) -> str:
 
 def render_audit(record: dict[str, Any], name: str, shown: dict[int, str]) -> str:
     """The page as HTML text; `shown` are the texts by row that may stand on it."""
-    flagged = record["flagged"]
-    tiles = [
-        page.tile("Flagged", f"{flagged['count']} of {flagged['n']}", "texts in which harm was found", "neutral"),
-        page.tile("Not judged", str(record["not_judged"]), "texts about which a judge gave no answer", "neutral"),
-    ]
-    return page.render_page("report_audit", tiles, audit_limits(record), record=record, name=name, shown=shown)
+    return page.render_page("report_audit", audit_limits(record), record=record, name=name, shown=shown)
 
 
 def audit_limits(record: dict[str, Any]) -> list[str]:
