@@ -17,6 +17,7 @@ Parquet shard N when it is full.
 
 from dataclasses import dataclass
 from functools import partial
+from typing import ClassVar
 
 from clinsynth.arguments import check_at_least, run
 from clinsynth.data.arguments import TextDataArguments
@@ -38,6 +39,11 @@ class GenerateTextArguments(TextDataArguments, WriterArguments, TextFilterArgume
 
       clinsynth generate text --model HuggingFaceTB/SmolLM2-135M-Instruct --task severity-posts --per_class 200 --dataset posts.csv --k_shot 4 --output_dir runs/posts
     """  # noqa: E501
+
+    essentials: ClassVar[str] = (
+        "model task output_dir per_class counts balance_to dataset k_shot reject_copies codes "
+        "endpoint send_real_texts temperature seed dry_run"
+    )
 
     dataset: str = ""
     """real data set, whose train split gives the examples of --k_shot and what --balance_to counts; else not needed"""

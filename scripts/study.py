@@ -15,9 +15,10 @@ import resource
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clinsynth.arguments import run
+from clinsynth.arguments import recipe_files, run
 from clinsynth.study.arguments import StudyArguments
 
 if TYPE_CHECKING:
@@ -88,8 +89,11 @@ def run_step(step: "Step") -> None:
 
 
 def recipe_first(words: list[str]) -> list[str]:
-    """`RECIPE --flag …` as `--config RECIPE --flag …`."""
-    return ["--config", *words] if words and not words[0].startswith("-") else words
+    """`RECIPE --flag …` as `--config FILE --flag …`; a recipe that comes with clinsynth may go by its name."""
+    if not words or words[0].startswith("-"):
+        return words
+    own = {} if Path(words[0]).exists() else recipe_files(".")
+    return ["--config", str(own.get(words[0], words[0])), *words[1:]]
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ Nothing heavy is imported here, so that `--help` is quick.
 """
 
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from clinsynth.arguments import check_at_least
 from clinsynth.data.arguments import ImageDataArguments
@@ -127,6 +127,11 @@ class DDPMArguments(FromScratchArguments, DescentArguments):
 
       clinsynth train ddpm --dataset phantom-fundus --resolution 32 --channels 1 --output_dir runs/phantom
     """
+
+    essentials: ClassVar[str] = (
+        "dataset resolution channels output_dir train_steps width train_batch_size seed init_from dp_epsilon "
+        "validation_steps push_to_hub dry_run"
+    )
 
     output_dir: str = "runs/ddpm"
     learning_rate: float = 2e-3
@@ -253,6 +258,11 @@ class GANArguments(FromScratchArguments):
       clinsynth train gan --dataset phantom-fundus --resolution 32 --channels 1 --output_dir runs/phantom-gan
     """
 
+    essentials: ClassVar[str] = (
+        "dataset resolution channels output_dir train_steps loss width train_batch_size seed validation_steps "
+        "push_to_hub dry_run"
+    )
+
     output_dir: str = "runs/gan"
     train_steps: int = 10_000
     """updates of the generator"""
@@ -306,6 +316,11 @@ class TextToImageLoraArguments(DescentArguments):
 
       clinsynth train text-to-image-lora --model stable-diffusion-v1-5/stable-diffusion-v1-5 --dataset ham10000 --fit squash --prompt_template "a dermatoscopic picture of {label}" --output_dir runs/derm-lora
     """  # noqa: E501
+
+    essentials: ClassVar[str] = (
+        "model dataset output_dir prompt_template fit resolution train_steps train_batch_size rank learning_rate "
+        "seed dry_run"
+    )
 
     output_dir: str = "runs/text-to-image-lora"
     """run folder; afterwards holds pytorch_lora_weights.safetensors, learned_embeds.safetensors, text_to_image.json"""
