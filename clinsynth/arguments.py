@@ -49,7 +49,7 @@ def build_parser(arguments_class: type, prog: str | None = None) -> Parser:
     vars(arguments_class)["__init__"].__annotations__ = get_type_hints(arguments_class)
     parser.add_class_arguments(arguments_class, as_group=False)
     for action in parser._actions:
-        if getattr(action, "_typehint", None) is bool:  # `--dry_run` alone means `--dry_run true`
+        if getattr(action, "_typehint", None) in (bool, bool | None):  # `--dry_run` alone means `--dry_run true`
             action.nargs, action.const = "?", True
     return parser
 

@@ -143,7 +143,7 @@ def explain(action: argparse.Action) -> str:
     kind, text = getattr(action, "_typehint", None), " ".join((action.help or "").split())
     mark, word = words_of(kind) if kind else ("FILE" if action.dest == "config" else "", "")
     flag = f"--{action.dest}".replace("--print_config", "--print_config[=skip_default]")
-    if kind is not bool or action.default:
+    if kind not in (bool, bool | None) or action.default:
         flag = f"{flag} {mark}".rstrip()
     notes = [word] if "number" in word and get_origin(kind) is not Literal else []
     if kind and action.default is not False and action.default not in (None, "", {}, []):

@@ -23,9 +23,11 @@ def main(args: EvaluateImagesArguments) -> None:
     from clinsynth.metrics.privacy.exact import picture_digests
     from clinsynth.reports.images import choose_images, render_image_report
     from clinsynth.run_folder import atomic_write
-    from clinsynth.study.image_evidence import gather_evidence
+    from clinsynth.study.image_evidence import gather_evidence, stages_of
 
-    evidence, real, synthetic = gather_evidence(args)
+    begins = stages_of(args)
+    evidence, real, synthetic = gather_evidence(args, begins)
+    begins("report")
     samples = choose_images(real["train"], synthetic, evidence["privacy"]["pairs"], args.seed)
     output_dir = Path(args.output_dir)
     digests = {name: picture_digests(split.images) for name, split in real.items()}

@@ -77,6 +77,8 @@ class GenerateTextArguments(TextDataArguments, WriterArguments, TextFilterArgume
         WriterArguments.__post_init__(self)
         check_amounts(self)
         check_at_least(self, 0, ["k_shot"])
+        if self.reject_copies is None:
+            self.reject_copies = self.k_shot > 0 and self.near_duplicate > 0
         for name in ("k_shot", "reject_copies"):
             if getattr(self, name) and not self.dataset:
                 raise ValueError(f"--{name} {getattr(self, name)} needs --dataset, the real texts; name it")
@@ -138,9 +140,11 @@ def main(args: GenerateTextArguments) -> None:
         plan.begin(facts)
         write_run_config(output_dir, args)
         atomic_write(output_dir / "task.json", json.dumps(task.to_dict(), indent=2, ensure_ascii=False) + "\n")
-        print(f"generating {planned}")
+        kept_apart = "; a text that is near a real one is drawn anew" if args.reject_copies else ""
+        print(f"generating {planned}{kept_apart}")
     state.wait_for_everyone()
-    write_text_shards(plan, prompts, writer.write, seen, state.process_index)
+    at_once = args.concurrency if args.endpoint else args.batch_size
+    write_text_shards(plan, prompts, writer.write, seen, state.process_index, at_once)
     state.wait_for_everyone()
     if state.is_main_process:
         settle_shards(plan, prompts, writer.write, seen)

@@ -31,7 +31,7 @@ def main(args: StudyArguments) -> None:
 
     plan = plan_study(args)
     if args.dry_run:
-        print("\n".join(f"{'done' if step.finished else 'to do'}: {step.shown}" for step in plan.steps))
+        print(describe_plan(plan, Path(args.output_dir)))
         return
     from clinsynth.run_folder import create_run_folder, read_json, write_run_config
 
@@ -44,6 +44,27 @@ def main(args: StudyArguments) -> None:
     from clinsynth.reports.study import write_study_report
 
     write_study_report(args, plan, output_dir)
+
+
+def describe_plan(plan: "Plan", output_dir: Path) -> str:
+    """Each step's command, whether it is done, and how long it took the last time where it was run before."""
+    from clinsynth.progress import in_words
+    from clinsynth.run_folder import read_json
+    from clinsynth.study.plan import MARK
+
+    records = [read_json(path) for path in sorted(output_dir.glob(f"*/{MARK}"), key=lambda path: path.stat().st_mtime)]
+    took = {record["name"]: record["seconds"] for record in records}
+    lines, waiting = [], []
+    for step in plan.steps:
+        seconds = took.get(step.name, took.get(step.name.partition(" draw ")[0]))
+        last = "" if seconds is None else f" ({in_words(seconds)}{'' if step.finished else ' the last time'})"
+        lines.append(f"{'done' if step.finished else 'to do'}{last}: {step.shown}")
+        waiting += [] if step.finished else [seconds]
+    known = [seconds for seconds in waiting if seconds is not None]
+    if known:
+        rest = f", and {len(waiting) - len(known)} that were not run before" if len(known) < len(waiting) else ""
+        lines.append(f"to do: about {in_words(sum(known))} for {len(known)} steps by the last time{rest}")
+    return "\n".join(lines)
 
 
 def run_steps(plan: "Plan") -> None:
