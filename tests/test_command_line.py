@@ -1,6 +1,8 @@
 """The command `clinsynth`: help without heavy imports, configuration files, and errors that name the flag."""
 
 import dataclasses
+import json
+import os
 import re
 from collections.abc import Callable
 from itertools import pairwise
@@ -126,6 +128,23 @@ def test_all_that_goes_by_a_name_is_listed(capsys: pytest.CaptureFixture[str]) -
     assert listed >= studies | set(task_names()) | set(checklist_names()) | set(JUDGES) | set(SCHEDULERS) | builtin
     main(["list", "studies"])
     assert {line.split()[0] for line in capsys.readouterr().out.splitlines() if line.startswith("  ")} == studies
+
+
+def test_the_space_is_started_with_what_is_named(tmp_path: Path) -> None:
+    space, arguments_class = load_command("space")
+    (tmp_path / "app.py").write_text(
+        "import json, os, sys, pathlib\n"
+        "asked = json.dumps([sys.argv[1:], os.environ['STUDIO_SETS']])\n"
+        "pathlib.Path(__file__).with_name('asked.json').write_text(asked)\n"
+    )
+    space.main(arguments_class(folder=str(tmp_path), models="a,b", sets=f"{tmp_path},{tmp_path.parent}", port=7861))
+    words, sets = json.loads((tmp_path / "asked.json").read_text())
+    assert words == ["--models", "a,b", "--host", "127.0.0.1", "--port", "7861"]
+    assert sets.split(os.pathsep) == [str(tmp_path), str(tmp_path.parent)]
+    with pytest.raises(ValueError, match=r"holds no app\.py; name the Space's folder"):
+        space.main(arguments_class(folder=str(tmp_path / "none")))
+    with pytest.raises(ValueError, match="--sets none is no folder"):
+        space.main(arguments_class(sets="none"))
 
 
 def test_a_study_that_comes_with_clinsynth_goes_by_its_name() -> None:
