@@ -119,14 +119,10 @@ class LocalWriter:
                 max_new_tokens=self.args.max_new_tokens,
                 streamer=tokens,
             )
-        seconds = time.monotonic() - started
-        logger.info(
-            "%d texts, %d tokens in %s: %.1f tokens a second",
-            len(rows),
-            tokens.drawn,
-            in_words(seconds),
-            tokens.drawn / seconds,
-        )
+        if len(rows) >= self.args.batch_size:  # few rows that are drawn anew say little
+            seconds = time.monotonic() - started
+            speed = f"{tokens.drawn / seconds:.1f} tokens a second"
+            logger.info(f"{len(rows)} texts, {tokens.drawn} tokens in {in_words(seconds)}: {speed}")
 
 
 def token_bar() -> Any:
