@@ -11,7 +11,7 @@ counted. A run that was stopped goes on when the same command is started again; 
 """
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from clinsynth.arguments import run
 from clinsynth.models.generators import SamplingArguments
@@ -34,6 +34,11 @@ class GenerateImagesArguments(KeepArguments, SourceArguments, SamplingArguments)
 
       clinsynth generate images --model runs/phantom --per_class 50 --output_dir runs/phantom-synthetic
     """
+
+    essentials: ClassVar[str] = (
+        "model output_dir per_class counts balance_to dataset num_inference_steps guidance_scale "
+        "reject_copies keep_if_class from_images seed dry_run"
+    )
 
     dataset: str = ""
     """real data set whose train split --balance_to fills up and --reject_copies compares with; else not needed"""

@@ -17,6 +17,7 @@ Parquet shard N when it is full.
 
 from dataclasses import dataclass
 from functools import partial
+from typing import ClassVar
 
 from clinsynth.arguments import check_at_least, run
 from clinsynth.data.arguments import TextDataArguments
@@ -38,6 +39,11 @@ class GenerateTextArguments(TextDataArguments, WriterArguments, TextFilterArgume
 
       clinsynth generate text --model HuggingFaceTB/SmolLM2-135M-Instruct --task severity-posts --per_class 200 --dataset posts.csv --k_shot 4 --output_dir runs/posts
     """  # noqa: E501
+
+    essentials: ClassVar[str] = (
+        "model task output_dir per_class counts balance_to dataset k_shot reject_copies codes "
+        "endpoint send_real_texts temperature seed dry_run"
+    )
 
     dataset: str = ""
     """real data set, whose train split gives the examples of --k_shot and what --balance_to counts; else not needed"""
@@ -83,6 +89,8 @@ class GenerateTextArguments(TextDataArguments, WriterArguments, TextFilterArgume
             raise ValueError("--prompt_parts topics needs --dataset, the real texts whose words they are; name it")
         if "diverse" in self.parts and self.k_shot < 2:
             raise ValueError(f"--prompt_parts diverse chooses examples; give --k_shot 2 or more, got {self.k_shot}")
+        if self.reject_copies is None:
+            self.reject_copies = self.k_shot > 0 and self.near_duplicate > 0
         for name in ("k_shot", "reject_copies", "keep_if_label"):
             if getattr(self, name) and not self.dataset:
                 raise ValueError(f"--{name} {getattr(self, name)} needs --dataset, the real texts; name it")
@@ -164,9 +172,11 @@ def main(args: GenerateTextArguments) -> None:
         plan.begin(facts)
         write_run_config(output_dir, args)
         atomic_write(output_dir / "task.json", json.dumps(task.to_dict(), indent=2, ensure_ascii=False) + "\n")
-        print(f"generating {planned}")
+        kept_apart = "; a text that is near a real one is drawn anew" if args.reject_copies else ""
+        print(f"generating {planned}{kept_apart}")
     state.wait_for_everyone()
-    write_text_shards(plan, prompts, writer.write, seen, state.process_index)
+    at_once = args.concurrency if args.endpoint else args.batch_size
+    write_text_shards(plan, prompts, writer.write, seen, state.process_index, at_once)
     state.wait_for_everyone()
     if state.is_main_process:
         settle_shards(plan, prompts, writer.write, seen)

@@ -15,9 +15,10 @@ import resource
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clinsynth.arguments import run
+from clinsynth.arguments import recipe_files, run
 from clinsynth.study.arguments import StudyArguments
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def main(args: StudyArguments) -> None:
 
     plan = plan_study(args)
     if args.dry_run:
-        print("\n".join(f"{'done' if step.finished else 'to do'}: {step.shown}" for step in plan.steps))
+        print(describe_plan(plan, Path(args.output_dir)))
         return
     from clinsynth.run_folder import create_run_folder, read_json, write_run_config
 
@@ -45,6 +46,27 @@ def main(args: StudyArguments) -> None:
     from clinsynth.reports.study import write_study_report
 
     write_study_report(args, plan, output_dir)
+
+
+def describe_plan(plan: "Plan", output_dir: Path) -> str:
+    """Each step's command, whether it is done, and how long it took the last time where it was run before."""
+    from clinsynth.progress import in_words
+    from clinsynth.run_folder import read_json
+    from clinsynth.study.plan import MARK
+
+    records = [read_json(path) for path in sorted(output_dir.glob(f"*/{MARK}"), key=lambda path: path.stat().st_mtime)]
+    took = {record["name"]: record["seconds"] for record in records}
+    lines, waiting = [], []
+    for step in plan.steps:
+        seconds = took.get(step.name, took.get(step.name.partition(" draw ")[0]))
+        last = "" if seconds is None else f" ({in_words(seconds)}{'' if step.finished else ' the last time'})"
+        lines.append(f"{'done' if step.finished else 'to do'}{last}: {step.shown}")
+        waiting += [] if step.finished else [seconds]
+    known = [seconds for seconds in waiting if seconds is not None]
+    if known:
+        rest = f", and {len(waiting) - len(known)} that were not run before" if len(known) < len(waiting) else ""
+        lines.append(f"to do: about {in_words(sum(known))} for {len(known)} steps by the last time{rest}")
+    return "\n".join(lines)
 
 
 def run_steps(plan: "Plan") -> None:
@@ -90,8 +112,11 @@ def run_step(step: "Step") -> None:
 
 
 def recipe_first(words: list[str]) -> list[str]:
-    """`RECIPE --flag …` as `--config RECIPE --flag …`."""
-    return ["--config", *words] if words and not words[0].startswith("-") else words
+    """`RECIPE --flag …` as `--config FILE --flag …`; a recipe that comes with clinsynth may go by its name."""
+    if not words or words[0].startswith("-"):
+        return words
+    own = {} if Path(words[0]).exists() else recipe_files(".")
+    return ["--config", str(own.get(words[0], words[0])), *words[1:]]
 
 
 if __name__ == "__main__":

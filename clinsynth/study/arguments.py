@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, ClassVar
 
 from clinsynth.data.arguments import ImageDataArguments, IntensityArguments, TextDataArguments, WayInArguments
 from clinsynth.judges.judges import check_judge
@@ -16,6 +16,10 @@ from clinsynth.plain_yaml import cut
 @dataclass
 class EvaluateImagesArguments(WayInArguments, IntensityArguments):
     """Compare a synthetic image set with the real one: distances, variety, privacy, classifiers, a report."""
+
+    essentials: ClassVar[str] = (
+        "real synthetic output_dir extractor classifier classifier_seeds bootstrap checklist seed "
+    )
 
     real: str = "phantom-fundus"
     """the real data set that the generator was trained on: any spec that --dataset of `clinsynth train ddpm` takes"""
@@ -79,6 +83,10 @@ class EvaluateImagesArguments(WayInArguments, IntensityArguments):
 @dataclass
 class EvaluateTextArguments(WayInArguments):
     """Compare a synthetic text set with the real one: fidelity, diversity, privacy, a report."""
+
+    essentials: ClassVar[str] = (
+        "real synthetic output_dir encoder language_model show_texts bootstrap text_column label_column seed"
+    )
 
     real: str = ""
     """the real data set that the generator saw: any spec that --dataset of `clinsynth generate text` takes"""
@@ -190,6 +198,10 @@ class StudyArguments(ImageDataArguments):
 
     One setting of the recipe is changed as in --generators.ddpm.train.width 32.
     """
+
+    essentials: ClassVar[str] = (
+        "dataset output_dir dry_run generators classifiers draws task model resolution channels seed"
+    )
 
     title: str = ""
     """heading of the report; default: the data set"""

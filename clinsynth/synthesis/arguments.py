@@ -161,8 +161,9 @@ class TextFilterArguments:
     is a near-duplicate, too"""
     near_duplicate_cosine: float = 0.9
     """their least cosine similarity"""
-    reject_copies: bool = False
-    """draw a text anew also while it is that like a train text of --dataset"""
+    reject_copies: bool | None = None
+    """draw a text anew also while it is that like a train text of --dataset; default: where real texts stand in the
+    prompts (--k_shot), which a model may repeat"""
     verify_labels: str | None = None
     """folder of a classifier trained on the real train texts (clinsynth train text-classifier); a text in which it
     reads another label than the one asked for is drawn anew"""
