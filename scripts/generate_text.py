@@ -6,6 +6,8 @@
         --output_dir runs/remote
     accelerate launch scripts/generate_text.py --model … --task severity-posts --counts severe=100 \\
         --output_dir runs/severe
+    clinsynth generate text --model … --task severity-posts --per_class 5000 --engine ray --address auto \\
+        --output_dir runs/many
 
 The folder --output_dir then loads with `datasets.load_dataset(folder)`: rows of text, label, seed and more.
 A run that was stopped goes on when the same command is started again; finished shards are kept.
@@ -15,22 +17,33 @@ copy, another label) is drawn anew with another seed. Whole texts go to drawn-N.
 Parquet shard N when it is full.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from clinsynth.arguments import check_at_least, run
 from clinsynth.data.arguments import TextDataArguments
 from clinsynth.models.writers import WriterArguments, check_real_texts
 from clinsynth.run_folder import check_same_run, create_run_folder, write_run_config
-from clinsynth.synthesis.arguments import TextFilterArguments, check_amounts
+from clinsynth.synthesis.arguments import TextFilterArguments, WorkersArguments, check_amounts
+
+if TYPE_CHECKING:
+    import torch
+
+    from clinsynth.models.writers import Write
+    from clinsynth.synthesis.plan import Prompts
+    from clinsynth.synthesis.text_filters import SeenTexts
+    from clinsynth.synthesis.text_shards import Ask, TextShards
 
 MAY_DIFFER = frozenset(
-    {"output_dir", "batch_size", "dry_run", "endpoint", "concurrency", "timeout_s", "send_real_texts"}
+    "output_dir batch_size dry_run endpoint concurrency timeout_s send_real_texts engine address workers".split()
 )
 
 
 @dataclass
-class GenerateTextArguments(TextDataArguments, WriterArguments, TextFilterArguments):
+class GenerateTextArguments(TextDataArguments, WriterArguments, TextFilterArguments, WorkersArguments):
     """Turn a language model into a synthetic data set of labelled texts.
 
     Say how many texts with one of --per_class, --counts and --balance_to. Start the same command again to resume.
@@ -69,6 +82,7 @@ class GenerateTextArguments(TextDataArguments, WriterArguments, TextFilterArgume
         if not self.task:
             raise ValueError("--task is missing; give severity-posts, icd10-report, note-sections, … or a .yaml file")
         WriterArguments.__post_init__(self)
+        WorkersArguments.__post_init__(self)
         check_amounts(self)
         check_at_least(self, 0, ["k_shot"])
         for name in ("k_shot", "reject_copies"):
@@ -86,23 +100,65 @@ def main(args: GenerateTextArguments) -> None:
     import torch
     from accelerate import PartialState
 
+    from clinsynth.run_folder import atomic_write
+    from clinsynth.synthesis.plan import describe_counts
+    from clinsynth.synthesis.ray_shards import write_on_ray
+    from clinsynth.synthesis.text_shards import settle_shards, write_text_shards
+
+    state = PartialState(cpu=not torch.accelerator.is_available())  # else several CPU processes go unseen
+    asked = ask_for(args)
+    planned = describe_counts(asked.labels, asked.id2label, "texts")
+    if args.dry_run:
+        print(planned)
+        return
+    output_dir = create_run_folder(args.output_dir)
+    check_same_run(output_dir, args, MAY_DIFFER)
+    plan, facts, writing = prepare(args, asked, state.device)
+    plan = replace(plan, num_processes=state.num_processes)
+    if state.is_main_process:
+        plan.begin(facts)
+        write_run_config(output_dir, args)
+        task = asked.prompts.task
+        atomic_write(output_dir / "task.json", json.dumps(task.to_dict(), indent=2, ensure_ascii=False) + "\n")
+        print(f"generating {planned}")
+    state.wait_for_everyone()
+    if args.engine == "ray":
+        write_on_ray(plan, args, writer_of_shards)
+    else:
+        write_text_shards(plan, *writing, state.process_index)
+    state.wait_for_everyone()
+    if state.is_main_process:
+        settle_shards(plan, *writing)
+        print(plan.finish(facts))
+
+
+class Asked(NamedTuple):
+    """What is asked for: the label's number of each text, all labels, how each is prompted, and the real texts."""
+
+    labels: list[int]
+    id2label: dict[int, str]
+    prompts: "Prompts"
+    real: list[str]
+
+    @property
+    def names(self) -> list[str]:
+        """The labels that some text has."""
+        return [self.id2label[label] for label in sorted(set(self.labels))]
+
+
+def ask_for(args: GenerateTextArguments) -> Asked:
+    """What the flags ask for."""
     from clinsynth.data.tasks import load_task
     from clinsynth.data.texts import load_text_dataset
-    from clinsynth.models.language_models import load_writer
-    from clinsynth.run_folder import atomic_write
     from clinsynth.synthesis.plan import (
         Prompts,
-        describe_counts,
         examples_by_label,
         find_label,
         name_labels,
         number_labels,
         plan_labels,
     )
-    from clinsynth.synthesis.text_filters import load_filter
-    from clinsynth.synthesis.text_shards import TextShards, settle_shards, write_text_shards
 
-    state = PartialState(cpu=not torch.accelerator.is_available())  # else several CPU processes go unseen
     task = load_task(args.task, args.codes)
     train = load_text_dataset(args, args.seed)["train"] if args.dataset else None
     names = name_labels(task, args.task, train if args.codes is None else None, args.dataset)
@@ -110,35 +166,40 @@ def main(args: GenerateTextArguments) -> None:
     labels = plan_labels(args, id2label, partial(find_label, names), partial(number_labels, train, names), "texts")
     asked = [names[label] for label in sorted(set(labels))]
     prompts = Prompts(task, names, examples_by_label(asked, train, args.k_shot, args.dataset), args.k_shot)
-    planned = describe_counts(labels, id2label, "texts")
-    if args.dry_run:
-        print(planned)
-        return
-    output_dir = create_run_folder(args.output_dir)
-    check_same_run(output_dir, args, MAY_DIFFER)
-    seen, filter_facts = load_filter(args, asked, [] if train is None else train["text"][:], state.device)
-    writer = load_writer(args, task, state.device)
+    return Asked(labels, id2label, prompts, [] if train is None else train["text"][:])
+
+
+def prepare(
+    args: GenerateTextArguments, asked: Asked, device: "torch.device | str"
+) -> "tuple[TextShards, dict[str, Any], tuple[Ask, Write, SeenTexts]]":
+    """The plan for one process, what identifies the set, and what writes its shards."""
+    from clinsynth.models.language_models import load_writer
+    from clinsynth.synthesis.text_filters import load_filter
+    from clinsynth.synthesis.text_shards import TextShards
+
+    task = asked.prompts.task
+    seen, filter_facts = load_filter(args, asked.names, asked.real, device)
+    writer = load_writer(args, task, device)
     plan = TextShards(
-        output_dir,
-        labels,
-        id2label,
+        Path(args.output_dir),
+        asked.labels,
+        asked.id2label,
         args.seed,
         args.shard_size,
-        num_processes=state.num_processes,
         columns=tuple(task.schema["properties"]),
     )
-    facts = {"model": args.model} | writer.facts | prompts.facts | args.sampling | filter_facts | {"seed": args.seed}
-    if state.is_main_process:
-        plan.begin(facts)
-        write_run_config(output_dir, args)
-        atomic_write(output_dir / "task.json", json.dumps(task.to_dict(), indent=2, ensure_ascii=False) + "\n")
-        print(f"generating {planned}")
-    state.wait_for_everyone()
-    write_text_shards(plan, prompts, writer.write, seen, state.process_index)
-    state.wait_for_everyone()
-    if state.is_main_process:
-        settle_shards(plan, prompts, writer.write, seen)
-        print(plan.finish(facts))
+    facts = {"model": args.model} | writer.facts | asked.prompts.facts | args.sampling | filter_facts
+    return plan, facts | {"seed": args.seed}, (asked.prompts, writer.write, seen)
+
+
+def writer_of_shards(args: GenerateTextArguments) -> "Callable[[int], None]":
+    """What writes one shard, in a worker of Ray."""
+    from clinsynth.models.weights import best_device
+    from clinsynth.synthesis.text_shards import write_text_shards
+
+    plan, _, writing = prepare(args, ask_for(args), best_device())
+    each = replace(plan, num_processes=plan.num_shards)  # so that a process has one shard
+    return lambda shard: write_text_shards(each, *writing, shard)
 
 
 if __name__ == "__main__":
