@@ -15,7 +15,7 @@ from typing import Any
 from clinsynth.cli import COMMANDS, module_name
 
 HIDDEN = "…"
-HIDDEN_FLAGS = {"endpoint", "group_column", "hub_model_id", "label_column", "subgroups", "text_column"}
+HIDDEN_FLAGS = {"address", "endpoint", "group_column", "hub_model_id", "label_column", "subgroups", "text_column"}
 DATA_FLAGS = {"dataset", "real"}
 SCRIPTS = {f"{module_name(name).rpartition('.')[2]}.py": name for name in COMMANDS}
 STARTS = r"(?:file:/*(?=/)|~[\w.-]*|\.\.|[A-Za-z]:)?"

@@ -102,6 +102,8 @@ def test_commands_are_those_to_type(tmp_path: Path) -> None:
     assert describe_command(["__main__.py", "summarize", "--dataset", "me/eyes"], tmp_path) == (
         "clinsynth summarize --dataset me/eyes"
     )
+    drawn = describe_command("clinsynth generate images --engine ray --address node-a.clinic:6379".split(), tmp_path)
+    assert drawn == "clinsynth generate images --engine ray --address …"
     assert describe_command(["pytest", "-q"], tmp_path) is None and describe_command(None, tmp_path) is None
 
 

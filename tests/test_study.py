@@ -195,7 +195,7 @@ def test_more_seeds_train_only_the_missing_classifiers(finished: Path) -> None:
     arms = finished / "study" / "classify-small" / "arms"
     before = {path: path.stat().st_mtime_ns for path in arms.glob("*/result.json")}
     classifiers = {"small": {**RECIPE["classifiers"]["small"], "seeds": 3}}
-    clinsynth("study", write_recipe(finished, classifiers=classifiers), "--output_dir", finished / "study")
+    run_study(write_recipe(finished, classifiers=classifiers), "--output_dir", finished / "study")
     after = {path: path.stat().st_mtime_ns for path in arms.glob("*/result.json")}
     assert before.items() <= after.items() and len(after) == len(before) + 4
 

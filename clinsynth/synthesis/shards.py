@@ -178,7 +178,7 @@ class ShardPlan(ABC):
     def write(self, shard: int, rows: list[dict[str, Any]], rejected: Counter[str]) -> None:
         """Write the rows of one shard, aside first, and what was rejected into the file's metadata."""
         path, features = self.path(shard), self.features
-        aside = path.with_name(f".{path.name}.tmp")
+        aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         columns = {name: [row[name] for row in rows] for name in features}
         table = Dataset.from_dict(columns, features=features).data.table
         if rejected:
