@@ -286,7 +286,8 @@ def load_ddpm(model: str, index: dict[str, Any], dtype: str) -> Any:
     networks: dict[str, Any] = {"UNet2DModel": UNet2DModel, "ContextUnet": ContextUnet}
     network = networks[check_network(model, index, "unet", networks)]
     with explained_where_unloadable("--model", model, MADE_ANEW):
-        unet = network.from_pretrained(model, subfolder="unet", torch_dtype=getattr(torch, dtype))
+        own: dict[str, Any] = {"torch_dtype": getattr(torch, dtype), "use_safetensors": True}
+        unet = network.from_pretrained(model, subfolder="unet", **own)
         name = index.get("scheduler", ["", None])[1]
         known = name if name in SCHEDULERS.values() else "DDPMScheduler"
         scheduler = getattr(diffusers, known).from_pretrained(model, subfolder="scheduler")
@@ -304,7 +305,8 @@ def load_gan(model: str, index: dict[str, Any], dtype: str) -> Any:
 
     check_network(model, index, "generator", ["DCGANGenerator"])
     with explained_where_unloadable("--model", model, MADE_ANEW):
-        generator = DCGANGenerator.from_pretrained(model, subfolder="generator", torch_dtype=getattr(torch, dtype))
+        own: dict[str, Any] = {"torch_dtype": getattr(torch, dtype), "use_safetensors": True}
+        generator = DCGANGenerator.from_pretrained(model, subfolder="generator", **own)
     return ClassConditionedGANPipeline(generator, index.get("id2label"))
 
 
