@@ -9,6 +9,7 @@ from typing import Any
 from clinsynth.hub_cards.evidence import Evidence
 from clinsynth.hub_cards.render import RECORD_COLUMNS, Table, record_row, with_interval, without_empty_columns
 from clinsynth.metrics import registry
+from clinsynth.metrics.privacy.power import IMAGE_CHECK, power_in_words
 from clinsynth.reports.images import arm_table, image_limits, privacy_rows
 from clinsynth.reports.page import format_number, format_signed
 from clinsynth.reports.texts import build_table, text_limits
@@ -80,7 +81,9 @@ def image_answers(content: dict[str, Any]) -> Iterator[tuple[str, str]]:
             f"{first['verdict'].capitalize()}: macro-F1 {format_signed(first['difference'])} ({low} to {high}) when "
             f"they are added to the real ones; {first['n']:,} real test pictures, {first['seeds']} trainings.",
         )
-    yield "Were real pictures copied?", f"{VERDICTS[content['privacy']['verdict']]} The readings stand under Privacy."
+    privacy = content["privacy"]
+    found = power_in_words(privacy.get("power") or [], privacy["n"]["synthetic"], IMAGE_CHECK)
+    yield "Were real pictures copied?", f"{VERDICTS[privacy['verdict']]} {found} The readings stand under Privacy."
 
 
 def image_tables(content: dict[str, Any]) -> Iterator[Table]:

@@ -16,7 +16,7 @@ from clinsynth.metrics.images.privacy import COPIES, image_privacy, privacy_verd
 from clinsynth.metrics.nearest import as_views, closest_rows
 from clinsynth.metrics.privacy.closest_records import measure_ratios, measure_shares
 from clinsynth.metrics.privacy.copies import SPACE, ThumbnailSpace, duplicated, fit_threshold
-from clinsynth.metrics.privacy.views import KINDS, ViewSpace, certain_threshold, find_power
+from clinsynth.metrics.privacy.views import KINDS, ViewSpace, beyond, certain_thresholds, find_power
 from clinsynth.metrics.records import Features, MeasurementSettings
 from clinsynth.metrics.registry import MEMORISED, NO_SIGN, UNCLEAR
 
@@ -119,15 +119,14 @@ def textures(count: int, seed: int) -> np.ndarray:
 def test_one_altered_copy_is_certain_by_itself_and_the_power_says_which_kinds_are_found() -> None:
     train, held_out, fresh = textures(60, 1), textures(40, 2), textures(40, 3)
     space = ViewSpace.of(train)
-    threshold = certain_threshold(space.closest(held_out)[0])
-    assert threshold is not None and not (space.closest(fresh)[0] > threshold).any()
-    power = {one["kind"]: one["found"] for one in find_power(space, threshold, train, held_out, 0)}
-    assert all(power.pop(kind) < 8 for kind in ("a patch of half the side", "blended to 50 %"))
-    assert set(power.values()) == {8}
+    thresholds = certain_thresholds(space.closest(held_out)[0])
+    assert thresholds is not None and not (beyond(space.closest(fresh)[0], thresholds) > 1).any()
+    power = {one["kind"]: one["found"] for one in find_power(space, thresholds, train, held_out, 0, 200)}
+    assert power.pop("blended to 50 %") < 8 and set(power.values()) == {8}
     for kind in power:
-        score, number = space.closest(KINDS[kind](train[17], held_out[3])[None])
-        assert score[0] > threshold and number[0] == 17, kind
-    assert certain_threshold(np.zeros(9)) is None and find_power(space, None, train, held_out, 0) == []
+        scores, number = space.closest(KINDS[kind](train[17], held_out[3])[None])
+        assert beyond(scores, thresholds)[0] > 1 and number[0] == 17, kind
+    assert certain_thresholds(np.zeros((9, 2))) is None and find_power(space, None, train, held_out, 0, 200) == []
 
 
 def test_new_real_pictures_are_not_flagged(real: dict[str, ImageArrays]) -> None:
