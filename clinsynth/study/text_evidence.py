@@ -19,6 +19,7 @@ from clinsynth.data.texts import TextSet, as_objects
 from clinsynth.metrics.comparisons import Sides, comparisons
 from clinsynth.metrics.distances import measure_embeddings
 from clinsynth.metrics.findings import COPIES, LEAKS, add_finding, read_texts
+from clinsynth.metrics.privacy.attacks import attack_table
 from clinsynth.metrics.privacy.closest_records import MemorisationRecord
 from clinsynth.metrics.privacy.exact import count_exact, text_digests, where_found
 from clinsynth.metrics.privacy.power import TEXT_CHECK, power_in_words
@@ -26,7 +27,7 @@ from clinsynth.metrics.records import MIN_ROWS, Features, Measurement, Measureme
 from clinsynth.metrics.texts import fidelity, privacy
 from clinsynth.metrics.texts.diversity import measure_repetition, measure_streams
 from clinsynth.metrics.texts.entities import common_words, measure_entities
-from clinsynth.metrics.texts.single_copies import measure_single_copies
+from clinsynth.metrics.texts.single_copies import ENTITY_KINDS, KINDS, measure_single_copies
 from clinsynth.metrics.texts.words import word_rows
 from clinsynth.models.image_encoders import hash_arrays
 from clinsynth.models.text_encoders import TextEncoder, TextModel, embed_all, embed_texts, pack_texts
@@ -71,8 +72,8 @@ def text_evidence(
     Returns:
         "data" (counts), "encoder", "language_model" (or None), "fidelity", "diversity" and "privacy" (`Measurement`s
         beside "test", "train" or "prompt"), "exact" (exact copies by split), "copies" and "power"
-        (`measure_single_copies`), "memorisation" (`MemorisationRecord`s), "closest" and "distributions"
-        (`closest_pairs`), "findings" (`read_texts`), "environment". None of it holds a text.
+        (`measure_single_copies`), "attacks" (`attack_table`), "memorisation" (`MemorisationRecord`s), "closest" and
+        "distributions" (`closest_pairs`), "findings" (`read_texts`), "environment". None of it holds a text.
 
     Raises:
         ValueError: a set has fewer than ten texts, a text without words, or an example that is no train text.
@@ -101,11 +102,13 @@ def text_evidence(
     data = describe_sets(sets, label_names, encoder)
     rows = {name: side.rows for name, side in views.embeddings.items()}
     exact = count_exact(text_digests(synthetic.texts), {name: text_digests(side.texts) for name, side in real.items()})
+    seen = [views.embeddings[name] for name in SPLITS]
     single = finished.get(f"single copies, {content}", partial(single_copies, sets, seed))
     findings = read_texts(measured, records["memorisation"], data["counts"])
     add_finding(findings[COPIES], single_in_words(single["copies"]))
-    for name in (COPIES, LEAKS):
-        findings[name]["sentence"] += f" {power_in_words(single['power'], len(synthetic), TEXT_CHECK)}"
+    for name, kinds in ((COPIES, KINDS), (LEAKS, ENTITY_KINDS)):
+        power = [one for one in single["power"] if one["kind"] in kinds]
+        findings[name]["sentence"] += f" {power_in_words(power, len(synthetic), TEXT_CHECK)}"
     if exact["count"]:
         found = f"{exact['count']} of {exact['n_synthetic']} are real texts ({where_found(exact)}), word for word."
         add_finding(findings[COPIES], [found])
@@ -116,6 +119,7 @@ def text_evidence(
         **records,
         "exact": exact,
         **single,
+        "attacks": finished.get(f"attacks, {content}", partial(attack_table, *seen, seed)),
         "closest": privacy.closest_pairs(synthetic, sets["train"], rows["synthetic"], rows["train"]),
         "distributions": privacy.describe_distributions(sets, rows),
         "findings": findings,

@@ -180,6 +180,13 @@ def patched(image: np.ndarray, other: np.ndarray) -> np.ndarray:
     return copy
 
 
+def redrawn(image: np.ndarray, _: np.ndarray) -> np.ndarray:
+    """As a generator that has learned the image by heart draws it: a little soft, a little noisy, a little darker."""
+    soft = gaussian_filter(image.astype(np.float32), (0, 0.5, 0.5))
+    noise = np.random.default_rng(int(image.sum())).normal(0, 4, image.shape)
+    return np.clip(0.95 * soft + noise, 0, 255).round().astype(np.uint8)
+
+
 KINDS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     "turned by 90 degrees": lambda image, _: np.rot90(image, 1, (1, 2)),
     "mirrored": lambda image, _: image[:, :, ::-1],
@@ -189,6 +196,7 @@ KINDS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     "turned by 6 degrees": lambda image, _: warped(image, 1, 6),
     "gamma 0.6": lambda image, _: (255 * (image / 255) ** 0.6).round().astype(np.uint8),
     "saved as JPEG 75": lambda image, _: as_jpeg(image),
+    "redrawn by heart": redrawn,
     "blended to 70 %": lambda image, other: (0.7 * image + 0.3 * other).round().astype(np.uint8),
     "blended to 50 %": lambda image, other: (0.5 * image + 0.5 * other).round().astype(np.uint8),
     "a patch of half the side": patched,
