@@ -1,11 +1,13 @@
 """The Review tab: blinded sessions, scores on disk, agreement, and the tab behind a server."""
 
+import csv
 import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from datasets import load_dataset
 from PIL import Image
@@ -163,6 +165,23 @@ def test_any_set_can_be_reviewed_without_a_checklist() -> None:
     assert {item.id for sample in chosen.samples for item in chosen.checklist.items(sample.condition)} == {
         "shows_label"
     }
+
+
+def test_an_exported_table_computes_nothing(tmp_path: Path, session: Session) -> None:
+    """What a spreadsheet would take for a formula is set in quotes; the Parquet file holds it as it is."""
+    formula = '=HYPERLINK("http://x")'
+    path = tmp_path / session.id / "session.json"
+    opened = json.loads(path.read_text())
+    opened["questions"] |= {formula: opened["questions"][session.samples[0].condition]}
+    opened["samples"][session.samples[0].id]["condition"] = formula
+    path.write_text(json.dumps(opened))
+    score(tmp_path, session, "Ann", 0, 1)
+    parquet, table = review_scores.export_scores(tmp_path, session.id, tmp_path)
+    assert pq.read_table(parquet)["condition"][0].as_py() == formula
+    with table.open() as file:
+        rows = list(csv.DictReader(file))
+    assert {row["condition"] for row in rows} == {f"'{formula}"}
+    assert not any(cell.startswith(("=", "+", "-", "@")) for row in rows for cell in row.values())
 
 
 def test_kappa_of_two_raters_by_hand() -> None:

@@ -21,6 +21,7 @@ from clinsynth.metrics.distances import measure_features
 from clinsynth.metrics.findings import read_collapse
 from clinsynth.metrics.images.likeness import measure_images
 from clinsynth.metrics.images.privacy import image_privacy
+from clinsynth.metrics.privacy.attacks import attack_table
 from clinsynth.metrics.records import Features, Measurement, MeasurementSettings
 from clinsynth.models.image_encoders import (
     FeatureExtractor,
@@ -103,11 +104,17 @@ def gather_evidence(
         "measurements": measurements,
         "collapse": read_collapse(measurements, "test"),
         "privacy": privacy,
+        "attacks": finished.get(f"attacks, {key}", partial(attack_features, features, args.seed)),
         "classifier": classifier,
         "alignment": gather_alignment(args, judge, extractor, sets, features, generation),
         "environment": describe_environment(),
     }
     return evidence, real, synthetic, features
+
+
+def attack_features(features: dict[str, Features], seed: int) -> dict[str, Any]:
+    """`attack_table` of the three sets."""
+    return attack_table(features["synthetic"], features["train"], features["test"], seed)
 
 
 def load_real_images(args: EvaluateImagesArguments, like: ImageArrays) -> dict[str, ImageArrays]:

@@ -18,12 +18,16 @@ import numpy as np
 from clinsynth.data.texts import TextSet, as_objects
 from clinsynth.metrics.comparisons import Sides, comparisons
 from clinsynth.metrics.distances import measure_embeddings
-from clinsynth.metrics.findings import COPIES, add_finding, read_texts
+from clinsynth.metrics.findings import COPIES, LEAKS, add_finding, read_texts
+from clinsynth.metrics.privacy.attacks import attack_table
 from clinsynth.metrics.privacy.closest_records import MemorisationRecord
 from clinsynth.metrics.privacy.exact import count_exact, text_digests, where_found
+from clinsynth.metrics.privacy.power import TEXT_CHECK, power_in_words
 from clinsynth.metrics.records import MIN_ROWS, Features, Measurement, MeasurementSettings
 from clinsynth.metrics.texts import fidelity, privacy
 from clinsynth.metrics.texts.diversity import measure_repetition, measure_streams
+from clinsynth.metrics.texts.entities import common_words, measure_entities
+from clinsynth.metrics.texts.single_copies import ENTITY_KINDS, KINDS, measure_single_copies
 from clinsynth.metrics.texts.words import word_rows
 from clinsynth.models.image_encoders import hash_arrays
 from clinsynth.models.text_encoders import TextEncoder, TextModel, embed_all, embed_texts, pack_texts
@@ -81,9 +85,9 @@ def text_evidence(
 
     Returns:
         "data" (counts), "encoder", "language_model" (or None), "fidelity", "diversity" and "privacy" (`Measurement`s
-        beside "test", "train" or "prompt"), "exact" (exact copies by split), "memorisation" (`MemorisationRecord`s),
-        "closest" and "distributions" (`closest_pairs`), "findings" (`read_texts`), "environment". None of it holds a
-        text.
+        beside "test", "train" or "prompt"), "exact" (exact copies by split), "copies" and "power"
+        (`measure_single_copies`), "attacks" (`attack_table`), "memorisation" (`MemorisationRecord`s), "closest" and
+        "distributions" (`closest_pairs`), "findings" (`read_texts`), "environment". None of it holds a text.
 
     Raises:
         ValueError: a set has fewer than ten texts, a text without words, or an example that is no train text.
@@ -113,7 +117,13 @@ def text_evidence(
     data = describe_sets(sets, label_names, encoder)
     rows = {name: side.rows for name, side in views.embeddings.items()}
     exact = count_exact(text_digests(synthetic.texts), {name: text_digests(side.texts) for name, side in real.items()})
+    seen = [views.embeddings[name] for name in SPLITS]
+    single = finished.get(f"single copies, {content}", partial(single_copies, sets, seed))
     findings = read_texts(measured, records["memorisation"], data["counts"])
+    add_finding(findings[COPIES], single_in_words(single["copies"]))
+    for name, kinds in ((COPIES, KINDS), (LEAKS, ENTITY_KINDS)):
+        power = [one for one in single["power"] if one["kind"] in kinds]
+        findings[name]["sentence"] += f" {power_in_words(power, len(synthetic), TEXT_CHECK)}"
     if exact["count"]:
         found = f"{exact['count']} of {exact['n_synthetic']} are real texts ({where_found(exact)}), word for word."
         add_finding(findings[COPIES], [found])
@@ -123,11 +133,26 @@ def text_evidence(
         "language_model": None if language_model is None else describe_model(language_model),
         **records,
         "exact": exact,
+        **single,
+        "attacks": finished.get(f"attacks, {content}", partial(attack_table, *seen, seed)),
         "closest": privacy.closest_pairs(synthetic, sets["train"], rows["synthetic"], rows["train"]),
         "distributions": privacy.describe_distributions(sets, rows),
         "findings": findings,
         "environment": describe_environment(),
     }
+
+
+def single_copies(sets: dict[str, TextSet], seed: int) -> dict[str, Any]:
+    """`measure_single_copies` of the three sets."""
+    synthetic, train, held_out = (sets[name].texts for name in SPLITS)
+    return measure_single_copies(synthetic, train, held_out, common_words([*train, *held_out]), seed)
+
+
+def single_in_words(copies: list[dict[str, Any]]) -> Iterator[str]:
+    """A sentence where a text is a copy by itself."""
+    for one in copies:
+        if one["count"]:
+            yield f"{one['count']} of {one['n_synthetic']} are nearer to a train text than real ones come."
 
 
 Part = Iterator[tuple[str, Callable[[], Records]]]
@@ -167,7 +192,7 @@ def parts_of(
             ("closeness", partial(privacy.measure_closeness, views.sides("embeddings", label_names), settings)),
             ("overlap", partial(privacy.measure_overlap, words, settings)),
             ("prompt", prompts),
-            ("entities", partial(privacy.measure_entities, views.sides("texts", label_names), settings)),
+            ("entities", partial(measure_entities, views.sides("texts", label_names), settings)),
             *planted,
         ],
         "memorisation": [("closest", partial(privacy.measure_closest, made, seen, unseen, label_names, settings))],
