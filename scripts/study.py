@@ -33,7 +33,10 @@ def main(args: StudyArguments) -> None:
         print("\n".join(f"{'done' if step.finished else 'to do'}: {step.shown}" for step in plan.steps))
         return
     from clinsynth.run_folder import create_run_folder, read_json, write_run_config
+    from clinsynth.study.power import check_power
 
+    if power := "" if all(step.finished for step in plan.steps) else check_power(args):
+        print(power, flush=True)
     output_dir = create_run_folder(args.output_dir)
     write_run_config(output_dir, args)
     run_steps(plan)

@@ -18,7 +18,7 @@ from clinsynth.reports.images import encode_images, privacy_rows
 from clinsynth.run_folder import atomic_write, describe_environment, read_json
 from clinsynth.study.plan import MARK
 from clinsynth.synthesis.sets import load_synthetic_images, with_labels_of
-from clinsynth.trainers.classifiers.arms import CONTROLS
+from clinsynth.trainers.classifiers.arms import REAL_ONLY
 
 if TYPE_CHECKING:
     from clinsynth.study.arguments import StudyArguments
@@ -215,7 +215,7 @@ def curve_views(results: dict[str, Any]) -> list[dict[str, Any]]:
 def study_tiles(report: dict[str, Any]) -> Iterator[dict[str, str]]:
     """The few numbers at the head of the page."""
     for name, results in report["classifiers"].items():
-        compared = [r for r in results["comparisons"] if r["metric"] == "macro_f1" and r["arm"] not in CONTROLS]
+        compared = [r for r in results["comparisons"] if r["metric"] == "macro_f1" and r["arm"] not in REAL_ONLY]
         if compared:
             best = max(compared, key=lambda record: record["difference"])
             yield page.tile(f"Best arm for {name}", best["verdict"], best["sentence"])

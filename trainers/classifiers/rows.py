@@ -16,12 +16,19 @@ from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from clinsynth.data.labels import LabelledRows, LabelledSamples
-from clinsynth.models.classifiers import FitResult, FitSettings, Read, fit_classifier, last_layer
+from clinsynth.models.classifiers import (
+    FitResult,
+    FitSettings,
+    Read,
+    classification_loss,
+    fit_classifier,
+    known_targets,
+    last_layer,
+)
 from clinsynth.seeds import derive_seed
 from clinsynth.synthesis.sets import load_labelled
 from clinsynth.trainers.classifiers.arms import Arm
@@ -131,6 +138,23 @@ def shortage(labels: np.ndarray, classes: int, balance_to: int | None) -> np.nda
     """How many rows each class lacks of `balance_to`, or of the largest class: ints (classes,), 0 or more."""
     counts = np.bincount(labels, minlength=classes)
     return np.maximum(0, (balance_to or counts.max()) - counts)
+
+
+def with_repeats(train: R, labels: np.ndarray, seed: int) -> R:
+    """`train`, and after it for each of `labels` a row of this class again, drawn by `seed`: all of a class before one
+    comes twice.
+
+    Raises:
+        ArmRefusedError: a class without a row.
+    """
+    rng, drawn = np.random.default_rng(seed), []
+    for number, count in enumerate(np.bincount(labels, minlength=len(train.label_names))):
+        own = np.flatnonzero(train.labels == number)
+        if count and not len(own):
+            raise ArmRefusedError(f"the train split holds no {train.noun} of {train.label_names[number]}")
+        turns = -(-count // max(len(own), 1))
+        drawn.append(np.concatenate([own[:0], *(rng.permutation(own) for _ in range(turns))])[:count])
+    return train.followed_by(train.take(np.concatenate(drawn)))
 
 
 def repeated(train: R, balance_to: int | None, seed: int) -> tuple[R, list[str]]:
@@ -284,14 +308,14 @@ def fit_head(
     def scaled(rows: np.ndarray) -> torch.Tensor:
         return torch.from_numpy((rows - mean) / spread).to(model.device, torch.float32)
 
-    inputs, targets = scaled(train.values), torch.as_tensor(train.labels, device=model.device)
+    inputs, targets = scaled(train.values), known_targets(train, settings, model.device)
     held_out = scaled(validation.values)
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)
         head = torch.nn.Linear(inputs.shape[1], len(train.label_names)).to(model.device)
 
     def loss_of(rows: np.ndarray, weight: torch.Tensor | None) -> torch.Tensor:
-        return F.cross_entropy(head(inputs[rows]), targets[rows], weight=weight)
+        return classification_loss(head(inputs[rows]), targets[rows], weight)
 
     def predicted() -> np.ndarray:
         with torch.inference_mode():

@@ -3,7 +3,7 @@
 The bootstrap (Efron 1979) resamples seeds, and test rows within each class, so that no class vanishes, or where it is
 known whose a row is, persons; two arms are compared on the same resampled rows and seeds. Of S seeds S - 1 are drawn
 (Rao and Wu 1988): a bootstrap of S out of S would give only (S - 1) / S of the variance between seeds, two thirds for
-the usual three. The p-values of all arms are corrected together by Holm's method (1979), each metric for itself.
+the usual three. The p-values of all arms and of both judged metrics are corrected together by Holm's method (1979).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from clinsynth.data.labels import UNKNOWN, LabelledRows
+from clinsynth.data.summary import VISIBLE, visible
 from clinsynth.metrics.intervals import percentile_interval
 
 BINS = 15
@@ -21,11 +22,13 @@ MAIN = ("macro_f1", "balanced_accuracy", "accuracy", "auroc", "ece")
 MINORITY = "minority_recall"
 CONFIDENCE = 0.95
 RESAMPLES, AGREEMENT_RESAMPLES, SUBGROUP_RESAMPLES = 2000, 1000, 500
+VISIBLE_RESAMPLES = 500
 MOST_DRAWS = 100
 CHUNK = 100  # resamples at a time, to bound the memory
 JUDGED = ("macro_f1", "balanced_accuracy")
 FEW_SEEDS = 3
 MIN_ROWS, MIN_GROUP = 10, 20
+FEW_ROWS = 2
 OVERALL, MIXED_UP = "overall", "mixed up"
 
 
@@ -190,6 +193,31 @@ def bootstrap(
     return {arm: np.concatenate(chunks) for arm, chunks in parts.items()}
 
 
+def visible_gain(
+    labels: np.ndarray, probabilities: np.ndarray, test_labels: np.ndarray, classes: int
+) -> dict[str, Any]:
+    """The smallest gain in macro-F1 over an arm that the test split can show with as many seeds, told before test is
+    scored: from how far the arm's trainings differ on validation rows, drawn as many a class as test has.
+
+    It is never less than what FEW_ROWS rows of the rarest class make, answered otherwise. `labels` (n,) and
+    `probabilities` (seeds, n, classes) are of the real validation rows; of the test labels only the number of each
+    class is used.
+
+    Returns:
+        `value` (5 % two-sided, 80 % power), `enough`: whether that is at most VISIBLE, `n` test rows, `seeds`.
+    """
+    rng, wanted = np.random.default_rng(0), np.bincount(test_labels, minlength=classes)
+    weights = np.zeros((1 + VISIBLE_RESAMPLES, len(labels)))
+    for number in np.unique(labels):
+        own = np.flatnonzero(labels == number)
+        weights[0, own] = wanted[number] / len(own)
+        weights[1:, own] = rng.multinomial(wanted[number], np.full(len(own), 1 / len(own)), size=VISIBLE_RESAMPLES)
+    by_seed = [class_scores(labels, run.argmax(1), weights, classes)[0].mean(1) for run in probabilities]
+    least = FEW_ROWS / (classes * max(int(wanted.min()), 1))
+    value = max(least, visible(np.stack(by_seed, axis=1), len(probabilities)))
+    return {"value": value, "enough": value <= VISIBLE, "n": len(test_labels), "seeds": len(probabilities)}
+
+
 def measured(resampled: np.ndarray, name: str = "value") -> dict[str, Any]:
     """One column of `bootstrap`, or a difference of two, as it stands in results: the value itself (row 0), called
     `name`, and its percentile interval (the rest)."""
@@ -260,9 +288,9 @@ def comparison_records(
     """arm - control for each of `pairs`, one record a metric, pair after pair; `arms` are those of `arm_records`,
     `minority` is what `bootstrap` was given.
 
-    Macro-F1 and balanced accuracy carry p, p_holm (corrected over the pairs), effect size and a verdict; the others
-    do not: among many intervals some exclude zero by chance. Recalls are left out, whose mean is the balanced
-    accuracy."""
+    Macro-F1 and balanced accuracy carry p, p_holm (corrected over the pairs and these two), effect size and a verdict;
+    the others do not: among many intervals some exclude zero by chance. Recalls are left out, whose mean is the
+    balanced accuracy."""
     single = {(record["arm"], record["metric"]): record for record in arms}
     records = []
     for pair in pairs:
@@ -270,12 +298,11 @@ def comparison_records(
             if not metric.startswith("recall "):
                 gap = resampled[pair[0]][:, column] - resampled[pair[1]][:, column]
                 records.append(gap_record(gap, pair, single[pair[0], metric], single[pair[1], metric]))
-    for metric in JUDGED:
-        judged = [record for record in records if record["metric"] == metric]
-        for record, corrected in zip(judged, holm([record["p"] for record in judged]), strict=True):
-            record["p_holm"] = corrected
-            record["verdict"] = verdict(record["difference"], corrected, record["seeds"])
-            record["sentence"] = comparison_sentence(record, len(judged), test.noun)
+    judged = [record for record in records if record["metric"] in JUDGED]
+    for record, corrected in zip(judged, holm([record["p"] for record in judged]), strict=True):
+        record["p_holm"] = corrected
+        record["verdict"] = verdict(record["difference"], corrected, record["seeds"])
+        record["sentence"] = comparison_sentence(record, len(judged), test.noun)
     return records
 
 
@@ -299,11 +326,11 @@ def effect(differences: np.ndarray) -> dict[str, Any]:
     return {"effect_size": float(differences.mean() / spread), "effect_note": few}
 
 
-def comparison_sentence(record: dict[str, Any], pairs: int, noun: str) -> str:
+def comparison_sentence(record: dict[str, Any], judged: int, noun: str) -> str:
     """The difference in words."""
     low, high = record["interval"]
     seeds = record["seeds"]
-    corrected = f", {record['p_holm']:.3f} after Holm over {pairs} arms" if pairs > 1 else ""
+    corrected = f", {record['p_holm']:.3f} after Holm over {judged} comparisons"
     gain = "" if record["relative_gain"] is None else f"; {record['relative_gain']:+.1f} % of the control"
     return (
         f"{' - '.join(record['arms'])}, {record['metric']}: {record['difference']:+.3f} ({CONFIDENCE:.0%} interval "

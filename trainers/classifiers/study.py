@@ -19,9 +19,19 @@ import torch
 from accelerate import PartialState
 from transformers.utils.logging import disable_progress_bar
 
+from clinsynth.data.summary import VISIBLE
 from clinsynth.run_folder import atomic_write, complete_folder, create_run_folder, write_run_config
-from clinsynth.trainers.classifiers.arms import Arm, ArmArguments, control_of, resolve_arms
-from clinsynth.trainers.classifiers.rows import S, check_data, load_synthetic_sets
+from clinsynth.trainers.classifiers.arms import (
+    REAL_ONLY,
+    ROUND_TRIP,
+    Arm,
+    ArmArguments,
+    Controls,
+    choose_controls,
+    resolve_arms,
+)
+from clinsynth.trainers.classifiers.calibration import Correction, choose_correction
+from clinsynth.trainers.classifiers.rows import S, check_data, load_synthetic, load_synthetic_sets
 from clinsynth.trainers.classifiers.statistics import (
     MIXED_UP,
     OVERALL,
@@ -31,6 +41,7 @@ from clinsynth.trainers.classifiers.statistics import (
     label_agreement,
     minority_classes,
     subgroup_records,
+    visible_gain,
 )
 from clinsynth.trainers.classifiers.trainings import Classifiers, Trainings, run_training
 
@@ -51,23 +62,32 @@ def run_study(
     """Train `classifiers` `args.seeds` times an arm and compare the arms with the control on the real test split;
     JSON-able.
 
-    `real` has splits train, validation and test; `synthetic` are sets by name, a single one without a name. All arms
-    take the same number of optimizer steps and choose among the same learning rates. Trainings found complete in
-    `arms` of `args.output_dir` are not repeated; under `accelerate launch` the processes share the others.
+    `real` has splits train, validation and test; `synthetic` are sets by name, a single one without a name; what is
+    called as the arm of the round trip is its set. All arms take the same number of optimizer steps and choose among
+    the same learning rates; the correction of each arm's probabilities and the control are chosen on validation before
+    the test split is read. Trainings found complete in `arms` of `args.output_dir` are not repeated; under `accelerate
+    launch` the processes share the others.
 
     Returns:
         `arms`: a record for each arm and metric; `comparisons`: one for each arm, its control and metric;
         `subgroups`: one for each arm, subgroup column and group; `label_agreement`: one for each synthetic set and
         class; `confusion`: for each arm the test samples by true (rows) and predicted class, mean of the seeds;
         `runs`: one for each training, its epochs in `history`; `refused`: arms that the data does not allow, and why;
-        `control`; `label_names`; `best_model`: folder of each arm's best model by validation; `notes`.
+        `control`, and `features_control` of arms in feature space; `calibration`: how each arm's probabilities were
+        corrected, and its macro-F1 on validation then, by which the control was chosen; `visible_gain`: the least
+        that could be shown; `label_names`; `best_model`: folder of each arm's best model by validation, not corrected;
+        `notes`.
         The functions that make the records say what is in them.
 
     Raises:
         ValueError: a bad setting, or sets that do not fit each other, by name.
     """
-    arms = resolve_arms(args.kinds, args.control, synthetic, classifiers.arms)
+    arms = resolve_arms(args.kinds, args.control, [name for name in synthetic if name != ROUND_TRIP], classifiers.arms)
     check_data(real, synthetic)
+    if ROUND_TRIP not in synthetic and any(arm.rows == ROUND_TRIP for arm in arms):
+        raise ValueError(
+            f"--arms {ROUND_TRIP} needs the real samples as a generator gives them back; give --round_trip"
+        )
     output_dir = Path(args.output_dir)
     cache = create_run_folder(args.cache_dir, "cache_dir") if args.cache_dir else output_dir
     trainings = Trainings(classifiers, args, real, synthetic, output_dir, cache, progress)
@@ -103,20 +123,32 @@ def run_shared(trainings: Trainings[S], jobs: list[Job]) -> None:
 
 def gather_results(trainings: Trainings[S], arms: list[Arm], seeds: list[int]) -> dict[str, Any]:
     """Read the trainings back and state each arm's scores and their differences on the real test samples."""
-    control, train, test = trainings.args.control, trainings.real["train"], trainings.real["test"]
+    train, test = trainings.real["train"], trainings.real["test"]
     minority = minority_classes(train.labels, len(train.label_names)) if trainings.classifiers.minority_recall else ()
     found = {(arm, seed): trainings.result(arm, seed) for seed in seeds for arm in arms}
     refused = {job[0]: run["refused"] for job, (run, _) in found.items() if "refused" in run}
     kept = [arm for arm in arms if arm not in refused]
     runs = {job: run for job, (run, _) in found.items() if job[0] in kept}
     by_arm = {arm: [own for job, (_, own) in found.items() if job[0] == arm and own is not None] for arm in kept}
-    probabilities = {arm.name: np.stack(own) for arm, own in by_arm.items()}
+    plain = {arm.name: np.stack(own) for arm, own in by_arm.items()}
+    held_out = {arm.name: np.stack([trainings.held_out(arm, seed) for seed in seeds]) for arm in kept}
+    corrections = choose_corrections(trainings, held_out)
+    probabilities = {name: corrections[name].apply(own) for name, own in plain.items()}
+    controls = choose_controls(
+        kept,
+        {name: correction.macro_f1 for name, correction in corrections.items()},
+        trainings.args.control,
+        trainings.args.choose_control,
+    )
+    validation = trainings.real["validation"].labels
+    own = corrections[controls.whole].apply(held_out[controls.whole])
+    visible = visible_gain(validation, own, test.labels, len(test.label_names))
     resampled = bootstrap(test.labels, probabilities, len(test.label_names), minority=minority, persons=test.persons)
-    pairs = [(arm.name, control_of(arm, control)) for arm in kept if arm.name != control]
+    pairs = [(arm.name, other) for arm in kept if (other := controls.of(arm)) is not None]
     scored = arm_records(resampled, test, probabilities, minority)
     by_validation = sorted(runs, key=lambda job: runs[job]["validation_macro_f1"])
     compared = comparison_records(resampled, pairs, scored, test, minority)
-    agreement = agreement_records(trainings, probabilities[control], seeds)
+    agreement = agreement_records(trainings, plain[trainings.args.control], seeds)
     mark_mixed_up(compared, kept, agreement)
     return {
         "arms": scored,
@@ -126,11 +158,65 @@ def gather_results(trainings: Trainings[S], arms: list[Arm], seeds: list[int]) -
         "confusion": {arm: confusion(test.labels, own) for arm, own in probabilities.items()},
         "runs": [run | {"folder": relative(trainings, job)} for job, run in runs.items()],
         "refused": [{"arm": arm.name, "reason": reason} for arm, reason in refused.items()],
-        "control": control,
+        "control": controls.whole,
+        "features_control": controls.features if any(arm.in_features for arm in kept) else None,
+        "calibration": calibration_records(trainings.args.calibrate, corrections),
+        "visible_gain": visible,
         "label_names": test.label_names,
         "best_model": {job[0].name: f"{relative(trainings, job)}/model" for job in by_validation},
-        "notes": list(study_notes(trainings, kept, runs)),
+        "notes": [
+            *study_notes(trainings, kept, runs),
+            control_note(trainings.args, kept, controls, corrections),
+            visible_note(visible, test.noun),
+        ],
     }
+
+
+def choose_corrections(trainings: Trainings[S], held_out: Mapping[str, np.ndarray]) -> dict[str, Correction]:
+    """Each arm's correction by name, from what its trainings say of the real validation samples."""
+    train, labels = trainings.real["train"], trainings.real["validation"].labels
+    counts = np.maximum(np.bincount(train.labels, minlength=len(train.label_names)), 1)
+    prior, method = counts / counts.sum(), trainings.args.calibrate
+    return {arm: choose_correction(method, own, labels, prior) for arm, own in held_out.items()}
+
+
+def visible_note(visible: dict[str, Any], noun: str) -> str:
+    """What could be seen at all."""
+    seeds = f"{visible['seeds']} seed{'s' * (visible['seeds'] > 1)}"
+    less = "" if visible["enough"] else f"; this is more than {VISIBLE}: what is smaller may be there, unseen"
+    return (
+        f"smallest gain in macro-F1 over the control that {visible['n']} test {noun}s and {seeds} can show (80 % "
+        f"power, by the control's spread on validation): {visible['value']:.3f}{less}"
+    )
+
+
+def calibration_records(method: str, corrections: Mapping[str, Correction]) -> list[dict[str, Any]]:
+    """One record an arm: what was chosen on validation."""
+    return [
+        {
+            "arm": name,
+            "method": method,
+            "factor": correction.factor,
+            "offsets": correction.offsets.tolist(),
+            "temperature": correction.temperature,
+            "validation_macro_f1": correction.macro_f1,
+        }
+        for name, correction in corrections.items()
+    ]
+
+
+def control_note(
+    args: ArmArguments, arms: list[Arm], controls: Controls, corrections: Mapping[str, Correction]
+) -> str:
+    """Which control was taken, and from which."""
+    if not args.choose_control:
+        return f"control: {controls.whole}, as --control names it"
+    scores = ", ".join(f"{a.name} {corrections[a.name].macro_f1:.3f}" for a in arms if a.kind in REAL_ONLY)
+    also = f", in feature space {controls.features}" if any(arm.in_features for arm in arms) else ""
+    return (
+        f"control: {controls.whole}{also}, the real-only arm of the best macro-F1 on validation, chosen before test "
+        f"was read ({scores})"
+    )
 
 
 def agreement_records(trainings: Trainings[S], on_test: np.ndarray, seeds: list[int]) -> list[dict[str, Any]]:
@@ -205,17 +291,27 @@ def run_study_command(
     state.wait_for_everyone()
     real = load(args, args.seed)
     train = real["train"]
-    results = run_study(build(args, train), args, real, load_synthetic_sets(args.synthetic, train))
+    synthetic = load_synthetic_sets(args.synthetic, train)
+    if args.round_trip:
+        synthetic[ROUND_TRIP] = load_synthetic(args.round_trip, train)
+    classifiers = build(args, train)
+    results = run_study(classifiers, args, real, synthetic)
     if state.is_main_process:
-        write_results(Path(args.output_dir), results, train.noun)
+        write_results(classifiers, Path(args.output_dir), results, train.noun)
 
 
-def write_results(folder: Path, results: dict[str, Any], noun: str) -> None:
-    """Write results.json and the best model of each arm, and print scores and verdict."""
+def write_results(classifiers: Classifiers[S], folder: Path, results: dict[str, Any], noun: str) -> None:
+    """Write results.json and the best model of each arm, corrected as its scores are; print scores and verdict."""
     atomic_write(folder / "results.json", json.dumps(results, indent=2) + "\n")
-    for arm, model in results["best_model"].items():
-        with complete_folder(folder / f"best-{arm}") as aside:
-            shutil.copytree(folder / model, aside, dirs_exist_ok=True)
+    for record in results["calibration"]:
+        found, into = folder / results["best_model"][record["arm"]], folder / f"best-{record['arm']}"
+        correction = Correction(np.array(record["offsets"]), record["temperature"], record["validation_macro_f1"])
+        with complete_folder(into) as aside:
+            shutil.copytree(found, aside, dirs_exist_ok=True)
+            if correction.changes:
+                model = classifiers.load(found)
+                correction.apply_to(model)
+                classifiers.save(model, results["label_names"], aside)
     print(results_as_text(results, noun))
 
 
