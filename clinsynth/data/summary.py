@@ -79,7 +79,7 @@ def describe_split(split: Dataset, in_full: bool = True) -> dict[str, Any]:
 ANY_DEPTH = ("full", 0.0, 0.0)
 RESAMPLES = 500
 MOST_TRAIN = 4000
-BASELINES = 3
+BASELINES, FEW_ROWS = 3, 2
 VISIBLE = 0.03
 """The gain in macro-F1 that a study should be able to show."""
 POWER = 2.8  # standard errors: 1.96 for 5 % two-sided, 0.84 for a power of 80 %
@@ -107,21 +107,25 @@ def visible_gain(loaded: Loaded, seeds: int) -> float | None:
     is done: as `smallest_difference`, but of two arms on the same test rows, told from baselines that are trained on
     different resamples of train; how much these differ stands for the spread of trainings."""
     found = resampled_baselines(loaded, BASELINES)
-    return None if found is None else visible(found, seeds)
+    counts = np.unique(loaded.splits["test"]["label"][:], return_counts=True)[1]
+    return None if found is None else visible(found, seeds, counts)
 
 
-def visible(scores: np.ndarray, seeds: int) -> float:
-    """2.8 standard errors of a difference of two arms of `seeds` trainings each.
+def visible(scores: np.ndarray, seeds: int, counts: np.ndarray) -> float:
+    """2.8 standard errors of a difference of two arms of `seeds` trainings each; never less than what FEW_ROWS rows of
+    the rarest class make, answered otherwise.
 
     Args:
         scores: of several trainings of one arm, (1 + resamples, trainings), the first of them the rows as they are.
             Pairs of trainings tell how far two arms differ on the same rows; a single one is taken for two unpaired.
+        counts: test rows of each class.
     """
     many = scores.shape[1]
     pairs = [scores[1:, i] - scores[1:, j] for i in range(many) for j in range(i)]
     rows = np.mean([pair.var() for pair in pairs]) if pairs else 2 * scores[1:, 0].var()
     spread = scores[0].var(ddof=1) if many > 1 else 0.0
-    return POWER * float(np.sqrt(rows + 2 * spread / seeds))
+    least = FEW_ROWS / (len(counts) * max(int(counts.min()), 1))
+    return max(least, POWER * float(np.sqrt(rows + 2 * spread / seeds)))
 
 
 def resampled_baselines(loaded: Loaded, count: int) -> np.ndarray | None:

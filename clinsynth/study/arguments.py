@@ -220,7 +220,8 @@ class StudyArguments(ImageDataArguments):
     classifiers: dict[str, dict[str, Any]] = field(default_factory=dict)
     """name: {flags of `clinsynth train image-classifier` (or `text-classifier`)}, e.g. small: {model: small-resnet,
     seeds: 5}; generators: [names] takes the synthetic sets of these generators alone; round_trip: NAME is a generator
-    with from_class: own, whose set is real pictures come back"""
+    with from_class: own, whose set is real pictures come back; ceiling: NAME is a classifier above with all real
+    samples, whose control is the top of the gap that this one's arms may close"""
     seed: int = 0
     """of the choice of few-shot samples and, where their flags do not say otherwise, of all steps"""
     underpowered: bool = False
@@ -259,6 +260,12 @@ class StudyArguments(ImageDataArguments):
                 raise ValueError(
                     f"classifiers: {name} names the generator {unknown[0]!r}, which the recipe does not have; it has "
                     f"{', '.join(self.generators) or 'none'}"
+                )
+            above = list(self.classifiers)[: list(self.classifiers).index(name)]
+            if "ceiling" in flags and flags["ceiling"] not in above:
+                raise ValueError(
+                    f"classifiers: {name} has the ceiling {flags['ceiling']!r}, which must be a classifier above it: "
+                    f"{', '.join(above) or 'there is none'}"
                 )
         if self.draws < 1:
             raise ValueError(f"draws must be at least 1, got {self.draws}")

@@ -171,6 +171,10 @@ def plan_classifier(args: StudyArguments, name: str, plan: Plan, data_key: str) 
         step = plan.generated[flags["round_trip"]][0]
         flags["round_trip"] = str(step.output_dir)
         inputs.append(step.key)
+    if "ceiling" in flags:
+        step = plan.classified[flags["ceiling"]]
+        flags["ceiling"] = str(step.output_dir)
+        inputs.append(step.key)
     if flags.get("features_from") == "model":
         flags = {"cache_dir": str(Path(args.output_dir) / "classify-cache"), **flags}
     flags = {**changed_data_flags(args), **sets, "seed": args.seed, **flags}

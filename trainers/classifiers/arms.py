@@ -150,6 +150,9 @@ class ArmArguments:
     choose_control: bool = True
     """hold the arms against that of the real-only ones trained (real, real_strong or real_weighted, duplicate_real,
     real_generator_round_trip) whose validation macro-F1 is best; false: against --control"""
+    ceiling: str | None = None
+    """run folder of the same classifier with all real samples and the same test split, whose control is the top of the
+    gap: each arm is then also told as a share of the way from its control to there"""
     synthetic_ratio: list[float] | float | str | None = None
     """composite and duplicate_real: at most so many samples more per real one, drawn at random, or several ratios to
     try, as 0.25,0.5,1,2; in every training the one with the best validation macro-F1 is kept; default: all"""

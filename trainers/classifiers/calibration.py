@@ -17,6 +17,7 @@ log-likelihood best.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -48,6 +49,12 @@ class Correction:
     temperature: float
     macro_f1: float
     factor: float | None = None
+
+    @classmethod
+    def of(cls, record: dict[str, Any]) -> Correction:
+        """The correction of a record of results."""
+        own = np.array(record["offsets"]), record["temperature"], record["validation_macro_f1"]
+        return cls(*own, factor=record["factor"])
 
     @property
     def changes(self) -> bool:

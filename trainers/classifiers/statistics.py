@@ -28,7 +28,10 @@ CHUNK = 100  # resamples at a time, to bound the memory
 JUDGED = ("macro_f1", "balanced_accuracy")
 FEW_SEEDS = 3
 MIN_ROWS, MIN_GROUP = 10, 20
-FEW_ROWS = 2
+RULE = (
+    "an arm helps (hurts) where its difference to its control is above (below) 0 with p below 0.05 after Holm's "
+    "correction over all arms and metrics; else there is no evidence, as always with a single seed"
+)
 OVERALL, MIXED_UP = "overall", "mixed up"
 
 
@@ -199,9 +202,8 @@ def visible_gain(
     """The smallest gain in macro-F1 over an arm that the test split can show with as many seeds, told before test is
     scored: from how far the arm's trainings differ on validation rows, drawn as many a class as test has.
 
-    It is never less than what FEW_ROWS rows of the rarest class make, answered otherwise. `labels` (n,) and
-    `probabilities` (seeds, n, classes) are of the real validation rows; of the test labels only the number of each
-    class is used.
+    `labels` (n,) and `probabilities` (seeds, n, classes) are of the real validation rows; of the test labels only the
+    number of each class is used.
 
     Returns:
         `value` (5 % two-sided, 80 % power), `enough`: whether that is at most VISIBLE, `n` test rows, `seeds`.
@@ -213,8 +215,7 @@ def visible_gain(
         weights[0, own] = wanted[number] / len(own)
         weights[1:, own] = rng.multinomial(wanted[number], np.full(len(own), 1 / len(own)), size=VISIBLE_RESAMPLES)
     by_seed = [class_scores(labels, run.argmax(1), weights, classes)[0].mean(1) for run in probabilities]
-    least = FEW_ROWS / (classes * max(int(wanted.min()), 1))
-    value = max(least, visible(np.stack(by_seed, axis=1), len(probabilities)))
+    value = visible(np.stack(by_seed, axis=1), len(probabilities), wanted)
     return {"value": value, "enough": value <= VISIBLE, "n": len(test_labels), "seeds": len(probabilities)}
 
 
@@ -314,6 +315,31 @@ def gap_record(gap: np.ndarray, pair: tuple[str, str], arm: dict[str, Any], cont
         record |= {"p": p_value(gap), **effect(np.array(arm["per_seed"]) - control["per_seed"])}
         record["relative_gain"] = 100 * record["difference"] / control["value"] if control["value"] else None
     return record
+
+
+def gap_records(
+    resampled: Mapping[str, np.ndarray], pairs: list[tuple[str, str]], ceiling: np.ndarray
+) -> list[dict[str, Any]]:
+    """For each of `pairs` the share of the way in macro-F1 from the control to `ceiling`, what all real samples reach:
+    1 closes the gap, 0 is the control. All are columns of `bootstrap` from one call, so that the share's interval
+    holds what is uncertain in all three. `value` is None where the ceiling is not clearly above the control."""
+    records, top = [], ceiling[:, 0]
+    for arm, control in pairs:
+        base = resampled[control][:, 0]
+        way = measured(top - base)
+        record = {"arm": arm, "arms": [arm, control], "way": way["value"], "way_interval": way["interval"]}
+        if way["interval"][0] <= 0:
+            note = f"all real samples are not clearly above {control}, so there is no gap to close"
+            records.append({**record, "value": None, "interval": None, "note": note})
+            continue
+        found = measured((resampled[arm][:, 0] - base) / (top - base))
+        low, high = found["interval"]
+        sentence = (
+            f"{arm} closes {found['value']:.0%} (95 % interval {low:.0%} to {high:.0%}) of the gap in macro-F1 "
+            f"between {control} and all real samples, which is {way['value']:.3f}"
+        )
+        records.append({**record, **found, "note": "", "sentence": sentence})
+    return records
 
 
 def effect(differences: np.ndarray) -> dict[str, Any]:
@@ -442,6 +468,62 @@ def subgroup_records(test: LabelledRows, probabilities: Mapping[str, np.ndarray]
             known = [r for r in found if r["value"] is not None and r["group"] != UNKNOWN]
             worst = min(known, key=lambda r: r["value"], default=None)
             records += [{"arm": arm, **record, "worst": record is worst and len(known) > 1} for record in found]
+    return records
+
+
+def subgroup_changes(
+    test: LabelledRows, probabilities: Mapping[str, np.ndarray], pairs: list[tuple[str, str]]
+) -> list[dict[str, Any]]:
+    """arm - control in each group that `subgroup_records` measures: `difference` in macro-F1 with its interval, paired
+    on the same resampled rows and seeds, and both values. Without a verdict: groups are many."""
+    records = []
+    for arm, control in pairs:
+        for column in test.groups:
+            for group in np.unique(test.groups[column]):
+                inside = test.groups[column] == group
+                labels = test.labels[inside]
+                if len(labels) < MIN_GROUP or len(np.unique(labels)) < 2 or group == UNKNOWN:
+                    continue
+                mine, other = (
+                    resampled_macro_f1(
+                        labels,
+                        probabilities[name].argmax(2)[:, inside],
+                        len(test.label_names),
+                        persons_in(test, inside),
+                    )
+                    for name in (arm, control)
+                )
+                record = {"arm": arm, "arms": [arm, control], "column": column, "group": str(group), "n": len(labels)}
+                values = {"value": float(mine[0]), "control_value": float(other[0])}
+                records.append({**record, **values, **measured(mine - other, "difference")})
+    return records
+
+
+def worst_groups(changes: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """For each arm and column of `subgroup_changes` with two groups or more: the group in which the control is worst
+    (`group`), what the arm changes there, the arm's own worst group (`after`), and the gaps between best and worst."""
+    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for change in changes:
+        found.setdefault((change["arm"], change["column"]), []).append(change)
+    records = []
+    for (arm, column), groups in found.items():
+        if len(groups) < 2:
+            continue
+        worst, after = (min(groups, key=lambda one: one[name]) for name in ("control_value", "value"))
+        gaps = [
+            max(one[name] for one in groups) - min(one[name] for one in groups) for name in ("control_value", "value")
+        ]
+        low, high = worst["interval"]
+        sentence = (
+            f"{arm}, {column}: {worst['group']} is where {worst['arms'][1]} is worst ({worst['control_value']:.3f}), "
+            f"and changes by {worst['difference']:+.3f} (95 % interval {low:+.3f} to {high:+.3f}); worst then is "
+            f"{after['group']} ({after['value']:.3f}), the gap between groups goes from {gaps[0]:.3f} to {gaps[1]:.3f}"
+        )
+        kept = ("arms", "group", "n", "value", "control_value", "difference", "interval")
+        about = {"arm": arm, "column": column, **{name: worst[name] for name in kept}}
+        records.append(
+            {**about, "after": after["group"], "control_gap": gaps[0], "gap": gaps[1], "sentence": sentence}
+        )
     return records
 
 
