@@ -26,14 +26,15 @@ class TextClassifierArguments(ArmArguments, TextDataArguments):
     """Train text classifiers in several arms, real and synthetic, and compare each arm with a real-only control."""
 
     arms: list[str] | str | None = None
-    """arms, as a,b,…: real, real_weighted, synthetic, composite, balanced, pretrain_finetune, random_oversampling,
-    and with the last layer alone trained real_features and, with _features, synthetic, composite, balanced,
-    random_oversampling, smote, borderline_smote, adasyn; default: real,real_weighted, with --synthetic also
-    synthetic,composite"""
+    """arms, as a,b,…: real, real_weighted, duplicate_real, real_generator_round_trip, synthetic, composite, balanced,
+    pretrain_finetune, random_oversampling, and with the last layer alone trained real_features and, with _features,
+    duplicate_real, real_generator_round_trip, synthetic, composite, balanced, random_oversampling, smote,
+    borderline_smote, adasyn, gaussian; default: real,real_weighted, with --synthetic also
+    duplicate_real,synthetic,composite"""
     control: str = "real_weighted"
-    """real_weighted (class weights) or real (none); every other arm is compared with it and, but for real, weighted
-    alike; or real_features with --features_from model, for arms with _features: last layers on a pretrained body that
-    is not trained"""
+    """real_weighted (class weights) or real (none); every other arm but real is weighted alike, and compared with it
+    or with what --choose_control finds; or real_features with --features_from model, for arms with _features: last
+    layers on a pretrained body that is not trained"""
     model: str = SMALL_BERT
     """small-bert (from scratch, its vocabulary from the real train texts), or the folder or Hub id of a transformers
     encoder such as BERT, RoBERTa or ALBERT; sentence-transformers/all-MiniLM-L6-v2 comes from the package

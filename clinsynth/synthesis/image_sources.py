@@ -32,7 +32,7 @@ from clinsynth.synthesis.arguments import SourceArguments, parse_strength
 logger = logging.getLogger("clinsynth")
 
 OWN = "own"
-"""--from_class: the class to make itself."""
+"""--from_class: the class to make itself, unless a class is called so."""
 
 Data = TypeVar("Data", bound=ImageDataArguments)
 Reject = Callable[[np.ndarray, list[int], list[int]], list[str | None]]
@@ -108,7 +108,7 @@ def load_sources(
     wanted = {label: id2label[label] for label in sorted(set(labels))}
     allowed = read_compatible(args.compatible, splits["train"], list(wanted.values())) if args.compatible else {}
     givers = parse_classes(args.from_class, data.label_names)
-    own = args.from_class == OWN
+    own = args.from_class == OWN and OWN not in data.label_names
     usable = np.array([i not in elsewhere for i in ids])
     of_class = {}
     for label, name in wanted.items():
@@ -169,7 +169,7 @@ def strengths_of(args: SourceArguments, wanted: dict[int, str]) -> dict[int, flo
 
 def parse_classes(text: str | None, names: list[str]) -> list[str]:
     """The classes of --from_class; all of `names` where there is none, or the class to make itself is meant."""
-    if text is None or text == OWN:
+    if text is None or (text == OWN and OWN not in names):
         return names
     asked = [name.strip() for name in text.split(",")]
     for name in asked:

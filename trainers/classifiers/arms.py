@@ -13,6 +13,7 @@
 | random_oversampling, smote, borderline_smote, adasyn | the real images, short classes filled up in pixel space |
 | real_features | the last layer anew on features of the real train images, the body as it is |
 | smote_features, … | the same with short classes filled up in feature space; compared with real_features |
+| gaussian_features | the same with features drawn from a normal distribution a class |
 | synthetic_features, composite_features, balanced_features | the same on features of what synthetic, … take |
 
 The control is one of these four: with --choose_control that of the best validation macro-F1, chosen before test is
@@ -41,11 +42,12 @@ CONTROLS = ("real", *TUNED)
 DUPLICATE, ROUND_TRIP = "duplicate_real", "real_generator_round_trip"
 SYNTHETIC = ("synthetic", "composite", "balanced", "pretrain_finetune")
 OVERSAMPLING = ("random_oversampling", "smote", "borderline_smote", "adasyn")
+GAUSSIAN = "gaussian"
 IN_FEATURES = "_features"
 REAL_FEATURES = f"real{IN_FEATURES}"
 AGAIN = (DUPLICATE, ROUND_TRIP)
 IN_BOTH = (*AGAIN, "synthetic", "composite", "balanced")
-FEATURES = (REAL_FEATURES, *(f"{rows}{IN_FEATURES}" for rows in (*IN_BOTH, *OVERSAMPLING)))
+FEATURES = (REAL_FEATURES, *(f"{rows}{IN_FEATURES}" for rows in (*IN_BOTH, *OVERSAMPLING, GAUSSIAN)))
 ARMS = ("real", "real_strong", *AGAIN, *SYNTHETIC, *OVERSAMPLING, *FEATURES)
 TEXT_ARMS = ("real", "real_weighted", *AGAIN, *SYNTHETIC, "random_oversampling", *FEATURES)
 """Which arms there are of images, and of texts; those that are trained without being asked for stand first."""
@@ -87,7 +89,7 @@ class Arm:
     @property
     def method(self) -> str | None:
         """How short classes are filled up by over-sampling; None where they are not."""
-        return self.rows if self.rows in OVERSAMPLING else None
+        return self.rows if self.rows in (*OVERSAMPLING, GAUSSIAN) else None
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ log-likelihood best.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +27,8 @@ from transformers import PreTrainedModel
 from clinsynth.models.classifiers import last_layer
 from clinsynth.trainers.classifiers.arms import CALIBRATIONS
 from clinsynth.trainers.classifiers.statistics import class_scores
+
+logger = logging.getLogger("clinsynth")
 
 FACTORS = np.linspace(-2, 2, 17)
 STEPS = np.linspace(-1, 1, 9)  # of an offset, natural logarithms
@@ -42,7 +45,7 @@ class Correction:
         offsets: float64 (classes,), added to their logarithms.
         temperature: what these are then divided by.
         macro_f1: on validation after the correction, mean of the seeds.
-        factor: `t` of the module's table; None without a correction by prior.
+        factor: `t` of prior; None without a correction by prior.
     """
 
     offsets: np.ndarray
@@ -65,17 +68,14 @@ class Correction:
         return softmax((logs(probabilities) + self.offsets) / self.temperature) if self.changes else probabilities
 
     def apply_to(self, model: PreTrainedModel) -> None:
-        """Put the correction into the last layer of `model`, whose own outputs are corrected from then on.
-
-        Raises:
-            ValueError: that layer has no bias to hold the offsets.
-        """
+        """Put the correction into the last layer of `model`, whose own outputs are corrected from then on; one without
+        bias cannot hold the offsets, and stays as it is, with a warning."""
         layer = last_layer(model)
         if layer.bias is None:
-            raise ValueError(
-                f"--model {type(model).__name__} has a last layer without bias, which cannot hold a correction; give "
-                "--calibrate none"
+            logger.warning(
+                "%s has a last layer without bias: it is kept as trained, not corrected", type(model).__name__
             )
+            return
         with torch.no_grad():
             layer.bias.add_(torch.from_numpy(self.offsets).to(layer.bias)).div_(self.temperature)
             layer.weight.div_(self.temperature)

@@ -18,8 +18,8 @@ from clinsynth.trainers.classifiers.statistics import JUDGED, RULE
 FILE = "preregistration.json"
 
 
-def register(folder: Path, plan: dict[str, Any]) -> int:
-    """Put `plan` into the folder's file unless it is the last one there; how many came before it.
+def register(folder: Path, plan: dict[str, Any]) -> None:
+    """Put `plan` into the folder's file unless it is the last one there.
 
     Raises:
         ValueError: the file is damaged.
@@ -28,7 +28,6 @@ def register(folder: Path, plan: dict[str, Any]) -> int:
     if not plans or {**plans[-1], "chosen": None} != {**plan, "chosen": None}:
         plans.append({**plan, "chosen": None})
         write_plans(folder, plans)
-    return len(plans) - 1
 
 
 def register_choices(folder: Path, chosen: dict[str, Any]) -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 import numpy as np
 import torch
+from sklearn.covariance import ledoit_wolf
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
@@ -31,7 +32,7 @@ from clinsynth.models.classifiers import (
 )
 from clinsynth.seeds import derive_seed
 from clinsynth.synthesis.sets import load_labelled
-from clinsynth.trainers.classifiers.arms import Arm
+from clinsynth.trainers.classifiers.arms import GAUSSIAN, Arm
 
 if TYPE_CHECKING:
     from imblearn.over_sampling.base import BaseOverSampler
@@ -276,8 +277,30 @@ def oversample_features(
     train: BodyFeatures, method: str, balance_to: int | None, seed: int
 ) -> tuple[BodyFeatures, list[str]]:
     """Features that fill up the short classes of `train`, and notes; as `oversample` has it."""
+    if method == GAUSSIAN:
+        return drawn_features(train, balance_to, seed), []
     values, labels, notes = oversample(train.values, train.labels, train.label_names, method, balance_to, seed)
     return BodyFeatures(values, labels, train.label_names), notes
+
+
+def drawn_features(train: BodyFeatures, balance_to: int | None, seed: int) -> BodyFeatures:
+    """Features that fill up the short classes of `train`, drawn from a normal distribution around each class's mean;
+    its covariance is that of all classes together, shrunk (Ledoit and Wolf 2004), since a rare class has too few rows.
+
+    Raises:
+        ArmRefusedError: no class is short.
+    """
+    short = shortage(train.labels, len(train.label_names), balance_to)
+    if not short.any():
+        raise ArmRefusedError("no class is short of rows, so there is nothing to draw")
+    own = [number for number in np.unique(train.labels) if short[number]]
+    means = {number: train.values[train.labels == number].mean(0) for number in np.unique(train.labels)}
+    within = train.values - np.stack([means[label] for label in train.labels])
+    spread = ledoit_wolf(within, assume_centered=True)[0]
+    rng, none = np.random.default_rng(seed), np.zeros(train.values.shape[1])
+    rows = [means[number] + rng.multivariate_normal(none, spread, short[number], method="eigh") for number in own]
+    labels = np.repeat(own, short[own])
+    return BodyFeatures(np.concatenate(rows).astype(np.float32), labels, train.label_names)
 
 
 def seen_by_last_layer(model: PreTrainedModel, outputs: Callable[[Read], np.ndarray]) -> np.ndarray:

@@ -333,7 +333,7 @@ def study_notes(trainings: Trainings[S], arms: list[Arm], runs: dict[Job, dict[s
         f"{', '.join(f'{rate:g}' for rate in args.rates)}",
         f"weights and learning rate: best macro-F1 on real validation {noun}s; scores: real test {noun}s",
         f"intervals: 95 %, bootstrap over test {drawn} (within classes) and seeds, paired between arms; verdicts: "
-        "p below 0.05 after Holm's correction over the arms",
+        "p below 0.05 after Holm's correction over the arms and both metrics",
     ]
     if any(arm.in_features for arm in arms):
         body = "the control's classifier of the same seed" if args.features_from == "control" else args.model
