@@ -31,8 +31,11 @@ def main(args: StudyArguments) -> None:
         print(describe_plan(plan, Path(args.output_dir)))
         return
     from clinsynth.run_folder import create_run_folder, read_json, write_run_config
+    from clinsynth.study.power import check_power
     from clinsynth.study.steps import run_steps, run_steps_on_ray
 
+    if power := "" if all(step.finished for step in plan.steps) else check_power(args):
+        print(power, flush=True)
     output_dir = create_run_folder(args.output_dir)
     write_run_config(output_dir, args)
     if args.engine == "ray":

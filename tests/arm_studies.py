@@ -21,7 +21,7 @@ FAST = {"seeds": 2, "epochs": 2, "batch_size": 8}
 def settings(**changes: Any) -> ArmArguments:
     """Flags of a study of the small ResNet."""
     usual = {"arms": ["real", "composite"], "control": "real", "model": "small-resnet", "learning_rates": 2e-3}
-    return ArmArguments(**{**usual, **FAST, "output_dir": "", **changes})
+    return ArmArguments(**{**usual, **FAST, "choose_control": False, "output_dir": "", **changes})
 
 
 def run_arms(real: dict[str, ImageArrays], synthetic: Any, output_dir: Path, **changes: Any) -> dict[str, Any]:

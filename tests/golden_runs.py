@@ -20,6 +20,7 @@ GRADES = "grade 0,grade 1,grade 2,grade 3,grade 4"
 """The classes of the checklist phantom-fundus."""
 IMAGES: dict[str, Any] = {
     "title": "Tiny eyes",
+    "underpowered": True,
     "label_names": GRADES,
     "generators": {
         "ddpm": {"trainer": "ddpm", "train": {"width": 8, "train_steps": 3, "train_batch_size": 4}},
@@ -62,6 +63,7 @@ PREFERENCE = {
 }
 TEXTS: dict[str, Any] = {
     "title": "Tiny posts",
+    "underpowered": True,
     "generators": {"tuned": {"trainer": "text-lora", "train": {"train_steps": 2, "batch_size": 2}}},
     "generate": {"k_shot": 2, "per_class": 8, "shard_size": 6, "near_duplicate": 1.0},
     "evaluate": {"bootstrap": 4},

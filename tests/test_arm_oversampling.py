@@ -5,7 +5,7 @@ import pytest
 
 from clinsynth.data.images import ImageArrays
 from clinsynth.trainers.classifiers.kinds import ImageClassifiers
-from clinsynth.trainers.classifiers.rows import ArmRefusedError, oversample
+from clinsynth.trainers.classifiers.rows import ArmRefusedError, BodyFeatures, oversample, oversample_features
 
 pytest.importorskip("imblearn")
 
@@ -77,3 +77,19 @@ def test_images_stay_images():
     data = train.followed_by(made)
     assert (data.images[:18] == images).all() and data.labels[18:].tolist() == [1] * 6
     assert data.groups["sex"].tolist() == ["f"] * 18 + ["unknown"] * 6
+
+
+def test_features_are_drawn_around_the_mean_of_their_class():
+    rng = np.random.default_rng(0)
+    labels = np.array([0] * 200 + [1] * 20 + [2] * 3)
+    values = (10 * labels[:, None] + rng.normal(0, [1, 2, 0.1], (223, 3))).astype(np.float32)
+    train = BodyFeatures(values, labels, NAMES)
+    made, notes = oversample_features(train, "gaussian", None, seed=0)
+    assert np.bincount(made.labels).tolist() == [0, 180, 197] and notes == [] and made.values.dtype == np.float32
+    for number in (1, 2):
+        mine = made.values[made.labels == number]
+        assert np.allclose(mine.mean(0), values[labels == number].mean(0), atol=0.5)
+        assert np.allclose(mine.std(0), [1, 2, 0.1], rtol=0.3, atol=0.2)
+    assert np.bincount(oversample_features(train, "gaussian", 30, seed=0)[0].labels).tolist() == [0, 10, 27]
+    with pytest.raises(ArmRefusedError, match="no class is short"):
+        oversample_features(train, "gaussian", 3, seed=0)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from clinsynth.data.images import ImageArrays
-from clinsynth.trainers.classifiers.arms import ARMS, Arm, augmentation, control_of, resolve_arms
+from clinsynth.trainers.classifiers.arms import ARMS, ROUND_TRIP, Arm, augmentation, choose_controls, resolve_arms
 from clinsynth.trainers.classifiers.rows import ArmRefusedError, arm_rows
 from clinsynth.trainers.classifiers.study import results_as_text
 from tests.arm_studies import FAST, NAMES, brightness_data, brightness_splits, only, run_arms, written
@@ -29,7 +29,8 @@ def test_every_arm_has_its_control_and_its_augmentation():
         "composite-gan",
         "smote",
     ]
-    controls = {arm.name: control_of(arm, "real_strong") for arm in arms}
+    named = choose_controls(arms, {}, "real_strong", False)
+    controls = {arm.name: named.of(arm) for arm in arms}
     assert controls["smote_features"] == "real_features" and controls["real_features"] == "real_strong"
     assert {augmentation(arm, "real_strong", True) for arm in arms if not arm.in_features} == {"strong"}
     assert augmentation(Arm("real"), "real_strong", True) == "light"
@@ -112,7 +113,8 @@ def test_every_arm_runs_with_equally_many_steps_and_a_refused_one_says_why(tmp_p
     sexes = np.where(np.arange(30) < 24, "f", "m")
     real["test"] = replace(real["test"], groups={"sex": sexes})
     settings = {**FAST, "arms": list(ARMS), "control": "real_strong"}
-    results = run_arms(real, brightness_data(30, 9), tmp_path, **settings)
+    sets = {"": brightness_data(30, 9), ROUND_TRIP: brightness_data(12, 0)}
+    results = run_arms(real, sets, tmp_path, **settings)
     refused = {record["arm"]: record["reason"] for record in results["refused"]}
     kept = [arm for arm in ARMS if arm not in refused]
     assert set(refused) <= {"adasyn", "adasyn_features", "borderline_smote", "borderline_smote_features"}
@@ -121,9 +123,10 @@ def test_every_arm_runs_with_equally_many_steps_and_a_refused_one_says_why(tmp_p
     assert rows["real_strong"] == (23, 0) and rows["synthetic"] == (30, 30) and rows["composite"] == (53, 30)
     assert rows["balanced"] == rows["smote"] == rows["random_oversampling_features"] == (36, 13)
     assert rows["pretrain_finetune"] == (53, 30) and rows["real_features"] == (23, 0)
-    assert {name: rows[f"{name}_features"] for name in ("synthetic", "composite", "balanced")} == {
+    assert {name: rows[f"{name}_features"] for name in ("synthetic", "composite", "balanced", "duplicate_real")} == {
         "synthetic": (30, 30),
         "composite": (53, 30),
+        "duplicate_real": (53, 30),
         "balanced": (36, 13),
     }
     assert any("smote: bright has 3 rows, so 2 neighbours, not 5" in note for note in results["notes"])
@@ -141,7 +144,7 @@ def test_every_arm_runs_with_equally_many_steps_and_a_refused_one_says_why(tmp_p
     assert "too small" in groups["smote", "m"]["note"]
     assert json.loads(json.dumps(results)) == results
     before = written(tmp_path)
-    again = run_arms(real, brightness_data(30, 9), tmp_path, **{**settings, "arms": ["real", "smote"]})
+    again = run_arms(real, sets, tmp_path, **{**settings, "arms": ["real", "smote"]})
     assert written(tmp_path) == before and {r["arm"] for r in again["runs"]} == {"real_strong", "real", "smote"}
 
 

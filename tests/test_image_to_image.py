@@ -122,6 +122,8 @@ def test_rows_depend_on_neither_batches_nor_a_stop(model: Path, data: Path, tmp_
 def test_only_the_named_classes_give_sources(model: Path, data: Path, tmp_path: Path) -> None:
     main(from_images(model, data, tmp_path / "out", from_class="mild", counts="healthy=5,severe=5", per_class=None))
     assert {row["source_label"] for row in read_rows(tmp_path / "out")} == {"mild"}
+    main(from_images(model, data, tmp_path / "own", from_class="own"))
+    assert all(row["source_label"] == LABELS[row["label"]] for row in read_rows(tmp_path / "own"))
     with pytest.raises(ValueError, match=r"no train image of --from_images .* can be made into mild"):
         main(from_images(model, data, tmp_path / "none", from_class="mild"))
     with pytest.raises(ValueError, match="--from_class moderate: 'moderate' is no class"):

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,10 @@ from clinsynth.reports.study import advantage, render_study, samples_of
 from clinsynth.scripts.study import describe_plan, recipe_first
 from clinsynth.study.arguments import StudyArguments
 from clinsynth.study.plan import plan_study
+from clinsynth.study.power import check_power
 
 RECIPE: dict[str, Any] = {
+    "underpowered": True,
     "generators": {
         "ddpm": {
             "trainer": "ddpm",
@@ -131,6 +134,15 @@ def test_the_page_fits_its_window(finished: Path, tmp_path: Path, width: int) ->
     dom = subprocess.run(words, capture_output=True, text=True, timeout=120).stdout
     needed, there = map(int, re.search(r"<title>(\d+) of (\d+)</title>", dom).groups())  # type: ignore[union-attr]
     assert needed <= there
+
+
+def test_a_study_that_can_show_little_goes_on_only_when_told(tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path, underpowered=False)
+    args = parse(StudyArguments, recipe_first([str(recipe), "--output_dir", str(tmp_path / "study")]))
+    with pytest.raises(ValueError, match=r"\d+ test rows and 2 seeds can show a gain of about .* --underpowered true"):
+        check_power(args)
+    assert "can show a gain of about" in check_power(replace(args, underpowered=True))
+    assert check_power(replace(args, dataset="phantom-fundus")) == ""
 
 
 def test_second_run_does_nothing(finished: Path) -> None:

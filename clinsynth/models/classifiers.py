@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from safetensors.torch import save_model
 from sklearn.metrics import f1_score
 from tqdm.auto import tqdm
@@ -35,6 +36,8 @@ class FitSettings:
         steps_per_epoch: batches an epoch; None: one pass over the rows.
         progress: name of the bar; None shows none.
         on_epoch: called with the record of each epoch.
+        targets: float32 (n, classes), what the train rows are taken for instead of their labels; a row's sum is its
+            weight in the loss. None: the labels, of weight 1.
     """
 
     epochs: int
@@ -46,6 +49,7 @@ class FitSettings:
     steps_per_epoch: int | None = None
     progress: str | None = None
     on_epoch: Callable[[Record], None] | None = None
+    targets: np.ndarray | None = None
 
 
 @dataclass
@@ -78,7 +82,7 @@ def fit_classifier(
         ValueError: a loss that is not finite (names the step), or a class without a train row to weight.
     """
     device = next(network.parameters()).device
-    weight = balancing_weights(train).to(device) if settings.class_weights else None
+    weight = balancing_weights(train, settings.targets).to(device) if settings.class_weights else None
 
     def score(known: LabelledRows) -> float:
         return macro_f1(known.labels, predict().argmax(1), len(known.label_names))
@@ -168,9 +172,26 @@ def endless_batches(n: int, batch_size: int) -> Iterator[np.ndarray]:
         rows = rows[batch_size:]
 
 
-def balancing_weights(data: LabelledRows) -> torch.Tensor:
-    """One loss weight a class, n / (classes * rows of the class), float32; a class without a row is an error."""
-    counts = np.bincount(data.labels, minlength=len(data.label_names))
+def known_targets(data: LabelledRows, settings: FitSettings, device: torch.device) -> torch.Tensor:
+    """What the rows of `data` are trained on: their labels, int64 (n,), or the settings' targets (n, classes)."""
+    return torch.as_tensor(data.labels if settings.targets is None else settings.targets, device=device)
+
+
+def classification_loss(logits: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None) -> torch.Tensor:
+    """Cross-entropy of `logits` (n, classes), mean by weight; classes weigh `weight` (classes,).
+
+    `target` are labels (n,), or shares of classes (n, classes) whose sum is a row's weight. With shares of 0 and 1 the
+    two are the same."""
+    if target.ndim == 1:
+        return F.cross_entropy(logits, target, weight=weight)
+    shares = target if weight is None else target * weight
+    return -(shares * logits.log_softmax(-1)).sum() / shares.sum()
+
+
+def balancing_weights(data: LabelledRows, targets: np.ndarray | None = None) -> torch.Tensor:
+    """One loss weight a class, n / (classes * rows of the class), float32; rows count as `targets` (n, classes) has
+    them. A class without a row is an error."""
+    counts = np.bincount(data.labels, minlength=len(data.label_names)) if targets is None else targets.sum(0)
     if (counts == 0).any():
         missing = ", ".join(data.label_names[i] for i in np.flatnonzero(counts == 0))
         raise ValueError(

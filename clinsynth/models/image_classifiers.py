@@ -24,7 +24,9 @@ from clinsynth.data.images import ImageArrays
 from clinsynth.models.classifiers import (
     FitResult,
     FitSettings,
+    classification_loss,
     fit_classifier,
+    known_targets,
     load_to_train,
     load_trained,
     save_network,
@@ -195,14 +197,15 @@ def fit_image_classifier(
     """Train `model` in place on random views of the images, with `strong` ones mixed up as well; `flips` mirrors them
     at random, too. See `fit_classifier`."""
 
+    targets = known_targets(train, settings, model.device)
+
     def loss_of(rows: np.ndarray, weight: torch.Tensor | None) -> torch.Tensor:
         pixels = model_inputs(model, train.images[rows])
-        labels = torch.as_tensor(train.labels[rows], device=model.device)
         if settings.views == "strong":
-            return mixup_loss(model, strong_views(pixels, flips), labels, weight)
+            return mixup_loss(model, strong_views(pixels, flips), targets[rows], weight)
         if settings.views == "light":
             pixels = random_views(pixels, flips)
-        return F.cross_entropy(model(pixels).logits, labels, weight=weight)
+        return classification_loss(model(pixels).logits, targets[rows], weight)
 
     def predicted() -> np.ndarray:
         assert validation is not None
@@ -248,12 +251,12 @@ def strong_views(pixels: torch.Tensor, flips: bool) -> torch.Tensor:
 
 
 def mixup_loss(
-    model: torch.nn.Module, pixels: torch.Tensor, labels: torch.Tensor, weight: torch.Tensor | None
+    model: torch.nn.Module, pixels: torch.Tensor, targets: torch.Tensor, weight: torch.Tensor | None
 ) -> torch.Tensor:
     """Cross-entropy of images that are each blended with another one of the batch, shares ~ Beta(0.2, 0.2), against
     both their labels in the same shares; classes weighted by `weight` (classes,)."""
     share = torch.distributions.Beta(MIXUP_ALPHA, MIXUP_ALPHA).sample().item()
     partner = torch.randperm(len(pixels)).to(pixels.device)
     logits = model(share * pixels + (1 - share) * pixels[partner]).logits
-    own, other = (F.cross_entropy(logits, target, weight=weight) for target in (labels, labels[partner]))
+    own, other = (classification_loss(logits, target, weight) for target in (targets, targets[partner]))
     return share * own + (1 - share) * other

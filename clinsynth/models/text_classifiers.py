@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch.nn.utils.rnn import pad_sequence
 from transformers import (
@@ -26,7 +25,9 @@ from clinsynth.models.classifiers import (
     FitResult,
     FitSettings,
     Read,
+    classification_loss,
     fit_classifier,
+    known_targets,
     load_to_train,
     load_trained,
     save_network,
@@ -133,10 +134,10 @@ def fit_text_classifier(
     model: PreTrainedModel, tokens: Tokens, train: TextArrays, validation: TextArrays, settings: FitSettings
 ) -> FitResult:
     """Train `model` in place on cross-entropy; see `fit_classifier`."""
-    labels = torch.as_tensor(train.labels, device=model.device)
+    targets = known_targets(train, settings, model.device)
 
     def loss_of(rows: np.ndarray, weight: torch.Tensor | None) -> torch.Tensor:
-        return F.cross_entropy(batch_logits(model, tokens, train.texts[rows]), labels[rows], weight=weight)
+        return classification_loss(batch_logits(model, tokens, train.texts[rows]), targets[rows], weight)
 
     def predicted() -> np.ndarray:
         return text_outputs(model, tokens, validation.texts, lambda logits: logits)

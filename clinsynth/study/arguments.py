@@ -236,9 +236,14 @@ class StudyArguments(ImageDataArguments, EngineArguments):
     """flags of `clinsynth audit membership`, e.g. {max_rows: 500}"""
     classifiers: dict[str, dict[str, Any]] = field(default_factory=dict)
     """name: {flags of `clinsynth train image-classifier` (or `text-classifier`)}, e.g. small: {model: small-resnet,
-    seeds: 5}; generators: [names] takes the synthetic sets of these generators alone"""
+    seeds: 5}; generators: [names] takes the synthetic sets of these generators alone; round_trip: NAME is a generator
+    with from_class: own, whose set is real pictures come back; ceiling: NAME is a classifier above with all real
+    samples, whose control is the top of the gap that this one's arms may close"""
     seed: int = 0
     """of the choice of few-shot samples and, where their flags do not say otherwise, of all steps"""
+    underpowered: bool = False
+    """go on though the test split and the seeds cannot show a gain of 0.03 in macro-F1; phantoms need no such
+    word: they show that the tools work, and nothing of patients"""
     output_dir: str = "runs/study"
     """folder of the study: report.html, report.json, and a folder for each step"""
     shareable: bool = False
@@ -274,11 +279,18 @@ class StudyArguments(ImageDataArguments, EngineArguments):
                 raise ValueError(f"generators: {name}: trainer {recipe['trainer']} trains nothing; leave train out")
             self.check_base(name, recipe)
         for name, flags in self.classifiers.items():
-            unknown = sorted(set(flags.get("generators", ())) - set(self.generators))
+            named = {*flags.get("generators", ()), *([flags["round_trip"]] if "round_trip" in flags else [])}
+            unknown = sorted(named - set(self.generators))
             if unknown:
                 raise ValueError(
                     f"classifiers: {name} names the generator {unknown[0]!r}, which the recipe does not have; it has "
                     f"{', '.join(self.generators) or 'none'}"
+                )
+            above = list(self.classifiers)[: list(self.classifiers).index(name)]
+            if "ceiling" in flags and flags["ceiling"] not in above:
+                raise ValueError(
+                    f"classifiers: {name} has the ceiling {flags['ceiling']!r}, which must be a classifier above it: "
+                    f"{', '.join(above) or 'there is none'}"
                 )
         if self.draws < 1:
             raise ValueError(f"draws must be at least 1, got {self.draws}")

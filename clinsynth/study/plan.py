@@ -164,10 +164,20 @@ def with_judges(flags: dict[str, Any], plan: Plan) -> tuple[dict[str, Any], list
 def plan_classifier(args: StudyArguments, name: str, plan: Plan, data_key: str) -> Step:
     """The step that trains one classifier in its arms, on the first draw of its generators."""
     flags = dict(args.classifiers[name])
-    sources = {generator: plan.generated[generator][0] for generator in flags.pop("generators", plan.generated)}
+    trips = {other["round_trip"] for other in args.classifiers.values() if "round_trip" in other}
+    generators = flags.pop("generators", [generator for generator in plan.generated if generator not in trips])
+    sources = {generator: plan.generated[generator][0] for generator in generators}
     synthetic = ",".join(f"{generator}={step.output_dir}" for generator, step in sources.items())
     sets = {"synthetic": synthetic} if synthetic else {}
     inputs = [data_key, *(step.key for step in sources.values())]
+    if "round_trip" in flags:
+        step = plan.generated[flags["round_trip"]][0]
+        flags["round_trip"] = str(step.output_dir)
+        inputs.append(step.key)
+    if "ceiling" in flags:
+        step = plan.classified[flags["ceiling"]]
+        flags["ceiling"] = str(step.output_dir)
+        inputs.append(step.key)
     if flags.get("features_from") == "model":
         flags = {"cache_dir": str(Path(args.output_dir) / "classify-cache"), **flags}
     flags = {**changed_data_flags(args), **sets, "seed": args.seed, **flags}

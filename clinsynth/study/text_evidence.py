@@ -134,7 +134,7 @@ def text_evidence(
         **records,
         "exact": exact,
         **single,
-        "attacks": finished.get(f"attacks, {content}", partial(attack_table, *seen, seed)),
+        "attacks": finished.get(f"attacks, {content}", partial(attack_table, seen[0], seen[1], seen[2], seed)),
         "closest": privacy.closest_pairs(synthetic, sets["train"], rows["synthetic"], rows["train"]),
         "distributions": privacy.describe_distributions(sets, rows),
         "findings": findings,

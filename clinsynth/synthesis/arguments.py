@@ -62,7 +62,8 @@ class SourceArguments(ImageDataArguments):
     one chosen by how many pictures made from validation pictures are kept (needs --keep_if_checklist or
     --keep_if_class)"""
     from_class: str | None = None
-    """classes whose pictures may be sources, LABEL,LABEL; default: all but the class to make"""
+    """classes whose pictures may be sources, LABEL,LABEL; default: all but the class to make; own: this class
+    itself, so that at a small --strength real pictures come back as the generator sees them"""
     compatible: str | None = None
     """YAML file of columns in which source and class must agree, such as body site: `agree: [column, …]`, and under
     `classes:` LABEL: {column: [value, …]} where not the values of the class's own train pictures hold"""

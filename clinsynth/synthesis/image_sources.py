@@ -31,6 +31,8 @@ from clinsynth.synthesis.arguments import SourceArguments, parse_strength
 
 logger = logging.getLogger("clinsynth")
 
+OWN = "own"
+"""--from_class: the class to make itself, unless a class is called so."""
 
 Data = TypeVar("Data", bound=ImageDataArguments)
 Reject = Callable[[np.ndarray, list[int], list[int]], list[str | None]]
@@ -106,14 +108,17 @@ def load_sources(
     wanted = {label: id2label[label] for label in sorted(set(labels))}
     allowed = read_compatible(args.compatible, splits["train"], list(wanted.values())) if args.compatible else {}
     givers = parse_classes(args.from_class, data.label_names)
+    own = args.from_class == OWN and OWN not in data.label_names
     usable = np.array([i not in elsewhere for i in ids])
     of_class = {}
     for label, name in wanted.items():
-        of_class[label] = np.flatnonzero(usable & serves(data, classes, name, givers, allowed.get(name, {})))
+        from_own = [name] if own else [giver for giver in givers if giver != name]
+        of_class[label] = np.flatnonzero(usable & serves(data, classes, from_own, allowed.get(name, {})))
         if len(of_class[label]) == 0:
             raise ValueError(
                 f"no {split} image of --from_images {args.from_images} can be made into {name}: it must be of "
-                "another class, agree with --from_class and --compatible, and be in no other split; loosen these"
+                f"{'this' if own else 'another'} class, agree with --from_class and --compatible, and be in no other "
+                "split; loosen these"
             )
     facts = {
         "from_images": args.from_images,
@@ -163,8 +168,8 @@ def strengths_of(args: SourceArguments, wanted: dict[int, str]) -> dict[int, flo
 
 
 def parse_classes(text: str | None, names: list[str]) -> list[str]:
-    """The classes of --from_class; all of `names` where there is none."""
-    if text is None:
+    """The classes of --from_class; all of `names` where there is none, or the class to make itself is meant."""
+    if text is None or (text == OWN and OWN not in names):
         return names
     asked = [name.strip() for name in text.split(",")]
     for name in asked:
@@ -173,11 +178,9 @@ def parse_classes(text: str | None, names: list[str]) -> list[str]:
     return asked
 
 
-def serves(
-    data: ImageArrays, classes: list[str], target: str, givers: list[str], allowed: dict[str, list[str]]
-) -> np.ndarray:
-    """Mask (n,) of the images of `data` that may become `target`; `allowed` maps a column to its values."""
-    mask = np.array([name != target and name in givers for name in classes])
+def serves(data: ImageArrays, classes: list[str], givers: list[str], allowed: dict[str, list[str]]) -> np.ndarray:
+    """Mask (n,) of the images of `data` that are of the classes `givers`; `allowed` maps a column to its values."""
+    mask = np.array([name in givers for name in classes])
     for column, values in allowed.items():
         mask &= np.isin(data.groups[column], values)
     return mask

@@ -16,15 +16,23 @@ from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
+from sklearn.covariance import ledoit_wolf
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from clinsynth.data.labels import LabelledRows, LabelledSamples
-from clinsynth.models.classifiers import FitResult, FitSettings, Read, fit_classifier, last_layer
+from clinsynth.models.classifiers import (
+    FitResult,
+    FitSettings,
+    Read,
+    classification_loss,
+    fit_classifier,
+    known_targets,
+    last_layer,
+)
 from clinsynth.seeds import derive_seed
 from clinsynth.synthesis.sets import load_labelled
-from clinsynth.trainers.classifiers.arms import Arm
+from clinsynth.trainers.classifiers.arms import GAUSSIAN, Arm
 
 if TYPE_CHECKING:
     from imblearn.over_sampling.base import BaseOverSampler
@@ -131,6 +139,23 @@ def shortage(labels: np.ndarray, classes: int, balance_to: int | None) -> np.nda
     """How many rows each class lacks of `balance_to`, or of the largest class: ints (classes,), 0 or more."""
     counts = np.bincount(labels, minlength=classes)
     return np.maximum(0, (balance_to or counts.max()) - counts)
+
+
+def with_repeats(train: R, labels: np.ndarray, seed: int) -> R:
+    """`train`, and after it for each of `labels` a row of this class again, drawn by `seed`: all of a class before one
+    comes twice.
+
+    Raises:
+        ArmRefusedError: a class without a row.
+    """
+    rng, drawn = np.random.default_rng(seed), []
+    for number, count in enumerate(np.bincount(labels, minlength=len(train.label_names))):
+        own = np.flatnonzero(train.labels == number)
+        if count and not len(own):
+            raise ArmRefusedError(f"the train split holds no {train.noun} of {train.label_names[number]}")
+        turns = -(-count // max(len(own), 1))
+        drawn.append(np.concatenate([own[:0], *(rng.permutation(own) for _ in range(turns))])[:count])
+    return train.followed_by(train.take(np.concatenate(drawn)))
 
 
 def repeated(train: R, balance_to: int | None, seed: int) -> tuple[R, list[str]]:
@@ -252,8 +277,30 @@ def oversample_features(
     train: BodyFeatures, method: str, balance_to: int | None, seed: int
 ) -> tuple[BodyFeatures, list[str]]:
     """Features that fill up the short classes of `train`, and notes; as `oversample` has it."""
+    if method == GAUSSIAN:
+        return drawn_features(train, balance_to, seed), []
     values, labels, notes = oversample(train.values, train.labels, train.label_names, method, balance_to, seed)
     return BodyFeatures(values, labels, train.label_names), notes
+
+
+def drawn_features(train: BodyFeatures, balance_to: int | None, seed: int) -> BodyFeatures:
+    """Features that fill up the short classes of `train`, drawn from a normal distribution around each class's mean;
+    its covariance is that of all classes together, shrunk (Ledoit and Wolf 2004), since a rare class has too few rows.
+
+    Raises:
+        ArmRefusedError: no class is short.
+    """
+    short = shortage(train.labels, len(train.label_names), balance_to)
+    if not short.any():
+        raise ArmRefusedError("no class is short of rows, so there is nothing to draw")
+    own = [number for number in np.unique(train.labels) if short[number]]
+    means = {number: train.values[train.labels == number].mean(0) for number in np.unique(train.labels)}
+    within = train.values - np.stack([means[label] for label in train.labels])
+    spread = ledoit_wolf(within, assume_centered=True)[0]
+    rng, none = np.random.default_rng(seed), np.zeros(train.values.shape[1])
+    rows = [means[number] + rng.multivariate_normal(none, spread, short[number], method="eigh") for number in own]
+    labels = np.repeat(own, short[own])
+    return BodyFeatures(np.concatenate(rows).astype(np.float32), labels, train.label_names)
 
 
 def seen_by_last_layer(model: PreTrainedModel, outputs: Callable[[Read], np.ndarray]) -> np.ndarray:
@@ -284,14 +331,14 @@ def fit_head(
     def scaled(rows: np.ndarray) -> torch.Tensor:
         return torch.from_numpy((rows - mean) / spread).to(model.device, torch.float32)
 
-    inputs, targets = scaled(train.values), torch.as_tensor(train.labels, device=model.device)
+    inputs, targets = scaled(train.values), known_targets(train, settings, model.device)
     held_out = scaled(validation.values)
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)
         head = torch.nn.Linear(inputs.shape[1], len(train.label_names)).to(model.device)
 
     def loss_of(rows: np.ndarray, weight: torch.Tensor | None) -> torch.Tensor:
-        return F.cross_entropy(head(inputs[rows]), targets[rows], weight=weight)
+        return classification_loss(head(inputs[rows]), targets[rows], weight)
 
     def predicted() -> np.ndarray:
         with torch.inference_mode():

@@ -3,7 +3,7 @@
 The bootstrap (Efron 1979) resamples seeds, and test rows within each class, so that no class vanishes, or where it is
 known whose a row is, persons; two arms are compared on the same resampled rows and seeds. Of S seeds S - 1 are drawn
 (Rao and Wu 1988): a bootstrap of S out of S would give only (S - 1) / S of the variance between seeds, two thirds for
-the usual three. The p-values of all arms are corrected together by Holm's method (1979), each metric for itself.
+the usual three. The p-values of all arms and of both judged metrics are corrected together by Holm's method (1979).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from clinsynth.data.labels import UNKNOWN, LabelledRows
+from clinsynth.data.summary import VISIBLE, visible
 from clinsynth.metrics.intervals import percentile_interval
 
 BINS = 15
@@ -21,11 +22,16 @@ MAIN = ("macro_f1", "balanced_accuracy", "accuracy", "auroc", "ece")
 MINORITY = "minority_recall"
 CONFIDENCE = 0.95
 RESAMPLES, AGREEMENT_RESAMPLES, SUBGROUP_RESAMPLES = 2000, 1000, 500
+VISIBLE_RESAMPLES = 500
 MOST_DRAWS = 100
 CHUNK = 100  # resamples at a time, to bound the memory
 JUDGED = ("macro_f1", "balanced_accuracy")
 FEW_SEEDS = 3
 MIN_ROWS, MIN_GROUP = 10, 20
+RULE = (
+    "an arm helps (hurts) where its difference to its control is above (below) 0 with p below 0.05 after Holm's "
+    "correction over all arms and metrics; else there is no evidence, as always with a single seed"
+)
 OVERALL, MIXED_UP = "overall", "mixed up"
 
 
@@ -190,6 +196,29 @@ def bootstrap(
     return {arm: np.concatenate(chunks) for arm, chunks in parts.items()}
 
 
+def visible_gain(
+    labels: np.ndarray, probabilities: np.ndarray, test_labels: np.ndarray, classes: int
+) -> dict[str, Any]:
+    """The smallest gain in macro-F1 over an arm that the test split can show with as many seeds, told before test is
+    scored: from how far the arm's trainings differ on validation rows, drawn as many a class as test has.
+
+    `labels` (n,) and `probabilities` (seeds, n, classes) are of the real validation rows; of the test labels only the
+    number of each class is used.
+
+    Returns:
+        `value` (5 % two-sided, 80 % power), `enough`: whether that is at most VISIBLE, `n` test rows, `seeds`.
+    """
+    rng, wanted = np.random.default_rng(0), np.bincount(test_labels, minlength=classes)
+    weights = np.zeros((1 + VISIBLE_RESAMPLES, len(labels)))
+    for number in np.unique(labels):
+        own = np.flatnonzero(labels == number)
+        weights[0, own] = wanted[number] / len(own)
+        weights[1:, own] = rng.multinomial(wanted[number], np.full(len(own), 1 / len(own)), size=VISIBLE_RESAMPLES)
+    by_seed = [class_scores(labels, run.argmax(1), weights, classes)[0].mean(1) for run in probabilities]
+    value = visible(np.stack(by_seed, axis=1), len(probabilities), wanted)
+    return {"value": value, "enough": value <= VISIBLE, "n": len(test_labels), "seeds": len(probabilities)}
+
+
 def measured(resampled: np.ndarray, name: str = "value") -> dict[str, Any]:
     """One column of `bootstrap`, or a difference of two, as it stands in results: the value itself (row 0), called
     `name`, and its percentile interval (the rest)."""
@@ -262,9 +291,9 @@ def comparison_records(
     """arm - control for each of `pairs`, one record a metric, pair after pair; `arms` are those of `arm_records`,
     `minority` is what `bootstrap` was given.
 
-    Macro-F1 and balanced accuracy carry p, p_holm (corrected over the pairs), effect size and a verdict; the others
-    do not: among many intervals some exclude zero by chance. Recalls are left out, whose mean is the balanced
-    accuracy."""
+    Macro-F1 and balanced accuracy carry p, p_holm (corrected over the pairs and these two), effect size and a verdict;
+    the others do not: among many intervals some exclude zero by chance. Recalls are left out, whose mean is the
+    balanced accuracy."""
     single = {(record["arm"], record["metric"]): record for record in arms}
     records = []
     for pair in pairs:
@@ -272,12 +301,11 @@ def comparison_records(
             if not metric.startswith("recall "):
                 gap = resampled[pair[0]][:, column] - resampled[pair[1]][:, column]
                 records.append(gap_record(gap, pair, single[pair[0], metric], single[pair[1], metric]))
-    for metric in JUDGED:
-        judged = [record for record in records if record["metric"] == metric]
-        for record, corrected in zip(judged, holm([record["p"] for record in judged]), strict=True):
-            record["p_holm"] = corrected
-            record["verdict"] = verdict(record["difference"], corrected, record["seeds"])
-            record["sentence"] = comparison_sentence(record, len(judged), test.noun)
+    judged = [record for record in records if record["metric"] in JUDGED]
+    for record, corrected in zip(judged, holm([record["p"] for record in judged]), strict=True):
+        record["p_holm"] = corrected
+        record["verdict"] = verdict(record["difference"], corrected, record["seeds"])
+        record["sentence"] = comparison_sentence(record, len(judged), test.noun)
     return records
 
 
@@ -291,6 +319,31 @@ def gap_record(gap: np.ndarray, pair: tuple[str, str], arm: dict[str, Any], cont
     return record
 
 
+def gap_records(
+    resampled: Mapping[str, np.ndarray], pairs: list[tuple[str, str]], ceiling: np.ndarray
+) -> list[dict[str, Any]]:
+    """For each of `pairs` the share of the way in macro-F1 from the control to `ceiling`, what all real samples reach:
+    1 closes the gap, 0 is the control. All are columns of `bootstrap` from one call, so that the share's interval
+    holds what is uncertain in all three. `value` is None where the ceiling is not clearly above the control."""
+    records, top = [], ceiling[:, 0]
+    for arm, control in pairs:
+        base = resampled[control][:, 0]
+        way = measured(top - base)
+        record = {"arm": arm, "arms": [arm, control], "way": way["value"], "way_interval": way["interval"]}
+        if way["interval"][0] <= 0:
+            note = f"all real samples are not clearly above {control}, so there is no gap to close"
+            records.append({**record, "value": None, "interval": None, "note": note})
+            continue
+        found = measured((resampled[arm][:, 0] - base) / (top - base))
+        low, high = found["interval"]
+        sentence = (
+            f"{arm} closes {found['value']:.0%} (95 % interval {low:.0%} to {high:.0%}) of the gap in macro-F1 "
+            f"between {control} and all real samples, which is {way['value']:.3f}"
+        )
+        records.append({**record, **found, "note": "", "sentence": sentence})
+    return records
+
+
 def effect(differences: np.ndarray) -> dict[str, Any]:
     """Cohen's d of paired differences, one a seed: their mean over their standard deviation; None where that is 0 or
     there is one seed alone."""
@@ -301,11 +354,11 @@ def effect(differences: np.ndarray) -> dict[str, Any]:
     return {"effect_size": float(differences.mean() / spread), "effect_note": few}
 
 
-def comparison_sentence(record: dict[str, Any], pairs: int, noun: str) -> str:
+def comparison_sentence(record: dict[str, Any], judged: int, noun: str) -> str:
     """The difference in words."""
     low, high = record["interval"]
     seeds = record["seeds"]
-    corrected = f", {record['p_holm']:.3f} after Holm over {pairs} arms" if pairs > 1 else ""
+    corrected = f", {record['p_holm']:.3f} after Holm over {judged} comparisons"
     gain = "" if record["relative_gain"] is None else f"; {record['relative_gain']:+.1f} % of the control"
     return (
         f"{' - '.join(record['arms'])}, {record['metric']}: {record['difference']:+.3f} ({CONFIDENCE:.0%} interval "
@@ -417,6 +470,62 @@ def subgroup_records(test: LabelledRows, probabilities: Mapping[str, np.ndarray]
             known = [r for r in found if r["value"] is not None and r["group"] != UNKNOWN]
             worst = min(known, key=lambda r: r["value"], default=None)
             records += [{"arm": arm, **record, "worst": record is worst and len(known) > 1} for record in found]
+    return records
+
+
+def subgroup_changes(
+    test: LabelledRows, probabilities: Mapping[str, np.ndarray], pairs: list[tuple[str, str]]
+) -> list[dict[str, Any]]:
+    """arm - control in each group that `subgroup_records` measures: `difference` in macro-F1 with its interval, paired
+    on the same resampled rows and seeds, and both values. Without a verdict: groups are many."""
+    records = []
+    for arm, control in pairs:
+        for column in test.groups:
+            for group in np.unique(test.groups[column]):
+                inside = test.groups[column] == group
+                labels = test.labels[inside]
+                if len(labels) < MIN_GROUP or len(np.unique(labels)) < 2 or group == UNKNOWN:
+                    continue
+                mine, other = (
+                    resampled_macro_f1(
+                        labels,
+                        probabilities[name].argmax(2)[:, inside],
+                        len(test.label_names),
+                        persons_in(test, inside),
+                    )
+                    for name in (arm, control)
+                )
+                record = {"arm": arm, "arms": [arm, control], "column": column, "group": str(group), "n": len(labels)}
+                values = {"value": float(mine[0]), "control_value": float(other[0])}
+                records.append({**record, **values, **measured(mine - other, "difference")})
+    return records
+
+
+def worst_groups(changes: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """For each arm and column of `subgroup_changes` with two groups or more: the group in which the control is worst
+    (`group`), what the arm changes there, the arm's own worst group (`after`), and the gaps between best and worst."""
+    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for change in changes:
+        found.setdefault((change["arm"], change["column"]), []).append(change)
+    records = []
+    for (arm, column), groups in found.items():
+        if len(groups) < 2:
+            continue
+        worst, after = (min(groups, key=lambda one: one[name]) for name in ("control_value", "value"))
+        gaps = [
+            max(one[name] for one in groups) - min(one[name] for one in groups) for name in ("control_value", "value")
+        ]
+        low, high = worst["interval"]
+        sentence = (
+            f"{arm}, {column}: {worst['group']} is where {worst['arms'][1]} is worst ({worst['control_value']:.3f}), "
+            f"and changes by {worst['difference']:+.3f} (95 % interval {low:+.3f} to {high:+.3f}); worst then is "
+            f"{after['group']} ({after['value']:.3f}), the gap between groups goes from {gaps[0]:.3f} to {gaps[1]:.3f}"
+        )
+        kept = ("arms", "group", "n", "value", "control_value", "difference", "interval")
+        about = {"arm": arm, "column": column, **{name: worst[name] for name in kept}}
+        records.append(
+            {**about, "after": after["group"], "control_gap": gaps[0], "gap": gaps[1], "sentence": sentence}
+        )
     return records
 
 

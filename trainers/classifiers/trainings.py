@@ -9,16 +9,18 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar, Generic
 
 import numpy as np
 from accelerate import PartialState
 from safetensors.numpy import load_file, save_file
+from scipy.spatial.distance import cdist
 from transformers import PreTrainedModel
 
+from clinsynth.data.labels import LabelledRows
 from clinsynth.models.classifiers import FitResult, FitSettings, Read, Record
 from clinsynth.models.linear_texts import Linear, fit_linear
 from clinsynth.run_folder import (
@@ -29,7 +31,18 @@ from clinsynth.run_folder import (
     explained_where_damaged,
     kept_arrays,
 )
-from clinsynth.trainers.classifiers.arms import REAL_FEATURES, Arm, ArmArguments, Views, augmentation, weighted
+from clinsynth.trainers.classifiers.arms import (
+    DUPLICATE,
+    IN_FEATURES,
+    REAL_FEATURES,
+    ROUND_TRIP,
+    Arm,
+    ArmArguments,
+    Choice,
+    Views,
+    augmentation,
+    weighted,
+)
 from clinsynth.trainers.classifiers.rows import (
     ArmRefusedError,
     BodyFeatures,
@@ -41,10 +54,12 @@ from clinsynth.trainers.classifiers.rows import (
     head_probabilities,
     oversample_features,
     repeated,
+    with_repeats,
 )
 
 logger = logging.getLogger("clinsynth")
 
+FOLDS = 3
 LINEAR_FILE = "linear.safetensors"
 
 
@@ -127,89 +142,150 @@ def run_training(trainings: Trainings[S], arm: Arm, seed: int) -> None:
 def train_arm(trainings: Trainings[S], arm: Arm, seed: int, folder: Path) -> dict[str, Any]:
     """Write the best model and its probabilities of the test samples into `folder`; returns what is to be recorded."""
     real = trainings.real
-    data, notes = choose_rows(trainings, arm, seed)
-    learning_rate = None
-    if arm.linear:
-        result, probabilities = fit_linear_arm(trainings, arm, seed, data, folder)
+    fit = fit_best(trainings, arm, seed, folder)
+    result, data = fit.result, fit.rows.data
+    if isinstance(fit.model, Linear):
+        if arm.frozen:  # of words the features cannot be had again
+            save_file({"weights": fit.model.weights, "biases": fit.model.biases}, folder / LINEAR_FILE)
     else:
-        result, model, learning_rate = fit_best(trainings, arm, seed, data, folder)
-        trainings.classifiers.save(model, real["train"].label_names, folder / "model")
-        probabilities = trainings.predict(arm, seed, model, real["test"])
-    save_file({"probabilities": probabilities, "labels": real["test"].labels}, folder / "test.safetensors")
+        trainings.classifiers.save(fit.model, real["train"].label_names, folder / "model")
+    for split in ("validation", "test"):
+        probabilities = fit.predict(real[split])
+        save_file({"probabilities": probabilities, "labels": real[split].labels}, folder / f"{split}.safetensors")
     originals = 0 if arm.rows == "synthetic" else len(real["train"].labels)
     made = len(data.labels) - (0 if arm.kind == "pretrain_finetune" else originals)
     return {
         "train_rows": originals + made,
         "synthetic_rows": made,
-        "learning_rate": learning_rate,
+        "learning_rate": fit.learning_rate,
+        **fit.rows.choice.record(),
         "steps": result.steps,
         "seconds": round(result.seconds, 2),
         "best_epoch": result.best_epoch,
         "validation_macro_f1": result.best_macro_f1,
-        "notes": notes,
+        "notes": fit.rows.notes,
         "history": result.history,
     }
 
 
-def choose_rows(trainings: Trainings[S], arm: Arm, seed: int) -> tuple[S | BodyFeatures, list[str]]:
-    """The rows of an arm, real ones first, drawn by `seed`, and notes on them: samples, of `pretrain_finetune` those
-    of its first half, or for an arm in feature space features of samples.
+@dataclass(frozen=True)
+class ArmRows(Generic[S]):
+    """The rows of an arm, real ones first: samples, of `pretrain_finetune` those of its first half, or for an arm in
+    feature space features of samples; what they are taken for (`FitSettings.targets`); how they were chosen."""
+
+    data: S | BodyFeatures
+    targets: np.ndarray | None = None
+    notes: list[str] = field(default_factory=list)
+    choice: Choice = field(default_factory=Choice)
+
+
+def choose_rows(trainings: Trainings[S], arm: Arm, seed: int, choice: Choice) -> ArmRows[S]:
+    """The rows of an arm, drawn by `seed`.
 
     Raises:
         ArmRefusedError: the data does not allow the arm.
     """
     args, real = trainings.args, trainings.seen(arm, trainings.real["train"], seed)
     if arm.synthetic:
-        synthetic, notes = agreeing(trainings, arm, seed)
-        return arm_rows(real, synthetic, arm, ratio=args.synthetic_ratio, balance_to=args.balance_to, seed=seed), notes
+        return synthetic_rows(trainings, arm, seed, choice, real)
+    if arm.rows == DUPLICATE:
+        added = choose_rows(trainings, trainings.like(arm), seed, Choice(choice.ratio))
+        return ArmRows(with_repeats(real, added.data.labels[len(real.labels) :], seed), None, added.notes, choice)
+    if arm.rows == ROUND_TRIP:
+        given_back = trainings.seen(arm, trainings.synthetic[ROUND_TRIP], seed)
+        return ArmRows(arm_rows(real, given_back, Arm("composite"), ratio=None, balance_to=None, seed=seed))
     if not arm.method:
-        return real, []
+        return ArmRows(real)
     if isinstance(real, BodyFeatures):
         features, notes = oversample_features(real, arm.method, args.balance_to, seed)
-        return real.followed_by(features), notes
+        return ArmRows(real.followed_by(features), None, notes)
     samples, notes = trainings.classifiers.oversample(real, arm.method, args.balance_to, seed)
-    return real.followed_by(samples), notes
+    return ArmRows(real.followed_by(samples), None, notes)
 
 
-def agreeing(trainings: Trainings[S], arm: Arm, seed: int) -> tuple[S | BodyFeatures, list[str]]:
-    """The synthetic set of an arm, with --keep_agreeing those whose label the control confirms, and notes."""
-    samples = trainings.synthetic[arm.source]
-    seen = trainings.seen(arm, samples, seed)
-    if not trainings.args.keep_agreeing:
-        return seen, []
-    agrees = trainings.synthetic_probabilities(arm.source, seed).argmax(1) == samples.labels
-    kept = f"{agrees.sum()} of {len(agrees)} synthetic {samples.noun}s kept"
-    return seen.take(agrees), [f"{kept}, whose label the control gives them too"]
+def synthetic_rows(trainings: Trainings[S], arm: Arm, seed: int, choice: Choice, real: S | BodyFeatures) -> ArmRows[S]:
+    """`choose_rows` of an arm of synthetic samples, weighed and softly labelled as the flags say."""
+    args = trainings.args
+    kept, notes = kept_rows(trainings, arm, seed, choice)
+    seen = trainings.seen(arm, trainings.synthetic[arm.source], seed).take(kept)
+    settings: dict[str, Any] = {"ratio": choice.ratio, "balance_to": args.balance_to, "seed": seed}
+    data = arm_rows(real, seen, arm, **settings)
+    if choice.weight == 1 and (arm.linear or not args.soft_labels):
+        return ArmRows(data, None, notes, choice)
+    targets = np.eye(len(data.label_names), dtype=np.float32)[data.labels]
+    # The same draw once more, of numbers instead of samples, says which of the synthetic ones stand where.
+    drawn = arm_rows(numbered(real), numbered(seen), arm, **settings).values[:, 0]
+    first = len(data.labels) - len(seen.labels) if arm.rows in ("synthetic", "pretrain_finetune") else len(real.labels)
+    if args.soft_labels:
+        said = trainings.taught(arm.source, seed)[kept][drawn[first:]]
+        targets[first:] = (1 - args.soft_labels) * targets[first:] + args.soft_labels * said
+    targets[first:] *= choice.weight
+    return ArmRows(data, targets, notes, choice)
 
 
-def fit_best(
-    trainings: Trainings[S], arm: Arm, seed: int, data: S | BodyFeatures, folder: Path
-) -> tuple[FitResult, PreTrainedModel, float]:
-    """Train at every learning rate, appending to `folder`'s metrics.jsonl; the best by validation, and its rate."""
-    best: list[tuple[FitResult, PreTrainedModel, float]] = []  # one at most: a model is large
-    for learning_rate in trainings.args.rates:
-        settings = fit_settings(trainings, arm, seed, learning_rate, folder)
-        if isinstance(data, BodyFeatures):
-            model = trainings.body(seed)  # anew, since fit_head changes its last layer
-            held_out = trainings.features(trainings.real["validation"], seed)
-            result = fit_head(model, data, held_out, settings)
-        else:
-            model = trainings.new_classifier(seed)
-            result = fit_whole(trainings, arm, data, model, settings)
-        best = [max([*best, (result, model, learning_rate)], key=lambda fit: fit[0].best_macro_f1)]
+def kept_rows(trainings: Trainings[S], arm: Arm, seed: int, choice: Choice) -> tuple[np.ndarray, list[str]]:
+    """Numbers of the synthetic samples that are left to an arm by --keep_agreeing and a band, and notes."""
+    samples, notes = trainings.synthetic[arm.source], []
+    keep = np.ones(len(samples.labels), dtype=bool)
+    if trainings.args.keep_agreeing:
+        keep &= trainings.synthetic_probabilities(arm.source, seed).argmax(1) == samples.labels
+        kept = f"{keep.sum()} of {len(keep)} synthetic {samples.noun}s kept"
+        notes.append(f"{kept}, whose label the control gives them too")
+    if choice.band:
+        said = trainings.taught(arm.source, seed)[np.arange(len(samples.labels)), samples.labels]
+        keep &= (choice.band.low <= said) & (said <= choice.band.high)
+        keep &= trainings.nearness(arm.source, seed) <= choice.band.near
+        notes.append(f"{keep.sum()} of {len(keep)} synthetic {samples.noun}s kept, in the band {choice.band}")
+    return np.flatnonzero(keep), notes
+
+
+def numbered(rows: LabelledRows) -> BodyFeatures:
+    """The rows' numbers in their place."""
+    return BodyFeatures(np.arange(len(rows.labels))[:, None], rows.labels, rows.label_names)
+
+
+@dataclass(frozen=True)
+class Fit(Generic[S]):
+    """A training, what it was done on, and what it says of other samples: probabilities (n, classes)."""
+
+    result: FitResult
+    model: PreTrainedModel | Linear
+    learning_rate: float | None
+    rows: ArmRows[S]
+    predict: Callable[[S], np.ndarray]
+
+
+def fit_best(trainings: Trainings[S], arm: Arm, seed: int, folder: Path) -> Fit[S]:
+    """Train on every choice of rows at every learning rate, appending to `folder`'s metrics.jsonl; the best by
+    validation."""
+    best: list[Fit[S]] = []  # one at most: a model is large
+    refused: list[ArmRefusedError] = []
+    for choice in trainings.args.choices(arm):
+        try:
+            rows = choose_rows(trainings, arm, seed, choice)
+        except ArmRefusedError as error:  # a band may be too narrow where another is not
+            refused.append(error)
+            continue
+        for learning_rate in [None] if arm.linear else trainings.args.rates:
+            if learning_rate is None:
+                fit = fit_linear_arm(trainings, arm, seed, rows, folder)
+            else:
+                settings = replace(fit_settings(trainings, arm, seed, learning_rate, folder), targets=rows.targets)
+                result, model = fit_rows(trainings, arm, seed, rows.data, settings)
+                fit = Fit(result, model, learning_rate, rows, partial(trainings.predict, arm, seed, model))
+            best = [max([*best, fit], key=lambda fit: fit.result.best_macro_f1)]
+    if not best:
+        raise refused[0]
     return best[0]
 
 
-def fit_linear_arm(
-    trainings: Trainings[S], arm: Arm, seed: int, data: S | BodyFeatures, folder: Path
-) -> tuple[FitResult, np.ndarray]:
-    """Fit a logistic regression, which is kept in `folder` where its features can be had again; and its probabilities
-    of the test samples. It takes no optimizer step of the others' kind, and has no seed: 0 steps."""
-    started, real = time.perf_counter(), trainings.real
+def fit_linear_arm(trainings: Trainings[S], arm: Arm, seed: int, rows: ArmRows[S], folder: Path) -> Fit[S]:
+    """Fit a logistic regression. It takes no optimizer step of the others' kind, and has no seed: 0 steps."""
+    started, real, data = time.perf_counter(), trainings.real, rows.data
     of_words = None if isinstance(data, BodyFeatures) else trainings.classifiers.counts_of_words(data)
 
-    def features(rows: S) -> Any:
-        return trainings.frozen(rows).values if of_words is None else of_words(rows)
+    def features(samples: S) -> Any:
+        return trainings.frozen(samples).values if of_words is None else of_words(samples)
 
     held_out = real["validation"]
     model, history = fit_linear(
@@ -220,13 +296,23 @@ def fit_linear_arm(
         held_out.labels,
         trainings.weighted(arm),
     )
-    if arm.frozen:
-        save_file({"weights": model.weights, "biases": model.biases}, folder / LINEAR_FILE)
     for record in history:
         append_metrics(folder, {"arm": arm.name, "seed": seed, **record})
     best = max(record["validation_macro_f1"] for record in history)
     result = FitResult(0, time.perf_counter() - started, 0, best, [])
-    return result, model.probabilities(features(real["test"]))
+    return Fit(result, model, None, rows, lambda samples: model.probabilities(features(samples)))
+
+
+def fit_rows(
+    trainings: Trainings[S], arm: Arm, seed: int, data: S | BodyFeatures, settings: FitSettings
+) -> tuple[FitResult, PreTrainedModel]:
+    """Train a new classifier on `data`, of features its last layer alone."""
+    if isinstance(data, BodyFeatures):
+        model = trainings.body(seed)  # anew, since fit_head changes its last layer
+        held_out = trainings.features(trainings.real["validation"], seed)
+        return fit_head(model, data, held_out, settings), model
+    model = trainings.new_classifier(seed)
+    return fit_whole(trainings, arm, data, model, settings), model
 
 
 def fit_settings(trainings: Trainings[S], arm: Arm, seed: int, learning_rate: float, folder: Path) -> FitSettings:
@@ -261,7 +347,7 @@ def fit_whole(trainings: Trainings[S], arm: Arm, data: S, model: PreTrainedModel
     first, on_epoch = settings.epochs // 2, settings.on_epoch
     pretrained = fit(data, replace(settings, epochs=first))
     rest = on_epoch and (lambda record: on_epoch(later(record, pretrained)))
-    finetuned = fit(real["train"], replace(settings, epochs=settings.epochs - first, on_epoch=rest))
+    finetuned = fit(real["train"], replace(settings, epochs=settings.epochs - first, targets=None, on_epoch=rest))
     return replace(
         finetuned,
         steps=pretrained.steps + finetuned.steps,
@@ -309,11 +395,20 @@ class Trainings(Generic[S]):
             "data": self.fingerprints["real splits"],
         }
         if arm.rows == "composite":
-            values["synthetic_ratio"] = args.synthetic_ratio
+            tried = list(args.ratios)
+            values["synthetic_ratio"] = tried if len(tried) > 1 else tried[0]
+        if arm.rows in ("composite", "balanced") and args.weights != [1.0]:
+            values["synthetic_weight"] = args.weights
         if arm.rows == "balanced" or arm.method:
             values["balance_to"] = args.balance_to
         if arm.synthetic:
             values |= {"synthetic": self.fingerprints[arm.source], "keep_agreeing": args.keep_agreeing}
+            taught = {"soft_labels": args.soft_labels, "keep_band": [str(band) for band in args.bands]}
+            values |= taught if args.teaches else {}
+        if arm.rows == DUPLICATE:
+            values["like"] = self.identity(self.like(arm))
+        if arm.rows == ROUND_TRIP:
+            values["round_trip"] = self.fingerprints[ROUND_TRIP]
         if arm.in_features:
             values["features_from"] = args.features_from
         if self.needs_control(arm):
@@ -335,7 +430,15 @@ class Trainings(Generic[S]):
     def needs_control(self, arm: Arm) -> bool:
         """Whether a training needs the control's classifier of its seed."""
         features = arm.in_features and self.args.features_from == "control"
-        return features or (arm.synthetic and self.args.keep_agreeing)
+        return features or (
+            (arm.synthetic or arm.rows == DUPLICATE) and (self.args.keep_agreeing or self.args.teaches)
+        )
+
+    def like(self, arm: Arm) -> Arm:
+        """The arm whose synthetic samples `duplicate_real` has real ones instead of: composite, of several sets that
+        with the largest."""
+        sets = {name: len(data.labels) for name, data in self.synthetic.items() if name != ROUND_TRIP}
+        return Arm(f"composite{IN_FEATURES * arm.in_features}", max(sets, key=lambda name: sets[name]))
 
     def folder(self, arm: Arm, seed: int) -> Path:
         """Where the training is kept. Its name ends in a hash of the identity: other settings or data never meet."""
@@ -348,6 +451,16 @@ class Trainings(Generic[S]):
         with explained_where_damaged(folder, MADE_ANEW):
             record: dict[str, Any] = json.loads((folder / "result.json").read_text())
             return record, None if "refused" in record else load_file(folder / "test.safetensors")["probabilities"]
+
+    def held_out(self, arm: Arm, seed: int) -> np.ndarray:
+        """What a finished training says of the real validation samples: probabilities (n, classes)."""
+        folder = self.folder(arm, seed)
+
+        def compute() -> dict[str, np.ndarray]:  # of a training that was finished before this was kept
+            model = self.classifiers.load(folder / "model").to(PartialState().device)
+            return {"probabilities": self.predict(arm, seed, model, self.real["validation"])}
+
+        return kept_arrays(folder / "validation.safetensors", compute)["probabilities"]
 
     def control_model(self, seed: int) -> Any:
         """The control's classifier; of a frozen encoder the logistic regression."""
@@ -365,11 +478,9 @@ class Trainings(Generic[S]):
 
     def seen(self, arm: Arm, data: S, seed: int) -> S | BodyFeatures:
         """What a training of an arm sees of `data`: the samples, or their features."""
-        return self.features_for(arm, data, seed) if arm.in_features or arm.frozen else data
-
-    def features_for(self, arm: Arm, data: S, seed: int) -> BodyFeatures:
-        """The features that an arm in feature space, or a frozen one, sees of `data`."""
-        return self.frozen(data) if arm.frozen else self.features(data, seed)
+        if arm.frozen:
+            return self.frozen(data)
+        return self.features(data, seed) if arm.in_features else data
 
     def frozen(self, data: S) -> BodyFeatures:
         """What --model as it is makes of `data`, for a logistic regression; computed once and kept for all seeds."""
@@ -402,6 +513,35 @@ class Trainings(Generic[S]):
             return head_probabilities(model, self.features(data, seed))
         return self.classifiers.predict(model, data)
 
+    def taught(self, source: str, seed: int) -> np.ndarray:
+        """What classifiers that are trained as the control is, each without a third of the real train samples, say of
+        a synthetic set, their mean: (n, classes), kept beside the control."""
+        folder, train = self.folder(self.control, seed), self.real["train"]
+
+        def compute() -> dict[str, np.ndarray]:
+            rate = json.loads((folder / "result.json").read_text())["learning_rate"]
+            settings = replace(fit_settings(self, self.control, seed, rate, folder), on_epoch=None)
+            seen, found = self.seen(self.control, train, seed), []
+            for part in folds(train.labels, seed):
+                _, model = fit_rows(self, self.control, seed, seen.take(np.flatnonzero(part)), settings)
+                found.append(self.predict(self.control, seed, model, self.synthetic[source]))
+            return {"probabilities": np.stack(found).mean(0)}
+
+        path = folder / f"teacher-{self.fingerprints[source]}.safetensors"
+        return kept_arrays(path, compute)["probabilities"]
+
+    def nearness(self, source: str, seed: int) -> np.ndarray:
+        """For each synthetic sample the share of the real validation samples that lie nearer to the real train samples
+        of their class than it does to those of its own, in the features of the control's body: (n,)."""
+        body = Arm(REAL_FEATURES)
+        train, known, made = (
+            self.seen(body, data, seed)
+            for data in (self.real["train"], self.real["validation"], self.synthetic[source])
+        )
+        assert isinstance(train, BodyFeatures) and isinstance(known, BodyFeatures) and isinstance(made, BodyFeatures)
+        usual = np.sort(to_nearest(known, train))
+        return np.searchsorted(usual, to_nearest(made, train), side="left") / len(usual)
+
     def synthetic_probabilities(self, source: str, seed: int) -> np.ndarray:
         """What the control's classifier of this seed says of a synthetic set: (n, classes), kept beside it."""
         path = self.folder(self.control, seed) / f"synthetic-{self.fingerprints[source]}.safetensors"
@@ -411,6 +551,25 @@ class Trainings(Generic[S]):
             return {"probabilities": self.predict(self.control, seed, model, data)}
 
         return kept_arrays(path, compute)["probabilities"]
+
+
+def folds(labels: np.ndarray, seed: int) -> list[np.ndarray]:
+    """Three masks (n,) that each leave out a third of the rows of every class; a class of one row is in all."""
+    part = np.empty(len(labels), dtype=np.int64)
+    rng = np.random.default_rng(seed)
+    for label in np.unique(labels):
+        own = rng.permutation(np.flatnonzero(labels == label))
+        part[own] = np.arange(len(own)) % FOLDS if len(own) > 1 else FOLDS
+    return [part != number for number in range(FOLDS)]
+
+
+def to_nearest(rows: BodyFeatures, train: BodyFeatures) -> np.ndarray:
+    """Euclidean distance of each row to the nearest of its class in `train`, (n,)."""
+    found = np.empty(len(rows.labels))
+    for label in np.unique(rows.labels):
+        own = rows.labels == label
+        found[own] = cdist(rows.values[own], train.values[train.labels == label]).min(1)
+    return found
 
 
 def short_hash(identity: dict[str, Any]) -> str:
