@@ -102,7 +102,7 @@ def text_evidence(
     data = describe_sets(sets, label_names, encoder)
     rows = {name: side.rows for name, side in views.embeddings.items()}
     exact = count_exact(text_digests(synthetic.texts), {name: text_digests(side.texts) for name, side in real.items()})
-    seen = [views.embeddings[name] for name in SPLITS]
+    made, seen, unseen = (views.embeddings[name] for name in SPLITS)
     single = finished.get(f"single copies, {content}", partial(single_copies, sets, seed))
     findings = read_texts(measured, records["memorisation"], data["counts"])
     add_finding(findings[COPIES], single_in_words(single["copies"]))
@@ -119,7 +119,7 @@ def text_evidence(
         **records,
         "exact": exact,
         **single,
-        "attacks": finished.get(f"attacks, {content}", partial(attack_table, *seen, seed)),
+        "attacks": finished.get(f"attacks, {content}", partial(attack_table, made, seen, unseen, seed)),
         "closest": privacy.closest_pairs(synthetic, sets["train"], rows["synthetic"], rows["train"]),
         "distributions": privacy.describe_distributions(sets, rows),
         "findings": findings,
