@@ -350,7 +350,9 @@ def readable(
     """
     if args.dataset.partition("?")[0] == phantom_fundus.NAME:
         return splits, {}
-    wrong, result, thumbnails = [], {}, {}
+    wrong: list[str] = []
+    result: dict[str, Dataset] = {}
+    thumbnails: Thumbnails = {}
     for split, dataset in splits.items():
         found, bad = look_at(dataset, args.limits())
         wrong += bad
@@ -500,7 +502,7 @@ def open_image(name: str, content: bytes | None, intensity: Limits | None = None
         key = hashlib.sha256(f"{intensity} ".encode() + content).digest()
         if key in DECODED.images:
             return DECODED.images[key]
-        image = Image.open(io.BytesIO(content))
+        image: Image.Image = Image.open(io.BytesIO(content))
     except UnidentifiedImageError as error:
         raise ValueError(f"{name} cannot be read as an image (no known format); replace or remove it") from error
     except BROKEN as error:

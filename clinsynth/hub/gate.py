@@ -50,7 +50,7 @@ class Thresholds:
     """share of texts within cosine distance 0.05 of a train text"""
 
     def __post_init__(self) -> None:
-        for name in (field.name for field in fields(self) if field.name != "max_dcr_share"):
+        for name in (field.name for field in fields(Thresholds) if field.name != "max_dcr_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"--{name} must be in [0, 1], got {getattr(self, name)}; it is a share")
         if self.max_dcr_share is not None and not 0 <= self.max_dcr_share <= 1:

@@ -142,8 +142,8 @@ class ViewSpace:
 
     def closest_of(self, image: np.ndarray) -> tuple[tuple[float, float], int]:
         """As `closest`, of one image."""
-        whole = self.whole.best(contrast_of(turned(views_of(image)), COARSE))
-        fine = contrast_of(turned(thumbnail(image.mean(0).astype(np.float32))[None]), PATCH_COARSE)
+        whole = self.whole.best(turned(contrast_of(views_of(image), COARSE)))
+        fine = turned(contrast_of(thumbnail(image.mean(0).astype(np.float32))[None], PATCH_COARSE))
         patches = np.max([space.best(square(fine, place)) for place, space in self.patches.items()], axis=0)
         scores = lead(whole), lead(patches)
         return scores, int((whole if scores[0] >= scores[1] else patches).argmax())
