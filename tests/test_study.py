@@ -116,6 +116,9 @@ def test_a_generator_that_saw_more_than_the_classifier_is_named() -> None:
     sentence = advantage(results, generators)
     assert "(ddpm 1,080) than the 20" in sentence  # the GAN's pictures are in no arm
     assert samples_of(results, "composite-ddpm") == "20 real, 50 made"
+    results["runs"][0] |= {"arm": "duplicate_real", "train_rows": 70, "synthetic_rows": 50}
+    results["control"] = "duplicate_real"
+    assert advantage(results, generators) == sentence and samples_of(results, "duplicate_real") == "20 real, 50 again"
     generators["ddpm"]["evidence"]["data"]["counts"]["train"] = {"a": 10, "b": 10}
     assert advantage(results, generators) == ""
 

@@ -230,15 +230,17 @@ def classifier_view(name: str, results: dict[str, Any], report: dict[str, Any]) 
 
 
 def samples_of(results: dict[str, Any], arm: str) -> str:
-    """How many samples an arm's first training saw: "100 real, 500 made"."""
+    """How many samples an arm's first training saw: "100 real, 500 made", or "100 real, 500 again"."""
     run = next(run for run in results["runs"] if run["arm"] == arm)
     real, made = run["train_rows"] - run["synthetic_rows"], run["synthetic_rows"]
-    return ", ".join(f"{count} {kind}" for count, kind in ((real, "real"), (made, "made")) if count)
+    more = "again" if arm in REAL_ONLY else "made"
+    return ", ".join(f"{count} {kind}" for count, kind in ((real, "real"), (made, more)) if count)
 
 
 def advantage(results: dict[str, Any], generators: dict[str, Any]) -> str:
     """A sentence where a generator saw more real samples than this classifier's real arms hold; else empty."""
-    real = next(run["train_rows"] for run in results["runs"] if run["arm"] == results["control"])
+    control = next(run for run in results["runs"] if run["arm"] == results["control"])
+    real = control["train_rows"] - control["synthetic_rows"]
     seen = {name: sum(entry["evidence"]["data"]["counts"]["train"].values()) for name, entry in generators.items()}
     used = {record["arm"].rpartition("-")[2] for record in results["arms"]} & set(seen)
     more = {name: count for name, count in seen.items() if name in used and count > real}

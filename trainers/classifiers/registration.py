@@ -31,10 +31,11 @@ def register(folder: Path, plan: dict[str, Any]) -> None:
 
 
 def register_choices(folder: Path, chosen: dict[str, Any]) -> None:
-    """Add what validation chose to the last plan."""
-    plans = read_plans(folder)
-    plans[-1]["chosen"] = chosen
-    write_plans(folder, plans)
+    """Add what validation chose to the last plan, unless it is there."""
+    plans, chosen = read_plans(folder), json.loads(json.dumps(chosen))
+    if plans[-1]["chosen"] != chosen:
+        plans[-1]["chosen"] = chosen
+        write_plans(folder, plans)
 
 
 def plan_of(arms: Sequence[str], seeds: Sequence[int], settings: dict[str, Any]) -> dict[str, Any]:
