@@ -396,7 +396,7 @@ def test_attacks_on_a_tuned_model_and_an_audit_of_its_texts_are_told(made: Path,
     assert said(pack["first_page"], "Membership attack")[0][1].startswith("AUC 0.500")
     assert said(pack["first_page"], "Reading by clinicians")[0][1].startswith("experts looked for harm in 12 texts")
     (tmp_path / "audited/audit.json").write_text(json.dumps({**audit, "shards_sha256": "another"}))
-    with pytest.raises(ValueError, match="audit.json is about other shards"):
+    with pytest.raises(ValueError, match=r"audit\.json is about other shards"):
         read_folders([made / "posts", tmp_path / "audited"])
 
 
