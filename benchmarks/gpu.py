@@ -107,6 +107,8 @@ def plan(
 
     def build(way: str) -> OurTraining:
         AcceleratorState._reset_state()  # which else keeps the precision of the row before
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
         flags = ["--dataset", args.dataset, *shlex.split(f"{args.trainer_flags} {WAYS[way]}")]
         return OurTraining(parse(DDPMArguments, flags), data, output_dir, cpu=device.type == "cpu")
 

@@ -1,10 +1,17 @@
-"""Generation's memory is flat: peak resident memory of `clinsynth generate images` at two counts.
+"""Memory is flat: that of `clinsynth generate images` at two counts, and that of reading data sets.
 
      python -m benchmarks.memory --output_dir runs/benchmark-memory
+     python -m benchmarks.memory --sections reading --output_dir runs/benchmark-memory
 
-An untrained network of a few channels draws with one step, so that the measurement is of the writing, not the network.
+Reading: made-up images, a table of PNG files, are loaded and gone through in batches of 64, twice, each time by a
+process of its own; the second start reads what the first has kept. Of the resident memory, pages of a file that is
+mapped can be dropped at any time; the rest is the process's own.
+
+Generating: an untrained network of a few channels draws with one step, so that the measurement is of the writing, not
+the network.
 """
 
+import os
 import shutil
 import sys
 import time
@@ -24,6 +31,12 @@ GOAL_MB = 50.0
 class MemoryArguments(BenchmarkArguments):
     """Compare the peak memory of generating few and many pictures."""
 
+    known = ("generating", "reading")
+
+    sections: str = "generating"
+    """what is measured, separated by commas: generating, reading"""
+    sets: str = "200x32,20000x32,3000x128"
+    """reading: data sets, as IMAGESxSIDE, in colour"""
     few: int = 1000
     """Pictures of the first run, a multiple of five."""
     many: int = 100_000
@@ -35,7 +48,68 @@ class MemoryArguments(BenchmarkArguments):
 
 
 def main(args: MemoryArguments) -> None:
-    """Run both, print and write what they took."""
+    """Run what is wanted, print and write what it took."""
+    if "generating" in args.wanted:
+        measure_generating(args)
+    if "reading" in args.wanted:
+        measure_reading(args)
+
+
+READ = """
+import resource, sys
+from clinsynth.data.arguments import ImageDataArguments
+from clinsynth.data.images import load_image_arrays
+def own():
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("RssAnon")) / 1000
+before = own()
+images = load_image_arrays(ImageDataArguments(sys.argv[1]))["train"].images
+total = sum(int(images[first : first + 64].sum()) for first in range(0, len(images), 64))
+print("read", own() - before, total)
+"""
+
+
+def measure_reading(args: MemoryArguments) -> None:
+    """Load each data set twice: memory beyond the imports, the peak of all, and seconds."""
+    output_dir, rows = create_run_folder(args.output_dir), []
+    environment = {**os.environ, "CLINSYNTH_CACHE": str(output_dir / "cache")}
+    for spec in args.sets.split(","):
+        count, side = map(int, spec.split("x"))
+        table = write_table(output_dir / spec, count, side)
+        for start in ("first", "second"):
+            printed, usage, peak = run_alone([sys.executable, "-c", READ, str(table)], environment)
+            grown = float(printed.rsplit("read ", 1)[1].split()[0])
+            seconds = usage.ru_utime + usage.ru_stime
+            rows.append({"set": spec, "start": start, "own_mb": grown, "peak_mb": peak, "cpu_seconds": seconds})
+    lines = ["| images | start | own MB beyond the imports | peak resident MB | CPU s |", "|---|---|---|---|---|"]
+    for row in rows:
+        numbers = f"{row['own_mb']:.0f} | {row['peak_mb']:.0f} | {row['cpu_seconds']:.1f}"
+        lines.append(f"| {row['set']} | {row['start']} | {numbers} |")
+    shutil.rmtree(output_dir / "cache", ignore_errors=True)
+    write_results(args, "reading", text="\n".join(lines), runs=rows)
+
+
+def write_table(folder: Path, count: int, side: int) -> Path:
+    """Images of noise as PNG files, and a table of them, in three splits."""
+    import csv
+
+    import numpy as np
+    from PIL import Image
+
+    table, generator = folder / "set.csv", np.random.default_rng(0)
+    if not table.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        for row in range(count):
+            pixels = generator.integers(0, 256, (side, side, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / f"{row}.png", compress_level=1)
+        splits = ["validation", "test", *["train"] * 8]
+        with table.open("w", newline="") as file:
+            rows = [(f"{row}.png", "ab"[row % 2], splits[row % 10]) for row in range(count)]
+            csv.writer(file).writerows([("image", "label", "split"), *rows])
+    return table
+
+
+def measure_generating(args: MemoryArguments) -> None:
+    """Generate few and many images."""
     for name in ("few", "many"):
         if getattr(args, name) % CLASSES:
             raise ValueError(f"--{name} must be a multiple of {CLASSES}, got {getattr(args, name)}")

@@ -45,7 +45,7 @@ CHANGES = {
     "beta2 0.999": "--adam_beta2 0.999",
     "cosine betas": "--beta_schedule cosine",
     "batch 32": "--train_batch_size 32",
-    "width 64": "--width 64",
+    "width 64": "--width 64 --learning_rate null",
     "EMA 0.99": "--ema_decay 0.99",
     "augmentation 0.12": "--augment 0.12",
     "augmentation 0.3": "--augment 0.3",

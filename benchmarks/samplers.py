@@ -237,7 +237,7 @@ def seeds_from(start: int, count: int) -> list[torch.Generator]:
 
 def load_pipeline(folder: str) -> Any:
     """The pipeline of a checkpoint or run folder, its progress bar off."""
-    pipe = diffusers.DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)
+    pipe = diffusers.DiffusionPipeline.from_pretrained(folder, trust_remote_code=True, use_safetensors=True)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 

@@ -189,13 +189,13 @@ def write_results(
     print(shown)
 
 
-def run_alone(command: list[str]) -> tuple[str, Any, float]:
+def run_alone(command: list[str], environment: dict[str, str] | None = None) -> tuple[str, Any, float]:
     """What a process of its own printed, what it used (of `os.wait4`), and its peak resident MB (10**6 bytes).
 
     Raises:
         ValueError: it failed.
     """
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
     assert process.stdout is not None
     printed = process.stdout.read()
     _, status, usage = os.wait4(process.pid, 0)  # the usage of this child alone, not the maximum over all so far

@@ -4,7 +4,6 @@ One dataclass a script; the string under a field is its help. `--config file.yam
 unknown key or a wrong type is an error that names it. Nothing heavy is imported here, so that `--help` is quick.
 """
 
-import inspect
 import logging
 import os
 import sys
@@ -15,6 +14,7 @@ from typing import Any, TypeVar, get_type_hints
 
 import jsonargparse
 
+from clinsynth.help import HelpAll, Parser
 from clinsynth.plain_yaml import cut, parse_yaml, read_yaml
 from clinsynth.processes import ended_properly
 from clinsynth.withheld import Withholding
@@ -34,15 +34,12 @@ QUIET = {
 }
 
 
-def build_parser(arguments_class: type, prog: str | None = None) -> jsonargparse.ArgumentParser:
+def build_parser(arguments_class: type, prog: str | None = None) -> Parser:
     """A parser with one flag for each field of the dataclass `arguments_class`, and `--config`."""
     jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser = jsonargparse.ArgumentParser(
-        prog=prog,
-        description=arguments_class.__doc__,
-        formatter_class=HelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = Parser(prog=prog, description=arguments_class.__doc__, allow_abbrev=False)
+    parser.command = arguments_class
+    parser.add_argument("--help_all", action=HelpAll, help="explain all flags, and stop")
     parser.add_argument(
         "--config",
         action=BoundedConfigFile,
@@ -52,16 +49,9 @@ def build_parser(arguments_class: type, prog: str | None = None) -> jsonargparse
     vars(arguments_class)["__init__"].__annotations__ = get_type_hints(arguments_class)
     parser.add_class_arguments(arguments_class, as_group=False)
     for action in parser._actions:
-        if getattr(action, "_typehint", None) is bool:  # `--dry_run` alone means `--dry_run true`
+        if getattr(action, "_typehint", None) in (bool, bool | None):  # `--dry_run` alone means `--dry_run true`
             action.nargs, action.const = "?", True
     return parser
-
-
-class HelpFormatter(jsonargparse.DefaultHelpFormatter):
-    """Keeps the line breaks of a script's description: the examples in it are to be copied."""
-
-    def _fill_text(self, text: str, width: int, indent: str) -> str:
-        return f"{inspect.cleandoc(text)}\n"
 
 
 class BoundedConfigFile(jsonargparse.ActionConfigFile):
@@ -142,9 +132,15 @@ def check_at_least(args: object, least: int, names: list[str]) -> None:
             raise ValueError(f"--{name} must be at least {least}, got {value}")
 
 
+def recipe_files(kind: str) -> dict[str, Path]:
+    """The files of recipes/`kind` that come with clinsynth, by name; kind "." is of whole studies."""
+    found = {path.stem: path for root in reversed(ROOTS) for path in (root / kind).glob("*.yaml")}
+    return dict(sorted(found.items()))
+
+
 def recipe_names(kind: str) -> list[str]:
-    """The files of recipes/`kind` that come with clinsynth."""
-    return sorted({path.stem for root in ROOTS for path in (root / kind).glob("*.yaml")})
+    """The names of `recipe_files`."""
+    return list(recipe_files(kind))
 
 
 def find_recipe(kind: str, flag: str, name: str) -> Path:
@@ -157,11 +153,10 @@ def find_recipe(kind: str, flag: str, name: str) -> Path:
         if not Path(name).is_file():
             raise ValueError(f"{flag} {name}: there is no such file; check the path")
         return Path(name)
-    names = recipe_names(kind)
-    for root in ROOTS:
-        if name in names and (root / kind / f"{name}.yaml").is_file():
-            return root / kind / f"{name}.yaml"
-    raise ValueError(f"{flag} {name!r} is unknown; give {', '.join(names)} or the path of a .yaml file")
+    files = recipe_files(kind)
+    if name not in files:
+        raise ValueError(f"{flag} {cut(name)!r} is unknown; give {', '.join(files)} or the path of a .yaml file")
+    return files[name]
 
 
 def run(

@@ -1,12 +1,14 @@
 """The command `clinsynth`: a table of sub-commands, each a script that also runs alone."""
 
+import difflib
 import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, get_type_hints
 
 from clinsynth import __version__
 from clinsynth.arguments import run
+from clinsynth.plain_yaml import cut
 
 COMMANDS = {
     "train ddpm": "train a class-conditioned DDPM on images",
@@ -31,26 +33,40 @@ COMMANDS = {
     "audit text": "find harmful texts in a synthetic set",
     "study": "run a recipe: generators, evidence, classifiers, report",
     "pack": "make an evidence pack of a run, for those who must sign",
+    "list": "list studies, tasks, checklists, data sets and more that go by a name",
     "summarize": "count classes, subgroups and duplicates of a data set",
     "push model": "publish a checkpoint on the Hub",
     "push dataset": "publish a synthetic data set on the Hub, with its evidence",
     "push metric": "publish a metric on the Hub",
     "push space": "publish a Space on the Hub",
+    "space": "start the demo page on this machine",
     "inspect": "read where a PNG or Parquet file says it comes from",
 }
 """What each does; its module is called as the command."""
-FIRST_WORDS = {"inspect": "file", "pack": "folder", "sign images": "folder", "audit text": "synthetic"}
+FIRST_WORDS = {
+    "audit text": "synthetic",
+    "inspect": "file",
+    "list": "kind",
+    "pack": "folder",
+    "sign images": "folder",
+    "space": "folder",
+}
 FIRST_WORDS |= dict.fromkeys((name for name in COMMANDS if name.startswith("push ")), "folder")
 """The flag that the words right after a command are short for."""
 
 
+def rows_of(names: Iterable[str]) -> str:
+    """A line for each command."""
+    return "\n".join(f"  {name:26}{COMMANDS[name]}" for name in names)
+
+
 def usage() -> str:
     """What `clinsynth --help` prints."""
-    rows = "\n".join(f"  {name:24}{text}" for name, text in COMMANDS.items())
     return (
         f"clinsynth {__version__}: synthetic medical data sets, with evidence that they help and do not leak\n\n"
-        f"usage: clinsynth COMMAND [--flag value ...]\n\ncommands:\n{rows}\n\n"
-        "`clinsynth COMMAND --help` explains a command's flags. A first run, which needs no data and no network:\n\n"
+        f"usage: clinsynth COMMAND [--flag value ...]\n\ncommands:\n{rows_of(COMMANDS)}\n\n"
+        "`clinsynth COMMAND --help` explains a command's flags, `clinsynth list` what they call by name. A first run, "
+        "which needs no data and no network:\n\n"
         "  clinsynth train ddpm --dataset phantom-fundus --resolution 32 --channels 1 --width 16 --train_steps 800 "
         "--output_dir runs/phantom\n"
         "  clinsynth generate images --model runs/phantom --per_class 50 --output_dir runs/phantom-synthetic\n"
@@ -65,13 +81,21 @@ def find_command(words: Sequence[str]) -> str:
     """The sub-command that the command line starts with.
 
     Raises:
-        ValueError: there is none; the message lists those there are.
+        ValueError: there is none; the message names those that may have been meant.
     """
     for name in COMMANDS:
         if list(words[: len(name.split())]) == name.split():
             return name
     given = " ".join(word for word in words[:2] if not word.startswith("-"))
-    raise ValueError(f"unknown command {given!r}; the commands are: {', '.join(COMMANDS)}")
+    names = kin(words[0]) or [*COMMANDS, *(name.split()[0] for name in COMMANDS)]
+    close = difflib.get_close_matches(given, names, 1) or difflib.get_close_matches(words[0], names, 1)
+    hint = f"did you mean `clinsynth {close[0]}`? " if close else ""
+    raise ValueError(f"unknown command {cut(given)!r}; {hint}The commands are:\n{rows_of(kin(words[0]) or COMMANDS)}")
+
+
+def kin(word: str) -> list[str]:
+    """The commands whose first of two words is `word`."""
+    return [name for name in COMMANDS if name.startswith(f"{word} ")]
 
 
 def module_name(name: str) -> str:
@@ -95,8 +119,14 @@ def first_words_as(flag: str, words: list[str]) -> list[str]:
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of the command `clinsynth`."""
     words = list(sys.argv[1:] if argv is None else argv)
-    if not words or words[0] in ("-h", "--help"):
+    if words[:1] == ["help"]:
+        words = [*words[1:], "--help"]
+    asks = not words or words[-1] in ("-h", "--help", "--help_all")
+    if asks and len(words) <= 1:
         print(usage())
+        return
+    if words[0] not in COMMANDS and kin(words[0]) and (len(words) == 1 or (asks and len(words) == 2)):
+        print(f"usage: clinsynth {words[0]} …\n\ncommands:\n{rows_of(kin(words[0]))}")
         return
     if words[0] == "--version":
         print(__version__)

@@ -15,7 +15,7 @@ from typing import Any
 from clinsynth.cli import COMMANDS, module_name
 
 HIDDEN = "…"
-HIDDEN_FLAGS = {"endpoint", "group_column", "hub_model_id", "label_column", "subgroups", "text_column"}
+HIDDEN_FLAGS = {"address", "endpoint", "group_column", "hub_model_id", "label_column", "subgroups", "text_column"}
 DATA_FLAGS = {"dataset", "real"}
 SCRIPTS = {f"{module_name(name).rpartition('.')[2]}.py": name for name in COMMANDS}
 STARTS = r"(?:file:/*(?=/)|~[\w.-]*|\.\.|[A-Za-z]:)?"
@@ -26,6 +26,8 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 TOKEN = re.compile(r"\b(?:hf_|api_org_|sk-|ghp_|github_pat_)[\w-]{16,}")
 SECRET_NAMES = re.compile(r"TOKEN|SECRET|PASSWORD|CREDENTIAL|API_?KEY", re.IGNORECASE)
 SHORTEST_SECRET = 8
+BIDI = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+"""Signs that turn the direction of reading: what is shown is then not what is there."""
 DATA_SUFFIXES = (".npz", ".csv", ".jsonl", ".json", ".parquet", ".gguf", ".pt", ".zip", ".tar", ".gz")
 
 

@@ -66,6 +66,37 @@ def try_lock(file: IO[str]) -> bool:
     return True
 
 
+@contextmanager
+def one_at_a_time(path: Path) -> Iterator[None]:
+    """Of the processes that share a cache, one at a time makes what is to be kept at `path`; others wait for its end.
+
+    Whoever comes in looks first whether it is there by now.
+    """
+    lock = path.with_name(f".{path.name}{LOCK}")
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        file = open(lock, "a+", encoding="utf-8")
+        wait_for_lock(file)
+        if is_same_file(file, lock):
+            break
+        file.close()  # the one that had it has taken it away
+    try:
+        yield
+    finally:
+        lock.unlink(missing_ok=True)
+        file.close()
+
+
+def wait_for_lock(file: IO[str]) -> None:
+    """Have the lock of an open file; at once where there are no locks."""
+    try:
+        import fcntl
+
+        fcntl.lockf(file, fcntl.LOCK_EX)
+    except (ImportError, OSError):
+        return
+
+
 def is_same_file(file: IO[str], path: Path) -> bool:
     """Whether an open file still is the one at `path`."""
     return path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat())
@@ -78,6 +109,16 @@ def describe_holder(content: str) -> str:
         return f"is in use by process {holder['pid']} on {holder['host']}, since {holder['since']}"
     except (ValueError, KeyError, TypeError):
         return "is in use by another process"
+
+
+def wait_until_free(folder: Path, seconds: float = 60) -> None:
+    """Wait, seconds at most, until no process writes into a folder: one whose worker was lost may still be ending."""
+    end = time.monotonic() + seconds
+    while (folder / LOCK).exists() and time.monotonic() < end:
+        with open(folder / LOCK, "a+", encoding="utf-8") as file:
+            if try_lock(file):
+                return
+        time.sleep(0.2)
 
 
 def release_locks() -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import SpaceCard, SpaceCardData
+from markupsafe import Markup
 
 from clinsynth.hub_cards.render import LOCAL, render_card, repository_name
 from clinsynth.private_words import HUB_ID
@@ -20,13 +21,13 @@ ALONE = "This file stands alone"
 
 @dataclass(frozen=True)
 class MetricCode:
-    """What the file of a metric says of it; empty is not said."""
+    """What the file of a metric says of it, as Markdown; empty is not said."""
 
     name: str
-    explanation: str
-    description: str
-    citation: str
-    inputs: str
+    explanation: Markup
+    description: Markup
+    citation: Markup
+    inputs: Markup
 
     @property
     def first_input(self) -> str:
@@ -67,9 +68,8 @@ def read_metric(folder: Path) -> MetricCode:
             case ast.Assign([ast.Name(name)], ast.Constant(str(text))) if name in texts:
                 texts[name] = text
     description, citation, inputs = texts.values()
-    return MetricCode(
-        path.stem, explain(ast.get_docstring(module) or ""), description, citation, inspect.cleandoc(inputs)
-    )
+    said = explain(ast.get_docstring(module) or ""), description, citation, inspect.cleandoc(inputs)
+    return MetricCode(path.stem, *map(Markup, said))
 
 
 def explain(docstring: str) -> str:
@@ -126,7 +126,7 @@ def space_card(
         SpaceCardData(**written),
         title=written["title"],
         warn=BANNER not in body.lower(),
-        body=body,
+        body=Markup(body),
         models=written["models"] or [],
         datasets=written["datasets"] or [],
         requirements=requirements.exists(),

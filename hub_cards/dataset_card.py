@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import DatasetCard, DatasetCardData
+from markupsafe import Markup
 
 from clinsynth.hub_cards import sets
 from clinsynth.hub_cards.evidence import Evidence, check_about_set, read_evidence
 from clinsynth.hub_cards.evidence_summary import summarize_evidence
-from clinsynth.hub_cards.render import LOCAL, Table, listed, render_card, repository_name
+from clinsynth.hub_cards.render import LOCAL, Table, cell, listed, render_card, repository_name
 from clinsynth.hub_cards.sources import Source, Terms, describe_making, find_sources, is_non_commercial
 from clinsynth.private_words import describe_command
 
@@ -24,6 +25,7 @@ class Publication:
     Attributes:
         shards: those that are pushed.
         left_out: columns that are not.
+        turned: signs that turn the direction of reading, which were taken out of texts.
         gate: name, value, limit and outcome of each reading.
         has_grid: whether what `sample_grid` drew is pushed.
         config_name: the set's configuration in the repository; empty where it is the only one.
@@ -34,6 +36,7 @@ class Publication:
     gate: list[list[str]] = field(default_factory=list)
     has_grid: bool = False
     config_name: str = ""
+    turned: int = 0
 
 
 def dataset_card(
@@ -117,15 +120,15 @@ def set_metadata(made: sets.SyntheticSet, source: Source, license_: str, name: s
     )
 
 
-def set_summary(made: sets.SyntheticSet, source: Source) -> str:
+def set_summary(made: sets.SyntheticSet, source: Source) -> Markup:
     """What the set is, in plain words."""
-    what = f": {source.what}" if source.what else ""
-    learned = f" The real data behind them are {source.name}{what}." if source.name else ""
+    what = f": {cell(source.what)}" if source.what else ""
+    learned = f" The real data behind them are {cell(source.name)}{what}." if source.name else ""
     nobody = " No patient's data were used." if source.invented else ""
     by = f" They were made by [{made.model_id}](https://huggingface.co/{made.model_id})." if made.model_id else ""
     invented = f"{made.things} changed from real ones," if made.changed_from_real else f"invented {made.things}"
-    return (
-        f"{made.shards.num_rows:,} {invented} of {len(made.labels)} classes: {listed(made.labels)}.{by}{learned}"
+    return Markup(
+        f"{made.shards.num_rows:,} {invented} of {len(made.labels)} classes: {cell(listed(made.labels))}.{by}{learned}"
         f"{nobody} The numbers a class were chosen, and say nothing about how often a condition is."
     )
 

@@ -140,7 +140,7 @@ def is_non_commercial(license_: str) -> bool:
 NOT_SHOWN = set(
     "dataset model output_dir label_column text_column label_names push_to_hub hub_model_id dry_run log_steps "
     "report_to checkpointing_steps checkpoints_total_limit compile endpoint concurrency timeout_s send_real_texts "
-    "task real synthetic cache_dir shard_size".split()
+    "task real synthetic cache_dir shard_size engine address workers".split()
 )
 SHOWN_PACKAGES = ("clinsynth", "torch", "diffusers", "transformers", "datasets", "numpy")
 

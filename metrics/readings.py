@@ -306,21 +306,23 @@ def gains_of(results: dict[str, Any], source: str) -> Iterator[Gain]:
 
 def copies_of_images(evidence: dict[str, Any]) -> Copies:
     """What the detectors of copies say of a set of images."""
-    privacy = evidence.get("privacy") or {}
+    privacy, exact = evidence.get("privacy") or {}, exact_of(evidence)
     copies, verdict = privacy.get("copies") or [], privacy.get("verdict")
     text = [privacy.get("text", "")]
     return Copies(
-        found=text if verdict == registry.COPIES else [],
+        found=text if verdict == registry.COPIES or (exact and exact["count"]) else [],
         doubts=text if verdict == registry.MEMORISED else [],
         unclear=text if verdict == registry.UNCLEAR else [],
         gaps=list(gaps_of_images(evidence, privacy)),
-        numbers=tuple(counts_of_copies(exact_of(evidence), copies)),
+        numbers=tuple(counts_of_copies(exact, copies)),
     )
 
 
 def gaps_of_images(evidence: dict[str, Any], privacy: dict[str, Any]) -> Iterator[str]:
     """What was not looked for."""
     copies = privacy.get("copies") or []
+    if "verdict" not in privacy:
+        yield "a verdict on all readings"
     yield from gap_of_exact(evidence)
     if not any(record["metric"] == registry.NEAR and record.get("p_value") is not None for record in copies):
         yield "near copies"

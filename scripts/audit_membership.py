@@ -11,7 +11,7 @@ at 1 % and 5 % false alarms, n, and two controls.
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from clinsynth.arguments import check_at_least, run
 from clinsynth.data.arguments import ImageDataArguments
@@ -27,6 +27,8 @@ class AttackMembershipArguments(ImageDataArguments):
 
       clinsynth audit membership --model runs/phantom --dataset phantom-fundus --output_dir runs/phantom-audit
     """
+
+    essentials: ClassVar[str] = "model dataset output_dir max_rows noises seed"
 
     model: str = ""
     """folder or Hub id of the checkpoint"""

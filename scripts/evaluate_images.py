@@ -26,9 +26,11 @@ def main(args: EvaluateImagesArguments) -> None:
     from clinsynth.metrics.privacy.exact import picture_digests
     from clinsynth.reports.evaluation import write_report
     from clinsynth.reports.images import choose_images, render_image_report
-    from clinsynth.study.image_evidence import gather_evidence
+    from clinsynth.study.image_evidence import gather_evidence, stages_of
 
-    evidence, real, synthetic, features = gather_evidence(args)
+    begins = stages_of(args)
+    evidence, real, synthetic, features = gather_evidence(args, begins)
+    begins("report")
     samples = choose_images(real["train"], synthetic, evidence["privacy"], args.seed, features, args.shareable)
     digests = {name: picture_digests(split.images) for name, split in real.items()}
     write_evidence(Path(args.output_dir), evidence, args.synthetic, digests)

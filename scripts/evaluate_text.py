@@ -23,13 +23,22 @@ def main(args: EvaluateTextArguments) -> None:
     from clinsynth.metrics.privacy.exact import text_digests
     from clinsynth.models.language_models import load_scorer
     from clinsynth.models.text_encoders import embed_all, load_text_encoder
+    from clinsynth.progress import Stages
     from clinsynth.reports.evaluation import write_report
     from clinsynth.reports.texts import choose_texts, render_text_report
     from clinsynth.run_folder import create_run_folder, write_run_config
-    from clinsynth.study.text_evidence import load_canaries, load_real_texts, load_synthetic_texts, text_evidence
+    from clinsynth.study.text_evidence import (
+        STAGES,
+        load_canaries,
+        load_real_texts,
+        load_synthetic_texts,
+        text_evidence,
+    )
     from clinsynth.synthesis.sets import read_generation
 
     check_extra()
+    begins = Stages([name for name in STAGES if name != "perplexity" or args.language_model])
+    begins("both sets")
     generation = read_generation(Path(args.synthetic))
     canaries = load_canaries(args.canaries, generation)
     real, label_names, notes = load_real_texts(args)
@@ -48,7 +57,9 @@ def main(args: EvaluateTextArguments) -> None:
         seed=args.seed,
         canaries=canaries,
         language_model=load_scorer(args.language_model) if args.language_model else None,
+        begins=begins,
     )
+    begins("report")
     evidence["data"] |= {"real": args.real, "synthetic": args.synthetic} | ({"notes": notes} if notes else {})
     evidence |= {"generation": generation, "seed": args.seed}
     pairs = evidence["closest"] if args.show_texts else []

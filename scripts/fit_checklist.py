@@ -9,7 +9,7 @@ What an expert would call asymmetric is a matter of opinion, how asymmetric the 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -41,6 +41,8 @@ class FitChecklistArguments(ImageDataArguments):
 
       clinsynth fit checklist --dataset ham10000 --resolution 64 --output_file my-dermatoscopy.yaml
     """
+
+    essentials: ClassVar[str] = "dataset name output_file low high resolution channels"
 
     channels: int | None = 3
     """colours are measured"""

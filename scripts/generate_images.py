@@ -4,29 +4,36 @@
     clinsynth generate images --model runs/phantom --per_class 50 --from_images phantom-fundus --strength 0.3 \\
         --keep_if_checklist 4/5 --output_dir runs/changed
     accelerate launch scripts/generate_images.py --model runs/phantom --counts "grade 4=100" --output_dir runs/grade4
+    clinsynth generate images --model runs/phantom --per_class 100000 --engine ray --address auto \\
+        --output_dir runs/many
 
 The folder --output_dir then loads with `datasets.load_dataset(folder)`: rows of image, label and seed, with
 --from_images also of source_id, source_label and strength. Rows that no draw was good enough for are left out and
 counted. A run that was stopped goes on when the same command is started again; finished shards are kept.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from clinsynth.arguments import run
 from clinsynth.models.generators import SamplingArguments
 from clinsynth.run_folder import check_same_run, create_run_folder, write_run_config
-from clinsynth.synthesis.arguments import KeepArguments, SourceArguments, check_amounts
+from clinsynth.synthesis.arguments import KeepArguments, SourceArguments, WorkersArguments, check_amounts
 
 if TYPE_CHECKING:
+    import torch
+
     from clinsynth.models.generators import Generator, Sample
+    from clinsynth.synthesis.image_shards import ImageShards
     from clinsynth.synthesis.image_sources import ImageSources
 
-MAY_DIFFER = frozenset({"output_dir", "batch_size", "dry_run"})
+MAY_DIFFER = frozenset({"output_dir", "batch_size", "dry_run", "engine", "address", "workers"})
 
 
 @dataclass
-class GenerateImagesArguments(KeepArguments, SourceArguments, SamplingArguments):
+class GenerateImagesArguments(KeepArguments, SourceArguments, SamplingArguments, WorkersArguments):
     """Turn a checkpoint into a synthetic data set.
 
     Say how many images with one of --per_class, --counts and --balance_to. Start the same command again to resume.
@@ -34,6 +41,11 @@ class GenerateImagesArguments(KeepArguments, SourceArguments, SamplingArguments)
 
       clinsynth generate images --model runs/phantom --per_class 50 --output_dir runs/phantom-synthetic
     """
+
+    essentials: ClassVar[str] = (
+        "model output_dir per_class counts balance_to dataset num_inference_steps guidance_scale "
+        "reject_copies keep_if_class from_images seed dry_run"
+    )
 
     dataset: str = ""
     """real data set whose train split --balance_to fills up and --reject_copies compares with; else not needed"""
@@ -56,6 +68,7 @@ class GenerateImagesArguments(KeepArguments, SourceArguments, SamplingArguments)
 
     def __post_init__(self) -> None:
         SamplingArguments.__post_init__(self)
+        WorkersArguments.__post_init__(self)
         super().__post_init__()
         check_amounts(self)
         if self.reject_copies and not self.dataset:
@@ -72,33 +85,64 @@ def main(args: GenerateImagesArguments) -> None:
     import torch
     from accelerate import PartialState
 
-    from clinsynth.models.generators import load_generator
-    from clinsynth.synthesis.image_checks import choose_strengths, load_keep
-    from clinsynth.synthesis.image_shards import ImageShards, write_image_shards
-    from clinsynth.synthesis.image_sources import load_sources
-    from clinsynth.synthesis.plan import describe_counts, plan_labels
+    from clinsynth.synthesis.plan import describe_counts
+    from clinsynth.synthesis.ray_shards import write_on_ray
 
     state = PartialState(cpu=not torch.accelerator.is_available())  # else several CPU processes go unseen
-    generator = load_generator(args.model, args.dtype)
-    args = replace(args, guidance_scale=generator.guidance(args))
-    labels = plan_labels(args, generator.id2label, generator.number_of, lambda: real_labels(args, generator), "images")
+    generator, args, labels = load(args)
     planned = describe_counts(labels, generator.id2label, "images")
     if args.dry_run:
         print(planned)
         return
     output_dir = create_run_folder(args.output_dir)
     check_same_run(output_dir, args, MAY_DIFFER)
+    with state.main_process_first():  # which chooses the strengths, for the others to find
+        plan, facts, write = prepare(args, generator, labels, state.device)
+    plan = replace(plan, num_processes=state.num_processes)
+    if state.is_main_process:
+        plan.begin(facts)
+        write_run_config(output_dir, args)
+        print(f"generating {planned}")
+    state.wait_for_everyone()
+    if args.engine == "ray":
+        write_on_ray(plan, args, writer_of_shards)
+    else:
+        keep_memory_flat()
+        write(plan, state.process_index)
+    state.wait_for_everyone()
+    if state.is_main_process:
+        print(plan.finish(facts))
+
+
+def load(args: GenerateImagesArguments) -> "tuple[Generator, GenerateImagesArguments, list[int]]":
+    """The generator, the arguments with its guidance, and the label's number of each image."""
+    from clinsynth.models.generators import load_generator
+    from clinsynth.synthesis.plan import plan_labels
+
+    generator = load_generator(args.model, args.dtype)
+    labels = plan_labels(args, generator.id2label, generator.number_of, lambda: real_labels(args, generator), "images")
+    return generator, replace(args, guidance_scale=generator.guidance(args)), labels
+
+
+def prepare(
+    args: GenerateImagesArguments, generator: "Generator", labels: list[int], device: "torch.device | str"
+) -> "tuple[ImageShards, dict[str, Any], Callable[[ImageShards, int], None]]":
+    """The plan for one process, what identifies the set, and what writes a process's shards of a plan."""
+    from clinsynth.synthesis.image_checks import choose_strengths, load_keep
+    from clinsynth.synthesis.image_shards import ImageShards, write_image_shards
+    from clinsynth.synthesis.image_sources import load_sources
+
+    output_dir = Path(args.output_dir)
     facts = generator.facts(args) | {"seed": args.seed}
 
     def sampler_from(sources: "ImageSources | None") -> "Sample":
-        return generator.sampler(args, state.device, sources)
+        return generator.sampler(args, device, sources)
 
-    with state.main_process_first():  # which chooses the strengths, for the others to find
-        sources = load_sources(args, generator, labels, args.seed) if args.from_images else None
-        keep = load_keep(args, generator, sources, args.seed)
-        if sources and args.swept:
-            path = output_dir / "strengths.json"
-            sources, keep = choose_strengths(args, generator, sources, keep, sampler_from, facts, path)
+    sources = load_sources(args, generator, labels, args.seed) if args.from_images else None
+    keep = load_keep(args, generator, sources, args.seed)
+    if sources and args.swept:
+        path = output_dir / "strengths.json"
+        sources, keep = choose_strengths(args, generator, sources, keep, sampler_from, facts, path)
     facts |= keep.facts | ({"image_to_image": sources.facts} if sources else {})
     plan = ImageShards(
         output_dir,
@@ -106,22 +150,22 @@ def main(args: GenerateImagesArguments) -> None:
         generator.id2label,
         args.seed,
         args.shard_size,
-        num_processes=state.num_processes,
         most_draws=args.most_draws,
         sources=sources,
     )
-    if state.is_main_process:
-        plan.begin(facts)
-        write_run_config(output_dir, args)
-        print(f"generating {planned}")
-    state.wait_for_everyone()
+    sample, reject = sampler_from(sources), keep if keep.checks else None
+    return plan, facts, lambda plan, index: write_image_shards(plan, sample, args.batch_size, index, reject)
+
+
+def writer_of_shards(args: GenerateImagesArguments) -> "Callable[[int], None]":
+    """What writes one shard, in a worker of Ray."""
+    from clinsynth.models.weights import best_device
+
+    generator, args, labels = load(args)
+    plan, _, write = prepare(args, generator, labels, best_device())
     keep_memory_flat()
-    write_image_shards(
-        plan, sampler_from(sources), args.batch_size, state.process_index, keep if keep.checks else None
-    )
-    state.wait_for_everyone()
-    if state.is_main_process:
-        print(plan.finish(facts))
+    each = replace(plan, num_processes=plan.num_shards)  # so that a process has one shard
+    return lambda shard: write(each, shard)
 
 
 def real_labels(args: GenerateImagesArguments, generator: "Generator") -> list[int]:

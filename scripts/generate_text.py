@@ -6,6 +6,8 @@
         --output_dir runs/remote
     accelerate launch scripts/generate_text.py --model … --task severity-posts --counts severe=100 \\
         --output_dir runs/severe
+    clinsynth generate text --model … --task severity-posts --per_class 5000 --engine ray --address auto \\
+        --output_dir runs/many
 
 The folder --output_dir then loads with `datasets.load_dataset(folder)`: rows of text, label, seed and more.
 A run that was stopped goes on when the same command is started again; finished shards are kept.
@@ -15,22 +17,33 @@ copy, another label) is drawn anew with another seed. Whole texts go to drawn-N.
 Parquet shard N when it is full.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from clinsynth.arguments import check_at_least, run
 from clinsynth.data.arguments import TextDataArguments
 from clinsynth.models.writers import WriterArguments, check_real_texts, is_loopback
 from clinsynth.run_folder import check_same_run, create_run_folder, write_run_config
-from clinsynth.synthesis.arguments import PARTS, TextFilterArguments, check_amounts
+from clinsynth.synthesis.arguments import PARTS, TextFilterArguments, WorkersArguments, check_amounts
+
+if TYPE_CHECKING:
+    import torch
+
+    from clinsynth.models.writers import Write
+    from clinsynth.synthesis.plan import Prompts
+    from clinsynth.synthesis.text_filters import SeenTexts
+    from clinsynth.synthesis.text_shards import Ask, TextShards
 
 MAY_DIFFER = frozenset(
-    {"output_dir", "batch_size", "dry_run", "endpoint", "concurrency", "timeout_s", "send_real_texts"}
+    "output_dir batch_size dry_run endpoint concurrency timeout_s send_real_texts engine address workers".split()
 )
 
 
 @dataclass
-class GenerateTextArguments(TextDataArguments, WriterArguments, TextFilterArguments):
+class GenerateTextArguments(TextDataArguments, WriterArguments, TextFilterArguments, WorkersArguments):
     """Turn a language model into a synthetic data set of labelled texts.
 
     Say how many texts with one of --per_class, --counts and --balance_to. Start the same command again to resume.
@@ -38,6 +51,11 @@ class GenerateTextArguments(TextDataArguments, WriterArguments, TextFilterArgume
 
       clinsynth generate text --model HuggingFaceTB/SmolLM2-135M-Instruct --task severity-posts --per_class 200 --dataset posts.csv --k_shot 4 --output_dir runs/posts
     """  # noqa: E501
+
+    essentials: ClassVar[str] = (
+        "model task output_dir per_class counts balance_to dataset k_shot reject_copies codes "
+        "endpoint send_real_texts temperature seed dry_run"
+    )
 
     dataset: str = ""
     """real data set, whose train split gives the examples of --k_shot and what --balance_to counts; else not needed"""
@@ -74,6 +92,7 @@ class GenerateTextArguments(TextDataArguments, WriterArguments, TextFilterArgume
         if not self.task:
             raise ValueError("--task is missing; give severity-posts, icd10-report, note-sections, … or a .yaml file")
         WriterArguments.__post_init__(self)
+        WorkersArguments.__post_init__(self)
         check_amounts(self)
         check_at_least(self, 0, ["k_shot"])
         unknown = sorted(set(self.parts) - set(PARTS))
@@ -83,6 +102,8 @@ class GenerateTextArguments(TextDataArguments, WriterArguments, TextFilterArgume
             raise ValueError("--prompt_parts topics needs --dataset, the real texts whose words they are; name it")
         if "diverse" in self.parts and self.k_shot < 2:
             raise ValueError(f"--prompt_parts diverse chooses examples; give --k_shot 2 or more, got {self.k_shot}")
+        if self.reject_copies is None:
+            self.reject_copies = self.k_shot > 0 and self.near_duplicate > 0
         for name in ("k_shot", "reject_copies", "keep_if_label"):
             if getattr(self, name) and not self.dataset:
                 raise ValueError(f"--{name} {getattr(self, name)} needs --dataset, the real texts; name it")
@@ -96,6 +117,11 @@ class GenerateTextArguments(TextDataArguments, WriterArguments, TextFilterArgume
             check_real_texts(self.endpoint, self.k_shot, self.send_real_texts)
 
     @property
+    def at_once(self) -> int:
+        """Texts that are asked for together."""
+        return self.concurrency if self.endpoint else self.batch_size
+
+    @property
     def parts(self) -> list[str]:
         """What --prompt_parts names."""
         return [part.strip() for part in self.prompt_parts.split(",")] if self.prompt_parts else []
@@ -105,19 +131,71 @@ def main(args: GenerateTextArguments) -> None:
     """Generate the data set into `args.output_dir`."""
     import json
 
-    import numpy as np
     import torch
     from accelerate import PartialState
 
-    from clinsynth.data.tasks import load_task
-    from clinsynth.data.texts import load_text_dataset
     from clinsynth.judges.text_audit import AuditArguments, load_judges
-    from clinsynth.models.language_models import load_writer
     from clinsynth.reports.audit import audit_set
     from clinsynth.run_folder import atomic_write
+    from clinsynth.synthesis.plan import describe_counts
+    from clinsynth.synthesis.ray_shards import write_on_ray
+    from clinsynth.synthesis.text_shards import settle_shards, write_text_shards
+
+    state = PartialState(cpu=not torch.accelerator.is_available())  # else several CPU processes go unseen
+    asked = ask_for(args)
+    planned = describe_counts(asked.labels, asked.id2label, "texts")
+    if args.dry_run:
+        print(planned)
+        return
+    output_dir = create_run_folder(args.output_dir)
+    check_same_run(output_dir, args, MAY_DIFFER)
+    plan, facts, writing = prepare(args, asked, state.device)
+    plan = replace(plan, num_processes=state.num_processes)
+    if state.is_main_process:
+        plan.begin(facts)
+        write_run_config(output_dir, args)
+        task = asked.prompts.task
+        atomic_write(output_dir / "task.json", json.dumps(task.to_dict(), indent=2, ensure_ascii=False) + "\n")
+        kept_apart = "; a text that is near a real one is drawn anew" if args.reject_copies else ""
+        print(f"generating {planned}{kept_apart}")
+    state.wait_for_everyone()
+    if args.engine == "ray":
+        write_on_ray(plan, args, writer_of_shards)
+    else:
+        write_text_shards(plan, *writing, state.process_index, args.at_once)
+    state.wait_for_everyone()
+    if state.is_main_process:
+        settle_shards(plan, *writing)
+        print(plan.finish(facts))
+        if args.audit != "off":
+            categories, judges = load_judges(AuditArguments(args.audit_rules, args.audit_guard))
+            print(audit_set(output_dir, output_dir, categories, judges, show_texts=None))
+
+
+class Asked(NamedTuple):
+    """What is asked for: the label's number of each text, all labels, how each is prompted, and the real train texts
+    with their labels' numbers."""
+
+    labels: list[int]
+    id2label: dict[int, str]
+    prompts: "Prompts"
+    real: list[str]
+    real_labels: list[int]
+
+    @property
+    def names(self) -> list[str]:
+        """The labels that some text has."""
+        return [self.id2label[label] for label in sorted(set(self.labels))]
+
+
+def ask_for(args: GenerateTextArguments) -> Asked:
+    """What the flags ask for."""
+    import numpy as np
+
+    from clinsynth.data.tasks import load_task
+    from clinsynth.data.texts import load_text_dataset
     from clinsynth.synthesis.plan import (
         Prompts,
-        describe_counts,
         examples_by_label,
         find_label,
         name_labels,
@@ -126,10 +204,7 @@ def main(args: GenerateTextArguments) -> None:
         texts_of,
     )
     from clinsynth.synthesis.prompt_parts import load_parts
-    from clinsynth.synthesis.text_filters import load_filter
-    from clinsynth.synthesis.text_shards import TextShards, settle_shards, write_text_shards
 
-    state = PartialState(cpu=not torch.accelerator.is_available())  # else several CPU processes go unseen
     task = load_task(args.task, args.codes)
     train = load_text_dataset(args, args.seed)["train"] if args.dataset else None
     names = name_labels(task, args.task, train if args.codes is None else None, args.dataset)
@@ -139,41 +214,42 @@ def main(args: GenerateTextArguments) -> None:
     texts, numbers = texts_of(train, names)
     pools = examples_by_label(asked, train, args.k_shot, args.dataset)
     parts = load_parts(args.parts, names, texts, np.array(numbers), pools) if args.parts else None
-    prompts = Prompts(task, names, pools, args.k_shot, parts)
-    planned = describe_counts(labels, id2label, "texts")
-    if args.dry_run:
-        print(planned)
-        return
-    output_dir = create_run_folder(args.output_dir)
-    check_same_run(output_dir, args, MAY_DIFFER)
-    seen, filter_facts = load_filter(args, asked, names, texts, numbers, state.device)
-    writer = load_writer(args, task, state.device)
+    return Asked(labels, id2label, Prompts(task, names, pools, args.k_shot, parts), texts, numbers)
+
+
+def prepare(
+    args: GenerateTextArguments, asked: Asked, device: "torch.device | str"
+) -> "tuple[TextShards, dict[str, Any], tuple[Ask, Write, SeenTexts]]":
+    """The plan for one process, what identifies the set, and what writes its shards."""
+    from clinsynth.models.language_models import load_writer
+    from clinsynth.synthesis.text_filters import load_filter
+    from clinsynth.synthesis.text_shards import TextShards
+
+    task, names = asked.prompts.task, list(asked.id2label.values())
+    seen, filter_facts = load_filter(args, asked.names, names, asked.real, asked.real_labels, device)
+    writer = load_writer(args, task, device)
     plan = TextShards(
-        output_dir,
-        labels,
-        id2label,
+        Path(args.output_dir),
+        asked.labels,
+        asked.id2label,
         args.seed,
         args.shard_size,
-        num_processes=state.num_processes,
         columns=tuple(task.schema["properties"]),
-        choices=prompts.choices if parts else None,
+        choices=asked.prompts.choices if args.parts else None,
         thinks=args.thinking > 0,
     )
-    facts = {"model": args.model} | writer.facts | prompts.facts | args.sampling | filter_facts | {"seed": args.seed}
-    if state.is_main_process:
-        plan.begin(facts)
-        write_run_config(output_dir, args)
-        atomic_write(output_dir / "task.json", json.dumps(task.to_dict(), indent=2, ensure_ascii=False) + "\n")
-        print(f"generating {planned}")
-    state.wait_for_everyone()
-    write_text_shards(plan, prompts, writer.write, seen, state.process_index)
-    state.wait_for_everyone()
-    if state.is_main_process:
-        settle_shards(plan, prompts, writer.write, seen)
-        print(plan.finish(facts))
-        if args.audit != "off":
-            categories, judges = load_judges(AuditArguments(args.audit_rules, args.audit_guard))
-            print(audit_set(output_dir, output_dir, categories, judges, show_texts=None))
+    facts = {"model": args.model} | writer.facts | asked.prompts.facts | args.sampling | filter_facts
+    return plan, facts | {"seed": args.seed}, (asked.prompts, writer.write, seen)
+
+
+def writer_of_shards(args: GenerateTextArguments) -> "Callable[[int], None]":
+    """What writes one shard, in a worker of Ray."""
+    from clinsynth.models.weights import best_device
+    from clinsynth.synthesis.text_shards import write_text_shards
+
+    plan, _, writing = prepare(args, ask_for(args), best_device())
+    each = replace(plan, num_processes=plan.num_shards)  # so that a process has one shard
+    return lambda shard: write_text_shards(each, *writing, shard, args.at_once)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ A run that was stopped goes on when the same command is started again.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from clinsynth.arguments import check_at_least, run
 from clinsynth.judges.judges import check_judge
@@ -46,6 +46,8 @@ class JudgeImagesArguments:
 
       clinsynth judge --images runs/phantom-synthetic --judge measure --output_dir runs/judged
     """
+
+    essentials: ClassVar[str] = "images checklist judge judge_model judge_endpoint send_real output_dir split seed"
 
     images: str = ""
     """folder that `clinsynth generate images` wrote, or any spec that --dataset of `clinsynth train ddpm` takes"""

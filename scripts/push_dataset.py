@@ -12,7 +12,7 @@ without paths. The same command again goes on where it stopped.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from clinsynth.arguments import run
 from clinsynth.hub.gate import Thresholds
@@ -28,6 +28,8 @@ class PushDatasetArguments(PushArguments, Terms, Thresholds):
 
       clinsynth push dataset runs/retina-synthetic --repo_id me/retina-synthetic --evidence runs/retina-evidence
     """
+
+    essentials: ClassVar[str] = "folder repo_id evidence public data_name data_license license accept_risk dry_run"
 
     evidence: str = ""
     """folder of `clinsynth evaluate` on exactly this set; of several sets A,B,… in their order"""

@@ -10,7 +10,7 @@ command again goes on where it stopped.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from clinsynth.arguments import run
 from clinsynth.hub.repository import PushArguments
@@ -25,6 +25,8 @@ class PushModelArguments(PushArguments, Terms):
 
       clinsynth push model runs/retina --repo_id me/retina-ddpm
     """
+
+    essentials: ClassVar[str] = "folder repo_id public evidence data_name data_license license dry_run"
 
     evidence: str | None = None
     """folder of `clinsynth evaluate` on samples of this checkpoint, for the card"""

@@ -3,6 +3,7 @@
     clinsynth study recipes/phantom.yaml --output_dir runs/phantom-study
     python scripts/study.py recipes/retina.yaml --dataset retinamnist.npz --output_dir runs/retina-study
     clinsynth study recipes/notes.yaml --dataset mts_dialog --output_dir runs/notes-study
+    clinsynth study recipes/phantom.yaml --engine ray --address auto --output_dir runs/phantom-study
 
 A recipe is a YAML file of this command's flags; flags on the command line win, single settings too, as in
 --generators.ddpm.train.width 32. One that names a task is a study of texts. Every step is a command of clinsynth in
@@ -10,18 +11,15 @@ a folder of its own below --output_dir. Start the same command again to go on: f
 change of the recipe only the steps that depend on the changed line are repeated.
 """
 
-import json
-import resource
-import subprocess
 import sys
-import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clinsynth.arguments import run
+from clinsynth.arguments import recipe_files, run
 from clinsynth.study.arguments import StudyArguments
 
 if TYPE_CHECKING:
-    from clinsynth.study.plan import Plan, Step
+    from clinsynth.study.plan import Plan
 
 
 def main(args: StudyArguments) -> None:
@@ -30,13 +28,17 @@ def main(args: StudyArguments) -> None:
 
     plan = plan_study(args)
     if args.dry_run:
-        print("\n".join(f"{'done' if step.finished else 'to do'}: {step.shown}" for step in plan.steps))
+        print(describe_plan(plan, Path(args.output_dir)))
         return
     from clinsynth.run_folder import create_run_folder, read_json, write_run_config
+    from clinsynth.study.steps import run_steps, run_steps_on_ray
 
     output_dir = create_run_folder(args.output_dir)
     write_run_config(output_dir, args)
-    run_steps(plan)
+    if args.engine == "ray":
+        run_steps_on_ray(plan, args)
+    else:
+        run_steps(plan)
     told = read_json(output_dir / "report.json")
     keys = {step.name: step.key for step in plan.steps}
     if (told.get("steps"), told.get("shareable", False)) == (keys, args.shareable):
@@ -47,51 +49,33 @@ def main(args: StudyArguments) -> None:
     write_study_report(args, plan, output_dir)
 
 
-def run_steps(plan: "Plan") -> None:
-    """Run the unfinished steps one after the other, each in a process of its own.
-
-    Raises:
-        ValueError: a step failed; the finished ones are kept.
-    """
-    for number, step in enumerate(plan.steps, start=1):
-        heading = f"[{number}/{len(plan.steps)}] {step.name}"
-        if step.finished:
-            print(f"{heading}: done before", flush=True)
-            continue
-        print(f"{heading}: {step.shown}", flush=True)
-        run_step(step)
-
-
-def run_step(step: "Step") -> None:
-    """Run one step's command and mark its folder as finished."""
-    from clinsynth.processes import end_with_parent
-    from clinsynth.run_folder import atomic_write
+def describe_plan(plan: "Plan", output_dir: Path) -> str:
+    """Each step's command, whether it is done, and how long it took the last time where it was run before."""
+    from clinsynth.progress import in_words
+    from clinsynth.run_folder import read_json
     from clinsynth.study.plan import MARK
 
-    resumed = step.output_dir.exists()
-    started, before = time.time(), resource.getrusage(resource.RUSAGE_CHILDREN)
-    status = subprocess.run([sys.executable, "-m", "clinsynth", *step.words], preexec_fn=end_with_parent).returncode
-    if status:
-        raise ValueError(
-            f"the step {step.name!r} ended with status {status}, its message is above; finished steps are kept: mend "
-            "the recipe or the data and start the same command again"
-        )
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    record = {
-        "name": step.name,
-        "command": step.shown,
-        "key": step.key,
-        "seconds": round(time.time() - started, 1),
-        "cpu_seconds": round(cpu, 1),
-        "resumed": resumed,
-    }
-    atomic_write(step.output_dir / MARK, json.dumps(record, indent=2) + "\n")
+    records = [read_json(path) for path in sorted(output_dir.glob(f"*/{MARK}"), key=lambda path: path.stat().st_mtime)]
+    took = {record["name"]: record["seconds"] for record in records}
+    lines, waiting = [], []
+    for step in plan.steps:
+        seconds = took.get(step.name, took.get(step.name.partition(" draw ")[0]))
+        last = "" if seconds is None else f" ({in_words(seconds)}{'' if step.finished else ' the last time'})"
+        lines.append(f"{'done' if step.finished else 'to do'}{last}: {step.shown}")
+        waiting += [] if step.finished else [seconds]
+    known = [seconds for seconds in waiting if seconds is not None]
+    if known:
+        rest = f", and {len(waiting) - len(known)} that were not run before" if len(known) < len(waiting) else ""
+        lines.append(f"to do: about {in_words(sum(known))} for {len(known)} steps by the last time{rest}")
+    return "\n".join(lines)
 
 
 def recipe_first(words: list[str]) -> list[str]:
-    """`RECIPE --flag …` as `--config RECIPE --flag …`."""
-    return ["--config", *words] if words and not words[0].startswith("-") else words
+    """`RECIPE --flag …` as `--config FILE --flag …`; a recipe that comes with clinsynth may go by its name."""
+    if not words or words[0].startswith("-"):
+        return words
+    own = {} if Path(words[0]).exists() else recipe_files(".")
+    return ["--config", str(own.get(words[0], words[0])), *words[1:]]
 
 
 if __name__ == "__main__":

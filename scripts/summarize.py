@@ -7,6 +7,7 @@ clinsynth summarize --dataset posts.csv --text_column post
 
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import ClassVar
 
 from clinsynth.arguments import run
 from clinsynth.data.arguments import ImageDataArguments, TextDataArguments
@@ -19,6 +20,8 @@ class SummarizeArguments(ImageDataArguments):
 
     Images are taken at their own size and mode. Missing splits are shown as training would cut them.
     """
+
+    essentials: ClassVar[str] = "dataset text_column label_column output_dir"
 
     text_column: str | None = None
     """texts: column that holds the text; default: text, where the data set has no images"""

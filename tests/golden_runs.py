@@ -96,7 +96,7 @@ usage = run("--help")
 for line in usage[usage.index("commands:") :].splitlines()[1:]:
     if not line.strip():
         break
-    command = line[2:26].strip()
+    command = line[2:28].strip()
     print(f"clinsynth {command}")
     print("".join(f"    {flag}\\n" for flag in run(*command.split(), "--print_config").splitlines()))
 """

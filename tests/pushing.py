@@ -1,6 +1,7 @@
 """What the tests of pushing share: a checkpoint, a synthetic set with its evidence, and commands on a loopback Hub."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from helpers import one_thread, run_warm, tiny_pipeline
 from loopback_hub.hub import LoopbackHub, running_hub
 
@@ -81,11 +83,13 @@ def make_runs(folder: Path) -> Path:
 
 
 def copy_runs(factory: pytest.TempPathFactory) -> Path:
-    """A new folder with the files of `make_runs`, which are made once for all modules of a session."""
-    made = factory.getbasetemp() / "runs-to-push"
-    if not made.exists():
-        made.mkdir()
-        make_runs(made)
+    """A new folder with the files of `make_runs`, which are made once for all modules and processes of a session."""
+    base = factory.getbasetemp()
+    made = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "runs-to-push"
+    with FileLock(f"{made}.lock"):
+        if not made.exists():
+            made.mkdir()
+            make_runs(made)
     return Path(shutil.copytree(made, factory.mktemp("push"), dirs_exist_ok=True))
 
 

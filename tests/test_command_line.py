@@ -1,12 +1,15 @@
 """The command `clinsynth`: help without heavy imports, configuration files, and errors that name the flag."""
 
 import dataclasses
+import json
+import os
+import re
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from helpers import REPOSITORY, clinsynth, run_python, write_npz
+from helpers import REPOSITORY, clinsynth, run_python, run_warm, write_npz
 
 from clinsynth.arguments import parse
 from clinsynth.cli import COMMANDS, load_command, main
@@ -20,33 +23,153 @@ from clinsynth.trainers.arguments import DDPMArguments
 HEAVY = {"torch", "diffusers", "transformers", "datasets", "accelerate", "sklearn"}
 
 
-@pytest.mark.parametrize("words", [[], *[name.split() for name in COMMANDS]], ids=["clinsynth", *COMMANDS])
-def test_help_teaches_and_imports_nothing_heavy(words: list[str]) -> None:
-    code = (
-        "import sys\nfrom clinsynth.cli import main\n"
-        f"try:\n    main({[*words, '--help']!r})\nexcept SystemExit:\n    pass\n"
-        f"print('heavy:', sorted({HEAVY!r} & set(sys.modules)))"
+HELP = """
+import json, os, sys
+from clinsynth.cli import main
+for words in json.loads(sys.argv[1]):
+    if os.fork() == 0:
+        try:
+            main([*words, "--help"])
+        except SystemExit:
+            pass
+        print("heavy:", sorted(set(json.loads(sys.argv[2])) & set(sys.modules)), end="\\0", flush=True)
+        os._exit(0)
+    os.wait()
+"""
+"""Prints the help of each command, begun in a fork, so that none finds what another has imported."""
+
+
+@pytest.fixture(scope="module")
+def helps() -> dict[str, str]:
+    """What each command prints for --help, "" being none, and then what heavy modules it has imported."""
+    names = ["", *COMMANDS]
+    said = run_python("-c", HELP, json.dumps([name.split() for name in names]), json.dumps([*HEAVY])).stdout
+    return dict(zip(names, said.split("\0")[:-1], strict=True))
+
+
+@pytest.mark.parametrize("name", ["", *COMMANDS], ids=["clinsynth", *COMMANDS])
+def test_help_teaches_and_imports_nothing_heavy(name: str, helps: dict[str, str]) -> None:
+    assert "heavy: []" in helps[name]
+    assert f"clinsynth {name or 'train ddpm'}" in helps[name]
+
+
+def page_of(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """What a command prints that only explains something."""
+    with pytest.raises(SystemExit) as ended:
+        main([*words])
+    assert not ended.value.code
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_flag_is_explained_once_with_a_type_in_words(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    printed = page_of(capsys, *name.split(), "--help_all")
+    assert not re.search(r"Unvalidated|Optional|Literal|<class|list\[|[|,] null|NoneType|None\)", printed)
+    _, arguments_class = load_command(name)
+    entries = re.split(r"\n  --", printed)[1:]
+    flags = [re.split(r"[ \n\[]", entry)[0] for entry in entries]
+    fields = [field.name for field in dataclasses.fields(arguments_class)]
+    assert sorted(flags) == sorted([*fields, "help", "help_all", "config", "print_config"])
+    for flag, entry in zip(flags, entries, strict=True):
+        assert len(entry.split()) >= 4, f"--{flag} has no help"
+    assert all(len(line) <= 119 for line in printed.splitlines() if not line.startswith("  clinsynth "))
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_begins_with_what_a_first_run_needs(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    printed = page_of(capsys, *name.split(), "--help")
+    assert printed.startswith(f"usage: clinsynth {name} [--flag value ...]\n\n")
+    assert page_of(capsys, "help", *name.split()) == printed
+    _, arguments_class = load_command(name)
+    essentials = getattr(arguments_class, "essentials", "").split()
+    fields = [field.name for field in dataclasses.fields(arguments_class)]
+    assert set(essentials) <= set(fields) and len(essentials) <= 15
+    explained = re.findall(r"^  --(\w+)", printed, re.MULTILINE)
+    assert explained[: len(essentials)] == essentials and len(explained) <= 15
+    assert all(f"--{field}" in printed for field in fields), "a flag is neither explained nor named"
+    assert ("--help_all` explains" in printed) == bool(essentials)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_wrong_flag_is_answered_with_the_one_that_was_meant(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    _, arguments_class = load_command(name)
+    flag = max((field.name for field in dataclasses.fields(arguments_class)), key=len)
+    wrong = flag[:3] + flag[4:]
+    with pytest.raises(SystemExit) as ended:
+        main([*name.split(), f"--{wrong}", "1"])
+    said = capsys.readouterr().err
+    assert ended.value.code == 2 and f"did you mean --{flag}?" in said and len(said.splitlines()) == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ["train", "ddpm", "--train-steps", "5"],
+            "unrecognized arguments: --train-steps 5; did you mean --train_steps?",
+        ),
+        (["train", "ddpm", "--out", "runs"], "did you mean --output_dir?"),
+        (["train", "ddpm", "--train_steps", "five"], "--train_steps must be a whole number, got five"),
+        (["train", "ddpm", "--backbone", "vit"], "--backbone must be one of unet2d, context_unet, got vit"),
+        (["study", "nosuch"], "--config nosuch: there is no such file; check the path (`clinsynth list`"),
+        (["study", "--generator.ddpm.width", "3"], "did you mean --generators?"),
+        (["trian", "ddpm"], "unknown command 'trian ddpm'; did you mean `clinsynth train ddpm`?"),
+        (["train", "ddmp"], "did you mean `clinsynth train ddpm`?"),
+        (["summarise"], "did you mean `clinsynth summarize`?"),
+        (["list", "tusks"], "--kind 'tusks' is unknown; give studies, settings, tasks"),
+    ],
+)
+def test_wrong_words_are_answered_with_a_hint(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == 2 and said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["train"], ["train", "--help"], ["help", "train"]])
+def test_a_first_word_alone_lists_its_commands(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    main(words)
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  ")]
+    assert [line[2:28].strip() for line in rows] == [name for name in COMMANDS if name.startswith("train ")]
+    assert all(line[28:] for line in rows)
+
+
+def test_all_that_goes_by_a_name_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    from clinsynth.data import phantom_fundus, phantom_posts
+    from clinsynth.data.tasks import task_names
+    from clinsynth.judges.checklists import checklist_names
+    from clinsynth.judges.judges import JUDGES
+    from clinsynth.models.generators import SCHEDULERS
+
+    main(["list"])
+    listed = {line.split()[0] for line in capsys.readouterr().out.splitlines() if line.startswith("  ")}
+    studies = {path.stem for path in (REPOSITORY / "recipes").glob("*.yaml")}
+    builtin = {phantom_fundus.NAME, phantom_posts.NAME}
+    assert listed >= studies | set(task_names()) | set(checklist_names()) | set(JUDGES) | set(SCHEDULERS) | builtin
+    main(["list", "studies"])
+    assert {line.split()[0] for line in capsys.readouterr().out.splitlines() if line.startswith("  ")} == studies
+
+
+def test_the_space_is_started_with_what_is_named(tmp_path: Path) -> None:
+    space, arguments_class = load_command("space")
+    (tmp_path / "app.py").write_text(
+        "import json, os, sys, pathlib\n"
+        "asked = json.dumps([sys.argv[1:], os.environ['STUDIO_SETS']])\n"
+        "pathlib.Path(__file__).with_name('asked.json').write_text(asked)\n"
     )
-    printed = run_python("-c", code).stdout
-    assert "heavy: []" in printed
-    assert "clinsynth train ddpm" in printed or f"clinsynth {' '.join(words)}" in printed
+    space.main(arguments_class(folder=str(tmp_path), models="a,b", sets=f"{tmp_path},{tmp_path.parent}", port=7861))
+    words, sets = json.loads((tmp_path / "asked.json").read_text())
+    assert words == ["--models", "a,b", "--host", "127.0.0.1", "--port", "7861"]
+    assert sets.split(os.pathsep) == [str(tmp_path), str(tmp_path.parent)]
+    with pytest.raises(ValueError, match=r"holds no app\.py; name the Space's folder"):
+        space.main(arguments_class(folder=str(tmp_path / "none")))
+    with pytest.raises(ValueError, match="--sets none is no folder"):
+        space.main(arguments_class(sets="none"))
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_every_flag_is_explained(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        main([*name.split(), "--help"])
-    printed = capsys.readouterr().out.split("options:")[1]
-    for entry in printed.split("\n  --")[1:]:
-        flag, _, text = entry.partition(" ")
-        assert len(text.split("(type:")[0].split()) >= 3, f"--{flag} has no help"
-
-
-@pytest.mark.parametrize("name", COMMANDS)
-def test_every_flag_has_a_type_that_is_checked(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        main([*name.split(), "--help"])
-    assert "Unvalidated" not in capsys.readouterr().out
+def test_a_study_that_comes_with_clinsynth_goes_by_its_name() -> None:
+    study, _ = load_command("study")
+    flag, path, *rest = study.recipe_first(["phantom", "--dry_run"])
+    assert (flag, rest) == ("--config", ["--dry_run"]) and parse(StudyArguments, [flag, path]).few_shot == 20
 
 
 def test_flags_win_over_the_config_file(tmp_path: Path) -> None:
@@ -96,7 +219,7 @@ def test_unknown_commands_are_named(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["train", "gpt"])
     assert ended.value.code == 2
-    assert "unknown command 'train gpt'" in capsys.readouterr().err
+    assert "unknown command 'train gpt'; " in capsys.readouterr().err
 
 
 def test_a_users_error_is_one_message(tmp_path: Path) -> None:
@@ -107,7 +230,7 @@ def test_a_users_error_is_one_message(tmp_path: Path) -> None:
 
 def test_scripts_run_by_their_path(tmp_path: Path) -> None:
     data = write_npz(tmp_path / "data.npz")
-    printed = run_python(REPOSITORY / "trainers" / "train_ddpm.py", "--dataset", data, "--dry_run").stdout
+    printed = run_warm(REPOSITORY / "trainers" / "train_ddpm.py", "--dataset", data, "--dry_run").stdout
     assert "18 images" in printed
 
 

@@ -67,6 +67,7 @@ hours, is only planned: tests/test_study*.py run whole ones. So are DP-SGD (test
 
 NAMES = {
     ("--dataset", "phantom-fundus"): "phantom-fundus?size=32&train=40&validation=15&test=15",
+    ("--real", "phantom-fundus"): "phantom-fundus?size=32&train=40&validation=15&test=15",
     ("--from_images", "phantom-fundus"): "phantom-fundus?size=32&train=40&validation=15&test=15",
     ("--strength", "0.6,0.75,0.9"): "0.6,0.9",
 }

@@ -7,10 +7,13 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 from datasets import load_dataset
 from helpers import REPOSITORY, clinsynth, kill_when, run_python, tiny_pipeline, write_npz
+from safetensors.torch import load_file
 
 from clinsynth.images import from_png
+from clinsynth.models.generators import load_ddpm, read_index
 from clinsynth.scripts.generate_images import GenerateImagesArguments, main
 from clinsynth.synthesis import shards as synthetic_shards
 
@@ -209,3 +212,13 @@ def test_an_unfinished_training_run_is_named(tmp_path: Path) -> None:
         main(arguments(tmp_path / "run", tmp_path / "out", per_class=1))
     with pytest.raises(ValueError, match="neither a folder nor a repository"):
         main(arguments(Path("nobody/nothing"), tmp_path / "out", per_class=1))
+
+
+def test_weights_that_could_run_code_are_not_read(tmp_path: Path) -> None:
+    """A checkpoint of pickles alone is refused by name, before one is opened."""
+    tiny_pipeline().save_pretrained(tmp_path)
+    weights = tmp_path / "unet" / "diffusion_pytorch_model.safetensors"
+    torch.save(load_file(weights), weights.with_suffix(".bin"))
+    weights.unlink()
+    with pytest.raises(ValueError, match=f"--model {tmp_path} cannot be loaded .*safetensors"):
+        load_ddpm(str(tmp_path), read_index(str(tmp_path)), "float32")

@@ -274,6 +274,19 @@ def test_copies_of_train_texts_are_rejected(tmp_path: Path) -> None:
     assert not any(row["text"] == sentence["text"] for row in read_rows(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("flags", "rejects"),
+    [
+        ({"k_shot": 1}, True),
+        ({"k_shot": 1, "reject_copies": False}, False),
+        ({"k_shot": 1, "near_duplicate": 0.0}, False),
+        ({}, False),
+    ],
+)
+def test_copies_are_rejected_where_real_texts_stand_in_the_prompts(flags: dict[str, Any], rejects: bool) -> None:
+    assert arguments(Path("out"), dataset="posts.csv", **flags).reject_copies is rejects
+
+
 def test_a_full_disk_keeps_the_finished_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plan, real_replace = plan_of(tmp_path), synthetic_shards.os.replace
 

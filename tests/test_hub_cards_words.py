@@ -5,12 +5,14 @@ from pathlib import Path
 
 import pytest
 from helpers import REPOSITORY, run_python
-from huggingface_hub import SpaceCard
+from huggingface_hub import CardData, SpaceCard
 from loopback_hub.cards import check_card
 
 from clinsynth.hub_cards.code_cards import metric_card, space_card
-from clinsynth.hub_cards.render import cell
-from clinsynth.hub_cards.sources import Terms, find_source
+from clinsynth.hub_cards.dataset_card import Publication
+from clinsynth.hub_cards.evidence_summary import EvidenceSummary
+from clinsynth.hub_cards.render import Table, cell, render_card
+from clinsynth.hub_cards.sources import Source, Terms, find_source
 from clinsynth.private_words import describe_command, hub_id, shorten
 
 HAM_CLASSES = ["nv", "mel", "bkl", "bcc", "akiec", "vasc", "df"]
@@ -102,11 +104,49 @@ def test_commands_are_those_to_type(tmp_path: Path) -> None:
     assert describe_command(["__main__.py", "summarize", "--dataset", "me/eyes"], tmp_path) == (
         "clinsynth summarize --dataset me/eyes"
     )
+    drawn = describe_command("clinsynth generate images --engine ray --address node-a.clinic:6379".split(), tmp_path)
+    assert drawn == "clinsynth generate images --engine ray --address …"
     assert describe_command(["pytest", "-q"], tmp_path) is None and describe_command(None, tmp_path) is None
 
 
+HOSTILE = "a|b\n# <script>*x* [y](z)\x07 \u202e`rm`"
+SAFE = r"a\|b # &lt;script>\*x\* \[y\](z) \`rm\`"
+
+
 def test_cells_hold_no_mark_up() -> None:
-    assert cell("a|b\n<script>*x* [y]") == r"a\|b &lt;script>\*x\* \[y\]"
+    assert cell(HOSTILE) == cell(cell(HOSTILE)) == SAFE
+
+
+@pytest.mark.parametrize("template", ["dataset.md", "datasets.md", "model.md", "space.md"])
+def test_each_field_of_a_card_is_escaped_once(template: str) -> None:
+    """Whatever a template is handed, text stands in it as text: it begins no tag, link, table or heading."""
+    table = Table(HOSTILE, [HOSTILE, HOSTILE], [[HOSTILE, HOSTILE]], HOSTILE)
+    facts = {HOSTILE: HOSTILE}
+    source = Source(*[HOSTILE] * 7)
+    body = render_card(
+        template,
+        CardData(),
+        **dict.fromkeys(("title", "things", "summary", "picture", "body", "app_file", "accepted_risk"), HOSTILE),
+        **dict.fromkeys(("overview", "made", "settings", "spent"), facts),
+        **dict.fromkeys(("columns", "counts", "prompts"), table),
+        **{name: [HOSTILE] for name in "own_limits models datasets works commands".split()},
+        labels=[HOSTILE.replace("\x07", "")],
+        **dict.fromkeys(("place", "first", "base"), "me/x"),
+        measured=EvidenceSummary([(HOSTILE, HOSTILE)], [table], [table], [HOSTILE]),
+        license="other",
+        source=source,
+        terms=Terms(license="other", license_override=HOSTILE),
+        published=Publication(None, [HOSTILE], [[HOSTILE] * 4], turned=3),  # type: ignore[arg-type]
+        rows={HOSTILE: 1},
+        lora=None,
+        steps=False,
+        warn=True,
+        requirements=True,
+    )
+    shown = body.replace(r"\`", "'").replace("<details>\n<summary>", "")
+    prose = re.sub(r"```.*?```|`[^`\n]*`", "", shown, flags=re.DOTALL)
+    assert SAFE in body and "<script" not in prose and r"\\" not in prose and "\u202e" not in body
+    assert not re.search(r"(?<!\\)\[y|^# <", prose, re.MULTILINE)
 
 
 def test_metric_cards_keep_the_rules_and_their_snippets_run(tmp_path: Path) -> None:

@@ -1,19 +1,29 @@
 """The launch files: what accelerate, Slurm and `hf jobs run` are told. Slurm's own commands are stood in for."""
 
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 from accelerate.commands.config.config_args import ClusterConfig, load_config_from_file
 from accelerate.commands.launch import launch_command_parser
+from helpers import REPOSITORY
 
-LAUNCH = Path(__file__).parent.parent / "recipes" / "launch"
+from clinsynth.arguments import parse
+from clinsynth.scripts.study import recipe_first
+from clinsynth.study.arguments import StudyArguments
+
+LAUNCH = REPOSITORY / "recipes" / "launch"
 STAND_INS = {
     "srun": 'shift; SLURM_NODEID=1 exec "$@"',
+    "ray": 'echo "ray $*" >> said',
     "scontrol": 'echo "scontrol $*" >> said; [ "$1" = show ] && printf "node-a\\nnode-b\\n" || true',
     "python": 'trap "echo over >> said; exit 1" TERM; echo "python $*" >> said\n[ ! -e slow ] || sleep 9 & wait $!',
     "accelerate": 'echo "accelerate $*" >> said',
@@ -33,13 +43,13 @@ def cluster(tmp_path: Path) -> dict[str, str]:
     return os.environ | environment | {"PATH": f"{folder}:{os.environ['PATH']}"}
 
 
-def submit(cluster: dict[str, str], words: str) -> list[str]:
+def submit(cluster: dict[str, str], words: str, file: str = "slurm.sbatch") -> list[str]:
     """What the stand-ins of a job that ends by itself wrote down."""
-    subprocess.run(["bash", LAUNCH / "slurm.sbatch", *words.split()], env=cluster, check=True, timeout=60)
+    subprocess.run(["bash", LAUNCH / file, *words.split()], env=cluster, check=True, timeout=60)
     return (Path(cluster["SLURM_SUBMIT_DIR"]) / "said").read_text().splitlines()
 
 
-@pytest.mark.parametrize("path", sorted(LAUNCH.glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(LAUNCH.glob("multi_*.yaml")), ids=lambda path: path.stem)
 def test_accelerate_reads_each_configuration(path: Path) -> None:
     config = load_config_from_file(str(path))
     assert isinstance(config, ClusterConfig) and config.num_processes >= 2 and not config.use_cpu
@@ -88,6 +98,69 @@ def test_a_failed_command_fails_the_job(cluster: dict[str, str]) -> None:
     assert ended.returncode == 3
     ended = subprocess.run(["bash", LAUNCH / "slurm.sbatch"], env=cluster, capture_output=True, text=True)
     assert ended.returncode == 2 and "name a command of clinsynth" in ended.stderr
+
+
+def symmetric_run(words: list[str]) -> tuple[dict[str, object], StudyArguments]:
+    """What Ray understands of the words after `ray symmetric-run`, and clinsynth of those behind `--`."""
+    module = pytest.importorskip("ray.scripts.symmetric_run", reason="needs the packages of clinsynth[cluster]")
+    split = words.index("--")
+    options, command = words[:split], words[split + 1 :]
+    known = module.symmetric_run.make_context("ray symmetric-run", [*options[:4], "--", *command]).params
+    start = ray_start().make_context("ray start", options[4:]).params
+    study = command[command.index("study") + 1 :]
+    return {**start, **{name: known[name] for name in ("address", "min_nodes")}}, parse_study(study)
+
+
+def ray_start() -> Any:
+    """Ray's command `start`, whose options `symmetric-run` takes too."""
+    from ray.scripts.scripts import start
+
+    return start
+
+
+def parse_study(words: list[str]) -> StudyArguments:
+    return parse(StudyArguments, recipe_first([str(REPOSITORY / words[0]), *words[1:]]))
+
+
+def test_slurm_forms_a_ray_cluster_for_a_study(cluster: dict[str, str]) -> None:
+    cluster = cluster | {"SLURM_CPUS_PER_TASK": "16"}
+    _, started = submit(cluster, "study recipes/phantom.yaml --output_dir runs/a", "ray_slurm.sbatch")
+    known, study = symmetric_run(started.removeprefix("ray symmetric-run ").split())
+    assert (known["address"], known["min_nodes"]) == ("node-a:20007", 2)
+    assert (known["num_cpus"], known["num_gpus"]) == (16, 4)
+    assert (study.engine, study.address, study.output_dir) == ("ray", "auto", "runs/a")
+
+
+def test_skypilot_starts_a_study_on_all_machines() -> None:
+    task = yaml.safe_load((LAUNCH / "ray_sky.yaml").read_text())
+    assert set(task) == {"name", "num_nodes", "resources", "file_mounts", "workdir", "envs", "setup", "run"}
+    for script in (task["setup"], task["run"]):
+        subprocess.run(["bash", "-n"], input=script, text=True, check=True)
+    values = {**task["envs"], "first": "10.0.0.1", "SKYPILOT_NUM_NODES": "2", "SKYPILOT_NUM_GPUS_PER_NODE": "1"}
+    text = re.sub(r"\$(\w+)", lambda found: values[found[1]], task["run"].partition("ray symmetric-run ")[2])
+    known, study = symmetric_run(shlex.split(text.replace("\\\n", " ")))
+    assert (known["address"], known["min_nodes"], known["num_gpus"]) == ("10.0.0.1:6390", 2, 1)
+    assert study.engine == "ray" and study.output_dir.startswith(next(iter(task["file_mounts"])))
+
+
+def test_kuberay_gives_all_pods_one_image_and_one_volume() -> None:
+    job = yaml.safe_load((LAUNCH / "ray_kubernetes.yaml").read_text())
+    assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
+    first, second, recipe, *rest = shlex.split(job["spec"]["entrypoint"])
+    study = parse_study(["recipes/phantom.yaml", *rest])
+    assert (first, second, study.engine, study.address) == ("clinsynth", "study", "ray", "auto")
+    cluster = job["spec"]["rayClusterSpec"]
+    pods = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
+    specs = [pod["template"]["spec"] for pod in pods]
+    assert len({container["image"] for spec in specs for container in spec["containers"]}) == 1
+    for spec in specs:
+        (volume,), (container,) = spec["volumes"], spec["containers"]
+        (mount,) = container["volumeMounts"]
+        assert mount["name"] == volume["name"] and volume["persistentVolumeClaim"]["claimName"] == "clinsynth-runs"
+        assert study.output_dir.startswith(mount["mountPath"]) and recipe.startswith(mount["mountPath"])
+        assert container["resources"]["requests"] == container["resources"]["limits"]
+    pinned = dict(line.split("==") for line in (REPOSITORY / "constraints.txt").read_text().split() if "==" in line)
+    assert cluster["rayVersion"] == pinned["ray"]
 
 
 def test_hf_jobs_takes_every_flag_and_shows_no_token() -> None:

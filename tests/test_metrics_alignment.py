@@ -232,8 +232,8 @@ def test_the_command_adds_rows_and_a_part_of_the_page(small_eyes: dict[str, Imag
     assert {record["label"] for record in found["records"]} == {"overall", *GRADES}
     assert {record["metric"] for record in found["records"]} == {*PARTS, "low_alignment_tail"}
     page = (tmp_path / "out" / "report.html").read_text()
-    assert "Do the pictures show their class?" in page and "Low-alignment tail, overall" in page
-    assert "Nothing on record says that either chose these pictures" in page
+    assert "Do the images show their class?" in page and "By a checklist" in page and "low-alignment tail" in page
+    assert "Nothing on record says that either chose these images" in page
     with pytest.raises(ValueError, match="has no condition 'grade 0', a class of --real"):
         evaluate_folder(folder, tmp_path / "other", checklist="dermatoscopy-measured", judge="measure")
 

@@ -12,11 +12,13 @@ from scipy.ndimage import gaussian_filter
 
 from clinsynth.data.arguments import ImageDataArguments
 from clinsynth.data.images import ImageArrays, load_image_arrays
+from clinsynth.hub.gate import Thresholds, read_gate
 from clinsynth.metrics.images.privacy import COPIES, image_privacy, privacy_verdict, worst_over_runs
 from clinsynth.metrics.nearest import as_views, closest_rows
 from clinsynth.metrics.privacy.closest_records import measure_ratios, measure_shares
 from clinsynth.metrics.privacy.copies import SPACE, ThumbnailSpace, duplicated, fit_threshold
-from clinsynth.metrics.privacy.views import KINDS, ViewSpace, certain_threshold, find_power
+from clinsynth.metrics.privacy.power import IMAGE_CHECK
+from clinsynth.metrics.privacy.views import KINDS, ViewSpace, beyond, certain_thresholds, find_power, redrawn
 from clinsynth.metrics.records import Features, MeasurementSettings
 from clinsynth.metrics.registry import MEMORISED, NO_SIGN, UNCLEAR
 
@@ -119,15 +121,36 @@ def textures(count: int, seed: int) -> np.ndarray:
 def test_one_altered_copy_is_certain_by_itself_and_the_power_says_which_kinds_are_found() -> None:
     train, held_out, fresh = textures(60, 1), textures(40, 2), textures(40, 3)
     space = ViewSpace.of(train)
-    threshold = certain_threshold(space.closest(held_out)[0])
-    assert threshold is not None and not (space.closest(fresh)[0] > threshold).any()
-    power = {one["kind"]: one["found"] for one in find_power(space, threshold, train, held_out, 0)}
-    assert all(power.pop(kind) < 8 for kind in ("a patch of half the side", "blended to 50 %"))
-    assert set(power.values()) == {8}
+    thresholds = certain_thresholds(space.closest(held_out)[0])
+    assert thresholds is not None and not (beyond(space.closest(fresh)[0], thresholds) > 1).any()
+    power = {one["kind"]: one["found"] for one in find_power(space, thresholds, train, held_out, 0, 200)}
+    assert power.pop("blended to 50 %") < 8 and set(power.values()) == {8}
     for kind in power:
-        score, number = space.closest(KINDS[kind](train[17], held_out[3])[None])
-        assert score[0] > threshold and number[0] == 17, kind
-    assert certain_threshold(np.zeros(9)) is None and find_power(space, None, train, held_out, 0) == []
+        scores, number = space.closest(KINDS[kind](train[17], held_out[3])[None])
+        assert beyond(scores, thresholds)[0] > 1 and number[0] == 17, kind
+    assert certain_thresholds(np.zeros((9, 2))) is None and find_power(space, None, train, held_out, 0, 200) == []
+
+
+def of_one_class(images: np.ndarray) -> ImageArrays:
+    return ImageArrays(images, np.zeros(len(images), dtype=np.int64), ["one"])
+
+
+def test_an_overfitted_generator_is_refused_and_the_stated_power_agrees() -> None:
+    """Half of its images are train images as it has learned them by heart; how many of them are found, the evidence
+    says beforehand, from copies that it plants itself."""
+    sides = {"train": textures(60, 1), "validation": textures(12, 5), "test": textures(40, 2)}
+    real = {name: of_one_class(images) for name, images in sides.items()}
+    drawn = np.stack([redrawn(image, image) for image in sides["train"][:20]])
+    made = np.concatenate([textures(20, 3), drawn])
+    evidence = {"privacy": evidence_on(of_one_class(made), real)}
+    refused = [reading.name for reading in read_gate(evidence, Thresholds()) if not reading.passed]
+    assert evidence["privacy"]["verdict"] == COPIES and "single copies" in refused and "exact copies" not in refused
+    (power,) = (one for one in evidence["privacy"]["power"] if one["kind"] == "redrawn by heart")
+    low, high = power["interval"]
+    assert low <= copies(evidence["privacy"], "views")["count"] / len(drawn) <= high
+    assert f"Of 1 copies planted in 40, {IMAGE_CHECK} would find: " in evidence["privacy"]["text"]
+    honest = {"privacy": evidence_on(of_one_class(made[:20]), real)}
+    assert not [reading for reading in read_gate(honest, Thresholds()) if not reading.passed]
 
 
 def test_new_real_pictures_are_not_flagged(real: dict[str, ImageArrays]) -> None:

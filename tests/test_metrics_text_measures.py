@@ -20,7 +20,8 @@ from clinsynth.metrics.texts.diversity import (
     near_duplicates,
     vocabulary_coverage,
 )
-from clinsynth.metrics.texts.privacy import common_words, entities, make_canaries, measure_exposure, pair_by_class
+from clinsynth.metrics.texts.entities import common_words, entities
+from clinsynth.metrics.texts.privacy import make_canaries, measure_exposure, pair_by_class
 from clinsynth.metrics.texts.words import (
     HARSH_AFFECT,
     HOPEFUL_AFFECT,
@@ -217,8 +218,8 @@ def test_lexicon_counts_words_that_nothing_takes_back() -> None:
 ENTITY_CASES = {
     "names": ("Saw Dr. Imre Falk today; my name is Odile. Call me later.", {"imre falk", "odile"}),
     "dates": ("Born 03/04/1981, seen 2021-05-06 and on March 4th, 2020; may be 2 marches", {
-        "03/04/1981", "2021-05-06", "march 4th 2020"}),
-    "phones": ("Ring +49 171 555 0199 or (020) 7946-0958, not 10 20 or 2019.", {"491715550199", "02079460958"}),
+        "81-03-04", "81-04-03", "21-05-06", "20-03-04"}),
+    "phones": ("Ring +49 171 555 0199 or (020) 7946-0958, not 10 20 or 2019.", {"715550199", "079460958"}),
     "emails": ("write to o.falk+a@mail.example.org.", {"o.falk+a@mail.example.org"}),
     "ids": ("MRN: 00-48213, SSN 078-05-1120, AB1234567; case 2019, 50 mg", {"0048213", "078051120", "ab1234567"}),
 }  # fmt: skip

@@ -5,12 +5,13 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 from helpers import REPOSITORY
 
-from clinsynth.processes import LOCK, held, release_locks
+from clinsynth.processes import LOCK, held, one_at_a_time, release_locks, wait_until_free
 from clinsynth.run_folder import create_run_folder
 
 HOLD = "import sys, time; from clinsynth.run_folder import create_run_folder; create_run_folder(sys.argv[1]); "
@@ -69,6 +70,34 @@ def test_what_dead_processes_left_is_swept(tmp_path: Path) -> None:
         path.write_text("half")
     create_run_folder(tmp_path)
     assert not any(path.exists() for path in left) and all(path.exists() for path in kept)
+
+
+def test_those_that_share_a_cache_wait_for_each_other(tmp_path: Path) -> None:
+    kept, (reading, writing) = tmp_path / "cache" / "kept", os.pipe()
+    other = os.fork()
+    if other == 0:
+        with one_at_a_time(kept):
+            os.write(writing, b".")
+            time.sleep(0.3)
+            kept.write_text("made")
+        os._exit(0)
+    os.read(reading, 1)
+    with one_at_a_time(kept):
+        assert kept.read_text() == "made"
+    os.waitpid(other, 0)
+    assert [*kept.parent.iterdir()] == [kept]
+
+
+def test_a_folder_is_free_when_its_process_has_ended(tmp_path: Path) -> None:
+    process = start(tmp_path / "run")
+    began = time.monotonic()
+    wait_until_free(tmp_path / "run", seconds=0.3)
+    assert time.monotonic() - began >= 0.3
+    process.kill()
+    began = time.monotonic()
+    wait_until_free(tmp_path / "run")
+    assert time.monotonic() - began < 30
+    process.communicate()
 
 
 def test_sigterm_says_what_to_do_and_lets_go(tmp_path: Path) -> None:

@@ -21,6 +21,9 @@ from pushing import Client
 from text_models import save_small_task, save_tiny_model
 from text_posts import LABELS, save_tiny_encoder, write_posts
 
+from clinsynth.hub.data_sets import PublishedShards
+from clinsynth.synthesis.provenance import Provenance
+
 NUMBER = "call 555 0142 7788 at night."
 LIMITS = "--max_dcr_share 1"
 """To an untrained encoder the letters of an untrained model lie near one split or the other by chance."""
@@ -164,3 +167,14 @@ def test_a_planted_number_and_a_copied_example_stop_a_set(client: Client) -> Non
     )
     assert ("dataset", "tester/planted") not in client.hub.store.repositories
     assert NUMBER not in both and json.dumps(NUMBER) not in both
+
+
+def test_signs_that_turn_the_reading_are_taken_out_and_counted(tmp_path: Path) -> None:
+    """Of texts in whatever column, and within lists: they stay as they are but for these signs."""
+    turned, told = "take \u202e50 mg\u202c daily", PublishedShards(tmp_path, Provenance("me/writer", "0" * 64), {})
+    fields = {"text": {"type": "string"}, "notes": {"type": "array"}}
+    (tmp_path / "task.json").write_text(json.dumps({"schema": {"properties": fields}}))
+    rows = {"text": [turned, None], "label": [0, 1], "seed": [1, 2], "notes": [["\u2066a", "b"], None]}
+    columns = told.rewrite(pa.table(rows)).to_pydict()
+    assert columns["text"] == ["take 50 mg daily", None] and columns["notes"] == [["a", "b"], None]
+    assert told.turned == 3 and columns["synthetic"] == [True, True]

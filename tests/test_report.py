@@ -176,10 +176,12 @@ def test_the_shareable_page_shows_no_real_image() -> None:
     assert (
         check_structure(shown).images == 0 and "no real image" in shown
     )  # copies were found: no synthetic one either
-    quiet = privacy() | {"verdict": "no sign"}
+    quiet = privacy() | {"verdict": "no sign", "exact": {"n_synthetic": 9, "count": 0, "splits": {}}}
     own = choose_images(arrays((12, 8)), arrays((5, 4)), quiet, 0, shareable=True)
     assert [len(one["real"]) for one in own["classes"]] == [0, 0] and own["pairs"] == []
-    assert [len(one["synthetic"]) for one in own["classes"]] == [5, 4]
+    assert [len(one["synthetic"]) for one in own["classes"]] == [3, 4]  # less the two that are flagged
+    unknown = choose_images(arrays((12, 8)), arrays((5, 4)), {**quiet, "exact": None}, 0, shareable=True)
+    assert [len(one["synthetic"]) for one in unknown["classes"]] == [0, 0]
 
 
 def test_an_extractor_at_chance_is_warned_of_wherever_its_numbers_stand() -> None:

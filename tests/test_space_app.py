@@ -52,7 +52,12 @@ def test_a_wrong_model_is_named_before_anything_starts(tmp_path: Path) -> None:
 def test_only_the_named_endpoints_are_open() -> None:
     studio = tiny_studio()
     api = studio.client().view_api(return_format="dict")
-    assert {"/images", "/text"} <= set(api["named_endpoints"]) and not api["unnamed_endpoints"]
+    endpoints = api["named_endpoints"]
+    assert {"/images", "/text", "/evidence"} <= set(endpoints) and not api["unnamed_endpoints"]
+    assert all(
+        field["parameter_has_default"] for name in ("/images", "/evidence") for field in endpoints[name]["parameters"]
+    )
+    assert not [out["label"] for name in endpoints for out in endpoints[name]["returns"] if "value_" in out["label"]]
     for path in (SPACE / "app.py", studio.folder / "eyes" / "config.yaml", Path("/etc/hostname")):
         assert httpx.get(f"{studio.url}/gradio_api/file={path}").status_code in (403, 404)
     config = httpx.get(f"{studio.url}/config")

@@ -179,12 +179,38 @@ def test_images_are_drawn_and_downloaded_and_an_error_is_told(visit: Visit) -> N
     assert visit.overflow() <= 0
 
 
+@pytest.mark.parametrize("visit", ["wide-light"], indirect=True)
+def test_what_was_drawn_is_reviewed_to_the_end_and_exported(visit: Visit) -> None:
+    """By the button beside the images, and without a checklist, as its classes are in none."""
+    visit.fill("Number of images", 3)
+    visit.page.get_by_role("button", name="Draw images").click()
+    visit.wait_for(re.compile("^Drawn in"))
+    visit.page.get_by_role("button", name="Review them").first.click()
+    visit.wait_for("made-here")
+    visit.page.get_by_label("Rater").first.fill("visitor")
+    visit.page.get_by_label("Real set", exact=True).locator("visible=true").first.click()
+    visit.page.get_by_role("option", name="none: synthetic samples alone").first.click()
+    visit.page.get_by_role("button", name="Start or resume").click()
+    visit.page.get_by_role("button", name="Start or resume").wait_for(state="hidden")  # Enter would press it again
+    for number in (1, 2, 3):
+        visit.wait_for(f"Sample {number} of 3")
+        visit.page.keyboard.press("1")
+        visit.page.keyboard.press("c")
+        visit.page.locator("#review-real input:checked").wait_for()
+        visit.page.keyboard.press("Enter")
+    visit.wait_for("The end: all 3 samples are scored")
+    visit.shoot("review-end")
+    visit.page.get_by_text("Results", exact=True).click()
+    visit.page.get_by_role("button", name="Export the scores").click()
+    visit.page.get_by_text("scores", exact=True).first.wait_for()  # a file's name, its ending stands apart
+
+
 @pytest.mark.parametrize("visit", ["wide-dark", "phone-light"], indirect=True)
 def test_texts_are_written_and_downloaded_and_an_error_is_told(visit: Visit) -> None:
     visit.open("Text")
     visit.fill("Number of texts", 1)
     visit.page.get_by_role("button", name="Write texts").click()
-    visit.wait_for("1 of 1 valid")
+    visit.wait_for("1 of 1 well-formed")
     visit.page.locator("#texts article").wait_for()
     visit.shoot("text-written")
     rows = [json.loads(line) for line in visit.download("Download as JSONL").read_text().splitlines()]

@@ -82,6 +82,14 @@ def test_sets_that_cannot_be_compared(tmp_path: Path, real: LabelledSet, made: L
         prepare(tmp_path, real, made, None, 0)
 
 
+def test_images_are_brought_to_the_smaller_side_unless_told_otherwise() -> None:
+    large = a_set("made", 2, 1, 1, width=56)
+    assert [evidence_tab.side_of(chosen, MADE, large) for chosen in evidence_tab.RESOLUTIONS[:3]] == [28, None, 28]
+    assert evidence_tab.side_of(evidence_tab.SMALLEST, MADE, REAL) is None
+    with pytest.raises(ValueError, match="the resolution must be one of the smaller of both, as they are, 28"):
+        evidence_tab.side_of("29", MADE)
+
+
 def test_a_comparison_is_stopped_when_its_time_is_over(tmp_path: Path) -> None:
     prepare(tmp_path, REAL, MADE, None, 0)
     with pytest.raises(ValueError, match="took longer than 0 s; give fewer samples or smaller images"):

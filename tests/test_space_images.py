@@ -6,17 +6,18 @@ import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-from helpers import LABELS
+from helpers import LABELS, tiny_pipeline
 from PIL import Image
 
 pytest.importorskip("gradio", reason="needs gradio; install it with `pip install clinsynth[space]`")
 
 from gradio_client.exceptions import AppError
-from space_server import Studio, tiny_studio
+from space_server import SPACE, Studio, tiny_studio
 
 from clinsynth.synthesis.provenance import SOURCE_TYPE, read_mark
 
@@ -77,6 +78,44 @@ def test_the_download_holds_every_image_with_its_provenance(client: Any) -> None
         assert Image.open(io.BytesIO(content)).size == (28, 28)
 
 
+def test_what_is_made_here_is_shown_on_arrival_taken_back_and_flagged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(SPACE))
+    monkeypatch.setenv("STUDIO_SCORES", str(tmp_path / "scores"))
+    import gradio as gr
+    from drawn_sets import DRAWN, checklist_for, default_sets, read_any
+    from images_tab import arrive, draw_example, flag_image
+    from models import list_models, trained_on
+    from sets import read_upload
+
+    tiny_pipeline().save_pretrained(tmp_path / "skin")
+    models: Any = list_models(str(tmp_path / "skin"), None, 1)
+    draw_example(models)
+    first = arrive(models)(SimpleNamespace(query_params={}))
+    assert len(first) == 7 + 6 and [caption for _, caption in first[7]][:2] == ["healthy, seed 0", "mild, seed 1"]
+    asked = {"label": "severe", "seed": "9", "steps": "many", "scheduler": "none", "tab": "review"}
+    fields = arrive(models)(SimpleNamespace(query_params=asked))
+    assert fields[1].value == "severe" and fields[6] == 9 and fields[4] == fields[5] == gr.skip()
+    path = Path(models.example.present()[1])
+    taken = read_upload(path, "what was made")
+    assert taken.labels == [row["label"] for row in models.example.rows] and taken.contents == models.example.files
+    assert checklist_for(str(path)).value.startswith("none")
+    assert "skin" not in trained_on(models.images["skin"]) and default_sets(models)[1] == "drawn eyes, seed 0"
+    drawn = read_any(models, f"{DRAWN}skin", None, "the synthetic set")
+    assert len(drawn.labels) == 60 and set(drawn.labels) == set(LABELS.values()) and models.drawn["skin"] is drawn
+    assert "severe, seed 2" in flag_image(str(path), 3, "other")
+    with pytest.raises(gr.Error, match="Which image must be a number from 1 to 8, got 9"):
+        flag_image(str(path), 9, "other")
+    with zipfile.ZipFile(tmp_path / "other.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("settings.json", '{"pictures": [' + " " * 9_000_000 + "{}]}")
+    with pytest.raises(gr.Error, match="what is flagged is no download of this tab"):
+        flag_image(str(tmp_path / "other.zip"), 1, "other")
+    (line,) = (tmp_path / "scores" / "flags.jsonl").read_text().splitlines()
+    record = json.loads(line)
+    assert (record["reason"], record["label"], record["seed"], record["model"]) == ("other", "severe", 2, "skin")
+
+
 def test_distances_where_the_training_images_are_known(client: Any) -> None:
     images, file, note = ask(client)
     rows = json.loads(zipfile.ZipFile(file).read("settings.json"))["pictures"]
@@ -91,8 +130,8 @@ def test_distances_where_the_training_images_are_known(client: Any) -> None:
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"count": 17}, "Number of images must be a number from 1 to 16, got 17"),
-        ({"count": 1.5}, "Number of images must be a whole number from 1 to 16, got 1.5"),
+        ({"count": 65}, "Number of images must be a number from 1 to 64, got 65"),
+        ({"count": 1.5}, "Number of images must be a whole number from 1 to 64, got 1.5"),
         ({"steps": "many"}, "Steps must be a number from 1 to 250, got 'many'"),
         ({"guidance": -1}, "Guidance must be a number from 0 to 10, got -1"),
         ({"seed": None}, "Seed must be a number from 0 to"),

@@ -1,11 +1,13 @@
 """The Review tab: blinded sessions, scores on disk, agreement, and the tab behind a server."""
 
+import csv
 import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from datasets import load_dataset
 from PIL import Image
@@ -18,7 +20,7 @@ import review_tab  # noqa: E402
 from gradio.utils import get_upload_folder  # noqa: E402
 from gradio_client import Client, handle_file  # noqa: E402
 from gradio_client.exceptions import AppError  # noqa: E402
-from review_session import Session, Sessions, draw_session  # noqa: E402
+from review_session import Session, Sessions, draw_session, label_checklist  # noqa: E402
 from sets import LabelledSet  # noqa: E402
 
 from clinsynth.judges.checklists import Checklist, load_checklist, sample_id  # noqa: E402
@@ -144,6 +146,44 @@ def test_scores_that_are_refused(tmp_path: Path, session: Session, change: dict[
         review_scores.export_rows(tmp_path, session.id)
 
 
+def test_a_name_is_taken_by_the_first_who_starts_under_it(tmp_path: Path, session: Session) -> None:
+    key = review_scores.claim_name(tmp_path, session.id, "Ann", None)
+    assert review_scores.claim_name(tmp_path, session.id, "Ann", key) == key
+    assert review_scores.claim_name(tmp_path, session.id, "Bob", key) != key
+    with pytest.raises(ValueError, match="the name 'Ann' is taken"):
+        review_scores.claim_name(tmp_path, session.id, "Ann", "")
+    with pytest.raises(ValueError, match="the name 'Nobody' is taken"):
+        review_scores.check_key(tmp_path, session.id, "Nobody", "")
+    assert not any(key in path.read_text() for path in (tmp_path / session.id).iterdir())
+    assert len(list((tmp_path / session.id).glob("*.key*"))) == 2
+
+
+def test_any_set_can_be_reviewed_without_a_checklist() -> None:
+    made = LabelledSet("made", ["one text", "another text", "a third"], ["mild", "severe", "mild"])
+    chosen = draw_session(label_checklist(made.labels), made, None, 3, 0)
+    assert len(chosen.samples) == 3
+    assert {item.id for sample in chosen.samples for item in chosen.checklist.items(sample.condition)} == {
+        "shows_label"
+    }
+
+
+def test_an_exported_table_computes_nothing(tmp_path: Path, session: Session) -> None:
+    """What a spreadsheet would take for a formula is set in quotes; the Parquet file holds it as it is."""
+    formula = '=HYPERLINK("http://x")'
+    path = tmp_path / session.id / "session.json"
+    opened = json.loads(path.read_text())
+    opened["questions"] |= {formula: opened["questions"][session.samples[0].condition]}
+    opened["samples"][session.samples[0].id]["condition"] = formula
+    path.write_text(json.dumps(opened))
+    score(tmp_path, session, "Ann", 0, 1)
+    parquet, table = review_scores.export_scores(tmp_path, session.id, tmp_path)
+    assert pq.read_table(parquet)["condition"][0].as_py() == formula
+    with table.open() as file:
+        rows = list(csv.DictReader(file))
+    assert {row["condition"] for row in rows} == {f"'{formula}"}
+    assert not any(cell.startswith(("=", "+", "-", "@")) for row in rows for cell in row.values())
+
+
 def test_kappa_of_two_raters_by_hand() -> None:
     """Equal in 7 of 10; Ann says yes six times, Bob five times: (0.7 - 0.5) / (1 - 0.5)."""
     ann = {str(i): int(i < 6) for i in range(10)}
@@ -207,11 +247,11 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
         app.close()
 
 
-def start(client: Client, folder: Path, rater: str, **sets: Path) -> dict[str, Any]:
+def start(client: Client, folder: Path, rater: str, key: str | None = None, **sets: Path) -> dict[str, Any]:
     made = write_zip(folder / "made.zip", images(1))
     true = write_zip(folder / "true.zip", images(2))
     files = [handle_file(str(sets.get("made", made))), handle_file(str(true))]
-    arguments = [rater, "phantom-fundus", None, None, files[0], None, files[1], 10, 0]
+    arguments = [rater, "phantom-fundus", None, None, files[0], None, files[1], 10, 0, key]
     plan: dict[str, Any] = client.predict(*arguments, api_name="/review_start")
     return plan
 
@@ -225,10 +265,17 @@ def test_two_raters_score_ten_samples_through_the_server(client: Client, tmp_pat
         by_id = {sample["id"]: sample["condition"] for sample in plan["samples"]}
         for number, place in enumerate(sorted(by_id)):
             scores = {item["id"]: int(number in chosen) for item in plan["items"][by_id[place]]}
-            arguments = (plan["session"], rater, place, scores, number in chosen)
+            arguments = (plan["session"], rater, place, scores, number in chosen, plan["key"])
             record = client.predict(*arguments, api_name="/review_score")
             assert (record["scored"], record["total"]) == (number + 1, 10)
-    assert start(client, tmp_path, "Ann")["scored"] == sorted(by_id)
+        if rater == "Ann":
+            ann = plan
+    assert start(client, tmp_path, "Ann", ann["key"])["scored"] == sorted(by_id)
+    for key in (None, plan["key"]):  # of nobody, of Bob
+        with pytest.raises(AppError, match="the name 'Ann' is taken in this review, and the key is not its"):
+            start(client, tmp_path, "Ann", key)
+        with pytest.raises(AppError, match="the name 'Ann' is taken in this review"):
+            client.predict(ann["session"], "Ann", place, scores, True, key or "", api_name="/review_score")
 
     found = client.predict(plan["session"], api_name="/review_agreement")
     rows = {row["item"]: row for row in found["agreement"]}
@@ -246,7 +293,7 @@ def test_two_raters_score_ten_samples_through_the_server(client: Client, tmp_pat
 
 
 def test_uploads_are_removed_and_errors_are_messages(client: Client, tmp_path: Path) -> None:
-    start(client, tmp_path, "Ann")
+    start(client, tmp_path, "Cleo")
     (tmp_path / "broken.zip").write_bytes(b"PK no zip")
     with pytest.raises(AppError, match=r"the synthetic set: broken\.zip is a damaged \.zip"):
         start(client, tmp_path, "Ann", made=tmp_path / "broken.zip")

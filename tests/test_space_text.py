@@ -30,7 +30,7 @@ def test_texts_come_one_by_one_and_are_valid(client: Any) -> None:
     job = submit(client, count=2, seed=3)
     page, rows, file, note = job.result(timeout=500)
     assert [len(output[1]) for output in job.outputs()][:2] == [1, 2]
-    assert "**2 of 2 valid**" in note and page.count("<article>") == 2
+    assert "**2 of 2 well-formed**" in note and "not checked" in note and page.count("<article>") == 2
     assert [row["seed"] for row in rows] == [3, 4] and {row["label"] for row in rows} == {"mild"}
     schema = load_task("severity-posts").schema
     for row in rows:
@@ -54,7 +54,7 @@ def test_a_code_of_any_chapter_is_found_and_what_a_model_writes_is_but_text(monk
     results = [RowResult({"risk": "<script>x</script>"}, 7, 2, ["not JSON"]), RowResult(None, 8, 3, ["not JSON"] * 3)]
     assert "&lt;script&gt;" in as_html(results, "I10") and "<script>" not in as_html(results, "I10")
     said = describe_validity(results, 2, 1.0, True)
-    assert "**1 of 2 valid**" in said and "4 not JSON" in said
+    assert "**1 of 2 well-formed**" in said and "4 not JSON" in said
     assert "2 to come" in describe_validity(results, 4, 1.0, False)
     assert "Stopped after" in describe_validity(results, 4, 1.0, True)
 
@@ -62,7 +62,7 @@ def test_a_code_of_any_chapter_is_found_and_what_a_model_writes_is_but_text(monk
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"count": 9}, "Number of texts must be a number from 1 to 8, got 9"),
+        ({"count": 33}, "Number of texts must be a number from 1 to 32, got 33"),
         ({"temperature": 3}, "Temperature must be a number from 0 to 2, got 3"),
         ({"label": "sad"}, "Label 'sad' is unknown to severity-posts; give one of non-depressed, mild"),
         ({"task": "icd10-report", "label": "F321x"}, "ICD-10-CM code 'F321x' is unknown; the nearest are F32.1"),

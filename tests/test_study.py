@@ -1,5 +1,6 @@
 """A study: steps in order, cached by their inputs, resumed after a kill, and a report of what they measured."""
 
+import dataclasses
 import json
 import os
 import re
@@ -17,7 +18,7 @@ from report_pages import check_structure
 
 from clinsynth.arguments import parse
 from clinsynth.reports.study import advantage, render_study, samples_of
-from clinsynth.scripts.study import recipe_first
+from clinsynth.scripts.study import describe_plan, recipe_first
 from clinsynth.study.arguments import StudyArguments
 from clinsynth.study.plan import plan_study
 
@@ -139,6 +140,23 @@ def test_second_run_does_nothing(finished: Path) -> None:
     assert marks == {path: path.stat().st_mtime_ns for path in (finished / "study").rglob("step.json")}
 
 
+def test_a_dry_run_tells_what_earlier_runs_took(tmp_path: Path) -> None:
+    plan_ = plan_study(parse(StudyArguments, recipe_first([str(write_recipe(tmp_path)), "--output_dir", "study"])))
+    for step, key, seconds in ((plan_.steps[0], plan_.steps[0].key, 240), (plan_.steps[1], "another", 30)):
+        folder = tmp_path / step.output_dir.name
+        folder.mkdir()
+        (folder / "step.json").write_text(json.dumps({"name": step.name, "key": key, "seconds": seconds}))
+    steps = [dataclasses.replace(step, output_dir=tmp_path / step.output_dir.name) for step in plan_.steps]
+    lines = describe_plan(dataclasses.replace(plan_, steps=steps), tmp_path).splitlines()
+    assert lines[0].startswith("done (4 min): clinsynth train ddpm ")
+    assert lines[1].startswith("to do (30 s the last time): clinsynth generate images ")
+    assert [line for line in lines if "30 s the last time" in line] == [lines[1], lines[3]], (
+        "a second draw takes as long"
+    )
+    rest = len(steps) - 3
+    assert lines[-1] == f"to do: about 60 s for 2 steps by the last time, and {rest} that were not run before"
+
+
 def test_generators_of_a_classifier_and_data_flags_of_a_generator(tmp_path: Path) -> None:
     generators = json.loads(json.dumps(RECIPE["generators"]))
     generators["gan"]["train"]["channels"] = 1
@@ -177,7 +195,7 @@ def test_more_seeds_train_only_the_missing_classifiers(finished: Path) -> None:
     arms = finished / "study" / "classify-small" / "arms"
     before = {path: path.stat().st_mtime_ns for path in arms.glob("*/result.json")}
     classifiers = {"small": {**RECIPE["classifiers"]["small"], "seeds": 3}}
-    clinsynth("study", write_recipe(finished, classifiers=classifiers), "--output_dir", finished / "study")
+    run_study(write_recipe(finished, classifiers=classifiers), "--output_dir", finished / "study")
     after = {path: path.stat().st_mtime_ns for path in arms.glob("*/result.json")}
     assert before.items() <= after.items() and len(after) == len(before) + 4
 

@@ -118,6 +118,9 @@ def test_k_shot_rotates_by_seed() -> None:
         draw_k_shot(examples, 13, 0)
 
 
+LOOP = f"{{% for sign in '{'x' * 999}' %}}"
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -126,6 +129,17 @@ def test_k_shot_rotates_by_seed() -> None:
         ({"user": "{% for i in range(10) %}x{% endfor %}"}, "'range' is undefined"),
         ({"user": "{{ examples.append(1) }}"}, "fails: .*append.*(unsafe|not safely)"),
         ({"user": "{% include '/etc/passwd' %}"}, "fails: no loader"),
+        ({"user": "{{ label * 1000000000 }}"}, r"fails: \* is for numbers here"),
+        ({"user": "{{ 9 ** 9 ** 9 }}"}, "powers are unsafe"),
+        ({"user": "{{ '%1000000000d' % 1 }}"}, "fails: % is for numbers"),
+        ({"user": "{{ label.ljust(1000000000) }}"}, "ljust.*unsafe"),
+        ({"user": "{{ label | center(1000000000) }}"}, "No filter named 'center'"),
+        ({"user": f"{{{{ '{'x' * 999}' | join('{'y' * 999}') }}}}"}, "join makes more than 200,000 characters"),
+        ({"user": f"{LOOP}{LOOP}x{'{% endfor %}' * 2}"}, "it makes more than 200,000 characters"),
+        ({"user": "{% for a in 'x' %}" * 3 + "{% endfor %}" * 3}, "3 loops stand in one another"),
+        ({"user": "{% set a = label ~ label %}{{ a }}"}, "Assign in line 1 is unsafe"),
+        ({"user": "{{ label }}" + "x" * 20_000}, "longer than 20,000"),
+        ({"user": "{{ " + "(" * 5000}, "the template user fails"),
         ({"system": "{{ label"}, "the template system fails"),
         ({"system": " "}, "system must be a text"),
         ({"schema": {"type": "string"}}, "schema must be a JSON schema of type object"),

@@ -250,6 +250,20 @@ def test_a_run_is_not_continued_with_other_settings(data: Path, tmp_path: Path) 
         main(arguments(data, tmp_path / "run", train_steps=2, learning_rate=0.1))
 
 
+def test_a_run_from_before_the_newest_flags_goes_on(data: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    main(arguments(data, run))
+    shutil.copytree(run, tmp_path / "whole")
+    shutil.rmtree(run / "checkpoint-8")
+    new = ("preset:", "latent:", "channels_last:", "guide_at:", "augment:", "dropout:")
+    lines = (run / "config.yaml").read_text().splitlines(keepends=True)
+    before = [line for line in lines if not line.startswith(new)]
+    assert len(before) == len(lines) - len(new)
+    (run / "config.yaml").write_text("".join(before))
+    main(arguments(data, run))
+    assert_same_weights(run, tmp_path / "whole")
+
+
 @pytest.mark.parametrize("log_steps", [1, 50])
 def test_divergence_stops_and_keeps_the_last_good_checkpoint(
     log_steps: int, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import ClassLabel, Dataset, Features, Value
-from helpers import run_python
+from helpers import run_warm
 from sklearn.linear_model import LogisticRegression
 from text_posts import LABELS, save_tiny_encoder, write_posts
 from transformers import (
@@ -393,7 +393,7 @@ def test_the_command_trains_in_arms_with_few_texts_and_resumes(tmp_path: Path, c
 
 
 def test_the_file_runs_alone_and_a_dry_run_prints_the_settings():
-    shown = run_python(TRAINER, "--dry_run", f"--model={MINILM}").stdout
+    shown = run_warm(TRAINER, "--dry_run", f"--model={MINILM}").stdout
     assert "control: real_weighted" in shown and "learning_rates:\n- 5.0e-05" in shown
 
 

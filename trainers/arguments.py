@@ -129,6 +129,10 @@ class DDPMArguments(FromScratchArguments, DescentArguments):
     """
 
     presets: ClassVar = {"paper": ("ddpm", "ehealth_paper"), "fast": ("ddpm", "fast"), "best": ("ddpm", "best")}
+    essentials: ClassVar[str] = (
+        "dataset resolution channels output_dir train_steps width train_batch_size seed init_from dp_epsilon "
+        "validation_steps push_to_hub dry_run"
+    )
 
     output_dir: str = "runs/ddpm"
     preset: Literal["paper", "fast", "best"] | None = None
@@ -331,6 +335,11 @@ class GANArguments(FromScratchArguments):
       clinsynth train gan --dataset phantom-fundus --resolution 32 --channels 1 --output_dir runs/phantom-gan
     """
 
+    essentials: ClassVar[str] = (
+        "dataset resolution channels output_dir train_steps loss width train_batch_size seed validation_steps "
+        "push_to_hub dry_run"
+    )
+
     output_dir: str = "runs/gan"
     train_steps: int = 10_000
     """updates of the generator"""
@@ -384,6 +393,11 @@ class TextToImageLoraArguments(DescentArguments):
 
       clinsynth train text-to-image-lora --model stable-diffusion-v1-5/stable-diffusion-v1-5 --dataset ham10000 --fit squash --prompt_template "a dermatoscopic picture of {label}" --output_dir runs/derm-lora
     """  # noqa: E501
+
+    essentials: ClassVar[str] = (
+        "model dataset output_dir prompt_template fit resolution train_steps train_batch_size rank learning_rate "
+        "seed dry_run"
+    )
 
     output_dir: str = "runs/text-to-image-lora"
     """run folder; afterwards holds pytorch_lora_weights.safetensors, learned_embeds.safetensors, text_to_image.json"""

@@ -29,10 +29,10 @@ from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
-from tqdm.auto import tqdm
 
 from clinsynth.data.images import ImageArrays, load_image_arrays
 from clinsynth.metrics.privacy.exact import keep_training_digest, picture_digests
+from clinsynth.progress import TimedBar
 from clinsynth.run_folder import (
     append_metrics,
     check_same_run,
@@ -130,7 +130,9 @@ class Run:
         self.line: dict[str, Any] = {"step": state.step}
         if self.writes:
             drop_metrics_after(output_dir, state.step)
-        self.progress = tqdm(total=args.train_steps, initial=state.step, desc=output_dir.name, disable=not self.writes)
+        self.progress = TimedBar(
+            total=args.train_steps, initial=state.step, desc=output_dir.name, disable=not self.writes, warm_up=1
+        )
 
     @property
     def over(self) -> bool:

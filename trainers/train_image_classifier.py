@@ -11,6 +11,7 @@ trainers/classifiers/arms.py.
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from clinsynth.arguments import run
 from clinsynth.data.arguments import ImageDataArguments
@@ -20,6 +21,10 @@ from clinsynth.trainers.classifiers.arms import ARMS, SMALL_RESNET, ArmArguments
 @dataclass(kw_only=True)
 class ImageClassifierArguments(ArmArguments, ImageDataArguments):
     """Train image classifiers in several arms, real and synthetic, and compare each arm with a real-only control."""
+
+    essentials: ClassVar[str] = (
+        "dataset synthetic output_dir model arms resolution channels seeds epochs input_size seed dry_run"
+    )
 
     arms: list[str] | str | None = None
     """arms, as a,b,…: real, real_strong, synthetic, composite, balanced, pretrain_finetune, random_oversampling,

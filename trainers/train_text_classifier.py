@@ -14,6 +14,7 @@ trainers/classifiers/arms.py.
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from clinsynth.arguments import check_at_least, run
 from clinsynth.data.arguments import TextDataArguments
@@ -27,6 +28,8 @@ LEAST_LENGTH = 8
 @dataclass(kw_only=True)
 class TextClassifierArguments(ArmArguments, TextDataArguments):
     """Train text classifiers in several arms, real and synthetic, and compare each arm with a real-only control."""
+
+    essentials: ClassVar[str] = "dataset synthetic output_dir model arms text_column seeds epochs seed dry_run"
 
     arms: list[str] | str | None = None
     """arms, as a,b,…: real, real_weighted, synthetic, composite, balanced, pretrain_finetune, random_oversampling,

@@ -172,7 +172,8 @@ def read_dicom(path: Path, window: tuple[float, float] | None = None, frame: int
         image, windowing = to_eight_bits(dataset, window, (frame or 1) - 1)
         return DicomImage(image, windowing, str(dataset.get("PatientID") or ""))
     except BROKEN as error:
-        raise ValueError(f"{path} cannot be turned into an image: {error}") from error
+        why = " ".join(str(error).split())  # pydicom tells of each of its decoders in a line
+        raise ValueError(f"{path} cannot be turned into an image: {why}") from error
 
 
 def read_header(path: Path) -> DicomDataset:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import logging
 import re
@@ -9,7 +10,7 @@ import struct
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -22,6 +23,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from clinsynth.data import dicom, phantom_fundus, sources, tables
 from clinsynth.data.arguments import ImageDataArguments
+from clinsynth.data.cache import Decoded, content_digest, kept_array
 from clinsynth.data.columns import with_subgroups
 from clinsynth.data.duplicates import alike_rows, fingerprint
 from clinsynth.data.labels import (
@@ -51,10 +53,10 @@ Survey = Counter[tuple[str, tuple[int, int]]]
 
 @dataclass(frozen=True)
 class ImageArrays(LabelledSamples):
-    """One split in memory; see `LabelledRows`.
+    """One split; see `LabelledRows`.
 
     Attributes:
-        images: uint8, (n, channels, resolution, resolution).
+        images: uint8, (n, channels, resolution, resolution); of a large split a memory map (`clinsynth.data.cache`).
     """
 
     noun: ClassVar[str] = "picture"
@@ -118,10 +120,13 @@ def load_image_arrays(args: ImageDataArguments, seed: int = 0) -> dict[str, Imag
         ValueError: as `to_arrays` and `clinsynth.data.images.load_image_dataset` do.
     """
 
-    loaded = open_image_dataset(args, seed)
-    found: Survey = sum((survey(split, args.limits()) for split in loaded.splits.values()), Counter())
-    target = choose_target(found, args.resolution, args.channels, args.fit, args.limits())
-    arrays = {str(name): render(split, target) for name, split in loaded.splits.items()}
+    try:
+        loaded = open_image_dataset(args, seed)
+        found: Survey = sum((survey(split, args.limits()) for split in loaded.splits.values()), Counter())
+        target = choose_target(found, args.resolution, args.channels, args.fit, args.limits())
+        arrays = {str(name): render(split, target) for name, split in loaded.splits.items()}
+    finally:
+        DECODED.clear()
     return {name: replace(split, notes=tuple(loaded.notes)) for name, split in arrays.items()}
 
 
@@ -246,14 +251,19 @@ def state_changes(found: Survey, target: Target) -> None:
 
 
 def render(dataset: Dataset, target: Target) -> ImageArrays:
-    side, channels = target.resolution, target.channels
-    images = np.empty((len(dataset), channels, side, side), dtype=np.uint8)
-    for row, (name, image) in enumerate(open_images(dataset, target.intensity)):
-        pixels = np.asarray(bring_to(name, image, target))
-        images[row] = pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
+    """A split at one size and mode, decoded once and for all where it is large."""
+    shape = (len(dataset), target.channels, target.resolution, target.resolution)
+    images = kept_array(shape, lambda: content_digest(contents(dataset), target), partial(rendered, dataset, target))
     labels = np.asarray(dataset["label"][:], dtype=np.int64)
     names = list(dataset.features["label"].names)
     return ImageArrays(images, labels, names, subgroups(dataset), persons_of(dataset))
+
+
+def rendered(dataset: Dataset, target: Target) -> Iterator[np.ndarray]:
+    """The pixels of each image, uint8 (channels, resolution, resolution)."""
+    for name, image in open_images(dataset, target.intensity):
+        pixels = np.asarray(bring_to(name, image, target))
+        yield pixels[None] if target.channels == 1 else pixels.transpose(2, 0, 1)
 
 
 def bring_to(name: str, image: Image.Image, target: Target) -> Image.Image:
@@ -342,20 +352,50 @@ def readable(
         return splits, {}
     wrong, result, thumbnails = [], {}, {}
     for split, dataset in splits.items():
-        digests = {}
-        for row, (name, content) in enumerate(cells(dataset)):
-            try:
-                image = open_image(name, content, args.limits())
-                decode(name, image)
-                digests[row], thumbnail = fingerprint(image, to_eight_bits(name, image, args.limits()))
-                thumbnails[digests[row]] = thumbnail
-            except ValueError as error:
-                wrong.append(str(error))
+        found, bad = look_at(dataset, args.limits())
+        wrong += bad
+        digests = {row: digest for row, (digest, _) in found.items()}
+        thumbnails |= dict(found.values())
         kept = dataset if len(digests) == len(dataset) else dataset.select(list(digests))
         result[split] = kept.add_column(DIGEST, list(digests.values())) if digests else kept
     settle(wrong, sum(map(len, splits.values())), "image", args.on_bad_file == "skip", notes)
     check_not_empty(result)
     return result, thumbnails
+
+
+MANY = 2000
+"""Images of a split from which their fingerprints are kept, too."""
+PRINT = 64 + 28 * 28  # bytes: a digest and a thumbnail
+
+
+def look_at(dataset: Dataset, limits: Limits | None) -> tuple[dict[int, tuple[str, np.ndarray]], list[str]]:
+    """`fingerprint` of each row that can be read, and what is wrong with the others; of many images those kept."""
+    if len(dataset) >= MANY:
+        with suppress(ValueError):  # one cannot be read: which ones, the loop below tells
+            shape, key = (len(dataset), PRINT), partial(content_digest, contents(dataset), "fingerprints", limits)
+            packed = kept_array(shape, key, partial(packed_prints, dataset, limits), small=0)
+            rows = enumerate(packed)
+            return {row: (own[:64].tobytes().decode(), own[64:].reshape(28, 28)) for row, own in rows}, []
+    found, wrong = {}, []
+    for row, (name, content) in enumerate(cells(dataset)):
+        try:
+            found[row] = print_of(name, content, limits)
+        except ValueError as error:
+            wrong.append(str(error))
+    return found, wrong
+
+
+def packed_prints(dataset: Dataset, limits: Limits | None) -> Iterator[np.ndarray]:
+    for name, content in cells(dataset):
+        digest, thumbnail = print_of(name, content, limits)
+        yield np.concatenate([np.frombuffer(digest.encode(), np.uint8), thumbnail.ravel()])
+
+
+def print_of(name: str, content: bytes | None, limits: Limits | None) -> tuple[str, np.ndarray]:
+    """The fingerprint of one image, which is decoded."""
+    image = open_image(name, content, limits)
+    decode(name, image)
+    return fingerprint(image, to_eight_bits(name, image, limits))
 
 
 def warn_of_shared_images(splits: dict[str, Dataset], thumbnails: Thumbnails, notes: list[str]) -> None:
@@ -431,6 +471,16 @@ def cells(dataset: Dataset) -> Iterator[tuple[str, bytes | None]]:
         yield cell["path"] or f"row {row}", cell["bytes"]
 
 
+def contents(dataset: Dataset) -> Iterator[bytes]:
+    """The file of every row."""
+    yield from (Path(name).read_bytes() if content is None else content for name, content in cells(dataset))
+
+
+DECODED = Decoded()
+KEY = "key in DECODED"
+"""Where an opened image keeps it, in `info`."""
+
+
 def open_images(dataset: Dataset, intensity: Limits | None = None) -> Iterator[tuple[str, Image.Image]]:
     """Yield (name, image) for every row."""
     for name, content in cells(dataset):
@@ -447,13 +497,18 @@ def open_image(name: str, content: bytes | None, intensity: Limits | None = None
         if content is None:
             with open(name, "rb") as file:
                 content = file.read()
+        key = hashlib.sha256(f"{intensity} ".encode() + content).digest()
+        if key in DECODED.images:
+            return DECODED.images[key]
         image = Image.open(io.BytesIO(content))
     except UnidentifiedImageError as error:
         raise ValueError(f"{name} cannot be read as an image (no known format); replace or remove it") from error
     except BROKEN as error:
         raise ValueError(f"{name} cannot be read as an image ({error}); replace or remove it") from error
     check_depth(name, image, content, intensity)
-    return upright(name, image)
+    image = upright(name, image)
+    image.info[KEY] = key
+    return image
 
 
 def upright(name: str, image: Image.Image) -> Image.Image:
@@ -528,8 +583,11 @@ def describe_intensity(intensity: Limits | None) -> str:
 
 
 def decode(name: str, image: Image.Image) -> None:
+    """Read an image's pixels, and remember it while a data set is read."""
     with named_if_damaged(name):
         image.load()
+    if KEY in image.info:
+        DECODED.add(image.info[KEY], image)
 
 
 @contextmanager

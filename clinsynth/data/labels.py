@@ -144,6 +144,8 @@ def by_name(values: list[Any], own: list[str] | None, column: str) -> list[Any]:
         return [own[value] if value is not None and value >= 0 else None for value in values]
     if any(isinstance(value, list) for value in values):
         raise ValueError(f"--label_column {column} holds lists, several labels a row; {ONE_FINDING}")
+    if any(isinstance(value, dict) for value in values):
+        raise ValueError(f"--label_column {column} holds objects; write each label as a text or a number")
     texts = {value for value in values if isinstance(value, str)}
     several = next(
         (t for t in sorted(texts) for by in "|;" if by in t and {p.strip() for p in t.split(by)} & texts), None

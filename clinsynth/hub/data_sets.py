@@ -16,11 +16,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from markupsafe import Markup
+
 from clinsynth.hub.credentials import is_signed, unsigned
 from clinsynth.hub.gate import Reading, Thresholds, read_audit, read_gate, refuse
 from clinsynth.hub.seal import read_seal, recount
 from clinsynth.hub.upload import Content, size_of
-from clinsynth.private_words import describe_command, refuse_private, without_paths
+from clinsynth.private_words import BIDI, describe_command, refuse_private, without_paths
 from clinsynth.synthesis import shard_files
 from clinsynth.synthesis.provenance import COLUMNS as PROVENANCE_COLUMNS
 from clinsynth.synthesis.provenance import Provenance, find_provenance, insert
@@ -33,11 +35,10 @@ if TYPE_CHECKING:
     from clinsynth.hub_cards.sets import Shards
     from clinsynth.hub_cards.sources import Terms
 
-BIDI = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 CONFIG_NAME = re.compile(r"[A-Za-z0-9][\w-]*")
 KEPT_EVIDENCE = (
     "encoder extractor language_model measurements collapse classifier fidelity diversity memorisation findings "
-    "distributions privacy seed"
+    "distributions privacy copies power attacks seed"
 ).split()
 KEPT_DATA = ("label_names", "counts", "resolution", "channels", "words_a_text", "shards_sha256")
 NAMES_REAL_ROWS = ("pairs", "duplicates", "exact")
@@ -230,11 +231,13 @@ def card_of(one: SetToPush, repo_id: str, terms: Terms, accepted_risk: str, has_
     """The card of one set, whose shards have been gone through."""
     from clinsynth.hub_cards.dataset_card import Publication, dataset_card
 
+    failed = Markup("**not passed**")
     gate = [
-        [reading.name, reading.value, reading.limit, "passed" if reading.passed else "**not passed**"]
+        [reading.name, reading.value, reading.limit, "passed" if reading.passed else failed]
         for reading in one.readings
     ]
-    published = Publication(one.shards.totals(), one.shards.left_out, gate, has_grid, one.config_name)
+    shards = one.shards
+    published = Publication(shards.totals(), shards.left_out, gate, has_grid, one.config_name, shards.turned)
     return dataset_card(
         one.folder, one.evidence, repo_id=repo_id, terms=terms, accepted_risk=accepted_risk, published=published
     )
@@ -337,8 +340,7 @@ class PublishedShards:
         columns = {name: table[name] for name in features if name in own}
         if "image" in columns:
             columns["image"] = self.mark_images(table)
-        for name, column in columns.items():
-            columns[name] = self.without_bidi(column)
+        columns |= {name: self.without_bidi(column) for name, column in columns.items() if name != "image"}
         for name, value in self.provenance.columns().items():
             columns[name] = pa.repeat(pa.scalar(value), table.num_rows)
         return pa.table({name: columns[name] for name in features}, schema=features.arrow_schema)
@@ -347,12 +349,10 @@ class PublishedShards:
         """A column of texts without signs that turn the direction of reading, which are counted."""
         import pyarrow as pa
 
-        if not pa.types.is_string(column.type):
-            return column
-        texts = column.to_pylist()
-        found = [0 if text is None else len(BIDI.findall(text)) for text in texts]
-        self.turned += sum(found)
-        return pa.array([BIDI.sub("", text) for text in texts], pa.string()) if any(found) else column
+        found = [upright(value) for value in column.to_pylist()] if holds_texts(column.type) else []
+        turned = sum(count for _, count in found)
+        self.turned += turned
+        return pa.array([value for value, _ in found], column.type) if turned else column
 
     def mark_images(self, table: pa.Table) -> pa.Array:
         """The column of images, each marked with its row's provenance; no file name is kept."""
@@ -369,6 +369,26 @@ class PublishedShards:
         return pa.StructArray.from_arrays(
             [pa.array(marked, pa.binary()), pa.nulls(len(marked), pa.string())], ["bytes", "path"]
         )
+
+
+def holds_texts(kind: pa.DataType) -> bool:
+    """Whether a column's cells are texts, or lists or objects that may hold some."""
+    import pyarrow as pa
+
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_nested(kind))
+
+
+def upright(value: Any) -> tuple[Any, int]:
+    """A cell without signs that turn the direction of reading, in whatever depth, and how many there were."""
+    if isinstance(value, str):
+        return BIDI.subn("", value)
+    if isinstance(value, list):
+        parts = [upright(part) for part in value]
+        return [part for part, _ in parts], sum(count for _, count in parts)
+    if isinstance(value, dict):
+        named = {name: upright(part) for name, part in value.items()}
+        return {name: part for name, (part, _) in named.items()}, sum(count for _, count in named.values())
+    return value, 0
 
 
 def schema_fields(folder: Path) -> list[str]:

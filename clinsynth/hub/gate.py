@@ -7,7 +7,7 @@ evidence lacks does not pass: what was not measured is not known.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,12 @@ ENTITIES = {
     "leaked_emails": "e-mail addresses of train texts",
     "leaked_ids": "record numbers of train texts",
 }
-TITLES = {"exact_copies": "exact copies", "plagiarism_share": "plagiarism share", **ENTITIES}
+TITLES = {
+    "exact_copies": "exact copies",
+    "ngram8_share": "eight words in a row of train texts",
+    "plagiarism_share": "plagiarism share",
+    **ENTITIES,
+}
 
 
 @dataclass
@@ -32,7 +37,9 @@ class Thresholds:
     max_exact_copies: float = 0.0
     """share of samples that are real samples, of whichever split, pixel for pixel or word for word"""
     max_near_copies: float = 0.0
-    """share of pictures that are near copies of train pictures, beyond the false alarms that the evidence expects"""
+    """share of samples that are near copies of train samples, beyond the false alarms that the evidence expects"""
+    max_ngram8_share: float = 0.0
+    """share of texts with eight words in a row of a train text, beyond what held-out texts show"""
     max_dcr_share: float | None = None
     """share of samples closer to train than to held-out samples; default: what the evidence takes for chance"""
     max_entity_leakage: float = 0.0
@@ -43,13 +50,7 @@ class Thresholds:
     """share of texts within cosine distance 0.05 of a train text"""
 
     def __post_init__(self) -> None:
-        for name in (
-            "max_exact_copies",
-            "max_near_copies",
-            "max_entity_leakage",
-            "max_harmful_share",
-            "max_plagiarism_share",
-        ):
+        for name in (field.name for field in fields(self) if field.name != "max_dcr_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"--{name} must be in [0, 1], got {getattr(self, name)}; it is a share")
         if self.max_dcr_share is not None and not 0 <= self.max_dcr_share <= 1:
@@ -118,7 +119,7 @@ def read_pictures(evidence: dict[str, Any], limits: Thresholds) -> Iterator[Read
 
     single = [record for record in evidence["privacy"]["copies"] if record["metric"] == CERTAIN]
     near = [record for record in evidence["privacy"]["copies"] if record["metric"] == NEAR]
-    yield from (read_single(record, limits) for record in single)
+    yield from (read_single(record, limits, "pictures") for record in single)
     yield from (read_near(record, limits) for record in near)
     for name, records in (("single copies", single), ("near copies", near)):
         if not records:
@@ -126,9 +127,9 @@ def read_pictures(evidence: dict[str, Any], limits: Thresholds) -> Iterator[Read
     yield from read_shares(evidence["privacy"]["records"], limits)
 
 
-def read_single(record: dict[str, Any], limits: Thresholds) -> Reading:
-    """Pictures nearer to a train picture than any two different real ones come: each is a copy by itself."""
-    limit, value = limits.max_near_copies, f"{record['count']} of {record['n_synthetic']} pictures"
+def read_single(record: dict[str, Any], limits: Thresholds, things: str) -> Reading:
+    """Samples nearer to a train sample than any two different real ones come: each is a copy by itself."""
+    limit, value = limits.max_near_copies, f"{record['count']} of {record['n_synthetic']} {things}"
     return Reading("single copies", value, f"{limit:.2%}", record["value"] <= limit)
 
 
@@ -174,10 +175,15 @@ def read_texts(evidence: dict[str, Any], limits: Thresholds) -> Iterator[Reading
     """Copies, plagiarism and leaked entities beside what held-out texts show, and the DCR share."""
     counts = evidence["data"]["counts"]
     wanted = {
+        "ngram8_share": limits.max_ngram8_share,
         "plagiarism_share": limits.max_plagiarism_share,
         **dict.fromkeys(ENTITIES, limits.max_entity_leakage),
     }
     overall = {(one["metric"], one["reference"]): one for one in evidence["privacy"] if one["label"] == OVERALL}
+    single = evidence.get("copies") or []
+    yield from (read_single(record, limits, "texts") for record in single)
+    if not single:
+        yield unknown("single copies")
     for metric, limit in wanted.items():
         record = overall.get((metric, "train"))
         yield read_text_share(record, limit, counts) if record else unknown(TITLES[metric])

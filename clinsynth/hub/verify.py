@@ -21,19 +21,25 @@ def load_model(repo_id: str, commit: str) -> str:
     if "text_to_image.json" in files:
         from diffusers import StableDiffusionPipeline
 
-        weights = StableDiffusionPipeline.lora_state_dict(repo_id, revision=commit, weight_name=LORA)
+        weights = StableDiffusionPipeline.lora_state_dict(
+            repo_id, revision=commit, weight_name=LORA, use_safetensors=True
+        )
         return f"LoRA of {len(weights)} tensors"
     if "model_index.json" in files:
         from diffusers import DiffusionPipeline
 
-        pipeline = DiffusionPipeline.from_pretrained(repo_id, revision=commit, trust_remote_code=True)
+        pipeline = DiffusionPipeline.from_pretrained(
+            repo_id, revision=commit, trust_remote_code=True, use_safetensors=True
+        )
         return f"{type(pipeline).__name__} of {', '.join(sorted(pipeline.components))}"
     import transformers
 
     config = json.loads(Path(hf_hub_download(repo_id, "config.json", revision=commit)).read_text())
     if config.get("custom_pipelines"):
         task = next(iter(config["custom_pipelines"]))
-        return type(transformers.pipeline(task, repo_id, revision=commit, trust_remote_code=True)).__name__
+        safe = {"use_safetensors": True}
+        writer = transformers.pipeline(task, repo_id, revision=commit, trust_remote_code=True, model_kwargs=safe)
+        return type(writer).__name__
     model = transformers.AutoModelForCausalLM.from_pretrained(repo_id, revision=commit, use_safetensors=True)
     transformers.AutoTokenizer.from_pretrained(repo_id, revision=commit)
     return type(model).__name__

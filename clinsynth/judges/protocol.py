@@ -11,11 +11,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
-import numpy as np
-
-from clinsynth.images import to_picture
-
 if TYPE_CHECKING:
+    import numpy as np
     from PIL.Image import Image
 
 CLASS_ITEM = "condition"
@@ -83,6 +80,8 @@ class Judge(ABC):
 
     def judge_arrays(self, images: np.ndarray, conditions: Sequence[str]) -> list[Answer]:
         """An answer for each of the images, uint8 (n, channels, side, side)."""
+        from clinsynth.images import to_picture
+
         return self([{"image": to_picture(i), "condition": c} for i, c in zip(images, conditions, strict=True)])
 
     def score_arrays(self, images: np.ndarray, conditions: Sequence[str]) -> tuple[np.ndarray, list[bool]]:
@@ -91,6 +90,8 @@ class Judge(ABC):
         Raises:
             ValueError: fewer than two got scores.
         """
+        import numpy as np
+
         answers = [answer for answer in self.judge_arrays(images, conditions) if not answer.get("failure")]
         if len(answers) < 2:
             raise ValueError(

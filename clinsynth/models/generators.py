@@ -340,11 +340,12 @@ def load_ddpm(model: str, index: dict[str, Any], dtype: str) -> Any:
     networks: dict[str, Any] = {"UNet2DModel": UNet2DModel, "ContextUnet": ContextUnet}
     network = networks[check_network(model, index, "unet", networks)]
     with explained_where_unloadable("--model", model, MADE_ANEW):
-        unet = network.from_pretrained(model, subfolder="unet", torch_dtype=getattr(torch, dtype))
+        own: dict[str, Any] = {"torch_dtype": getattr(torch, dtype), "use_safetensors": True}
+        unet = network.from_pretrained(model, subfolder="unet", **own)
         kept = index.get("guide", [None, None])[1] is not None
-        guide = network.from_pretrained(model, subfolder="guide", torch_dtype=unet.dtype) if kept else None
+        guide = network.from_pretrained(model, subfolder="guide", **own) if kept else None
         latent = index.get("vae", [None, None])[1] is not None
-        vae = AutoencoderKL.from_pretrained(model, subfolder="vae", torch_dtype=unet.dtype) if latent else None
+        vae = AutoencoderKL.from_pretrained(model, subfolder="vae", **own) if latent else None
         name = index.get("scheduler", ["", None])[1]
         known = name if name in SCHEDULERS.values() else "DDPMScheduler"
         scheduler = getattr(diffusers, known).from_pretrained(model, subfolder="scheduler")
@@ -362,7 +363,8 @@ def load_gan(model: str, index: dict[str, Any], dtype: str) -> Any:
 
     check_network(model, index, "generator", ["DCGANGenerator"])
     with explained_where_unloadable("--model", model, MADE_ANEW):
-        generator = DCGANGenerator.from_pretrained(model, subfolder="generator", torch_dtype=getattr(torch, dtype))
+        own: dict[str, Any] = {"torch_dtype": getattr(torch, dtype), "use_safetensors": True}
+        generator = DCGANGenerator.from_pretrained(model, subfolder="generator", **own)
     return ClassConditionedGANPipeline(generator, index.get("id2label"))
 
 

@@ -25,6 +25,7 @@ from clinsynth.data.images import ImageArrays
 from clinsynth.models.classifiers import FitSettings
 from clinsynth.models.image_classifiers import build_small_resnet, fit_image_classifier, pooled_features
 from clinsynth.models.weights import best_device, hash_weights
+from clinsynth.processes import one_at_a_time
 from clinsynth.run_folder import atomic_write, complete_folder, kept_arrays
 
 BATCH_SIZE = 64
@@ -212,14 +213,15 @@ def default_classifier(
     kept = output_dir / key[:16]
     model: Any = build_small_resnet(len(train.label_names), train.images.shape[1], seed=seed)
     model = model.to(best_device())
-    if not kept.exists():
-        settings = FitSettings(epochs, 64, 1e-3, seed, class_weights=True, views="light", progress=progress)
-        score = fit_image_classifier(model, train, validation, settings).best_macro_f1
-        with complete_folder(kept) as folder:
-            facts = {"epochs": epochs, "seed": seed, "validation_macro_f1": score}
-            atomic_write(folder / "training.json", json.dumps(facts, indent=2) + "\n")
-            model.config.save_pretrained(folder)
-            save_model(model, str(folder / "model.safetensors"), metadata={"format": "pt"})
+    with one_at_a_time(kept):
+        if not kept.exists():
+            settings = FitSettings(epochs, 64, 1e-3, seed, class_weights=True, views="light", progress=progress)
+            score = fit_image_classifier(model, train, validation, settings).best_macro_f1
+            with complete_folder(kept) as folder:
+                facts = {"epochs": epochs, "seed": seed, "validation_macro_f1": score}
+                atomic_write(folder / "training.json", json.dumps(facts, indent=2) + "\n")
+                model.config.save_pretrained(folder)
+                save_model(model, str(folder / "model.safetensors"), metadata={"format": "pt"})
     load_model(model, kept / "model.safetensors")
     return model.eval(), json.loads((kept / "training.json").read_text())["validation_macro_f1"]
 

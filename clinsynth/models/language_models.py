@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,12 +17,16 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from clinsynth.models.text_encoders import TextModel, token_counter, unpack_texts
 from clinsynth.models.weights import best_device, explained_where_unloadable, hash_weights
 from clinsynth.models.writers import attempt_seed, check_answer, closed_schema, token_budget
+from clinsynth.progress import in_words
 
 if TYPE_CHECKING:
     from clinsynth.models.writers import Request, Writer, WriterArguments
     from clinsynth.pipelines.structured_medical_text import RowRequest, RowResult, StructuredMedicalTextPipeline
     from clinsynth.pipelines.structured_medical_text.prompts import Task
     from clinsynth.pipelines.structured_medical_text.text_rows import Outcome
+
+
+logger = logging.getLogger("clinsynth")
 
 
 def load_causal_model(
@@ -101,7 +107,9 @@ class LocalWriter:
         from clinsynth.pipelines.structured_medical_text import RowRequest
 
         rows = [RowRequest(messages=messages, seed=seed) for messages, seed in requests]
+        started = time.monotonic()
         with token_bar() as bar:
+            tokens = TokenCount(bar)
             yield from self.pipeline.generate_rows(
                 rows,
                 batch_size=self.args.batch_size,
@@ -109,9 +117,13 @@ class LocalWriter:
                 top_p=self.args.top_p,
                 max_attempts=self.args.max_attempts,
                 max_new_tokens=self.args.max_new_tokens,
-                streamer=TokenCount(bar),
+                streamer=tokens,
                 thinking=self.args.thinking,
             )
+        if len(rows) >= self.args.batch_size:  # few rows that are drawn anew say little
+            seconds = time.monotonic() - started
+            speed = f"{tokens.drawn / seconds:.1f} tokens a second"
+            logger.info(f"{len(rows)} texts, {tokens.drawn} tokens in {in_words(seconds)}: {speed}")
 
 
 def token_bar() -> Any:
@@ -123,12 +135,13 @@ class TokenCount:
     """A streamer, as transformers' `generate` takes it, that counts the tokens drawn on a bar."""
 
     def __init__(self, bar: Any):
-        self.bar, self.is_prompt = bar, True
+        self.bar, self.is_prompt, self.drawn = bar, True, 0
 
     def put(self, tokens: Any) -> None:
         """Take a batch's prompts, or the tokens that follow, one a row."""
         if not self.is_prompt:
             self.bar.update(len(tokens))
+            self.drawn += len(tokens)
         self.is_prompt = False
 
     def end(self) -> None:

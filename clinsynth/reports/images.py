@@ -13,6 +13,7 @@ from clinsynth.metrics.findings import read_collapse
 from clinsynth.metrics.readings import read_evidence
 from clinsynth.metrics.registry import (
     ALIGNMENT_METRICS,
+    EXACT,
     IMAGE_METRICS,
     LIKENESS,
     NEAR,
@@ -201,16 +202,19 @@ def choose_images(
         privacy: that of the evidence.
         seed: of the choice.
         features: of "test" and "synthetic", for the map; None leaves it out.
-        shareable: show no real image, and no synthetic one either where a sign of copies was found.
+        shareable: show no real image, no synthetic one that was flagged as a copy, and none at all where a sign of
+            copies was found or exact copies were not looked for.
 
     Returns:
         `classes`, at most eight images a side as data URIs, as many real as synthetic ones; `pairs`, each of a
         synthetic image and the real train image nearest to it; `shareable`; and what `map_features` gives.
     """
     generator, classes = np.random.default_rng([seed, 2]), []
-    hidden = shareable and privacy["verdict"] != NO_SIGN
+    hidden = shareable and may_hold_copies(privacy)
+    flagged = [pair["synthetic_row"] for pair in privacy["pairs"] if pair["verdict"] in (EXACT, NEAR)]
+    shown_rows = ~np.isin(np.arange(len(synthetic.labels)), flagged if shareable else [])
     for number, name in enumerate(train.label_names):
-        rows = [np.flatnonzero(arrays.labels == number) for arrays in (train, synthetic)]
+        rows = [np.flatnonzero(train.labels == number), np.flatnonzero((synthetic.labels == number) & shown_rows)]
         count = min(IMAGES_A_CLASS, *(len(side) for side in rows))
         chosen = [generator.choice(side, size=count, replace=False) for side in rows]
         shown = [encode_images(arrays.images[own]) for arrays, own in zip((train, synthetic), chosen, strict=True)]
@@ -220,6 +224,11 @@ def choose_images(
         drawn = map_features(features["test"], features["synthetic"], train.label_names, seed)
     pairs = [] if shareable else [encode_pair(pair, train, synthetic) for pair in privacy["pairs"]]
     return {"classes": classes, "pairs": pairs, "shareable": shareable, **drawn}
+
+
+def may_hold_copies(privacy: dict[str, Any]) -> bool:
+    """Whether a sign of copies was found, or exact ones were not looked for."""
+    return privacy["verdict"] != NO_SIGN or not privacy.get("exact")
 
 
 def encode_pair(pair: dict[str, Any], train: ImageArrays, synthetic: ImageArrays) -> dict[str, Any]:

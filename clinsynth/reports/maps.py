@@ -21,7 +21,7 @@ def map_features(real: Features, synthetic: Features, label_names: list[str], se
 
 
 def project(real: np.ndarray, synthetic: np.ndarray) -> tuple[tuple[np.ndarray, np.ndarray], float]:
-    """Places (n, 2), (m, 2) on the first two principal axes of the real embeddings, and the variance these explain."""
+    """Places (n, 2), (m, 2) on the first two principal axes of the real features, and the variance these explain."""
     centre = real.mean(0)
     _, lengths, axes = np.linalg.svd(real - centre, full_matrices=False)
     total = float((lengths**2).sum())
@@ -35,7 +35,7 @@ def draw_maps(
     label_names: list[str],
     seed: int,
 ) -> Iterator[dict[str, str]]:
-    """A map of all, then one a class that has texts, on one scale; at most 400 dots a side, as SVG paths."""
+    """A map of all, then one a class that has samples, on one scale; at most 400 dots a side, as SVG paths."""
     everything = np.concatenate(places)
     low, span = everything.min(0), np.maximum(np.ptp(everything, axis=0), 1e-9)
     drawn = [6 + (side - low) / span * (np.array(MAP) - 12) for side in places]

@@ -16,10 +16,9 @@ from clinsynth.metrics import registry
 from clinsynth.metrics.findings import read_collapse
 from clinsynth.metrics.images.privacy import worst_over_runs
 from clinsynth.metrics.readings import read_evidence
-from clinsynth.metrics.registry import NO_SIGN
 from clinsynth.metrics.verdicts import Verdict, judge
 from clinsynth.reports import page
-from clinsynth.reports.images import encode_images, privacy_rows
+from clinsynth.reports.images import encode_images, may_hold_copies, privacy_rows
 from clinsynth.run_folder import atomic_write, describe_environment, read_json, read_metrics
 from clinsynth.study.plan import MARK
 from clinsynth.synthesis.sets import load_synthetic_images, with_labels_of
@@ -357,7 +356,7 @@ def choose_shown(args: StudyArguments, plan: Plan, report: dict[str, Any]) -> li
         sets[name] = with_labels_of(sets["real"], load_synthetic_images(draws[0].output_dir))
     names, random = sets["real"].label_names, np.random.default_rng([args.seed, 4])
     if args.shareable:
-        hidden = {name for name, entry in report["generators"].items() if entry["privacy"]["verdict"] != NO_SIGN}
+        hidden = {name for name, entry in report["generators"].items() if may_hold_copies(entry["privacy"])}
         sets = {name: arrays for name, arrays in sets.items() if name != "real" and name not in hidden}
     rows = []
     for label, name in enumerate(names):

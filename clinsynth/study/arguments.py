@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import re
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, ClassVar
 
+from clinsynth.cluster import EngineArguments
 from clinsynth.data.arguments import ImageDataArguments, IntensityArguments, TextDataArguments, WayInArguments
 from clinsynth.judges.judges import check_judge
 from clinsynth.models.weights import MINILM
@@ -16,6 +17,10 @@ from clinsynth.plain_yaml import cut
 @dataclass
 class EvaluateImagesArguments(WayInArguments, IntensityArguments):
     """Compare a synthetic image set with the real one: distances, variety, privacy, classifiers, a report."""
+
+    essentials: ClassVar[str] = (
+        "real synthetic output_dir extractor classifier classifier_seeds bootstrap checklist seed "
+    )
 
     real: str = "phantom-fundus"
     """the real data set that the generator was trained on: any spec that --dataset of `clinsynth train ddpm` takes"""
@@ -79,6 +84,10 @@ class EvaluateImagesArguments(WayInArguments, IntensityArguments):
 @dataclass
 class EvaluateTextArguments(WayInArguments):
     """Compare a synthetic text set with the real one: fidelity, diversity, privacy, a report."""
+
+    essentials: ClassVar[str] = (
+        "real synthetic output_dir encoder language_model show_texts bootstrap text_column label_column seed"
+    )
 
     real: str = ""
     """the real data set that the generator saw: any spec that --dataset of `clinsynth generate text` takes"""
@@ -177,11 +186,12 @@ TEXTS = Kind(
     shared=("model", "task", "codes"),
 )
 NAME = re.compile(r"[A-Za-z0-9_]{1,40}")
+RESOURCES = ("cpus", "gpus", "memory_gb")
 GENERATOR_KEYS = {"trainer", "of", "train", "generate"}
 
 
 @dataclass
-class StudyArguments(ImageDataArguments):
+class StudyArguments(ImageDataArguments, EngineArguments):
     """Run a whole study from one recipe: generators, synthetic sets, evidence, classifiers in every arm, a report.
 
     Start the same command again to go on; a changed line of the recipe repeats only what depends on it. Example:
@@ -190,6 +200,10 @@ class StudyArguments(ImageDataArguments):
 
     One setting of the recipe is changed as in --generators.ddpm.train.width 32.
     """
+
+    essentials: ClassVar[str] = (
+        "dataset output_dir dry_run generators classifiers draws task model resolution channels seed"
+    )
 
     title: str = ""
     """heading of the report; default: the data set"""
@@ -230,12 +244,17 @@ class StudyArguments(ImageDataArguments):
     shareable: bool = False
     """leave every real image out of report.html, and those of a generator with a sign of copies; the reports of the
     single steps keep theirs"""
+    resources: dict[str, dict[str, float]] = field(default_factory=dict)
+    """--engine ray: what a step takes, as {train: {gpus: 1, cpus: 4, memory_gb: 16}}, by the step's first word or
+    whole name, or all; default: one CPU, and one GPU where the cluster has any"""
     dry_run: bool = False
     """print the commands that would run and which are already done, and stop"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        EngineArguments.__post_init__(self)
         self.check_kind()
+        self.check_resources()
         for kind in ("generators", "judges", "classifiers"):
             for name in getattr(self, kind):
                 if not NAME.fullmatch(name):  # each becomes part of a folder's name
@@ -265,6 +284,15 @@ class StudyArguments(ImageDataArguments):
             raise ValueError(f"draws must be at least 1, got {self.draws}")
         if not self.generators and not self.classifiers:
             raise ValueError("the recipe names neither generators nor classifiers; see recipes/phantom.yaml")
+
+    def check_resources(self) -> None:
+        """Raise a `ValueError` for an amount that is none, or of something else."""
+        for name, asked in self.resources.items():
+            for key, amount in asked.items():
+                if key not in RESOURCES:
+                    raise ValueError(f"resources: {cut(name)}: {cut(key)} is unknown; it takes {', '.join(RESOURCES)}")
+                if amount < 0:
+                    raise ValueError(f"resources: {cut(name)}: {key} must be at least 0, got {amount}")
 
     def check_base(self, name: str, recipe: dict[str, Any]) -> None:
         """Raise a `ValueError` where a generator starts from another one that there is not, or does so unasked."""

@@ -21,6 +21,7 @@ from clinsynth.metrics.distances import measure_features
 from clinsynth.metrics.findings import read_collapse
 from clinsynth.metrics.images.likeness import measure_images
 from clinsynth.metrics.images.privacy import image_privacy
+from clinsynth.metrics.privacy.attacks import attack_table
 from clinsynth.metrics.records import Features, Measurement, MeasurementSettings
 from clinsynth.models.image_encoders import (
     FeatureExtractor,
@@ -29,6 +30,7 @@ from clinsynth.models.image_encoders import (
     load_extractor,
     train_default_extractor,
 )
+from clinsynth.progress import Announce, Stages
 from clinsynth.run_folder import Kept, create_run_folder, describe_environment, write_run_config
 from clinsynth.study.alignment import gather_alignment, load_alignment_judge
 from clinsynth.synthesis.sets import check_sources, load_synthetic_images, read_generation, with_labels_of
@@ -42,8 +44,17 @@ if TYPE_CHECKING:
     from clinsynth.study.arguments import EvaluateImagesArguments
 
 
+STAGES = ("both sets", "features", "distances and variety", "privacy", "classifiers", "checklist", "report")
+
+
+def stages_of(args: EvaluateImagesArguments) -> Stages:
+    """The parts of an evaluation by these flags."""
+    left_out = {"classifiers": args.classifier == "none", "checklist": not args.checklist}
+    return Stages([name for name in STAGES if not left_out.get(name)])
+
+
 def gather_evidence(
-    args: EvaluateImagesArguments,
+    args: EvaluateImagesArguments, begins: Announce
 ) -> tuple[dict[str, Any], dict[str, ImageArrays], ImageArrays, dict[str, Features]]:
     """All parts of the evidence as JSON-able records, the real splits, the synthetic set, and the features of "train",
     "test" and "synthetic".
@@ -51,6 +62,7 @@ def gather_evidence(
     Raises:
         ValueError: either side is missing, unfinished, unreadable or does not fit the other.
     """
+    begins("both sets")
     generation = read_generation(Path(args.synthetic))
     synthetic = load_synthetic_images(Path(args.synthetic))
     real = load_real_images(args, like=synthetic)
@@ -62,6 +74,7 @@ def gather_evidence(
     output_dir = create_run_folder(args.output_dir)
     write_run_config(output_dir, args)
     cache = create_run_folder(args.cache_dir, "cache_dir") if args.cache_dir else output_dir
+    begins("features")
     extractor = choose_extractor(args, real, cache)
     sets, names = {**real, "synthetic": synthetic}, synthetic.label_names
     features, pictures = {}, {}
@@ -73,10 +86,17 @@ def gather_evidence(
         Kept(output_dir / "measurements.json"),
         MeasurementSettings(extractor.name, args.bootstrap, args.seed),
     )
+    begins("distances and variety")
     measurements = measure_all(features, pictures, names, settings, finished)
     pictures["validation"] = Features(sets["validation"].images, sets["validation"].labels)
     key = f"privacy and exact copies, {hash_inputs(pictures, settings, names)}"
+    begins("privacy")
     privacy = finished.get(key, lambda: image_privacy(synthetic, real, features, settings))
+    if args.classifier != "none":
+        begins("classifiers")
+    classifier = compare_classifiers(args, real, synthetic, output_dir)
+    if args.checklist:
+        begins("checklist")
     evidence = {
         "data": describe_data(args, sets),
         "generation": generation,
@@ -84,11 +104,17 @@ def gather_evidence(
         "measurements": measurements,
         "collapse": read_collapse(measurements, "test"),
         "privacy": privacy,
-        "classifier": compare_classifiers(args, real, synthetic, output_dir),
+        "attacks": finished.get(f"attacks, {key}", partial(attack_features, features, args.seed)),
+        "classifier": classifier,
         "alignment": gather_alignment(args, judge, extractor, sets, features, generation),
         "environment": describe_environment(),
     }
     return evidence, real, synthetic, features
+
+
+def attack_features(features: dict[str, Features], seed: int) -> dict[str, Any]:
+    """`attack_table` of the three sets."""
+    return attack_table(features["synthetic"], features["train"], features["test"], seed)
 
 
 def load_real_images(args: EvaluateImagesArguments, like: ImageArrays) -> dict[str, ImageArrays]:

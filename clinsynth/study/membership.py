@@ -19,7 +19,14 @@ from tqdm.auto import tqdm
 
 from clinsynth.data.images import ImageArrays
 from clinsynth.metrics.comparisons import match_labels
-from clinsynth.metrics.privacy.attack import MIN_ROWS, describe_attack, describe_tpr, held_out_floor, run_attack
+from clinsynth.metrics.privacy.attack import (
+    MIN_ROWS,
+    describe_attack,
+    describe_tpr,
+    epsilon_bound,
+    held_out_floor,
+    run_attack,
+)
 from clinsynth.pipelines.class_conditioned_ddpm import ClassConditionedDDPMPipeline
 from clinsynth.seeds import derive_seed
 from clinsynth.trainers.diffusion.model import DDPMProcess, StepInputs
@@ -59,8 +66,9 @@ def membership_inference(
     Returns:
         `value` is the area under the ROC curve on the evaluation half, `interval` its 95 % interval (Newcombe 2006),
         `n_members` and `n_non_members` the rows it is from; `tpr` the share of members found at fixed false-positive
-        rates; `floor` and `control` the controls, with intervals; `by_candidate` the areas of everything tried.
-        With fewer than 16 rows a side `value` is None and `note` says so.
+        rates; `epsilon` an empirical lower bound (`epsilon_bound`); `floor` and `control` the controls, with
+        intervals; `by_candidate` the areas of everything tried. With fewer than 16 rows a side `value` is None and
+        `note` says so.
 
     Raises:
         ValueError: images or classes that are not the generator's, or an argument out of range.
@@ -97,6 +105,7 @@ def membership_inference(
         **describe_attack(attack),
         "chosen": describe_candidates(grid)[attack.candidate],
         "tpr": [describe_tpr(attack, rate, seed, replicates) for rate in FALSE_POSITIVE_RATES],
+        "epsilon": epsilon_bound(attack),
         "floor": held_out_floor(scores[1], others.labels, seed),
         "control": describe_attack(run_attack(rough, labels, seed)),
         "by_candidate": [

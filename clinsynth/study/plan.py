@@ -7,6 +7,7 @@ own command, which resumes.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import shlex
@@ -37,6 +38,7 @@ class Step:
         command: words of the clinsynth command, e.g. ("train", "ddpm").
         flags: its flags but --output_dir.
         key: hash of command, flags, version and inputs: 8 hexadecimal digits.
+        inputs: the hash of the data, and the keys of the steps that it needs.
         output_dir: its folder. The name of a trainer's and of a generator's ends in the key; evaluations and
             classifiers have one folder each, in which their commands keep what is still valid.
     """
@@ -46,6 +48,7 @@ class Step:
     flags: dict[str, Any]
     key: str
     output_dir: Path
+    inputs: tuple[str, ...] = ()
 
     @property
     def words(self) -> list[str]:
@@ -217,7 +220,7 @@ def make_step(
     folder = name.replace(" ", "-")
     if name.startswith(("train ", "generate ")):  # their commands refuse a folder begun with other settings
         folder = f"{folder}-{key}"
-    return Step(name, command, flags, key, Path(args.output_dir) / folder)
+    return Step(name, command, flags, key, Path(args.output_dir) / folder, tuple(inputs))
 
 
 def changed_data_flags(args: StudyArguments) -> dict[str, Any]:
@@ -247,9 +250,7 @@ def check_flags(step: Step) -> None:
     Raises:
         ValueError: what they refuse.
     """
-    _, arguments_class = load_command(find_command(step.command))
-    parser = build_parser(arguments_class)
-    parser.exit_on_error = False
+    parser, arguments_class = parser_of(step.command)
     try:
         values = parser.parse_args(step.words[len(step.command) :]).as_dict()
         values.pop("config")
@@ -257,3 +258,12 @@ def check_flags(step: Step) -> None:
     except (jsonargparse.ArgumentError, ValueError) as error:
         hint = f"`clinsynth {' '.join(step.command)} --help` explains its flags"
         raise ValueError(f"the recipe's step {step.name!r}: {error}; {hint}") from error
+
+
+@functools.cache
+def parser_of(command: tuple[str, ...]) -> tuple[jsonargparse.ArgumentParser, type]:
+    """The parser of a command, which raises its errors, and the dataclass of its flags."""
+    _, arguments_class = load_command(find_command(command))
+    parser = build_parser(arguments_class)
+    parser.exit_on_error = False
+    return parser, arguments_class

@@ -7,7 +7,7 @@ was stopped and a changed input is measured anew.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
@@ -18,21 +18,37 @@ import numpy as np
 from clinsynth.data.texts import TextSet, as_objects
 from clinsynth.metrics.comparisons import Sides, comparisons
 from clinsynth.metrics.distances import measure_embeddings
-from clinsynth.metrics.findings import COPIES, add_finding, read_texts
+from clinsynth.metrics.findings import COPIES, LEAKS, add_finding, read_texts
+from clinsynth.metrics.privacy.attacks import attack_table
 from clinsynth.metrics.privacy.closest_records import MemorisationRecord
 from clinsynth.metrics.privacy.exact import count_exact, text_digests, where_found
+from clinsynth.metrics.privacy.power import TEXT_CHECK, power_in_words
 from clinsynth.metrics.records import MIN_ROWS, Features, Measurement, MeasurementSettings
 from clinsynth.metrics.texts import fidelity, privacy
 from clinsynth.metrics.texts.diversity import measure_repetition, measure_streams
+from clinsynth.metrics.texts.entities import common_words, measure_entities
+from clinsynth.metrics.texts.single_copies import ENTITY_KINDS, KINDS, measure_single_copies
 from clinsynth.metrics.texts.words import word_rows
 from clinsynth.models.image_encoders import hash_arrays
 from clinsynth.models.text_encoders import TextEncoder, TextModel, embed_all, embed_texts, pack_texts
+from clinsynth.progress import Announce, no_announcement
 from clinsynth.run_folder import Kept, create_run_folder, describe_environment
 from clinsynth.synthesis.sets import WROTE_TEXTS, SetReader
 
 if TYPE_CHECKING:
     from clinsynth.study.arguments import EvaluateTextArguments
 
+STAGES = (
+    "both sets",
+    "embeddings",
+    "fidelity",
+    "diversity",
+    "privacy",
+    "memorisation",
+    "perplexity",
+    "closest pairs",
+    "report",
+)
 SPLITS = ("synthetic", "train", "test")
 REFERENCES = (("test", "train"), ("train", "test"))
 """A real split that is compared with, and the one that makes its held-out floor."""
@@ -52,6 +68,7 @@ def text_evidence(
     seed: int = 0,
     canaries: privacy.Canaries | None = None,
     language_model: TextModel | None = None,
+    begins: Announce = no_announcement,
 ) -> dict[str, Any]:
     """All parts of the evidence as JSON-able records.
 
@@ -64,12 +81,13 @@ def text_evidence(
         replicates: of the bootstraps; 0 gives no intervals.
         canaries: sentences planted in the train texts, and others of their kind.
         language_model: measures the perplexity gap; without it that is left out.
+        begins: is told when each of STAGES begins.
 
     Returns:
         "data" (counts), "encoder", "language_model" (or None), "fidelity", "diversity" and "privacy" (`Measurement`s
-        beside "test", "train" or "prompt"), "exact" (exact copies by split), "memorisation" (`MemorisationRecord`s),
-        "closest" and "distributions" (`closest_pairs`), "findings" (`read_texts`), "environment". None of it holds a
-        text.
+        beside "test", "train" or "prompt"), "exact" (exact copies by split), "copies" and "power"
+        (`measure_single_copies`), "attacks" (`attack_table`), "memorisation" (`MemorisationRecord`s), "closest" and
+        "distributions" (`closest_pairs`), "findings" (`read_texts`), "environment". None of it holds a text.
 
     Raises:
         ValueError: a set has fewer than ten texts, a text without words, or an example that is no train text.
@@ -79,26 +97,33 @@ def text_evidence(
     output_dir = create_run_folder(output_dir)
     settings = MeasurementSettings(encoder.name, replicates, seed)
     folder = Path(cache_dir or output_dir) / "features"
+    begins("embeddings")
     views = view(sets, encoder, folder)
-    parts = parts_of(views, sets, label_names, encoder, settings, canaries)
+    parts: dict[str, Iterable[tuple[str, Callable[[], Records]]]] = {
+        **parts_of(views, sets, label_names, encoder, settings, canaries)
+    }
     if language_model is not None:
-        parts["perplexity"] = list(perplexity_part(sets, language_model, folder, label_names, settings))
+        parts["perplexity"] = perplexity_part(sets, language_model, folder, label_names, settings)
     finished = Kept(output_dir / "measurements.json")
     content = hash_evidence(sets, encoder, settings, label_names, canaries)
-    records = {
-        name: [
-            record
-            for key, measure in part
-            for record in finished.get(f"{name}, {key}, {content}", partial(as_dicts, measure))
-        ]
-        for name, part in parts.items()
-    }
+    records: dict[str, list[dict[str, Any]]] = {}
+    for name, part in parts.items():
+        begins(name)
+        kept = (finished.get(f"{name}, {key}, {content}", partial(as_dicts, measure)) for key, measure in part)
+        records[name] = [record for found in kept for record in found]
+    begins("closest pairs")
     records["fidelity"] += records.pop("perplexity", [])
     measured = [record for name in ("fidelity", "diversity", "privacy") for record in records[name]]
     data = describe_sets(sets, label_names, encoder)
     rows = {name: side.rows for name, side in views.embeddings.items()}
     exact = count_exact(text_digests(synthetic.texts), {name: text_digests(side.texts) for name, side in real.items()})
+    seen = [views.embeddings[name] for name in SPLITS]
+    single = finished.get(f"single copies, {content}", partial(single_copies, sets, seed))
     findings = read_texts(measured, records["memorisation"], data["counts"])
+    add_finding(findings[COPIES], single_in_words(single["copies"]))
+    for name, kinds in ((COPIES, KINDS), (LEAKS, ENTITY_KINDS)):
+        power = [one for one in single["power"] if one["kind"] in kinds]
+        findings[name]["sentence"] += f" {power_in_words(power, len(synthetic), TEXT_CHECK)}"
     if exact["count"]:
         found = f"{exact['count']} of {exact['n_synthetic']} are real texts ({where_found(exact)}), word for word."
         add_finding(findings[COPIES], [found])
@@ -108,11 +133,26 @@ def text_evidence(
         "language_model": None if language_model is None else describe_model(language_model),
         **records,
         "exact": exact,
+        **single,
+        "attacks": finished.get(f"attacks, {content}", partial(attack_table, *seen, seed)),
         "closest": privacy.closest_pairs(synthetic, sets["train"], rows["synthetic"], rows["train"]),
         "distributions": privacy.describe_distributions(sets, rows),
         "findings": findings,
         "environment": describe_environment(),
     }
+
+
+def single_copies(sets: dict[str, TextSet], seed: int) -> dict[str, Any]:
+    """`measure_single_copies` of the three sets."""
+    synthetic, train, held_out = (sets[name].texts for name in SPLITS)
+    return measure_single_copies(synthetic, train, held_out, common_words([*train, *held_out]), seed)
+
+
+def single_in_words(copies: list[dict[str, Any]]) -> Iterator[str]:
+    """A sentence where a text is a copy by itself."""
+    for one in copies:
+        if one["count"]:
+            yield f"{one['count']} of {one['n_synthetic']} are nearer to a train text than real ones come."
 
 
 Part = Iterator[tuple[str, Callable[[], Records]]]
@@ -152,7 +192,7 @@ def parts_of(
             ("closeness", partial(privacy.measure_closeness, views.sides("embeddings", label_names), settings)),
             ("overlap", partial(privacy.measure_overlap, words, settings)),
             ("prompt", prompts),
-            ("entities", partial(privacy.measure_entities, views.sides("texts", label_names), settings)),
+            ("entities", partial(measure_entities, views.sides("texts", label_names), settings)),
             *planted,
         ],
         "memorisation": [("closest", partial(privacy.measure_closest, made, seen, unseen, label_names, settings))],

@@ -7,6 +7,7 @@ from fractions import Fraction
 from typing import Any, Protocol
 
 from clinsynth.arguments import check_at_least
+from clinsynth.cluster import EngineArguments
 from clinsynth.data.arguments import ImageDataArguments
 from clinsynth.judges.judges import check_judge
 from clinsynth.models.weights import MINILM
@@ -32,6 +33,21 @@ def check_amounts(args: Amounts) -> None:
         raise ValueError(f"--balance_to {args.balance_to} needs --dataset, whose classes it fills up; name it")
     check_at_least(args, 1, ["per_class", "balance_to", "batch_size", "shard_size"])
     check_at_least(args, 0, ["seed"])
+
+
+@dataclass(kw_only=True)
+class WorkersArguments(EngineArguments):
+    """Where samples are drawn."""
+
+    workers: int | None = None
+    """--engine ray: how many load the model, one CPU each, and one GPU where there are any; default: as many as the
+    cluster has room for"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_at_least(self, 1, ["workers"])
+        if self.workers is not None and self.engine != "ray":
+            raise ValueError(f"--workers {self.workers} is about --engine ray; give that too, or leave it out")
 
 
 @dataclass
@@ -161,8 +177,9 @@ class TextFilterArguments:
     is a near-duplicate, too"""
     near_duplicate_cosine: float = 0.9
     """their least cosine similarity"""
-    reject_copies: bool = False
-    """draw a text anew also while it is that like a train text of --dataset"""
+    reject_copies: bool | None = None
+    """draw a text anew also while it is that like a train text of --dataset; default: where real texts stand in the
+    prompts (--k_shot), which a model may repeat"""
     verify_labels: str | None = None
     """folder of a classifier trained on the real train texts (clinsynth train text-classifier); a text in which it
     reads another label than the one asked for is drawn anew"""

@@ -22,8 +22,8 @@ from typing import Any, ClassVar, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset, Features
-from tqdm.auto import tqdm
 
+from clinsynth.progress import TimedBar
 from clinsynth.run_folder import atomic_write, check_unchanged, describe_environment, read_json
 from clinsynth.seeds import derive_seed
 from clinsynth.synthesis.shard_files import GIVEN_UP, REJECTED
@@ -178,7 +178,7 @@ class ShardPlan(ABC):
     def write(self, shard: int, rows: list[dict[str, Any]], rejected: Counter[str]) -> None:
         """Write the rows of one shard, aside first, and what was rejected into the file's metadata."""
         path, features = self.path(shard), self.features
-        aside = path.with_name(f".{path.name}.tmp")
+        aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         columns = {name: [row[name] for row in rows] for name in features}
         table = Dataset.from_dict(columns, features=features).data.table
         if rejected:
@@ -234,18 +234,21 @@ def write_shards(
     draw_of: Callable[[int], AbstractContextManager[Draw]],
     batch_size: int,
     process_index: int = 0,
+    at_once: int | None = None,
 ) -> None:
     """Write this process's missing shards; at no time more than one shard is held in memory.
 
     Args:
         draw_of: from a shard's number to what draws its rows, left without an error once the shard is written.
-        batch_size: rows drawn at once.
+        batch_size: rows asked for at once.
+        at_once: rows that are then drawn together; default: all of them.
     """
     mine = range(process_index, plan.num_shards, plan.num_processes)
     missing = [shard for shard in mine if not plan.path(shard).exists()]
     total = sum(len(plan.rows(shard)) for shard in mine)
     done = total - sum(len(plan.rows(shard)) for shard in missing)
-    with tqdm(total=total, initial=done, desc="generate", unit=plan.thing, disable=process_index > 0) as progress:
+    soon, hidden = at_once or batch_size, process_index > 0
+    with TimedBar(total=total, initial=done, desc="generate", unit=plan.thing, disable=hidden, soon=soon) as progress:
         for shard in missing:
             with draw_of(shard) as draw:
                 plan.write(shard, *draw_rows(plan, plan.rows(shard), draw, batch_size, progress=progress))
@@ -257,7 +260,7 @@ def draw_rows(
     draw: Draw,
     batch_size: int,
     first_draw: int = 0,
-    progress: tqdm[Any] | None = None,
+    progress: TimedBar | None = None,
 ) -> tuple[list[dict[str, Any]], Counter[str]]:
     """The rows that were kept, in their order, and how many draws were rejected, by reason, and rows given up.
 

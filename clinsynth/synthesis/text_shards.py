@@ -140,11 +140,14 @@ def as_text(data: dict[str, Any]) -> str:
     return "\n".join(f"{name.replace('_', ' ').capitalize()}: {as_cell(value)}" for name, value in data.items())
 
 
-def write_text_shards(plan: TextShards, ask: Ask, write: Write, seen: SeenTexts, process_index: int = 0) -> None:
+def write_text_shards(
+    plan: TextShards, ask: Ask, write: Write, seen: SeenTexts, process_index: int = 0, at_once: int = 1
+) -> None:
     """Write this process's missing shards.
 
     A shard does not depend on the others: near-duplicates across shards are `settle_shards`' matter. All its rows are
-    asked for at once, then those rejected; what is kept does not depend on how many the writer takes together.
+    asked for at once, then those rejected; what is kept does not depend on how many the writer takes together, which
+    are `at_once`.
     """
 
     @contextmanager
@@ -153,7 +156,7 @@ def write_text_shards(plan: TextShards, ask: Ask, write: Write, seen: SeenTexts,
         yield TextDrawing(plan, ask, with_journal(write, plan.journal(shard)), seen)
         plan.journal(shard).unlink(missing_ok=True)
 
-    write_shards(plan, drawing, plan.shard_size, process_index)
+    write_shards(plan, drawing, plan.shard_size, process_index, at_once)
 
 
 def settle_shards(plan: TextShards, ask: Ask, write: Write, seen: SeenTexts) -> None:

@@ -31,7 +31,8 @@ from clinsynth.metrics.privacy.copies import (
 )
 from clinsynth.metrics.privacy.exact import SPLITS, picture_digests, where_found
 from clinsynth.metrics.privacy.exact import count_exact as count_exact_anywhere
-from clinsynth.metrics.privacy.views import ViewSpace, certain_threshold, find_power, power_in_words
+from clinsynth.metrics.privacy.power import IMAGE_CHECK, power_in_words
+from clinsynth.metrics.privacy.views import ViewSpace, beyond, certain_thresholds, find_power
 from clinsynth.metrics.records import OVERALL, Features, MeasurementSettings
 from clinsynth.metrics.registry import COPIES, MEMORISED, NO_SIGN, UNCLEAR
 
@@ -118,11 +119,11 @@ def image_privacy(
         records += measure_memorisation(sides, closest, synthetic.label_names, replace(settings, extractor=one.name))
     views = ViewSpace.of(train.images)
     single, single_held_out = (views.closest(split.images)[0] for split in (synthetic, held_out))
-    threshold = certain_threshold(single_held_out[~excluded])
-    if threshold is not None:
+    thresholds = certain_thresholds(single_held_out[~excluded])
+    if thresholds is not None:
         sizes = len(train.images), int(excluded.sum())
-        copies.append(count_certain(single, single_held_out, threshold, sizes))
-    power = find_power(views, threshold, train.images, held_out.images, settings.seed)
+        copies.append(count_certain(beyond(single, thresholds), beyond(single_held_out, thresholds), 1.0, sizes))
+    power = find_power(views, thresholds, train.images, held_out.images, settings.seed, len(single))
     exact_anywhere = count_exact_anywhere(
         picture_digests(synthetic.images),
         {name: picture_digests(real[name].images) for name in SPLITS if name in real},
@@ -130,7 +131,7 @@ def image_privacy(
     found = privacy_verdict(copies, records, exact_anywhere)
     return {
         **found,
-        "text": f"{found['text']} {power_in_words(power)}",
+        "text": f"{found['text']} {power_in_words(power, len(single), IMAGE_CHECK)}",
         "exact": exact_anywhere,
         "power": power,
         "copies": [record.to_dict() for record in copies],

@@ -34,7 +34,7 @@ from PIL import Image
 from clinsynth.data.duplicates import MEAN_PRIOR, NEAR_THRESHOLD, SIDE, band_passed, unit_rows
 from clinsynth.images import to_picture
 from clinsynth.metrics.nearest import Closest, closest_rows
-from clinsynth.metrics.privacy.views import RATE
+from clinsynth.metrics.privacy.power import RATE
 from clinsynth.metrics.registry import CERTAIN, EXACT, NEAR
 from clinsynth.models.image_encoders import hash_arrays
 
@@ -210,18 +210,20 @@ def count_near(
     )
 
 
-def count_certain(synthetic: np.ndarray, held_out: np.ndarray, threshold: float, sizes: tuple[int, int]) -> CopyRecord:
-    """The record of single copies from the correlations of the synthetic and of all held-out pictures.
+def count_certain(
+    synthetic: np.ndarray, held_out: np.ndarray, threshold: float, sizes: tuple[int, int], detector: str = "views"
+) -> CopyRecord:
+    """The record of single copies from the scores of the synthetic and of all held-out samples.
 
     Args:
-        sizes: train pictures, and held-out ones left out of the threshold.
+        sizes: train samples, and held-out ones left out of the threshold.
     """
     from scipy.stats import binom
 
     count, total = int((synthetic > threshold).sum()), len(synthetic)
     return CopyRecord(
         metric=CERTAIN,
-        detector="views",
+        detector=detector,
         count=count,
         value=count / total,
         interval=share_interval(count, total),

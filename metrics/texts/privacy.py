@@ -11,10 +11,8 @@ on released synthetic texts (Meeus et al. 2025, arXiv 2502.14921).
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,6 +28,7 @@ from clinsynth.metrics.records import (
     mean_interval,
     with_means,
 )
+from clinsynth.metrics.texts.entities import all_entities, common_words, leaks
 from clinsynth.metrics.texts.words import number_words, shared_runs, shared_words, word_rows, words_of
 
 if TYPE_CHECKING:
@@ -38,7 +37,7 @@ if TYPE_CHECKING:
 PLAGIARISM = 0.05
 """Cosine distance below which Fidelity, Diversity, and Privacy (arXiv 2604.27014) calls a text plagiarised."""
 RUN = 8
-WORDS, RULES = "words", "rules"
+WORDS = "words"
 TRAIN, PROMPT = "train", "prompt"
 
 
@@ -145,26 +144,6 @@ def pair_by_class(labels: np.ndarray, others: np.ndarray, seed: int) -> np.ndarr
     return places
 
 
-def measure_entities(sides: Sides, settings: MeasurementSettings) -> list[Measurement]:
-    """Records "leaked_names", "leaked_dates", "leaked_phones", "leaked_emails" and "leaked_ids"; `rows` are texts.
-
-    Each is the share of texts that hold an entity of a train text, by the rules of `entities`. Compare with the
-    held-out floor: dates and common names coincide.
-    """
-    common = common_words([*sides.synthetic.rows, *sides.real.rows])
-    leaked = partial(leaked_entities, common=common)
-    return measure_values(leaked, sides, TRAIN, replace(settings, extractor=RULES))
-
-
-def leaked_entities(queries: Features, train: Features, common: frozenset[str]) -> Values:
-    """Whether each query holds an entity of a train text, by kind: 0 or 1, (n,)."""
-    known, found = all_entities(train.rows, common), [entities(text, common) for text in queries.rows]
-    return {
-        f"leaked_{kind}": np.array([not known[kind].isdisjoint(values[kind]) for values in found], dtype=float)
-        for kind in KINDS
-    }
-
-
 PAIRS = 6
 BY_MEANING, BY_WORDS = "embedding", "words"
 BINS = 24
@@ -259,85 +238,8 @@ def may_be_shown(synthetic: TextSet, real: Iterable[TextSet], distances: np.ndar
     half = np.array([len(text) for text in texts]) / 2
     common = common_words([*known, *synthetic.texts])
     found = all_entities(known, common)
-    named = [any(found[kind] & own for kind, own in entities(text, common).items()) for text in synthetic.texts]
-    return (longest < RUN) & (longest < half) & (distances >= PLAGIARISM) & ~np.array(named, dtype=bool)
-
-
-MONTH = (
-    r"(?:jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|sept?(?:ember)?|oct(?:ober)?"
-    r"|nov(?:ember)?|dec(?:ember)?)\.?"
-)
-DAY = r"\d{1,2}(?:st|nd|rd|th)?"
-DATE = re.compile(
-    rf"\b(?:\d{{4}}-\d{{1,2}}-\d{{1,2}}|\d{{1,2}}[/.]\d{{1,2}}[/.]\d{{2,4}}|\d{{1,2}}-\d{{1,2}}-\d{{4}}"
-    rf"|{DAY}(?: of)? {MONTH}(?:,? \d{{4}})?|{MONTH} {DAY}(?:,? \d{{4}})?)(?!\w)",
-    re.IGNORECASE,
-)
-EMAIL = re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
-PHONE = re.compile(r"(?<![\w.])(?:\+\d{1,3}[ .-]?)?(?:\(\d{2,4}\)[ .-]?)?\d{2,5}(?:[ .-]\d{2,4}){1,4}(?![\w-])")
-SOCIAL = r"\d{3}-\d{2}-\d{4}"
-NUMBERED = (
-    r"(?i:\b(?:mrn|nhs|ssn|id|case|record|chart|patient|insurance|policy|ref(?:erence)?)\b[ .:#]*"
-    r"(?:no\b|number)?[ .:#]*)"
-)
-ID = re.compile(rf"\b({SOCIAL})\b|{NUMBERED}([A-Za-z]{{0,4}}-?\d[\w-]{{3,}})|\b([A-Za-z]{{1,4}}-?\d{{5,}}|\d{{6,}})\b")
-CAPITAL = r"[A-Z][\w'’-]*[a-z]"
-NAME = re.compile(
-    rf"(?:\b(?:Dr|Mr|Mrs|Ms|Miss|Prof|Professor|Doctor|Nurse|Mister)\b\.?\s+"
-    rf"|(?i:\bmy name is|\bname's|\bi am called|\bi'm called|\bcall me|\bnamed|\bpatient name:?)\s+"
-    rf"|\b(?i:husband|wife|son|daughter|brother|sister|friend|boyfriend|girlfriend|partner|mother|father)\s+"
-    rf"|(?<=[a-z,;] )(?={CAPITAL} {CAPITAL}))({CAPITAL}(?: {CAPITAL})?)"
-)
-FEWEST_PHONE_DIGITS = 7
-YEAR = re.compile(r"(?:19|20)\d\d")
-KINDS = ("names", "dates", "phones", "emails", "ids")
-LOWER_WORD = re.compile(r"\b[a-z][\w'’-]*")
-
-
-def entities(text: str, common: frozenset[str] = frozenset()) -> dict[str, set[str]]:
-    """The entities of a text by kind, in one spelling: lower case, numbers without what parts their digits.
-
-    Args:
-        text: any.
-        common: words in lower case; a name all of whose words are among them is none ("Bipolar Disorder").
-
-    What is read as one kind is not read again as another: e-mail, date, record number, telephone, in this order.
-    """
-    found: dict[str, set[str]] = {kind: set() for kind in KINDS}
-    for match in NAME.finditer(text):
-        name = match.group(1).casefold().replace("’s", "").replace("'s", "")
-        if not common.issuperset(name.split()):
-            found["names"].add(name)
-    for kind, pattern in (("emails", EMAIL), ("dates", DATE), ("ids", ID), ("phones", PHONE)):
-        rest, end = [], 0
-        for match in pattern.finditer(text):
-            value = spelled(kind, next(group for group in (*match.groups(), match.group()) if group))
-            short = kind == "phones" and len(value) < FEWEST_PHONE_DIGITS
-            if not short and not (kind == "ids" and YEAR.fullmatch(value)):
-                found[kind].add(value)
-                rest.append(text[end : match.start()])
-                end = match.end()
-        text = " | ".join([*rest, text[end:]])
-    return found
-
-
-def all_entities(texts: Iterable[str], common: frozenset[str]) -> dict[str, set[str]]:
-    """Those of all texts, by kind."""
-    found = [entities(text, common) for text in texts]
-    return {kind: set().union(*(one[kind] for one in found)) for kind in KINDS}
-
-
-def spelled(kind: str, value: str) -> str:
-    if kind == "phones":
-        return re.sub(r"\D", "", value)
-    if kind == "ids":
-        return re.sub(r"\W", "", value).casefold()
-    return " ".join(value.casefold().replace(",", " ").split())
-
-
-def common_words(texts: Iterable[str]) -> frozenset[str]:
-    """All words that stand in lower case somewhere in the texts."""
-    return frozenset(word for text in texts for word in LOWER_WORD.findall(text))
+    named = np.any(list(leaks(synthetic.texts, found, common).values()), axis=0)
+    return (longest < RUN) & (longest < half) & (distances >= PLAGIARISM) & ~named
 
 
 EXPOSURE, EMITTED = "canary_exposure", "canaries_emitted"

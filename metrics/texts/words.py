@@ -143,6 +143,7 @@ CYRILLIC = dict(zip("аеорсухіјѕԁһԛԝвкмнтӏ", "aeopcyxijsdhqwb
 GREEK = dict(zip("αεορνικτυχγ", "aeopviktuxy", strict=True))
 LOOK_ALIKE = str.maketrans(CYRILLIC | GREEK | dict.fromkeys("’‘ʼ", "'") | dict.fromkeys("‐‑", "-") | {"ı": "i"})
 """Letters that stand for Latin ones, and signs that stand for apostrophe and hyphen."""
+BOTH_CASES = LOOK_ALIKE | {ord(chr(sign).upper()): twin.upper() for sign, twin in LOOK_ALIKE.items() if twin.isalpha()}
 ACCENT = re.compile("[\u0300-\u036f]")
 
 
@@ -152,6 +153,23 @@ def normalised(text: str) -> str:
         return text.casefold()
     apart = ACCENT.sub("", unicodedata.normalize("NFKD", text).casefold())
     return "".join(sign for sign in apart if unicodedata.category(sign) != "Cf").translate(LOOK_ALIKE)
+
+
+BRACKETED = r"\s*[\[({{<]\s*{}\s*[\])}}>]\s*"
+AT = re.compile(rf"{BRACKETED.format('(?:at|@)')}|(?<=\w) at (?=[\w-]+(?: ?\. ?| dot )\w)", re.IGNORECASE)
+DOT = re.compile(rf"{BRACKETED.format('(?:dot|[.])')}|(?<=\w) dot (?=\w)", re.IGNORECASE)
+
+
+def plain(text: str) -> str:
+    """A text in compatible signs of the Latin alphabet and its own case, with @ and . where they are spelled out."""
+    if not text.isascii():
+        apart = ACCENT.sub("", unicodedata.normalize("NFKD", text)).translate(BOTH_CASES)
+        text = "".join(latin_digit(sign) for sign in apart if unicodedata.category(sign) != "Cf")
+    return DOT.sub(".", AT.sub("@", text))
+
+
+def latin_digit(sign: str) -> str:
+    return str(unicodedata.decimal(sign)) if sign.isdecimal() else sign
 
 
 def words_of(text: str) -> list[str]:

@@ -14,8 +14,9 @@ from functools import lru_cache
 from typing import Any, TypeVar
 
 import torch
-from jinja2 import StrictUndefined, Template, TemplateError
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2 import StrictUndefined, Template, TemplateError, nodes, pass_eval_context
+from jinja2.filters import do_join
+from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
 
 T = TypeVar("T")
 
@@ -28,6 +29,17 @@ CONTROL = re.compile(r"<|\[(?=/?[gs]?[A-Z][A-Z_]+\])")
 """What chat templates begin their control tokens with: `<s>`, `<|im_end|>`, `[INST]`, `[gMASK]`."""
 BIDI_OR_CONTROL = re.compile("[\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 """Invisible signs that reorder text on a screen, and control characters that JSON leaves as they are."""
+
+MOST_CHARACTERS = 200_000
+"""Of a message that a template makes."""
+LONGEST_TEMPLATE = 20_000
+MOST_LOOPS = 2
+FILTERS = set(
+    "abs capitalize count d default e escape first int last length list lower map random reject rejectattr reverse "
+    "select selectattr sort string title trim truncate unique upper wordcount".split()
+)
+TEXT_METHODS = set("capitalize endswith lower lstrip rstrip split startswith strip title upper".split())
+KEEPS = (nodes.Assign, nodes.AssignBlock, nodes.Macro, nodes.CallBlock, nodes.With, nodes.FilterBlock)
 
 
 @dataclass(frozen=True)
@@ -141,9 +153,16 @@ def render_messages(task: Task, *, label: str, k_shot: list[dict[str, Any]], see
 
 
 def render(task: Task, role: str, template: str, values: dict[str, Any]) -> str:
+    parts: list[str] = []
+    left = MOST_CHARACTERS
     try:
-        return compiled(template).render(values).strip()
-    except (TemplateError, TypeError, ArithmeticError) as error:
+        for part in compiled(template).generate(values):
+            left -= len(part)
+            if left < 0:
+                raise SecurityError(f"it makes more than {MOST_CHARACTERS:,} characters")
+            parts.append(part)
+        return "".join(parts).strip()
+    except (TemplateError, TypeError, ArithmeticError, RecursionError) as error:
         raise ValueError(
             f"task {task.name}: the template {role} fails: {error}; mend it in the task's file"
         ) from error
@@ -152,10 +171,55 @@ def render(task: Task, role: str, template: str, values: dict[str, Any]) -> str:
 @lru_cache(maxsize=64)
 def compiled(template: str) -> Template:
     """The sandboxed template: compiling one takes longer than the hundred rows it is then rendered for."""
-    environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Sandbox(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.globals.clear()
-    environment.filters["quote"] = quote
+    environment.filters = {name: environment.filters[name] for name in FILTERS} | {"quote": quote, "join": join}
+    check_bounds(environment, template)
     return environment.from_string(template)
+
+
+class Sandbox(ImmutableSandboxedEnvironment):
+    """A template's world, in which nothing grows beyond what the template and its values hold."""
+
+    intercepted_binops = frozenset(["*", "**", "%"])
+
+    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        """Products and remainders of numbers; raises a `SecurityError` at what repeats or fills texts, and powers."""
+        if operator == "**" or not all(isinstance(side, int | float) for side in (left, right)):
+            raise SecurityError(f"{operator} is for numbers here, and powers are unsafe")
+        return super().call_binop(context, operator, left, right)
+
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        """Of a text only methods whose result is no longer than it, a sign of its own aside."""
+        if isinstance(obj, str) and attr not in TEXT_METHODS:
+            return False
+        return super().is_safe_attribute(obj, attr, value)
+
+
+def check_bounds(environment: Sandbox, template: str) -> None:
+    """Raise a `SecurityError` where a template is too long, keeps values, or nests more than two loops."""
+    if len(template) > LONGEST_TEMPLATE:
+        raise SecurityError(f"it is longer than {LONGEST_TEMPLATE:,} characters")
+    tree = environment.parse(template)
+    if kept := next(tree.find_all(KEEPS), None):
+        raise SecurityError(f"{type(kept).__name__} in line {kept.lineno} is unsafe; show the values as they are")
+    deepest = max((depth_of(loop) for loop in tree.find_all(nodes.For)), default=0)
+    if deepest > MOST_LOOPS:
+        raise SecurityError(f"{deepest} loops stand in one another; at most {MOST_LOOPS} are safe")
+
+
+def depth_of(loop: nodes.For) -> int:
+    """Loops in one another, this one included."""
+    return 1 + max((depth_of(inner) for inner in loop.find_all(nodes.For)), default=0)
+
+
+@pass_eval_context
+def join(context: nodes.EvalContext, values: Any, d: str = "", attribute: str | None = None) -> Any:
+    """Jinja's own filter, of texts that are not too long together."""
+    items = list(values)
+    if sum(len(str(item)) + len(d) for item in items) > MOST_CHARACTERS:
+        raise SecurityError(f"join makes more than {MOST_CHARACTERS:,} characters")
+    return do_join(context, items, d, attribute)
 
 
 def quote(text: str) -> str:

@@ -63,14 +63,20 @@ def build(models: ModelList) -> gr.Blocks:  # type: ignore[name-defined]  # noqa
     with gr.Blocks(title=page.TITLE, analytics_enabled=False, delete_cache=limits.FILES_KEPT) as demo:
         gr.Markdown(f"# {page.TITLE}")
         gr.Markdown(page.BANNER, elem_id="banner")
-        with gr.Tab("Images"):
-            images_tab.build(models)
-        with gr.Tab("Text"):
-            text_tab.build(models)
-        with gr.Tab("Evidence"):
-            evidence_tab.build()
-        with gr.Tab("Review"):
-            review_tab.build()
+        with gr.Tabs() as tabs:
+            with gr.Tab("Images", id="images"):
+                images = images_tab.build(models)
+            with gr.Tab("Text", id="text"):
+                text = text_tab.build(models)
+            with gr.Tab("Evidence", id="evidence"):
+                evidence = evidence_tab.build(models)
+            with gr.Tab("Review", id="review"):
+                review = review_tab.build(models)
+        for made in (images, text):
+            page.hand_over(made.compare, made.download, tabs, "evidence", evidence)
+            page.hand_over(made.review, made.download, tabs, "review", review)
+        demo.load(page.open_tab, None, tabs, **page.ASIDE)
+        demo.load(images_tab.arrive(models), None, [*images.fields, *images.shown], **page.ASIDE)
     return demo.queue(max_size=limits.MOST_WAITING, default_concurrency_limit=1)
 
 
@@ -102,7 +108,9 @@ def main() -> None:
         run_history=False,
         prevent_thread_lock=True,
     )
-    threading.Thread(target=models.warm_up, daemon=True).start()
+    from images_tab import draw_example
+
+    threading.Thread(target=models.warm_up, args=(lambda: draw_example(models),), daemon=True).start()
     demo.block_thread()
 
 

@@ -7,6 +7,7 @@ its memory.
 from __future__ import annotations
 
 import html
+import io
 import json
 import os
 import re
@@ -22,9 +23,11 @@ from typing import Any
 import gradio as gr
 import limits
 import numpy as np
+import page
 import yaml
-from models import Tell
-from page import downloadable, errors_as_messages, removed_afterwards, set_fields
+from drawn_sets import default_sets, drawn_names, read_any
+from models import ModelList, Tell
+from page import HandOver, downloadable, errors_as_messages, removed_afterwards, set_fields
 from PIL import Image
 from sets import PHANTOM_IMAGES, LabelledSet, check_same_kind, open_image, read_set
 
@@ -47,11 +50,18 @@ INTRODUCTION = (
     ".jsonl or .parquet with columns text and label.\n\n"
     f"It takes minutes, {limits.EVIDENCE_SECONDS // 60} at most. A fifth of the real set is held out. Uploads are "
     "removed afterwards. The report on images shows real ones, so keep it as private as they are; that on texts "
-    "shows none."
+    "shows none. The fields hold an example of phantoms: press Compare."
 )
+SNIPPET = """from gradio_client import Client, handle_file
+
+client = Client("http://127.0.0.1:7860")
+summary, (report, evidence) = client.predict(
+    real="drawn eyes, seed 0", synthetic_file=handle_file("synthetic-pictures.zip"), api_name="/evidence"
+)
+"""
 SUFFIXES = [".parquet", ".csv", ".jsonl"]
-OWN_SIZE = "as they are"
-RESOLUTIONS = [OWN_SIZE, "28", "32", "64", "128"]
+SMALLEST, OWN_SIZE = "the smaller of both", "as they are"
+RESOLUTIONS = [SMALLEST, OWN_SIZE, "28", "32", "64", "128"]
 TABLE_COLUMNS = ["metric", "value", "95 % interval", "floor", "floor, held out", "real", "synthetic"]
 TABLE_WIDTHS: list[str | int] = ["180px", "90px", "150px", "90px", "100px", "80px", "100px"]
 """Of these columns: a phone is to scroll through them, not to break their words."""
@@ -62,19 +72,20 @@ FLOORS = (
 )
 
 
-def build() -> None:
-    """The components of the tab, inside the `gr.Blocks` that is open."""
+def build(models: ModelList | None = None) -> HandOver:
+    """The components of the tab, inside the `gr.Blocks` that is open; where a set may be handed over to."""
+    made, true = default_sets(models)
     gr.Markdown(INTRODUCTION)
     with gr.Row():
-        real, real_file = set_fields("Real set", "drawn eyes, seed 0", SUFFIXES)
+        real, real_file = set_fields("Real set", true, SUFFIXES)
     with gr.Row():
-        synthetic, synthetic_file = set_fields("Synthetic set", "drawn eyes, seed 1", SUFFIXES)
+        synthetic, synthetic_file = set_fields("Synthetic set", made, SUFFIXES, *drawn_names(models))
     with gr.Row():
-        resolution = gr.Dropdown(RESOLUTIONS, value=OWN_SIZE, label="Resolution of images in pixels")
+        resolution = gr.Dropdown(RESOLUTIONS, value=SMALLEST, label="Resolution of images in pixels")
         seed = gr.Number(0, precision=0, minimum=0, label="Seed of the measurements")
     compare_button = gr.Button("Compare", variant="primary")
     findings = gr.Markdown()
-    summary = gr.JSON(visible=False)
+    summary = gr.JSON(visible=False, label="summary")
     metrics = gr.Dataframe(
         headers=TABLE_COLUMNS, column_widths=TABLE_WIDTHS, label="Overall numbers", interactive=False, wrap=True
     )
@@ -82,7 +93,7 @@ def build() -> None:
     files = gr.File(label="report.html and evidence.json", file_count="multiple", interactive=False, height=140)
     report = gr.HTML()
     compared = compare_button.click(
-        compare,
+        evidence_event(models),
         [real, real_file, synthetic, synthetic_file, resolution, seed],
         [summary, files],
         api_name="evidence",
@@ -92,36 +103,59 @@ def build() -> None:
     )
     shown = [findings, metrics, report, real_file, synthetic_file]
     compared.success(show_report, [summary, files], shown, api_visibility="private", show_progress="hidden")
+    page.snippet(SNIPPET)
+    return HandOver(synthetic_file)
 
 
-@errors_as_messages()
-def compare(
-    real: str | None,
-    real_file: str | None,
-    synthetic: str | None,
-    synthetic_file: str | None,
-    resolution: str,
-    seed: float,
-    progress: gr.Progress = gr.Progress(),  # noqa: B008  (gradio looks for just this)
-) -> tuple[dict[str, Any], list[str]]:
-    """Measure a synthetic set beside a real one.
+def evidence_event(models: ModelList | None) -> Any:
+    """The event of the tab."""
 
-    Returns:
-        What stands at the head of the report ("findings") and the overall numbers beside real samples
-        ("measurements"); and the files report.html and evidence.json.
+    @errors_as_messages()
+    def compare(
+        real: str | None = None,
+        real_file: str | None = None,
+        synthetic: str | None = None,
+        synthetic_file: str | None = None,
+        resolution: str = SMALLEST,
+        seed: float = 0,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008  (gradio looks for just this)
+    ) -> tuple[dict[str, Any], list[str]]:
+        """Measure a synthetic set beside a real one; a set is a name to pick, or else a file.
+
+        Returns:
+            What stands at the head of the report ("findings") and the overall numbers beside real samples
+            ("measurements"); and the files report.html and evidence.json.
+        """
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            with removed_afterwards(real_file, synthetic_file):
+                progress(0, desc="reading")
+                true = read_set(real, real_file, "the real set")
+                made = read_any(models, synthetic, synthetic_file, "the synthetic set")
+                kind = prepare(folder, true, made, side_of(resolution, true, made), seed)
+            progress(0, desc="starting the comparison")
+            result = evaluate(folder, kind, lambda share, stage: progress(share, desc=stage))
+            report, evidence = result / "report.html", result / "evidence.json"
+            summary = summarise(kind, json.loads(evidence.read_text(encoding="utf-8")))
+            return summary, [downloadable(path.name, path.read_bytes()) for path in (report, evidence)]
+
+    return compare
+
+
+def side_of(resolution: str, *chosen: LabelledSet) -> int | None:
+    """The pixels that all images are brought to; None: as they are.
+
+    Raises:
+        ValueError: the resolution is none of RESOLUTIONS.
     """
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        with removed_afterwards(real_file, synthetic_file):
-            progress(0, desc="reading")
-            true = read_set(real, real_file, "the real set")
-            made = read_set(synthetic, synthetic_file, "the synthetic set")
-            kind = prepare(folder, true, made, None if resolution == OWN_SIZE else int(resolution), seed)
-        progress(0, desc="starting the comparison")
-        result = evaluate(folder, kind, lambda share, stage: progress(share, desc=stage))
-        report, evidence = result / "report.html", result / "evidence.json"
-        summary = summarise(kind, json.loads(evidence.read_text(encoding="utf-8")))
-        return summary, [downloadable(path.name, path.read_bytes()) for path in (report, evidence)]
+    if resolution not in RESOLUTIONS:
+        raise ValueError(f"the resolution must be one of {', '.join(RESOLUTIONS)}, got {resolution!r}")
+    if resolution == OWN_SIZE or any(each.kind == "text" for each in chosen):
+        return None
+    if resolution != SMALLEST:
+        return int(resolution)
+    sides = {Image.open(io.BytesIO(content)).width for each in chosen for content in each.contents}  # type: ignore[arg-type]
+    return min(sides) if len(sides) > 1 else None
 
 
 def show_report(summary: dict[str, Any], files: list[str]) -> list[Any]:

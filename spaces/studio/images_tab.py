@@ -6,17 +6,23 @@ import dataclasses
 import functools
 import io
 import json
+import re
+import secrets
 import zipfile
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, astuple, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+from urllib.parse import urlencode
 
 import gradio as gr
 import limits
 import numpy as np
 import page
-from models import ImageModel, ModelList, device, load_image_generator, on_gpu
+from models import ImageModel, Loaded, ModelList, device, load_image_generator, on_gpu, trained_on
+from review_scores import append_line, scores_folder
+from sets import SETTINGS_FILE
 
 from clinsynth.images import to_picture, to_png
 from clinsynth.models import generators
@@ -25,6 +31,18 @@ from clinsynth.synthesis.provenance import mark_image
 
 EVERY_CLASS = "every class"
 SCHEDULERS = list(generators.SCHEDULERS)
+PARAMETERS = ("model", "label", "count", "guidance", "steps", "scheduler", "seed")
+"""Of the endpoint, and of the page's address."""
+FLAGGED = ("model", "label", "seed", "guidance_scale", "num_inference_steps", "scheduler")
+"""What is written down of an image that is flagged."""
+MOST_SETTINGS = 64 << 10
+REASONS = ["does not show its class", "no image of this kind", "may show a real person", "other"]
+SNIPPET = """from gradio_client import Client
+
+client = Client("http://127.0.0.1:7860")
+images, file, note = client.predict(label="every class", count=20, seed=7, api_name="/images")
+"""
+EXAMPLE_IMAGES = 8
 PART_PIXELS = 4 * 32 * 32
 NO_TRAINING_IMAGES = (
     "The images that this model was trained on are not here, so how near these come to them cannot be told: that "
@@ -35,15 +53,18 @@ MOST_COMPARED = 500
 """Training images whose own distance to the nearest other one is taken, evenly chosen."""
 
 
-def build(models: ModelList) -> None:
+def build(models: ModelList) -> ImagesTab:
     """The tab's components and events, within `with gr.Tab(…)`."""
     first = next(iter(models.images.values()))
     with gr.Row():
         with gr.Column(scale=1, min_width=280):
             model = gr.Dropdown(list(models.images), value=first.name, label="Model")
+            about = gr.Markdown(trained_on(first))
             label = gr.Dropdown([EVERY_CLASS, *first.classes], label="Class")
             count = gr.Slider(1, limits.MOST_IMAGES, value=4, step=1, label="Number of images")
-            seed = gr.Number(0, precision=0, label="Seed", info="of the first image; the next ones count up")
+            with gr.Row():
+                seed = gr.Number(0, precision=0, label="Seed", info="of the first image; the next ones count up")
+                dice = gr.Button("Random seed", size="sm", min_width=100)
             with gr.Accordion("Sampling", open=False):
                 steps = gr.Slider(1, limits.MOST_STEPS, value=25, step=1, label="Steps")
                 guidance = gr.Slider(
@@ -51,7 +72,9 @@ def build(models: ModelList) -> None:
                     info="1: as the model learnt it; higher exaggerates the class at twice the time",
                 )  # fmt: skip
                 scheduler = gr.Dropdown(SCHEDULERS, value=SCHEDULERS[0], label="Scheduler")
-            button = gr.Button("Draw images", variant="primary")
+            with gr.Row():
+                button = gr.Button("Draw images", variant="primary", min_width=140)
+                stop = gr.Button("Stop", min_width=80)
             show_training(models)
         with gr.Column(scale=2, min_width=280):
             gallery = gr.Gallery(
@@ -63,12 +86,16 @@ def build(models: ModelList) -> None:
                 label="Note",
             )
             download = gr.DownloadButton("Download as zip", interactive=False)
-    model.change(
-        lambda name: gr.Dropdown([EVERY_CLASS, *models.find_image_model(name).classes], value=EVERY_CLASS),
-        model,
-        label,
-        **page.ASIDE,
-    )
+            with gr.Row():
+                compare = gr.Button("Compare them with a real set", interactive=False)
+                review = gr.Button("Review them", interactive=False)
+            with gr.Accordion("Flag an image", open=False):
+                number = gr.Number(1, precision=0, minimum=1, label="Which image", info="counted from 1")
+                reason = gr.Dropdown(REASONS, label="What is wrong")
+                flag = gr.Button("Flag it", interactive=False)
+                flagged = gr.Markdown()
+    model.change(choose_model(models), model, [label, about], **page.ASIDE)
+    dice.click(lambda: secrets.randbelow(limits.MOST_SEED - limits.MOST_IMAGES), None, seed, **page.ASIDE)
     drawn = button.click(
         images_event(models),
         [model, label, count, guidance, steps, scheduler, seed],
@@ -82,7 +109,99 @@ def build(models: ModelList) -> None:
         concurrency_limit=1,
         concurrency_id="images",
     )
-    drawn.success(lambda: gr.DownloadButton(interactive=True), None, download, **page.ASIDE)
+    ready = [download, compare, review, flag]
+    drawn.success(lambda: [gr.update(interactive=True)] * len(ready), None, ready, **page.ASIDE)
+    stop.click(None, None, None, cancels=[drawn], api_visibility="private")
+    flag.click(flag_image, [download, number, reason], flagged, api_visibility="private")
+    page.snippet(SNIPPET)
+    fields = [model, label, count, guidance, steps, scheduler, seed]
+    return ImagesTab(fields, [gallery, download, note, *ready[1:]], download, compare, review)
+
+
+class ImagesTab(NamedTuple):
+    """What the page needs of the tab: the fields of a request in the order of the endpoint's parameters, what shows a
+    result, the file of it, and the buttons that take it to another tab."""
+
+    fields: list[gr.components.Component]
+    shown: list[gr.components.Component]
+    download: gr.DownloadButton
+    compare: gr.Button
+    review: gr.Button
+
+
+def choose_model(models: ModelList) -> Callable[[str], tuple[Any, str]]:
+    """Classes of a model, and what it was trained on."""
+
+    def choose(name: str) -> tuple[Any, str]:
+        model = models.find_image_model(name)
+        return gr.Dropdown([EVERY_CLASS, *model.classes], value=EVERY_CLASS), trained_on(model)
+
+    return choose
+
+
+def arrive(models: ModelList) -> Callable[[gr.Request], list[Any]]:
+    """What a visitor sees first: the fields as the address says (?label=grade 3&seed=7), else an example."""
+
+    def arrived(request: gr.Request) -> list[Any]:
+        asked = {name: value for name, value in dict(request.query_params).items() if name in PARAMETERS}
+        fields = [from_address(models, asked, name) for name in PARAMETERS]
+        example = None if asked else models.example
+        if example is None:
+            return [*fields, *[gr.skip()] * 6]
+        items, archive, said = example.present()
+        download = gr.DownloadButton(value=archive, interactive=True)
+        ready = [gr.update(interactive=True)] * 3
+        return [*fields, items, download, f"An example, drawn when the page was started. {said}", *ready]
+
+    return arrived
+
+
+def from_address(models: ModelList, asked: dict[str, str], name: str) -> Any:
+    """The update of a field by the page's address; what is no value of it is left alone."""
+    value = asked.get(name)
+    if value is None:
+        return gr.skip()
+    if name == "model":
+        return gr.Dropdown(value=value) if value in models.images else gr.skip()
+    if name == "scheduler":
+        return gr.Dropdown(value=value) if value in SCHEDULERS else gr.skip()
+    if name == "label":
+        model = models.images.get(asked.get("model", ""), next(iter(models.images.values())))
+        return gr.Dropdown([EVERY_CLASS, *model.classes], value=value) if value in model.classes else gr.skip()
+    number = float(value) if re.fullmatch(r"\d{1,10}(\.\d{1,3})?", value) else None
+    return gr.skip() if number is None else number if name == "guidance" else int(number)
+
+
+def flag_image(path: str, number: float, reason: str) -> str:
+    """Write down that an image is wrong: its model, class, seed and settings, and one of REASONS; no pixel of it."""
+    with page.errors_as_messages():
+        if reason not in REASONS:
+            raise ValueError(f"What is wrong must be one of {', '.join(REASONS)}, got {reason!r}")
+        settings = read_settings(path)
+        rows = settings["pictures"]
+        row = rows[limits.whole_number("Which image", number, 1, len(rows)) - 1]
+        known = {name: (settings | row)[name] for name in FLAGGED}
+        record = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "reason": reason, **known}
+        folder = scores_folder()
+        folder.mkdir(parents=True, exist_ok=True)
+        append_line(folder / "flags.jsonl", json.dumps(record, ensure_ascii=False), "this Space holds too many flags")
+        return f"Flagged: {row['label']}, seed {row['seed']}: {reason}."
+
+
+def read_settings(path: str) -> dict[str, Any]:
+    """settings.json of a .zip that this tab has handed out.
+
+    Raises:
+        ValueError: it is none; a visitor may send another file.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive, archive.open(SETTINGS_FILE) as file:
+            settings: dict[str, Any] = json.loads(file.read(MOST_SETTINGS))
+        if all((settings | row).keys() >= set(FLAGGED) for row in settings["pictures"]):
+            return settings
+    except (OSError, KeyError, TypeError, AttributeError, ValueError, zipfile.BadZipFile):
+        pass
+    raise ValueError("what is flagged is no download of this tab; draw images first")
 
 
 def show_training(models: ModelList) -> None:
@@ -123,15 +242,47 @@ def images_event(models: ModelList) -> Any:
                     files.append(mark_image(to_png(to_picture(image)), says))
                 rows = image_rows(found, request, None)
                 yield gallery_items(files, rows, []), gr.skip(), f"{len(files)} of {count} in {deadline.spent:.1f} s …"
-            spent = deadline.spent
-            known = find_training_images(found.source)
-            distances, near = known.compare(np.concatenate(parts)) if known else (None, [])
-            rows = image_rows(found, request, distances)
-            archive = page.downloadable("synthetic-pictures.zip", zip_images(files, rows, request, loaded.provenance))
-            meaning = known.explain(near) if known else NO_TRAINING_IMAGES
-            yield gallery_items(files, rows, near), archive, f"Drawn in {spent:.1f} s. {meaning}"
+            drawn = describe_drawn(found, loaded, request, files, np.concatenate(parts), deadline.spent)
+            yield drawn.present()
 
     return images
+
+
+def describe_drawn(
+    model: ImageModel, loaded: Loaded, request: ImageRequest, files: list[bytes], images: np.ndarray, seconds: float
+) -> Drawn:
+    """What is shown of images, uint8 (n, channels, side, side), which lie in `files` too."""
+    known = find_training_images(model.source)
+    distances, near = known.compare(images) if known else (None, [])
+    rows = image_rows(model, request, distances)
+    archive = zip_images(files, rows, request, loaded.provenance)
+    meaning = known.explain(near) if known else NO_TRAINING_IMAGES
+    return Drawn(files, rows, near, archive, f"Drawn in {seconds:.1f} s. {meaning} {request.address()}")
+
+
+def draw_example(models: ModelList) -> None:
+    """Draw what a visitor sees on arrival: images of every class by the first model."""
+    model = next(iter(models.images.values()))
+    request = ImageRequest(model.name, EVERY_CLASS, EXAMPLE_IMAGES, 1.0, 25, SCHEDULERS[0], 0)
+    loaded, deadline = load_image_generator(model.source, model.name), limits.Deadline(limits.IMAGE_SECONDS)
+    images = np.concatenate(list(draw_images(model, request)))
+    files = [mark_image(to_png(to_picture(image)), loaded.provenance.of_row(n)) for n, image in enumerate(images)]
+    models.example = describe_drawn(model, loaded, request, files, images, deadline.spent)
+
+
+class Drawn(NamedTuple):
+    """Images that were drawn: their files, what is said of each, which are near copies, a zip of them, and a note."""
+
+    files: list[bytes]
+    rows: list[dict[str, Any]]
+    near: list[bool]
+    archive: bytes
+    note: str
+
+    def present(self) -> tuple[list[tuple[str, str]], str, str]:
+        """The values of gallery, download and note."""
+        file = page.downloadable("synthetic-pictures.zip", self.archive)
+        return gallery_items(self.files, self.rows, self.near), file, self.note
 
 
 def gallery_items(files: list[bytes], rows: list[dict[str, Any]], near: list[bool]) -> list[tuple[str, str]]:
@@ -141,7 +292,7 @@ def gallery_items(files: list[bytes], rows: list[dict[str, Any]], near: list[boo
         distance = row.get("nearest_training_distance")
         told = "" if distance is None else f", distance {distance:.2f}"
         told += ", NEAR COPY" if near and near[number] else ""
-        shown.append((page.downloadable(row["file"], file), f"{row['label']}, seed {row['seed']}{told}"))
+        shown.append((page.downloadable(Path(row["file"]).name, file), f"{row['label']}, seed {row['seed']}{told}"))
     return shown
 
 
@@ -196,6 +347,10 @@ class ImageRequest:
         chosen = model.classes if self.label == EVERY_CLASS else [self.label]
         return [chosen[number % len(chosen)] for number in range(self.count)]
 
+    def address(self) -> str:
+        """A link to these settings."""
+        return f"[Link to these settings](?{urlencode(dict(zip(PARAMETERS, astuple(self), strict=True)))})"
+
     def seeds(self) -> list[int]:
         return [self.seed + number for number in range(self.count)]
 
@@ -236,7 +391,8 @@ def image_rows(model: ImageModel, request: ImageRequest, distances: list[float] 
     rows: list[dict[str, Any]] = []
     for number, (label, seed) in enumerate(zip(request.labels(model), request.seeds(), strict=True)):
         known = {} if distances is None else {"nearest_training_distance": round(distances[number], 4)}
-        rows.append({"file": f"{number:02d}-seed-{seed}.png", "label": label, "seed": seed, **known})
+        folder = re.sub(r"[/\\]", "-", label)  # a class folder, as all that takes images knows it
+        rows.append({"file": f"{folder}/{number:02d}-seed-{seed}.png", "label": label, "seed": seed, **known})
     return rows
 
 
@@ -247,7 +403,7 @@ def zip_images(files: list[bytes], rows: list[dict[str, Any]], request: ImageReq
     with zipfile.ZipFile(buffer, "w") as archive:
         for row, file in zip(rows, files, strict=True):
             archive.writestr(zipfile.ZipInfo(row["file"]), file)
-        archive.writestr(zipfile.ZipInfo("settings.json"), json.dumps(settings, indent=2) + "\n")
+        archive.writestr(zipfile.ZipInfo(SETTINGS_FILE), json.dumps(settings, indent=2) + "\n")
     return buffer.getvalue()
 
 

@@ -14,14 +14,14 @@ MOST_SEED = 2**31 - 1
 FILES_KEPT = (600, 3600)
 """Every ten minutes files of results older than an hour are deleted."""
 
-MOST_IMAGES = 16
+MOST_IMAGES = 64
 MOST_STEPS = 250
 MOST_GUIDANCE = 10.0
 MOST_PIXEL_STEPS = 16 * 100 * 32 * 32
-"""Pixels of one image x evaluations of the network x images: 16 images of 32 px in 100 steps."""
+"""Pixels of one image x evaluations of the network x images: 64 images of 32 px in 25 steps."""
 IMAGE_SECONDS = 120
 
-MOST_TEXTS = 8
+MOST_TEXTS = 32
 MOST_TEMPERATURE = 2.0
 TEXT_SECONDS = 300
 

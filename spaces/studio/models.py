@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from clinsynth.plain_yaml import parse_yaml
+from clinsynth.plain_yaml import parse_yaml, read_yaml
 from clinsynth.run_folder import read_metrics
 
 HERE = Path(__file__).parent
@@ -66,12 +66,18 @@ class ModelList:
         images: by name.
         texts: name to folder, Hub id or GGUF file of a language model.
         first: the model that is trained here when there is no other.
+        drawn: sets that its image models have drawn, by the model's name.
+        example: images that were drawn here first, for who arrives.
+        demo_texts: the language model is the small one of a package, taken for want of another.
     """
 
     images: dict[str, ImageModel]
     texts: dict[str, str]
     first: FirstModel | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
+    drawn: dict[str, Any] = field(default_factory=dict)
+    demo_texts: bool = False
+    example: Any = None
 
     def load_image_model(self, name: str, tell: Tell) -> Loaded:
         """An image model; the first one is waited for while it is trained.
@@ -89,13 +95,15 @@ class ModelList:
     def find_image_model(self, name: str) -> ImageModel:
         return pick(self.images, name, "Model")
 
-    def warm_up(self) -> None:
-        """Load the first image model, training it before where it must be, so that the first visitor need not wait.
+    def warm_up(self, draw_example: Callable[[], object]) -> None:
+        """Load the first image model, training it before where it must be, so that the first visitor need not wait;
+        then draw the example.
 
         What goes wrong is told to who asks for an image.
         """
         with contextlib.suppress(ValueError, OSError):
             self.load_image_model(next(iter(self.images)), lambda share, words: None)
+            draw_example()
 
 
 def pick(models: dict[str, T], name: str, called: str) -> T:
@@ -129,7 +137,7 @@ def list_models(models: str | None, text_model: str | None, train_steps: int) ->
         from clinsynth.data.phantom_fundus import GRADES
 
         images[FIRST_NAME] = ImageModel(FIRST_NAME, str(first.folder), list(GRADES))
-    return ModelList(images, texts or packaged_language_model(), first)
+    return ModelList(images, texts or packaged_language_model(), first, demo_texts=not texts)
 
 
 def import_networks() -> None:
@@ -189,6 +197,20 @@ def packaged_language_model() -> dict[str, str]:
     folders: Iterable[str] = (spec.submodule_search_locations or []) if spec else []
     files = [path for folder in folders for path in sorted(Path(folder).rglob("*.gguf"))]
     return {shown_name(str(files[0])): str(files[0])} if files else {}
+
+
+def trained_on(model: ImageModel) -> str:
+    """A sentence on the data that an image model has seen, as its run folder tells; no path of this machine in it."""
+    path = Path(model.source)
+    if not path.exists():
+        return f"Trained on what [its card](https://huggingface.co/{model.source}) tells."
+    settings = read_yaml(path / "config.yaml") if (path / "config.yaml").is_file() else None
+    if not settings:
+        return "What it was trained on is not told in its folder."
+    data, steps = str(settings.get("dataset", "")), settings.get("train_steps")
+    told = Path(data).name if Path(data).exists() else data
+    taken = f", {steps} steps" if steps else ""
+    return f"Trained on the train split of {told} ({len(model.classes)} classes{taken})."
 
 
 @functools.lru_cache(maxsize=KEPT_IN_MEMORY)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import gradio as gr
 from gradio.processing_utils import save_bytes_to_cache
@@ -14,15 +14,18 @@ from sets import set_names
 
 TITLE = "clinsynth studio"
 BANNER = (
-    "**Everything that this page makes is synthetic. It shows no patient and is not for diagnosis, treatment or any "
-    "other decision about a person.**"
+    "**This page is not for diagnosis, treatment or any other decision about a person.** What the tabs Images and "
+    "Text make is synthetic and shows no patient. The tabs Evidence and Review also show real samples, where a real "
+    "set is given."
 )
+TABS = ("images", "text", "evidence", "review")
 SANS = ("system-ui", "sans-serif")
 MONO = ("ui-monospace", "monospace")
 CSS = """
 #banner {border-left: 4px solid #d97706; padding: 0.25rem 0.75rem;}
 #images img {image-rendering: pixelated; aspect-ratio: 1; height: auto;}
 #images .grid-wrap {min-height: 0; max-height: none; height: auto;}
+#images .preview img {width: min(100%, 512px); height: auto; object-fit: contain;}
 #images .thumbnail-lg {aspect-ratio: auto; display: flex; flex-direction: column;}
 #images .caption-label {position: static; max-width: none; width: 100%; white-space: normal; text-align: left;}
 #texts article {border-top: 1px solid var(--border-color-primary); padding: 0.75rem 0; overflow-wrap: anywhere;}
@@ -32,6 +35,43 @@ CSS = """
 """
 ASIDE: dict[str, Any] = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
 """Of events that cost nothing and cannot fail: they take no place in the queue, and only the page may call them."""
+
+
+class HandOver(NamedTuple):
+    """Where a tab takes a set that another tab has made.
+
+    Attributes:
+        file: its field of an upload.
+        follow: a further component, and the function from the set's file to its update; None for none.
+    """
+
+    file: gr.File
+    follow: tuple[gr.components.Component, Callable[[str], Any]] | None = None
+
+
+def hand_over(button: gr.Button, made: gr.DownloadButton, tabs: gr.Tabs, tab: str, to: HandOver) -> None:
+    """Have `button` bring the file behind the download `made` to another tab, and open that."""
+
+    @errors_as_messages()
+    def move(path: str) -> list[Any]:
+        # a copy: what is uploaded is deleted after use, and the download is to stay
+        copy = downloadable(f"made-here{Path(path).suffix}", Path(path).read_bytes())
+        more = [to.follow[1](copy)] if to.follow else []
+        return [gr.Tabs(selected=tab), copy, *more]
+
+    button.click(move, made, [tabs, to.file, *([to.follow[0]] if to.follow else [])], api_visibility="private")
+
+
+def open_tab(request: gr.Request) -> Any:
+    """The tab that the address names, as ?tab=review."""
+    tab = request.query_params.get("tab")
+    return gr.Tabs(selected=tab) if tab in TABS else gr.skip()
+
+
+def snippet(code: str) -> None:
+    """How the tab's endpoint is called from a program."""
+    with gr.Accordion("Use it from Python", open=False):
+        gr.Code(code, language="python", interactive=False, label="Needs the package gradio_client")
 
 
 def theme() -> gr.themes.Base:

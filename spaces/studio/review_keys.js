@@ -1,4 +1,4 @@
-// Keys of the review: digits toggle items, y and n answer "looks real?", Enter and arrows move. They press the same
+// Keys of the review: digits toggle items, y, n and c answer "looks real?", Enter and arrows move. They press the same
 // buttons and boxes that a mouse would, and do nothing while a text field or another tab is in use.
 if (!window.reviewKeys) {
   window.reviewKeys = true;
@@ -17,8 +17,8 @@ if (!window.reviewKeys) {
     const { number, total } = place();
     if (/^[1-9]$/.test(key)) {
       document.querySelectorAll("#review-items input[type=checkbox]")[Number(key) - 1]?.click();
-    } else if (key === "y" || key === "n") {
-      document.querySelectorAll("#review-real input[type=radio]")[key === "y" ? 0 : 1]?.click();
+    } else if (["y", "n", "c"].includes(key)) {
+      document.querySelectorAll("#review-real input[type=radio]")["ync".indexOf(key)]?.click();
     } else if (key === "Enter" || key === "ArrowRight") {
       move("#review-next", number < total && find("#review-real input:checked"));
     } else if (key === "ArrowLeft") {

@@ -2,6 +2,7 @@
 
     <folder>/<session>/session.json      checklist, questions, and condition and source of each sample
     <folder>/<session>/<rater>.jsonl     one score a line; the last one on a sample counts
+    <folder>/<session>/<rater>.key       hash of the key without which nobody scores under this name
 
 No image and no text is kept there.
 """
@@ -9,9 +10,11 @@ No image and no text is kept there.
 from __future__ import annotations
 
 import hashlib
+import hmac
 import json
 import os
 import re
+import secrets
 from collections import Counter
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -57,6 +60,45 @@ def check_rater(rater: str) -> str:
             f"got {rater!r}; write one"
         )
     return name
+
+
+def rater_file(folder: Path, session_id: str, name: str, suffix: str) -> Path:
+    """A file of a rater's; names differ in signs that files may not have."""
+    return folder / session_id / f"{hashlib.sha256(name.encode()).hexdigest()[:16]}{suffix}"
+
+
+def claim_name(folder: Path, session_id: str, name: str, key: str | None) -> str:
+    """The key of a rater in a review: a new one where nobody has taken the name yet, else the one that is given.
+
+    Raises:
+        ValueError: the name is taken, and the key is not its.
+    """
+    path, new = rater_file(folder, session_id, name, ".key"), secrets.token_urlsafe(9)
+    aside = path.with_suffix(f".{secrets.token_hex(4)}")
+    aside.write_text(hash_key(new))
+    try:
+        os.link(aside, path)  # whole or not at all, and by one of those who try at once
+    except FileExistsError:
+        check_key(folder, session_id, name, key)
+        return str(key)
+    finally:
+        aside.unlink()
+    return new
+
+
+def check_key(folder: Path, session_id: str, name: str, key: str | None) -> None:
+    """Raise a `ValueError` unless it is the key that `claim_name` gave for this name."""
+    path = rater_file(folder, session_id, name, ".key")
+    kept = path.read_text() if path.is_file() else ""
+    if not hmac.compare_digest(kept, hash_key(str(key or "").strip())):
+        raise ValueError(
+            f"the name {name!r} is taken in this review, and the key is not its; give the key that the first start "
+            "showed, or take another name"
+        )
+
+
+def hash_key(key: str) -> str:
+    return hashlib.sha256(key.encode()).hexdigest()
 
 
 def open_session(folder: Path, session: Session) -> None:
@@ -116,8 +158,7 @@ def save_score(
         "looks_real": looks_real,
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    file = f"{hashlib.sha256(name.encode()).hexdigest()[:16]}.jsonl"
-    append_line(folder / session_id / file, json.dumps(record, ensure_ascii=False))
+    append_line(rater_file(folder, session_id, name, ".jsonl"), json.dumps(record, ensure_ascii=False))
     return record
 
 
@@ -130,12 +171,15 @@ def check_scores(questions: dict[str, str], scores: dict[str, int], condition: s
             raise ValueError(f"the score of {item} must be 0 or 1, got {score!r}")
 
 
-def append_line(path: Path, line: str) -> None:
+FULL = "this rater has changed scores too often; export them, and start anew with another seed"
+
+
+def append_line(path: Path, line: str, full: str = FULL) -> None:
     """Append and flush to the disk; what a killed process left of a line is ended first."""
     with open(path, "a+b") as file:
         size = file.seek(0, os.SEEK_END)
         if size > limits.MOST_SCORE_BYTES:
-            raise ValueError("this rater has changed scores too often; export them, and start anew with another seed")
+            raise ValueError(full)
         torn = b""
         if size:
             file.seek(-1, os.SEEK_END)

@@ -52,6 +52,18 @@ class Session:
         return sum(len(sample.content) for sample in self.samples)
 
 
+LABEL_ONLY = "none: does it show its label?"
+"""In the place of a checklist: one question, which any set can be asked."""
+
+
+def label_checklist(labels: list[str]) -> Checklist:
+    """One item for each label: whether a sample shows what its label says."""
+    item = {"id": "shows_label", "aspect": "other", "question": "Does it show its label?"}
+    conditions = {label: [item | {"criterion": f"What is seen or read is {label}."}] for label in sorted(set(labels))}
+    about = {"title": "No checklist", "modality": "any", "source": "the labels of the sets"}
+    return Checklist.model_validate({"name": "label-only", "version": 1, **about, "conditions": conditions})
+
+
 class Sessions:
     """Sessions in memory, at most MEMORY bytes: those not used for the longest time go first."""
 

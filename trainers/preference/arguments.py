@@ -1,7 +1,7 @@
 """The flags of training on preferences; nothing heavy is imported here."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from clinsynth.arguments import check_at_least
 from clinsynth.judges.judges import check_judge
@@ -16,6 +16,10 @@ class PreferenceArguments(DescentArguments):
 
       clinsynth train preference --model runs/phantom --held_out classifier --held_out_model runs/control/best-real
     """
+
+    essentials: ClassVar[str] = (
+        "model dataset output_dir checklist judge judge_model held_out held_out_model train_steps rounds method seed"
+    )
 
     output_dir: str = "runs/preference"
     """run folder; afterwards itself a checkpoint, as --model is one"""

@@ -1,7 +1,7 @@
 """The flags of a language model's LoRA; nothing heavy is imported here."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from clinsynth.arguments import check_at_least
 from clinsynth.data.arguments import TextDataArguments
@@ -35,6 +35,10 @@ class TextLoraArguments(TextDataArguments, AdapterArguments):
 
       clinsynth train text-lora --model HuggingFaceTB/SmolLM2-135M-Instruct --task severity-posts --dataset posts.csv --output_dir runs/lora
     """  # noqa: E501
+
+    essentials: ClassVar[str] = (
+        "model dataset task output_dir codes text_column epochs train_steps batch_size lora_rank seed dry_run"
+    )
 
     dry_run: bool = False
     """print the resolved settings and the examples' numbers, and stop"""
