@@ -93,6 +93,8 @@ class Rule:
     @property
     def status(self) -> str:
         """What a sentence of this rule is."""
+        if "not_run" in self.at:
+            return NOT_MEASURED
         measures = self.of in OF_MEASUREMENT and self.at.split("/")[0] not in NO_MEASUREMENT
         return MEASURED if measures else RECORDED
 
