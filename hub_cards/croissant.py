@@ -19,6 +19,7 @@ from clinsynth.hub_cards.evidence import Evidence
 from clinsynth.hub_cards.evidence_summary import summarize_evidence
 from clinsynth.hub_cards.render import repository_name
 from clinsynth.hub_cards.sources import Source, Terms
+from clinsynth.metrics.verdicts import COPIES, QUESTIONS, VARIED
 from clinsynth.private_words import without_paths
 from clinsynth.synthesis.provenance import find_provenance
 
@@ -27,8 +28,6 @@ RAI = "http://mlcommons.org/croissant/RAI/1.0"
 PARQUET = "application/x-parquet"
 KINDS = {"picture": "IMAGE_OBJECT", "class label": "INTEGER", "bool": "BOOL", "string": "TEXT"}
 SPDX = "https://spdx.org/licenses/{}.html"
-COPIED, VARIED = ("copied", "leaked"), ("variety", "repeat")
-"""Words of the questions whose answers bear on people, and on what the set is short of."""
 HOW_TO = "a Croissant description takes mlcroissant; pip install clinsynth[pack]"
 
 
@@ -131,8 +130,10 @@ def responsible(made: sets.SyntheticSet, source: Source, evidence: Evidence | No
     """The terms of Croissant RAI about which the run's files say something."""
     summary = summarize_evidence(evidence)
     answers = {} if summary is None else dict(summary.answers)
-    copies = [f"{asked} {answer}" for asked, answer in answers.items() if any(word in asked for word in COPIED)]
-    varied = [f"{asked} {answer}" for asked, answer in answers.items() if any(word in asked for word in VARIED)]
+    copies, varied = (
+        [f"{asked} {answers[asked]}" for asked in titles if asked in answers]
+        for titles in ((QUESTIONS[COPIES], "Findings"), (QUESTIONS[VARIED],))
+    )
     limits = [*set_limits(made, source), *([] if summary is None else summary.limits)]
     unmeasured = f"No evidence lies beside this description: nothing is known of copies of real {made.things}."
     return {

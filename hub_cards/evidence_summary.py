@@ -59,7 +59,8 @@ def answers_of(content: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield f"{title}, as far as was measured", ", ".join(names) or "nothing on the list"
     sentences = [one["sentence"] for one in (content.get("findings") or {}).values()]
     sentences += [read_collapse(content["measurements"], "test")["sentence"]] if "measurements" in content else []
-    sentences += [(content.get("privacy") or {}).get("text", "")]  # it says which copies would have been found
+    privacy = content.get("privacy")  # of texts a list of records
+    sentences += [privacy.get("text", "")] if isinstance(privacy, dict) else []  # says which copies would be found
     yield "Findings", " ".join(filter(None, sentences))
 
 

@@ -21,7 +21,7 @@ from pyarrow import parquet
 from clinsynth.hub.rows import inspect_manifest, sign_bytes, verify_bytes, why_not_trusted
 from clinsynth.hub.signing import read_identity
 from clinsynth.pack.files import Node
-from clinsynth.pack.forms import MEASURED, NOT_MEASURED, OPEN, Item, Rule, answer, apply, as_list, read_form
+from clinsynth.pack.forms import MEASURED, NOT_MEASURED, OPEN, Item, Rule, answer, apply, as_list, fill, read_form
 from clinsynth.pack.pack import OF_EACH_SET, OF_THE_RUN, print_page
 from clinsynth.pack.runs import read_folders
 from clinsynth.scripts.pack import PackArguments
@@ -398,6 +398,22 @@ def test_attacks_on_a_tuned_model_and_an_audit_of_its_texts_are_told(made: Path,
     (tmp_path / "audited/audit.json").write_text(json.dumps({**audit, "shards_sha256": "another"}))
     with pytest.raises(ValueError, match=r"audit\.json is about other shards"):
         read_folders([made / "posts", tmp_path / "audited"])
+
+
+def test_attacks_by_the_three_criteria_are_told() -> None:
+    share = {"value": 0.125, "interval": [0.0, 0.25], "n": 40}
+    found = {"main": share, "baseline": share, "control": share, "risk": 0.0625, "interval": [-0.5, 0.5]}
+    tried = [
+        {"criterion": name, "what": "tried", **found, "leak": False, "strong": True}
+        for name in ("singling out", "linkability", "inference")
+    ]
+    evidence = Node("evidence.json", "$", {"attacks": {"attacks": tried, "not_run": ["linking with others"]}})
+    form = fill(read_form("attacks"), {"evidence": [evidence]}, ["images"])
+    for name in ("neighbourhood", "two halves", "the label of a real"):
+        (item,) = [one for one in form["items"] if name in one["name"]]
+        (one,) = item["statements"]
+        assert one["status"] == MEASURED and "risk beyond that 0.0625" in one["text"] and "leak: no" in one["text"]
+    assert said(form, "Further attacks") == [(NOT_MEASURED, "linking with others")]
 
 
 def test_an_attack_without_baseline_is_told_all_the_same() -> None:

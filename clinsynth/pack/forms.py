@@ -10,6 +10,7 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from importlib import resources
+from itertools import zip_longest
 from typing import Any
 
 import yaml
@@ -92,6 +93,8 @@ class Rule:
     @property
     def status(self) -> str:
         """What a sentence of this rule is."""
+        if "not_run" in self.at:
+            return NOT_MEASURED
         measures = self.of in OF_MEASUREMENT and self.at.split("/")[0] not in NO_MEASUREMENT
         return MEASURED if measures else RECORDED
 
@@ -224,9 +227,14 @@ def state(rule: Rule, node: Node, titles: Mapping[str, str]) -> Statement | None
         cited = [one for path, kind in places if (one := cite(node, path, kind)) is not None]
         if len(cited) == len(places):
             values = [(one, show(one, kind, titles)) for one, (_, kind) in zip(cited, places, strict=True)]
-            words = iter([shown for _, shown in values])
-            return Statement(rule.status, PLACE.sub(lambda _, words=words: next(words), sentence), values)
+            return Statement(rule.status, compose(sentence, [shown for _, shown in values]), values)
     return not_measured(node, titles)
+
+
+def compose(sentence: str, shown: list[str]) -> str:
+    """The sentence with words in its places."""
+    between = PLACE.split(sentence)[:: PLACE.groups + 1]
+    return "".join(part for pair in zip_longest(between, shown, fillvalue="") for part in pair)
 
 
 def not_measured(node: Node, titles: Mapping[str, str]) -> Statement | None:
