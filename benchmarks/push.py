@@ -118,7 +118,7 @@ def running_hub(folder: Path) -> Iterator[dict[str, str]]:
     command = [sys.executable, "-m", "tests.loopback_hub", str(folder)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as hub:
         assert hub.stdout is not None
-        environment = {**json.loads(hub.stdout.readline()), "PYTHONPYCACHEPREFIX": str(folder.resolve() / "bytecode")}
+        environment: dict[str, str] = json.loads(hub.stdout.readline())
         environment.pop("PYTHONDONTWRITEBYTECODE", None)  # an installation keeps its bytecode; the warm-up writes it
         yield environment
         hub.communicate()

@@ -181,9 +181,13 @@ def test_wrong_flags_are_named(flags: dict[str, Any], message: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "message"),
-    [({"gpu": 1}, "resources: train: gpu is unknown; it takes cpus, gpus, memory_gb"), ({"cpus": -1}, "at least 0")],
+    ("resources", "message"),
+    [
+        ({"train": {"gpu": 1}}, "resources: train: gpu is unknown; it takes cpus, gpus, memory_gb"),
+        ({"train": {"cpus": -1}}, "resources: train: cpus must be at least 0, got -1"),
+        ({"trian": {"cpus": 1}}, "resources: trian is no step of the recipe; it takes all, train, .*train ddpm"),
+    ],
 )
-def test_wrong_resources_are_named(asked: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_wrong_resources_are_named(resources: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=message):
-        plan(tmp_path, resources={"train": asked})
+        plan(tmp_path, resources=resources)

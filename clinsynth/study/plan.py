@@ -21,6 +21,7 @@ import jsonargparse
 from clinsynth import __version__
 from clinsynth.arguments import build_parser
 from clinsynth.cli import find_command, load_command
+from clinsynth.plain_yaml import cut
 from clinsynth.study.arguments import TEXTS
 
 if TYPE_CHECKING:
@@ -100,6 +101,7 @@ def plan_study(args: StudyArguments) -> Plan:
     plan.steps.extend(plan.classified.values())
     for step in plan.steps:
         check_flags(step)
+    check_resources(args, plan.steps)
     return plan
 
 
@@ -268,6 +270,14 @@ def check_flags(step: Step) -> None:
     except (jsonargparse.ArgumentError, ValueError) as error:
         hint = f"`clinsynth {' '.join(step.command)} --help` explains its flags"
         raise ValueError(f"the recipe's step {step.name!r}: {error}; {hint}") from error
+
+
+def check_resources(args: StudyArguments, steps: list[Step]) -> None:
+    """Raise a `ValueError` for resources of a step that the recipe does not have."""
+    known = dict.fromkeys(["all", *(step.name.split()[0] for step in steps), *(step.name for step in steps)])
+    for name in args.resources:
+        if name not in known:
+            raise ValueError(f"resources: {cut(name)} is no step of the recipe; it takes {', '.join(known)}")
 
 
 @functools.cache
