@@ -116,6 +116,26 @@ def test_what_is_made_here_is_shown_on_arrival_taken_back_and_flagged(
     assert (record["reason"], record["label"], record["seed"], record["model"]) == ("other", "severe", 2, "skin")
 
 
+def test_who_draws_at_once_gets_what_he_gets_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two tabs and the example share a pipeline, whose scheduler is that of its last user."""
+    monkeypatch.syspath_prepend(str(SPACE))
+    from images_tab import ImageRequest, draw_images
+    from models import ImageModel
+
+    tiny_pipeline().save_pretrained(tmp_path / "skin")
+    model = ImageModel("skin", str(tmp_path / "skin"), list(LABELS.values()))
+    settings = ((2, "ddim"), (12, "dpmsolver++"), (4, "euler"))
+    asked = [ImageRequest("skin", "every class", 6, 1.0, steps, scheduler, 7) for steps, scheduler in settings]
+
+    def draw(request: ImageRequest) -> np.ndarray:
+        return np.concatenate(list(draw_images(model, request)))
+
+    alone = [draw(request) for request in asked]
+    with ThreadPoolExecutor(3) as pool:
+        together = list(pool.map(draw, asked * 2))
+    assert all(np.abs(one.astype(int) - other).max() <= 1 for one, other in zip(alone * 2, together, strict=True))
+
+
 def test_distances_where_the_training_images_are_known(client: Any) -> None:
     images, file, note = ask(client)
     rows = json.loads(zipfile.ZipFile(file).read("settings.json"))["pictures"]

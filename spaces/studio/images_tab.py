@@ -8,6 +8,7 @@ import io
 import json
 import re
 import secrets
+import threading
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, astuple, dataclass
@@ -43,6 +44,8 @@ client = Client("http://127.0.0.1:7860")
 images, file, note = client.predict(label="every class", count=20, seed=7, api_name="/images")
 """
 EXAMPLE_IMAGES = 8
+DRAWING = threading.Lock()
+"""Of who draws: the tabs and the example share a pipeline, which keeps the scheduler of its last user."""
 PART_PIXELS = 4 * 32 * 32
 NO_TRAINING_IMAGES = (
     "The images that this model was trained on are not here, so how near these come to them cannot be told: that "
@@ -370,14 +373,15 @@ def draw_images(model: ImageModel, request: ImageRequest) -> Iterator[np.ndarray
         guidance_scale=request.guidance_scale,
         scheduler=request.scheduler,
     )
-    sample = generator.sampler(settings, device())
     deadline = limits.Deadline(limits.IMAGE_SECONDS)
     labels, seeds = [generator.number_of(label) for label in request.labels(model)], request.seeds()
     part = max(1, PART_PIXELS // side**2)
     for start in range(0, request.count, part):
         if deadline.is_over:
             raise ValueError(f"stopped after {deadline.seconds} s with {start} images; ask for fewer or fewer steps")
-        images, finite = sample(labels[start : start + part], seeds[start : start + part])
+        with DRAWING:
+            sample = generator.sampler(settings, device())
+            images, finite = sample(labels[start : start + part], seeds[start : start + part])
         if not finite.all():
             raise ValueError(
                 f"the model's numbers run off with guidance {request.guidance_scale:g} and {request.scheduler} in "
