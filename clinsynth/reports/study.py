@@ -22,6 +22,7 @@ from clinsynth.reports.images import encode_images, may_hold_copies, privacy_row
 from clinsynth.run_folder import atomic_write, describe_environment, read_json, read_metrics
 from clinsynth.study.plan import MARK
 from clinsynth.synthesis.sets import load_synthetic_images, with_labels_of
+from clinsynth.trainers.classifiers.arms import REAL_ONLY
 
 if TYPE_CHECKING:
     from clinsynth.study.arguments import StudyArguments

@@ -7,7 +7,7 @@ was stopped and a changed input is measured anew.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
@@ -31,12 +31,24 @@ from clinsynth.metrics.texts.single_copies import ENTITY_KINDS, KINDS, measure_s
 from clinsynth.metrics.texts.words import word_rows
 from clinsynth.models.image_encoders import hash_arrays
 from clinsynth.models.text_encoders import TextEncoder, TextModel, embed_all, embed_texts, pack_texts
+from clinsynth.progress import Announce, no_announcement
 from clinsynth.run_folder import Kept, create_run_folder, describe_environment
 from clinsynth.synthesis.sets import WROTE_TEXTS, SetReader
 
 if TYPE_CHECKING:
     from clinsynth.study.arguments import EvaluateTextArguments
 
+STAGES = (
+    "both sets",
+    "embeddings",
+    "fidelity",
+    "diversity",
+    "privacy",
+    "memorisation",
+    "perplexity",
+    "closest pairs",
+    "report",
+)
 SPLITS = ("synthetic", "train", "test")
 REFERENCES = (("test", "train"), ("train", "test"))
 """A real split that is compared with, and the one that makes its held-out floor."""
@@ -56,6 +68,7 @@ def text_evidence(
     seed: int = 0,
     canaries: privacy.Canaries | None = None,
     language_model: TextModel | None = None,
+    begins: Announce = no_announcement,
 ) -> dict[str, Any]:
     """All parts of the evidence as JSON-able records.
 
@@ -68,6 +81,7 @@ def text_evidence(
         replicates: of the bootstraps; 0 gives no intervals.
         canaries: sentences planted in the train texts, and others of their kind.
         language_model: measures the perplexity gap; without it that is left out.
+        begins: is told when each of STAGES begins.
 
     Returns:
         "data" (counts), "encoder", "language_model" (or None), "fidelity", "diversity" and "privacy" (`Measurement`s
@@ -83,20 +97,21 @@ def text_evidence(
     output_dir = create_run_folder(output_dir)
     settings = MeasurementSettings(encoder.name, replicates, seed)
     folder = Path(cache_dir or output_dir) / "features"
+    begins("embeddings")
     views = view(sets, encoder, folder)
-    parts = parts_of(views, sets, label_names, encoder, settings, canaries)
+    parts: dict[str, Iterable[tuple[str, Callable[[], Records]]]] = {
+        **parts_of(views, sets, label_names, encoder, settings, canaries)
+    }
     if language_model is not None:
-        parts["perplexity"] = list(perplexity_part(sets, language_model, folder, label_names, settings))
+        parts["perplexity"] = perplexity_part(sets, language_model, folder, label_names, settings)
     finished = Kept(output_dir / "measurements.json")
     content = hash_evidence(sets, encoder, settings, label_names, canaries)
-    records = {
-        name: [
-            record
-            for key, measure in part
-            for record in finished.get(f"{name}, {key}, {content}", partial(as_dicts, measure))
-        ]
-        for name, part in parts.items()
-    }
+    records: dict[str, list[dict[str, Any]]] = {}
+    for name, part in parts.items():
+        begins(name)
+        kept = (finished.get(f"{name}, {key}, {content}", partial(as_dicts, measure)) for key, measure in part)
+        records[name] = [record for found in kept for record in found]
+    begins("closest pairs")
     records["fidelity"] += records.pop("perplexity", [])
     measured = [record for name in ("fidelity", "diversity", "privacy") for record in records[name]]
     data = describe_sets(sets, label_names, encoder)
