@@ -85,7 +85,7 @@ def test_report_holds_every_arm_generator_and_command(finished: Path) -> None:
     arms = {record["arm"] for record in report["classifiers"]["small"]["arms"]}
     assert arms == {"real", "real_strong", "composite-ddpm", "composite-gan"}
     compared = {r["arm"] for r in report["classifiers"]["small"]["comparisons"] if r["metric"] == "macro_f1"}
-    assert compared == arms - {"real_strong"}
+    assert compared == arms - {report["classifiers"]["small"]["control"]}
     assert [command["name"] for command in report["commands"]][:3] == ["train ddpm", "generate ddpm", "evaluate ddpm"]
     for entry in report["generators"].values():
         assert {"privacy", "collapse", "measurements"} <= set(entry["evidence"])

@@ -273,7 +273,7 @@ def test_the_command_trains_and_resumes(tmp_path: Path, capsys):
     assert {(r["arm"], r["seed"]) for r in results["runs"]} == {
         (a, s) for a in ("real", "real_strong") for s in (0, 1)
     }
-    assert {tuple(r["arms"]) for r in results["comparisons"]} == {("real", "real_strong")}
+    assert {tuple(sorted(r["arms"])) for r in results["comparisons"]} == {("real", "real_strong")}
     assert (tmp_path / "run" / "best-real_strong" / "model.safetensors").exists()
     assert "macro_f1" in capsys.readouterr().out
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "run" / "arms").rglob("*.*")}
