@@ -142,7 +142,7 @@ def test_the_picture_is_of_synthetic_samples_alone(runs: Path, tmp_path: Path) -
     (copied / "evidence.json").write_text(json.dumps(content))
     assert sample_grid(runs / "set", copied) is None
     card = dataset_card(runs / "set", copied)
-    assert PICTURE not in card and "Yes: copies were found." in card
+    assert PICTURE not in card and "Yes: copies or details of real images were found" in card
 
 
 def test_what_is_not_known_is_left_out(runs: Path, tmp_path: Path) -> None:
