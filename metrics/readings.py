@@ -131,6 +131,7 @@ class Readings:
         softened: the sentence on a softened tone; empty without one.
         recall, coverage: of the real variety.
         repeats: the classes (or "overall") in which the generator repeats itself; None where that was not measured.
+        lacks: the classes of which real variety is missing, though not in the set as a whole.
         agreement, gains, copies: see there.
     """
 
@@ -145,6 +146,7 @@ class Readings:
     recall: Beside | None = None
     coverage: Beside | None = None
     repeats: list[str] | None = None
+    lacks: list[str] = field(default_factory=list)
     agreement: Agreement | None = None
     gains: list[Gain] = field(default_factory=list)
     copies: Copies = field(default_factory=Copies)
@@ -178,6 +180,7 @@ def read_evidence(
         recall=beside(records, "recall", min),
         coverage=beside(records, "coverage", min),
         repeats=repeats_of(findings) if of_texts else repeats_in(records),
+        lacks=[] if of_texts else lacking_in(records),
         agreement=agreed,
         gains=[gain for one in results for gain in gains_of(one, source)],
         copies=copies_of_texts(evidence, records) if of_texts else copies_of_images(evidence),
@@ -226,6 +229,12 @@ def repeats_in(records: list[Record]) -> list[str] | None:
         return None
     labels: list[str] = read_collapse(records, "test")["labels"]
     return labels
+
+
+def lacking_in(records: list[Record]) -> list[str]:
+    """The classes of images that cover far less than real images do, beyond chance."""
+    signs = [r["label"] for r in read_collapse(records, "test")["readings"] if r["sign"]]
+    return sorted({label for label in signs if label != OVERALL})
 
 
 def repeats_of(findings: dict[str, Any]) -> list[str] | None:

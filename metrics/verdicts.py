@@ -85,6 +85,7 @@ def looks_wrong(r: Readings) -> bool:
 
 
 FEW_WORDS = f"fewer than {FEW} synthetic or held-out {{things}}: too few to call anything fine"
+LACKING_WORDS = "as a whole yes, but a class lacks real variety"
 CHANCE_WORDS = "the extractor tells the real classes no better than chance: its distances say nothing"
 RULES: dict[str, tuple[Rule, ...]] = {
     LOOKS: (
@@ -169,6 +170,7 @@ RULES: dict[str, tuple[Rule, ...]] = {
             f"covers less than {MOST:.0%} of what real {{things}} cover of one another",
             either(under("recall", MOST), under("coverage", MOST)),
         ),
+        Rule(PARTLY, LACKING_WORDS, lambda r: bool(r.lacks)),
         Rule(
             UNMEASURED,
             "recall has no number or no floor, or repetition was not looked for",
@@ -320,6 +322,8 @@ def detail(question: str, r: Readings) -> str:
         return f" ({', '.join(r.agreement.classes)})"
     if question == VARIED and r.repeats and OVERALL not in r.repeats:
         return f" ({', '.join(r.repeats)})"
+    if question == VARIED and first_rule(VARIED, r).words == LACKING_WORDS:
+        return f" ({', '.join(r.lacks)})"
     if question == COPIES and r.copies.gaps and not r.copies.found and not r.copies.doubts:
         return f": {', '.join(r.copies.gaps)}"
     return ""
