@@ -27,7 +27,7 @@ COMMANDS = {
     "judge": "score images against an expert checklist, item by item",
     "fit checklist": "write a checklist whose items are measured limits of real images",
     "sign checklist": "write a page on which an expert corrects and signs a checklist",
-    "sign images": "sign the pictures of a synthetic set, with a certificate",
+    "sign images": "sign the images of a synthetic set, with a certificate",
     "audit membership": "attack a checkpoint: can its training images be told from others",
     "audit text-model": "attack a tuned language model: does it give its texts away",
     "audit text": "find harmful texts in a synthetic set",
@@ -67,7 +67,7 @@ def usage() -> str:
         f"usage: clinsynth COMMAND [--flag value ...]\n\ncommands:\n{rows_of(COMMANDS)}\n\n"
         "`clinsynth COMMAND --help` explains a command's flags, `clinsynth list` what they call by name. A first run, "
         "which needs no data and no network:\n\n"
-        "  clinsynth train ddpm --dataset phantom-fundus --resolution 32 --channels 1 --width 16 --train_steps 800 "
+        "  clinsynth train ddpm --dataset phantom-fundus --resolution 32 --channels 1 --width 16 --train_steps 500 "
         "--output_dir runs/phantom\n"
         "  clinsynth generate images --model runs/phantom --per_class 50 --output_dir runs/phantom-synthetic\n"
         "  clinsynth evaluate images --real phantom-fundus --synthetic runs/phantom-synthetic "

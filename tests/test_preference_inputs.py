@@ -73,7 +73,7 @@ def test_candidates_without_scores_are_left_out_and_counted(model: Path, tmp_pat
     assert known["unscored"] == 2 and known["pairs"] == 3 * 6 + 2 * 3
     rows = read_pairs(tmp_path / "pairs", unpaired=False)
     assert not {0, 5} & {*rows["chosen_row"], *rows["rejected_row"]}
-    with pytest.raises(ValueError, match=r"gave scores to none of 20 candidates \(no scores: not JSON\); mend it"):
+    with pytest.raises(ValueError, match=r"gave scores to none of 20 candidates \(no scores: not JSON\); correct it"):
         pair_candidates(args, scored_by_brightness(20, set(range(20))), judge, tmp_path / "none")
 
 

@@ -146,7 +146,7 @@ class DDPMArguments(FromScratchArguments, DescentArguments):
     lr_scheduler: Literal["constant", "constant_with_warmup", "linear", "cosine"] = "cosine"
     """course of the learning rate over the steps"""
     train_steps: int = 5_000
-    """optimizer steps; at 32 pixels one takes about a second on one CPU core"""
+    """optimizer steps; at 32 pixels one takes about half a second on one CPU core"""
     seed: int = 0
     """of the weights' start, the order of images and all noise (with --dp_epsilon of the start alone: the rest must
     not be known, so a resumed run is valid but not the same to the last bit)"""
@@ -181,8 +181,8 @@ class DDPMArguments(FromScratchArguments, DescentArguments):
     """bring each channel to mean 0 and deviation 1 for the network, as EDM does (the paper: not)"""
     patch_size: int | None = None
     """side of the squares of pixels that the network sees as channels of one; null: 2 for images of 32 pixels or more
-    with --backbone unet2d, where a step takes less than half the time and images at equal time come nearer to real
-    ones, else 1. In patches a network needs a --width of 32 or more to draw finely"""
+    with --backbone unet2d and a --width of 32 or more, where a step takes less than half the time and images at equal
+    time come nearer to real ones; else 1, since a narrower network leaves noise within the squares"""
     beta_schedule: Literal["linear", "cosine", "zero_snr"] = "linear"
     """linear: 1e-4 to 0.02 (the paper's); cosine: Nichol & Dhariwal 2021; zero_snr: linear, rescaled to end in pure
     noise (Lin et al. 2024), which needs v_prediction"""

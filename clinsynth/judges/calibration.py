@@ -99,7 +99,7 @@ def check_answered(judge: Judge, answers: list[Answer]) -> int:
     if len(failures) == len(answers):
         raise ValueError(
             f"the judge {judge.kind} gave scores to none of {len(answers)} phantoms that it was compared with "
-            f"({failures[0]}); mend it, or name another one"
+            f"({failures[0]}); correct it, or name another one"
         )
     return len(failures)
 

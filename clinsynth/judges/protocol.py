@@ -95,7 +95,7 @@ class Judge(ABC):
         answers = [answer for answer in self.judge_arrays(images, conditions) if not answer.get("failure")]
         if len(answers) < 2:
             raise ValueError(
-                f"the judge {self.kind} gave scores to {len(answers)} of {len(images)} images; mend it, or name "
+                f"the judge {self.kind} gave scores to {len(answers)} of {len(images)} images; correct it, or name "
                 "another one, and start the same command again"
             )
         shares = [share_of_items(answer, self.refused) for answer in answers]

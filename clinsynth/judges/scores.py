@@ -112,7 +112,7 @@ def score_summary(paths: list[Path], refused: frozenset[str]) -> dict[str, Any]:
     if not by_condition:
         raise ValueError(
             f"the judge gave scores to none of {len(answers)} images ({reasons_text(unscored)}); see the column "
-            f"failure of {paths[0].parent}, give another judge or mend this one, and another --output_dir"
+            f"failure of {paths[0].parent}, give another judge or correct this one, and another --output_dir"
         )
     everything = [answer for answers in by_condition.values() for answer in answers]
     return {

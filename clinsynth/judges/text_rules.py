@@ -64,7 +64,7 @@ def compiled(where: str, patterns: Iterable[Any]) -> Iterable[re.Pattern[str]]:
         try:
             yield re.compile(" ".join(str(pattern).split()).replace(" ", r"\s+"), re.IGNORECASE)
         except re.error as error:
-            raise ValueError(f"{where} has the pattern {pattern!r}, which is none ({error}); mend it") from error
+            raise ValueError(f"{where} has the pattern {pattern!r}, which is none ({error}); correct it") from error
 
 
 def categories_of(text: str, categories: Iterable[Category]) -> list[str]:

@@ -19,7 +19,7 @@ from clinsynth.study.plan import MARK, Plan, Step
 if TYPE_CHECKING:
     from clinsynth.study.arguments import StudyArguments
 
-KEPT = "finished steps are kept: mend the recipe or the data and start the same command again"
+KEPT = "finished steps are kept: correct the recipe or the data and start the same command again"
 GIGABYTE = 2**30
 LAST_LINES = 20
 

@@ -249,7 +249,8 @@ def patch_side(args: DDPMArguments, resolution: int) -> int:
     """The side in pixels of the squares that the network sees as channels, as --patch_size says."""
     if args.patch_size is not None:
         return args.patch_size
-    return 2 if args.backbone == "unet2d" and not args.latent and resolution >= 32 and resolution % 8 == 0 else 1
+    wide = args.backbone == "unet2d" and args.width >= 32  # a narrower one leaves noise within the squares
+    return 2 if wide and not args.latent and resolution >= 32 and resolution % 8 == 0 else 1
 
 
 def build_unet(args: DDPMArguments, resolution: int, channels: int, num_classes: int) -> ContextUnet | UNet2DModel:
