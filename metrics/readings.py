@@ -92,6 +92,8 @@ class Gain:
     interval: tuple[float, float]
     seeds: int
     labels: str = ""
+    main: bool = True
+    """Whether the control is that of the whole study, and not one of arms in another form alone."""
 
     def __str__(self) -> str:
         low, high = self.interval
@@ -310,6 +312,7 @@ def gains_of(results: dict[str, Any], source: str) -> Iterator[Gain]:
                 (low, high),
                 record["seeds"],
                 record.get("labels", ""),
+                control == results.get("control", control),
             )
 
 
@@ -320,7 +323,7 @@ def copies_of_images(evidence: dict[str, Any]) -> Copies:
     text = [privacy.get("text", "")]
     return Copies(
         found=text if verdict == registry.COPIES or (exact and exact["count"]) else [],
-        doubts=text if verdict == registry.MEMORISED else [],
+        doubts=[*(text if verdict == registry.MEMORISED else []), *told_by_attacks(evidence)],
         unclear=text if verdict == registry.UNCLEAR else [],
         gaps=list(gaps_of_images(evidence, privacy)),
         numbers=tuple(counts_of_copies(exact, copies)),
@@ -378,7 +381,8 @@ def copies_of_texts(evidence: dict[str, Any], records: list[Record]) -> Copies:
     doubts: list[str] = []
     for name in (COPIES, LEAKS):
         finding = findings.get(name) or {"flag": False, "sentence": "", "readings": []}
-        certain = name == LEAKS or bool(exact and exact["count"]) or any(r["sign"] for r in finding["readings"])
+        counts = [exact["count"] if exact else 0, *(one["count"] for one in evidence.get("copies") or [])]
+        certain = name == LEAKS or any(counts) or any(r["sign"] for r in finding["readings"])
         if finding["flag"]:
             (found if certain else doubts).append(finding["sentence"])
         elif "But look" in finding["sentence"]:
@@ -389,7 +393,15 @@ def copies_of_texts(evidence: dict[str, Any], records: list[Record]) -> Copies:
     if record := find(records, "ngram8_share", reference="train"):
         real = max(all_floors(record), default=0.0)
         parts.append(f"with eight words in a row from train {record['value']:.0%} (real ones {real:.0%})")
+    doubts += told_by_attacks(evidence)
     return Copies(found, doubts, [], list(gaps_of_texts(evidence, records)), tuple(parts))
+
+
+def told_by_attacks(evidence: dict[str, Any]) -> Iterator[str]:
+    """What attacks learn of train rows that they do not learn of held-out ones."""
+    for one in (evidence.get("attacks") or {}).get("attacks") or []:
+        if one["leak"]:
+            yield f"{one['criterion']}: an attack succeeds on train rows more often than on held-out ones."
 
 
 def gaps_of_texts(evidence: dict[str, Any], records: list[Record]) -> Iterator[str]:

@@ -75,8 +75,8 @@ def gained(*verdicts: str) -> Test:
 
 
 def gained_for_sure(r: Readings) -> bool:
-    """Whether an arm helps beside a strong control, with labels that are right, and none hurts."""
-    sure = [g for g in r.gains if g.verdict == "helps" and g.control != PLAIN and not g.labels]
+    """Whether an arm helps beside the study's control, a strong one, with labels that are right, and none hurts."""
+    sure = [g for g in r.gains if g.verdict == "helps" and g.main and g.control != PLAIN and not g.labels]
     return bool(sure) and not any(gain.verdict == "hurts" for gain in r.gains)
 
 

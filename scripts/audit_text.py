@@ -29,7 +29,7 @@ class AuditTextArguments(AuditArguments):
     endpoint: str | None = None
     """a server of the OpenAI chat protocol that runs --guard, of Llama Guard's format; the synthetic texts go there"""
     scores: str | None = None
-    """table of experts' scores in the form that the Space's Review tab exports, with a category as item; where experts
+    """table of experts' scores: row (number of the text, from 0), item_id (a category), score (0 or 1); where experts
     have judged a text, they decide"""
     output_dir: str = ""
     """where audit.json and audit.html go; default: into the set's folder, where a push looks for them"""

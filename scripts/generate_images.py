@@ -97,7 +97,8 @@ def main(args: GenerateImagesArguments) -> None:
     output_dir = create_run_folder(args.output_dir)
     check_same_run(output_dir, args, MAY_DIFFER)
     with state.main_process_first():  # which chooses the strengths, for the others to find
-        plan, facts, write = prepare(args, generator, labels, state.device)
+        # of Ray's work only the facts are needed here, and the GPU is a worker's
+        plan, facts, write = prepare(args, generator, labels, "cpu" if args.engine == "ray" else state.device)
     plan = replace(plan, num_processes=state.num_processes)
     if state.is_main_process:
         plan.begin(facts)

@@ -93,6 +93,11 @@ class GenerateTextArguments(TextDataArguments, WriterArguments, TextFilterArgume
             raise ValueError("--task is missing; give severity-posts, icd10-report, note-sections, … or a .yaml file")
         WriterArguments.__post_init__(self)
         WorkersArguments.__post_init__(self)
+        if self.engine == "ray" and self.backend == "vllm":
+            raise ValueError(
+                "--backend vllm takes a whole GPU here too, not in the workers alone; with --engine ray start vLLM's "
+                "own server and give --endpoint"
+            )
         check_amounts(self)
         check_at_least(self, 0, ["k_shot"])
         unknown = sorted(set(self.parts) - set(PARTS))
@@ -147,6 +152,8 @@ def main(args: GenerateTextArguments) -> None:
     if args.dry_run:
         print(planned)
         return
+    # before the texts are written: a guard that cannot be loaded is no news for hours later
+    categories, judges = load_judges(AuditArguments(args.audit_rules, args.audit_guard))
     output_dir = create_run_folder(args.output_dir)
     check_same_run(output_dir, args, MAY_DIFFER)
     plan, facts, writing = prepare(args, asked, state.device)
@@ -168,7 +175,6 @@ def main(args: GenerateTextArguments) -> None:
         settle_shards(plan, *writing)
         print(plan.finish(facts))
         if args.audit != "off":
-            categories, judges = load_judges(AuditArguments(args.audit_rules, args.audit_guard))
             print(audit_set(output_dir, output_dir, categories, judges, show_texts=None))
 
 

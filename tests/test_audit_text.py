@@ -188,7 +188,9 @@ def make_set(folder: Path, **changes: Any) -> Path:
 @pytest.fixture
 def rules(tmp_path: Path) -> Path:
     path = tmp_path / "rules.yaml"
-    path.write_text("abuse:\n  meaning: insults\n  patterns: [better off without]\nmethods: {meaning: tells how}\n")
+    path.write_text(
+        "abuse:\n  meaning: insults\n  patterns: [better off without]\nmethods: {meaning: tells how, patterns: [in three steps]}\n"
+    )
     return path
 
 
@@ -202,6 +204,8 @@ def test_generation_flags_by_default_and_filters_when_asked(rules: Path, tmp_pat
     )
     assert read_audit(made, hash_shards(made), Thresholds(max_harmful_share=0.5)).passed
     assert read_audit(made, "other shards", Thresholds()).value == "not measured"
+    (made / "audit.json").write_text(json.dumps(audit | {"not_looked_for": ["methods"]}))
+    assert read_audit(made, hash_shards(made), Thresholds(max_harmful_share=0.5)).value == "not measured"
     filtered = make_set(tmp_path / "filtered", audit_rules=str(rules), audit="filter")
     assert report(filtered)["rejected"] == {"harm: abuse": 2} and len(read_rows(filtered)) == 4
     assert read_audit(filtered, hash_shards(filtered), Thresholds()).passed
@@ -213,7 +217,8 @@ def test_the_command_asks_a_server_and_experts_and_shows_no_text(rules: Path, tm
     made = make_set(tmp_path, audit="off")
     scores = tmp_path / "scores.csv"
     with scores.open("w", newline="") as file:
-        rows = [(0, "abuse", 0, "a"), (0, "abuse", 0, "b"), (3, "methods", 1, "a")]
+        rows = [(0, "abuse", 0, "a"), (0, "abuse", 0, "b"), (0, "methods", 0, "a")]
+        rows += [(3, "methods", 1, "a"), (3, "abuse", 0, "a"), (1, "abuse", 0, "a")]
         csv.writer(file).writerows([("row", "item_id", "score", "rater"), *rows])
     answers = iter(["safe", "unsafe\nS10", "safe", "safe"])
     flags = [f"--rules={rules}", "--guard=guard-1", f"--scores={scores}"]

@@ -211,7 +211,7 @@ def read_audit(folder: Path, shards_sha256: str, limits: Thresholds) -> Reading:
     """What audit.json of a set of texts says; one that is of other shards, or that a judge did not finish, is none."""
     audit = read_json(folder / AUDIT_FILE)
     name = f"harmful texts by {' and '.join(judge['kind'] for judge in audit.get('judges', []))}".removesuffix(" by ")
-    if audit.get("shards_sha256") != shards_sha256 or audit["not_judged"]:
+    if audit.get("shards_sha256") != shards_sha256 or audit["not_judged"] or audit.get("not_looked_for"):
         return Reading(name, "not measured", "must be measured, by clinsynth audit text", False)
     flagged, by = audit["flagged"], audit["by_category"]
     kinds = f" ({', '.join(f'{category} {count}' for category, count in by.items())})" if by else ""

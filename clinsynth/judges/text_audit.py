@@ -208,8 +208,9 @@ def read_guard(answer: str) -> Found:
 
 
 class ExpertTextJudge:
-    """Scores of experts, in the form that the Space's Review tab exports: `row`, `item_id` (a category), `score` (0 or
-    1) and perhaps `rater`, in .parquet or .csv. A text is of a category where more say so than not.
+    """Scores of experts, a table .parquet or .csv of `row` (number of the text in the set, from 0), `item_id` (a
+    category), `score` (0 or 1) and perhaps `rater`. A text is of a category where more say so than not; one that was
+    not scored in every category is left to the other judges.
 
     Raises:
         ValueError: the table cannot be read; names the row.
@@ -218,7 +219,7 @@ class ExpertTextJudge:
     kind = "experts"
 
     def __init__(self, path: Path, categories: Sequence[Category]):
-        self.path, known = path, [category.name for category in categories]
+        self.path, self.known = path, [category.name for category in categories]
         self.votes: dict[int, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
         for number, row in enumerate(read_scores(path), start=1):
             try:
@@ -227,9 +228,9 @@ class ExpertTextJudge:
                 raise ValueError(
                     f"--scores {path}, row {number} must have row, item_id and score, 0 or 1; it has {', '.join(row)}"
                 ) from error
-            if item not in known or score not in (0, 1):
+            if item not in self.known or score not in (0, 1):
                 raise ValueError(
-                    f"--scores {path}, row {number}: {item!r} scored {score}; items are {', '.join(known)}"
+                    f"--scores {path}, row {number}: {item!r} scored {score}; items are {', '.join(self.known)}"
                 )
             self.votes[text][item].append(score)
 
@@ -239,15 +240,23 @@ class ExpertTextJudge:
         return {"kind": self.kind, "sha256": digest, "texts": len(self.votes)}
 
     def __call__(self, texts: Sequence[str]) -> Iterator[Found]:
+        beyond = [row for row in self.votes if not 0 <= row < len(texts)]
+        if beyond:
+            raise ValueError(
+                f"--scores {self.path} has row {beyond[0]}, but the set has {len(texts)}; give its own table"
+            )
         for row in range(len(texts)):
-            votes = self.votes.get(row)
-            yield None if votes is None else [name for name, own in votes.items() if 2 * sum(own) > len(own)]
+            votes = self.votes.get(row, {})
+            whole = set(self.known) <= votes.keys()
+            yield [name for name, own in votes.items() if 2 * sum(own) > len(own)] if whole else None
 
 
 def read_scores(path: Path) -> list[dict[str, Any]]:
     """Rows of a .parquet or .csv file of scores."""
     if path.suffix not in (".parquet", ".csv") or not path.is_file():
-        raise ValueError(f"--scores {path} is no .parquet or .csv file that is there; give one that the Space exports")
+        raise ValueError(
+            f"--scores {path} is no .parquet or .csv file that is there; give a table of row, item_id and score"
+        )
     if path.suffix == ".parquet":
         rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
         return rows
@@ -262,8 +271,9 @@ def audit_texts(
 
     Returns:
         `flagged`: count, n, value and its 95 % interval (Clopper & Pearson); `not_judged`: texts about which a guard
-        gave no answer that can be read, and no expert said anything; `by_category`, `by_label`; `rows`: number of each
-        flagged text, and who found what; `judges`; `categories` with their meanings.
+        gave no answer that can be read, and no expert said anything; `not_looked_for`: categories without a rule,
+        where there is no guard; `by_category`, `by_label`; `rows`: number of each flagged text, and who found what;
+        `judges`; `categories` with their meanings.
     """
     found = {judge.kind: list(judge(texts)) for judge in judges}
     rows: list[dict[str, Any]] = []
@@ -280,6 +290,7 @@ def audit_texts(
     return {
         "flagged": share_of(len(rows), len(texts)),
         "not_judged": unread,
+        "not_looked_for": [] if "guard" in found else [one.name for one in categories if not one.patterns],
         "by_category": dict(sorted(Counter(name for own in each for name in own).items())),
         "by_label": {label: share_of(flagged[label], count) for label, count in totals.items()},
         "rows": rows,

@@ -203,6 +203,8 @@ class TextFilterArguments:
     def __post_init__(self) -> None:
         if self.audit not in HANDLINGS:
             raise ValueError(f"--audit must be one of {', '.join(HANDLINGS)}, got {self.audit!r}")
+        if self.audit == "off" and (self.audit_guard or self.audit_rules != "harm"):
+            raise ValueError("--audit_rules and --audit_guard are about the audit; leave --audit off out, or them")
         if not 0 <= self.near_duplicate <= 1:
             raise ValueError(f"--near_duplicate must be in [0, 1], got {self.near_duplicate}; 0 turns it off")
         if not 0 < self.near_duplicate_cosine <= 1:

@@ -148,7 +148,13 @@ def find_topics(names: list[str], texts: Sequence[str], labels: np.ndarray) -> d
 
 def find_neighbours(names: list[str], texts: Sequence[str], labels: np.ndarray) -> dict[str, str]:
     """Label to the one that a classifier of the real texts most takes it for, on texts that it did not see; where
-    there are not enough of them the next in their order."""
+    there are not enough of them the next in their order.
+
+    Raises:
+        ValueError: there is one label alone.
+    """
+    if len(names) < 2:
+        raise ValueError("--prompt_parts contrast needs two labels or more; leave contrast out")
     counts = np.bincount(labels, minlength=len(names)) if len(labels) else np.zeros(len(names))
     if counts.min() < 2:
         return {

@@ -147,7 +147,8 @@ class ShardPlan(ABC):
             ValueError: other weights or settings began it.
         """
         path = self.output_dir / "generation.json"
-        check_unchanged(self.output_dir, read_json(path).get("generator", {}), generator)
+        facts = json.loads(json.dumps(generator))  # as they are read back
+        check_unchanged(self.output_dir, read_json(path).get("generator", {}), facts)
         (self.output_dir / "data").mkdir(exist_ok=True)
         for leftover in (self.output_dir / "data").glob(".*.tmp"):
             leftover.unlink()

@@ -252,6 +252,10 @@ class ArmArguments:
             self.arms = [*self.arms, REAL_TFIDF]
         if self.control == REAL_FROZEN and self.features_from == "control" and set(self.kinds) & set(FEATURES):
             raise ValueError(f"--control {REAL_FROZEN} trains no body to take from; add --features_from model")
+        if self.control == REAL_FROZEN and self.model == SMALL_BERT:
+            raise ValueError(f"--control {REAL_FROZEN} needs trained weights, and {SMALL_BERT} has none; name another")
+        if self.from_scratch and any(Arm(kind).frozen for kind in [self.control, *self.kinds]):
+            raise ValueError("arms with _frozen take the trained weights of --model; leave --from_scratch out")
         if self.control == REAL_FROZEN and self.teaches:
             raise ValueError(f"--soft_labels and --keep_band need a network to teach, not --control {REAL_FROZEN}")
         resolve_arms(self.kinds, self.control, [self.synthetic] if self.synthetic else [], known)
@@ -294,7 +298,7 @@ class ArmArguments:
         """What is tried in a training of an arm, of which the best by validation is kept."""
         ratios = self.ratios if arm.rows in ("composite", DUPLICATE) else [None]
         weights = self.weights if arm.rows in ("composite", "balanced") and not arm.linear else [1.0]
-        bands = self.bands if arm.synthetic else [None]
+        bands = self.bands if arm.synthetic or arm.rows == DUPLICATE else [None]
         return [Choice(*one) for one in itertools.product(ratios, weights, bands)]
 
 

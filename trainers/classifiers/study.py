@@ -24,6 +24,7 @@ from transformers.utils.logging import disable_progress_bar
 from clinsynth.data.summary import VISIBLE
 from clinsynth.run_folder import atomic_write, complete_folder, create_run_folder, read_json, write_run_config
 from clinsynth.trainers.classifiers.arms import (
+    REAL_FROZEN,
     REAL_ONLY,
     ROUND_TRIP,
     Arm,
@@ -33,7 +34,7 @@ from clinsynth.trainers.classifiers.arms import (
     resolve_arms,
 )
 from clinsynth.trainers.classifiers.calibration import Correction, choose_correction
-from clinsynth.trainers.classifiers.registration import changed_note, plan_of, register, register_choices
+from clinsynth.trainers.classifiers.registration import changed_note, plan_of, read_plans, register, register_choices
 from clinsynth.trainers.classifiers.rows import (
     ArmRefusedError,
     S,
@@ -246,18 +247,18 @@ def read_ceiling(folder: str, test: S, seeds: int) -> dict[str, np.ndarray]:
     Raises:
         ValueError: there is no such run, or it has other test samples or fewer seeds.
     """
-    results = read_json(Path(folder) / "results.json")
+    results, plans = read_json(Path(folder) / "results.json"), read_plans(Path(folder))
     runs = [run for run in results.get("runs", []) if run["arm"] == results["control"]]
     if len(runs) < seeds:
         raise ValueError(
             f"--ceiling {folder} has {len(runs)} trainings of a control, {seeds} are needed; finish it first"
         )
+    if results["label_names"] != test.label_names or not plans or plans[-1]["test"] != hash_sets(test):
+        raise ValueError(f"--ceiling {folder} was scored on another test split; give a run on the same data")
     correction = next((r for r in results.get("calibration", []) if r["arm"] == results["control"]), None)
     found = []
     for run in runs[:seeds]:
         kept = load_file(Path(folder) / run["folder"] / "test.safetensors")
-        if not np.array_equal(kept["labels"], test.labels):
-            raise ValueError(f"--ceiling {folder} was scored on another test split; give a run on the same data")
         found.append(kept["probabilities"])
     made = np.stack(found)
     return {CEILING: Correction.of(correction).apply(made) if correction else made}
@@ -300,7 +301,7 @@ def control_note(
     args: ArmArguments, arms: list[Arm], controls: Controls, corrections: Mapping[str, Correction]
 ) -> str:
     """Which control was taken, and from which."""
-    if not args.choose_control:
+    if not args.choose_control or controls.whole == REAL_FROZEN:
         return f"control: {controls.whole}, as --control names it"
     scores = ", ".join(f"{a.name} {corrections[a.name].macro_f1:.3f}" for a in arms if a.kind in REAL_ONLY)
     also = f", in feature space {controls.features}" if any(arm.in_features for arm in arms) else ""
@@ -365,7 +366,7 @@ def study_notes(trainings: Trainings[S], arms: list[Arm], runs: dict[Job, dict[s
         body = "the control's classifier of the same seed" if args.features_from == "control" else args.model
         notes.append(
             f"arms in feature space: only the last layer is trained, on features of {body}, without augmentation; "
-            "they are compared with real_features, which differs in its rows alone"
+            "they are compared with a control of their kind, which differs in its rows alone"
         )
     notes += trainings.classifiers.notes(trainings.real, trainings.synthetic)
     made = {f"{job[0].name}: {note}": None for job, run in runs.items() for note in run["notes"]}

@@ -189,7 +189,7 @@ def choose_rows(trainings: Trainings[S], arm: Arm, seed: int, choice: Choice) ->
     if arm.synthetic:
         return synthetic_rows(trainings, arm, seed, choice, real)
     if arm.rows == DUPLICATE:
-        added = choose_rows(trainings, trainings.like(arm), seed, Choice(choice.ratio))
+        added = choose_rows(trainings, trainings.like(arm), seed, replace(choice, weight=1.0))
         return ArmRows(with_repeats(real, added.data.labels[len(real.labels) :], seed), None, added.notes, choice)
     if arm.rows == ROUND_TRIP:
         given_back = trainings.seen(arm, trainings.synthetic[ROUND_TRIP], seed)

@@ -67,8 +67,11 @@ def score_texts(args: TextAlignArguments, texts: list[str], labels: np.ndarray, 
     numbers = np.array([names.index(label) for label in made_labels])
     authenticity = authenticity_of(encoder, made, numbers, texts, labels, len(names))
     categories, judges = load_judges(args)
+    audit = audit_texts(made, made_labels, categories, judges)
+    if audit["not_judged"]:
+        raise ValueError(f"--guard gave no answer on {audit['not_judged']} texts of --synthetic; take another guard")
     harmful = np.zeros(len(made), dtype=bool)
-    harmful[[row["row"] for row in audit_texts(made, made_labels, categories, judges)["rows"]]] = True
+    harmful[[row["row"] for row in audit["rows"]]] = True
     scores = (1 - args.harm_weight) * authenticity + args.harm_weight * ~harmful
     return Scored(made, made_labels, authenticity, harmful, scores)
 
