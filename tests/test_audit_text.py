@@ -188,9 +188,8 @@ def make_set(folder: Path, **changes: Any) -> Path:
 @pytest.fixture
 def rules(tmp_path: Path) -> Path:
     path = tmp_path / "rules.yaml"
-    path.write_text(
-        "abuse:\n  meaning: insults\n  patterns: [better off without]\nmethods: {meaning: tells how, patterns: [in three steps]}\n"
-    )
+    abuse = "abuse:\n  meaning: insults\n  patterns: [better off without]\n"
+    path.write_text(abuse + "methods: {meaning: tells how, patterns: [in three steps]}\n")
     return path
 
 
