@@ -59,9 +59,9 @@ def main(args: PackArguments) -> None:
         ValueError: there is no finished set, evidence is about another one, or a file is damaged; or see
             `read_identity`.
     """
+    from clinsynth.hub.pack.pack import write_pack
+    from clinsynth.hub.pack.runs import read_folders
     from clinsynth.hub.signing import read_identity
-    from clinsynth.pack.pack import write_pack
-    from clinsynth.pack.runs import read_folders
     from clinsynth.run_folder import create_run_folder
 
     identity = read_identity(Path(args.certificate), Path(args.key)) if args.key else None

@@ -20,7 +20,7 @@ INSTALLED = ("pipelines", "trainers", "metrics", "hub_cards", "scripts")
 """Folders at the top that are installed as sub-packages of clinsynth."""
 ROOMS = ("core", "data", "models", "metrics", "judges", "synthesis", "trainers")
 """Each imports from those before it, and from itself."""
-LAST = ("study", "reports", "hub_cards", "hub", "pack")
+LAST = ("study", "reports", "hub_cards", "hub")
 """They come after ROOMS, and import from each other without a circle."""
 
 

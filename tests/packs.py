@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from clinsynth.pack.pack import write_pack
-from clinsynth.pack.runs import read_folders
+from clinsynth.hub.pack.pack import write_pack
+from clinsynth.hub.pack.runs import read_folders
 from clinsynth.plain_yaml import read_yaml
 from clinsynth.private_words import without_paths
 

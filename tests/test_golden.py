@@ -127,7 +127,7 @@ def test_what_is_published(kind: str, name: str, hub: Any, images: Path, texts: 
 def test_every_number_of_a_studys_pack_stands_where_it_says(
     kind: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("clinsynth.pack.pack.BROWSERS", ())
+    monkeypatch.setattr("clinsynth.hub.pack.pack.BROWSERS", ())
     pack, roots = make_pack(tmp_path / "out", request.getfixturevalue(kind) / "study")
     assert check_traced(pack, roots) > 300
 

@@ -18,12 +18,12 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from packs import check_traced, load, make_pack, statements_of
 from pyarrow import parquet
 
+from clinsynth.hub.pack.files import Node
+from clinsynth.hub.pack.forms import MEASURED, NOT_MEASURED, OPEN, Item, Rule, answer, apply, as_list, fill, read_form
+from clinsynth.hub.pack.pack import OF_EACH_SET, OF_THE_RUN, print_page
+from clinsynth.hub.pack.runs import read_folders
 from clinsynth.hub.rows import inspect_manifest, sign_bytes, verify_bytes, why_not_trusted
 from clinsynth.hub.signing import read_identity
-from clinsynth.pack.files import Node
-from clinsynth.pack.forms import MEASURED, NOT_MEASURED, OPEN, Item, Rule, answer, apply, as_list, fill, read_form
-from clinsynth.pack.pack import OF_EACH_SET, OF_THE_RUN, print_page
-from clinsynth.pack.runs import read_folders
 from clinsynth.scripts.pack import PackArguments
 from clinsynth.synthesis.shard_files import hash_shards
 
@@ -41,13 +41,13 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def no_browser(monkeypatch: pytest.MonkeyPatch) -> None:
     """Printing takes seconds; one test looks at it."""
-    monkeypatch.setattr("clinsynth.pack.pack.BROWSERS", ())
+    monkeypatch.setattr("clinsynth.hub.pack.pack.BROWSERS", ())
 
 
 @pytest.fixture(scope="module")
 def images(made: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("clinsynth.pack.pack.BROWSERS", ())
+        patched.setattr("clinsynth.hub.pack.pack.BROWSERS", ())
         folder = tmp_path_factory.mktemp("images") / "out"
         pack, roots = make_pack(folder, made / "eyes", made / "eyes-evidence")
     return {"pack": pack, "roots": roots, "folder": folder}
@@ -134,7 +134,7 @@ def signed(made: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, An
     write_files(folder, Authority())
     chain, key, anchors = (folder / name for name in ("chain.pem", "key.pem", "authority.pem"))
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("clinsynth.pack.pack.BROWSERS", ())
+        patched.setattr("clinsynth.hub.pack.pack.BROWSERS", ())
         pack, roots = make_pack(folder / "out", made / "posts", identity=read_identity(chain, key))
     return {"pack": pack, "roots": roots, "folder": folder / "out", "anchors": anchors, "chain": chain, "key": key}
 
@@ -300,7 +300,7 @@ def test_the_page_is_printed_once(images: dict[str, Any], monkeypatch: pytest.Mo
     browser = shutil.which("chromium") or shutil.which("google-chrome")
     if browser is None:
         pytest.skip("needs Chromium, as Debian's package chromium")
-    monkeypatch.setattr("clinsynth.pack.pack.BROWSERS", (browser,))
+    monkeypatch.setattr("clinsynth.hub.pack.pack.BROWSERS", (browser,))
     folder = Path(shutil.copytree(images["folder"], tmp_path / "out"))
     (printed,) = print_page(folder, True)
     assert printed.read_bytes().startswith(b"%PDF")

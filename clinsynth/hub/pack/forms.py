@@ -16,9 +16,9 @@ from typing import Any
 import yaml
 
 from clinsynth.hub.data_sets import BIDI
+from clinsynth.hub.pack.files import Node
 from clinsynth.hub_cards.sources import NOT_SHOWN
 from clinsynth.metrics.registry import IMAGE_METRICS, SCORES, TEXT_METRICS
-from clinsynth.pack.files import Node
 from clinsynth.private_words import HIDDEN, HIDDEN_FLAGS, last_part, without_paths
 from clinsynth.reports.page import format_number
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from clinsynth.hub.pack.files import Files, Node
 from clinsynth.hub_cards.checkpoint import may_have_made, read_checkpoint
 from clinsynth.hub_cards.sets import SyntheticSet, read_set
 from clinsynth.hub_cards.sources import read_run
 from clinsynth.judges.text_rules import AUDIT_FILE
 from clinsynth.metrics.privacy.exact import TRAINED_ON
-from clinsynth.pack.files import Files, Node
 from clinsynth.private_words import last_part
 from clinsynth.synthesis.shard_files import find_shards, hash_shards
 

@@ -12,13 +12,13 @@ from typing import Any
 
 from clinsynth import __version__
 from clinsynth.hub.credentials import VALID
+from clinsynth.hub.pack.files import cite_json
+from clinsynth.hub.pack.forms import NO_FILE, NOT_MEASURED, RECORDED, Statement, fill, read_form
+from clinsynth.hub.pack.runs import PackedRun, PackedSet
 from clinsynth.hub.rows import manifest_of, read_signature, sign_manifest
 from clinsynth.hub.signing import SigningIdentity
 from clinsynth.hub_cards.croissant import HOW_TO, Shard, describe, import_mlcroissant
 from clinsynth.hub_cards.evidence import check_about_set, read_evidence
-from clinsynth.pack.files import cite_json
-from clinsynth.pack.forms import NO_FILE, NOT_MEASURED, RECORDED, Statement, fill, read_form
-from clinsynth.pack.runs import PackedRun, PackedSet
 from clinsynth.private_words import refuse_private
 from clinsynth.reports.page import IMAGES, NO_CLINICIAN, NO_PROOF, TEXTS, render_page
 from clinsynth.run_folder import atomic_write, read_json
