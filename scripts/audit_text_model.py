@@ -9,6 +9,7 @@ written by the model gives away is measured by `clinsynth evaluate text`, canari
 
 import json
 from dataclasses import dataclass
+from typing import ClassVar
 
 from clinsynth.arguments import check_at_least, run
 from clinsynth.data.arguments import TextDataArguments
@@ -22,6 +23,8 @@ class AuditTextModelArguments(TextDataArguments):
 
       clinsynth audit text-model --model runs/lora --task severity-posts --dataset posts.csv --output_dir runs/lora-audit
     """  # noqa: E501
+
+    essentials: ClassVar[str] = "model task dataset text_column label_column output_dir seed"
 
     model: str = ""
     """folder or Hub id of the tuned model"""

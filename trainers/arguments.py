@@ -281,6 +281,10 @@ class AutoencoderArguments(DescentArguments):
       clinsynth train autoencoder --dataset ham10000 --fit squash --resolution 256 --output_dir runs/derm-autoencoder
     """
 
+    essentials: ClassVar[str] = (
+        "dataset resolution channels fit output_dir train_steps width factor latent_channels train_batch_size seed dry_run"
+    )
+
     output_dir: str = "runs/autoencoder"
     """run folder; afterwards itself an autoencoder that AutoencoderKL.from_pretrained loads"""
     train_batch_size: int = 16

@@ -4,7 +4,8 @@ A text is compared with each train text by the pairs of words that both hold, ea
 it: log(20 / texts), nothing from 20 on. Its score is that sum times the square of the larger of its shares of either
 text: a copied text within a longer one, with a word changed, or with its sentences in another order scores high, and
 what many texts of a kind say scores low. The threshold is where one new real text in 10,000 is expected, from the
-held-out texts that are no duplicates of train texts. A short text that says little is below it, copied or not.
+held-out texts that are no duplicates of train texts, and never below what one pair of words says that a single train
+text holds. A short text that says little is below it, copied or not.
 """
 
 from __future__ import annotations
@@ -87,7 +88,7 @@ def measure_single_copies(
     reached = tail_threshold(unseen[~same])
     if reached is None:
         return {"copies": [], "power": []}
-    threshold = max(reached, float(unseen[~same].max()))
+    threshold = max(reached, float(unseen[~same].max()), float(np.log(COMMON)))
     record = count_certain(scores, unseen, threshold, (len(train), int(same.sum())), detector="shared words")
     return {
         "copies": [record.to_dict()],

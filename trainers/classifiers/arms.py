@@ -269,7 +269,7 @@ class ArmArguments:
     @property
     def rates(self) -> list[float]:
         """The learning rates to try; a ValueError where what is given is no number."""
-        return numbers("learning_rates", self.learning_rates)
+        return numbers("learning_rates", self.learning_rates, "0.001,0.003")
 
     @property
     def ratios(self) -> Sequence[float | None]:
@@ -302,12 +302,12 @@ class ArmArguments:
         return [Choice(*one) for one in itertools.product(ratios, weights, bands)]
 
 
-def numbers(flag: str, given: object) -> list[float]:
+def numbers(flag: str, given: object, example: str = "0.25,0.5") -> list[float]:
     """The numbers of a flag that takes one or several; a ValueError where what is given is no number."""
     try:
         return [float(each) for each in (given if isinstance(given, list) else str(given).split(","))]
     except ValueError as error:
-        raise ValueError(f"--{flag} must be numbers, as 0.25,0.5, got {given}") from error
+        raise ValueError(f"--{flag} must be numbers, as {example}, got {given}") from error
 
 
 def resolve_arms(kinds: Iterable[str], control: str, sources: Iterable[str], known: tuple[str, ...]) -> list[Arm]:

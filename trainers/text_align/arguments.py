@@ -1,7 +1,7 @@
 """The flags of a language model's alignment; nothing heavy is imported here."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from clinsynth.arguments import check_at_least
 from clinsynth.data.arguments import TextDataArguments
@@ -18,6 +18,10 @@ class TextAlignArguments(TextDataArguments, AdapterArguments, AuditArguments):
 
       clinsynth train text-align --model runs/lora --task severity-posts --dataset posts.csv --synthetic runs/lora-texts --output_dir runs/aligned
     """  # noqa: E501
+
+    essentials: ClassVar[str] = (
+        "model task dataset synthetic output_dir method harm_weight guard epochs batch_size seed dry_run"
+    )
 
     dry_run: bool = False
     """print the resolved settings and what the pairs are, and stop"""
