@@ -138,7 +138,9 @@ def test_texts_are_written_and_measured(before: Path) -> None:
     write = ["generate", "text", "--model", "writer", *source, "--output_dir", "posts-more"]
     measure = ["evaluate", "text", "--real", "posts.csv", "--synthetic", "posts", "--encoder", "writer"]
     push = ["push", "dataset", "posts", "--evidence", "posts-evidence", "--repo_id", "me/posts", "--dry_run"]
-    said = run_in(before, write, [*measure, "--bootstrap", 0, "--output_dir", "posts-evidence"], [*push, *LIMITS])
+    audit = ["audit", "text", "posts"]
+    measured = [*measure, "--bootstrap", 0, "--output_dir", "posts-evidence"]
+    said = run_in(before, write, measured, audit, [*push, *LIMITS])
     assert json.loads((before / "posts-more/generation.json").read_text())["produced"] == {"mild": 2, "severe": 2}
     assert json.loads((before / "posts-evidence/evidence.json").read_text())["data"]["counts"]["synthetic"] == {
         "mild": 6,

@@ -282,7 +282,8 @@ class AutoencoderArguments(DescentArguments):
     """
 
     essentials: ClassVar[str] = (
-        "dataset resolution channels fit output_dir train_steps width factor latent_channels train_batch_size seed dry_run"
+        "dataset resolution channels fit output_dir train_steps width factor latent_channels train_batch_size seed "
+        "dry_run"
     )
 
     output_dir: str = "runs/autoencoder"
