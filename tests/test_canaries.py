@@ -116,7 +116,7 @@ def image_commands(folder: Path, table: Path) -> list[list[str]]:
     (folder / "study.yaml").write_text(json.dumps(recipe))
     limits = dict.fromkeys(("max_exact_copies", "max_near_copies", "max_dcr_share"), 1)
     return [
-        flags("train ddpm", **tiny, output_dir=model),
+        flags("train ddpm", **tiny, mixed_precision="no", output_dir=model),
         flags("train gan", **tiny, latent_dim=8, validation_steps=0, output_dir=folder / "gan"),
         flags("generate images", model=model, dataset=table, balance_to=10, num_inference_steps=2, output_dir=made),
         flags(

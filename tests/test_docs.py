@@ -214,7 +214,7 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
         reader = Reader(folder, server)
         reader.follow(README)
         shard = next((folder / "runs" / "retina-synthetic" / "data").glob("*.parquet"))
-        (folder / "picture.png").write_bytes(parquet.read_table(shard)["image"][0].as_py()["bytes"])
+        (folder / "image.png").write_bytes(parquet.read_table(shard)["image"][0].as_py()["bytes"])
         yield reader
 
 
