@@ -70,6 +70,7 @@ def test_guidance_by_the_guide_and_its_interval_are_said(tmp_path: Path) -> None
     }
     for name, changes in kinds.items():
         main(arguments(tmp_path / "model", tmp_path / name, per_class=1, **changes))
+    main(arguments(tmp_path / "model", tmp_path / "early", per_class=1, **kinds["early"]))  # the same command goes on
     drawn = {name: pixels(tmp_path / name) for name in kinds}
     assert np.array_equal(drawn["never"], drawn["plain"])
     assert not np.array_equal(drawn["auto"], drawn["plain"]) and not np.array_equal(drawn["early"], drawn["auto"])
