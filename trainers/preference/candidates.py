@@ -113,7 +113,8 @@ def pair_candidates(args: PreferenceArguments, candidates: Dataset, judge: Judge
     if not scored:
         raise ValueError(
             f"the judge gave scores to none of {len(candidates)} candidates ({candidates[0]['reasons']}); correct it, "
-            "or name another one and delete the folder scores beside that of the candidates, so that they are judged anew"
+            "or name another one and delete the folder scores beside that of the candidates, so that they are judged "
+            "anew"
         )
     pairs = make_pairs(scored, args.pair_rule, args.margin)
     if args.method != "reward":  # it learns from the shares themselves
