@@ -409,10 +409,10 @@ def longer_training(generator: dict[str, Any], real: str, r: Readings) -> tuple[
     """Words and commands that bring a generator nearer to its data."""
     model = str(generator.get("model") or "MODEL")
     if r.things != IMAGES:
-        command = f"clinsynth train text-lora --model {shlex.quote(model)} --dataset {shlex.quote(real)}"
-        return "fine-tune the language model on the real texts, or take a larger one", [
-            f"{command} --output_dir runs/tuned"
-        ]
+        task = str(generator.get("task") or "TASK")
+        words = ["clinsynth", "train", "text-lora", "--model", model, "--task", task, "--dataset", real]
+        command = shlex.join([*words, "--output_dir", "runs/tuned"])
+        return "fine-tune the language model on the real texts, or take a larger one", [command]
     trainer = "gan" if "GAN" in str(generator.get("network")) else "ddpm"
     command = f"clinsynth train {trainer} --config {shlex.quote(f'{model}/config.yaml')} --train_steps N"
     return "train the generator longer: N is at least twice its train_steps", [
