@@ -36,6 +36,7 @@ IMAGES: dict[str, Any] = {
         "small": {
             "generators": ["ddpm"],
             "arms": "real,real_strong,composite",
+            "choose_control": False,  # by so few images another processor might choose another one
             "seeds": 2,
             "epochs": 1,
             "batch_size": 8,
