@@ -6,8 +6,6 @@ import hashlib
 import io
 import logging
 import re
-import struct
-import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -457,10 +455,7 @@ ORIENTATION = 0x0112  # the EXIF tag
 BITS_PER_SAMPLE = 258  # of TIFF
 BITS = "bits"
 """Where an opened image keeps its declared bits, in `info`."""
-BROKEN = (
-    AttributeError, EOFError, IndexError, KeyError, MemoryError, NotImplementedError, OSError, OverflowError,
-    RuntimeError, SyntaxError, TypeError, ValueError, struct.error, zlib.error, Image.DecompressionBombError,
-)  # fmt: skip
+BROKEN = (*dicom.BROKEN, SyntaxError, Image.DecompressionBombError)
 """What Pillow raises where the data of an image are cut off or damaged, or too many."""
 
 

@@ -7,26 +7,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
-from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState
+from transformers import PrinterCallback, TrainerControl, TrainerState
 from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer
 
 from clinsynth.run_folder import (
-    append_metrics,
     atomic_write,
     check_unchanged,
     drop_metrics_after,
     read_json,
     write_run_config,
 )
-from clinsynth.trainers.harness import check_finite
 from clinsynth.trainers.text_align.arguments import TextAlignArguments
-from clinsynth.trainers.text_lora.fit import CONFIG, FACTS, KEPT_CHECKPOINTS, WARM_UP
+from clinsynth.trainers.text_lora.fit import CONFIG, FACTS, KEPT_CHECKPOINTS, WARM_UP, LoggedSteps
 
 if TYPE_CHECKING:
     from accelerate import PartialState
     from datasets import Dataset
-
-LOGGED = ("loss", "grad_norm", "learning_rate", "rewards/margins", "rewards/accuracies")
 
 
 def begin(args: TextAlignArguments, facts: dict[str, Any], output_dir: Path, start: int) -> None:
@@ -105,24 +101,16 @@ class QuietKTO(Quiet, KTOTrainer):
     """TRL's, quietly."""
 
 
-class Journal(TrainerCallback):
+class Journal(LoggedSteps):
     """Progress bar and metrics.jsonl."""
 
+    logged = (*LoggedSteps.logged, "rewards/margins", "rewards/accuracies")
+
     def __init__(self, output_dir: Path, steps: int, writes: bool):
-        self.output_dir, self.writes = output_dir, writes
-        self.bar = tqdm(total=steps, desc="align", disable=not writes)
+        super().__init__(output_dir, tqdm(total=steps, desc="align", disable=not writes), writes)
 
     def on_train_begin(self, args: object, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self.bar.update(state.global_step)
 
     def on_step_end(self, args: object, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self.bar.update()
-
-    def on_log(self, args: object, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        logs: dict[str, float] = kwargs["logs"]
-        if "loss" not in logs:
-            return
-        check_finite(state.global_step, {name: logs[name] for name in ("loss", "grad_norm")}, self.output_dir)
-        if self.writes:
-            kept = {name: logs[name] for name in LOGGED if name in logs}
-            append_metrics(self.output_dir, {"step": state.global_step, **kept})

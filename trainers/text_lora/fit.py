@@ -18,7 +18,7 @@ import os
 import shutil
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from tqdm.auto import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState
@@ -177,7 +177,31 @@ def finish(task: Task, examples: Examples, model: PeftModel, base: Base, output_
     )
 
 
-class Journal(TrainerCallback):
+class LoggedSteps(TrainerCallback):
+    """metrics.jsonl and the loss on a progress bar, for Trainers that log every step; a step that is not finite ends
+    the run.
+
+    Attributes:
+        logged: what metrics.jsonl gets of a step.
+    """
+
+    logged: ClassVar[tuple[str, ...]] = ("loss", "grad_norm", "learning_rate")
+
+    def __init__(self, output_dir: Path, bar: Any, writes: bool):
+        self.output_dir, self.bar, self.writes = output_dir, bar, writes
+
+    def on_log(self, args: object, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        logs: dict[str, float] = kwargs["logs"]
+        if "loss" not in logs:
+            return
+        check_finite(state.global_step, {name: logs[name] for name in ("loss", "grad_norm")}, self.output_dir)
+        self.bar.set_postfix(loss=f"{logs['loss']:.4f}")
+        if self.writes:
+            kept = {name: logs[name] for name in self.logged if name in logs}
+            append_metrics(self.output_dir, {"step": state.global_step, **kept})
+
+
+class Journal(LoggedSteps):
     """Progress bar, metrics.jsonl, a validation after each pass, and the best adapter kept.
 
     Args:
@@ -188,23 +212,14 @@ class Journal(TrainerCallback):
     """
 
     def __init__(self, output_dir: Path, examples: Examples, start: int, writes: bool):
-        self.output_dir, self.examples, self.writes = output_dir, examples, writes
-        self.bar = tqdm(total=examples.steps, initial=start, desc="train", disable=not writes)
+        bar = tqdm(total=examples.steps, initial=start, desc="train", disable=not writes)
+        super().__init__(output_dir, bar, writes)
+        self.examples = examples
 
     def on_step_end(self, args: object, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         step, last = state.global_step, self.examples.steps
         control.should_evaluate = step == last or step % self.examples.steps_a_pass == 0
         self.bar.update()
-
-    def on_log(self, args: object, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        logs: dict[str, float] = kwargs["logs"]
-        if "loss" not in logs:
-            return
-        check_finite(state.global_step, {name: logs[name] for name in ("loss", "grad_norm")}, self.output_dir)
-        self.bar.set_postfix(loss=f"{logs['loss']:.4f}")
-        if self.writes:
-            kept = {name: logs[name] for name in ("loss", "grad_norm", "learning_rate")}
-            append_metrics(self.output_dir, {"step": state.global_step, **kept})
 
     def on_evaluate(self, args: object, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         metrics: dict[str, float] = kwargs["metrics"]
