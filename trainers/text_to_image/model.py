@@ -16,15 +16,11 @@ from clinsynth.data.images import ImageSplits
 from clinsynth.models import text_to_image_base
 from clinsynth.models.text_to_image import INVERSION, PromptedPipeline
 from clinsynth.seeds import derive_seed
-from clinsynth.trainers.arguments import TextToImageLoraArguments
-from clinsynth.trainers.diffusion.model import (
-    DDPMProcess,
-    TrainingStream,
-    draw_images,
-    save_grid,
-    scale_images,
-    to_fast,
-)
+from clinsynth.trainers.diffusion.latents import scale_images
+from clinsynth.trainers.diffusion.process import DDPMProcess, to_fast
+from clinsynth.trainers.stream import TrainingStream
+from clinsynth.trainers.text_to_image.arguments import TextToImageLoraArguments
+from clinsynth.trainers.validation import draw_images, save_grid
 
 TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
