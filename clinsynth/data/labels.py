@@ -250,6 +250,8 @@ OLDEST = 130
 UNKNOWN = "unknown"
 PERSON = "person"
 """The column in which a loaded split has whose a row is, as a number from 0 that says nothing else."""
+LOOK = "number of record"
+"""The column in which a loaded split of images has where what was seen of an image is kept; see `data.looks`."""
 MAX_GROUPS = 30  # a column with more values than these names rows rather than groups
 
 
@@ -261,7 +263,7 @@ def subgroups(dataset: Dataset) -> dict[str, np.ndarray]:
     """
     found = {}
     for column, feature in dataset.features.items():
-        if column in ("image", "label", PERSON) or not isinstance(feature, ClassLabel | Value):
+        if column in ("image", "label", PERSON, LOOK) or not isinstance(feature, ClassLabel | Value):
             continue
         values = dataset[column][:]
         if isinstance(feature, ClassLabel):

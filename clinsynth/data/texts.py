@@ -66,7 +66,7 @@ def load_text_dataset(args: TextDataArguments, seed: int = 0) -> DatasetDict:
         ValueError: whatever is wrong with the data set or a flag, with its name, value and a hint.
     """
     loaded = open_text_dataset(args, seed)
-    return loaded.without_persons()
+    return loaded.plain()
 
 
 def open_text_dataset(args: TextDataArguments, seed: int = 0) -> Loaded:
