@@ -164,9 +164,17 @@ def to_eight_bits(name: str, image: Image.Image, intensity: Limits | None) -> Im
     """An image of mode L in the place of one of more bits, by the rule `intensity`; others as they are."""
     if image.mode not in DEEP_MODES:
         return image
-    values = np.asarray(image, dtype=np.float64)
+    return grey_of(name, np.asarray(image, dtype=np.float64), intensity, (0.0, 2.0 ** image.info[BITS] - 1))
+
+
+def grey_of(name: str, values: np.ndarray, intensity: Limits | None, full: tuple[float, float]) -> Image.Image:
+    """Values (height, width) as an image of mode L by the rule `intensity`; `full` is the range where there is none.
+
+    Raises:
+        ValueError: some are no numbers.
+    """
     kind, *limits = intensity or ("full", 0.0, 0.0)
-    low, high = 0.0, 2.0 ** image.info[BITS] - 1
+    low, high = full
     if kind == "window":
         low, high = limits[0] - limits[1] / 2, limits[0] + limits[1] / 2
     elif kind == "percentile":

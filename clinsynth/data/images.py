@@ -12,11 +12,13 @@ from typing import ClassVar
 import numpy as np
 from datasets import Dataset, DatasetDict
 
-from clinsynth.data import dicom, phantom_fundus, sources, tables
+from clinsynth.data import image_files, nifti, phantom_fundus, sources
 from clinsynth.data.arguments import ImageDataArguments
 from clinsynth.data.cache import content_digest, kept_array
 from clinsynth.data.columns import with_subgroups
 from clinsynth.data.decoding import DECODED, Limits, cells, file_digests, on_all_cores, open_image
+from clinsynth.data.folders import read_image_folder
+from clinsynth.data.image_tables import rows_of_images
 from clinsynth.data.labels import (
     LOOK,
     PERSON,
@@ -28,9 +30,10 @@ from clinsynth.data.labels import (
     with_class_labels,
 )
 from clinsynth.data.looks import Looks, Survey, readable, survey, warn_of_shared_images
+from clinsynth.data.npz import published_names, read_npz
 from clinsynth.data.persons import with_persons
-from clinsynth.data.sources import published_names
 from clinsynth.data.splits import Loaded, choose_train, looks_of, with_all_splits
+from clinsynth.data.tables import TABLES, rows_by_split
 from clinsynth.data.targets import Target, bring_to, check_square, choose_target, count_sizes, state_changes
 
 
@@ -212,22 +215,26 @@ def read_splits(args: ImageDataArguments, notes: list[str] | None = None) -> dic
 
 def read_source(args: ImageDataArguments, notes: list[str]) -> dict[str, Dataset]:
     """The splits of a spec."""
-    spec, (name, _, options) = args.dataset, args.dataset.partition("?")
-    path = Path(name)
+    name, _, options = args.dataset.partition("?")
+    path, skip = Path(name), args.on_bad_file == "skip"
     if name == phantom_fundus.NAME:
-        return phantom_fundus.build_splits(phantom_fundus.parse_spec(spec, args.resolution))
-    if path.is_dir() and dicom.is_dicom_folder(path):
-        return dicom.read_dicom_folder(path, dicom.parse_options(options), args, notes)
-    if options:
-        raise ValueError(
-            f"--dataset {spec}: only {phantom_fundus.NAME} and DICOM folders take options after a ?; "
-            f"leave ?{options} out"
-        )
+        return phantom_fundus.build_splits(phantom_fundus.parse_spec(args.dataset, args.resolution))
+    if path.is_dir() and not sources.parquet_files(path):
+        rows = read_image_folder(path, args.label_column, skip)
+    elif path.suffix.lower() in TABLES and path.is_file():
+        rows = rows_by_split(path, rows_of_images(path, args.label_column, skip))
+    else:
+        splits = read_dataset(path, name)
+        if nifti.nifti_column(splits) is None:
+            image_files.refuse_options(name, options)
+        return nifti.of_feature(splits, options, args, notes)
+    return image_files.to_datasets(path, rows, options, args, notes)
+
+
+def read_dataset(path: Path, spec: str) -> dict[str, Dataset]:
+    """The splits of a source that is a data set already: Parquet, arrays, or one on the Hub."""
     if path.is_dir():
         return sources.read_folder(path)
-    suffix = path.suffix.lower()
-    if suffix not in (".npz", *tables.TABLES):
-        return sources.read_hub(spec)
-    if not path.is_file():
-        raise ValueError(f"--dataset {spec}: there is no such file; check the path")
-    return sources.read_npz(path) if suffix == ".npz" else tables.read_table(path, args.on_bad_file == "skip")
+    if path.suffix.lower() == ".npz" and path.is_file():
+        return read_npz(path)
+    return sources.read_file_or_hub(spec, path)
