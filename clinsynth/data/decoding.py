@@ -40,6 +40,7 @@ EIGHT_BIT_MODES = {**dict.fromkeys((*GREYS, *DEEP_MODES), "L"), **dict.fromkeys(
 """Each mode that is read, and what it becomes."""
 ORIENTATION = 0x0112  # the EXIF tag
 EXIF_IN_PNG = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")
+FLOATING_DDS = (94, 95, 96)  # BC6H, by DirectX's number
 BITS_PER_SAMPLE = 258  # of TIFF
 BITS = "bits"
 """Where an opened image keeps its declared bits, in `info`."""
@@ -140,7 +141,8 @@ def check_depth(name: str, image: Image.Image, content: bytes, intensity: Limits
             f"{name} is a grey {image.format} of {bits} bits ({image.mode}), whose full range says nothing; give "
             "--intensity percentile:0.5,99.5 or window:CENTRE,WIDTH"
         )
-    frames = getattr(image, "n_frames", 1)
+    with named_if_damaged(name):
+        frames = getattr(image, "n_frames", 1)
     if frames > 1 and image.format != "MPO":  # a photograph with its preview
         raise ValueError(f"{name} holds {frames} frames; save the one you mean as an image of its own")
 
@@ -153,6 +155,10 @@ def declared_bits(image: Image.Image, content: bytes) -> int:
         return max(8, *image.tag_v2.get(BITS_PER_SAMPLE, (8,)))  # type: ignore[attr-defined]
     if image.format == "JPEG2000":
         return (content[content.find(b"\xff\x51") + 40] & 0x7F) + 1
+    if image.format == "AVIF":
+        return max(8, content[content.find(b"pixi") + 9]) if b"pixi" in content[:4096] else 8
+    if image.format == "DDS":
+        return 16 if content[84:88] == b"DX10" and content[128] in FLOATING_DDS else 8
     if image.format == "SGI":
         return 8 * content[3]
     if image.format == "PPM" and image.mode not in ("1", "F"):

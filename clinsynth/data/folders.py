@@ -22,6 +22,7 @@ from pathlib import Path
 from clinsynth.data.image_tables import (
     METADATA,
     ending,
+    files_below,
     is_hidden,
     naming_tables,
     rows_of_images,
@@ -65,7 +66,7 @@ def read_image_folder(path: Path, label: str, skip: bool = False) -> dict[str, R
 
 def list_images(path: Path) -> tuple[list[Path], Counter[str]]:
     """The images of a folder, hidden ones left out, in order; how many other files there are of each kind."""
-    found = [file for file in sorted(path.rglob("*")) if file.is_file() and file.name not in METADATA]
+    found = [file for file in files_below(path) if file.name not in METADATA]
     hidden = {file for file in found if is_hidden(file.relative_to(path))}
     images = [file for file in found if file not in hidden and ending(file.name)]
     rest = set(found) - hidden - set(images)

@@ -7,6 +7,7 @@ as published sets have it: by path or name, with or without an ending, with anot
 from __future__ import annotations
 
 import logging
+import os
 from collections import defaultdict
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -19,7 +20,7 @@ from clinsynth.data.tables import TABLES, Rows, read_file, settle, split_named
 logger = logging.getLogger("clinsynth")
 
 KINDS = {
-    **dict.fromkeys((".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp"), "image"),
+    **dict.fromkeys(".png .jpg .jpeg .jpe .jfif .jp2 .bmp .gif .tif .tiff .webp .ppm .pgm".split(), "image"),
     **dict.fromkeys((".dcm", ".dicom"), "DICOM"),
     **dict.fromkeys((".nii", ".nii.gz"), "NIfTI"),
 }
@@ -35,6 +36,18 @@ LOOKED_AT = 200
 def ending(name: str) -> str:
     """How the name of a file that is read ends, in lower case; nothing of another file."""
     return next((end for end in KINDS if name.lower().endswith(end)), "")
+
+
+def files_below(folder: Path) -> list[Path]:
+    """All files of a folder in order, links among them and those in folders that are links; each folder once."""
+    found, seen = [], set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        if (own := os.path.realpath(place)) in seen:
+            folders.clear()
+            continue
+        seen.add(own)
+        found += [Path(place, name) for name in names]
+    return sorted(found)
 
 
 def is_hidden(path: Path) -> bool:
@@ -62,7 +75,7 @@ class Places:
     def by_name(self) -> dict[str, list[Path]]:
         """Paths below the folder by the file's name, with and without its ending."""
         found = defaultdict(list)
-        for file in sorted(self.folder.rglob("*")):
+        for file in files_below(self.folder):
             place = file.relative_to(self.folder)
             if (end := ending(file.name)) and not is_hidden(place):
                 found[file.name].append(place)

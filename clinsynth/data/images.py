@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -11,6 +12,7 @@ from typing import ClassVar
 
 import numpy as np
 from datasets import Dataset, DatasetDict
+from datasets import Image as ImageFeature
 
 from clinsynth.data import image_files, nifti, phantom_fundus, sources
 from clinsynth.data.arguments import ImageDataArguments
@@ -33,8 +35,10 @@ from clinsynth.data.looks import Looks, Survey, readable, survey, warn_of_shared
 from clinsynth.data.npz import published_names, read_npz
 from clinsynth.data.persons import with_persons
 from clinsynth.data.splits import Loaded, choose_train, looks_of, with_all_splits
-from clinsynth.data.tables import TABLES, rows_by_split
+from clinsynth.data.tables import TABLES, rows_by_split, settle
 from clinsynth.data.targets import Target, bring_to, check_square, choose_target, count_sizes, state_changes
+
+logger = logging.getLogger("clinsynth")
 
 
 @dataclass(frozen=True)
@@ -183,6 +187,7 @@ def open_image_dataset(args: ImageDataArguments, seed: int = 0) -> Loaded:
     check_not_empty(splits)
     names = args.class_names or published_names(args.dataset)
     splits = with_class_labels(splits, args.label_column, names, args.merge_alike_labels)
+    splits = {name: without_repeats(split, name, notes) for name, split in splits.items()}
     splits, seen = readable(splits, args.limits(), args.on_bad_file == "skip", notes)
     splits = with_persons(splits, args, notes)
     own = ["image", "label", LOOK, *({PERSON} & set(splits["train"].column_names))]
@@ -192,6 +197,26 @@ def open_image_dataset(args: ImageDataArguments, seed: int = 0) -> Loaded:
         warn_of_shared_images(looks_of(splits, seen), notes)
     splits["train"] = choose_train(splits["train"], args, seed)
     return Loaded(DatasetDict(splits), kept, left_out, notes, seen)
+
+
+def without_repeats(rows: Dataset, split: str, notes: list[str]) -> Dataset:
+    """A split in which each file stands once: a row a finding, or a box, may name its image again.
+
+    Raises:
+        ValueError: rows of one file have different labels; names the first ten.
+    """
+    stored = rows.select_columns("image").cast_column("image", ImageFeature(decode=False))
+    labels, first, wrong = rows["label"][:], dict[str, int](), []
+    for row, cell in enumerate(stored["image"]):
+        name = cell["path"] if cell and cell["bytes"] is None else f"row {row}"
+        if labels[first.setdefault(name, row)] != labels[row]:
+            wrong.append(f"{name} stands in rows of different labels; write one label for it")
+    settle(wrong, len(rows), "image", False, notes)
+    if len(first) == len(rows):
+        return rows
+    notes.append(f"{len(rows) - len(first)} of {len(rows)} {split} rows name an image again, and are left out")
+    logger.info("%s", notes[-1])
+    return rows.select(list(first.values()))
 
 
 def declared_columns(args: ImageDataArguments, splits: dict[str, Dataset]) -> list[str] | None:

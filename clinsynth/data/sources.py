@@ -27,7 +27,7 @@ from datasets import (
 from datasets.exceptions import DatasetGenerationError
 from datasets.features.nifti import Nifti
 
-from clinsynth.data.image_tables import KINDS, is_hidden
+from clinsynth.data.image_tables import KINDS, files_below, is_hidden
 from clinsynth.data.tables import split_named
 
 logger = logging.getLogger("clinsynth")
@@ -63,7 +63,7 @@ def read_file_or_hub(spec: str, path: Path) -> dict[str, Dataset]:
 
 def parquet_files(path: Path) -> list[Path]:
     """The Parquet files of a folder, hidden ones left out; a file is its own."""
-    found = [path] if path.is_file() else sorted(path.rglob("*.parquet"))
+    found = [path] if path.is_file() else [file for file in files_below(path) if file.suffix.lower() == ".parquet"]
     return [file for file in found if not is_hidden(file.relative_to(path))]
 
 
@@ -157,7 +157,7 @@ def cache_of(path: Path) -> str:
     of this one goes by path, sizes and times of its files.
     """
     path = path.resolve()
-    files = [path] if path.is_file() else [file for file in sorted(path.rglob("*")) if file.is_file()]
+    files = [path] if path.is_file() else [file for file in files_below(path) if file.is_file()]
     found = [(str(file), file.stat()) for file in files]
     state = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in found]
     key = hashlib.sha256(json.dumps(state).encode()).hexdigest()[:16]

@@ -27,7 +27,7 @@ from clinsynth.data import phantom_posts
 from clinsynth.data.arguments import TextDataArguments
 from clinsynth.data.columns import with_subgroups
 from clinsynth.data.duplicates import text_digest
-from clinsynth.data.image_tables import NAMED, Places, ending, names_images
+from clinsynth.data.image_tables import NAMED, Places, ending, files_below, names_images
 from clinsynth.data.labels import (
     PERSON,
     LabelledSamples,
@@ -111,7 +111,7 @@ def holds_texts(spec: str) -> bool:
         tables = [file for file in path.iterdir() if file.suffix.lower() in TABLES]
         known = {"counselchat_min.csv", *MTS_DIALOG.values()}
         named = any(split_named(file.stem) or file.name in known for file in tables)
-        return named and not any(ending(file.name) for file in path.rglob("*"))
+        return named and not any(ending(file.name) for file in files_below(path))
     if path.suffix.lower() in TABLES and path.is_file():
         first = next(iter(read_rows(path)), {"image": ""})
         of_texts = "text" in first or COUNSELCHAT_COLUMNS.keys() <= first.keys()
@@ -313,12 +313,14 @@ class TextSet:
         labels: int64 (n,), numbers of the class names that go with the set.
         ids: one a text; those of the train split are what `example_ids` name.
         example_ids: for each synthetic text the ids of the train texts in its prompt; None where that is not known.
+        persons: int64 (n,), whose each real text is; None where that is not known.
     """
 
     texts: list[str]
     labels: np.ndarray
     ids: list[str]
     example_ids: list[list[str]] | None = None
+    persons: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -329,4 +331,5 @@ class TextSet:
         columns = dataset.column_names
         ids = dataset["id"][:] if "id" in columns else [str(row) for row in range(len(dataset))]
         examples = dataset["example_ids"][:] if "example_ids" in columns else None
-        return cls(dataset["text"][:], np.asarray(dataset["label"][:], dtype=np.int64), ids, examples)
+        labels = np.asarray(dataset["label"][:], dtype=np.int64)
+        return cls(dataset["text"][:], labels, ids, examples, persons_of(dataset))

@@ -351,9 +351,9 @@ def view(sets: dict[str, TextSet], encoder: TextEncoder, folder: Path) -> Views:
     views = Views({}, {}, {})
     rows = embed_all(encoder, sets, folder)
     for name, side in sets.items():
-        views.embeddings[name] = Features(rows[name], side.labels)
-        views.words[name] = Features(word_rows(side.texts), side.labels)
-        views.texts[name] = Features(as_objects(side.texts), side.labels)
+        views.embeddings[name] = Features(rows[name], side.labels, side.persons)
+        views.words[name] = views.embeddings[name].of(word_rows(side.texts))
+        views.texts[name] = views.embeddings[name].of(as_objects(side.texts))
     return views
 
 

@@ -89,7 +89,7 @@ def draw_closest(synthetic: Features, train: Features, held_out: Features, setti
         observed.append(closest_is_train(taken, near))
         relabelled.append(closest_is_train(relabel(taken, labels, generator), near))
         if enough:
-            moved, _ = split_halves(held_out.labels, settings.seed + replicate)
+            moved, _ = split_halves(held_out.labels, settings.seed + replicate, held_out.persons)
             allowed = np.ones(len(order), dtype=bool)
             allowed[places[moved]] = False  # as if they were synthetic
             taken = balanced(is_train, allowed, labels, generator)
