@@ -57,13 +57,8 @@ def bootstrap(
     order, by one generator."""
     generator = np.random.default_rng(seed)
     both = list(zip(sides, persons or [None] * len(sides), strict=True))
-    return np.array(
-        [
-            statistic(*(side[resampled(generator, len(side), whose)] for side, whose in both))
-            for _ in range(replicates)
-        ],
-        dtype=np.float64,
-    )
+    drawn = ([side[resampled(generator, len(side), whose)] for side, whose in both] for _ in range(replicates))
+    return np.array([statistic(*rows) for rows in drawn], dtype=np.float64)
 
 
 def bootstrap_interval(

@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from clinsynth.data.labels import label_columns
+from clinsynth.data.labels import MARKS, label_columns
 from clinsynth.data.persons import rank_of
 from clinsynth.data.tables import TABLES, Rows, read_file, settle, split_named
 
@@ -146,10 +146,15 @@ def rows_of_images(table: Path, label: str, skip: bool = False, folders: bool = 
     settle([] if skip else missing, len(rows), "image", False, [])
     if places.searched:
         logger.info("%s: %d images found by their names below %s", table, places.searched, places.folder)
-    if folders and label not in rows[0] and not label_columns(rows[0]):
+    if folders and label not in rows[0] and not label_columns(rows[0]) and not has_marks(rows):
         for row in (row for row in rows if row["image"].parent != table.parent):
             row["label"] = row["image"].parent.name
     return rows
+
+
+def has_marks(rows: Rows) -> bool:
+    """Whether several columns hold 0 and 1 alone, which may be the classes."""
+    return sum(all(str(row.get(column)) in MARKS for row in rows) for column in rows[0]) > 1
 
 
 def why_missing(table: Path, number: int, cell: Any, places: Places) -> str:

@@ -127,8 +127,9 @@ def from_findings(splits: dict[str, Dataset], finding: str) -> dict[str, Dataset
         parts = {split: [findings_of(cell) for cell in own] for split, own in cells.items()}
         if any(len(each) > 1 for each in parts["train"]) and any(finding in each for each in parts["train"]):
             logger.info("classes: whether column %s names %s", name, finding)
-            names = [f"no {finding}", finding]
-            return {s: rows.add_column(finding, [names[finding in p] for p in parts[s]]) for s, rows in splits.items()}
+            kind = ClassLabel(names=[f"no {finding}", finding])
+            held = {split: [int(finding in each) for each in own] for split, own in parts.items()}
+            return {split: rows.add_column(finding, held[split], feature=kind) for split, rows in splits.items()}
     return splits
 
 

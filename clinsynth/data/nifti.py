@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 import numpy as np
-from datasets import Dataset
+from datasets import Dataset, Features
 from datasets import Image as ImageFeature
 from datasets.features.nifti import Nifti
 from PIL import Image
@@ -86,7 +86,12 @@ def read_slice(name: str, content: bytes | None, which: Slice, limits: Limits | 
         second = SIZE_OF_SECOND in (int.from_bytes(plain[:4], order) for order in ("little", "big"))
         volume = (nibabel.Nifti2Image if second else nibabel.Nifti1Image).from_bytes(plain)
         voxels = np.asarray(nibabel.as_closest_canonical(volume).dataobj)
-    except (*BROKEN, nibabel.filebasedimages.ImageFileError, nibabel.spatialimages.HeaderDataError) as error:
+    except (
+        *BROKEN,
+        nibabel.filebasedimages.ImageFileError,
+        nibabel.spatialimages.HeaderDataError,
+        nibabel.wrapstruct.WrapStructError,
+    ) as error:
         raise ValueError(f"{name} cannot be read as NIfTI ({error}); replace or remove it") from error
     while voxels.ndim > 3 and voxels.shape[-1] == 1:
         voxels = voxels[..., 0]
@@ -134,7 +139,7 @@ def of_feature(
         kept = [row for row, cell in enumerate(cells) if not isinstance(cell, ValueError)]
         others = rows.remove_columns(column).select(kept)
         images = image_dataset([cells[row] for row in kept], {name: others[name][:] for name in others.column_names})
-        result[split] = images.cast(images.features | others.features)
+        result[split] = images.cast(Features({**images.features, **others.features}))
     settle(wrong, sum(map(len, splits.values())), "image", args.on_bad_file == "skip", notes)
     say_slices(which, args, sum(map(len, result.values())))
     return result
