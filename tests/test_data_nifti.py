@@ -1,4 +1,4 @@
-"""NIfTI volumes: a slice of each by the scanner's axes, whatever the file's own order, with labels by folder or table."""
+"""NIfTI volumes: a slice of each by the scanner's axes, whatever the file's own order; labels by folder or table."""
 
 from pathlib import Path
 from typing import Any

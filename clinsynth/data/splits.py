@@ -84,7 +84,7 @@ def with_all_splits(
         if kept_together:  # the cut of rows without persons is that of earlier versions, whose sets name its rows
             groups = kept_together(train) if whose is None else joined(persons, kept_together(train))
         rows = cut_rows(labels, groups, missing)
-        if not all(rows.values()) and kept_together:
+        if not all(rows.values()) and kept_together and len(np.unique(persons)) > 1:
             logger.warning("so many %ss are equal or nearly so that no cut keeps these together", noun)
             rows = cut_rows(labels, persons, missing)
         for name, chosen in rows.items():
