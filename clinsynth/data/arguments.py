@@ -136,8 +136,8 @@ class TextDataArguments(DataArguments):
 
     dataset: str = ""
     """data set: phantom-posts[?seed=0] (built in, made up, no patients), a .csv/.jsonl/.parquet of text, label[,
-    split], a folder of train.csv[, validation.csv, test.csv] or Parquet, the folders of MTS-Dialog and CounselChat as they are
-    published, or a Hub id"""
+    split], a folder of train.csv[, validation.csv, test.csv] or Parquet, the folders of MTS-Dialog and CounselChat as
+    they are published, or a Hub id"""
     text_column: str = "text"
     """column that holds the text"""
     drop_small_classes: bool = False
