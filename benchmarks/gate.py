@@ -120,8 +120,8 @@ def look_at_texts(args: GateArguments) -> Looked:
     from clinsynth.data.arguments import TextDataArguments
     from clinsynth.data.texts import load_text_dataset
     from clinsynth.metrics.privacy.exact import text_digests
-    from clinsynth.metrics.privacy.power import tail_threshold
-    from clinsynth.metrics.texts.single_copies import KINDS, TextSpace
+    from clinsynth.metrics.privacy.power import beyond
+    from clinsynth.metrics.texts.single_copies import KINDS, TextSpace, text_thresholds
 
     splits = load_text_dataset(TextDataArguments(args.texts), 0)
     generator, train = np.random.default_rng(args.seed), list(splits["train"]["text"])
@@ -130,15 +130,13 @@ def look_at_texts(args: GateArguments) -> Looked:
     same = space.closest(unseen)[1] | np.array([one in exact for one in text_digests(unseen)])
     kept = [unseen[row] for row in generator.permutation(len(unseen)) if not same[row]]
     held_out, honest = kept[::2], kept[1::2]
-    scores = space.closest(held_out)[0]
-    reached = tail_threshold(scores)
-    if reached is None:
+    thresholds = text_thresholds(space.closest(held_out)[0])
+    if thresholds is None:
         raise ValueError(f"--texts {args.texts} has too few held-out texts for a threshold; give a larger one")
-    threshold = max(reached, float(scores.max()))
 
     def flagged(texts: list[str]) -> np.ndarray:
         known = np.array([one in exact for one in text_digests(texts)])
-        return known | (space.closest(texts)[0] > threshold)
+        return known | (beyond(space.closest(texts)[0], thresholds) > 1)
 
     kinds = {"as it is": lambda text, _: text, **KINDS}
     rows, others = generator.permutation(len(train))[: args.plants], generator.integers(len(honest), size=args.plants)

@@ -24,7 +24,7 @@ import numpy as np
 from PIL import Image
 from scipy.ndimage import affine_transform, gaussian_filter
 
-from clinsynth.metrics.privacy.power import RATE, describe_power, tail_threshold
+from clinsynth.metrics.privacy.power import RATE, beyond, describe_power, tail_threshold
 
 SIDE, BORDER = 28, 4
 REACH = 3
@@ -155,12 +155,6 @@ def certain_thresholds(scores: np.ndarray) -> np.ndarray | None:
     if None in reached:
         return None
     return np.maximum(np.minimum(np.array(reached, dtype=float), HIGHEST), scores.max(0))
-
-
-def beyond(scores: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
-    """The scores (n, 2) in thresholds, the higher of the two: above 1 an image is a copy; (n,)."""
-    found: np.ndarray = (scores / thresholds).max(1)
-    return found
 
 
 def as_jpeg(image: np.ndarray) -> np.ndarray:
