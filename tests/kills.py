@@ -291,9 +291,9 @@ def main() -> int:
     parser.add_argument("--only", default="", help="commands, with commas between them")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder, running_hub(Path(folder) / "hub") as hub:
-        settle(Path(folder), hub)
-        harness = Harness(Path(folder), hub, args.seed)
+    with temporary_folder() as folder, running_hub(folder / "hub") as hub:
+        settle(folder, hub)
+        harness = Harness(folder, hub, args.seed)
         commands = harness.prepare(args.only)
         with contextlib.suppress(KeyboardInterrupt):  # it tells what it has found by then
             for command, kills in in_turn(commands, harness.random):
@@ -312,6 +312,16 @@ def in_turn(commands: list[Command], chance: random.Random) -> Iterator[tuple[Co
         for command in commands:
             if command.kills.total() < AT_MOST.get(command.name, sys.maxsize):
                 yield command, chance.randint(1, 3)
+
+
+@contextlib.contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """A folder that this process alone deletes; that of `tempfile.TemporaryDirectory` each fork would, at its end."""
+    folder = Path(tempfile.mkdtemp())
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager
