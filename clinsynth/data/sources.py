@@ -8,6 +8,8 @@ import logging
 import math
 import os
 import re
+import struct
+import tokenize
 import zipfile
 import zlib
 from pathlib import Path
@@ -32,8 +34,16 @@ from PIL import Image
 
 from clinsynth.data.folders import read_image_folder
 from clinsynth.data.tables import image_dataset, png_cell, split_named
+from clinsynth.plain_yaml import cut
 
 logger = logging.getLogger("clinsynth")
+
+
+NO_NPZ = (
+    *(EOFError, MemoryError, OverflowError, RuntimeError, SyntaxError, TypeError, ValueError),
+    *(struct.error, tokenize.TokenError, zipfile.BadZipFile, zlib.error),
+)
+"""What numpy and zipfile raise where a file is none; a header is read as Python is."""
 
 
 def read_npz(path: Path) -> dict[str, Dataset]:
@@ -46,10 +56,10 @@ def read_npz(path: Path) -> dict[str, Dataset]:
         check_unpacked(path)
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
-    except (EOFError, MemoryError, OverflowError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+    except NO_NPZ as error:
         raise ValueError(
             f"{path} is damaged, no .npz, or holds pickled objects, which could run any code and are not opened "
-            f"({error}); save plain uint8 images and integer labels with numpy.savez"
+            f"({cut(error)}); save plain uint8 images and integer labels with numpy.savez"
         ) from error
     prefixes = [(split, name.removesuffix("_images")) for name in arrays if (split := split_named(name))]
     found = {split: prefix for split, prefix in prefixes if f"{prefix}_images" in arrays}
