@@ -228,6 +228,7 @@ class Harness:
             self.compare(command)
         except AssertionError as error:
             command.wrong.append(f"{command.name}, killed {', '.join(places)}: {error}")
+            print(command.wrong[-1], file=sys.stderr, flush=True)
         self.clear()
 
     def kill(self, command: Command) -> str:
@@ -303,6 +304,7 @@ def main() -> int:
     parser.add_argument("--only", default="", help="commands, with commas between them")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # also where it was started in the background
     pushes = "push" in args.only or not args.only
     with temporary_folder() as folder, running_hub(folder / "hub") if pushes else contextlib.nullcontext({}) as hub:
         settle(folder, hub)

@@ -125,8 +125,8 @@ def read_folder(path: Path) -> dict[str, Dataset]:
         return read_image_folder(path)
     try:
         return by_known_split(read_parquet(path), path)
-    except (DatasetGenerationError, pa.ArrowInvalid, ValueError) as error:
-        cause = error.__cause__ or error
+    except (DatasetGenerationError, OSError, pa.ArrowException, ValueError) as error:
+        cause = cut(error.__cause__ or error)
         raise ValueError(f"{path} holds Parquet files that cannot be read ({cause}); replace them") from error
 
 

@@ -16,11 +16,13 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset, DatasetDict, Value
 
@@ -109,7 +111,8 @@ def holds_texts(spec: str) -> bool:
         tables = [file for file in path.iterdir() if file.suffix.lower() in TABLES]
         parquet = next(path.rglob("*.parquet"), None)
         if parquet is not None:
-            return "image" not in pq.read_schema(parquet).names
+            with suppress(OSError, pa.ArrowException):  # whoever reads its rows says what is wrong
+                return "image" not in pq.read_schema(parquet).names
         known = {"counselchat_min.csv", *MTS_DIALOG.values()}
         return any(split_named(file.stem) or file.name in known for file in tables)
     if path.suffix.lower() in TABLES and path.is_file():
