@@ -188,7 +188,7 @@ def check_column(splits: dict[str, Dataset], column: str, hint: str) -> None:
     """Raise a `ValueError` that ends in `hint` for a split without this column."""
     for split, dataset in splits.items():
         if column not in dataset.column_names:
-            there = ", ".join(dataset.column_names)
+            there = first_of(dataset.column_names)
             raise ValueError(f"{split} has no column {column!r}; it has {there}: {hint}")
 
 

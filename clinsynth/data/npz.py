@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import tokenize
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from PIL import Image
 
 from clinsynth.data.decoding import BROKEN
 from clinsynth.data.tables import image_dataset, png_cell, split_named
+from clinsynth.plain_yaml import cut
 
 
 def read_npz(path: Path) -> dict[str, Dataset]:
@@ -26,10 +28,10 @@ def read_npz(path: Path) -> dict[str, Dataset]:
         check_unpacked(path)
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
-    except BROKEN as error:
+    except (*BROKEN, tokenize.TokenError) as error:  # a header is read as Python is
         raise ValueError(
             f"{path} is damaged, no .npz, or holds pickled objects, which could run any code and are not opened "
-            f"({error}); save plain uint8 images and integer labels with numpy.savez"
+            f"({cut(error)}); save plain uint8 images and integer labels with numpy.savez"
         ) from error
     prefixes = [(split, name.removesuffix("_images")) for name in arrays if (split := split_named(name))]
     found = {split: prefix for split, prefix in prefixes if f"{prefix}_images" in arrays}

@@ -29,6 +29,7 @@ from datasets.features.nifti import Nifti
 
 from clinsynth.data.image_tables import KINDS, files_below, is_hidden
 from clinsynth.data.tables import split_named
+from clinsynth.plain_yaml import cut
 
 logger = logging.getLogger("clinsynth")
 
@@ -88,8 +89,8 @@ def read_folder(path: Path) -> dict[str, Dataset]:
     """
     try:
         return by_known_split(read_parquet(path), path)
-    except (DatasetGenerationError, pa.ArrowInvalid, ValueError) as error:
-        cause = error.__cause__ or error
+    except (DatasetGenerationError, OSError, pa.ArrowException, ValueError) as error:
+        cause = cut(error.__cause__ or error)
         raise ValueError(f"{path} holds Parquet files that cannot be read ({cause}); replace them") from error
 
 
