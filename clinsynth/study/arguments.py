@@ -44,6 +44,8 @@ class EvaluateImagesArguments(WayInArguments, IntensityArguments):
     """passes over the real train split in each training"""
     shareable: bool = False
     """leave every real image out of report.html, and the synthetic ones too where a sign of copies was found"""
+    author: str = ""
+    """who answers for the evaluation, as its page names them; nobody is named otherwise"""
     checklist: str | None = None
     """score every picture's alignment with its class (checklist share, class margin, typicality): name of a checklist
     that comes with clinsynth, or a .yaml file"""
@@ -110,6 +112,8 @@ class EvaluateTextArguments(WayInArguments):
     show_texts: bool = False
     """show the closest pairs of texts side by side in report.html. Give true only if the source's licence and the
     privacy of the people in it allow that; else the page shows what they share in numbers"""
+    author: str = ""
+    """who answers for the evaluation, as its page names them; nobody is named otherwise"""
     seed: int = 0
     """of the choice of few-shot texts (give the generator's), of subsets and of the bootstrap"""
     text_column: str = "text"
@@ -249,6 +253,8 @@ class StudyArguments(ImageDataArguments, EngineArguments):
     shareable: bool = False
     """leave every real image out of report.html, and those of a generator with a sign of copies; the reports of the
     single steps keep theirs"""
+    author: str = ""
+    """who answers for the study, as its page names them; nobody is named otherwise"""
     resources: dict[str, dict[str, float]] = field(default_factory=dict)
     """--engine ray: what a step takes, as {train: {gpus: 1, cpus: 4, memory_gb: 16}}, by the step's first word or
     whole name, or all; default: one CPU, and one GPU where the cluster has any"""
