@@ -77,13 +77,13 @@ class FromScratchArguments(RunArguments):
     class_balanced: bool = False
     """draw every class equally often"""
     horizontal_flip: bool = False
-    """mirror left to right at random: only where a mirrored picture is still a true one (laterality!)"""
+    """mirror left to right at random: only where a mirrored image is still a true one (laterality!)"""
     vertical_flip: bool = False
     """mirror top to bottom at random"""
     report_to: Literal["none", "tensorboard", "trackio", "wandb"] = "none"
     """tracker that gets the same numbers"""
     validation_steps: int = 1000
-    """steps between two validations (picture grid in samples/, Frechet distance and KID against the validation split);
+    """steps between two validations (image grid in samples/, Frechet distance and KID against the validation split);
     the best by KID becomes the result. 0: no validation, the last step is the result"""
     stop_memorising: bool = True
     """stop at a validation whose images lie nearer to train than to validation images by more than chance, and keep
@@ -303,7 +303,7 @@ class AutoencoderArguments(DescentArguments):
     gradient_accumulation_steps: int = 1
     """parts that a global batch is computed in, to save memory"""
     horizontal_flip: bool = False
-    """mirror left to right at random: only where a mirrored picture is still a true one (laterality!)"""
+    """mirror left to right at random: only where a mirrored image is still a true one (laterality!)"""
     vertical_flip: bool = False
     """mirror top to bottom at random"""
     validation_steps: int = 1000
@@ -373,7 +373,7 @@ class GANArguments(FromScratchArguments):
     """lambda of the loss wgan_gp"""
     diff_augment: bool = True
     """colour, translation and cutout for real and generated images alike before the discriminator sees them (Zhao et
-    al. 2020): without it a few hundred images are soon learned by heart; the generated pictures do not show it"""
+    al. 2020): without it a few hundred images are soon learned by heart; the generated images do not show it"""
     ema_decay: float = 0.999
     """largest decay of the average of the generator's weights that is saved; it warms up with the steps"""
 
@@ -391,12 +391,12 @@ class GANArguments(FromScratchArguments):
 
 @dataclass
 class TextToImageLoraArguments(DescentArguments):
-    """Fine-tune a text-to-image model (LoRA) on labelled pictures, each class behind a prompt.
+    """Fine-tune a text-to-image model (LoRA) on labelled images, each class behind a prompt.
 
-    --resolution is what the model draws, by default the base's own; smaller pictures are enlarged, grey ones made
+    --resolution is what the model draws, by default the base's own; smaller images are enlarged, grey ones made
     colour. Start the same command again to resume. Example:
 
-      clinsynth train text-to-image-lora --model stable-diffusion-v1-5/stable-diffusion-v1-5 --dataset ham10000 --fit squash --prompt_template "a dermatoscopic picture of {label}" --output_dir runs/derm-lora
+      clinsynth train text-to-image-lora --model stable-diffusion-v1-5/stable-diffusion-v1-5 --dataset ham10000 --fit squash --prompt_template "a dermatoscopic image of {label}" --output_dir runs/derm-lora
     """  # noqa: E501
 
     essentials: ClassVar[str] = (
@@ -445,16 +445,16 @@ class TextToImageLoraArguments(DescentArguments):
     class_balanced: bool = False
     """draw every class equally often"""
     horizontal_flip: bool = False
-    """take each picture mirrored left to right too: only where that is still a true one (laterality!)"""
+    """take each image mirrored left to right too: only where that is still a true one (laterality!)"""
     vertical_flip: bool = False
-    """take each picture mirrored top to bottom too"""
+    """take each image mirrored top to bottom too"""
     guidance_scale: float = 5.0
-    """guidance of the pictures in samples/, and of `generate images` unless told otherwise; 1 is without"""
+    """guidance of the images in samples/, and of `generate images` unless told otherwise; 1 is without"""
     seed: int = 0
-    """of the LoRA's start, the order of pictures and all noise"""
+    """of the LoRA's start, the order of images and all noise"""
     checkpointing_steps: int = 250
     validation_steps: int = 500
-    """steps between two validations: a picture grid in samples/ and the loss on validation pictures; 0: none"""
+    """steps between two validations: an image grid in samples/ and the loss on validation images; 0: none"""
     validation_pictures: int = 4
     """pictures of each class in the grid"""
 
