@@ -36,6 +36,7 @@ TABS = ("Images", "Text", "Evidence", "Review")
 EXAMPLES = ("Images", "Text")
 """Tabs that show one on arrival, once it is there."""
 PATIENCE = 240_000
+EVIDENCE_PATIENCE = 900_000
 KEEP_TOASTS = """
 window.toasts = [];
 new MutationObserver(() => {
@@ -208,7 +209,8 @@ def test_what_was_drawn_is_compared_reviewed_and_exported(visit: Visit, tmp_path
     ).first.set_input_files(real_set(tmp_path / "real.zip"))
     visit.wait_for("real.zip")
     visit.page.get_by_role("button", name="Compare", exact=True).click()
-    visit.page.locator("iframe[title=Report]").wait_for()
+    visit.page.locator("iframe[title=Report], [data-testid=toast-body]").first.wait_for(timeout=EVIDENCE_PATIENCE)
+    assert visit.page.evaluate("window.toasts") == []
     report = visit.page.frame_locator("iframe[title=Report]")
     report.get_by_text("Looks like real?").first.wait_for()
     visit.shoot("evidence-compared")
