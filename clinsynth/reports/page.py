@@ -223,8 +223,8 @@ def format_percent(share: float | None) -> str:
 
 
 def format_duration(seconds: float) -> str:
-    """`12.5 min`, `40 s`."""
-    return f"{seconds / 60:.1f} min" if seconds >= 90 else f"{seconds:.0f} s"
+    """`12.5 min`."""
+    return f"{seconds / 60:.1f} min"
 
 
 def split_sentences(text: str) -> list[str]:
