@@ -1,4 +1,4 @@
-"""Train contestants for the same processor time on the same data and draw from each: the pictures score.py compares.
+"""Train contestants for the same processor time on the same data and draw from each: the images score.py compares.
 
      python -m benchmarks.equal_time --arm unet2d --name "UNet2DModel" --dataset retinamnist.npz --cpu_budget 3600 \
          --output_dir runs/equal-time/unet2d
@@ -162,7 +162,7 @@ class PeerTraining:
     """denoising-diffusion-pytorch's Unet and GaussianDiffusion under the recipe of its Trainer: Adam with betas 0.9
     and 0.99, gradients clipped to norm 1, ema_pytorch with decay 0.995 every 10 steps.
 
-    Its Trainer itself takes no labels. Batch order is that of our stream; pictures are given in [0, 1], as it wants
+    Its Trainer itself takes no labels. Batch order is that of our stream; images are given in [0, 1], as it wants
     them, and never mirrored.
     """
 
@@ -217,7 +217,7 @@ class PeerTraining:
 
 
 def peer_diffusion(args: "EqualTimeArguments", data: dict[str, ImageArrays], dim: int, eta: float = 1.0) -> Any:
-    """The peer's network and process for the pictures of `data`, as the `--peer_…` flags say."""
+    """The peer's network and process for the images of `data`, as the `--peer_…` flags say."""
     shape = data["train"].images.shape
     return build_peer(
         dim,
@@ -245,7 +245,7 @@ class EqualTimeArguments:
     name: str
     """The row's name in the table."""
     output_dir: str
-    """Folder of this contestant: state, snapshots, pictures."""
+    """Folder of this contestant: state, snapshots, images."""
     dataset: str = "phantom-fundus"
     """Data set spec."""
     resolution: int = 32

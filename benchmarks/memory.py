@@ -29,7 +29,7 @@ GOAL_MB = 50.0
 
 @dataclass(kw_only=True)
 class MemoryArguments(BenchmarkArguments):
-    """Compare the peak memory of generating few and many pictures."""
+    """Compare the peak memory of generating few and many images."""
 
     known = ("generating", "reading", "texts")
 
@@ -157,7 +157,7 @@ def measure_generating(args: MemoryArguments) -> None:
     save_tiny_pipeline(output_dir / "model", args.resolution)
     rows = [measure(args, output_dir, count) for count in (args.few, args.many)]
     growth = rows[1]["peak_mb"] - rows[0]["peak_mb"]
-    lines = ["| pictures | peak resident MB | CPU s | wall s |", "|---|---|---|---|"]
+    lines = ["| images | peak resident MB | CPU s | wall s |", "|---|---|---|---|"]
     for row in rows:
         seconds = f"{row['cpu_seconds']:.0f} | {row['wall_seconds']:.0f}"
         lines.append(f"| {row['pictures']} | {row['peak_mb']:.1f} | {seconds} |")
@@ -188,7 +188,7 @@ def save_tiny_pipeline(folder: Path, resolution: int) -> None:
 
 
 def measure(args: MemoryArguments, output_dir: Path, count: int) -> dict[str, Any]:
-    """Generate `count` pictures in a process of its own; its peak memory in MB (10**6 bytes) and its seconds."""
+    """Generate `count` images in a process of its own; its peak memory in MB (10**6 bytes) and its seconds."""
     target = output_dir / f"generated-{count}"
     shutil.rmtree(target, ignore_errors=True)
     command = [sys.executable, "-m", "clinsynth", "generate", "images", "--model", str(output_dir / "model")]

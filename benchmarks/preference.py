@@ -52,13 +52,13 @@ class PreferenceBenchmarkArguments(TimingArguments):
     sections: str = "step,latent,candidates"
     """Comma-separated: step, latent, candidates."""
     resolution: int = 32
-    """Side of the pictures."""
+    """Side of the images."""
     channels: int = 1
     """1 grey, 3 colour."""
     width: int = 32
     """Size of the network, as in `clinsynth train ddpm`; its weights are random, which costs the same."""
     batch_size: int = 16
-    """Pairs a step, and real pictures."""
+    """Pairs a step, and real images."""
     drawn: int = 64
     """Candidates drawn a repeat."""
     num_inference_steps: int = 20
@@ -138,7 +138,7 @@ def build_latent(args: PreferenceBenchmarkArguments) -> Any:
 
 
 def random_pairs(args: PreferenceBenchmarkArguments, pipeline: Any) -> Any:
-    """A preference data set of noise in the form of a pipeline's pictures, four batches of it."""
+    """A preference data set of noise in the form of a pipeline's images, four batches of it."""
     count, generator = 8 * args.batch_size, np.random.default_rng(0)
     channels, side, _ = pipeline.image_shape
     names, shape = list(pipeline.id2label.values()), (count, channels, side, side)
@@ -210,7 +210,7 @@ def bare_steps(args: PreferenceBenchmarkArguments, fidelity: bool, build: Build)
 
 
 def candidates(args: PreferenceBenchmarkArguments) -> Comparison:
-    """Drawing candidates into Parquet shards over the same pictures drawn by the fast sampler alone."""
+    """Drawing candidates into Parquet shards over the same images drawn by the fast sampler alone."""
     chosen, pipeline = settings(args, 1.0), build_pipeline(args)
     pipeline.set_progress_bar_config(disable=True)
     labels = [row % pipeline.num_classes for row in range(args.drawn)]
@@ -224,7 +224,7 @@ def candidates(args: PreferenceBenchmarkArguments) -> Comparison:
     return compare(
         "drawing candidates",
         (f"{args.drawn} candidates kept as Parquet", drawn),
-        (f"{args.drawn} pictures of the sampler", lambda: sample(labels, seeds)),
+        (f"{args.drawn} images of the sampler", lambda: sample(labels, seeds)),
         repeats=args.repeats,
         goal=("<=", 1.05),
         note=f"{args.num_inference_steps} steps of DPM-Solver++, seconds a batch of {args.drawn}",

@@ -2,9 +2,9 @@
 
     python -m benchmarks.push --output_dir runs/benchmark-push
 
-Both send a synthetic set of 32 x 32 grey pictures in Parquet shards, as `clinsynth generate images` writes them, to a
+Both send a synthetic set of 32 x 32 grey images in Parquet shards, as `clinsynth generate images` writes them, to a
 Hub on this machine (tests/loopback_hub), each time into a new private repository, in processes of their own, and both
-send the shards as they are: generation has marked each picture. The push also passes its gate, for which it hashes the
+send the shards as they are: generation has marked each image. The push also passes its gate, for which it hashes the
 shards, writes a card and reads everything back. The evidence is a stand-in that the gate reads and whose risk is
 accepted: nothing was measured.
 Seconds of processor time are those of the client; seconds by the clock hold the Hub's work, too.
@@ -55,7 +55,7 @@ def main(args: PushArguments) -> None:
 
 
 def make_set(folder: Path, n: int, shard_size: int) -> Path:
-    """`n` pictures as `clinsynth generate images` writes them; a folder that is finished is taken as it is."""
+    """`n` images as `clinsynth generate images` writes them; a folder that is finished is taken as it is."""
     from clinsynth.synthesis.image_shards import ImageShards, write_image_shards
 
     labels = np.sort(np.arange(n) % len(LABELS)).tolist()
@@ -154,7 +154,7 @@ def compare_push(environment: dict[str, str], made: Path, evidence: Path, repeat
     n = sum(json.loads((made / "generation.json").read_text())["produced"].values())
     shards = [path.stat().st_size for path in made.glob("data/*.parquet")]
     return compare(
-        f"{n:,} pictures, {len(shards)} shards, {sum(shards) / 1e6:.1f} MB",
+        f"{n:,} images, {len(shards)} shards, {sum(shards) / 1e6:.1f} MB",
         ("clinsynth push dataset", push),
         ("hf upload", upload),
         repeats=repeats,
@@ -164,7 +164,7 @@ def compare_push(environment: dict[str, str], made: Path, evidence: Path, repeat
 
 
 def no_copies(n: int) -> dict[str, Any]:
-    """The record of no copy among n pictures."""
+    """The record of no copy among n images."""
     record = {"metric": "exact copy", "detector": "pixels", "count": 0, "value": 0.0, "interval": [0.0, 0.0]}
     record |= {"floor": 0.0, "threshold": None, "rank": None, "expected_false_alarms": 0.0, "p_value": None}
     return record | {"n_synthetic": n, "n_train": n, "n_held_out": n, "n_excluded": 0}

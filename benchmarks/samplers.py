@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from benchmarks.timing import timed
 
 Draw = Callable[[np.ndarray, int], np.ndarray]
-"""From labels, int64 (n,), and the number of the first of them to pictures, uint8 (n, c, r, r)."""
+"""From labels, int64 (n,), and the number of the first of them to images, uint8 (n, c, r, r)."""
 
 PAPER_STEPS = 400
 PAPER_GUIDANCE = 2.0
@@ -166,7 +166,7 @@ def count_parameters(network: nn.Module) -> int:
 
 
 def peer_sampler(diffusion: Any, class_labels: Tensor, guidance_scale: float) -> Callable[[], Tensor]:
-    """A call that draws one picture a label, float32 (n, channels, size, size) in [0, 1].
+    """A call that draws one image a label, float32 (n, channels, size, size) in [0, 1].
 
     `guidance_scale` has diffusers' meaning, as the peer's `cond_scale` has: 1 is unguided, with one evaluation a step.
     """
@@ -195,10 +195,10 @@ def labels_like(labels: np.ndarray, n: int) -> np.ndarray:
 
 
 def draw_all(draw: Draw, labels: np.ndarray, folder: Path, batch_size: int = 64) -> tuple[np.ndarray, float]:
-    """Draw one picture a label into `folder`, a file a batch; files that are there already are kept.
+    """Draw one image a label into `folder`, a file a batch; files that are there already are kept.
 
     Returns:
-        The pictures, uint8 (n, c, r, r), and the processor seconds that drawing them took.
+        The images, uint8 (n, c, r, r), and the processor seconds that drawing them took.
     """
     folder.mkdir(parents=True, exist_ok=True)
     images, seconds = [], 0.0
@@ -212,7 +212,7 @@ def draw_all(draw: Draw, labels: np.ndarray, folder: Path, batch_size: int = 64)
                 raise ValueError(f"{path} holds other labels than are asked for now; remove the folder to start anew")
             images.append(batch["images"])
             seconds += float(batch["cpu_seconds"])
-        print(f"\r{folder.name}: {start + len(part)} of {len(labels)} pictures", end="", flush=True)
+        print(f"\r{folder.name}: {start + len(part)} of {len(labels)} images", end="", flush=True)
     print()
     return np.concatenate(images), seconds
 
@@ -231,7 +231,7 @@ def to_uint8(images: torch.Tensor) -> np.ndarray:
 
 
 def seeds_from(start: int, count: int) -> list[torch.Generator]:
-    """One generator a picture, seeded by the picture's number: the pictures do not depend on the batch size."""
+    """One generator an image, seeded by the image's number: the images do not depend on the batch size."""
     return [torch.Generator().manual_seed(start + i) for i in range(count)]
 
 
@@ -243,7 +243,7 @@ def load_pipeline(folder: str) -> Any:
 
 
 def our_draw(pipe: Any, guidance_scale: float, num_inference_steps: int, **call: Any) -> Draw:
-    """The pipeline, one generator a picture; `call` is what else it is called with."""
+    """The pipeline, one generator an image; `call` is what else it is called with."""
 
     def draw(labels: np.ndarray, start: int) -> np.ndarray:
         images = pipe(

@@ -7,7 +7,7 @@
 
 Sections: pipeline (over the bare network forwards), paper (against the paper's sampler, same weights), peer (against
 denoising-diffusion-pytorch's sampler), training (the trainer's step over the bare step), quality (Fréchet distance of
-n pictures of ours and of the paper's sampler; hours with n = 2,000, and resumable: start the same command again).
+n images of ours and of the paper's sampler; hours with n = 2,000, and resumable: start the same command again).
 """
 
 from dataclasses import dataclass
@@ -211,7 +211,7 @@ def against_peer(args: SamplingArguments, pipe: Any) -> Comparison:
         (f"its sampler, {args.num_inference_steps} steps", sampler),
         repeats=args.repeats,
         goal=("<=", 1.0),
-        note=f"guidance {scale:g}, {2 * args.num_inference_steps} evaluations a picture each, parameters {target:,} "
+        note=f"guidance {scale:g}, {2 * args.num_inference_steps} evaluations an image each, parameters {target:,} "
         f"and {count_parameters(diffusion.model):,} (dim {dim}, dim_mults {mults}), float32, seconds a batch",
     )
 

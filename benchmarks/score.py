@@ -1,4 +1,4 @@
-"""Fréchet distance and KID of drawn pictures against real train and test, beside the floor and the anchors.
+"""Fréchet distance and KID of drawn images against real train and test, beside the floor and the anchors.
 
      python -m benchmarks.score --dataset retinamnist.npz --samples runs/equal-time --extractors default,mobilenet_v2 \
          --output_dir runs/equal-time/scores
@@ -25,7 +25,7 @@ from clinsynth.run_folder import create_run_folder
 
 
 def real_splits(dataset: str, resolution: int, channels: int) -> dict[str, ImageArrays]:
-    """Train, validation and test of `dataset` at the size and mode of the pictures they are compared with."""
+    """Train, validation and test of `dataset` at the size and mode of the images they are compared with."""
     return load_image_arrays(ImageDataArguments(dataset=dataset, resolution=resolution, channels=channels))
 
 
@@ -65,10 +65,10 @@ def cells(measured: dict[str, Any]) -> str:
 
 
 def gaussian_noise_like(images: np.ndarray, n: int, seed: int = 0) -> np.ndarray:
-    """`n` pictures, uint8 (n, c, r, r), drawn from the normal distribution with the mean and the full covariance of
+    """`n` images, uint8 (n, c, r, r), drawn from the normal distribution with the mean and the full covariance of
     all pixels of `images`, uint8 (m, c, r, r); rounded and clipped to 0 .. 255.
 
-    A random mixture of the m centred pictures has just their covariance, so that the matrix, (c r r) squared, is
+    A random mixture of the m centred images has just their covariance, so that the matrix, (c r r) squared, is
     never formed.
     """
     flat = images.reshape(len(images), -1).astype(np.float64)
@@ -85,8 +85,8 @@ def blurred(images: np.ndarray, sigma: float = 1.5) -> np.ndarray:
 
 
 def references(train: np.ndarray, test: np.ndarray) -> dict[str, np.ndarray]:
-    """Name of the table's row to pictures, uint8 (n, c, r, r): the floor (to be compared with train) and the anchors,
-    both made of as many pictures as train has."""
+    """Name of the table's row to images, uint8 (n, c, r, r): the floor (to be compared with train) and the anchors,
+    both made of as many images as train has."""
     return {
         "floor: real test": test,
         "anchor: blurred real train, sigma 1.5": blurred(train),
@@ -96,14 +96,14 @@ def references(train: np.ndarray, test: np.ndarray) -> dict[str, np.ndarray]:
 
 @dataclass(kw_only=True)
 class ScoreArguments(BenchmarkArguments):
-    """Score sets of drawn pictures against real ones, as a Markdown table."""
+    """Score sets of drawn images against real ones, as a Markdown table."""
 
     may_be_zero: ClassVar[frozenset[str]] = frozenset({"n_bootstrap"})
 
     samples: str
     """Folder that is searched for samples.npz (images: uint8 (n, c, r, r)) with a samples.json of facts beside it."""
     dataset: str
-    """The real data set the pictures were modelled on."""
+    """The real data set the images were modelled on."""
     extractors: str = "default"
     """Comma-separated: `default` (a CNN trained on the real train split), paths or ids."""
     n_bootstrap: int = 50

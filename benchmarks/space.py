@@ -3,8 +3,8 @@
     python -m benchmarks.space --output_dir runs/benchmark-space
     python -m benchmarks.space --soak 30 --clients 20 --output_dir runs/benchmark-soak
 
-Starts `python spaces/studio/app.py` with a model of 32 x 32 grey pictures (hardly trained: time is what counts), in a
-process of its own. Ready: the page's configuration is answered. First picture: one picture in 25 steps, asked as soon
+Starts `python spaces/studio/app.py` with a model of 32 x 32 grey images (hardly trained: time is what counts), in a
+process of its own. Ready: the page's configuration is answered. First image: one image in 25 steps, asked as soon
 as it is ready, until it is shown. Memory: resident, of the server, after the first and after the last of several
 rounds in which ten clients, each with a connection of its own, ask at the same time. Install with compiled modules, as
 pip does unless told otherwise: most of it is imports.
@@ -33,10 +33,10 @@ from clinsynth.arguments import run
 from clinsynth.run_folder import create_run_folder
 
 APP = Path(__file__).parent.parent / "spaces" / "studio" / "app.py"
-GOALS = {"ready": 15.0, "first picture": 2.0, "memory growth": 0.05}
+GOALS = {"ready": 15.0, "first image": 2.0, "memory growth": 0.05}
 ROWS = {
     "ready": "Space: seconds from start to ready",
-    "first picture": "Space: seconds of the first picture, 32 x 32, 25 steps",
+    "first image": "Space: seconds of the first image, 32 x 32, 25 steps",
     "memory growth": "Space: growth of memory over the rounds of ten clients, as a share",
 }
 SIZE, STEPS = 32, 25
@@ -44,7 +44,7 @@ SIZE, STEPS = 32, 25
 
 @dataclass(kw_only=True)
 class SpaceArguments(BenchmarkArguments):
-    """Measure the Space's start, its first picture, and its memory with several clients."""
+    """Measure the Space's start, its first image, and its memory with several clients."""
 
     may_be_zero = frozenset({"soak"})
 
@@ -65,13 +65,13 @@ def main(args: SpaceArguments) -> None:
     if args.soak:
         soak(args, model, output_dir)
         return
-    found: dict[str, list[float]] = {"ready": [], "first picture": [], "memory growth": []}
+    found: dict[str, list[float]] = {"ready": [], "first image": [], "memory growth": []}
     memory: list[float] = []
     for repeat in range(args.repeats):
         server, url, seconds = start(model, output_dir)
         try:
             found["ready"].append(seconds)
-            found["first picture"].append(draw(url, 0))
+            found["first image"].append(draw(url, 0))
             if repeat == args.repeats - 1:
                 memory = ask_in_rounds(url, server.pid, args.clients, args.rounds)
         finally:
@@ -211,9 +211,9 @@ def start(model: Path, folder: Path) -> tuple["subprocess.Popen[bytes]", str, fl
 
 
 def draw(url: str, seed: int, client: Any = None) -> float:
-    """Seconds from the request of one picture until it is shown; those of connecting are left out.
+    """Seconds from the request of one image until it is shown; those of connecting are left out.
 
-    After that the Space looks for the training pictures nearest to it, which is waited for and not counted.
+    After that the Space looks for the training images nearest to it, which is waited for and not counted.
     """
     from gradio_client import Client
 
@@ -229,7 +229,7 @@ def draw(url: str, seed: int, client: Any = None) -> float:
 
 
 def ask_in_rounds(url: str, pid: int, clients: int, rounds: int) -> list[float]:
-    """Resident memory of the server in MB after each round, in which every client gets its own picture."""
+    """Resident memory of the server in MB after each round, in which every client gets its own image."""
     import psutil
     from gradio_client import Client
 

@@ -16,7 +16,7 @@ import jsonargparse
 
 from clinsynth.help import HelpAll, Parser
 from clinsynth.plain_yaml import cut, parse_yaml, read_yaml
-from clinsynth.processes import ended_properly
+from clinsynth.processes import ended_properly, quiet_when_unread
 from clinsynth.withheld import Withholding
 
 T = TypeVar("T")
@@ -172,7 +172,7 @@ def run(
         logging.basicConfig(format="%(message)s", level=logging.WARNING)
         logging.getLogger("clinsynth").setLevel(logging.INFO)
         try:
-            with ended_properly():
+            with ended_properly(), quiet_when_unread():
                 main(parse(arguments_class, argv, prog))
         except (ValueError, OSError, FloatingPointError, ImportError) as error:  # ImportError: an extra is missing
             if os.environ.get("CLINSYNTH_DEBUG"):

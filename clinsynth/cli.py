@@ -9,6 +9,7 @@ from typing import Any, get_type_hints
 from clinsynth import __version__
 from clinsynth.arguments import run
 from clinsynth.plain_yaml import cut
+from clinsynth.processes import quiet_when_unread
 
 COMMANDS = {
     "train ddpm": "train a class-conditioned DDPM on images",
@@ -118,7 +119,12 @@ def first_words_as(flag: str, words: list[str]) -> list[str]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of the command `clinsynth`."""
-    words = list(sys.argv[1:] if argv is None else argv)
+    with quiet_when_unread():
+        start(list(sys.argv[1:] if argv is None else argv))
+
+
+def start(words: list[str]) -> None:
+    """Run the command that the words name, or print what they ask for."""
     if words[:1] == ["help"]:
         words = [*words[1:], "--help"]
     asks = not words or words[-1] in ("-h", "--help", "--help_all")

@@ -7,12 +7,12 @@ from PIL import Image
 
 
 def to_picture(pixels: np.ndarray) -> Image.Image:
-    """A picture of uint8 (channels, height, width); channels 1 or 3."""
+    """A image of uint8 (channels, height, width); channels 1 or 3."""
     return Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0))
 
 
 def to_png(picture: Image.Image, compress_level: int = 6) -> bytes:
-    """The picture as a PNG file, pixel for pixel and without metadata."""
+    """The image as a PNG file, pixel for pixel and without metadata."""
     buffer = io.BytesIO()
     picture.save(buffer, "PNG", compress_level=compress_level)
     return buffer.getvalue()
@@ -25,10 +25,10 @@ def from_png(png: bytes) -> np.ndarray:
 
 
 def contact_sheet(images: np.ndarray, columns: int, tile: int = 64) -> Image.Image:
-    """Tile `images`, uint8 (n, channels, height, width), row by row into one picture with crisp pixels.
+    """Tile `images`, uint8 (n, channels, height, width), row by row into one image with crisp pixels.
 
     Args:
-        columns: pictures in a row.
+        columns: images in a row.
         tile: pixels a tile is at least wide; images are enlarged by a whole factor.
     """
     count, channels, height, width = images.shape

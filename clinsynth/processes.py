@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import re
+import select
 import shutil
 import signal
 import sys
@@ -180,3 +181,27 @@ def ended_properly() -> Iterator[None]:
     finally:
         release_locks()
         signal.signal(signal.SIGTERM, before)
+
+
+UNREAD = 128 + signal.SIGPIPE
+"""The status of a program that ends since nobody reads what it writes, as a shell gives it."""
+
+
+@contextmanager
+def quiet_when_unread() -> Iterator[None]:
+    """End without a word once nobody reads standard output any more, as after `clinsynth list | head`."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        if not is_unread():  # a pipe of another kind
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # else the interpreter complains at its end
+        sys.exit(UNREAD)
+
+
+def is_unread() -> bool:
+    """Whether standard output is a pipe without a reader."""
+    waiting = select.poll()
+    waiting.register(1, 0)
+    return any(event & select.POLLERR for _, event in waiting.poll(0))

@@ -26,7 +26,7 @@ from clinsynth.synthesis.provenance import find_provenance
 FILE = "croissant.json"
 RAI = "http://mlcommons.org/croissant/RAI/1.0"
 PARQUET = "application/x-parquet"
-KINDS = {"picture": "IMAGE_OBJECT", "class label": "INTEGER", "bool": "BOOL", "string": "TEXT"}
+KINDS = {"image": "IMAGE_OBJECT", "class label": "INTEGER", "bool": "BOOL", "string": "TEXT"}
 SPDX = "https://spdx.org/licenses/{}.html"
 HOW_TO = "a Croissant description takes mlcroissant; pip install clinsynth[pack]"
 
@@ -107,7 +107,7 @@ def fields_of(mlc: Any, made: sets.SyntheticSet) -> Iterator[Any]:
     for column in made.shards.columns:
         name, kind = column["name"], sets.kind_of(column)
         meaning = meanings[name] + (f": {', '.join(made.labels)} from 0 on" if name == "label" else "")
-        steps = [mlc.Transform(json_path="bytes")] if kind == "picture" else []
+        steps = [mlc.Transform(json_path="bytes")] if kind == "image" else []
         source = mlc.Source(file_set="shards", extract=mlc.Extract(column=name), transforms=steps)
         yield mlc.Field(
             id=f"rows/{name}",

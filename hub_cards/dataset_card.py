@@ -186,7 +186,7 @@ def set_limits(made: sets.SyntheticSet, source: Source) -> Iterator[str]:
     if source.invented:
         yield f"Behind the set are {source.what}: it says nothing about any disease."
     if made.changed_from_real and not source.invented:
-        yield "Each picture began as one of a patient, and was changed: what it kept of it nobody has looked for."
+        yield "Each image began as one of a patient, and was changed: what it kept of it nobody has looked for."
     if made.of_texts:
         yield "The texts can be wrong in medicine, biased or upsetting."
 

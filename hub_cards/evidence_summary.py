@@ -66,7 +66,7 @@ def answers_of(content: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 def image_tables(content: dict[str, Any]) -> Iterator[Table]:
     """A table a dimension, privacy apart."""
-    compared = f"Compared with unseen real (test) pictures, by features of: {content['extractor']['name']}"
+    compared = f"Compared with unseen real (test) images, by features of: {content['extractor']['name']}"
     notes = {"Likeness": f"{compared}.", "Variety": f"{compared}; SSIM and near-duplicates by pixels."}
     for table in registry.IMAGE_TABLES:
         found = records_of(content["measurements"], "overall", table.metrics)

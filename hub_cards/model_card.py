@@ -30,7 +30,7 @@ from clinsynth.run_folder import read_json
 SMALL_IMAGE = 128
 BASE = "path/of/the/base/model"
 """What a snippet loads where the base model is not on the Hub."""
-PROMPT_COLUMNS = ["class", "prompt, which is all that the model was told of a training picture"]
+PROMPT_COLUMNS = ["class", "prompt, which is all that the model was told of a training image"]
 TEXTUAL_INVERSION = "Textual inversion: Gal et al., An Image is Worth One Word, 2022, https://arxiv.org/abs/2208.01618"
 DP_SGD = "DP-SGD: Abadi et al., Deep Learning with Differential Privacy, 2016, https://arxiv.org/abs/1607.00133"
 
@@ -58,7 +58,7 @@ class Trained:
 
     @property
     def things(self) -> str:
-        return "texts" if self.checkpoint.kind is TEXT else "pictures"
+        return "texts" if self.checkpoint.kind is TEXT else "images"
 
 
 def model_card(
@@ -148,10 +148,10 @@ def model_summary(trained: Trained, source: Source) -> str:
     if checkpoint.kind is TEXT:
         what = "This language model writes invented texts of a class that you name"
         return f"{what}: {listed(checkpoint.labels)}.{learned}"
-    form = f"{checkpoint.colour} pictures of {checkpoint.size} × {checkpoint.size} pixels"
+    form = f"{checkpoint.colour} images of {checkpoint.size} × {checkpoint.size} pixels"
     return (
         f"This model draws invented {form} of a class that you name: {listed(checkpoint.labels)}.{learned} "
-        "Each picture comes from random numbers, and the same seed gives the same picture."
+        "Each image comes from random numbers, and the same seed gives the same image."
     )
 
 
@@ -161,7 +161,7 @@ def model_overview(trained: Trained, source: Source, license_: str) -> dict[str,
     images = checkpoint.kind is not TEXT
     count = count_parameters(checkpoint)
     return {
-        "makes": f"{checkpoint.colour} pictures, {checkpoint.size} × {checkpoint.size} pixels" if images else "texts",
+        "makes": f"{checkpoint.colour} images, {checkpoint.size} × {checkpoint.size} pixels" if images else "texts",
         "classes": f"{len(checkpoint.labels)}: {listed(checkpoint.labels)}",
         "kind": f"{checkpoint.kind.name}, {checkpoint.network}, {count / 1e6:.3g} million parameters",
         "fine-tuned from": trained.base_model or "",
@@ -180,7 +180,7 @@ def how_trained(trained: Trained) -> dict[str, str]:
     rows = {
         "seed": config.get("seed"),
         "steps": texts.get("steps") or config.get("train_steps"),
-        "kept": f"step {best}, of the lowest KID on real validation pictures" if best else None,
+        "kept": f"step {best}, of the lowest KID on real validation images" if best else None,
     }
     if texts.get("best_step") is not None:
         rows["kept"] = (
@@ -212,7 +212,7 @@ def privacy_facts(privacy: dict[str, Any]) -> dict[str, str]:
         return {}
     return {
         "differential privacy": f"{guarantee(privacy)}, by DP-SGD",
-        "in words": "whoever has the weights can hardly tell whether a given picture was among the training pictures; "
+        "in words": "whoever has the weights can hardly tell whether a given image was among the training images; "
         "the smaller ε, the harder: 1 is strict, 8 usual",
         "what is protected": privacy["unit"],
         "not counted": privacy["not_counted"],
@@ -236,7 +236,7 @@ def model_limits(trained: Trained, source: Source) -> Iterator[str]:
     if checkpoint.kind is TEXT and (planted := trained.run.config.get("canaries")):
         yield f"{planted} made-up sentences were planted in its training texts, and it may write them."
     if checkpoint.kind in (DIFFUSION, GAN) and checkpoint.size < SMALL_IMAGE:
-        yield f"Its pictures of {checkpoint.size} pixels a side show far less than what a clinician reads from."
+        yield f"Its images of {checkpoint.size} pixels a side show far less than what a clinician reads from."
     if not trained.privacy:
         yield "It was not trained with differential privacy: it may have memorised some of its training data."
 

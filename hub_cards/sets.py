@@ -26,7 +26,7 @@ SPLIT = "train"
 SIZES = {"n<1K": 10**3, "1K<n<10K": 10**4, "10K<n<100K": 10**5, "100K<n<1M": 10**6, "1M<n<10M": 10**7}
 LARGEST_SIZE = "10M<n<100M"
 COLUMN_WORDS = {
-    "image": "the synthetic picture",
+    "image": "the synthetic image",
     "text": "the synthetic text",
     "label": "the class that was asked for",
     "seed": "of the row's own random generator: it makes the row again",
@@ -83,12 +83,12 @@ class SyntheticSet:
 
     @property
     def changed_from_real(self) -> bool:
-        """Each picture began as a real one (image-to-image)."""
+        """Each image began as a real one (image-to-image)."""
         return "image_to_image" in self.generation["generator"]
 
     @property
     def things(self) -> str:
-        return "texts" if self.of_texts else "pictures"
+        return "texts" if self.of_texts else "images"
 
     @property
     def labels(self) -> list[str]:
@@ -148,8 +148,8 @@ def kind_of(column: dict[str, Any]) -> str:
     """The type of a column in a word or two."""
     kind = column.get("dtype", "list" if "list" in column else "–")
     if isinstance(kind, dict):
-        return "class label" if "class_label" in kind else "picture" if "image" in kind else "–"
-    return "picture" if kind == "image" else str(kind)
+        return "class label" if "class_label" in kind else "image" if "image" in kind else "–"
+    return "image" if kind == "image" else str(kind)
 
 
 PICTURE = "samples.png"
@@ -160,8 +160,8 @@ COLUMNS = 8
 def sample_grid(folder: str | Path, evidence: str | Path | None = None) -> bytes | None:
     """A PNG without metadata for the card of a checkpoint or of a synthetic image set; None where there is none.
 
-    A checkpoint's is the grid that validation drew at the step that was kept; a set's are the first eight pictures of
-    each class. With evidence, pictures among the closest to real ones are passed over; where copies were found there
+    A checkpoint's is the grid that validation drew at the step that was kept; a set's are the first eight images of
+    each class. With evidence, images among the closest to real ones are passed over; where copies were found there
     is no grid.
     """
     folder, read = Path(folder), read_evidence(evidence)
@@ -184,14 +184,14 @@ def training_grid(folder: Path) -> bytes | None:
 
 
 def closest_rows(evidence: Evidence | None) -> set[int]:
-    """Numbers of the synthetic pictures that the evidence names as closest to real ones."""
+    """Numbers of the synthetic images that the evidence names as closest to real ones."""
     if evidence is None or evidence.of_texts:
         return set()
     return {pair["synthetic_row"] for pair in evidence.content["privacy"]["pairs"]}
 
 
 def set_grid(folder: Path, left_out: set[int]) -> bytes | None:
-    """The first pictures of each class, a row a class, without the rows `left_out`; None of a set without pictures."""
+    """The first images of each class, a row a class, without the rows `left_out`; None of a set without images."""
     reader = SetReader(str(folder), shard_paths(folder))
     if "image" not in reader.columns:
         return None

@@ -153,7 +153,7 @@ def collapse_sentence(readings: list[Record], signs: dict[str, set[str]], collap
 
 
 def variety_in_words(readings: list[Record], label: str, metrics: set[str]) -> str:
-    """The readings of one label as text: "Recall 0.08 (real pictures 0.71), …, in class x." """
+    """The readings of one label as text: "Recall 0.08 (real images 0.71), …, in class x." """
     shown = {reading["metric"]: reading for reading in readings if reading["label"] == label}
     parts = [
         f"{sign.words} {shown[metric]['value']:.2f} (real images {shown[metric]['floor']:.2f})"

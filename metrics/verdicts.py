@@ -40,11 +40,13 @@ Test = Callable[[Readings], bool]
 
 @dataclass(frozen=True)
 class Rule:
-    """A row: what is answered, why, and where it holds. `words` may name the {things}."""
+    """A row: what is answered, why, and where it holds. `words` may name the {things}; `by` is the reading that it
+    goes by, whose number then comes first."""
 
     answer: str
     words: str
     holds: Test
+    by: str = ""
 
 
 def under(name: str, share: float) -> Test:
@@ -98,14 +100,16 @@ RULES: dict[str, tuple[Rule, ...]] = {
             NO,
             f"in pixels less than {HALF:.0%} as like the nearest real image as other real ones are",
             under("structure", HALF),
+            "structure",
         ),
         Rule(UNKNOWN, CHANCE_WORDS, lambda r: r.at_chance),
-        Rule(NO, f"fewer than {HALF:.0%} {AMONG}", under("precision", HALF)),
+        Rule(NO, f"fewer than {HALF:.0%} {AMONG}", under("precision", HALF), "precision"),
         Rule(NO, f"the Fréchet distance is more than {FAR} {TIMES}", above("distance", FAR)),
         Rule(
             PARTLY,
             f"fewer than {MOST:.0%} {AMONG}",
             under("precision", MOST),
+            "precision",
         ),
         Rule(
             PARTLY,
@@ -339,8 +343,12 @@ def numbers(question: str, r: Readings) -> tuple[str, ...]:
     if question == CLASS:
         one = r.agreement
         return () if one is None else (f"{one.value:.0%} (real ones {one.floor:.0%}, by chance {one.chance:.0%})",)
-    parts = {LOOKS: (r.distance, r.precision, r.structure), VARIED: (r.recall, r.coverage)}[question]
-    return tuple(str(part) + times(part is r.distance, part.ratio) for part in parts if part is not None)
+    if question == LOOKS:
+        names = sorted(("distance", "precision", "structure"), key=lambda name: name != first_rule(LOOKS, r).by)
+        known = [part for part in map(r.__getattribute__, names) if part is not None]
+    else:
+        known = sorted((part for part in (r.recall, r.coverage) if part is not None), key=lambda part: part.ratio)
+    return tuple(str(part) + times(part is r.distance, part.ratio) for part in known)
 
 
 def times(is_distance: bool, ratio: float) -> str:

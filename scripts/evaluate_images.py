@@ -35,7 +35,7 @@ def main(args: EvaluateImagesArguments) -> None:
     digests = {name: picture_digests(split.images) for name, split in real.items()}
     write_evidence(Path(args.output_dir), evidence, args.synthetic, digests)
     shown = "shows no real image" if args.shareable else "shows real images, keep it private"
-    write_report(Path(args.output_dir), evidence, render_image_report, samples, started, shown)
+    write_report(Path(args.output_dir), evidence, render_image_report, samples, started, shown, args.author)
 
 
 if __name__ == "__main__":

@@ -68,7 +68,7 @@ def main(args: EvaluateTextArguments) -> None:
     samples = choose_texts(sets, embed_all(encoder, sets, folder), label_names, pairs, args.seed)
     write_evidence(output_dir, evidence, args.synthetic, {name: text_digests(real[name].texts) for name in real})
     shown = "shows real texts, keep it private" if args.show_texts else "shows no real text"
-    write_report(output_dir, evidence, render_text_report, samples, started, shown)
+    write_report(output_dir, evidence, render_text_report, samples, started, shown, args.author)
 
 
 def check_extra() -> None:

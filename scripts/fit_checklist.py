@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from clinsynth.pipelines.checklist_judge.measuring_model import Measure
 
 WORDS = {
-    "area": ("location", "Does the lesion take up {low} to {high} % of the picture?"),
+    "area": ("location", "Does the lesion take up {low} to {high} % of the image?"),
     "asymmetry": ("shape_size", "Do {low} to {high} % of the lesion lack a counterpart when it is mirrored?"),
     "border": ("shape_size", "Is perimeter² / (4π area) {low} to {high} tenths, where 10 is a disc?"),
     "colours": ("colour", "Does the lesion show {low} to {high} of the six colours of dermatoscopy?"),

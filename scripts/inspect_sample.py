@@ -1,4 +1,4 @@
-"""Read where a sample says it comes from: a PNG picture, or a Parquet file of a published set.
+"""Read where a sample says it comes from: a PNG image, or a Parquet file of a published set.
 
 clinsynth inspect eye.png
 clinsynth inspect train-00000-of-00003.parquet
@@ -18,9 +18,9 @@ from clinsynth.arguments import run
 
 @dataclass
 class InspectArguments:
-    """Read where a sample says it comes from: a PNG picture, or a Parquet file of a published set.
+    """Read where a sample says it comes from: a PNG image, or a Parquet file of a published set.
 
-    Nothing proves it, except where pictures are signed and you trust who signed them: whoever wants to can take it out
+    Nothing proves it, except where images are signed and you trust who signed them: whoever wants to can take it out
     or write it in. Example:
 
       clinsynth inspect eye.png
@@ -29,7 +29,7 @@ class InspectArguments:
     file: str = ""
     """PNG or Parquet file; the word after the command, or --file"""
     anchors: str = ""
-    """PEM file of certificates whose holders you trust to sign: that all pictures come from them is then demanded"""
+    """PEM file of certificates whose holders you trust to sign: that all images come from them is then demanded"""
     manifest: str = ""
     """rows-….json of `clinsynth pack`: how many rows of a shard of texts it names, and who signed it"""
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 MAY_DIFFER = frozenset("output_dir batch_size judge_endpoint send_real concurrency timeout_s".split())
 SHARD_SIZE, SHARD_SIZE_OF_VLM = 500, 50
-"""Rows of a file: a model that is asked in words takes seconds a picture."""
+"""Rows of a file: a model that is asked in words takes seconds an image."""
 
 
 @dataclass
@@ -57,10 +57,10 @@ class JudgeImagesArguments:
     """name of a checklist that comes with clinsynth, or a .yaml file"""
     judge: str = "measure"
     """measure: counts what the items name (phantom-fundus alone). classifier: is the class that it sees the condition
-    asked for? clip: is an item's statement nearer to the picture than its negation? vlm: a model that sees and writes
+    asked for? clip: is an item's statement nearer to the image than its negation? vlm: a model that sees and writes
     answers every item by 1 or 0 and a short reason. expert: looks up what experts said"""
     judge_model: str | None = None
-    """classifier: folder or Hub id of an image classifier trained on real pictures; clip: of an image-text model
+    """classifier: folder or Hub id of an image classifier trained on real images; clip: of an image-text model
     (CLIP, SigLIP); vlm: of an image-text-to-text model, or with --judge_endpoint the name by which the server knows
     it; expert: scores.parquet or scores.csv of the Space's Review tab, or a table with columns sample_id (or row),
     item_id, score and rater"""
@@ -68,7 +68,7 @@ class JudgeImagesArguments:
     """vlm: a server of the OpenAI chat protocol that runs the model instead, as http://127.0.0.1:8000/v1; its key is
     taken from the environment: HF_TOKEN for huggingface.co alone, else OPENAI_API_KEY"""
     send_real: str | None = None
-    """who allowed, and why, that pictures which may be of patients go to a --judge_endpoint that is not this machine;
+    """who allowed, and why, that images which may be of patients go to a --judge_endpoint that is not this machine;
     without these words only synthetic ones do: drawn, of `clinsynth generate images`, or with a column synthetic"""
     concurrency: int = 8
     """requests that wait at --judge_endpoint at once"""
@@ -79,7 +79,7 @@ class JudgeImagesArguments:
     output_dir: str = "runs/judged"
     """where the scores and judged.json go"""
     calibration_pictures: int = 60
-    """drawn pictures of each condition whose known truth the judge's answers are compared with; 0: no comparison"""
+    """drawn images of each condition whose known truth the judge's answers are compared with; 0: no comparison"""
     least_kappa: float = 0.6
     """items on which judge and truth agree less (Cohen's kappa) do not count for passing"""
     batch_size: int = 64
@@ -87,7 +87,7 @@ class JudgeImagesArguments:
     shard_size: int | None = None
     """rows of a Parquet file: what a killed run loses at most; default: 500, of a vlm 50"""
     seed: int = 0
-    """of the drawn pictures"""
+    """of the drawn images"""
 
     def __post_init__(self) -> None:
         if not self.images:

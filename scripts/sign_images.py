@@ -1,17 +1,17 @@
-"""Sign the pictures of a finished synthetic set, or of a folder of PNG files, with a certificate of yours.
+"""Sign the images of a finished synthetic set, or of a folder of PNG files, with a certificate of yours.
 
     clinsynth sign images runs/retina-synthetic --certificate chain.pem --key key.pem --output_dir runs/retina-signed
     clinsynth evaluate images --real retinamnist.npz --synthetic runs/retina-signed --output_dir runs/retina-evidence
     clinsynth inspect runs/retina-signed/data/train-00000-of-00003.parquet --anchors authority.pem
 
-Each picture gets a C2PA manifest, which says that a trained model made it, which one, and with which seed, and which
+Each image gets a C2PA manifest, which says that a trained model made it, which one, and with which seed, and which
 no longer holds once a byte of the file has changed. Pixels, rows and columns stay. A signature differs each time it is
 made, so that evidence for `clinsynth push dataset` is measured on the signed set. The same command again goes on where
 it stopped.
 
-Whatever a picture's size, a PNG file grows by 3.4 KB (a key on P-256, two certificates; 32 px pictures from 1.0 to
+Whatever an image's size, a PNG file grows by 3.4 KB (a key on P-256, two certificates; 32 px images from 1.0 to
 4.4 KB) and a row of a shard, which stores what repeats once, by 0.6 KB; with a time stamp by 13.2 and 1.9 KB. Signing
-takes 2.3 ms a picture on one core. Without a time stamp, a signature holds until the certificate expires.
+takes 2.3 ms an image on one core. Without a time stamp, a signature holds until the certificate expires.
 """
 
 from dataclasses import dataclass
@@ -22,9 +22,9 @@ from clinsynth.arguments import run
 
 @dataclass
 class SignImagesArguments:
-    """Sign the pictures of a finished synthetic set, or of a folder of PNG files, with a certificate of yours.
+    """Sign the images of a finished synthetic set, or of a folder of PNG files, with a certificate of yours.
 
-    Only pictures that clinsynth has marked as synthetic are signed. Example:
+    Only images that clinsynth has marked as synthetic are signed. Example:
 
       clinsynth sign images runs/retina-synthetic --certificate chain.pem --key key.pem --output_dir runs/retina-signed
     """
@@ -36,9 +36,9 @@ class SignImagesArguments:
     key: str = ""
     """PEM file of the certificate's private key, not encrypted; only its owner should be able to read it"""
     output_dir: str = ""
-    """where the same set is written, with signed pictures"""
+    """where the same set is written, with signed images"""
     timestamp: str | None = None
-    """address of a time stamp authority (RFC 3161), which is asked once a picture, so that signatures hold after the
+    """address of a time stamp authority (RFC 3161), which is asked once an image, so that signatures hold after the
     certificate has expired; it sees hashes alone. Without this flag nothing goes over the network"""
 
     def __post_init__(self) -> None:
@@ -67,7 +67,7 @@ def main(args: SignImagesArguments) -> None:
 
     identity = read_identity(Path(args.certificate), Path(args.key))
     count = sign_set(Path(args.folder), Path(args.output_dir), identity, args.timestamp)
-    print(f"{count} pictures signed by {identity.name}: {args.output_dir}")
+    print(f"{count} images signed by {identity.name}: {args.output_dir}")
     if args.timestamp is None:
         print(f"without --timestamp, signatures hold until the certificate expires, {identity.valid_until:%Y-%m-%d}")
 

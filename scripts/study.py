@@ -44,7 +44,8 @@ def main(args: StudyArguments) -> None:
         run_steps(plan)
     told = read_json(output_dir / "report.json")
     keys = {step.name: step.key for step in plan.steps}
-    if (told.get("steps"), told.get("shareable", False)) == (keys, args.shareable):
+    shown = (told.get("shareable", False), told.get("author", ""))
+    if told.get("steps") == keys and shown == (args.shareable, args.author):
         print(f"nothing has changed; report: {output_dir / 'report.html'}")
         return
     from clinsynth.reports.study import write_study_report

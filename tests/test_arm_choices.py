@@ -66,7 +66,7 @@ def test_a_teacher_softens_labels_and_finds_the_wrong_ones(tmp_path: Path):
     rows = choose_rows(trainings, Arm("composite"), 0, Choice(weight=0.5, band=band))
     (run,) = (run for run in results["runs"] if run["arm"] == "composite")
     assert run["keep_band"] == "0.3-1@0.9" and len(rows.data.labels) == 12 + run["synthetic_rows"]
-    assert f"{run['synthetic_rows']} of 30 synthetic pictures kept, in the band" in rows.notes[0]
+    assert f"{run['synthetic_rows']} of 30 synthetic images kept, in the band" in rows.notes[0]
     kept = np.array([any((row == image).all() for row in rows.data.images[12:]) for image in set_.images])
     assert kept.sum() == run["synthetic_rows"] and not kept[far].any()
     assert kept[~wrong & ~far].mean() > 0.5 > kept[wrong & ~far].mean()

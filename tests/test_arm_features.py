@@ -101,7 +101,7 @@ def test_pictures_whose_label_the_last_layer_doubts_are_left_out_when_asked(real
         for run in run_arms(real, half, tmp_path / "arms", **settings)["runs"]
         if run["arm"] == "composite_features"
     )
-    assert 20 <= run["synthetic_rows"] <= 40 and "of 60 synthetic pictures kept" in run["notes"][0]
+    assert 20 <= run["synthetic_rows"] <= 40 and "of 60 synthetic images kept" in run["notes"][0]
 
 
 def test_a_body_without_trained_weights_is_refused(real, body: Path, tmp_path: Path):

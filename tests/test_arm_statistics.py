@@ -247,7 +247,7 @@ def test_weak_classifiers_and_few_pictures_cannot_tell():
     weak = agreement(true, guesses(true, 1 / 3, 3, np.random.default_rng(0)), accuracy=1 / 3)
     assert weak["overall"]["flag"] == "cannot tell"
     few = agreement(true[:6], np.tile(true[:6], (3, 1)))
-    assert few["dark"]["value"] is None and "fewer than 10 pictures" in few["dark"]["note"]
+    assert few["dark"]["value"] is None and "fewer than 10 images" in few["dark"]["note"]
     assert few["overall"]["value"] is None
 
 

@@ -99,9 +99,9 @@ def test_the_balanced_arm_fills_up_short_classes_alone(real):
     assert np.bincount(rows_of(train, synthetic, "balanced", balance_to=9).labels).tolist() == [9, 9, 9]
     scarce = rows_of(train, synthetic.take(np.array([1, 2, 5, 8])), "balanced")
     assert np.bincount(scarce.labels).tolist() == [4, 3, 4]
-    with pytest.raises(ArmRefusedError, match="no synthetic picture to add"):
+    with pytest.raises(ArmRefusedError, match="no synthetic image to add"):
         rows_of(real["train"], synthetic, "balanced")
-    with pytest.raises(ArmRefusedError, match="holds no picture of bright"):
+    with pytest.raises(ArmRefusedError, match="holds no image of bright"):
         rows_of(train, synthetic.take(np.array([0, 1])), "synthetic")
 
 
@@ -184,7 +184,7 @@ def test_only_agreeing_pictures_are_kept_when_asked(real, tmp_path: Path):
     (composite,) = (run for run in results["runs"] if run["arm"] == "composite")
     agreed = sum(r["n"] * r["value"] for r in results["label_agreement"] if r["label"] != "overall")
     assert composite["synthetic_rows"] == round(agreed) and 10 <= composite["synthetic_rows"] <= 20
-    assert f"{round(agreed)} of 30 synthetic pictures kept" in composite["notes"][0]
+    assert f"{round(agreed)} of 30 synthetic images kept" in composite["notes"][0]
 
 
 @pytest.mark.parametrize(

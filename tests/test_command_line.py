@@ -4,6 +4,9 @@ import dataclasses
 import json
 import os
 import re
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -312,3 +315,13 @@ def test_messages_about_checklists_repeat_little(tmp_path: Path) -> None:
         with pytest.raises(ValueError) as caught:
             load_checklist(path)
         assert len(str(caught.value)) < 600
+
+
+@pytest.mark.parametrize("words", [["list"], ["help"]])
+def test_who_stops_reading_gets_no_message(words: list[str]) -> None:
+    """As `clinsynth list | head -1`."""
+    command = [sys.executable, "-m", "clinsynth", *words]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        assert (process.stderr.read(), process.wait()) == ("", 128 + signal.SIGPIPE)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from browser import faults_of, needs_chromium, open_browser
 from golden_files import Word, check, file_tree, normal_card, normal_json, normal_page
 from golden_runs import FLAGS, PUSHES, make_images, make_texts, only, pushes, read
 from helpers import run_python, run_warm
@@ -130,6 +131,21 @@ def test_every_number_of_a_studys_pack_stands_where_it_says(
     monkeypatch.setattr("clinsynth.hub.pack.pack.BROWSERS", ())
     pack, roots = make_pack(tmp_path / "out", request.getfixturevalue(kind) / "study")
     assert check_traced(pack, roots) > 300
+
+
+@needs_chromium
+@pytest.mark.parametrize("kind", ["images", "texts"])
+def test_every_page_fits_and_can_be_read_by_everybody(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pages of evaluations, of a study and of its pack."""
+    monkeypatch.setattr("clinsynth.hub.pack.pack.BROWSERS", ())
+    study = request.getfixturevalue(kind) / "study"
+    make_pack(tmp_path / "out", study)
+    pages = [*sorted(study.rglob("report.html")), tmp_path / "out" / "pack.html"]
+    with open_browser() as browser:
+        assert [fault for page in pages for fault in faults_of(browser, page)] == []
+    assert len(pages) >= 3
 
 
 def test_flags_and_their_defaults() -> None:

@@ -155,8 +155,8 @@ def test_what_is_not_known_is_left_out(runs: Path, tmp_path: Path) -> None:
     for word in ("unknown", "None", "TODO", "[More", "How to repeat", "seed**", "## Licence", "![", "license:"):
         assert word not in card, word
     assert "without evidence" in card and "## Privacy" not in card and check_card(card, "model") == ([], [])
-    assert "real pictures trained on" not in model_card(runs / "retina")
-    assert "real pictures trained on" in model_card(runs / "retina", evidence=runs / "evidence")
+    assert "real images trained on" not in model_card(runs / "retina")
+    assert "real images trained on" in model_card(runs / "retina", evidence=runs / "evidence")
     assert "**time**" not in card
     (bare / "step.json").write_text(json.dumps({"seconds": 1524.9, "cpu_seconds": 1083.0, "resumed": False}))
     assert "| **time** | 25 minutes, 18 minutes of processor time |" in model_card(bare)
@@ -250,8 +250,8 @@ def test_pictures_changed_from_real_ones_are_not_called_invented(runs: Path, tmp
     generation["generator"]["image_to_image"] = {"from_images": "eyes.npz", "strength": {"clear": 0.6}}
     path.write_text(json.dumps(generation))
     card = dataset_card(tmp_path / "set", terms=CLINIC)
-    assert "24 pictures changed from real ones, of 2 classes" in card and "24 invented" not in card
-    assert "Each picture began as one of a patient" in card
+    assert "24 images changed from real ones, of 2 classes" in card and "24 invented" not in card
+    assert "Each image began as one of a patient" in card
 
 
 def test_a_folder_that_is_called_like_the_generators_run_is_passed_over(runs: Path, tmp_path: Path) -> None:

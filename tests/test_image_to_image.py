@@ -86,7 +86,7 @@ def test_rows_name_a_train_picture_of_another_class(model: Path, data: Path, tmp
     assert facts["left_out_as_in_another_split"] == 1
     assert facts["sources"] == {"healthy": 11, "mild": 12, "severe": 11}
     readme = (tmp_path / "out" / "README.md").read_text()
-    assert "made from a real picture" in readme and "no row is a patient" not in readme
+    assert "made from a real image" in readme and "no row is a patient" not in readme
 
 
 def test_a_row_is_made_again_from_its_source_and_seed(model: Path, data: Path, tmp_path: Path) -> None:
@@ -193,7 +193,7 @@ def test_a_picture_that_is_its_source_moved_or_mirrored_is_unchanged(eyes: Image
     assert check(noisy, labels, seeds) == [UNCHANGED] * 20
     rows = [(sources.choose(*pair) + 2) % len(eyes.images) for pair in zip(labels, seeds, strict=True)]
     assert check(eyes.images[rows], labels, seeds).count(None) >= 18
-    assert "train pictures" in check.facts["from"] and 0.2 < check.least < 1
+    assert "train images" in check.facts["from"] and 0.2 < check.least < 1
     with pytest.raises(ValueError, match=r"9 train images without a duplicate.*--least_change"):
         ChangeCheck.of(sources, eyes.images[:9], None)
 

@@ -74,7 +74,7 @@ def copies(found: dict[str, Any], detector: str) -> dict[str, Any]:
 def test_a_generator_that_replays_train_pictures_is_caught(real: dict[str, ImageArrays]) -> None:
     rows = np.arange(0, 150, 3)
     found = evidence_on(take(real["train"], rows), real)
-    assert found["verdict"] == COPIES and "50 of 50 are train pictures, pixel for pixel" in found["text"]
+    assert found["verdict"] == COPIES and "50 of 50 are train images, pixel for pixel" in found["text"]
     assert copies(found, "pixels")["value"] == 1 and copies(found, "pixels")["interval"][0] > 0.9
     for space in (SPACE, SETTINGS.extractor):
         assert copies(found, space)["count"] == 50 and copies(found, space)["p_value"] < 1e-6
@@ -162,12 +162,12 @@ def test_new_real_pictures_are_not_flagged(real: dict[str, ImageArrays]) -> None
         share = overall(found, "dcr_share", space)
         assert 0.4 < share["value"] < 0.6 and 0.35 < share["floor"] < 0.65
         assert share["chance_range"][0] < 0.5 < share["chance_range"][1]
-    assert {pair["verdict"] for pair in found["pairs"]} <= {"near copy", "as near as held-out pictures come"}
+    assert {pair["verdict"] for pair in found["pairs"]} <= {"near copy", "as near as held-out images come"}
 
 
 def test_the_held_out_pictures_themselves_are_copies_of_no_train_picture(real: dict[str, ImageArrays]) -> None:
     found = evidence_on(real["test"], real)
-    assert found["verdict"] == COPIES and "120 of 120 are real pictures (test 120)" in found["text"]
+    assert found["verdict"] == COPIES and "120 of 120 are real images (test 120)" in found["text"]
     assert [record["count"] for record in found["copies"]] == [0, 0, 0, 0]
     assert overall(found, "dcr_share")["value"] < 0.2  # not 0: where train has fewer rows, test is subsampled too
 

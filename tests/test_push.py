@@ -86,7 +86,7 @@ def test_a_data_set_is_private_whole_and_says_what_it_is(client: Client, hub: Lo
     texts = [repo.read(path).decode() for path in ("README.md", "generation.json", "evidence.json", "croissant.json")]
     assert not any(str(client.folder) in text or "/tmp" in text for text in texts)
     assert '"pairs"' not in texts[2] and '"train_row"' not in texts[2]
-    assert "| exact copies | 0 of 24 pictures | 0.00% | passed |" in texts[0] and "| synthetic | bool |" in texts[0]
+    assert "| exact copies | 0 of 24 images | 0.00% | passed |" in texts[0] and "| synthetic | bool |" in texts[0]
     described = json.loads(texts[3])
     hashes = {one["contentUrl"]: one["sha256"] for one in described["distribution"] if "contentUrl" in one}
     assert hashes == {path: hashlib.sha256(repo.read(path)).hexdigest() for path in SET_FILES[2:5]}
@@ -206,14 +206,14 @@ def test_only_measured_sets_that_pass_are_pushed(client: Client, hub: LoopbackHu
     assert "is about other shards" in client.refused("push dataset other --evidence evidence --repo_id tester/gate")
     plant_real_picture(client.folder)
     command = "push dataset copied --evidence copied-evidence --repo_id tester/gate"
-    assert "the gate refuses copied: exact copies: 1 of 24 pictures (test 1) (limit: 0.00%)" in client.refused(command)
+    assert "the gate refuses copied: exact copies: 1 of 24 images (test 1) (limit: 0.00%)" in client.refused(command)
     assert ("dataset", "tester/gate") not in hub.store.repositories
     client.done(f"{command} --max_exact_copies 0.05 --dry_run")
     client.done(f"{command} --accept_risk these~eyes|are~drawn")
     card = hub.repo("dataset", "tester/gate").read("README.md").decode()
     assert "**Published with an accepted risk.** The publisher's reason: these eyes\\|are drawn" in card
     assert "Published all the same, by the publisher's reason: these eyes\\|are drawn" in card
-    assert "| exact copies | 1 of 24 pictures (test 1) | 0.00% | **not passed** |" in card
+    assert "| exact copies | 1 of 24 images (test 1) | 0.00% | **not passed** |" in card
 
 
 def plant_real_picture(folder: Path) -> None:

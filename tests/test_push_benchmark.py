@@ -15,7 +15,7 @@ def test_both_sides_send_all_shards_and_are_timed_by_turns(tmp_path: Path) -> No
     words = ("--n", 24, "--shard_size", 8, "--repeats", 1, "--output_dir", tmp_path)
     run_python("-m", "benchmarks.push", *words, PYTHONPATH=str(REPOSITORY), HF_HUB_OFFLINE="0")
     comparison = json.loads((tmp_path / "push.json").read_text())["comparisons"][0]
-    assert comparison["what"].startswith("24 pictures, 3 shards, 0.0 MB") and comparison["goal"] == ["<=", 1.3]
+    assert comparison["what"].startswith("24 images, 3 shards, 0.0 MB") and comparison["goal"] == ["<=", 1.3]
     assert all(len(comparison[clock][side]) == 1 for clock in ("wall", "cpu") for side in "ab")
     assert "| clinsynth push dataset | hf upload |" in (tmp_path / "push.md").read_text()
 

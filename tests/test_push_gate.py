@@ -49,8 +49,8 @@ def failing(evidence: dict[str, Any], **limits: float) -> list[Reading]:
 def test_new_pictures_pass_and_one_copy_does_not() -> None:
     assert failing(picture_evidence()) == []
     exact, single = failing(picture_evidence(copies=1))
-    assert str(single) == "single copies: 1 of 30 pictures (limit: 0.00%)"
-    assert str(exact) == "exact copies: 1 of 30 pictures (train 1) (limit: 0.00%)"
+    assert str(single) == "single copies: 1 of 30 images (limit: 0.00%)"
+    assert str(exact) == "exact copies: 1 of 30 images (train 1) (limit: 0.00%)"
     assert "the gate refuses runs/set: exact copies: 1 of 30" in refuse([exact], "runs/set")
     assert failing(picture_evidence(copies=1), max_exact_copies=0.04, max_near_copies=0.04) == []
     assert refuse([replace(exact, passed=True)], "runs/set") == ""

@@ -190,7 +190,7 @@ def test_a_flag_that_cannot_be_honoured_is_named(tmp_path: Path) -> None:
     data = str(write_npz(tmp_path / "data.npz", per_class=2))
     with pytest.raises(ValueError, match="--reject_copies needs --dataset"):
         arguments(tmp_path / "model", tmp_path / "out", per_class=1, reject_copies=True)
-    with pytest.raises(ValueError, match=r"--reject_copies needs 10 train pictures.*got 6 of 6"):
+    with pytest.raises(ValueError, match=r"--reject_copies needs 10 train images.*got 6 of 6"):
         main(arguments(tmp_path / "model", tmp_path / "out", per_class=1, reject_copies=True, dataset=data))
     with pytest.raises(ValueError, match=r"--resolution is 32, but --model .* draws resolution 28"):
         changes: dict[str, Any] = {"reject_copies": True, "dataset": PHANTOM, "resolution": 32}

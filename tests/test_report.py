@@ -244,7 +244,8 @@ def test_training_is_drawn_from_metrics() -> None:
     assert (curve["title"], curve["last"], curve["high"]) == ("loss", 3, 1.0) and curve["line"].count(",") == 3
     assert (
         "loss over the training" in render()
-        and "<dd>10.0 min (of the last start)</dd>" in render()
+        and "10.0 min since the last start</dd>" in render()
+        and "no author was named (--author)" in render()
         and training_curves([{"step": 1, "loss": 1.0}]) == []
     )
 

@@ -122,7 +122,7 @@ def test_the_same_command_changes_nothing(
 ) -> None:
     before = hash_shards(signed)
     main(words(runs, signed))
-    assert hash_shards(signed) == before and "6 pictures signed by CN=Radiology" in capsys.readouterr().out
+    assert hash_shards(signed) == before and "6 images signed by CN=Radiology" in capsys.readouterr().out
     write_files(tmp_path, Authority())
     for flags in (
         {"certificate": tmp_path / "chain.pem", "key": tmp_path / "key.pem"},

@@ -3,32 +3,40 @@
 With STUDIO_SHOTS=folder in the environment the screenshots are kept there, to be looked at.
 """
 
+import io
 import json
 import os
 import re
-import shutil
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 pytest.importorskip("gradio", reason="needs gradio; install it with `pip install clinsynth[space]`")
 pytest.importorskip("playwright", reason="needs a browser driver; install it with `pip install playwright`")
 
+from browser import needs_chromium, open_browser, overflow, violations
+from helpers import LABELS
+from PIL import Image
 from playwright import sync_api as playwright
 from space_server import Studio, tiny_studio
 
-CHROMIUM = shutil.which("chromium")
 VIEWS = {
     "wide-light": (1280, "light"),
     "wide-dark": (1280, "dark"),
-    "phone-light": (400, "light"),
-    "phone-dark": (400, "dark"),
+    "tablet-light": (768, "light"),
+    "tablet-dark": (768, "dark"),
+    "phone-light": (390, "light"),
+    "phone-dark": (390, "dark"),
 }
 TABS = ("Images", "Text", "Evidence", "Review")
+EXAMPLES = ("Images", "Text")
+"""Tabs that show one on arrival, once it is there."""
 PATIENCE = 240_000
+EVIDENCE_PATIENCE = 900_000
 KEEP_TOASTS = """
 window.toasts = [];
 new MutationObserver(() => {
@@ -38,7 +46,7 @@ new MutationObserver(() => {
 }).observe(document, {childList: true, subtree: true});
 """
 """Errors are shown for ten seconds, in which a busy machine may not come to look."""
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium, as Debian's package chromium")
+pytestmark = needs_chromium
 
 
 @pytest.fixture(scope="module")
@@ -48,10 +56,8 @@ def studio() -> Studio:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    with open_browser() as browser:
         yield browser
-        browser.close()
 
 
 class Visit:
@@ -128,10 +134,6 @@ class Visit:
             self.page.get_by_role("button", name=button).or_(self.page.get_by_role("link", name=button)).first.click()
         return Path(waiting.value.path())
 
-    def overflow(self) -> int:
-        """Pixels that the page is wider than the window."""
-        return int(self.page.evaluate("document.documentElement.scrollWidth - window.innerWidth"))
-
     def close(self) -> None:
         self.context.close()
         assert not self.elsewhere, self.elsewhere
@@ -146,12 +148,15 @@ def visit(browser: Any, studio: Studio, tmp_path: Path, request: pytest.FixtureR
 
 
 @pytest.mark.parametrize("visit", VIEWS, indirect=True)
-def test_every_tab_fits_and_every_field_has_a_label(visit: Visit) -> None:
+def test_every_tab_fits_and_can_be_read_by_everybody(visit: Visit) -> None:
     assert "not for diagnosis" in visit.page.locator("#banner").inner_text()
     for tab in TABS:
         visit.open(tab)
+        if tab in EXAMPLES:
+            visit.wait_for(re.compile("^An example"))
         visit.shoot(tab.lower())
-        assert visit.overflow() <= 0, tab
+        assert overflow(visit.page) <= 0, tab
+        assert violations(visit.page) == [], tab
         for field in visit.page.locator("input:visible, textarea:visible, select:visible").all():
             named = "e => e.ariaLabel || e.labels?.length || e.title || e.closest('[aria-label]') || e.type == 'file'"
             assert field.evaluate(named), field.evaluate("e => e.outerHTML")
@@ -166,7 +171,7 @@ def test_images_are_drawn_and_downloaded_and_an_error_is_told(visit: Visit) -> N
     visit.wait_for("Drawn in")
     visit.shoot("images-drawn")
     with zipfile.ZipFile(visit.download("Download as zip")) as archive:
-        seeds = [row["seed"] for row in json.loads(archive.read("settings.json"))["pictures"]]
+        seeds = [row["seed"] for row in json.loads(archive.read("settings.json"))["images"]]
     assert seeds == [11, 12, 13]
     visit.page.get_by_text("Sampling").click()
     visit.fill("Number of images", 16)
@@ -176,14 +181,44 @@ def test_images_are_drawn_and_downloaded_and_an_error_is_told(visit: Visit) -> N
     said = visit.message()
     visit.shoot("images-error")
     assert "times what one request may cost" in said
-    assert visit.overflow() <= 0
+    assert overflow(visit.page) <= 0
 
 
-@pytest.mark.parametrize("visit", ["wide-light"], indirect=True)
-def test_what_was_drawn_is_reviewed_to_the_end_and_exported(visit: Visit) -> None:
-    """By the button beside the images, and without a checklist, as its classes are in none."""
+def real_set(path: Path) -> Path:
+    """A .zip of class folders with images of the models' classes."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for number in range(66):
+            label, buffer = list(LABELS.values())[number % len(LABELS)], io.BytesIO()
+            noise = np.random.default_rng(number).integers(0, 200, (28, 28)).astype(np.uint8)
+            Image.fromarray(noise + 20 * (number % len(LABELS))).save(buffer, "PNG")
+            archive.writestr(f"{label}/{number}.png", buffer.getvalue())
+    return path
+
+
+@pytest.mark.parametrize("visit", ["wide-light", "phone-dark"], indirect=True)
+def test_what_was_drawn_is_compared_reviewed_and_exported(visit: Visit, tmp_path: Path) -> None:
+    """By the buttons beside the images; reviewed without a checklist, as its classes are in none."""
+    visit.wait_for(re.compile("^An example"))
+    visit.fill("Number of images", 24)
+    visit.page.get_by_role("button", name="Draw images").click()
+    visit.wait_for(re.compile("^Drawn in"))
+    visit.page.get_by_role("button", name="Compare them with a real set").first.click()
+    visit.wait_for("made-here")
+    visit.page.locator("input[type=file]").locator("visible=true").or_(
+        visit.page.get_by_role("tabpanel").filter(has_text="Real set").locator("input[type=file]")
+    ).first.set_input_files(real_set(tmp_path / "real.zip"))
+    visit.wait_for("real.zip")
+    visit.page.get_by_role("button", name="Compare", exact=True).click()
+    visit.page.locator("iframe[title=Report], [data-testid=toast-body]").first.wait_for(timeout=EVIDENCE_PATIENCE)
+    assert visit.page.evaluate("window.toasts") == []
+    report = visit.page.frame_locator("iframe[title=Report]")
+    report.get_by_text("Looks like real?").first.wait_for()
+    visit.shoot("evidence-compared")
+    assert overflow(visit.page) <= 0 and violations(visit.page) == []
+    visit.open("Images")
     visit.fill("Number of images", 3)
     visit.page.get_by_role("button", name="Draw images").click()
+    visit.wait_for("severe, seed 2")
     visit.wait_for(re.compile("^Drawn in"))
     visit.page.get_by_role("button", name="Review them").first.click()
     visit.wait_for("made-here")
@@ -203,6 +238,7 @@ def test_what_was_drawn_is_reviewed_to_the_end_and_exported(visit: Visit) -> Non
     visit.page.get_by_text("Results", exact=True).click()
     visit.page.get_by_role("button", name="Export the scores").click()
     visit.page.get_by_text("scores", exact=True).first.wait_for()  # a file's name, its ending stands apart
+    assert overflow(visit.page) <= 0 and violations(visit.page) == []
 
 
 @pytest.mark.parametrize("visit", ["wide-dark", "phone-light"], indirect=True)
@@ -223,7 +259,7 @@ def test_texts_are_written_and_downloaded_and_an_error_is_told(visit: Visit) -> 
     visit.shoot("text-search")
     visit.submit(search, "no such illness")
     assert "holds 'no such illness'" in visit.message()
-    assert visit.overflow() <= 0
+    assert overflow(visit.page) <= 0
 
 
 @pytest.mark.parametrize("visit", ["wide-light"], indirect=True)

@@ -197,8 +197,8 @@ def test_two_uploaded_sets_of_texts_through_the_server(
     assert not any(text in page for text in TEXTS.contents)
     assert not [path for path in Path(get_upload_folder()).rglob("*") if path.suffix in (".csv", ".jsonl")]
     shown = evidence_tab.show_report(summary, [report, file])
-    assert {row[0] for row in shown[1]} >= {"MMD² of embeddings", "distinct-2", "near-duplicates"}
-    assert "images at" not in shown[0] and "<iframe" in shown[2]
+    assert {row[0] for row in shown[2]} >= {"MMD² of embeddings", "distinct-2", "near-duplicates"}
+    assert "images at" not in shown[1] and "<iframe" in shown[3]
 
 
 def ask(client: Client, real: Path, made: Path) -> tuple[dict, list[str]]:
@@ -221,10 +221,10 @@ def test_two_uploaded_sets_through_the_server(client: Client, tmp_path: Path) ->
     assert str(tmp_path) not in page
     assert not [path for path in Path(get_upload_folder()).rglob("*") if path.suffix in (".zip", ".parquet")]
     shown = evidence_tab.show_report(summary, [report, file])
-    assert "**Copies anybody? " in shown[0]
-    assert {row[0] for row in shown[1]} >= {"Fréchet distance", "KID", "near-duplicates"}
-    assert "<iframe" in shown[2]
-    assert "<svg" not in shown[2]  # escaped within the frame's attribute
+    assert "**Copies anybody? " in shown[1]
+    assert {row[0] for row in shown[2]} >= {"Fréchet distance", "KID", "near-duplicates"}
+    assert "<iframe" in shown[3]
+    assert "<svg" not in shown[3]  # escaped within the frame's attribute
 
 
 def test_errors_are_messages(client: Client, tmp_path: Path) -> None:

@@ -66,9 +66,9 @@ def test_the_download_holds_every_image_with_its_provenance(client: Any) -> None
     images, file, _ = ask(client, label="every class", count=4, seed=9)
     with zipfile.ZipFile(file) as archive:
         settings = json.loads(archive.read("settings.json"))
-        files = [archive.read(row["file"]) for row in settings["pictures"]]
+        files = [archive.read(row["file"]) for row in settings["images"]]
         assert len(archive.namelist()) == 5
-    assert [row["label"] for row in settings["pictures"]] == [LABELS[0], LABELS[1], LABELS[2], LABELS[0]]
+    assert [row["label"] for row in settings["images"]] == [LABELS[0], LABELS[1], LABELS[2], LABELS[0]]
     assert settings["synthetic"] is True and settings["num_inference_steps"] == 2 and len(settings["revision"]) == 64
     for seed, content, item in zip(range(9, 13), files, images, strict=True):
         says = read_mark(content)
@@ -84,8 +84,10 @@ def test_what_is_made_here_is_shown_on_arrival_taken_back_and_flagged(
     monkeypatch.syspath_prepend(str(SPACE))
     monkeypatch.setenv("STUDIO_SCORES", str(tmp_path / "scores"))
     import gradio as gr
+    from drawing import draw_example
     from drawn_sets import DRAWN, checklist_for, default_sets, read_any
-    from images_tab import arrive, draw_example, flag_image
+    from flags import flag_image
+    from images_tab import arrive
     from models import list_models, trained_on
     from sets import read_upload
 
@@ -93,7 +95,7 @@ def test_what_is_made_here_is_shown_on_arrival_taken_back_and_flagged(
     models: Any = list_models(str(tmp_path / "skin"), None, 1)
     draw_example(models)
     first = arrive(models)(SimpleNamespace(query_params={}))
-    assert len(first) == 7 + 6 and [caption for _, caption in first[7]][:2] == ["healthy, seed 0", "mild, seed 1"]
+    assert len(first) == 7 + 7 and [caption for _, caption in first[8]][:2] == ["healthy, seed 0", "mild, seed 1"]
     asked = {"label": "severe", "seed": "9", "steps": "many", "scheduler": "none", "tab": "review"}
     fields = arrive(models)(SimpleNamespace(query_params=asked))
     assert fields[1].value == "severe" and fields[6] == 9 and fields[4] == fields[5] == gr.skip()
@@ -101,14 +103,14 @@ def test_what_is_made_here_is_shown_on_arrival_taken_back_and_flagged(
     taken = read_upload(path, "what was made")
     assert taken.labels == [row["label"] for row in models.example.rows] and taken.contents == models.example.files
     assert checklist_for(str(path)).value.startswith("none")
-    assert "skin" not in trained_on(models.images["skin"]) and default_sets(models)[1] == "drawn eyes, seed 0"
+    assert "skin" not in trained_on(models.images["skin"]) and default_sets(models)[1] == "phantom eyes, seed 0"
     drawn = read_any(models, f"{DRAWN}skin", None, "the synthetic set")
     assert len(drawn.labels) == 60 and set(drawn.labels) == set(LABELS.values()) and models.drawn["skin"] is drawn
     assert "severe, seed 2" in flag_image(str(path), 3, "other")
     with pytest.raises(gr.Error, match="Which image must be a number from 1 to 8, got 9"):
         flag_image(str(path), 9, "other")
     with zipfile.ZipFile(tmp_path / "other.zip", "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("settings.json", '{"pictures": [' + " " * 9_000_000 + "{}]}")
+        archive.writestr("settings.json", '{"images": [' + " " * 9_000_000 + "{}]}")
     with pytest.raises(gr.Error, match="what is flagged is no download of this tab"):
         flag_image(str(tmp_path / "other.zip"), 1, "other")
     (line,) = (tmp_path / "scores" / "flags.jsonl").read_text().splitlines()
@@ -119,7 +121,7 @@ def test_what_is_made_here_is_shown_on_arrival_taken_back_and_flagged(
 def test_who_draws_at_once_gets_what_he_gets_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two tabs and the example share a pipeline, whose scheduler is that of its last user."""
     monkeypatch.syspath_prepend(str(SPACE))
-    from images_tab import ImageRequest, draw_images
+    from drawing import ImageRequest, draw_images
     from models import ImageModel
 
     tiny_pipeline().save_pretrained(tmp_path / "skin")
@@ -138,7 +140,7 @@ def test_who_draws_at_once_gets_what_he_gets_alone(tmp_path: Path, monkeypatch: 
 
 def test_distances_where_the_training_images_are_known(client: Any) -> None:
     images, file, note = ask(client)
-    rows = json.loads(zipfile.ZipFile(file).read("settings.json"))["pictures"]
+    rows = json.loads(zipfile.ZipFile(file).read("settings.json"))["images"]
     for row, item in zip(rows, images, strict=True):
         assert 0 < row["nearest_training_distance"] < 2
         assert item["caption"].endswith(f"distance {row['nearest_training_distance']:.2f}")

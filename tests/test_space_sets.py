@@ -159,7 +159,7 @@ def test_folders_that_the_app_is_given(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("STUDIO_SETS", str(tmp_path / "mine"))
     assert "mine" in sets.set_names()
     assert sets.read_set("mine", None, "the set").labels == ["grade 1"]
-    with pytest.raises(ValueError, match="'yours' is unknown; pick one of drawn eyes"):
+    with pytest.raises(ValueError, match="'yours' is unknown; pick one of phantom eyes"):
         sets.read_set("yours", None, "the set")
 
 

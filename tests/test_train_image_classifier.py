@@ -99,7 +99,7 @@ def test_class_weights_balance_the_loss():
     weights = balancing_weights(data)
     counts = torch.tensor([7.0, 2.0, 1.0])
     assert torch.allclose(weights * counts, torch.full((3,), 10 / 3))
-    with pytest.raises(ValueError, match="no picture of bright"):
+    with pytest.raises(ValueError, match="no image of bright"):
         balancing_weights(ImageArrays(data.images[:9], data.labels[:9], NAMES))
 
 

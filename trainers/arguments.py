@@ -77,13 +77,13 @@ class FromScratchArguments(RunArguments):
     class_balanced: bool = False
     """draw every class equally often"""
     horizontal_flip: bool = False
-    """mirror left to right at random: only where a mirrored picture is still a true one (laterality!)"""
+    """mirror left to right at random: only where a mirrored image is still a true one (laterality!)"""
     vertical_flip: bool = False
     """mirror top to bottom at random"""
     report_to: Literal["none", "tensorboard", "trackio", "wandb"] = "none"
     """tracker that gets the same numbers"""
     validation_steps: int = 1000
-    """steps between two validations (picture grid in samples/, Frechet distance and KID against the validation split);
+    """steps between two validations (image grid in samples/, Frechet distance and KID against the validation split);
     the best by KID becomes the result. 0: no validation, the last step is the result"""
     stop_memorising: bool = True
     """stop at a validation whose images lie nearer to train than to validation images by more than chance, and keep

@@ -49,7 +49,7 @@ class ImageArrays(LabelledSamples):
         images: uint8, (n, channels, resolution, resolution); of a large split a memory map (`clinsynth.data.cache`).
     """
 
-    noun: ClassVar[str] = "picture"
+    noun: ClassVar[str] = "image"
     rows_in: ClassVar[str] = "images"
     column: ClassVar[str] = "image"
     made_by: ClassVar[str] = "clinsynth generate images"

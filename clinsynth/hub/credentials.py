@@ -205,7 +205,7 @@ def inspect_file(path: Path, anchors: str = "") -> dict[str, Any] | None:
         ValueError: there is no such file, it is neither PNG nor Parquet, or one of the two cannot be read.
     """
     if not path.is_file():
-        raise ValueError(f"{path} is no file; give a picture (.png) or a shard (.parquet) of a synthetic set")
+        raise ValueError(f"{path} is no file; give an image (.png) or a shard (.parquet) of a synthetic set")
     trusted = read_anchors(Path(anchors)) if anchors else None
     with open(path, "rb") as file:
         start = file.read(len(SIGNATURE))

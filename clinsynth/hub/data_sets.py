@@ -282,7 +282,7 @@ class PublishedShards:
     @property
     def things(self) -> str:
         """What the rows are, in the words of a card."""
-        return "pictures" if any(column["name"] == "image" for column in self.columns) else "texts"
+        return "images" if any(column["name"] == "image" for column in self.columns) else "texts"
 
     def totals(self) -> Shards:
         """What a card tells of all of them."""

@@ -1,7 +1,7 @@
 """Which files of a folder are published: those known to belong to a checkpoint, a metric or a Space, and no others.
 
 A list of what may leave is safe where a list of what must stay is not: a run folder also holds optimizer states, the
-pictures of validation, and whatever somebody has put there.
+images of validation, and whatever somebody has put there.
 """
 
 from __future__ import annotations

@@ -71,10 +71,10 @@ class Reading:
 
 
 def read_gate(evidence: dict[str, Any], limits: Thresholds) -> list[Reading]:
-    """All readings of an evidence.json, of pictures or of texts."""
+    """All readings of an evidence.json, of images or of texts."""
     is_text = "fidelity" in evidence
     return [
-        *measured("exact copies", read_exact, evidence, limits, "texts" if is_text else "pictures"),
+        *measured("exact copies", read_exact, evidence, limits, "texts" if is_text else "images"),
         *measured("privacy", read_texts if is_text else read_pictures, evidence, limits),
     ]
 
@@ -119,7 +119,7 @@ def read_pictures(evidence: dict[str, Any], limits: Thresholds) -> Iterator[Read
 
     single = [record for record in evidence["privacy"]["copies"] if record["metric"] == CERTAIN]
     near = [record for record in evidence["privacy"]["copies"] if record["metric"] == NEAR]
-    yield from (read_single(record, limits, "pictures") for record in single)
+    yield from (read_single(record, limits, "images") for record in single)
     yield from (read_near(record, limits) for record in near)
     for name, records in (("single copies", single), ("near copies", near)):
         if not records:
@@ -143,7 +143,7 @@ def read_near(record: dict[str, Any], limits: Thresholds) -> Reading:
     expected, total = record["expected_false_alarms"], record["n_synthetic"]
     beyond = max(0.0, (record["count"] - expected) / total)
     passed = record["p_value"] >= SIGNIFICANT or beyond <= limits.max_near_copies
-    value = f"{record['count']} of {total} pictures (p = {record['p_value']:.2g})"
+    value = f"{record['count']} of {total} images (p = {record['p_value']:.2g})"
     return Reading(name, value, f"{limits.max_near_copies:.2%} beyond {expected:.1f} expected false alarms", passed)
 
 

@@ -81,7 +81,7 @@ def calibrate(judge: Judge, side: int, channels: int, per_grade: int, least_kapp
     items = {item: agreement(pairs, least_kappa) for item, pairs in sorted(seen.items())}
     unseen = set().union(*judge.items().values()) - items.keys()
     return {
-        "against": "drawn pictures of phantom-fundus",
+        "against": "drawn images of phantom-fundus",
         "resolution": side,
         "channels": channels,
         "pictures": len(rows),

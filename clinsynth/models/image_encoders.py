@@ -1,4 +1,4 @@
-"""From pictures to feature vectors: the networks that distances between sets of pictures are measured with.
+"""From images to feature vectors: the networks that distances between sets of images are measured with.
 
 Three kinds, each with a name that stands beside every number made with it: a small ResNet trained on the real train
 split (needs no network and no download), any transformers vision model by folder or Hub id, and a TorchScript file
@@ -30,20 +30,20 @@ from clinsynth.run_folder import atomic_write, complete_folder, kept_arrays
 
 BATCH_SIZE = 64
 # glibc asks the system for each buffer above 32 MB anew and has it filled with zeros: at 224 px that took longer than
-# the arithmetic. A MobileNetV2's largest buffer of four such pictures is 19 MB.
+# the arithmetic. A MobileNetV2's largest buffer of four such images is 19 MB.
 CPU_BATCH_SIZE = 4
 DEFAULT_EPOCHS = 20
 
 
 @dataclass(frozen=True)
 class FeatureExtractor:
-    """A network that turns pictures into features.
+    """A network that turns images into features.
 
     Attributes:
         name: what reports call it.
         dimension: d, the length of a feature vector.
         fingerprint: SHA-256 of its weights, hexadecimal.
-        embed: uint8 pictures (n, channels, r, r) to features (n, d), one batch.
+        embed: uint8 images (n, channels, r, r) to features (n, d), one batch.
         note: what a reader should know of it, such as its validation score; may be empty.
     """
 
@@ -54,7 +54,7 @@ class FeatureExtractor:
     note: str = ""
 
     def __call__(self, images: np.ndarray | Iterable[np.ndarray], progress: str | None = None) -> np.ndarray:
-        """Features float64 (n, d) of uint8 pictures (n, channels, r, r), or of an iterable of such batches.
+        """Features float64 (n, d) of uint8 images (n, channels, r, r), or of an iterable of such batches.
 
         `progress` names a progress bar, None shows none.
         """
@@ -67,7 +67,7 @@ class FeatureExtractor:
 
 
 def cached_features(extractor: FeatureExtractor, images: np.ndarray, folder: Path, progress: str) -> np.ndarray:
-    """`extractor(images)`, kept in `folder` under a key made of the pictures and the weights."""
+    """`extractor(images)`, kept in `folder` under a key made of the images and the weights."""
     path = folder / f"{hash_arrays(images, extractor.fingerprint)[:32]}.safetensors"
     return kept_arrays(path, lambda: {"features": extractor(images, progress)})["features"]
 
@@ -100,7 +100,7 @@ def load_extractor(name_or_path: str) -> FeatureExtractor:
 def load_torchscript(path: Path) -> FeatureExtractor:
     """A scripted network called as NVIDIA's Inception is: uint8 (n, 3, r, r), `return_features=True`, gives (n, d).
 
-    Grey pictures are repeated in three channels; resizing and scaling are the network's own.
+    Grey images are repeated in three channels; resizing and scaling are the network's own.
     """
     try:
         model = torch.jit.load(str(path), map_location=best_device()).eval()
@@ -150,7 +150,7 @@ def load_transformers(name_or_path: str) -> FeatureExtractor:
     pooled = not any("pooler" in key for key in loading["missing_keys"])
     if [key for key in loading["missing_keys"] if "pooler" not in key]:
         raise ValueError(f"--extractor {name_or_path} lacks weights of its network; give a complete checkpoint")
-    model = getattr(model, "vision_model", model).to(best_device()).eval()  # the half of CLIP that takes pictures
+    model = getattr(model, "vision_model", model).to(best_device()).eval()  # the half of CLIP that takes images
     size = CPU_BATCH_SIZE if model.device.type == "cpu" else BATCH_SIZE
 
     def embed(images: np.ndarray) -> np.ndarray:
@@ -170,7 +170,7 @@ def load_transformers(name_or_path: str) -> FeatureExtractor:
 
 
 def pool(outputs: Any, pooled: bool) -> torch.Tensor:
-    """One vector a picture from a vision model's output: (n, d); the pooled output if `pooled` and there is one."""
+    """One vector an image from a vision model's output: (n, d); the pooled output if `pooled` and there is one."""
     if pooled and getattr(outputs, "pooler_output", None) is not None:
         return outputs.pooler_output.flatten(1)
     hidden = outputs.last_hidden_state
@@ -227,10 +227,10 @@ def default_classifier(
 
 
 def three_channels(images: np.ndarray) -> np.ndarray:
-    """Grey pictures repeated in three channels, colour ones as they are."""
+    """Grey images repeated in three channels, colour ones as they are."""
     return np.repeat(images, 3, axis=1) if images.shape[1] == 1 else images
 
 
 def probe(embed: Callable[[np.ndarray], np.ndarray]) -> int:
-    """The length of the feature vector of one black picture."""
+    """The length of the feature vector of one black image."""
     return embed(np.zeros((1, 3, 32, 32), dtype=np.uint8)).shape[1]

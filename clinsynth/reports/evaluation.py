@@ -17,7 +17,13 @@ Render = Callable[[dict[str, Any], dict[str, Any], Made], str]
 
 
 def write_report(
-    output_dir: Path, evidence: dict[str, Any], render: Render, samples: dict[str, Any], started: float, shown: str
+    output_dir: Path,
+    evidence: dict[str, Any],
+    render: Render,
+    samples: dict[str, Any],
+    started: float,
+    shown: str,
+    author: str,
 ) -> None:
     """Write evidence.csv and report.html, and print the verdict.
 
@@ -26,10 +32,11 @@ def write_report(
         samples: what the page shows.
         started: `time.monotonic()` when the measurement began.
         shown: what the page holds of real samples, in words.
+        author: who answers for it, or empty.
     """
     model = ((evidence.get("generation") or {}).get("generator") or {}).get("model")
     curves = training_curves(read_metrics(Path(str(model)))) if model else []
-    made = Made(f"{date.today()}", time.monotonic() - started, FILES, curves)
+    made = Made(f"{date.today()}", time.monotonic() - started, FILES, curves, author)
     atomic_write(output_dir / FILES[1], records_as_csv(evidence))
     atomic_write(output_dir / "report.html", render(evidence, samples, made))
     print("\n".join(judge(evidence).lines()))

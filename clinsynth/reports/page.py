@@ -20,6 +20,7 @@ import jinja2
 from clinsynth.metrics.readings import shown
 from clinsynth.metrics.registry import Metric
 from clinsynth.metrics.verdicts import Answer
+from clinsynth.private_words import shorten
 
 MARGIN = 6.0
 APART = 26.0
@@ -38,12 +39,14 @@ class Made:
         seconds: that it took; None where that is not known.
         files: names of the files of the same run that hold the numbers.
         curves: the generator's training, as `training_curves` draws it.
+        author: who answers for it; empty where nobody was named.
     """
 
     date: str = ""
     seconds: float | None = None
     files: tuple[str, ...] = ()
     curves: list[dict[str, Any]] = field(default_factory=list)
+    author: str = ""
 
 
 def render_page(template: str, limits: Iterable[str], **values: Any) -> str:
@@ -65,6 +68,8 @@ def render_page(template: str, limits: Iterable[str], **values: Any) -> str:
         "percent": format_percent,
         "duration": format_duration,
         "headings": headings,
+        "placed": placed,
+        "sentences": split_sentences,
     }
     return environment.get_template(f"{template}.html.jinja").render(limits=list(limits), **values)
 
@@ -222,6 +227,17 @@ def format_duration(seconds: float) -> str:
     return f"{seconds / 60:.1f} min"
 
 
+def split_sentences(text: str) -> list[str]:
+    """The sentences of a text, each of which starts with a capital or a digit."""
+    return re.split(r"(?<=[.!?]) (?=[A-Z0-9])", text)
+
+
+def placed(words: str) -> str:
+    """A command, or the place of a data set, as a reader elsewhere repeats it: paths start at the working folder, and
+    of those that lead out of it the last part is left."""
+    return shorten(words.replace(f"{Path.cwd()}/", ""))
+
+
 def format_signed(difference: float) -> str:
     """Three decimals with a plus or a true minus sign."""
     return f"{difference:+.3f}".replace("-", "−")
@@ -266,6 +282,7 @@ def first_limits(real: str, things: str, notes: Iterable[str] = ()) -> Iterator[
             "about patients."
         )
     yield NO_CLINICIAN[things]
+    yield f"Distances compare classes alone: that {things} of an age, a sex or a site are missing, they would not see."
 
 
 def limit_of_classes(counts: dict[str, int], thing: str) -> Iterator[str]:

@@ -345,7 +345,7 @@ def write_study_report(args: StudyArguments, plan: Plan, output_dir: Path) -> No
     samples = [] if args.task else choose_shown(args, plan, report)
     seconds = sum(command["seconds"] for command in report["commands"])
     results = [f"{step.output_dir.relative_to(output_dir)}/results.json" for step in plan.classified.values()]
-    made = page.Made(f"{date.today()}", seconds, ("report.json", *results))
+    made = page.Made(f"{date.today()}", seconds, ("report.json", *results), author=args.author)
     curves = {name: page.training_curves(read_metrics(step.output_dir)) for name, step in plan.trained.items()}
     atomic_write(output_dir / "report.html", render_study(report, samples, made, curves, args.shareable))
     atomic_write(output_dir / "report.json", json.dumps(report, indent=1) + "\n")
@@ -367,6 +367,7 @@ def gather_report(args: StudyArguments, plan: Plan) -> dict[str, Any]:
         "dataset": args.dataset,
         "task": args.task,
         "shareable": args.shareable,
+        "author": args.author,
         "generators": generators,
         "classifiers": classifiers,
         "commands": [read_json(step.output_dir / MARK) for step in plan.steps],

@@ -1,7 +1,7 @@
-"""The alignment part of the evidence: every picture's checklist share, class margin and typicality, as records.
+"""The alignment part of the evidence: every image's checklist share, class margin and typicality, as records.
 
-Real held-out (test) pictures are scored as the synthetic ones are, and say what a good score is; the validation split
-is the second real one. Typicality is the distance to the train pictures of the class.
+Real held-out (test) images are scored as the synthetic ones are, and say what a good score is; the validation split
+is the second real one. Typicality is the distance to the train images of the class.
 """
 
 from __future__ import annotations
@@ -52,11 +52,11 @@ def alignment_evidence(
     finished: Kept,
     key: str,
 ) -> dict[str, Any]:
-    """`records` (as in evidence.json), and how many pictures were not scored, and why.
+    """`records` (as in evidence.json), and how many images were not scored, and why.
 
     Args:
         judge: answers a checklist that has all the classes.
-        classify: a classifier trained on real train pictures, from uint8 pictures (n, channels, side, side) to
+        classify: a classifier trained on real train images, from uint8 images (n, channels, side, side) to
             probabilities (n, classes) in the order of the real classes.
         sets: train, validation, test and synthetic.
         features: of the same, by one extractor.
@@ -82,7 +82,7 @@ def alignment_evidence(
 
 
 def checklist_shares(judge: Judge, arrays: ImageArrays, split: str) -> list[float | None]:
-    """The share of its class's items that each picture meets; None where the judge gave no answer."""
+    """The share of its class's items that each image meets; None where the judge gave no answer."""
     shares: list[float | None] = []
     conditions = [arrays.label_names[label] for label in arrays.labels]
     for start in tqdm(range(0, len(conditions), 64), desc=f"judge, {split}", unit="batch"):
@@ -112,7 +112,7 @@ def typicalities(side: Features, held_out: Features, train: Features) -> np.ndar
 def score(
     shares: list[float | None], probabilities: np.ndarray, labels: np.ndarray, typical: np.ndarray
 ) -> np.ndarray:
-    """The PARTS of each picture, float64 (n, 4); a picture that lacks one, which is then NaN, has no alignment."""
+    """The PARTS of each image, float64 (n, 4); an image that lacks one, which is then NaN, has no alignment."""
     given = np.array([np.nan if share is None else share for share in shares])
     rows = np.stack([given, class_margin(probabilities, labels), typical, np.full(len(labels), np.nan)], axis=1)
     whole = ~np.isnan(rows[:, :3]).any(1)
@@ -158,7 +158,7 @@ def tail_record(record: Measurement, comparison: Comparison, settings: Measureme
 
 
 def not_independent(generation: dict[str, Any] | None, judge: dict[str, Any], class_model: str) -> list[str]:
-    """Why the score flatters the set: its judge or classifier also chose the pictures, or taught the generator.
+    """Why the score flatters the set: its judge or classifier also chose the images, or taught the generator.
 
     Args:
         generation: generation.json, or None.
@@ -169,10 +169,10 @@ def not_independent(generation: dict[str, Any] | None, judge: dict[str, Any], cl
     keep, same = generator.get("keep", {}), ("judge", "weights_sha256")
     found = []
     if "checklist" in keep and all(keep["checklist"].get(name) == judge.get(name) for name in same):
-        found.append("this judge also chose which pictures to keep (--keep_if_checklist)")
+        found.append("this judge also chose which images to keep (--keep_if_checklist)")
     hashes = {class_model, judge.get("weights_sha256")}
     if "class" in keep and keep["class"].get("weights_sha256") in hashes:
-        found.append("this classifier also chose which pictures to keep (--keep_if_class)")
+        found.append("this classifier also chose which images to keep (--keep_if_class)")
     path = Path(str(generator.get("model", ""))) / "preferences" / "pairs" / "preferences.json"
     taught = json.loads(path.read_text()) if path.is_file() else {}
     if taught and all(taught.get(name) == judge.get(name) for name in same):

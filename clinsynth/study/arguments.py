@@ -26,12 +26,12 @@ class EvaluateImagesArguments(WayInArguments, IntensityArguments):
     real: str = "phantom-fundus"
     """the real data set that the generator was trained on: any spec that --dataset of `clinsynth train ddpm` takes"""
     synthetic: str = "runs/synthetic"
-    """folder that `clinsynth generate images` wrote; real pictures are brought to its resolution and channels"""
+    """folder that `clinsynth generate images` wrote; real images are brought to its resolution and channels"""
     output_dir: str = "runs/evidence"
     """where evidence.json and report.html go; finished parts found there are kept"""
     cache_dir: str | None = None
     """where features and the default extractor are kept, each under a hash of what it was made from, so that several
-    evaluations share those of the real pictures; default: --output_dir"""
+    evaluations share those of the real images; default: --output_dir"""
     extractor: str = "default"
     """default (a small ResNet trained on the real train split), the folder or Hub id of a transformers vision model,
     or a TorchScript file, as path or owner/repo:file"""
@@ -45,12 +45,14 @@ class EvaluateImagesArguments(WayInArguments, IntensityArguments):
     """passes over the real train split in each training"""
     shareable: bool = False
     """leave every real image out of report.html, and the synthetic ones too where a sign of copies was found"""
+    author: str = ""
+    """who answers for the evaluation, as its page names them; nobody is named otherwise"""
     checklist: str | None = None
-    """score every picture's alignment with its class (checklist share, class margin, typicality): name of a checklist
+    """score every image's alignment with its class (checklist share, class margin, typicality): name of a checklist
     that comes with clinsynth, or a .yaml file"""
     judge: str = "measure"
     """--checklist: who answers the items, a judge of `clinsynth judge` on this machine; one that neither trained the
-    generator nor chose its pictures"""
+    generator nor chose its images"""
     judge_model: str | None = None
     """--checklist: the judge's model, folder or Hub id, where it has one"""
     class_model: str | None = None
@@ -59,7 +61,7 @@ class EvaluateImagesArguments(WayInArguments, IntensityArguments):
     seed: int = 0
     """of the choice of few-shot images (give the trainer's), default extractor, subsets, bootstrap and classifiers"""
     fit: str | None = None
-    """squash, crop or pad; required where a real picture is not square"""
+    """squash, crop or pad; required where a real image is not square"""
     label_column: str = "label"
     """column of the real data set that holds the class"""
     label_names: list[str] | str | None = None
@@ -111,6 +113,8 @@ class EvaluateTextArguments(WayInArguments):
     show_texts: bool = False
     """show the closest pairs of texts side by side in report.html. Give true only if the source's licence and the
     privacy of the people in it allow that; else the page shows what they share in numbers"""
+    author: str = ""
+    """who answers for the evaluation, as its page names them; nobody is named otherwise"""
     seed: int = 0
     """of the choice of few-shot texts (give the generator's), of subsets and of the bootstrap"""
     text_column: str = "text"
@@ -246,7 +250,7 @@ class StudyArguments(ImageDataArguments, EngineArguments):
     """name: {flags of `clinsynth train image-classifier` (or `text-classifier`)}, e.g. small: {model: small-resnet,
     seeds: 5}; generators: [names] takes the synthetic sets of these generators alone; [[NAME, NAME]] are
     trainings of one generator, whose sets the seeds take in turn; round_trip: NAME is a generator
-    with from_class: own, whose set is real pictures come back; ceiling: NAME is a classifier above with all real
+    with from_class: own, whose set is real images come back; ceiling: NAME is a classifier above with all real
     samples, whose control is the top of the gap that this one's arms may close"""
     seed: int = 0
     """of the choice of few-shot samples and, where their flags do not say otherwise, of all steps"""
@@ -258,6 +262,8 @@ class StudyArguments(ImageDataArguments, EngineArguments):
     shareable: bool = False
     """leave every real image out of report.html, and those of a generator with a sign of copies; the reports of the
     single steps keep theirs"""
+    author: str = ""
+    """who answers for the study, as its page names them; nobody is named otherwise"""
     resources: dict[str, dict[str, float]] = field(default_factory=dict)
     """--engine ray: what a step takes, as {train: {gpus: 1, cpus: 4, memory_gb: 16}}, by the step's first word or
     whole name, or all; default: one CPU, and one GPU where the cluster has any"""
@@ -331,7 +337,7 @@ class StudyArguments(ImageDataArguments, EngineArguments):
 
     @property
     def kind(self) -> Kind:
-        """Of texts where a task is named, else of pictures."""
+        """Of texts where a task is named, else of images."""
         return TEXTS if self.task else IMAGES
 
     def check_kind(self) -> None:
@@ -345,5 +351,5 @@ class StudyArguments(ImageDataArguments, EngineArguments):
             if getattr(self, name) != defaults[name]:
                 given = f"--{name} {getattr(self, name)} is for studies of"
                 if self.task:
-                    raise ValueError(f"{given} pictures, and --task {self.task} makes this one of texts; leave it out")
+                    raise ValueError(f"{given} images, and --task {self.task} makes this one of texts; leave it out")
                 raise ValueError(f"{given} texts; name their --task, e.g. note-sections, or leave it out")

@@ -184,7 +184,7 @@ def hash_inputs(sides: dict[str, Features], settings: MeasurementSettings, label
 def compare_classifiers(
     args: EvaluateImagesArguments, real: dict[str, ImageArrays], synthetic: ImageArrays, folder: Path
 ) -> dict[str, Any] | None:
-    """Classifiers trained on real, and on real and synthetic pictures, judged on real test pictures."""
+    """Classifiers trained on real, and on real and synthetic images, judged on real test images."""
     if args.classifier == "none":
         return None
     arrays = [real["train"].images, real["test"].images, synthetic.images, synthetic.labels]

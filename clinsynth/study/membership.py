@@ -5,7 +5,7 @@ the adversary has the weights, the image and its class, and averages the loss ov
 image. Noise level and conditioning (class or null class) are chosen on one half of the rows, and what is reported
 comes from the other half. 0.5 is ideal; where the interval lies above it, the generator remembers its images.
 Two controls stand beside it: the attack between two halves of held-out rows, and the attack by the roughness of the
-picture alone, which no generator sees: where that is off 0.5, the two splits differ by themselves.
+image alone, which no generator sees: where that is off 0.5, the two splits differ by themselves.
 """
 
 from __future__ import annotations

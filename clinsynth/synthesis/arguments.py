@@ -55,18 +55,18 @@ class SourceArguments(ImageDataArguments):
     """Where image-to-image generation starts from."""
 
     from_images: str | None = None
-    """make every picture from a real one of another class: the data set whose train split gives these, any spec that
+    """make every image from a real one of another class: the data set whose train split gives these, any spec that
     --dataset takes; the data flags hold for it"""
     strength: float | str = 0.3
     """share of the noise that a source is given, in (0, 1]; S, LABEL=S,LABEL=S for each class, or S,S,S to have the
-    one chosen by how many pictures made from validation pictures are kept (needs --keep_if_checklist or
+    one chosen by how many images made from validation images are kept (needs --keep_if_checklist or
     --keep_if_class)"""
     from_class: str | None = None
-    """classes whose pictures may be sources, LABEL,LABEL; default: all but the class to make; own: this class
-    itself, so that at a small --strength real pictures come back as the generator sees them"""
+    """classes whose images may be sources, LABEL,LABEL; default: all but the class to make; own: this class
+    itself, so that at a small --strength real images come back as the generator sees them"""
     compatible: str | None = None
     """YAML file of columns in which source and class must agree, such as body site: `agree: [column, …]`, and under
-    `classes:` LABEL: {column: [value, …]} where not the values of the class's own train pictures hold"""
+    `classes:` LABEL: {column: [value, …]} where not the values of the class's own train images hold"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -128,7 +128,7 @@ class KeepArguments(ImageDataArguments):
     """draw an image anew while this image classifier, a folder or Hub id, sees another class in it"""
     least_change: float | None = None
     """--from_images: draw an image anew while it is nearer to its source, a distance of 0 to 2 between thumbnails;
-    default: as near as only one in 200 train pictures comes to another one"""
+    default: as near as only one in 200 train images comes to another one"""
     most_draws: int = 10
     """draws of an image, after which its row is given up"""
 

@@ -73,7 +73,7 @@ class ChangeCheck:
                     "different images come; give --least_change, 0.25 is what counts as a duplicate"
                 )
             least = round(threshold.value, 4)
-            stated = f"each of {threshold.n} train pictures to the closest other one, rank {threshold.rank}"
+            stated = f"each of {threshold.n} train images to the closest other one, rank {threshold.rank}"
         return cls(space, space.embed(sources.images), sources, least, stated)
 
     def with_sources(self, sources: ImageSources) -> ChangeCheck:

@@ -32,7 +32,7 @@ SHEET_COLUMNS, SHEET_ROWS = 8, 8
 NOT_FINITE = "not finite"
 
 NO_PATIENT = "Synthetic images: no row is a patient. `generation.json` says how they were made.\n"
-FROM_REAL = """Each picture was made from a real picture of a train split, of which it keeps much; source_id names that
+FROM_REAL = """Each image was made from a real image of a train split, of which it keeps much; source_id names that
 one. Treat the set as you treat the real one. `generation.json` says how it was made.
 """
 

@@ -1,15 +1,15 @@
-"""How well each picture shows what was asked for: checklist share, class margin and typicality in one score.
+"""How well each image shows what was asked for: checklist share, class margin and typicality in one score.
 
-A picture is aligned when an expert checklist confirms it (checklists as a measure of generated pictures are those of
-MAGIC, arXiv 2506.12323), a classifier sees its class rather than any other, and it looks like the real pictures of its
+An image is aligned when an expert checklist confirms it (checklists as a measure of generated images are those of
+MAGIC, arXiv 2506.12323), a classifier sees its class rather than any other, and it looks like the real images of its
 class. The score is the mean of three numbers in [0, 1]:
 
 - checklist share: of the items of its class, those that a judge finds met;
 - class margin: a classifier's probability of its class less that of the best other one, from [-1, 1] to [0, 1];
-- typicality: the share of real pictures of its class that lie no nearer to the class's train pictures than it does.
+- typicality: the share of real images of its class that lie no nearer to the class's train images than it does.
 
-The low-alignment tail is the share of synthetic pictures with a score below the 5th percentile of the real ones';
-among real pictures it is about 5 %. A mean hides such pictures, a training set does not forgive them.
+The low-alignment tail is the share of synthetic images with a score below the 5th percentile of the real ones';
+among real images it is about 5 %. A mean hides such images, a training set does not forgive them.
 This file stands alone: `evaluate.load("./metrics/alignment")`.
 """
 
@@ -19,14 +19,14 @@ import datasets
 import evaluate
 import numpy as np
 
-_DESCRIPTION = "Mean alignment of synthetic pictures with their class, and the share below the real pictures' tail."
+_DESCRIPTION = "Mean alignment of synthetic images with their class, and the share below the real images' tail."
 _CITATION = "checklists: MAGIC, arXiv 2506.12323"
 _INPUTS = """
 Args:
-    checklist_share: share of the checklist's items met, in [0, 1], a picture.
-    class_margin: probability of the picture's class less that of the best other one, in [-1, 1].
-    typicality: percentile among real pictures of the class, in [0, 1]; 1 is the most typical.
-    source: "real" or "synthetic" for each picture.
+    checklist_share: share of the checklist's items met, in [0, 1], an image.
+    class_margin: probability of the image's class less that of the best other one, in [-1, 1].
+    typicality: percentile among real images of the class, in [0, 1]; 1 is the most typical.
+    source: "real" or "synthetic" for each image.
     label: class of each row; only of the configuration "per_class".
     n_bootstrap: bootstrap replicates of the interval, 0 for none.
     seed: of the bootstrap.
@@ -63,7 +63,7 @@ def distance_to_class(features: np.ndarray, train: np.ndarray, k: int = NEAREST_
 
 
 def typicality(distances: np.ndarray, real: np.ndarray, own: bool = False) -> np.ndarray:
-    """Share (n,) of the real pictures' distances that are not below each of `distances`; 1 is the most typical.
+    """Share (n,) of the real images' distances that are not below each of `distances`; 1 is the most typical.
 
     With `own`, `distances` are those of `real` themselves, none of which counts for itself.
     """
@@ -143,7 +143,7 @@ class Alignment(evaluate.Metric):
     def _measure(scores: np.ndarray, sources: np.ndarray, n_bootstrap: int = 0, seed: int = 0) -> dict[str, Any]:
         real, synthetic = scores[sources == "real"], scores[sources == "synthetic"]
         if min(len(real), len(synthetic)) == 0:
-            raise ValueError(f"needs both sides, got {len(real)} real and {len(synthetic)} synthetic pictures")
+            raise ValueError(f"needs both sides, got {len(real)} real and {len(synthetic)} synthetic images")
         return {
             "alignment": float(synthetic.mean()),
             "alignment_real": float(real.mean()),

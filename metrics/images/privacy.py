@@ -181,7 +181,7 @@ def describe_pair(row: int, detectors: list[Detector], deciding: int, exact: int
         "train_row": exact if exact >= 0 else int(detectors[deciding].near.numbers[row, 0]),
         "detector": "pixels" if exact >= 0 else detectors[deciding].name,
         "distances": {detector.name: detector.describe_row(row) for detector in detectors},
-        "verdict": EXACT if exact >= 0 else NEAR if any(near) else "as near as held-out pictures come",
+        "verdict": EXACT if exact >= 0 else NEAR if any(near) else "as near as held-out images come",
     }
 
 
@@ -199,7 +199,7 @@ def findings_on_exact(exact: dict[str, Any] | None) -> Iterator[tuple[str, str]]
     if exact and exact["count"]:
         yield (
             COPIES,
-            f"{exact['count']} of {exact['n_synthetic']} are real pictures ({where_found(exact)}), as they are, or "
+            f"{exact['count']} of {exact['n_synthetic']} are real images ({where_found(exact)}), as they are, or "
             "turned, mirrored or inverted.",
         )
 
@@ -209,11 +209,11 @@ def findings_on_copies(copies: list[CopyRecord]) -> Iterator[tuple[str, str]]:
     for record in copies:
         share = f"{record.count} of {record.n_synthetic}"
         if record.metric == EXACT:
-            yield COPIES if record.count else NO_SIGN, f"{share} are train pictures, pixel for pixel."
+            yield COPIES if record.count else NO_SIGN, f"{share} are train images, pixel for pixel."
         elif record.metric == CERTAIN:
-            yield COPIES if record.count else NO_SIGN, f"{share} are nearer to a train picture than real ones come."
+            yield COPIES if record.count else NO_SIGN, f"{share} are nearer to a train image than real ones come."
         elif record.p_value is None:
-            yield NO_SIGN, f"Too few held-out pictures ({record.n_held_out}) for a threshold by {record.detector}."
+            yield NO_SIGN, f"Too few held-out images ({record.n_held_out}) for a threshold by {record.detector}."
         else:
             found = record.p_value < SIGNIFICANT
             yield (
@@ -232,13 +232,13 @@ def findings_on_shares(records: list[MemorisationRecord]) -> Iterator[tuple[str,
             yield NO_SIGN, f"Closeness by {record.extractor} is {record.note}."
             continue
         interval = "" if record.interval is None else " (95 % {:.1%} to {:.1%})".format(*record.interval)
-        text = f"{record.value:.1%}{interval} lie closer to train than to held-out pictures by {record.extractor}"
+        text = f"{record.value:.1%}{interval} lie closer to train than to held-out images by {record.extractor}"
         if not record.exceeds_chance:
             yield NO_SIGN, f"{text}; 50 % is ideal."
         elif record.is_shifted:
             yield (
                 UNCLEAR,
-                f"{text}, but of the held-out pictures themselves only {record.floor:.1%}: the splits differ, which "
+                f"{text}, but of the held-out images themselves only {record.floor:.1%}: the splits differ, which "
                 "alone can bring a generator nearer to train.",
             )
         else:

@@ -1,13 +1,13 @@
-"""Copies of train pictures: pixel for pixel, or nearer than other real pictures come.
+"""Copies of train images: pixel for pixel, or nearer than other real images come.
 
-Two pictures are compared by the grey 28x28 thumbnails of `clinsynth.data.duplicates` (band-passed, of unit length,
+Two images are compared by the grey 28x28 thumbnails of `clinsynth.data.duplicates` (band-passed, of unit length,
 less the train split's mean), one of them also mirrored and moved by one thumbnail pixel, since generators trained with
-these augmentations copy so. The score of a picture is its distance to the closest train picture over the mean distance
-to the ten next ones. A near copy has a lower score than nearly all real pictures that cannot be copies: the threshold
+these augmentations copy so. The score of an image is its distance to the closest train image over the mean distance
+to the ten next ones. A near copy has a lower score than nearly all real images that cannot be copies: the threshold
 is an order statistic of theirs, not a constant, and comes with the number of false alarms to expect.
 
-How this was chosen: 150 altered train pictures each of RetinaMNIST and PneumoniaMNIST (28 px; 1,080 and 1,200 train
-pictures). Share found below the smallest score of the 400 and 624 test pictures, RetinaMNIST / PneumoniaMNIST:
+How this was chosen: 150 altered train images each of RetinaMNIST and PneumoniaMNIST (28 px; 1,080 and 1,200 train
+images). Share found below the smallest score of the 400 and 624 test images, RetinaMNIST / PneumoniaMNIST:
 
                                JPEG 75      JPEG 40      brightness -5 %  moved 1 px   noise of 5   mirrored
     perceptual hash (DCT)      .54 / 1.0    .15 / .74    .76 / 1.0        .00 / .01    .29 / .73    .00 / .00
@@ -17,7 +17,7 @@ pictures). Share found below the smallest score of the 400 and 624 test pictures
     ... mirrored and moved     1.0 / 1.0    .85 / 1.0    1.0 / 1.0        .63 / 1.0    1.0 / 1.0    1.0 / 1.0
     and this threshold         1.0 / 1.0    .91 / 1.0    1.0 / 1.0        .48 / 1.0    1.0 / 1.0    1.0 / 1.0
 
-Of the validation pictures the last line flags 0 of 120 and 5 of 524; of these five, three are train pictures pixel for
+Of the validation images the last line flags 0 of 120 and 5 of 524; of these five, three are train images pixel for
 pixel, duplicates in the data.
 """
 
@@ -45,7 +45,7 @@ SAME_DISTANCE = (2 - 2 * NEAR_THRESHOLD) ** 0.5  # of two unit rows whose produc
 
 
 def pixel_digests(images: np.ndarray) -> list[bytes]:
-    """A digest of each picture's pixels; images: uint8 (n, channels, side, side)."""
+    """A digest of each image's pixels; images: uint8 (n, channels, side, side)."""
     return [hashlib.sha256(image.tobytes()).digest() for image in images]
 
 
@@ -59,14 +59,14 @@ def thumbnails(images: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class ThumbnailSpace:
-    """The space in which pictures are compared with a train split; its rows are float32 (n, 784) of unit length."""
+    """The space in which images are compared with a train split; its rows are float32 (n, 784) of unit length."""
 
     mean: np.ndarray
     rows: np.ndarray
 
     @classmethod
     def of(cls, images: np.ndarray) -> ThumbnailSpace:
-        """The space of train pictures, uint8 (n, channels, side, side)."""
+        """The space of train images, uint8 (n, channels, side, side)."""
         raw = band_passed(thumbnails(images))
         mean = raw.sum(0) / (len(raw) + MEAN_PRIOR)
         return cls(mean, unit_rows(raw - mean))
@@ -76,7 +76,7 @@ class ThumbnailSpace:
         return unit_rows(band_passed(thumbnails(images)) - self.mean)
 
     def views(self, images: np.ndarray) -> Iterator[np.ndarray]:
-        """Blocks (pictures, 18, 784): each picture in nine positions, as it is and mirrored."""
+        """Blocks (images, 18, 784): each image in nine positions, as it is and mirrored."""
         for start in range(0, len(images), BLOCK_PICTURES):
             small = thumbnails(images[start : start + BLOCK_PICTURES])
             both = np.stack([small, small[:, :, ::-1]], axis=1)
@@ -86,19 +86,19 @@ class ThumbnailSpace:
             yield unit_rows(band_passed(stacked) - self.mean).reshape(len(small), -1, SIDE * SIDE)
 
     def closest(self, images: np.ndarray, own: np.ndarray | None = None) -> Closest:
-        """The train pictures closest to each of `images` in any view; `own` as in `closest_rows`."""
+        """The train images closest to each of `images` in any view; `own` as in `closest_rows`."""
         return closest_rows(self.views(images), self.rows, own=own)
 
 
 @dataclass(frozen=True)
 class Threshold:
-    """Below which score a picture is a near copy.
+    """Below which score an image is a near copy.
 
     Attributes:
-        value: the `rank`-th smallest score of the real pictures that were kept; None where fewer than ten were.
-        rank: 1 below 400 pictures, above it one in 200, so that a few unknown duplicates do not decide it.
-        n: real pictures kept.
-        excluded: real pictures left out because the data holds the train picture that they duplicate.
+        value: the `rank`-th smallest score of the real images that were kept; None where fewer than ten were.
+        rank: 1 below 400 images, above it one in 200, so that a few unknown duplicates do not decide it.
+        n: real images kept.
+        excluded: real images left out because the data holds the train image that they duplicate.
     """
 
     value: float | None
@@ -108,7 +108,7 @@ class Threshold:
 
     @property
     def false_alarm_rate(self) -> float:
-        """Share of new real pictures that would be flagged, expected."""
+        """Share of new real images that would be flagged, expected."""
         return self.rank / (self.n + 1)
 
     def flags(self, scores: np.ndarray) -> np.ndarray:
@@ -117,12 +117,12 @@ class Threshold:
 
 
 def duplicated(nearest: Closest) -> np.ndarray:
-    """Mask of the real pictures that duplicate a train picture by the data check's likeness of 0.97."""
+    """Mask of the real images that duplicate a train image by the data check's likeness of 0.97."""
     return nearest.distances[:, 0] <= SAME_DISTANCE
 
 
 def fit_threshold(scores: np.ndarray, excluded: np.ndarray, smallest: int = 10) -> Threshold:
-    """The threshold from scores (n,) of real pictures without those that `excluded`, a mask, leaves out."""
+    """The threshold from scores (n,) of real images without those that `excluded`, a mask, leaves out."""
     kept = np.sort(scores[~excluded])
     rank = max(1, int(FALSE_ALARMS * (len(kept) + 1)))
     value = float(kept[rank - 1]) if len(kept) >= smallest else None
@@ -131,20 +131,20 @@ def fit_threshold(scores: np.ndarray, excluded: np.ndarray, smallest: int = 10) 
 
 @dataclass(frozen=True, kw_only=True)
 class CopyRecord:
-    """How many synthetic pictures are copies by one detector.
+    """How many synthetic images are copies by one detector.
 
     Attributes:
         metric: "exact copy", "near copy" or "single copy".
         detector: "pixels", the thumbnails, the extractor, or the views.
-        count, value: copies among the synthetic pictures, and their share.
+        count, value: copies among the synthetic images, and their share.
         interval: 95 % Clopper-Pearson interval of the share.
-        floor: share of the held-out pictures, duplicates included, that the same detector flags.
-        threshold: of the score; None for pixels and where there are fewer than ten held-out pictures.
+        floor: share of the held-out images, duplicates included, that the same detector flags.
+        threshold: of the score; None for pixels and where there are fewer than ten held-out images.
         rank: the threshold is the rank-th smallest held-out score.
-        expected_false_alarms: near copies to expect among as many new real pictures.
+        expected_false_alarms: near copies to expect among as many new real images.
         p_value: chance of at least `count` of them (beta-binomial: both sides are draws from one source).
-        n_synthetic, n_train, n_held_out: pictures, those left out of the threshold not counted.
-        n_excluded: held-out pictures left out of the threshold as duplicates of train pictures.
+        n_synthetic, n_train, n_held_out: images, those left out of the threshold not counted.
+        n_excluded: held-out images left out of the threshold as duplicates of train images.
     """
 
     metric: str
@@ -168,7 +168,7 @@ class CopyRecord:
 
 
 def count_exact(synthetic: np.ndarray, held_out: np.ndarray, n_train: int) -> CopyRecord:
-    """The record of exact copies from the masks of the synthetic and of the held-out pictures."""
+    """The record of exact copies from the masks of the synthetic and of the held-out images."""
     count, total = int(synthetic.sum()), len(synthetic)
     return CopyRecord(
         metric=EXACT,
@@ -186,7 +186,7 @@ def count_exact(synthetic: np.ndarray, held_out: np.ndarray, n_train: int) -> Co
 def count_near(
     detector: str, synthetic: np.ndarray, held_out: np.ndarray, threshold: Threshold, n_train: int
 ) -> CopyRecord:
-    """The record of near copies from the scores of the synthetic and of all held-out pictures."""
+    """The record of near copies from the scores of the synthetic and of all held-out images."""
     from scipy.stats import betabinom
 
     count, total = int(threshold.flags(synthetic).sum()), len(synthetic)
@@ -248,10 +248,10 @@ def share_interval(count: int, total: int) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class CopyDetector:
-    """Compares pictures with a train split; memory is that of the train split's thumbnails.
+    """Compares images with a train split; memory is that of the train split's thumbnails.
 
-    The threshold comes from each train picture's score among the other train pictures: the generator may see no other
-    split (a threshold from test pictures would have them shape what is generated).
+    The threshold comes from each train image's score among the other train images: the generator may see no other
+    split (a threshold from test images would have them shape what is generated).
     """
 
     space: ThumbnailSpace
@@ -262,23 +262,23 @@ class CopyDetector:
 
     @classmethod
     def of(cls, images: np.ndarray) -> CopyDetector:
-        """The detector for train pictures, uint8 (n, channels, side, side).
+        """The detector for train images, uint8 (n, channels, side, side).
 
         Raises:
-            ValueError: fewer than ten pictures without a duplicate, which give no threshold.
+            ValueError: fewer than ten images without a duplicate, which give no threshold.
         """
         space = ThumbnailSpace.of(images)
         nearest = space.closest(images, own=np.arange(len(images)))
         threshold = fit_threshold(nearest.relative().round(4), duplicated(nearest))
         if threshold.value is None:
             raise ValueError(
-                f"--reject_copies needs 10 train pictures without a duplicate to know how near real pictures come, "
+                f"--reject_copies needs 10 train images without a duplicate to know how near real images come, "
                 f"got {threshold.n} of {len(images)}; give a larger --dataset or leave the flag out"
             )
         return cls(space, frozenset(pixel_digests(images)), threshold, images.shape[1:], hash_arrays(images))
 
     def reasons(self, images: np.ndarray) -> list[str | None]:
-        """Why each picture, uint8 (n, channels, side, side), is rejected; None where it is not."""
+        """Why each image, uint8 (n, channels, side, side), is rejected; None where it is not."""
         near = self.threshold.flags(self.space.closest(images).relative())
         exact = [digest in self.digests for digest in pixel_digests(images)]
         return [EXACT if same else NEAR if close else None for same, close in zip(exact, near, strict=True)]
@@ -288,7 +288,7 @@ class CopyDetector:
         return {
             "detector": f"pixels; {SPACE}",
             "threshold": self.threshold.value,
-            "threshold_from": "each train picture against the other train pictures",
+            "threshold_from": "each train image against the other train images",
             "rank": self.threshold.rank,
             "n": self.threshold.n,
             "duplicates_left_out": self.threshold.excluded,

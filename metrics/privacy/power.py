@@ -15,7 +15,7 @@ RATE = 1e-4
 TAIL, FEWEST = 0.1, 10
 SHARES = (0.01, 0.02, 0.05)
 SPOKEN = 0.02
-IMAGE_CHECK, TEXT_CHECK = "the check of single pictures", "the check of single texts"
+IMAGE_CHECK, TEXT_CHECK = "the check of single images", "the check of single texts"
 
 
 def tail_threshold(scores: np.ndarray, rate: float = RATE) -> float | None:
@@ -62,10 +62,10 @@ def describe_power(kind: str, planted: int, found: int, n_synthetic: int) -> dic
 
 
 def power_in_words(power: list[dict[str, Any]], n_synthetic: int, check: str) -> str:
-    """As "Of 4 copies planted in 200, single pictures by their views would find: mirrored 4, blended to 50 % 0.5."
+    """As "Of 4 copies planted in 200, single images by their views would find: mirrored 4, blended to 50 % 0.5."
 
     Args:
-        check: what the copies were planted for, as "the check of single pictures".
+        check: what the copies were planted for, as "the check of single images".
     """
     if not power:
         return f"Too few held-out samples to say which copies {check} would have found."

@@ -1,15 +1,15 @@
-"""SSIM and MS-SSIM: how alike pictures are, pair by pair, within classes, and to the nearest real picture.
+"""SSIM and MS-SSIM: how alike images are, pair by pair, within classes, and to the nearest real image.
 
 SSIM is that of Wang et al. 2004 ("Image quality assessment: from error visibility to structural similarity"), MS-SSIM
 that of Wang, Simoncelli & Bovik 2003 ("Multiscale structural similarity for image quality assessment"), computed in
 float64 with the conventions of torchmetrics, with which both agree: Gaussian window of 11 x 11 pixels and sigma 1.5,
 mirrored borders, K1 = 0.01, K2 = 0.03, `data_range` 255 unless told otherwise, mean over channels and pixels; in
-MS-SSIM the contrast terms are means over whole windows only, pictures are halved by means of 2 x 2 pixels, and
-negative terms count as 0. Five scales need 176 pixels; a smaller picture is measured on as many scales as leave it 11
+MS-SSIM the contrast terms are means over whole windows only, images are halved by means of 2 x 2 pixels, and
+negative terms count as 0. Five scales need 176 pixels; a smaller image is measured on as many scales as leave it 11
 pixels, with the weights of those scales divided by their sum. Such a value is not comparable with one of five scales.
 
 Mean MS-SSIM of random pairs of one class tells how diverse a set is (Odena et al. 2017, arXiv 1610.09585, section
-4.2): well above the real pictures' own value, the set repeats itself. SSIM of a synthetic picture to its nearest real
+4.2): well above the real images' own value, the set repeats itself. SSIM of a synthetic image to its nearest real
 one tells whether it is a copy. This file stands alone: `evaluate.load("./metrics/ssim")`.
 """
 
@@ -19,18 +19,18 @@ import datasets
 import evaluate
 import numpy as np
 
-_DESCRIPTION = "SSIM and MS-SSIM of pairs of pictures, within the classes of a set, and to the nearest real picture."
+_DESCRIPTION = "SSIM and MS-SSIM of pairs of images, within the classes of a set, and to the nearest real image."
 _CITATION = "Wang et al., Image quality assessment: from error visibility to structural similarity, 2004"
 _INPUTS = """
 Args:
-    image: uint8 pictures, nested lists (channels, height, width), all of one size.
-    reference: the picture that each is compared with; only of the configuration "pairs".
-    source: "real" or "synthetic" for each picture; of the configurations "default" and "per_class".
-    label: class of each picture; only of the configuration "per_class".
+    image: uint8 images, nested lists (channels, height, width), all of one size.
+    reference: the image that each is compared with; only of the configuration "pairs".
+    source: "real" or "synthetic" for each image; of the configurations "default" and "per_class".
+    label: class of each image; only of the configuration "per_class".
     seed: of the random pairs.
 Returns:
     pairs: ssim, ms_ssim (means over pairs), n. Else: ms_ssim_within and ms_ssim_within_real (mean over random pairs,
-    the second the floor of the first), ssim_nearest (mean SSIM of a synthetic picture to its nearest real one),
+    the second the floor of the first), ssim_nearest (mean SSIM of a synthetic image to its nearest real one),
     n_real, n_synthetic; with "per_class" a dict of these by class. All with `scales`, how many MS-SSIM used.
 """
 
@@ -42,27 +42,27 @@ BLOCK_ROWS = 1024
 
 
 def ssim(images: np.ndarray, references: np.ndarray, data_range: float = 255.0) -> np.ndarray:
-    """SSIM of each picture with its reference: float64 (n,), at most 1, from pictures (n, channels, height, width).
+    """SSIM of each image with its reference: float64 (n,), at most 1, from images (n, channels, height, width).
 
     Raises:
-        ValueError: shapes differ, or pictures are smaller than 11 x 11.
+        ValueError: shapes differ, or images are smaller than 11 x 11.
     """
     check_pictures(images, references)
     return np.concatenate([_maps(*batch, data_range)[0].mean((1, 2, 3)) for batch in _batches(images, references)])
 
 
 def ms_ssim(images: np.ndarray, references: np.ndarray, data_range: float = 255.0) -> np.ndarray:
-    """MS-SSIM of each picture with its reference: float64 (n,) in [0, 1], on `count_scales` scales.
+    """MS-SSIM of each image with its reference: float64 (n,) in [0, 1], on `count_scales` scales.
 
     Raises:
-        ValueError: shapes differ, or pictures are smaller than 11 x 11.
+        ValueError: shapes differ, or images are smaller than 11 x 11.
     """
     check_pictures(images, references)
     return np.concatenate([_multiscale(*batch, data_range) for batch in _batches(images, references)])
 
 
 def count_scales(height: int, width: int) -> int:
-    """Scales of MS-SSIM, 1 to 5: as many as leave the picture at least the window's 11 pixels."""
+    """Scales of MS-SSIM, 1 to 5: as many as leave the image at least the window's 11 pixels."""
     return sum(min(height, width) // 2**i >= WINDOW for i in range(len(SCALE_WEIGHTS)))
 
 
@@ -90,7 +90,7 @@ def within_class(images: np.ndarray, labels: np.ndarray, seed: int = 0) -> np.nd
 
 
 def nearest_pictures(images: np.ndarray, references: np.ndarray) -> np.ndarray:
-    """Number (n,) of the reference with the smallest squared difference of pixels to each uint8 picture."""
+    """Number (n,) of the reference with the smallest squared difference of pixels to each uint8 image."""
     images, references = images.reshape(len(images), -1), references.reshape(len(references), -1)
     numbers = np.zeros(len(images), dtype=int)
     for i in range(0, len(images), BLOCK_ROWS):
@@ -107,19 +107,19 @@ def nearest_pictures(images: np.ndarray, references: np.ndarray) -> np.ndarray:
 
 
 def ssim_to_nearest(images: np.ndarray, references: np.ndarray) -> np.ndarray:
-    """SSIM (n,) of each uint8 picture to the reference that is nearest in pixels."""
+    """SSIM (n,) of each uint8 image to the reference that is nearest in pixels."""
     return ssim(images, references[nearest_pictures(images, references)])
 
 
 def check_pictures(images: np.ndarray, references: np.ndarray) -> None:
-    """An error where pictures cannot be compared."""
+    """An error where images cannot be compared."""
     if images.shape != references.shape or images.ndim != 4 or len(images) == 0:
         raise ValueError(
-            f"pictures must come as two arrays of one shape (n, channels, height, width), n >= 1, got {images.shape} "
+            f"images must come as two arrays of one shape (n, channels, height, width), n >= 1, got {images.shape} "
             f"and {references.shape}; bring both to one size and mode"
         )
     if min(images.shape[2:]) < WINDOW:
-        raise ValueError(f"SSIM needs pictures of at least {WINDOW} x {WINDOW} pixels, got {images.shape[2:]}")
+        raise ValueError(f"SSIM needs images of at least {WINDOW} x {WINDOW} pixels, got {images.shape[2:]}")
 
 
 def _batches(images: np.ndarray, references: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -218,9 +218,7 @@ class SSIM(evaluate.Metric):
     def _measure(images: np.ndarray, sources: np.ndarray, seed: int) -> dict[str, Any]:
         real, synthetic = images[sources == "real"], images[sources == "synthetic"]
         if len(real) < 2 or len(synthetic) < 2:
-            raise ValueError(
-                f"two pictures a side or more are needed, got {len(real)} real, {len(synthetic)} synthetic"
-            )
+            raise ValueError(f"two images a side or more are needed, got {len(real)} real, {len(synthetic)} synthetic")
         one_class = [np.zeros(len(side), dtype=int) for side in (synthetic, real)]
         return {
             "ms_ssim_within": float(within_class(synthetic, one_class[0], seed).mean()),

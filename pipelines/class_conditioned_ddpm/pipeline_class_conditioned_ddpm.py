@@ -361,6 +361,6 @@ def stack_pictures(image: Image.Image | list[Image.Image]) -> np.ndarray:
     pictures = image if isinstance(image, list) else [image]
     kinds = sorted({(picture.mode, picture.size) for picture in pictures})
     if len(kinds) != 1:
-        raise ValueError(f"image holds pictures of different mode or size, {kinds}; bring all to the model's")
+        raise ValueError(f"image holds images of different mode or size, {kinds}; bring all to the model's")
     array = np.stack([np.asarray(picture, dtype=np.float32) for picture in pictures]) / 255
     return array[..., None] if array.ndim == 3 else array

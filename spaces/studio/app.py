@@ -66,8 +66,8 @@ def build(models: ModelList) -> gr.Blocks:  # type: ignore[name-defined]  # noqa
         with gr.Tabs() as tabs:
             with gr.Tab("Images", id="images"):
                 images = images_tab.build(models)
-            with gr.Tab("Text", id="text"):
-                text = text_tab.build(models)
+            with gr.Tab("Text", id="text") as text_place:
+                text = text_tab.build(models, text_place)
             with gr.Tab("Evidence", id="evidence"):
                 evidence = evidence_tab.build(models)
             with gr.Tab("Review", id="review"):
@@ -100,6 +100,7 @@ def main() -> None:
         server_port=arguments.port,
         theme=page.theme(),
         css=page.CSS,
+        js=page.MARKUP,
         allowed_paths=[],
         max_file_size=limits.UPLOAD_SIZE,
         footer_links=["api"],
@@ -108,7 +109,7 @@ def main() -> None:
         run_history=False,
         prevent_thread_lock=True,
     )
-    from images_tab import draw_example
+    from drawing import draw_example
 
     threading.Thread(target=models.warm_up, args=(lambda: draw_example(models),), daemon=True).start()
     demo.block_thread()

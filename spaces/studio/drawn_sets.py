@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import gradio as gr
-from images_tab import EVERY_CLASS, SCHEDULERS, ImageRequest, draw_images
+from drawing import EVERY_CLASS, SCHEDULERS, ImageRequest, draw_images
 from models import ModelList
 from review_session import LABEL_ONLY
 from sets import PHANTOM_IMAGES, LabelledSet, read_set, read_upload

@@ -56,7 +56,7 @@ SNIPPET = """from gradio_client import Client, handle_file
 
 client = Client("http://127.0.0.1:7860")
 summary, (report, evidence) = client.predict(
-    real="drawn eyes, seed 0", synthetic_file=handle_file("synthetic-pictures.zip"), api_name="/evidence"
+    real="phantom eyes, seed 0", synthetic_file=handle_file("synthetic-images.zip"), api_name="/evidence"
 )
 """
 SUFFIXES = [".parquet", ".csv", ".jsonl"]
@@ -84,14 +84,15 @@ def build(models: ModelList | None = None) -> HandOver:
         resolution = gr.Dropdown(RESOLUTIONS, value=SMALLEST, label="Resolution of images in pixels")
         seed = gr.Number(0, precision=0, minimum=0, label="Seed of the measurements")
     compare_button = gr.Button("Compare", variant="primary")
-    findings = gr.Markdown()
+    findings = gr.Markdown("What is found appears here.")
     summary = gr.JSON(visible=False, label="summary")
-    metrics = gr.Dataframe(
-        headers=TABLE_COLUMNS, column_widths=TABLE_WIDTHS, label="Overall numbers", interactive=False, wrap=True
-    )
-    gr.Markdown(FLOORS)
-    files = gr.File(label="report.html and evidence.json", file_count="multiple", interactive=False, height=140)
-    report = gr.HTML()
+    with gr.Column(visible=False) as results:
+        metrics = gr.Dataframe(
+            headers=TABLE_COLUMNS, column_widths=TABLE_WIDTHS, label="Overall numbers", interactive=False, wrap=True
+        )
+        gr.Markdown(FLOORS)
+        files = gr.File(label="report.html and evidence.json", file_count="multiple", interactive=False, height=140)
+        report = gr.HTML()
     compared = compare_button.click(
         evidence_event(models),
         [real, real_file, synthetic, synthetic_file, resolution, seed],
@@ -99,9 +100,9 @@ def build(models: ModelList | None = None) -> HandOver:
         api_name="evidence",
         concurrency_limit=1,
         concurrency_id="evidence",
-        show_progress_on=[metrics],
+        show_progress_on=[findings],
     )
-    shown = [findings, metrics, report, real_file, synthetic_file]
+    shown = [results, findings, metrics, report, real_file, synthetic_file]
     compared.success(show_report, [summary, files], shown, api_visibility="private", show_progress="hidden")
     page.snippet(SNIPPET)
     return HandOver(synthetic_file)
@@ -159,7 +160,7 @@ def side_of(resolution: str, *chosen: LabelledSet) -> int | None:
 
 
 def show_report(summary: dict[str, Any], files: list[str]) -> list[Any]:
-    """Findings, table, report in the page, and both upload fields empty."""
+    """What was hidden, findings, table, report in the page, and both upload fields empty."""
     tiles = ""
     for tile in summary["findings"]:
         tiles += f"- **{tile['title']} {tile['value']}** ({tile['text']})\n"
@@ -170,7 +171,8 @@ def show_report(summary: dict[str, Any], files: list[str]) -> list[Any]:
         f'<iframe title="Report" sandbox style="width: 100%; height: 80vh; border: 0" srcdoc="{html.escape(report)}">'
         "</iframe>"
     )
-    return [f"{tiles}\n{extractor}", [measurement_cells(row) for row in summary["measurements"]], frame, None, None]
+    numbers = [measurement_cells(row) for row in summary["measurements"]]
+    return [gr.Column(visible=True), f"{tiles}\n{extractor}", numbers, frame, None, None]
 
 
 def measurement_cells(row: dict[str, Any]) -> list[str]:

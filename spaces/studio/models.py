@@ -68,6 +68,8 @@ class ModelList:
         first: the model that is trained here when there is no other.
         drawn: sets that its image models have drawn, by the model's name.
         example: images that were drawn here first, for who arrives.
+        example_text: a text that was written here first.
+        is_warm: the start has come to its end, with or without an example.
         demo_texts: the language model is the small one of a package, taken for want of another.
     """
 
@@ -78,6 +80,8 @@ class ModelList:
     drawn: dict[str, Any] = field(default_factory=dict)
     demo_texts: bool = False
     example: Any = None
+    example_text: Any = None
+    is_warm: bool = False
 
     def load_image_model(self, name: str, tell: Tell) -> Loaded:
         """An image model; the first one is waited for while it is trained.
@@ -104,6 +108,14 @@ class ModelList:
         with contextlib.suppress(ValueError, OSError):
             self.load_image_model(next(iter(self.images)), lambda share, words: None)
             draw_example()
+        self.is_warm = True
+
+    def waiting(self) -> str:
+        """One sentence for who arrives before the start has come to its end; empty after it."""
+        if self.is_warm:
+            return ""
+        training = self.first.status() if self.first else ""
+        return training or "**Warming up.** An example appears here by itself, in less than a minute on two cores."
 
 
 def pick(models: dict[str, T], name: str, called: str) -> T:

@@ -22,6 +22,7 @@ TABS = ("images", "text", "evidence", "review")
 SANS = ("system-ui", "sans-serif")
 MONO = ("ui-monospace", "monospace")
 CSS = """
+button[role=tab][aria-selected=true] {color: var(--link-text-color);}
 #banner {border-left: 4px solid #d97706; padding: 0.25rem 0.75rem;}
 #images img {image-rendering: pixelated; aspect-ratio: 1; height: auto;}
 #images .grid-wrap {min-height: 0; max-height: none; height: auto;}
@@ -29,10 +30,13 @@ CSS = """
 #images .thumbnail-lg {aspect-ratio: auto; display: flex; flex-direction: column;}
 #images .caption-label {position: static; max-width: none; width: 100%; white-space: normal; text-align: left;}
 #texts article {border-top: 1px solid var(--border-color-primary); padding: 0.75rem 0; overflow-wrap: anywhere;}
-#texts h3 {font-weight: 600;}
-#texts h4 {color: var(--body-text-color-subdued); margin-top: 0.5rem;}
+#texts h2 {font-weight: 600;}
+#texts h3 {color: var(--body-text-color-subdued); margin-top: 0.5rem;}
 #texts p {white-space: pre-wrap;}
 """
+POLL_SECONDS = 1.0
+"""How often a page asks for the example until it is there."""
+MARKUP = f"() => {{{(Path(__file__).parent / 'markup.js').read_text(encoding='utf-8')}}}"
 ASIDE: dict[str, Any] = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
 """Of events that cost nothing and cannot fail: they take no place in the queue, and only the page may call them."""
 
@@ -102,7 +106,7 @@ def errors_as_messages() -> Iterator[None]:
 
 def set_fields(label: str, picked: str, suffixes: list[str], *others: str) -> tuple[gr.Dropdown, gr.File]:
     """A set to pick, of `others` and those that are here, or to upload as .zip or with one of the suffixes."""
-    upload = f"Or upload it (.zip of class folders, {', '.join(suffixes)})"
+    upload = f"Or upload .zip, {', '.join(suffixes)}"
     return (
         gr.Dropdown([*others, *set_names()], value=picked, label=label, min_width=280),
         gr.File(label=upload, file_types=[".zip", *suffixes], height=160, min_width=280),

@@ -27,7 +27,7 @@ from PIL import Image
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
-PHANTOM_IMAGES = {"drawn eyes, seed 0": 0, "drawn eyes, seed 1": 1}
+PHANTOM_IMAGES = {"phantom eyes, seed 0": 0, "phantom eyes, seed 1": 1}
 """Built-in sets of images, and the seeds that they are drawn with."""
 PHANTOM_TEXTS = {"made-up posts, seed 0": 0, "made-up posts, seed 1": 1}
 """Built-in sets of texts, and the seeds that they are written with."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -24,6 +24,7 @@ NO_MODEL = (
 )
 DEMO = "The model is a small one, to show how it works: expect texts that make little sense."
 CODES_FOUND = 50
+EXAMPLE_TASK = "severity-posts"
 SNIPPET = """from gradio_client import Client
 
 client = Client("http://127.0.0.1:7860")
@@ -31,12 +32,13 @@ html, rows, file, validity = client.predict(task="severity-posts", label="mild",
 """
 
 
-def build(models: ModelList) -> TextTab:
-    """The tab's components and events, within `with gr.Tab(…)`."""
+def build(models: ModelList, tab: gr.Tab) -> TextTab:
+    """The components and events of `tab`, within it."""
     from clinsynth.data.tasks import task_names
 
-    names = sorted(task_names(), key=lambda name: (takes_codes(name), name != "severity-posts", name))
+    names = sorted(task_names(), key=lambda name: (takes_codes(name), name != EXAMPLE_TASK, name))
     labels = label_choices(names[0])
+    is_new = gr.State(True)
     if not models.texts:
         gr.Markdown(NO_MODEL)
     with gr.Row():
@@ -87,6 +89,11 @@ def build(models: ModelList) -> TextTab:
     ready = [download, compare, review]
     written.success(lambda: [gr.update(interactive=True)] * len(ready), None, ready, **page.ASIDE)
     stop.click(None, None, None, cancels=[written], api_visibility="private")
+    button.click(lambda: False, None, is_new, **page.ASIDE)  # or the example would take the place of what is written
+    tab.select(
+        example_event(models), is_new, [is_new, reading, rows, download, note, compare, review],
+        api_visibility="private", concurrency_limit=1, concurrency_id="text", show_progress="hidden",
+    )  # fmt: skip
     page.snippet(SNIPPET)
     return TextTab(download, compare, review)
 
@@ -128,30 +135,76 @@ def text_event(models: ModelList) -> Any:
     ) -> Iterator[tuple[Any, Any, Any, str]]:
         with page.errors_as_messages():
             request = TextRequest(model, task, label, count, temperature, seed)
-            request.check()
-            source = pick(models.texts, model, "Language model")
-            labelled = request.labelled_task()
-            progress(0, desc="loading the language model")
-            from clinsynth.synthesis.text_shards import as_text
-
-            provenance = load_language_model(source, model).provenance
-            progress(0, desc="writing")
-            deadline = limits.Deadline(limits.TEXT_SECONDS)
-            results, rows = [], []
-            for result in write_texts(source, labelled, request):
-                results.append(result)
-                if result.data is not None:
-                    came = {"attempts": result.attempts, **provenance.of_row(result.seed)}
-                    rows.append({"text": as_text(result.data), **result.data, "label": str(label), **came})
-                said = describe_validity(results, count, deadline.spent, False)
-                yield as_html(results, str(label)), rows, gr.skip(), said
-            said = describe_validity(results, count, deadline.spent, True)
-            said += f" {DEMO}" if models.demo_texts else ""
-            lines = "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows)
-            file = page.downloadable("synthetic-texts.jsonl", lines.encode())
-            yield as_html(results, str(label)), rows, file, said
+            for written in write(models, request, lambda words: progress(0, desc=words)):
+                yield written.present()
 
     return text
+
+
+def example_event(models: ModelList) -> Any:
+    """What who opens the tab sees, once: a text written for the first visitor, and kept for the others."""
+
+    def example(is_new: bool) -> Iterator[list[Any]]:
+        if not is_new or not models.texts:
+            yield [False, *[gr.skip()] * 6]
+            return
+        with page.errors_as_messages():
+            if models.example_text is None:
+                said = "**Warming up.** An example appears here by itself, in a minute or two on two cores."
+                yield [False, gr.skip(), gr.skip(), gr.skip(), said, gr.skip(), gr.skip()]
+                label = label_choices(EXAMPLE_TASK)[0][1]
+                request = TextRequest(next(iter(models.texts)), EXAMPLE_TASK, label, 1, 1.0, 0)
+                (*_, models.example_text) = write(models, request, lambda words: None)
+            shown, rows, file, said = models.example_text.present()
+            ready = [gr.update(interactive=bool(rows))] * 2
+            download = gr.DownloadButton(value=file, interactive=bool(rows))
+            yield [False, shown, rows, download, f"An example. {said}", *ready]
+
+    return example
+
+
+class Written(NamedTuple):
+    """Texts that were written: the results, the rows of the download, their label, what is said, and whether that is
+    all."""
+
+    results: list[RowResult]
+    rows: list[dict[str, Any]]
+    label: str
+    note: str
+    is_all: bool
+
+    def present(self) -> tuple[str, list[dict[str, Any]], Any, str]:
+        """The values of reading, rows, download and note."""
+        lines = "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in self.rows)
+        file = page.downloadable("synthetic-texts.jsonl", lines.encode()) if self.is_all else gr.skip()
+        return as_html(self.results, self.label), self.rows, file, self.note
+
+
+def write(models: ModelList, request: TextRequest, tell: Callable[[str], object]) -> Iterator[Written]:
+    """What there is after each text, and when all are written.
+
+    Raises:
+        ValueError: the request cannot be met; names what is out of range.
+    """
+    request.check()
+    source = pick(models.texts, request.model, "Language model")
+    labelled = request.labelled_task()
+    tell("loading the language model")
+    from clinsynth.synthesis.text_shards import as_text
+
+    provenance = load_language_model(source, request.model).provenance
+    tell("writing")
+    deadline, label = limits.Deadline(limits.TEXT_SECONDS), str(request.label)
+    results: list[RowResult] = []
+    rows: list[dict[str, Any]] = []
+    for result in write_texts(source, labelled, request):
+        results.append(result)
+        if result.data is not None:
+            came = {"attempts": result.attempts, **provenance.of_row(result.seed)}
+            rows.append({"text": as_text(result.data), **result.data, "label": label, **came})
+        yield Written(results, rows, label, describe_validity(results, request.count, deadline.spent, False), False)
+    said = describe_validity(results, request.count, deadline.spent, True)
+    yield Written(results, rows, label, f"{said} {DEMO}" if models.demo_texts else said, True)
 
 
 @dataclass(frozen=True)
@@ -254,10 +307,10 @@ def as_html(results: list[RowResult], label: str) -> str:
     """The texts as HTML in which whatever the model wrote is but text."""
     shown = ""
     for result in (one for one in results if one.data):
-        shown += f"<article><h3>{html.escape(label)}, seed {result.seed}</h3>"
+        shown += f"<article><h2>{html.escape(label)}, seed {result.seed}</h2>"
         for name, value in (result.data or {}).items():
             words = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, indent=1)
-            shown += f"<h4>{html.escape(name.replace('_', ' '))}</h4><p>{html.escape(words)}</p>"
+            shown += f"<h3>{html.escape(name.replace('_', ' '))}</h3><p>{html.escape(words)}</p>"
         shown += "</article>"
     return shown
 

@@ -193,7 +193,7 @@ class AutoencoderArguments(DescentArguments):
     gradient_accumulation_steps: int = 1
     """parts that a global batch is computed in, to save memory"""
     horizontal_flip: bool = False
-    """mirror left to right at random: only where a mirrored picture is still a true one (laterality!)"""
+    """mirror left to right at random: only where a mirrored image is still a true one (laterality!)"""
     vertical_flip: bool = False
     """mirror top to bottom at random"""
     validation_steps: int = 1000

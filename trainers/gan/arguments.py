@@ -57,7 +57,7 @@ class GANArguments(FromScratchArguments):
     """lambda of the loss wgan_gp"""
     diff_augment: bool = True
     """colour, translation and cutout for real and generated images alike before the discriminator sees them (Zhao et
-    al. 2020): without it a few hundred images are soon learned by heart; the generated pictures do not show it"""
+    al. 2020): without it a few hundred images are soon learned by heart; the generated images do not show it"""
     ema_decay: float = 0.999
     """largest decay of the average of the generator's weights that is saved; it warms up with the steps"""
 

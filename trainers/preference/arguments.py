@@ -33,7 +33,7 @@ class PreferenceArguments(DescentArguments):
     judge_model: str | None = None
     """the judge's model, as in `clinsynth judge`"""
     judge_endpoint: str | None = None
-    """--judge vlm: a server that runs the model, as in `clinsynth judge`; it is sent generated pictures alone"""
+    """--judge vlm: a server that runs the model, as in `clinsynth judge`; it is sent generated images alone"""
     held_out: str = "classifier"
     """a second judge, not learned from, which watches: measure, classifier or clip"""
     held_out_model: str | None = None
@@ -43,7 +43,7 @@ class PreferenceArguments(DescentArguments):
     held_out_least_kappa: float = 0.6
     """the same for the second judge, which only watches"""
     calibration_pictures: int = 60
-    """drawn pictures of each condition for that comparison"""
+    """drawn images of each condition for that comparison"""
     control: Literal["none", "shuffled"] = "none"
     """shuffled: the judge's scores are dealt out at random among the candidates of a class, so that preferences say
     nothing: what a run gains with its scores beyond what it gains so is the feedback's"""
@@ -58,17 +58,17 @@ class PreferenceArguments(DescentArguments):
     margin: float = 0.0
     """least lead of a winner, in [0, 1]; only --pair_rule margin"""
     method: Literal["diffusion-dpo", "kto", "reward", "d3po"] = "diffusion-dpo"
-    """diffusion-dpo: pairs at random noise levels; kto: pictures one by one; reward: denoising weighted by the score;
+    """diffusion-dpo: pairs at random noise levels; kto: images one by one; reward: denoising weighted by the score;
     d3po: pairs along the sampler's path"""
     beta: float = 2500.0
     """how closely the model is held to the first-stage one; d3po, whose errors are larger, takes about a hundredth"""
     temperature: float = 0.2
-    """--method reward: a picture's weight is exp(share / temperature)"""
+    """--method reward: an image's weight is exp(share / temperature)"""
     reward: Literal["judge", "model"] = "judge"
     """--method reward: weigh by the judge's own shares, or by those that a reward model fitted to them predicts; its
     error on prompts held out is in preferences/reward_model/reward.json"""
     fidelity_weight: float = 1.0
-    """weight of the denoising loss on real train pictures; 0 leaves it out"""
+    """weight of the denoising loss on real train images; 0 leaves it out"""
     learning_rate: float = 2e-5
     lr_scheduler: Literal["constant_with_warmup", "linear", "cosine"] = "constant_with_warmup"
     """course of the learning rate over the steps; the other two end at 0"""
@@ -85,20 +85,20 @@ class PreferenceArguments(DescentArguments):
     weights alone"""
     train_steps: int = 500
     train_batch_size: int = 32
-    """pairs (or pictures) a step and process, and as many real pictures"""
+    """pairs (or images) a step and process, and as many real images"""
     num_inference_steps: int = 20
-    """steps of the sampler of candidates and of watched pictures"""
+    """steps of the sampler of candidates and of watched images"""
     sampling_batch_size: int = 64
     """pictures drawn, or made into latents, at once"""
     guard_steps: int = 100
     """steps between two looks of the held-out judge"""
     guard_images: int = 20
-    """pictures of each class it looks at, always of the same seeds"""
+    """images of each class it looks at, always of the same seeds"""
     fidelity_tolerance: float = 0.05
-    """share by which the loss on real validation pictures may rise"""
+    """share by which the loss on real validation images may rise"""
     frechet_tolerance: float = 0.25
-    """share by which the Frechet distance of the watched pictures to real validation pictures may rise: of so few
-    pictures (--guard_images) it is uncertain by a tenth or two"""
+    """share by which the Frechet distance of the watched images to real validation images may rise: of so few
+    images (--guard_images) it is uncertain by a tenth or two"""
     seed: int = 0
     """of candidates, order and noise"""
     log_steps: int = 10

@@ -9,12 +9,12 @@ from clinsynth.trainers.arguments import DescentArguments, check_above_zero, che
 
 @dataclass
 class TextToImageLoraArguments(DescentArguments):
-    """Fine-tune a text-to-image model (LoRA) on labelled pictures, each class behind a prompt.
+    """Fine-tune a text-to-image model (LoRA) on labelled images, each class behind a prompt.
 
-    --resolution is what the model draws, by default the base's own; smaller pictures are enlarged, grey ones made
+    --resolution is what the model draws, by default the base's own; smaller images are enlarged, grey ones made
     colour. Start the same command again to resume. Example:
 
-      clinsynth train text-to-image-lora --model stable-diffusion-v1-5/stable-diffusion-v1-5 --dataset ham10000 --fit squash --prompt_template "a dermatoscopic picture of {label}" --output_dir runs/derm-lora
+      clinsynth train text-to-image-lora --model stable-diffusion-v1-5/stable-diffusion-v1-5 --dataset ham10000 --fit squash --prompt_template "a dermatoscopic image of {label}" --output_dir runs/derm-lora
     """  # noqa: E501
 
     essentials: ClassVar[str] = (
@@ -45,7 +45,7 @@ class TextToImageLoraArguments(DescentArguments):
     target_modules: str = "to_q,to_k,to_v,to_out.0"
     """layers of the U-Net to adapt: the ends of their names"""
     train_batch_size: int = 8
-    """pictures a step and process; the global batch is this x processes x accumulation steps"""
+    """images a step and process; the global batch is this x processes x accumulation steps"""
     gradient_accumulation_steps: int = 1
     """parts that a global batch is computed in, to save memory"""
     gradient_checkpointing: bool = False
@@ -63,18 +63,18 @@ class TextToImageLoraArguments(DescentArguments):
     class_balanced: bool = False
     """draw every class equally often"""
     horizontal_flip: bool = False
-    """take each picture mirrored left to right too: only where that is still a true one (laterality!)"""
+    """take each image mirrored left to right too: only where that is still a true one (laterality!)"""
     vertical_flip: bool = False
-    """take each picture mirrored top to bottom too"""
+    """take each image mirrored top to bottom too"""
     guidance_scale: float = 5.0
-    """guidance of the pictures in samples/, and of `generate images` unless told otherwise; 1 is without"""
+    """guidance of the images in samples/, and of `generate images` unless told otherwise; 1 is without"""
     seed: int = 0
-    """of the LoRA's start, the order of pictures and all noise"""
+    """of the LoRA's start, the order of images and all noise"""
     checkpointing_steps: int = 250
     validation_steps: int = 500
-    """steps between two validations: a picture grid in samples/ and the loss on validation pictures; 0: none"""
+    """steps between two validations: an image grid in samples/ and the loss on validation images; 0: none"""
     validation_pictures: int = 4
-    """pictures of each class in the grid"""
+    """images of each class in the grid"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
