@@ -24,9 +24,9 @@ REPOSITORY = Path(__file__).parent.parent
 SLOWEST = {
     f"test_{name}.py"
     for name in (
-        "constrained_decoding constrained_decoding_benchmark docs golden preference_latent preference_loop "
-        "preference_training push push_benchmark push_faults space_app study study_texts text_to_image_generate "
-        "train_ddpm train_text_to_image_lora"
+        "cluster constrained_decoding constrained_decoding_benchmark docs golden preference_latent preference_loop "
+        "preference_training push push_benchmark push_faults space_app space_evidence space_images space_review study "
+        "study_texts text_to_image_generate train_ddpm train_text_to_image_lora"
     ).split()
 }
 

@@ -141,7 +141,7 @@ def kill_study(pid: int) -> None:
     os.kill(pid, signal.SIGKILL)
     if sys.platform != "linux":  # where nothing ends the step
         step.kill()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 300
     while has_not_ended(step):
         assert time.monotonic() < deadline, f"the step outlives its study: {step}"
         time.sleep(0.02)
