@@ -10,6 +10,7 @@ Every file is complete or absent: it is written aside, then renamed.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 import platform
@@ -144,6 +145,7 @@ def describe_environment() -> dict[str, Any]:
     }
 
 
+@functools.cache
 def package_version(name: str) -> str | None:
     """The installed version of package `name`, None where it is not installed."""
     try:
@@ -152,6 +154,7 @@ def package_version(name: str) -> str | None:
         return None
 
 
+@functools.cache
 def git_commit() -> str | None:
     """The commit of the checkout that this code runs from, with `+changes` where files differ from it."""
     git = ["git", "-C", str(Path(__file__).parent)]

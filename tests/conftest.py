@@ -5,7 +5,10 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import pytest
 from loopback_hub.fixture import loopback_hub  # noqa: F401 (a fixture)
@@ -21,9 +24,9 @@ REPOSITORY = Path(__file__).parent.parent
 SLOWEST = {
     f"test_{name}.py"
     for name in (
-        "constrained_decoding constrained_decoding_benchmark docs golden preference_latent preference_loop "
-        "preference_training push push_benchmark push_faults space_app study study_texts text_to_image_generate "
-        "train_ddpm train_text_to_image_lora"
+        "cluster constrained_decoding constrained_decoding_benchmark docs golden preference_latent preference_loop "
+        "preference_training push push_benchmark push_faults space_app space_evidence space_images space_review study "
+        "study_texts text_to_image_generate train_ddpm train_text_to_image_lora"
     ).split()
 }
 
@@ -55,6 +58,27 @@ def forget_accelerator() -> None:
 
         AcceleratorState._reset_state(reset_partial_state=True)
         GradientState._reset_state()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def default_extractors_are_trained_once() -> Iterator[None]:
+    """Of the same images, in this process: most runs train the small network of the default extractor first."""
+    from clinsynth.models import image_encoders
+
+    fit, kept = image_encoders.fit_image_classifier, dict[str, tuple[Any, dict[str, Any]]]()
+
+    def fit_once(model: Any, train: Any, validation: Any, settings: Any) -> Any:
+        arrays = train.images, train.labels, validation.images, validation.labels
+        begun = image_encoders.hash_weights(model)
+        key = image_encoders.hash_arrays(*arrays, begun, repr(replace(settings, progress=None)))
+        if key not in kept:
+            outcome = fit(model, train, validation, settings)
+            kept[key] = outcome, {name: value.clone() for name, value in model.state_dict().items()}
+        model.load_state_dict(kept[key][1])
+        return kept[key][0]
+
+    with mock.patch.object(image_encoders, "fit_image_classifier", fit_once):
+        yield
 
 
 @pytest.fixture

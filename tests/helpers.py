@@ -19,6 +19,13 @@ from clinsynth.pipelines.class_conditioned_ddpm import ClassConditionedDDPMPipel
 REPOSITORY = Path(__file__).parent.parent
 FORKING_STUDY = REPOSITORY / "tests" / "forking_study.py"
 LABELS = {0: "healthy", 1: "mild", 2: "severe"}
+WITHOUT_CLINSYNTH = """
+import sys
+for name in ["clinsynth", *sys.modules]:
+    if name.partition(".")[0] == "clinsynth":
+        sys.modules[name] = None
+"""
+"""Python that makes clinsynth, and whatever is imported of it, one that is not installed."""
 
 
 def tiny_unet(backbone: str = "unet2d", channels: int = 1) -> torch.nn.Module:
@@ -76,9 +83,9 @@ def clinsynth(*words: object, check: bool = True) -> subprocess.CompletedProcess
     return run_warm("-m", "clinsynth", *words, check=check)
 
 
-def run_warm(*words: object, check: bool = True) -> subprocess.CompletedProcess[str]:
+def run_warm(*words: object, check: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run Python in a process of its own, on one thread, with large libraries imported."""
-    with WarmPython(*words) as process:
+    with WarmPython(*words, **environment) as process:
         code, stdout, stderr = process.end()
     if code is None or (check and code):
         raise AssertionError(f"{process.words} ended with {code}:\n{stdout}\n{stderr}")
@@ -134,7 +141,7 @@ def kill_study(pid: int) -> None:
     os.kill(pid, signal.SIGKILL)
     if sys.platform != "linux":  # where nothing ends the step
         step.kill()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 300
     while has_not_ended(step):
         assert time.monotonic() < deadline, f"the step outlives its study: {step}"
         time.sleep(0.02)

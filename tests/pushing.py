@@ -3,8 +3,7 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,8 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 from filelock import FileLock
-from helpers import one_thread, run_warm, tiny_pipeline
+from helpers import run_warm, tiny_pipeline
 from loopback_hub.hub import LoopbackHub, running_hub
+from warm_python import WarmPython
 
 from clinsynth.hub.seal import sign
 from clinsynth.synthesis.shard_files import hash_shards
@@ -45,7 +45,10 @@ for words in (
 CLIENT = """
 import contextlib, io, json, os, sys, traceback
 from clinsynth.cli import main
-for line in sys.stdin:
+folder, asked, answers = sys.argv[1:]
+os.chdir(folder)
+answers = open(answers, "w")
+for line in open(asked):
     words, token = json.loads(line)
     os.environ["HF_TOKEN"] = token
     said = io.StringIO()
@@ -58,7 +61,7 @@ for line in sys.stdin:
         except Exception:
             code = "no error of a user"
             traceback.print_exc()
-    print(json.dumps([code, said.getvalue()]), flush=True)
+    print(json.dumps([code, said.getvalue()]), file=answers, flush=True)
 """
 
 
@@ -139,27 +142,28 @@ class Client:
 
     def __init__(self, hub: LoopbackHub, folder: Path, xet: bool = True) -> None:
         self.hub, self.folder, self.xet = hub, folder, xet
-        self.process = self.start()
+        self.start()
 
-    def start(self) -> "subprocess.Popen[str]":
-        environment = self.hub.environment(xet=self.xet)
-        environment |= {"OMP_NUM_THREADS": one_thread()["OMP_NUM_THREADS"], "CUDA_VISIBLE_DEVICES": ""}
-        pipe = subprocess.PIPE
-        return subprocess.Popen(
-            [sys.executable, "-c", CLIENT], cwd=self.folder, env=environment, stdin=pipe, stdout=pipe, text=True
-        )
+    def start(self) -> None:
+        """Begin the process, which waits for commands."""
+        self.place = tempfile.TemporaryDirectory()
+        pipes = Path(self.place.name)
+        for name in ("asked", "answers"):
+            os.mkfifo(pipes / name)
+        environment = self.hub.environment(xet=self.xet) | {"HF_HUB_OFFLINE": "0"}
+        self.process = WarmPython("-c", CLIENT, self.folder, pipes / "asked", pipes / "answers", **environment)
+        self.answers = open(pipes / "answers")
+        self.asked = open(pipes / "asked", "w")
 
     def begin(self, command: str, token: str | None = None) -> None:
         """Start a command, as "push model retina --repo_id tester/retina"; ~ stands for a space within a word."""
-        assert self.process.stdin is not None
         words = [word.replace("~", " ") for word in command.split()]
-        self.process.stdin.write(json.dumps([words, self.hub.token if token is None else token]) + "\n")
-        self.process.stdin.flush()
+        self.asked.write(json.dumps([words, self.hub.token if token is None else token]) + "\n")
+        self.asked.flush()
 
     def end(self) -> tuple[int, str]:
         """Exit code and output of the command that was begun; neither holds the token."""
-        assert self.process.stdout is not None
-        code, said = json.loads(self.process.stdout.readline())
+        code, said = json.loads(self.answers.readline())
         assert self.hub.token not in said
         return code, said
 
@@ -180,8 +184,8 @@ class Client:
         return said[said.index("error: ") :]
 
     def close(self) -> None:
-        self.process.kill()
-        self.process.wait()
-        for stream in (self.process.stdin, self.process.stdout):
-            if stream is not None:
-                stream.close()
+        """Kill the process, whatever it is at."""
+        self.process.__exit__(None, None, None)
+        self.answers.close()
+        self.asked.close()
+        self.place.cleanup()

@@ -11,7 +11,7 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 from datasets import Image as ImageFeature
 from golden_runs import GRADES, only
-from helpers import run_python
+from helpers import run_warm
 from PIL import Image
 from text_models import WORDS, save_small_task, save_tiny_model
 
@@ -213,7 +213,7 @@ def found_in(folder: Path) -> list[str]:
 
 def run_all(commands: list[list[str]], folder: Path) -> None:
     """Run the commands; neither what they say nor what they write holds the canary."""
-    said = run_python("-c", COMMANDS, json.dumps(commands)).stdout
+    said = run_warm("-c", COMMANDS, json.dumps(commands)).stdout
     assert "FAILED" not in said, said
     assert CANARY not in said.lower(), [line for line in said.splitlines() if CANARY in line.lower()][:5]
     assert found_in(folder) == []

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from helpers import kill_when, run_python
+from helpers import WITHOUT_CLINSYNTH, kill_when, run_warm
 from PIL import Image
 
 from clinsynth.data.phantom_fundus import draw_fundus
@@ -115,12 +115,12 @@ def test_a_saved_judge_loads_without_clinsynth(judge: ChecklistJudgePipeline, tm
     image, _ = eye(2)
     image.save(tmp_path / "eye.png")
     script = (
-        "import sys, json; sys.modules['clinsynth'] = None\n"
+        f"{WITHOUT_CLINSYNTH}import json\n"
         "from transformers import pipeline\nfrom PIL import Image\n"
         f"judge = pipeline('checklist-judge', model={str(tmp_path / 'judge')!r}, trust_remote_code=True)\n"
         f"print(json.dumps(judge({{'image': Image.open({str(tmp_path / 'eye.png')!r}), 'condition': 'grade 2'}})))\n"
     )
-    printed = run_python("-c", script, HF_HOME=str(tmp_path / "home")).stdout
+    printed = run_warm("-c", script, HF_HOME=str(tmp_path / "home")).stdout
     assert json.loads(printed.splitlines()[-1]) == judge({"image": image, "condition": "grade 2"})
 
 

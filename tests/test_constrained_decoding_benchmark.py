@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from helpers import REPOSITORY, run_python
+from helpers import REPOSITORY, run_warm
 from text_models import save_tiny_model
 
 
@@ -12,7 +12,7 @@ def test_every_section_but_the_peers_runs(tmp_path: Path) -> None:
     model = save_tiny_model(tmp_path / "model")
     small = ["--batch_size", "2", "--steps", "4", "--model_steps", "3", "--repeats", "1", "--samples", "20"]
     command = ["-m", "benchmarks.constrained_decoding", "--model", model, "--output_dir", tmp_path / "out", *small]
-    printed = run_python(*command, "--sections", "parts,length,memory,model,yield").stdout
+    printed = run_warm(*command, "--sections", "parts,length,memory,model,yield").stdout
     record = json.loads((tmp_path / "out" / "constrained_decoding.json").read_text())
     compared = [(row["what"], row["a"], row["b"]) for row in record["comparisons"]]
     assert compared[:3] == [

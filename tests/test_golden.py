@@ -15,7 +15,7 @@ import pytest
 from browser import faults_of, needs_chromium, open_browser
 from golden_files import Word, check, file_tree, normal_card, normal_json, normal_page
 from golden_runs import FLAGS, PUSHES, make_images, make_texts, only, pushes, read
-from helpers import run_python, run_warm
+from helpers import run_warm
 from packs import check_traced, make_pack
 
 
@@ -44,7 +44,7 @@ def hub(images: Path, texts: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     from loopback_hub.hub import running_hub
 
     with running_hub(tmp_path_factory.mktemp("hub")) as hub:
-        run_python("-c", PUSHES, pushes(images, texts), **hub.environment(), HF_HUB_OFFLINE="0")
+        run_warm("-c", PUSHES, pushes(images, texts), **hub.environment(), HF_HUB_OFFLINE="0")
         yield hub
     assert hub.errors == []
 

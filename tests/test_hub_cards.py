@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from helpers import run_python, run_warm
+from helpers import run_warm
 from huggingface_hub import DatasetCard, ModelCard
 from loopback_hub.cards import check_card
 from PIL import Image
@@ -126,7 +126,7 @@ def test_the_snippets_run(runs: Path, tmp_path: Path) -> None:
     shutil.copytree(runs / "set" / "data", published / "data")
     card = dataset_card(runs / "set", repo_id="me/thing")
     (published / "README.md").write_text(card)
-    loaded = run_python("-c", f"{code}\n{snippet_of(card, published)}", HF_HOME=str(tmp_path / "hub"))
+    loaded = run_warm("-c", f"{code}\n{snippet_of(card, published)}", HF_HOME=str(tmp_path / "hub"))
     assert Image.open(tmp_path / "synthetic.png").size == (28, 28)
     assert loaded.stdout.startswith("clear <PIL.")
 

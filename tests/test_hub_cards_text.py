@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from helpers import run_python, run_warm
+from helpers import run_warm
 from huggingface_hub import DatasetCard, ModelCard
 from loopback_hub.cards import check_card
 from text_models import save_small_task, save_tiny_model
@@ -86,5 +86,5 @@ def test_the_snippet_of_a_text_model_runs(runs: Path, tmp_path: Path) -> None:
     card = model_card(runs / "lora", repo_id="me/thing")
     (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
     assert '"me/thing"' in code
-    found = run_python("-c", code.replace("me/thing", str(runs / "lora")), HF_HOME=str(tmp_path))
+    found = run_warm("-c", code.replace("me/thing", str(runs / "lora")), HF_HOME=str(tmp_path))
     assert found.stdout.startswith("{'text':")

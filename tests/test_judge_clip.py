@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import run_python
+from helpers import WITHOUT_CLINSYNTH, run_warm
 from judge_models import arguments, pictures, save_checklist, save_tiny_clip, save_tiny_vlm
 from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
@@ -67,12 +67,12 @@ def test_a_saved_judge_loads_without_clinsynth(tmp_path: Path) -> None:
     image = pictures(1)[0]
     image.save(tmp_path / "eye.png")
     script = (
-        "import sys, json; sys.modules['clinsynth'] = None\n"
+        f"{WITHOUT_CLINSYNTH}import json\n"
         "from transformers import pipeline\nfrom PIL import Image\n"
         f"judge = pipeline('checklist-judge', model={str(tmp_path / 'judge')!r}, trust_remote_code=True)\n"
         f"print(json.dumps(judge({{'image': Image.open({str(tmp_path / 'eye.png')!r}), 'condition': 'grade 2'}})))\n"
     )
-    printed = run_python("-c", script, HF_HOME=str(tmp_path / "home")).stdout
+    printed = run_warm("-c", script, HF_HOME=str(tmp_path / "home")).stdout
     assert json.loads(printed.splitlines()[-1]) == judge({"image": image, "condition": "grade 2"})
 
 

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import load_dataset
 from golden_runs import COMMANDS, flags
-from helpers import run_warm
+from helpers import WITHOUT_CLINSYNTH, run_warm
 from PIL import Image
 from safetensors.torch import load_file
 from tiny_stable_diffusion import tiny_stable_diffusion
@@ -28,12 +28,13 @@ print(json.dumps([run(*map(str, words)) for words in json.loads(settings[1])]))
 """
 )
 LIMITS = flags(dict.fromkeys(("max_near_copies", "max_dcr_share", "max_plagiarism_share"), 1))
-STOCK = """
+STOCK = (
+    WITHOUT_CLINSYNTH
+    + """
 import os, sys, torch
 from diffusers import DiffusionPipeline
 from diffusers.utils import dynamic_modules_utils as of_diffusers
 from transformers import dynamic_module_utils as of_transformers, pipeline
-sys.modules["clinsynth"] = None
 os.chdir(sys.argv[1])
 of_diffusers.HF_MODULES_CACHE = of_transformers.HF_MODULES_CACHE = sys.argv[2]  # not among today's code
 for name in ("ddpm", "context", "gan"):
@@ -44,6 +45,7 @@ for name in ("ddpm", "context", "gan"):
 pipe = pipeline("structured-medical-text", model="writer", trust_remote_code=True)
 print("writer", len(pipe({"label": "mild"}, num_samples=2, seed=0)))
 """
+)
 
 
 def run_in(folder: Path, *commands: list[object]) -> list[str]:

@@ -3,13 +3,12 @@
 import contextlib
 import io
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import evaluate
 import numpy as np
 import pytest
+from warm_python import WarmPython
 
 from clinsynth.metrics.prdc.prdc import BLOCK_ROWS, NAMES, count_blocks, prdc, prdc_intervals
 
@@ -119,13 +118,11 @@ def test_two_processes_give_what_one_gives(tmp_path: Path) -> None:
     rows, source = np.concatenate([real, synthetic]), ["real"] * 40 + ["synthetic"] * 30
     halves = [{"features": rows[i::2].tolist(), "source": source[i::2]} for i in (0, 1)]
     (tmp_path / "rows.json").write_text(json.dumps(halves))
-    command = [sys.executable, "-c", ONE_OF_TWO, str(FOLDER), str(tmp_path / "cache"), str(tmp_path / "rows.json")]
-    processes = [
-        subprocess.Popen([*command, str(i)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for i in (0, 1)
-    ]
-    outputs = [process.communicate(timeout=300) for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], outputs
-    first, second = (json.loads(output.splitlines()[-1]) for output, _ in outputs)
+    words = ("-c", ONE_OF_TWO, FOLDER, tmp_path / "cache", tmp_path / "rows.json")
+    with WarmPython(*words, 0) as one, WarmPython(*words, 1) as other:
+        ends = [one.end(), other.end()]
+    assert [code for code, _, _ in ends] == [0, 0], ends
+    first, second = (json.loads(output.splitlines()[-1]) for _, output, _ in ends)
     assert second is None  # the first process computes for both
     assert {name: first[name] for name in NAMES} == pytest.approx(prdc(real, synthetic), rel=1e-12)
     assert (first["n_real"], first["n_synthetic"]) == (40, 30)

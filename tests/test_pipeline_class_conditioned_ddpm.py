@@ -10,7 +10,7 @@ import diffusers
 import numpy as np
 import pytest
 import torch
-from helpers import LABELS, generators, run_python, run_warm, tiny_pipeline, tiny_unet, tiny_unet_of
+from helpers import LABELS, WITHOUT_CLINSYNTH, generators, run_warm, tiny_pipeline, tiny_unet, tiny_unet_of
 from PIL import Image
 
 from clinsynth.models.generators import load_pipeline
@@ -282,15 +282,8 @@ def test_labels_must_match_the_network() -> None:
         ClassConditionedDDPMPipeline(tiny_unet(), diffusers.DDPMScheduler(), {0: "a", 1: "b"})
 
 
-STOCK = textwrap.dedent("""
+STOCK = WITHOUT_CLINSYNTH + textwrap.dedent("""
     import sys
-
-    class NoClinsynth:
-        def find_spec(self, name, *rest):
-            if name.split(".")[0] == "clinsynth":
-                raise ImportError(name)
-
-    sys.meta_path.insert(0, NoClinsynth())
     import torch
     from diffusers import DiffusionPipeline
 
@@ -426,7 +419,7 @@ def test_a_push_asks_for_a_private_repository(way: str, tmp_path: Path) -> None:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         endpoint = f"http://127.0.0.1:{server.server_port}"
         words = ("-c", PUSH, tmp_path / "model", way, tmp_path / "again")
-        result = run_python(*words, HF_ENDPOINT=endpoint, HF_HUB_OFFLINE="0")
+        result = run_warm(*words, HF_ENDPOINT=endpoint, HF_HUB_OFFLINE="0")
         server.shutdown()
     assert asked and asked[0]["path"] == "/api/repos/create"
     assert asked[0].get("visibility") == "private" or asked[0].get("private") is True

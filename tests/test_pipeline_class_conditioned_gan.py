@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import LABELS, generators, run_warm
+from helpers import LABELS, WITHOUT_CLINSYNTH, generators, run_warm
 
 from clinsynth.models.generators import load_pipeline
 from clinsynth.pipelines.class_conditioned_ddpm import ClassConditionedDDPMPipeline
@@ -101,15 +101,8 @@ def test_labels_must_match_the_generator() -> None:
         ClassConditionedGANPipeline(tiny_gan().generator, {0: "a", 1: "b"})
 
 
-STOCK = textwrap.dedent("""
+STOCK = WITHOUT_CLINSYNTH + textwrap.dedent("""
     import sys
-
-    class NoClinsynth:
-        def find_spec(self, name, *rest):
-            if name.split(".")[0] == "clinsynth":
-                raise ImportError(name)
-
-    sys.meta_path.insert(0, NoClinsynth())
     import torch
     from diffusers import DiffusionPipeline
 

@@ -2,14 +2,13 @@
 
 import importlib.util
 import json
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 import transformers
+from helpers import WITHOUT_CLINSYNTH, run_warm
 from pydantic import BaseModel, Field, field_validator
 from text_models import CHAT_TEMPLATE, tiny_tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -211,9 +210,10 @@ def test_wrong_arguments_are_named():
         build(schema=SCHEMA)({"label": "mild"})
 
 
-RELOAD = """
-import json, sys
-sys.modules["clinsynth"] = None  # importing it fails
+RELOAD = (
+    WITHOUT_CLINSYNTH
+    + """
+import json
 others = ("lmformatenforcer", "interegular", "xgrammar")
 sys.modules.update(dict.fromkeys(others))  # the default back end needs none of them
 from transformers import pipeline
@@ -227,6 +227,7 @@ for chosen in options:
     rows.append(again(asked, num_samples=3))
 print(json.dumps(rows))
 """
+)
 
 
 def test_stock_transformers_reloads_and_saves_it_without_clinsynth(tmp_path, monkeypatch):
@@ -238,11 +239,7 @@ def test_stock_transformers_reloads_and_saves_it_without_clinsynth(tmp_path, mon
     build().save_pretrained(tmp_path / "saved")
     assert json.loads((tmp_path / "saved" / "task.json").read_text()) == TASK
     monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
-    (tmp_path / "elsewhere").mkdir()
-    command = [sys.executable, "-c", RELOAD, str(tmp_path / "saved"), str(tmp_path / "again")]
-    command += [json.dumps(asked), json.dumps(options)]
-    done = subprocess.run(command, cwd=tmp_path / "elsewhere", capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
+    done = run_warm("-c", RELOAD, tmp_path / "saved", tmp_path / "again", json.dumps(asked), json.dumps(options))
     assert json.loads(done.stdout.splitlines()[-1]) == [expected[0], *expected]
 
 

@@ -126,13 +126,13 @@ def test_feedback_raises_the_share_of_right_pictures_and_lots_do_not(tmp_path: P
     train_first_stage(pipeline, draw_squares(400), 200)
     first = {name: value.clone() for name, value in pipeline.unet.state_dict().items()}
     images, labels = draw(pipeline, 512, seed=1)
-    before = right(*draw(pipeline, 512, seed=2)).mean()
+    before = right(*draw(pipeline, 256, seed=2)).mean()
     shares = right(images, labels).astype(float)
     generator, lots = np.random.default_rng(0), shares.copy()
     for label in (0, 1):
         lots[labels == label] = generator.permutation(shares[labels == label])
     rises = {
-        name: right(*draw(train_on(scores, images, labels, first, tmp_path / name), 512, seed=2)).mean() - before
+        name: right(*draw(train_on(scores, images, labels, first, tmp_path / name), 256, seed=2)).mean() - before
         for name, scores in (("feedback", shares), ("by-lot", lots))
     }
     print(f"right before {before:.3f}; rise with feedback {rises['feedback']:+.3f}, by lot {rises['by-lot']:+.3f}")

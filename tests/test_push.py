@@ -4,8 +4,6 @@ import hashlib
 import io
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from helpers import run_warm
 from huggingface_hub import RepoCard
 from PIL import Image
 
@@ -163,14 +162,13 @@ def test_a_trainer_pushes_by_the_same_door(client: Client, hub: LoopbackHub) -> 
     """--push_to_hub: private, with the card, and not into a repository that anybody can read."""
     hub.store.create("model", "tester/open", private=False, author="tester")
     code = (
-        "import sys; from pathlib import Path; from clinsynth.trainers.harness import push_result\n"
+        f"import os, sys; os.chdir({str(client.folder)!r}); from pathlib import Path\n"
+        "from clinsynth.trainers.harness import push_result\n"
         "push_result(Path('crowded'), sys.argv[1] or None)"
     )
-    environment = hub.environment() | {"HF_TOKEN": hub.token}
 
     def push(name: str) -> str:
-        words = [sys.executable, "-c", code, name]
-        done = subprocess.run(words, cwd=client.folder, env=environment, capture_output=True, text=True)
+        done = run_warm("-c", code, name, check=False, **hub.environment(), HF_HUB_OFFLINE="0")
         return done.stdout + done.stderr
 
     shutil.copytree(client.folder / "retina", client.folder / "crowded", dirs_exist_ok=True)

@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
-from helpers import REPOSITORY, one_thread, run_python, tiny_pipeline
+from helpers import REPOSITORY, one_thread, run_python, run_warm, tiny_pipeline
 
 pytest.importorskip("gradio", reason="needs gradio; install it with `pip install clinsynth[space]`")
 
@@ -40,12 +40,12 @@ def test_help_teaches_and_is_quick() -> None:
 
 
 def test_a_wrong_model_is_named_before_anything_starts(tmp_path: Path) -> None:
-    answer = run_python(SPACE / "app.py", "--models", tmp_path, check=False)
+    answer = run_warm(SPACE / "app.py", "--models", tmp_path, check=False)
     assert answer.returncode != 0 and f"--models {tmp_path} holds no finished checkpoint" in answer.stderr
     assert "Traceback" not in answer.stderr
     for name in ("a/eyes", "b/eyes"):
         tiny_pipeline().save_pretrained(tmp_path / name)
-    answer = run_python(SPACE / "app.py", "--models", f"{tmp_path}/a/eyes,{tmp_path}/b/eyes", check=False)
+    answer = run_warm(SPACE / "app.py", "--models", f"{tmp_path}/a/eyes,{tmp_path}/b/eyes", check=False)
     assert "--models names eyes twice" in answer.stderr
 
 

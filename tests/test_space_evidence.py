@@ -119,7 +119,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
         with gr.Blocks() as app, gr.Tab("Evidence"):
             evidence_tab.build()
         app.queue().launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1")
-        yield Client(app.local_url, verbose=False, download_files=str(folder / "downloads"))
+        yield Client(app.local_url, verbose=False, ssl_verify=False, download_files=str(folder / "downloads"))
         app.close()
 
 

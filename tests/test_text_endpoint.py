@@ -14,7 +14,7 @@ from typing import Any
 import anyio
 import pytest
 from chat_server import ChatServer, as_json, chat, is_canary, obey
-from helpers import run_python
+from helpers import run_warm
 from test_generate_text import posts, read_rows, report
 from text_models import save_small_task
 
@@ -357,6 +357,6 @@ def test_bad_flags_are_named(changes: dict[str, Any], message: str, task: Path, 
 def test_the_command_ends_with_a_message_where_no_server_is(task: Path, tmp_path: Path) -> None:
     flags = {"endpoint": "http://127.0.0.1:9/v1", "model": "m", "task": task, "per_class": 1, "output_dir": tmp_path}
     words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
-    ended = run_python("-m", "clinsynth", "generate", "text", *words, check=False, HTTP_PROXY="http://127.0.0.1:10")
+    ended = run_warm("-m", "clinsynth", "generate", "text", *words, check=False, HTTP_PROXY="http://127.0.0.1:10")
     assert ended.returncode == 2 and "Traceback" not in ended.stderr
     assert "failed after 5 tries ([Errno 111] Connection refused)" in ended.stderr

@@ -1,8 +1,8 @@
-"""Processes of Python that do not wait for torch, diffusers and transformers: a server has imported them, and forks.
+"""Processes of Python that do not wait for torch, diffusers and clinsynth: a server has imported them, and forks.
 
-Each is a process of its own with its own words, output and end, and can be killed, like `python WORDS`. It differs in
-what the libraries read from the environment while they are imported: they have read the server's. A test of that, or
-of what a command imports, starts Python anew (`helpers.run_python`).
+Each is a process of its own with its own words, output and end, and can be killed, like `python WORDS`. What it has
+imported, and what libraries other than the Hub's read from the environment then, is the server's: a test of that
+starts Python anew (`helpers.run_python`).
 """
 
 import atexit
@@ -18,19 +18,8 @@ from pathlib import Path
 from types import TracebackType
 from unittest import mock
 
-LIBRARIES = """
-    PIL.ImageDraw PIL.ImageFont PIL.JpegImagePlugin PIL.PngImagePlugin
-    accelerate datasets datasketch docstring_parser evaluate jinja2 jsonargparse jsonschema llguidance.hf rich.progress
-    diffusers.models.unets.unet_2d diffusers.optimization diffusers.pipelines.ddpm diffusers.pipelines.pipeline_utils
-    diffusers.schedulers.scheduling_ddim diffusers.schedulers.scheduling_ddpm diffusers.training_utils
-    peft pydantic scipy.io scipy.stats sklearn.linear_model sklearn.metrics trl
-    transformers.generation.utils transformers.modeling_utils transformers.models.auto transformers.pipelines
-    transformers.models.bert.modeling_bert transformers.models.llama.modeling_llama
-    transformers.models.resnet.modeling_resnet transformers.models.vit transformers.trainer_pt_utils
-""".split()
-"""What most commands import, now or later; one that is not installed is left out."""
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(LIBRARIES)
+CONTEXT.set_forkserver_preload(["warm_libraries"])
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
 """One thread a process, so that sums are in the same order in every run."""
 
@@ -42,7 +31,7 @@ class WarmPython:
         self.words = [*map(str, words)]
         self.folder = tempfile.TemporaryDirectory()
         self.files = [Path(self.folder.name, name) for name in ("stdout", "stderr")]
-        with mock.patch.dict(os.environ, ONE_THREAD):
+        with mock.patch.dict(os.environ, ONE_THREAD | {"PYTHONPATH": str(Path(__file__).parent)}):
             forkserver.ensure_running()
         settings = os.environ | ONE_THREAD | environment
         self.process = CONTEXT.Process(target=run, args=(self.words, settings, self.files))
@@ -76,8 +65,7 @@ class WarmPython:
 def run(words: list[str], environment: dict[str, str], files: list[Path]) -> None:
     """What the forked process does."""
     gc.freeze()  # what was imported stays: it need not be searched for garbage
-    os.environ.clear()
-    os.environ.update(environment)
+    enter(environment)
     for number, path in enumerate(files, start=1):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), number)
     if words[0] == "-m":
@@ -91,6 +79,17 @@ def run(words: list[str], environment: dict[str, str], files: list[Path]) -> Non
         sys.path.insert(0, str(Path(words[0]).parent))
         runpy.run_path(words[0], run_name="__main__")
     atexit._run_exitfuncs()  # multiprocessing ends a process without them
+
+
+def enter(environment: dict[str, str]) -> None:
+    """Have this environment, in a forked process."""
+    differs = {name for name, _ in os.environ.items() ^ environment.items() if name.startswith("HF_")}
+    os.environ.clear()
+    os.environ.update(environment)
+    if differs:
+        from warm_libraries import read_environment_again
+
+        read_environment_again()
 
 
 def run_in_two(*words: object) -> str:

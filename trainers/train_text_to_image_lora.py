@@ -1,7 +1,7 @@
 """Fine-tune a text-to-image model (Stable Diffusion 1.5, 2.1, XL) on labelled images: a LoRA, and a prompt a class.
 
     clinsynth train text-to-image-lora --model stable-diffusion-v1-5/stable-diffusion-v1-5 --dataset ham10000 \\
-        --fit squash --prompt_template "a dermatoscopic picture of {label}" --output_dir runs/derm-lora
+        --fit squash --prompt_template "a dermatoscopic image of {label}" --output_dir runs/derm-lora
     accelerate launch trainers/train_text_to_image_lora.py --config recipes/text_to_image/sd15.yaml --output_dir …
     clinsynth generate images --model runs/derm-lora --per_class 100 --output_dir runs/derm-lora-images
 

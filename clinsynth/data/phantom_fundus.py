@@ -19,6 +19,7 @@ From 64 pixels on every single lesion can be told apart; at 28 to 32 pixels neig
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -72,6 +73,12 @@ def parse_spec(spec: str, resolution: int | None) -> PhantomOptions:
 
 def build_splits(options: PhantomOptions) -> dict[str, Dataset]:
     """Splits with columns image, label, the four true lesion counts and laterality."""
+    return dict(drawn_splits(options.size, options.seed, tuple(options.totals.items())))
+
+
+@functools.lru_cache(maxsize=2)  # an eye takes 10 ms, and a command may read its data more than once
+def drawn_splits(size: int, seed: int, totals: tuple[tuple[str, int], ...]) -> dict[str, Dataset]:
+    options = PhantomOptions(size, seed, dict(totals))
     counts = {lesion: Value("int32") for lesion in LESIONS}
     features = Features(image=ImageFeature(), label=ClassLabel(names=GRADES), **counts, laterality=Value("string"))
     splits = {}

@@ -52,7 +52,7 @@ class PreferenceArguments(DescentArguments):
     prompts: int = 32
     """prompts of each class"""
     candidates: int = 4
-    """pictures of each prompt; all are used"""
+    """images of each prompt; all are used"""
     pair_rule: Literal["magic", "margin"] = "magic"
     """magic: the paper's, on shares of items met; margin: the higher share wins where it leads by --margin"""
     margin: float = 0.0
@@ -89,7 +89,7 @@ class PreferenceArguments(DescentArguments):
     num_inference_steps: int = 20
     """steps of the sampler of candidates and of watched images"""
     sampling_batch_size: int = 64
-    """pictures drawn, or made into latents, at once"""
+    """images drawn, or made into latents, at once"""
     guard_steps: int = 100
     """steps between two looks of the held-out judge"""
     guard_images: int = 20
