@@ -16,11 +16,8 @@ source scripts/environment.sh "[c2pa,cluster,dev,dicom,llamacpp,nifti,pack,priva
 .venv/bin/ruff format --check .
 # beside the tests, which do not use two cores all the time; from .venv, so that it reads the installed package and not
 # the folder of the same name
-types=$(mktemp)
-(cd .venv && bin/mypy --config-file ../pyproject.toml) >"$types" 2>&1 &
+(cd .venv && bin/mypy --config-file ../pyproject.toml) &
 mypy=$! status=0
 OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder "$@" || status=$?
 wait $mypy || status=$?
-cat "$types"
-rm "$types"
 exit $status
