@@ -44,19 +44,14 @@ from clinsynth.arguments import parse, run
 from clinsynth.data.images import ImageArrays
 from clinsynth.run_folder import check_same_run, complete_folder, create_run_folder, write_run_config
 from clinsynth.seeds import derive_seed
-from clinsynth.trainers.arguments import DDPMArguments, GANArguments
-from clinsynth.trainers.diffusion.model import (
-    DDPMProcess,
-    TrainingStream,
-    build_state,
-    build_unet,
-    resolve_precision,
-    step_parts,
-    timestep_density,
-    train_step,
-)
+from clinsynth.trainers.diffusion.arguments import DDPMArguments
+from clinsynth.trainers.diffusion.model import build_state
+from clinsynth.trainers.diffusion.network import build_unet
+from clinsynth.trainers.diffusion.process import DDPMProcess, timestep_density, train_step
 from clinsynth.trainers.gan import step as gan
-from clinsynth.trainers.harness import check_finite
+from clinsynth.trainers.gan.arguments import GANArguments
+from clinsynth.trainers.harness import check_finite, resolve_precision
+from clinsynth.trainers.stream import TrainingStream, step_parts
 from clinsynth.trainers.training_state import checkpoints, flatten_moments, load_moments
 
 

@@ -25,7 +25,7 @@ from benchmarks.samplers import draw_all, labels_like, load_pipeline, our_draw
 from benchmarks.score import distances, named_extractor, real_splits
 from clinsynth.arguments import parse, run
 from clinsynth.run_folder import atomic_write, complete_folder, create_run_folder, describe_environment
-from clinsynth.trainers.arguments import DDPMArguments
+from clinsynth.trainers.diffusion.arguments import DDPMArguments
 from clinsynth.trainers.harness import check_finite
 
 WAYS = {

@@ -31,12 +31,14 @@ GOAL_MB = 50.0
 class MemoryArguments(BenchmarkArguments):
     """Compare the peak memory of generating few and many images."""
 
-    known = ("generating", "reading")
+    known = ("generating", "reading", "texts")
 
     sections: str = "generating"
-    """what is measured, separated by commas: generating, reading"""
-    sets: str = "200x32,20000x32,3000x128"
+    """what is measured, separated by commas: generating, reading, texts"""
+    sets: str = "1000x128,100000x128"
     """reading: data sets, as IMAGESxSIDE, in colour"""
+    texts: str = "10000,1000000"
+    """texts: rows of 1 kB in each data set that is summarised"""
     few: int = 1000
     """Pictures of the first run, a multiple of five."""
     many: int = 100_000
@@ -53,14 +55,18 @@ def main(args: MemoryArguments) -> None:
         measure_generating(args)
     if "reading" in args.wanted:
         measure_reading(args)
+    if "texts" in args.wanted:
+        measure_texts(args)
 
 
-READ = """
-import resource, sys
-from clinsynth.data.arguments import ImageDataArguments
-from clinsynth.data.images import load_image_arrays
+OWN = """
+import sys
 def own():
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("RssAnon")) / 1000
+"""
+READ = f"""{OWN}
+from clinsynth.data.arguments import ImageDataArguments
+from clinsynth.data.images import load_image_arrays
 before = own()
 images = load_image_arrays(ImageDataArguments(sys.argv[1]))["train"].images
 total = sum(int(images[first : first + 64].sum()) for first in range(0, len(images), 64))
@@ -76,20 +82,53 @@ def measure_reading(args: MemoryArguments) -> None:
         count, side = map(int, spec.split("x"))
         table = write_table(output_dir / spec, count, side)
         for start in ("first", "second"):
-            printed, usage, peak = run_alone([sys.executable, "-c", READ, str(table)], environment)
-            grown = float(printed.rsplit("read ", 1)[1].split()[0])
-            seconds = usage.ru_utime + usage.ru_stime
-            rows.append({"set": spec, "start": start, "own_mb": grown, "peak_mb": peak, "cpu_seconds": seconds})
-    lines = ["| images | start | own MB beyond the imports | peak resident MB | CPU s |", "|---|---|---|---|---|"]
+            rows.append({"set": spec, "start": start, **grown(READ, table, environment)})
+    shutil.rmtree(output_dir / "cache", ignore_errors=True)
+    write_grown(args, "reading", rows)
+
+
+SUMMARIZE = f"""{OWN}
+from clinsynth.data.arguments import TextDataArguments
+from clinsynth.data.summary import summarize_loaded
+from clinsynth.data.texts import open_text_dataset
+before = own()
+loaded = open_text_dataset(TextDataArguments(sys.argv[1]))
+print("read", own() - before, summarize_loaded(loaded)["smallest class"]["train"])
+"""
+
+
+def measure_texts(args: MemoryArguments) -> None:
+    """Summarise each set of texts of 1 kB."""
+    output_dir, rows = create_run_folder(args.output_dir), []
+    for spec in args.texts.split(","):
+        table = output_dir / f"{spec}.csv"
+        with table.open("w") as file:
+            file.write("text,label\n")
+            file.writelines(
+                f"{row} {'some words of a note ' * 47}{row * 7919},{'ab'[row % 2]}\n" for row in range(int(spec))
+            )
+        rows.append({"set": spec, "start": "only", **grown(SUMMARIZE, table, dict(os.environ))})
+    write_grown(args, "texts", rows)
+
+
+def grown(code: str, table: Path, environment: dict[str, str]) -> dict[str, float]:
+    """Memory of its own that a process takes to read a table, the peak of all, and seconds."""
+    printed, usage, peak = run_alone([sys.executable, "-c", code, str(table)], environment)
+    own = float(printed.rsplit("read ", 1)[1].split()[0])
+    return {"own_mb": own, "peak_mb": peak, "cpu_seconds": usage.ru_utime + usage.ru_stime}
+
+
+def write_grown(args: MemoryArguments, section: str, rows: list[dict[str, Any]]) -> None:
+    """The table of what reading took."""
+    lines = ["| rows | start | own MB beyond the imports | peak resident MB | CPU s |", "|---|---|---|---|---|"]
     for row in rows:
         numbers = f"{row['own_mb']:.0f} | {row['peak_mb']:.0f} | {row['cpu_seconds']:.1f}"
         lines.append(f"| {row['set']} | {row['start']} | {numbers} |")
-    shutil.rmtree(output_dir / "cache", ignore_errors=True)
-    write_results(args, "reading", text="\n".join(lines), runs=rows)
+    write_results(args, section, text="\n".join(lines), runs=rows)
 
 
 def write_table(folder: Path, count: int, side: int) -> Path:
-    """Images of noise as PNG files, and a table of them, in three splits."""
+    """Images of soft noise as PNG files, and a table of them, in three splits."""
     import csv
 
     import numpy as np
@@ -99,8 +138,9 @@ def write_table(folder: Path, count: int, side: int) -> Path:
     if not table.exists():
         folder.mkdir(parents=True, exist_ok=True)
         for row in range(count):
-            pixels = generator.integers(0, 256, (side, side, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(folder / f"{row}.png", compress_level=1)
+            pixels = generator.integers(0, 256, (side // 16 + 1, side // 16 + 1, 3), dtype=np.uint8)
+            image = Image.fromarray(pixels).resize((side, side), Image.Resampling.BILINEAR)
+            image.save(folder / f"{row}.png", compress_level=1)
         splits = ["validation", "test", *["train"] * 8]
         with table.open("w", newline="") as file:
             rows = [(f"{row}.png", "ab"[row % 2], splits[row % 10]) for row in range(count)]

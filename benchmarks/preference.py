@@ -31,8 +31,9 @@ from clinsynth.images import to_picture
 from clinsynth.models.text_to_image import PromptedPipeline
 from clinsynth.pipelines.class_conditioned_ddpm import ClassConditionedDDPMPipeline
 from clinsynth.seeds import derive_seed
-from clinsynth.trainers.arguments import DDPMArguments
-from clinsynth.trainers.diffusion.model import build_scheduler, build_unet
+from clinsynth.trainers.diffusion.arguments import DDPMArguments
+from clinsynth.trainers.diffusion.network import build_unet
+from clinsynth.trainers.diffusion.process import build_scheduler
 from clinsynth.trainers.preference.arguments import PreferenceArguments
 from clinsynth.trainers.preference.candidates import draw_candidates, sample_fast
 from clinsynth.trainers.preference.model import is_prompted

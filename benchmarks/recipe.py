@@ -7,7 +7,8 @@
 The first trains every row of `CHANGES`, one change of the default at a time, as equal_time.py does; the second the
 baselines of `GANS`, so that the DDPM is not compared with a straw man; the third draws
 from one checkpoint with each of `SOLVERS` at several numbers of evaluations. Both compare with the real train and test
-images as score.py does. Finished rows are kept, so a stopped command goes on.
+images as score.py does, and leave ten images of each class in `images.png` of the row's folder. Finished rows are
+kept, so a stopped command goes on.
 """
 
 import json
@@ -23,6 +24,7 @@ from benchmarks import equal_time
 from benchmarks.samplers import draw_all, labels_like, load_pipeline, our_draw, with_scheduler
 from benchmarks.score import distances, named_extractor, real_splits
 from clinsynth.arguments import run
+from clinsynth.images import contact_sheet
 from clinsynth.run_folder import atomic_write, create_run_folder, describe_environment
 
 BEFORE = (
@@ -167,7 +169,12 @@ def trained_sets(args: RecipeArguments, output_dir: Path) -> Iterator[tuple[str,
             def make(settings: Any = settings, folder: Path = folder) -> tuple[np.ndarray, dict[str, Any]]:
                 equal_time.main(settings)
                 drawn = next(folder.glob("snapshot-1/*/samples.npz"))
-                return np.load(drawn)["images"], json.loads(drawn.with_suffix(".json").read_text())
+                images, drawn_labels = (np.load(drawn)[part] for part in ("images", "labels"))
+                shown = np.concatenate(
+                    [np.flatnonzero(drawn_labels == label)[:10] for label in np.unique(drawn_labels)]
+                )
+                contact_sheet(images[shown], 10).save(folder / "images.png")
+                return images, json.loads(drawn.with_suffix(".json").read_text())
 
             yield f"{name}, seed {seed}", make
 

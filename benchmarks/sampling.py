@@ -39,7 +39,7 @@ from benchmarks.score import cells, distances, named_extractor, real_splits
 from benchmarks.timing import Comparison, Run, TimingArguments, compare, write_results
 from clinsynth.arguments import parse, run
 from clinsynth.data.images import ImageArrays
-from clinsynth.trainers.arguments import DDPMArguments
+from clinsynth.trainers.diffusion.arguments import DDPMArguments
 
 
 @dataclass(kw_only=True)

@@ -123,8 +123,8 @@ def match_labels(real: np.ndarray, synthetic: np.ndarray, seed: int) -> tuple[np
 
 def real_halves(real: Features, seed: int) -> list[tuple[Features, Features]]:
     """Five splits of the real rows into stratified halves; none where a half would have fewer than 10 rows."""
-    halves = [split_halves(real.labels, seed + i) for i in range(FLOOR_SPLITS)]
-    if min(map(len, halves[0])) < MIN_ROWS:
+    halves = [split_halves(real.labels, seed + i, real.persons) for i in range(FLOOR_SPLITS)]
+    if min(len(half) for pair in halves for half in pair) < MIN_ROWS:
         return []
     return [(real.take(a), real.take(b)) for a, b in halves]
 
@@ -134,8 +134,14 @@ def smallest_half(halves: list[tuple[Features, Features]]) -> int:
     return min(map(len, halves[0])) if halves else 0
 
 
-def split_halves(labels: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Row numbers of two halves, each class divided evenly (its odd row to one half by turns), drawn by `seed`."""
+def split_halves(labels: np.ndarray, seed: int, persons: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Row numbers of two halves, each class divided evenly (its odd row to one half by turns), drawn by `seed`; with
+    `persons` (n,) the persons are divided, each as of the class of their first row."""
+    if persons is not None:
+        _, first, whose = np.unique(persons, return_index=True, return_inverse=True)
+        one, _ = split_halves(labels[first], seed)
+        inside = np.isin(whose, one)
+        return np.flatnonzero(inside), np.flatnonzero(~inside)
     generator = np.random.default_rng([seed, 1])
     order = generator.permutation(len(labels))
     by_class = order[np.argsort(labels[order], kind="stable")]

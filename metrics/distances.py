@@ -44,7 +44,9 @@ def measure_frechet(comparison: Comparison, settings: MeasurementSettings) -> Me
     record = replace(record, value=frechet_distance(real, synthetic))
     if settings.replicates:
         with progress_bar("frechet", comparison, settings.replicates, "replicate") as bar:
-            interval = frechet_interval(real, synthetic, settings.replicates, settings.seed, LEVEL, bar.update)
+            interval = frechet_interval(
+                real, synthetic, settings.replicates, settings.seed, LEVEL, bar.update, comparison.real.persons
+            )
         record = replace(record, interval=interval)
     if min(comparison.sizes) < 2 * record.dimension:
         extrapolated = frechet_extrapolated(real, synthetic, settings.seed)
@@ -64,7 +66,9 @@ def measure_kid(comparison: Comparison, settings: MeasurementSettings) -> Measur
     record = replace(record, value=kernel_distance(real, synthetic), spread=spread, spread_n=spread_n)
     if settings.replicates:
         with progress_bar("kid", comparison, count_blocks(*comparison.sizes), "block") as bar:
-            interval = kernel_interval(real, synthetic, settings.replicates, settings.seed, LEVEL, bar.update)
+            interval = kernel_interval(
+                real, synthetic, settings.replicates, settings.seed, LEVEL, bar.update, comparison.real.persons
+            )
         record = replace(record, interval=interval)
     return comparison.with_distance_floors(record, kernel_distance, settings.seed)
 
@@ -85,7 +89,9 @@ def measure_mmd(comparison: Comparison, settings: MeasurementSettings) -> Measur
     record = replace(record, value=mmd_squared(real, synthetic, width), note=note)
     if settings.replicates:
         with progress_bar("mmd_squared", comparison, count_blocks(*comparison.sizes), "block") as bar:
-            interval = mmd_interval(real, synthetic, width, settings.replicates, settings.seed, LEVEL, bar.update)
+            interval = mmd_interval(
+                real, synthetic, width, settings.replicates, settings.seed, LEVEL, bar.update, comparison.real.persons
+            )
         record = replace(record, interval=interval)
     return comparison.with_distance_floors(record, lambda a, b: mmd_squared(a, b, width), settings.seed)
 
@@ -104,7 +110,13 @@ def measure_manifold(comparison: Comparison, settings: MeasurementSettings) -> l
     if settings.replicates:
         with progress_bar("precision to coverage", comparison, settings.replicates, "replicate") as bar:
             intervals = prdc_intervals(
-                real.rows, synthetic.rows, NEAREST_K, settings.replicates, settings.seed, on_replicate=bar.update
+                real.rows,
+                synthetic.rows,
+                NEAREST_K,
+                settings.replicates,
+                settings.seed,
+                on_replicate=bar.update,
+                persons=real.persons,
             )
     halves = real_halves(real, settings.seed)
     floors = [prdc(a.rows, b.rows) for a, b in halves]

@@ -32,23 +32,41 @@ def centred_interval(
     return min(max(low - bias, lowest), highest), min(max(high - bias, lowest), highest)
 
 
+Persons = Sequence[np.ndarray | None]
+"""Of each side whose each row is, (n,), or None."""
+
+
+def resampled(generator: np.random.Generator, count: int, persons: np.ndarray | None = None) -> np.ndarray:
+    """Row numbers of a resample of `count` rows; of as many persons, with all their rows, where `persons` (count,) are
+    known (the cluster bootstrap of Field and Welsh 2007)."""
+    if persons is None:
+        return generator.integers(count, size=count)
+    _, whose, sizes = np.unique(persons, return_inverse=True, return_counts=True)
+    rows = np.split(np.argsort(whose, kind="stable"), np.cumsum(sizes)[:-1])
+    return np.concatenate([rows[person] for person in generator.integers(len(rows), size=len(rows))])
+
+
 def bootstrap(
-    statistic: Callable[..., float], sides: Sequence[np.ndarray], replicates: int, seed: Sequence[int]
+    statistic: Callable[..., float],
+    sides: Sequence[np.ndarray],
+    replicates: int,
+    seed: Sequence[int],
+    persons: Persons | None = None,
 ) -> np.ndarray:
-    """`statistic(*sides)`, float64 (replicates,), each time of as many rows of every side (n, …), drawn with
-    replacement, side by side in their order, by one generator."""
+    """`statistic(*sides)`, float64 (replicates,), each time of a resample of every side (n, …), side by side in their
+    order, by one generator."""
     generator = np.random.default_rng(seed)
-    return np.array(
-        [
-            statistic(*(side[generator.integers(len(side), size=len(side))] for side in sides))
-            for _ in range(replicates)
-        ],
-        dtype=np.float64,
-    )
+    both = list(zip(sides, persons or [None] * len(sides), strict=True))
+    drawn = ([side[resampled(generator, len(side), whose)] for side, whose in both] for _ in range(replicates))
+    return np.array([statistic(*rows) for rows in drawn], dtype=np.float64)
 
 
 def bootstrap_interval(
-    statistic: Callable[..., float], sides: Sequence[np.ndarray], replicates: int, seed: Sequence[int]
+    statistic: Callable[..., float],
+    sides: Sequence[np.ndarray],
+    replicates: int,
+    seed: Sequence[int],
+    persons: Persons | None = None,
 ) -> Interval | None:
     """The 95 % interval of `statistic(*sides)` by `bootstrap`; None where no replicate is asked for."""
-    return percentile_interval(bootstrap(statistic, sides, replicates, seed)) if replicates else None
+    return percentile_interval(bootstrap(statistic, sides, replicates, seed, persons)) if replicates else None

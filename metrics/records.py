@@ -15,17 +15,23 @@ OVERALL = "overall"
 
 @dataclass(frozen=True)
 class Features:
-    """Feature vectors float64 (n, d), or whatever else is measured row by row (n, …), and labels int64 (n,)."""
+    """Feature vectors float64 (n, d), or whatever else is measured row by row (n, …), labels int64 (n,), and whose a
+    row is, int64 (n,), where that is known: persons are resampled, not their rows."""
 
     rows: np.ndarray
     labels: np.ndarray
+    persons: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def take(self, index: np.ndarray) -> Features:
         """The rows at `index` (numbers or a mask)."""
-        return Features(self.rows[index], self.labels[index])
+        return Features(self.rows[index], self.labels[index], None if self.persons is None else self.persons[index])
+
+    def of(self, rows: np.ndarray) -> Features:
+        """Other values (n, …) of the same rows."""
+        return replace(self, rows=rows)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@
 #   bash scripts/test.sh -k pipeline  arguments go to pytest
 set -euo pipefail
 cd "$(dirname "$0")/.."
-source scripts/environment.sh "[c2pa,cluster,dev,dicom,pack,privacy,space,text]"
+source scripts/environment.sh "[c2pa,cluster,dev,dicom,llamacpp,nifti,pack,privacy,space,text]"
 
 # a back end of constrained decoding, without what it pulls in for GPUs
 .venv/bin/python -m pip install --quiet --no-deps xgrammar==0.2.8 apache-tvm-ffi==0.1.15.post2

@@ -15,7 +15,7 @@ from clinsynth.images import to_picture
 from clinsynth.models.generators import load_pipeline
 from clinsynth.models.image_classifiers import build_small_resnet, save_image_classifier
 from clinsynth.pipelines.class_conditioned_ddpm import ClassConditionedDDPMPipeline
-from clinsynth.trainers.diffusion.model import to_fast
+from clinsynth.trainers.diffusion.process import to_fast
 from clinsynth.trainers.preference.arguments import PreferenceArguments
 from clinsynth.trainers.preference.candidates import sample_by_path
 from clinsynth.trainers.preference.pairs import Candidate, make_pairs, write_pairs

@@ -12,8 +12,10 @@ from arm_studies import FAST, brightness_data, brightness_splits, only, run_arms
 
 from clinsynth.models.classifiers import balancing_weights, classification_loss
 from clinsynth.trainers.classifiers.arms import Arm, Band, Choice
+from clinsynth.trainers.classifiers.choices import choose_rows
 from clinsynth.trainers.classifiers.kinds import ImageClassifiers
-from clinsynth.trainers.classifiers.trainings import Trainings, choose_rows, folds
+from clinsynth.trainers.classifiers.teacher import folds, taught
+from clinsynth.trainers.classifiers.trainings import Trainings
 
 
 def test_the_loss_of_shares_is_that_of_labels_where_they_are_0_and_1():
@@ -58,7 +60,7 @@ def test_a_teacher_softens_labels_and_finds_the_wrong_ones(tmp_path: Path):
     flags = {**FAST, "seeds": 1, "epochs": 15, "learning_rates": 5e-3, "soft_labels": 0.5, "keep_band": "0.3-1@0.9"}
     results = run_arms(real, set_, tmp_path, **flags)
     args = settings(**flags, output_dir=str(tmp_path))
-    trainings = Trainings(ImageClassifiers(), args, real, {"": set_}, tmp_path, tmp_path, False)
+    trainings = Trainings(ImageClassifiers(), args, real, {"": [set_]}, tmp_path, tmp_path, False)
     (band,) = args.bands
     assert band == Band(0.3, 1.0, 0.9)
     rows = choose_rows(trainings, Arm("composite"), 0, Choice(weight=0.5, band=band))
@@ -70,7 +72,7 @@ def test_a_teacher_softens_labels_and_finds_the_wrong_ones(tmp_path: Path):
     assert kept[~wrong & ~far].mean() > 0.5 > kept[wrong & ~far].mean()
     assert rows.targets is not None
     assert np.allclose(rows.targets.sum(1), [1] * 12 + [0.5] * kept.sum())
-    said = trainings.taught("", 0)[kept]
+    said = taught(trainings, "", 0)[kept]
     assert np.allclose(rows.targets[12:], 0.5 * (0.5 * np.eye(3)[labels[kept]] + 0.5 * said), atol=1e-6)
 
 
@@ -94,3 +96,18 @@ def test_no_training_of_the_teacher_has_seen_all():
 def test_errors_name_the_flag_and_the_value(flags: dict, message: str):
     with pytest.raises(ValueError, match=message):
         settings(**flags)
+
+
+def test_seeds_take_the_sets_of_several_generators_in_turn(tmp_path: Path):
+    first, second = brightness_data(30, 9), brightness_data(24, 8)
+    arms = ["real", "duplicate_real", "composite"]
+    results = run_arms(brightness_splits(), {"ddpm": [first, second]}, tmp_path, **{**FAST, "epochs": 1}, arms=arms)
+    made = {(run["arm"], run["seed"]): run["synthetic_rows"] for run in results["runs"]}
+    assert [made["composite-ddpm", 0], made["composite-ddpm", 1], made["duplicate_real", 1]] == [30, 24, 24]
+    whole = next(record for record in results["label_agreement"] if record["label"] == "overall")
+    assert whole["n"] == 54 and "2 sets of ddpm" in "".join(results["notes"])
+    wrong = {"--seeds 2 are fewer than the sets": {"ddpm": [first] * 3}}
+    wrong["different number of sets"] = {"ddpm": [first, second], "gan": [first] * 4}
+    for message, sets in wrong.items():
+        with pytest.raises(ValueError, match=message):
+            run_arms(brightness_splits(), sets, tmp_path, **FAST, arms=arms)

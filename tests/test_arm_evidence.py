@@ -10,10 +10,12 @@ from arm_studies import FAST, NAMES, brightness_data, brightness_splits, run_arm
 
 from clinsynth.data.images import ImageArrays
 from clinsynth.models.image_classifiers import build_small_resnet, save_image_classifier
-from clinsynth.trainers.classifiers import study
+from clinsynth.trainers.classifiers import results as stating
+from clinsynth.trainers.classifiers.groups import subgroup_changes, worst_groups
 from clinsynth.trainers.classifiers.registration import FILE
-from clinsynth.trainers.classifiers.statistics import bootstrap, gap_records, subgroup_changes, worst_groups
-from clinsynth.trainers.classifiers.study import read_ceiling
+from clinsynth.trainers.classifiers.resampling import bootstrap
+from clinsynth.trainers.classifiers.results import read_ceiling
+from clinsynth.trainers.classifiers.statistics import gap_records
 
 
 def answers(labels: np.ndarray, right: float | np.ndarray, seed: int, seeds: int = 3) -> np.ndarray:
@@ -60,7 +62,7 @@ def test_a_plan_is_written_before_test_is_scored_and_scored_once(tmp_path: Path,
         seen.append(json.loads((tmp_path / FILE).read_text())["plans"])
         return bootstrap(*given, **more)
 
-    monkeypatch.setattr(study, "bootstrap", watched)
+    monkeypatch.setattr(stating, "bootstrap", watched)
     real, made = brightness_splits(), brightness_data(30, 9)
     flags = {**FAST, "seeds": 1, "epochs": 1}
     first = run_arms(real, made, tmp_path, **flags)
@@ -96,7 +98,7 @@ def test_planted_truths_are_found(tmp_path: Path):
     """A perfect generator (other real samples) helps twelve real ones, the same with shuffled labels hurts, and the
     train samples themselves give nothing beyond real ones again. Last layers on a random body: seconds for all."""
     save_image_classifier(build_small_resnet(3, 3), NAMES, tmp_path / "body")
-    real = {name: grey_data(n, i) for i, (name, n) in enumerate(dict(train=12, validation=60, test=300).items())}
+    real = {name: grey_data(n, i) for i, (name, n) in enumerate(dict(train=12, validation=150, test=300).items())}
     perfect, few = grey_data(300, 9), real["train"]
     sets = {
         "perfect": perfect,
@@ -117,6 +119,9 @@ def test_planted_truths_are_found(tmp_path: Path):
     beyond = value["composite_features-duplicate"] - value["duplicate_real_features"]
     assert abs(beyond) < results["visible_gain"]["value"] < found["perfect"]["difference"]
     assert found["duplicate"]["verdict"] == "no evidence"
+    told = {record["source"]: record for record in results["forecast"]}
+    assert told["shuffled"]["reading"] == "unlikely to help" and told["shuffled"]["agreement"] == "mixed up"
+    assert told["perfect"]["difference"] > 0 and told["duplicate"]["reading"] != "likely to help"
 
 
 def grey_data(rows: int, seed: int) -> ImageArrays:

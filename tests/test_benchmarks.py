@@ -31,7 +31,8 @@ from benchmarks.score import blurred, gaussian_noise_like
 from benchmarks.timing import compare, table
 from clinsynth.arguments import parse
 from clinsynth.data.images import ImageArrays
-from clinsynth.trainers.arguments import DDPMArguments, GANArguments
+from clinsynth.trainers.diffusion.arguments import DDPMArguments
+from clinsynth.trainers.gan.arguments import GANArguments
 
 
 def tiny_unet() -> Any:

@@ -9,8 +9,8 @@ import pytest
 import yaml
 from PIL import Image
 
+from clinsynth.data.npz import published_names
 from clinsynth.data.phantom_fundus import GRADES, LESION_RANGES, draw_fundus
-from clinsynth.data.sources import published_names
 from clinsynth.judges.checklists import Checklist, checklist_names, load_checklist, sample_id
 
 

@@ -21,7 +21,7 @@ from clinsynth.judges.checklists import load_checklist
 from clinsynth.plain_yaml import read_yaml
 from clinsynth.run_folder import config_yaml
 from clinsynth.study.arguments import StudyArguments
-from clinsynth.trainers.arguments import DDPMArguments
+from clinsynth.trainers.diffusion.arguments import DDPMArguments
 
 HEAVY = {"torch", "diffusers", "transformers", "datasets", "accelerate", "sklearn"}
 

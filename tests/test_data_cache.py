@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clinsynth.data import cache, images
+from clinsynth.data import cache, decoding, images, looks, targets
 from clinsynth.data.arguments import ImageDataArguments
 
 
@@ -15,7 +15,7 @@ from clinsynth.data.arguments import ImageDataArguments
 def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """60 images, which count as many, in a table; the cache is a folder of the test's."""
     monkeypatch.setenv("CLINSYNTH_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(images, "MANY", 4)
+    monkeypatch.setattr(looks, "MANY", 4)
     monkeypatch.setattr(images, "kept_array", lambda *args, small=0: cache.kept_array(*args, small=small))
     drawn = np.random.default_rng(0).integers(0, 256, (60, 32, 32, 3), dtype=np.uint8)
     rows = []
@@ -37,8 +37,11 @@ def load(table: Path, **flags: object) -> dict[str, images.ImageArrays]:
 def test_the_second_start_decodes_nothing_and_gives_the_same(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = load(table, resolution=28)
     with monkeypatch.context() as patched:
-        patched.setattr(images, "decode", lambda name, image: pytest.fail(f"{name} is decoded again"))
-        patched.setattr(images, "upright", lambda name, image: image)
+        for module in (looks, targets, decoding):
+            patched.setattr(module, "decode", lambda name, image: pytest.fail(f"{name} is decoded again"))
+            patched.setattr(
+                module, "open_image", lambda *cell: pytest.fail(f"{cell[0]} is opened again"), raising=False
+            )
         again = load(table, resolution=28)
     assert all((again[name].images == split.images).all() for name, split in first.items())
     mapped = again["train"].images
@@ -67,12 +70,12 @@ def test_a_changed_file_another_size_or_a_torn_array_is_read_anew(table: Path) -
 
 
 def test_small_sets_are_decoded_once_and_leave_nothing(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images, "MANY", 2000)
+    monkeypatch.setattr(looks, "MANY", 2000)
     monkeypatch.setattr(images, "kept_array", cache.kept_array)
     opened: list[object] = []
-    own = images.Image.open
-    monkeypatch.setattr(images.Image, "open", lambda file: opened.append(file) or own(file))
+    own = Image.open
+    monkeypatch.setattr(decoding.Image, "open", lambda file: opened.append(file) or own(file))
     splits = load(table)
-    assert len(opened) == 60 and not (table.parent / "cache").exists() and not images.DECODED.images
+    assert len(opened) == 60 and not (table.parent / "cache").exists() and not decoding.DECODED.images
     sideways = splits["test"].images[1]
     assert (sideways == np.rot90(np.asarray(own(table.parent / "5.png")), -1).transpose(2, 0, 1)).all()

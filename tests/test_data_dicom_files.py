@@ -1,5 +1,6 @@
 """The files that pydicom tests itself with: what it decodes is read as it windows it, or refused by name."""
 
+import importlib.util
 import warnings
 from pathlib import Path
 
@@ -12,6 +13,10 @@ from pydicom.pixels import apply_modality_lut, apply_voi_lut, pixel_array  # noq
 from clinsynth.data.dicom import read_dicom, read_header  # noqa: E402
 
 FILES = sorted((Path(pydicom.__file__).parent / "data" / "test_files").glob("**/*.dcm"))
+MORE = importlib.util.find_spec("data_store")
+"""The package pydicom-data, 34 MB more of such files, where it is installed."""
+if MORE and MORE.origin:
+    FILES += sorted((Path(MORE.origin).parent / "data").glob("**/*.dcm"))
 
 
 def windowed(path: Path) -> np.ndarray | None:
@@ -23,6 +28,11 @@ def windowed(path: Path) -> np.ndarray | None:
         return None
     if dataset.PhotometricInterpretation not in ("MONOCHROME1", "MONOCHROME2"):
         return None
+    groups = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
+    for group in (dataset[name][0] for name in groups if dataset.get(name)):
+        for name in ("PixelValueTransformationSequence", "FrameVOILUTSequence"):
+            for item in group.get(name, []):
+                dataset.update(item)
     values = apply_modality_lut(pixels, dataset)
     if "VOILUTSequence" in dataset:
         shown, ends = apply_voi_lut(values, dataset), (0, 2 ** dataset.VOILUTSequence[0].LUTDescriptor[2] - 1)

@@ -161,10 +161,10 @@ def test_labels_of_many_kinds(
         (
             "image,label",
             labels("Edema", "Mass", "Edema|Mass"),
-            r"several labels a row, as 'Edema\|Mass'; write a column",
+            r"several labels a row, as 'Edema\|Mass'; choose one finding, as --label_column 'Edema'",
         ),
         ("image,label", labels("a\0b", "b"), r"line 2: byte \d+ is 0x00"),
-        ("image,label", labels("漢" * 90, "b"), "holds a NUL or more than 200 bytes, .*shorten it"),
+        ("image,label", labels("漢" * 90, "b"), "texts of up to 270 bytes, not classes: a name may have 250"),
     ],
 )
 def test_labels_that_are_refused(tmp_path: Path, header: str, rows: list[str], message: str) -> None:

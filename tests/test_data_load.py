@@ -13,7 +13,7 @@ from datasets import Image as ImageFeature
 from PIL import Image
 
 from clinsynth.arguments import parse
-from clinsynth.data import sources
+from clinsynth.data import npz
 from clinsynth.data.arguments import ImageDataArguments
 from clinsynth.data.images import load_image_arrays, load_image_dataset, to_arrays
 
@@ -81,7 +81,7 @@ def test_npz_that_says_more_than_it_holds_is_refused(tmp_path, monkeypatch):
         archive.writestr("train_images.npy", header.getvalue() + bytes(100))
     with pytest.raises(ValueError, match=r"train_images.npy holds less than its shape \(1000000000, 28, 28\) says"):
         load_image_dataset(ImageDataArguments(dataset=str(tmp_path / "claims.npz")))
-    monkeypatch.setattr(sources, "memory", lambda: 1 << 20)
+    monkeypatch.setattr(npz, "memory", lambda: 1 << 20)
     np.savez_compressed(tmp_path / "large.npz", train_images=np.zeros((2000, 28, 28), np.uint8))
     assert (tmp_path / "large.npz").stat().st_size < 10_000
     with pytest.raises(ValueError, match="its arrays take 1,568,128 bytes when unpacked, more than 524,288"):
@@ -100,7 +100,8 @@ def test_npz_with_pickled_objects_is_refused(tmp_path):
         ({"train_images": noise(8, 28, 28).astype(np.uint16)}, "train_images is uint16, not uint8"),
         ({"train_images": noise(8, 28, 28).astype(np.float32)}, "train_images is float32, not uint8"),
         ({"train_images": noise(8, 28, 28, 28)}, r"train_images has shape \(8, 28, 28, 28\)"),
-        ({"train_labels": np.zeros((8, 14), dtype=np.uint8)}, "several labels an image"),
+        ({f"{s}_labels": np.zeros((8, 14), np.uint8) for s in ("train", "val", "test")}, "14 columns hold 0 and 1"),
+        ({"train_labels": np.full((8, 14), 3, dtype=np.uint8)}, r"\(8, 14\) are not 0 and 1, a column a finding"),
     ],
 )
 def test_npz_of_another_kind_is_refused(tmp_path, arrays, message):
@@ -218,8 +219,8 @@ def test_hub_that_cannot_be_reached_is_a_plain_error():
 
 
 def test_options_after_other_specs_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="only phantom-fundus and DICOM folders take options"):
-        load_image_dataset(ImageDataArguments(f"{tmp_path}?size=3"))
+    with pytest.raises(ValueError, match="only phantoms, DICOM and NIfTI files take options"):
+        load_image_dataset(ImageDataArguments(f"{write_class_folders(tmp_path / 'set', 8)}?size=3"))
 
 
 def test_text_named_png_and_truncated_images_are_named(tmp_path):

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from benchmarks.hostile import hostile_files
 from clinsynth.data.arguments import ImageDataArguments, TextDataArguments
 from clinsynth.data.images import load_image_dataset
 from clinsynth.data.texts import load_text_dataset
@@ -224,3 +225,12 @@ def test_each_ending_with_each_content(ending: str, tmp_path: Path) -> None:
     for place, (kind, content) in enumerate(FILES.items()):
         said = outcome(place_file(tmp_path / str(place), ending, content), ending in (".npz", ".png", ".dcm"))
         assert isinstance(said, str) or (ending, said) in READ, (ending, kind, said)
+
+
+@pytest.mark.parametrize("ending", ["npz", "parquet", "png"])
+def test_hostile_files_are_refused(ending: str, tmp_path: Path) -> None:
+    """Those that `benchmarks.hostile` makes, but for the largest, which `python -m tests.bad_inputs` reads, too."""
+    for place, (kind, own, content) in enumerate(hostile_files(large=False)):
+        if own == ending:
+            said = outcome(place_file(tmp_path / str(place), f".{ending}", content), ending != "parquet")
+            assert isinstance(said, str), (kind, said)

@@ -11,7 +11,7 @@ from PIL import Image
 from clinsynth.data.arguments import ImageDataArguments
 from clinsynth.data.images import load_image_dataset
 from clinsynth.data.labels import sounds_identifying
-from clinsynth.data.sources import published_names
+from clinsynth.data.npz import published_names
 from clinsynth.data.splits import cut_rows, with_all_splits
 
 COUNTS = [40, 20, 4]

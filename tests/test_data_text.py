@@ -181,7 +181,7 @@ def test_texts_that_are_none_are_named_at_once_or_left_out(tmp_path: Path) -> No
 def test_a_patients_words_do_not_come_into_a_message(tmp_path: Path) -> None:
     secret = "I told nobody that " + "I sleep badly " * 10
     rows = [{"text": "a", "label": secret}, {"text": "b", "label": secret + "!"}]
-    with pytest.raises(ValueError, match=r"--label_column label holds texts of \d+ characters") as raised:
+    with pytest.raises(ValueError, match=r"label holds texts of up to \d+ bytes, not classes") as raised:
         load(write_csv(tmp_path / "posts.csv", rows))
     assert "nobody" not in str(raised.value)
 

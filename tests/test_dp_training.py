@@ -12,9 +12,10 @@ from diffusers import DDPMScheduler, DiffusionPipeline
 from helpers import tiny_unet, write_npz
 
 from clinsynth.run_folder import read_metrics
-from clinsynth.trainers.arguments import DDPMArguments
-from clinsynth.trainers.diffusion.model import DDPMProcess, StepInputs, TrainingStream
+from clinsynth.trainers.diffusion.arguments import DDPMArguments
 from clinsynth.trainers.diffusion.privacy import PrivacyPlan, PrivateTraining, plan_privacy
+from clinsynth.trainers.diffusion.process import DDPMProcess
+from clinsynth.trainers.stream import StepInputs, TrainingStream
 from clinsynth.trainers.train_ddpm import main
 
 opacus = pytest.importorskip("opacus", reason="needs the extra privacy")

@@ -16,7 +16,8 @@ from helpers import write_npz
 from judge_models import arguments
 from PIL import Image
 
-from clinsynth.data.sources import load_folder, read_npz
+from clinsynth.data.npz import read_npz
+from clinsynth.data.sources import load_folder
 from clinsynth.judges.calibration import calibrate
 from clinsynth.judges.checklists import sample_id
 from clinsynth.judges.judges import load_judge

@@ -5,7 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from clinsynth.metrics.comparisons import split_halves
 from clinsynth.metrics.intervals import bootstrap, bootstrap_interval, centred_interval, percentile_interval
+from clinsynth.metrics.privacy.closest_records import relabel
 from clinsynth.run_folder import Kept, kept_arrays
 
 
@@ -55,3 +57,41 @@ def test_kept_arrays(tmp_path: Path) -> None:
     path.write_bytes(b"\0" * 9)
     with pytest.raises(ValueError, match=r"arrays\.safetensors is damaged"):
         kept_arrays(path, dict)
+
+
+def in_fives(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Each row five times, nearly, and whose they are."""
+    several = np.repeat(rows, 5, axis=0)
+    return several + np.random.default_rng(9).normal(0, 0.05, several.shape), np.repeat(np.arange(len(rows)), 5)
+
+
+@pytest.mark.parametrize("metric", ["frechet", "kid", "mmd", "prdc"])
+def test_persons_are_resampled_with_all_their_rows(metric: str) -> None:
+    """Five rows a person tell hardly more than one: the interval by persons is about the square root of five wider."""
+    from clinsynth.metrics.frechet.frechet import frechet_interval
+    from clinsynth.metrics.kid.kid import kernel_interval
+    from clinsynth.metrics.mmd.mmd import mmd_interval
+    from clinsynth.metrics.prdc.prdc import prdc_intervals
+
+    generator = np.random.default_rng(0)
+    real, persons = in_fives(generator.normal(size=(40, 3)))
+    made = generator.normal(size=(400, 3)) + 0.5
+    interval = {
+        "frechet": lambda **own: frechet_interval(real, made, 200, **own),
+        "kid": lambda **own: kernel_interval(real, made, 200, **own),
+        "mmd": lambda **own: mmd_interval(real, made, 2.0, 200, **own),
+        "prdc": lambda **own: prdc_intervals(real, made, 5, 200, **own)["density"],
+    }[metric]
+    by_rows, by_persons = (np.diff(interval(**own))[0] for own in ({}, {"persons": persons}))
+    assert by_persons > 1.4 * by_rows
+
+
+def test_the_bootstrap_draws_persons_and_halves_divide_them() -> None:
+    values, persons = in_fives(np.random.default_rng(1).normal(size=(30, 1)))
+    widths = [np.diff(bootstrap_interval(np.mean, [values], 300, [0], own))[0] for own in (None, [persons])]
+    assert widths[1] > 1.7 * widths[0]
+    one, other = split_halves(np.repeat(np.arange(2), 75), 0, persons)
+    assert len(one) == len(other) == 75 and not set(persons[one]) & set(persons[other])
+    signs = np.where(persons < 15, 1, -1).astype(np.int8)
+    shuffled = relabel(signs, np.zeros(150, dtype=int), np.random.default_rng(0), persons)
+    assert all(len(set(shuffled[persons == person])) == 1 for person in range(30)) and (shuffled != signs).any()

@@ -23,7 +23,8 @@ from clinsynth.study.membership import (
     roughness_scores,
     thin_out,
 )
-from clinsynth.trainers.diffusion.model import DDPMProcess, TrainingStream
+from clinsynth.trainers.diffusion.process import DDPMProcess
+from clinsynth.trainers.stream import TrainingStream
 
 QUICK: dict[str, Any] = {"timesteps": [150, 300, 450], "noises": 2, "replicates": 50}
 

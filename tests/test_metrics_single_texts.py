@@ -36,7 +36,7 @@ def test_the_power_counts_what_is_missed_and_short_texts_say_little() -> None:
     """What every text says is nobody's: a text of two common words is no copy, whoever wrote it first."""
     train, held_out = [*write(60, 1), *["none known"] * 20], [*write(40, 2), "none known"]
     scores, same = TextSpace.of(train).closest(["none known", train[3], "quite another thing here"])
-    assert scores[0] == 0 and scores[1] > 50 and scores[2] == 0 and same.tolist() == [False, True, False]
+    assert scores[[0, 2]].max() == 0 and scores[1].min() > 50 and same.tolist() == [False, True, False]
     found = measure_single_copies(["none known"] * 12, train, held_out, frozenset(), 0)
     assert found["copies"][0]["count"] == 0 and found["copies"][0]["n_held_out"] == 41
     assert measure_single_copies(train, train, held_out[:9], frozenset(), 0) == {"copies": [], "power": []}

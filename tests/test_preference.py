@@ -14,7 +14,7 @@ from helpers import tiny_pipeline
 from PIL import Image
 
 from clinsynth.seeds import derive_seed
-from clinsynth.trainers.diffusion.model import DDPMProcess, StepInputs
+from clinsynth.trainers.diffusion.process import DDPMProcess
 from clinsynth.trainers.preference.candidates import predicted_shares
 from clinsynth.trainers.preference.pairs import (
     BOTH_LOSE,
@@ -42,6 +42,7 @@ from clinsynth.trainers.preference.step import (
     step_distribution,
     step_errors,
 )
+from clinsynth.trainers.stream import StepInputs
 
 
 def candidates(*shares: float, per_prompt: int = 2) -> list[Candidate]:

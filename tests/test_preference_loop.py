@@ -20,11 +20,12 @@ from clinsynth.data.images import ImageArrays
 from clinsynth.images import to_picture
 from clinsynth.pipelines.class_conditioned_ddpm import ClassConditionedDDPMPipeline
 from clinsynth.seeds import derive_seed
-from clinsynth.trainers.diffusion.model import DDPMProcess, TrainingStream
+from clinsynth.trainers.diffusion.process import DDPMProcess
 from clinsynth.trainers.preference.arguments import PreferenceArguments
 from clinsynth.trainers.preference.candidates import sample_fast
 from clinsynth.trainers.preference.pairs import Candidate, make_pairs, read_pairs, write_pairs
 from clinsynth.trainers.preference.step import Preferences, build_state, fidelity_stream, real_samples, train_step
+from clinsynth.trainers.stream import TrainingStream
 
 NAMES, SQUARES = ["one", "three"], np.array([1, 3])
 CANDIDATES = 16

@@ -19,10 +19,11 @@ from clinsynth.models.classifiers import FitSettings
 from clinsynth.models.generators import load_pipeline
 from clinsynth.models.image_classifiers import build_small_resnet, fit_image_classifier, save_image_classifier
 from clinsynth.run_folder import read_metrics
-from clinsynth.trainers.diffusion.model import DDPMProcess, StepInputs
+from clinsynth.trainers.diffusion.process import DDPMProcess
 from clinsynth.trainers.preference.model import FrozenAdapter, add_adapter, add_reference, merged
 from clinsynth.trainers.preference.pairs import pixels_of, read_pairs
 from clinsynth.trainers.preference.step import PreferenceLoss, both_predictions, dpo_loss, join
+from clinsynth.trainers.stream import StepInputs
 from clinsynth.trainers.train_preference import main
 from clinsynth.trainers.training_state import checkpoints
 

@@ -14,6 +14,7 @@ from clinsynth.arguments import parse
 from clinsynth.data.arguments import TextDataArguments
 from clinsynth.data.duplicates import near_pairs
 from clinsynth.data.labels import age_band
+from clinsynth.data.looks import look_at
 from clinsynth.data.phantom_fundus import draw_fundus
 from clinsynth.data.summary import smallest_difference, summarize, to_table
 from clinsynth.data.texts import open_text_dataset
@@ -44,7 +45,8 @@ def summary() -> dict:
     train = [fundus(seed) for seed in range(30)]
     brighter = ImageEnhance.Brightness(train[4]).enhance(1.1)
     test = [train[3], recompressed(train[7]), brighter, fundus(100), fundus(101)]
-    return summarize({"train": split_of(train, [25.0] * 29 + [None]), "test": split_of(test, [0, 17, 18, 79, 80])})
+    splits = {"train": split_of(train, [25.0] * 29 + [None]), "test": split_of(test, [0, 17, 18, 79, 80])}
+    return summarize(splits, {name: look_at(split, None)[0] for name, split in splits.items()})
 
 
 def test_counts_sizes_and_subgroups(summary):

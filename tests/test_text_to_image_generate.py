@@ -23,7 +23,7 @@ from clinsynth.images import to_picture
 from clinsynth.judges.checklists import sample_id
 from clinsynth.models.generators import load_pipeline
 from clinsynth.scripts.generate_images import GenerateImagesArguments, main
-from clinsynth.trainers.arguments import TextToImageLoraArguments
+from clinsynth.trainers.text_to_image.arguments import TextToImageLoraArguments
 from clinsynth.trainers.train_text_to_image_lora import main as train
 
 NAMES = ["mild", "moderate", "severe"]

@@ -18,7 +18,7 @@ from clinsynth.hub_cards.checkpoint import read_checkpoint
 from clinsynth.models.generators import SamplingArguments, load_generator
 from clinsynth.run_folder import read_metrics
 from clinsynth.trainers import train_autoencoder, train_ddpm
-from clinsynth.trainers.arguments import AutoencoderArguments, DDPMArguments
+from clinsynth.trainers.diffusion.arguments import AutoencoderArguments, DDPMArguments
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 

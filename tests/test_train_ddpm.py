@@ -21,20 +21,15 @@ from clinsynth.data.images import load_image_arrays
 from clinsynth.models.generators import load_pipeline
 from clinsynth.pipelines.class_conditioned_ddpm import ClassConditionedDDPMPipeline
 from clinsynth.run_folder import read_metrics
-from clinsynth.trainers.arguments import DDPMArguments
+from clinsynth.trainers.diffusion.arguments import DDPMArguments
 from clinsynth.trainers.diffusion.augmentation import VIEW, AugmentedUnet, draw_views, move_images
-from clinsynth.trainers.diffusion.model import (
-    CLASS_AXES,
-    DDPMProcess,
-    StepInputs,
-    TrainingStream,
-    Validation,
-    build_state,
-    image_moments,
-    lognormal_density,
-)
+from clinsynth.trainers.diffusion.model import build_state, image_moments
+from clinsynth.trainers.diffusion.network import CLASS_AXES
+from clinsynth.trainers.diffusion.process import DDPMProcess, lognormal_density
+from clinsynth.trainers.stream import StepInputs, TrainingStream
 from clinsynth.trainers.train_ddpm import main
 from clinsynth.trainers.training_state import checkpoints
+from clinsynth.trainers.validation import Validation
 
 
 @pytest.fixture(autouse=True)

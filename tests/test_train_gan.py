@@ -18,9 +18,8 @@ from clinsynth.data.images import load_image_arrays
 from clinsynth.run_folder import read_metrics
 from clinsynth.scripts import generate_images
 from clinsynth.scripts.generate_images import GenerateImagesArguments
-from clinsynth.trainers.arguments import GANArguments
-from clinsynth.trainers.diffusion.model import TrainingStream
 from clinsynth.trainers.gan import step as gan_step
+from clinsynth.trainers.gan.arguments import GANArguments
 from clinsynth.trainers.gan.step import (
     Discriminator,
     GANState,
@@ -31,6 +30,7 @@ from clinsynth.trainers.gan.step import (
     gradient_penalty,
     translate,
 )
+from clinsynth.trainers.stream import TrainingStream
 from clinsynth.trainers.train_gan import main
 from clinsynth.trainers.training_state import checkpoints
 

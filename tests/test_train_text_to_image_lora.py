@@ -25,8 +25,8 @@ from clinsynth.models.generators import load_pipeline
 from clinsynth.models.text_to_image import load_text_to_image
 from clinsynth.models.text_to_image_base import open_base
 from clinsynth.run_folder import read_metrics
-from clinsynth.trainers.arguments import TextToImageLoraArguments
-from clinsynth.trainers.diffusion.model import DDPMProcess
+from clinsynth.trainers.diffusion.process import DDPMProcess
+from clinsynth.trainers.text_to_image.arguments import TextToImageLoraArguments
 from clinsynth.trainers.text_to_image.model import (
     add_lora,
     build_prompted,

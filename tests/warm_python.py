@@ -96,12 +96,17 @@ def run(words: list[str], environment: dict[str, str], files: list[Path]) -> Non
 def run_in_two(*words: object) -> str:
     """Run `python WORDS` in two processes that share the work, with the environment that torchrun gives them; what the
     first printed. The launchers themselves are shown by a test of `generate images` and one of `train ddpm`."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     place |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
     with WarmPython(*words, RANK="0", LOCAL_RANK="0", **place) as first:
         with WarmPython(*words, RANK="1", LOCAL_RANK="1", **place) as second:
             ends = [first.end(), second.end()]
     assert [code for code, _, _ in ends] == [0, 0], ends
     return ends[0][1]
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens at."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])

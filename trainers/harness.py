@@ -43,7 +43,8 @@ from clinsynth.run_folder import (
     drop_metrics_after,
     write_run_config,
 )
-from clinsynth.trainers.arguments import MAY_DIFFER, AutoencoderArguments, FromScratchArguments, RunArguments
+from clinsynth.trainers.arguments import MAY_DIFFER, FromScratchArguments, RunArguments
+from clinsynth.trainers.diffusion.arguments import AutoencoderArguments
 from clinsynth.trainers.training_state import (
     Savable,
     TrainingState,
@@ -82,6 +83,16 @@ def train_on_images(
         output_dir, seen = open_run_folder(args), data["train"].images
         keep_training_digest(output_dir, picture_digests(seen), seen.shape[1:])
         train(args, data, output_dir)
+
+
+def resolve_precision(mixed_precision: str) -> str:
+    """`"auto"` to bf16 where the device computes in it natively, else to no mixed precision."""
+    if mixed_precision != "auto":
+        return mixed_precision
+    if torch.cuda.is_available():
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no"
+    capabilities = torch.cpu.get_capabilities()
+    return "bf16" if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else "no"
 
 
 def begin(args: RunArguments, output_dir: Path, precision: str = "no", report_to: str = "none") -> Accelerator:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clinsynth.arguments import run
-from clinsynth.trainers.arguments import AutoencoderArguments
+from clinsynth.trainers.diffusion.arguments import AutoencoderArguments
 
 if TYPE_CHECKING:
     from clinsynth.data.images import ImageArrays
@@ -30,8 +30,9 @@ def train(args: AutoencoderArguments, data: "dict[str, ImageArrays]", output_dir
 
     from clinsynth.seeds import derive_seed
     from clinsynth.trainers.diffusion.autoencoder import Autoencoding, Compare, Reconstruction, build_autoencoder
-    from clinsynth.trainers.diffusion.model import TrainingStream, resolve_precision, step_parts, train_step
-    from clinsynth.trainers.harness import Run, begin
+    from clinsynth.trainers.diffusion.process import train_step
+    from clinsynth.trainers.harness import Run, begin, resolve_precision
+    from clinsynth.trainers.stream import TrainingStream, step_parts
     from clinsynth.trainers.training_state import TrainingState
 
     accelerator = begin(args, output_dir, resolve_precision(args.mixed_precision))

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clinsynth.arguments import run
-from clinsynth.trainers.arguments import DDPMArguments
+from clinsynth.trainers.diffusion.arguments import DDPMArguments
 
 if TYPE_CHECKING:
     from clinsynth.data.images import ImageArrays
@@ -33,20 +33,12 @@ def train(args: DDPMArguments, data: "dict[str, ImageArrays]", output_dir: Path)
 
     from clinsynth.seeds import derive_seed
     from clinsynth.trainers.diffusion.latents import encode_all
-    from clinsynth.trainers.diffusion.model import (
-        DDPMProcess,
-        TrainingStream,
-        Validation,
-        build_state,
-        keep_guide,
-        load_guide,
-        resolve_precision,
-        step_parts,
-        timestep_density,
-        train_step,
-    )
+    from clinsynth.trainers.diffusion.model import build_state, keep_guide, load_guide
     from clinsynth.trainers.diffusion.privacy import build_private_training, plan_privacy, write_privacy
-    from clinsynth.trainers.harness import Run, begin, push_result
+    from clinsynth.trainers.diffusion.process import DDPMProcess, timestep_density, train_step
+    from clinsynth.trainers.harness import Run, begin, push_result, resolve_precision
+    from clinsynth.trainers.stream import TrainingStream, step_parts
+    from clinsynth.trainers.validation import Validation
 
     images = len(data["train"].labels)
     plan = None if args.dp_epsilon is None else plan_privacy(args, images)
@@ -102,7 +94,7 @@ def describe(args: DDPMArguments, data: "dict[str, ImageArrays]") -> str:
     import json
 
     from clinsynth.trainers.diffusion.latents import load_autoencoder
-    from clinsynth.trainers.diffusion.model import build_unet, seen_shape
+    from clinsynth.trainers.diffusion.network import build_unet, seen_shape
     from clinsynth.trainers.diffusion.privacy import plan_privacy
     from clinsynth.trainers.harness import count_parameters, describe_run, describe_split
 

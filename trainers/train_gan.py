@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clinsynth.arguments import run
-from clinsynth.trainers.arguments import GANArguments
+from clinsynth.trainers.gan.arguments import GANArguments
 
 if TYPE_CHECKING:
     from clinsynth.data.images import ImageArrays
@@ -28,9 +28,10 @@ def main(args: GANArguments) -> None:
 
 def train(args: GANArguments, data: "dict[str, ImageArrays]", output_dir: Path) -> None:
     """The loop; `data` holds the splits."""
-    from clinsynth.trainers.diffusion.model import TrainingStream, Validation
     from clinsynth.trainers.gan.step import build_state, train_step
     from clinsynth.trainers.harness import Run, begin, push_result
+    from clinsynth.trainers.stream import TrainingStream
+    from clinsynth.trainers.validation import Validation
 
     accelerator = begin(args, output_dir, report_to=args.report_to)
     if accelerator.num_processes > 1:

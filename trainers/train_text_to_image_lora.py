@@ -19,13 +19,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clinsynth.arguments import run
-from clinsynth.trainers.arguments import TextToImageLoraArguments
+from clinsynth.trainers.text_to_image.arguments import TextToImageLoraArguments
 
 if TYPE_CHECKING:
     from clinsynth.data.images import ImageSplits
     from clinsynth.models.text_to_image import PromptedPipeline
-    from clinsynth.trainers.diffusion.model import TrainingStream
     from clinsynth.trainers.harness import Run
+    from clinsynth.trainers.stream import TrainingStream
     from clinsynth.trainers.text_to_image.model import LatentValidation
 
 
@@ -49,8 +49,7 @@ def train(
 ) -> None:
     """Textual inversion, then the LoRA; `prompted` is the base model."""
     from clinsynth.run_folder import create_run_folder
-    from clinsynth.trainers.diffusion.model import resolve_precision
-    from clinsynth.trainers.harness import Run, begin
+    from clinsynth.trainers.harness import Run, begin, resolve_precision
     from clinsynth.trainers.text_to_image.model import (
         TYPES,
         LatentValidation,
@@ -95,7 +94,8 @@ def fit(
     validate: "LatentValidation | None" = None,
 ) -> None:
     """The loop: trains what has gradients in the model of `training`."""
-    from clinsynth.trainers.diffusion.model import DDPMProcess, step_parts, train_step
+    from clinsynth.trainers.diffusion.process import DDPMProcess, train_step
+    from clinsynth.trainers.stream import step_parts
 
     accelerator, state = training.accelerator, training.state
     process = DDPMProcess(prompted.scheduler, args.min_snr_gamma)

@@ -49,7 +49,7 @@ class DataArguments(WayInArguments):
     dataset: str = ""
     """data set: a file, a folder or a Hub id"""
     label_column: str = "label"
-    """column that holds the class: names, or numbers from 0"""
+    """column that holds the class: names, or numbers from 0; or a finding that rows name among several"""
     label_names: list[str] | str | None = None
     """class names in the order of their numbers, as a,b,…; default: the data set's own. Labels that are names already
     are matched by name, in whatever order these stand"""
@@ -118,7 +118,8 @@ class ImageDataArguments(DataArguments, IntensityArguments):
 
     dataset: str = "phantom-fundus"
     """data set: phantom-fundus[?size=64&seed=0] (built in, procedural, no patients), a Hub id, a folder (class
-    folders, Parquet, or DICOM with labels.csv), a MedMNIST-layout .npz, or a .csv/.jsonl of image, label[, split]"""
+    folders, Parquet, or a table of images; also DICOM?window=C,W&frame=N and NIfTI?plane=axial&slice=middle), a
+    MedMNIST-layout .npz, or a .csv, .tsv, .jsonl or .parquet of image, label[, split]"""
     resolution: int | None = None
     """side of the square images, 28 to 256 pixels; default: the data set's own if all its images share one"""
     channels: int | None = None
@@ -134,9 +135,9 @@ class TextDataArguments(DataArguments):
     noun: ClassVar[str] = "text"
 
     dataset: str = ""
-    """data set: phantom-posts[?seed=0] (built in, made up, no patients), a .csv/.jsonl of text, label[, split], a
-    folder of train.csv[, validation.csv, test.csv] or Parquet, the folders of MTS-Dialog and CounselChat as they are
-    published, or a Hub id"""
+    """data set: phantom-posts[?seed=0] (built in, made up, no patients), a .csv/.jsonl/.parquet of text, label[,
+    split], a folder of train.csv[, validation.csv, test.csv] or Parquet, the folders of MTS-Dialog and CounselChat as
+    they are published, or a Hub id"""
     text_column: str = "text"
     """column that holds the text"""
     drop_small_classes: bool = False

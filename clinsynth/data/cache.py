@@ -37,11 +37,11 @@ def cache_folder() -> Path | None:
     return folder if os.access(folder, os.W_OK) else None
 
 
-def content_digest(contents: Iterable[bytes], *told: object) -> str:
-    """SHA-256 of the images' files in their order, and of what else makes the array, `told`."""
+def content_digest(files: Iterable[bytes], *told: object) -> str:
+    """SHA-256 of those of the images' files in their order, and of what else makes the array, `told`."""
     whole = hashlib.sha256(repr((PIL.__version__, *told)).encode())
-    for content in contents:
-        whole.update(hashlib.sha256(content).digest())
+    for digest in files:
+        whole.update(digest)
     return whole.hexdigest()[:32]
 
 

@@ -1,43 +1,36 @@
-"""A folder of DICOM files with a label table, read as pixels and the table's columns: nothing else comes through.
+"""DICOM files, read as pixels: nothing else of them comes through.
 
-`labels.csv` has the columns file (path relative to the folder) and label, and may have split, subgroups and a column
-of patients. From a DICOM file only its pixels are taken, as 8-bit grey or colour. Its patient number serves once, in
-memory, to keep one patient's images together, and is dropped before the data set is handed out.
+Pixels become 8-bit grey or colour. The file's patient number serves once, in memory, to keep one patient's images
+together, and is dropped before the data set is handed out.
 """
 
 from __future__ import annotations
 
 import logging
-import struct
-import zlib
+import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
 import numpy as np
-from datasets import Dataset
 from PIL import Image
 
 from clinsynth.data.arguments import WayInArguments
 from clinsynth.data.columns import is_missing
+from clinsynth.data.decoding import BROKEN
 from clinsynth.data.persons import alike, person_column, rank_of
-from clinsynth.data.tables import Rows, checked_columns, image_dataset, png_cell, read_file, rows_by_split, settle
+from clinsynth.data.tables import Rows, png_cell, settle
 
 if TYPE_CHECKING:
     from pydicom import Dataset as DicomDataset
 
 logger = logging.getLogger("clinsynth")
 
-TABLE = "labels.csv"
 PATIENT = "patient_id"
-BROKEN = (
-    AttributeError, EOFError, IndexError, KeyError, MemoryError, NotImplementedError, OSError, OverflowError,
-    RuntimeError, TypeError, ValueError, struct.error, zlib.error,
-)  # fmt: skip
-"""What pydicom raises where a file is cut off or damaged."""
 GREY = ("MONOCHROME1", "MONOCHROME2")
 
 
@@ -79,61 +72,48 @@ def parse_options(options: str) -> Options:
     return Options(window, frame)  # type: ignore[arg-type]
 
 
-def is_dicom_folder(path: Path) -> bool:
-    """Whether the folder has a labels.csv or DICOM files by name (which need one)."""
-    return (path / TABLE).is_file() or next(path.rglob("*.dcm"), None) is not None
+def read_rows(
+    source: Path, splits: dict[str, Rows], options: Options, args: WayInArguments, notes: list[str]
+) -> dict[str, Rows]:
+    """Rows whose images are those of the files that they name, with an anonymous number a patient (`patient_id`).
 
-
-def read_dicom_folder(path: Path, options: Options, args: WayInArguments, notes: list[str]) -> dict[str, Dataset]:
-    """Splits with image, the table's columns, and an anonymous number a patient (`patient_id`).
-
-    The number stands for the id that the table gives (in `--group_column`, or a column found by its name), else for
-    the file's PatientID. Without a window each file's own is used.
+    The number stands for the id that the rows give (in `--group_column`, or a column found by its name), else for the
+    file's PatientID. Without a window each file's own is used.
 
     Raises:
-        ValueError: no table, a column that it lacks, or files that cannot be read; names them.
+        ValueError: files that cannot be read; names them.
     """
-    table = path / TABLE
-    if not table.is_file():
-        raise ValueError(f"{path} holds DICOM files but no {TABLE}; write one with the columns file, label")
-    rows = read_file(table)
-    if "file" not in rows[0]:
-        raise ValueError(f"{table} has no column file; it has {', '.join(rows[0])}; add it")
     wrong: list[str] = []
-    read: list[tuple[dict[str, Any], DicomImage]] = []
-    for row in rows:
+    read: list[tuple[str, dict[str, Any], DicomImage]] = []
+    for split, row in ((split, row) for split, rows in splits.items() for row in rows):
         try:
-            read.append((row, read_dicom(path / (row["file"] or ""), options.window, options.frame)))
+            read.append((split, row, read_dicom(row["image"], options.window, options.frame)))
         except ValueError as error:
             wrong.append(str(error))
-    settle(wrong, len(rows), "image", args.on_bad_file == "skip", notes)
-    rows, images = [row for row, _ in read], [image for _, image in read]
-    patients = patient_numbers(rows, images, args.group_column)
+    settle(wrong, len(wrong) + len(read), "image", args.on_bad_file == "skip", notes)
+    rows, images = [row for _, row, _ in read], [image for _, _, image in read]
+    patients = patient_numbers(source, rows, images, args.group_column)
     patient_column = args.group_column if args.group_column not in (None, "none") else PATIENT
-    named = {column for column in rows[0] if rank_of(column) is not None and column != patient_column}
-    for row, image, patient in zip(rows, images, patients, strict=True):
-        row |= {"image": png_cell(image.image), patient_column: patient}
-    splits = {}
-    for split, members in rows_by_split(table, rows).items():
-        columns = checked_columns(table, members)
-        cells = columns.pop("image")
-        kept = {name: column for name, column in columns.items() if name not in named | {"file"}}
-        splits[split] = image_dataset(cells, kept)
+    named = {column for column in splits["train"][0] if rank_of(column) is not None and column != patient_column}
+    result: dict[str, Rows] = {split: [] for split in splits}
+    for (split, row, image), patient in zip(read, patients, strict=True):
+        kept = {name: cell for name, cell in row.items() if name not in named}
+        result[split].append(kept | {"image": png_cell(image.image), patient_column: patient})
     windowings = Counter(image.windowing for image in images)
     logger.info("DICOM to 8 bits: %s", ", ".join(f"{count} by {how}" for how, count in windowings.items()))
-    return splits
+    return {split: own for split, own in result.items() if own}
 
 
-def patient_numbers(rows: Rows, images: list[DicomImage], asked: str | None) -> list[int | None]:
-    """A number for whose each image is, by the table where it says so, else by the file; None where neither does."""
-    column = person_column([list(rows[0])], asked)
+def patient_numbers(source: Path, rows: Rows, images: list[DicomImage], asked: str | None) -> list[int | None]:
+    """A number for whose each image is, by its row where it says so, else by the file; None where neither does."""
+    column = person_column([list(rows[0])] if rows else [[]], asked)
     in_table = [None if column is None or is_missing(row[column]) else alike(str(row[column])) for row in rows]
     in_file = [image.patient.strip() or None for image in images]
     both = {pair for pair in zip(in_file, in_table, strict=True) if None not in pair}
     torn = sum(count > 1 for count in Counter(own for own, _ in both).values())
     if torn:
         logger.warning(
-            "%d PatientIDs of files stand under several ids in column %s of %s, whose ids count", torn, column, TABLE
+            "%d PatientIDs of files stand under several ids in column %s of %s, whose ids count", torn, column, source
         )
     known = {own: given for own, given in both}  # a file's id says whose it is where the table is silent
     ids = [
@@ -154,12 +134,32 @@ def read_dicom(path: Path, window: tuple[float, float] | None = None, frame: int
         ImportError: pydicom is not installed.
     """
     if not path.is_file():
-        raise ValueError(f"{path} is named in {TABLE} but is not there; remove its row or correct the path")
+        raise ValueError(f"there is no file {path}; remove its row or correct the path")
+    with unheard():
+        return image_of(path, window, frame)
+
+
+@contextmanager
+def unheard() -> Iterator[None]:
+    """Without what pydicom says of a file's tags: values of a patient's."""
+    said = logging.getLogger("pydicom")
+    level = said.level
+    said.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        said.setLevel(level)
+
+
+def image_of(path: Path, window: tuple[float, float] | None, frame: int | None) -> DicomImage:
+    """`read_dicom` of a file that is there."""
     dataset = read_header(path)
     if not {"PixelData", "FloatPixelData", "DoubleFloatPixelData"} & set(dir(dataset)):
-        raise ValueError(f"{path} has no pixel data; remove its row from {TABLE}")
+        raise ValueError(f"{path} has no pixel data; leave it out")
     if str(dataset.get("BurnedInAnnotation") or "").strip().upper() == "YES":
-        raise ValueError(f"{path} says that text is burned into its image, maybe a name; remove its row from {TABLE}")
+        raise ValueError(f"{path} says that text is burned into its image, maybe a name; leave it out")
     try:
         frames = int(dataset.get("NumberOfFrames") or 1)
     except ValueError as error:

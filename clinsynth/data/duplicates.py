@@ -66,9 +66,11 @@ def near_pairs(thumbnails: np.ndarray) -> Iterator[tuple[int, int, float]]:
     """
     features = likeness_rows(np.asarray(thumbnails, dtype=np.float32))
     for start in range(0, len(features), BLOCK):
-        likeness = features[start : start + BLOCK] @ features[start:].T
-        for i, j in np.argwhere(np.triu(likeness >= NEAR_THRESHOLD, k=1)).tolist():
-            yield start + i, start + j, float(likeness[i, j])
+        for other in range(start, len(features), BLOCK):
+            likeness = features[start : start + BLOCK] @ features[other : other + BLOCK].T
+            for i, j in np.argwhere(likeness >= NEAR_THRESHOLD).tolist():
+                if start + i < other + j:
+                    yield start + i, other + j, float(likeness[i, j])
 
 
 def likeness_rows(thumbnails: np.ndarray) -> np.ndarray:
@@ -95,10 +97,11 @@ LARGEST_CHAIN = 0.05
 """Share of the images that near-duplicates of near-duplicates may join: beyond, likeness tells nothing of this set."""
 
 
-def alike_rows(digests: np.ndarray, thumbnails: np.ndarray) -> np.ndarray:
-    """Numbers (n,) of groups of equal and near-equal images, from their digests (n,) and thumbnails (n, 28, 28)."""
+def alike_rows(digests: np.ndarray, thumbnails: np.ndarray | None) -> np.ndarray:
+    """Numbers (n,) of groups of equal and near-equal images, from their digests (n,) and thumbnails (n, 28, 28), or of
+    equal ones alone."""
     _, groups = np.unique(digests, return_inverse=True)
-    pairs = [(i, j) for i, j, _ in near_pairs(thumbnails)] if len(digests) <= NEAR_MOST else []
+    pairs = [] if thumbnails is None else [(i, j) for i, j, _ in near_pairs(thumbnails)]
     if not pairs:
         return groups
     ends = groups[np.array(pairs)]

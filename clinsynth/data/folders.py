@@ -1,10 +1,12 @@
-"""A folder of images as splits, by the names of its folders alone: what a file's name holds decides nothing.
+"""A folder of images as rows of splits, by its tables or by the names of its folders: what a file's name holds decides
+nothing.
 
     set/benign/1.png                          classes
     set/Training/benign/1.png                 splits (train, val, test, … in any case) and classes
     set/benign/patient_7/1.png                classes and persons
     set/patient_7/benign/1.png                persons and classes
-    set/metadata.csv, set/1.png               a table with the column file_name, at the top or in each split
+    set/metadata.csv, set/1.png               a table that names the images, at the top or in each split
+    set/train.csv, set/test.csv, set/…/1.png  a table a split
 
 Every image is used, or said to be left out; what can be read in two ways is refused with both.
 """
@@ -16,49 +18,102 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
-from datasets import Dataset
-
-from clinsynth.data.tables import Rows, checked_columns, image_dataset, read_file, split_named
+from clinsynth.data.image_tables import (
+    METADATA,
+    ending,
+    files_below,
+    is_hidden,
+    naming_tables,
+    rows_of_images,
+    rows_of_split_tables,
+)
+from clinsynth.data.persons import rank_of
+from clinsynth.data.tables import Rows, rows_by_split, split_column, split_named
 
 logger = logging.getLogger("clinsynth")
 
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp"}
-METADATA = ("metadata.csv", "metadata.jsonl")
 FOLDER_OF_PERSON = "patient_id"
 """The column that tells persons by their folders."""
 
 
-def read_image_folder(path: Path) -> dict[str, Dataset]:
-    """Splits with image, label (the class folder's name), and what a metadata table or a person's folder adds.
+def read_image_folder(path: Path, label: str, skip: bool = False) -> dict[str, Rows]:
+    """Rows of each split: the path of an image, its label (the class folder's name, or what a table says), and what a
+    table or a person's folder adds.
+
+    Args:
+        label: the column of classes that was asked for, of tables.
+        skip: files that a table names and that are not there are left for later.
 
     Raises:
         ValueError: no image, an image in no class folder, folders that may be read in two ways, or no split train.
     """
     files, others = list_images(path)
+    splits = rows_of_tables(path, files, label, skip)
+    if splits is not None:
+        return splits
     if not files:
         raise ValueError(
-            f"{path} holds no Parquet files, no DICOM labels.csv and no images in class folders; "
+            f"{path} holds no Parquet files, no table that names images and no images in class folders; "
             "put each image into a folder named as its class"
         )
     if others:
         kinds = ", ".join(f"{count} {suffix}" for suffix, count in others.most_common(5))
         logger.info("%s: %d files that are no images are left out: %s", path, others.total(), kinds)
     root = below_wrappers(path, files)
-    splits = {name: rows_of(path, folder, found) for name, (folder, found) in by_split(root, files).items()}
-    return {name: to_dataset(path, rows) for name, rows in splits.items()}
+    return {name: rows_of(folder, found, label) for name, (folder, found) in by_split(root, files).items()}
 
 
 def list_images(path: Path) -> tuple[list[Path], Counter[str]]:
     """The images of a folder, hidden ones left out, in order; how many other files there are of each kind."""
-    found = [file for file in sorted(path.rglob("*")) if file.is_file() and file.name not in METADATA]
-    hidden = [file for file in found if any(p[0] == "." or p == "__MACOSX" for p in file.relative_to(path).parts)]
-    shown = set(found) - set(hidden)
-    images = [file for file in found if file in shown and file.suffix.lower() in IMAGE_SUFFIXES]
-    rest = shown - set(images)
+    found = [file for file in files_below(path) if file.name not in METADATA]
+    hidden = {file for file in found if is_hidden(file.relative_to(path))}
+    images = [file for file in found if file not in hidden and ending(file.name)]
+    rest = set(found) - hidden - set(images)
     others = Counter(file.suffix.lower() or file.name for file in rest if file.name.lower() != "readme.md")
     return images, others + Counter({"hidden": len(hidden)} if hidden else {})
+
+
+def rows_of_tables(path: Path, files: list[Path], label: str, skip: bool) -> dict[str, Rows] | None:
+    """The rows of the tables at the top of a folder that name its images; None where there are none.
+
+    Raises:
+        ValueError: several do, and are not called as splits.
+    """
+    tables = naming_tables(path)
+    if not tables:
+        return None
+    of_splits = [table for table in tables if split_named(table.stem)]
+    if "train" in {split_named(table.stem) for table in of_splits}:
+        if other := [table.name for table in tables if table not in of_splits]:
+            logger.warning("%s: left out, since they are not called as a split: %s", path, ", ".join(other))
+        splits = rows_of_split_tables(of_splits, label, skip)
+    elif len(tables) > 1:
+        raise ValueError(
+            f"{path}: several tables name the images ({', '.join(table.name for table in tables)}); give the one that "
+            "has their classes as --dataset"
+        )
+    else:
+        splits = rows_of_one_table(path, tables[0], label, skip)
+    missing = set(files) - {row["image"] for rows in splits.values() for row in rows}
+    if missing:
+        named = ", ".join(table.name for table in tables)
+        logger.warning("%d images that %s does not name are left out: %s, …", len(missing), named, min(missing))
+    return splits
+
+
+def rows_of_one_table(path: Path, table: Path, label: str, skip: bool) -> dict[str, Rows]:
+    """The rows of a table by its column split, else by the folders of its images that are called as splits."""
+    rows = rows_of_images(table, label, skip, folders=True)
+    if table.name in METADATA[:2]:  # in the order in which earlier versions took them, whose sets name its rows
+        rows.sort(key=lambda row: row["image"])
+    if split_column(rows) is not None:
+        return rows_by_split(table, rows)
+    inside = {row["image"]: row for row in rows if row["image"].is_relative_to(path)}
+    if len(inside) < len(rows):
+        return {"train": rows}
+    found = by_split(below_wrappers(path, list(inside)), list(inside))
+    return {split: [inside[file] for file in own] for split, (_, own) in found.items()}
 
 
 def below_wrappers(path: Path, files: list[Path]) -> Path:
@@ -96,19 +151,26 @@ def by_split(root: Path, files: list[Path]) -> dict[str, tuple[Path, list[Path]]
     return {split: (root / top, tops[top]) for top, split in named.items()}
 
 
-def rows_of(path: Path, folder: Path, files: list[Path]) -> Rows:
+def rows_of(folder: Path, files: list[Path], label: str) -> Rows:
     """Rows of image and label of the files of a split, or those of its metadata table."""
-    tables = [table for place in dict.fromkeys((folder, path)) for table in (place / name for name in METADATA)]
-    table = next((table for table in tables if table.is_file()), None)
+    table = next((folder / name for name in METADATA if (folder / name).is_file()), None)
     if table is not None:
-        return rows_of_table(table, files)
+        rows = sorted(rows_of_images(table, label, folders=True), key=lambda row: row["image"])
+        if missing := set(files) - {row["image"] for row in rows}:
+            logger.warning("%d images that %s does not name are left out: %s, …", len(missing), table, min(missing))
+        return rows
     loose = [file for file in files if file.parent == folder]
     if loose:
         raise ValueError(
             f"{loose[0]} lies in no class folder ({len(loose)} images do); move it to a folder named as its class, or "
-            "use a .csv"
+            "write a .csv of image, label"
         )
     levels = {len(file.relative_to(folder).parts) - 1 for file in files}
+    if levels == {1} and all(rank_of(file.parent.name) is not None for file in files):
+        raise ValueError(
+            f"{folder}: its folders are called as persons ({shown({file.parent.name for file in files})}), and none "
+            "as a class; give a .csv of image, label, patient_id"
+        )
     if levels == {1}:
         return [{"image": file, "label": file.parent.name} for file in files]
     if levels != {2}:
@@ -153,30 +215,3 @@ def shown(names: Iterable[str]) -> str:
     """Up to four names."""
     ordered = sorted(names)
     return ", ".join(ordered[:4]) + (", …" if len(ordered) > 4 else "")
-
-
-def rows_of_table(table: Path, files: list[Path]) -> Rows:
-    """The rows of a metadata table whose files are among `files`; without a label the class is the folder's name."""
-    rows = {}
-    for number, row in enumerate(read_file(table), start=1):
-        if "file_name" not in row:
-            raise ValueError(f"{table} has no column file_name; it has {', '.join(row)}; call the column of paths so")
-        file = table.parent / str(row.pop("file_name") or "")
-        if not file.is_file():
-            raise ValueError(f"{table}, row {number}: there is no file {file}; paths are relative to the table")
-        rows[file] = row
-    missing = [file for file in files if file not in rows]
-    if missing:
-        logger.warning("%d images that %s does not name are left out: %s, …", len(missing), table, missing[0])
-    return [{"image": file, **with_label(file, rows[file], table)} for file in files if file in rows]
-
-
-def with_label(file: Path, row: dict[str, Any], table: Path) -> dict[str, Any]:
-    """A row with the name of its file's folder as label, where it has no other columns that could be one."""
-    return row if len(row) and ("label" in row or file.parent == table.parent) else {**row, "label": file.parent.name}
-
-
-def to_dataset(path: Path, rows: Rows) -> Dataset:
-    """Rows of an image's path and other values."""
-    columns = checked_columns(path, [{**row, "image": str(row["image"])} for row in rows])
-    return image_dataset([{"bytes": None, "path": file} for file in columns.pop("image")], columns)

@@ -21,13 +21,15 @@ IDENTIFYING_WORDS = frozenset(
 )
 AGE_WORDS = frozenset("age ages alter edad eta idade leeftijd alder".split())
 SUBGROUP_WORDS = AGE_WORDS | {"sex", "gender"}
-LONGEST_BYTES = 200
+LONGEST_BYTES = 250
 """Of a class name in UTF-8: files are called as classes."""
+MOST_LONG = 5
+"""Class names beyond LONGEST_LABEL: more are texts."""
 MARKS = frozenset("0 1 0.0 1.0 True False true false".split())
 ONES = frozenset("1 1.0 True true".split())
 ONE_FINDING = "write a column of 0 and 1 for the finding you mean, and name it with --label_column"
 LONGEST_LABEL = 100
-"""Characters of a class name: what is longer is somebody's text, and must not come into a message."""
+"""Characters of a class name: what is longer may be somebody's text, and must not come into a message."""
 
 
 def with_class_labels(
@@ -43,8 +45,8 @@ def with_class_labels(
         ValueError: no such column, an unknown name, a number out of range, a missing label, several labels a row, or
             names that differ by blanks, case or Unicode form alone and are not to be merged.
     """
-    if column == "label" and not any("label" in split.column_names for split in splits.values()):
-        splits = from_one_hot(splits, column)
+    if not any(column in split.column_names for split in splits.values()):
+        splits, column = with_found_labels(splits, column)
     check_column(splits, column, "name the right one with --label_column")
     own = {split: getattr(dataset.features[column], "names", None) for split, dataset in splits.items()}
     first = own["train"]
@@ -78,6 +80,62 @@ def with_class_labels(
         dataset = dataset.remove_columns(list({column, "label"} & set(dataset.column_names)))
         result[split] = dataset.add_column("label", numbers, feature=ClassLabel(names=names))
     return result
+
+
+LABEL_WORDS = frozenset(
+    "label labels class classes target diagnosis diagnoses diagnostic diagnose dx category level grade klasse "
+    "clase classe etikett etiqueta diagnostico diagnostic".split()
+)
+BESIDE_LABEL = frozenset("name id code text final ground truth true finding findings image disease clinical".split())
+
+
+def label_columns(columns: Iterable[str]) -> list[str]:
+    """The columns that by their names hold the class, as `diagnosis`, `dx`, `Finding Labels`."""
+    nouns = {column: set(words_of(column)) - BESIDE_LABEL for column in columns}
+    return [column for column, words in nouns.items() if len(words) == 1 and words <= LABEL_WORDS]
+
+
+def with_found_labels(splits: dict[str, Dataset], column: str) -> tuple[dict[str, Dataset], str]:
+    """Splits with a column of classes, and its name, where none is called `column`: of `label` one that is called
+    otherwise, or made of columns of 0 and 1; else made of a finding, of rows that name several.
+
+    Raises:
+        ValueError: several columns may be meant, or rows have several classes or none.
+    """
+    features = splits["train"].features
+    if column != "label":
+        return from_findings(splits, column), column
+    found = label_columns(
+        name for name in features if not sounds_identifying(name) or name in ("class_id", "label_id")
+    )
+    if len(found) > 1:
+        raise ValueError(
+            f"there is no column label, and several may be meant ({', '.join(found)}); name one with --label_column"
+        )
+    if found:
+        logger.info("classes: by column %s (--label_column names another one)", found[0])
+        return splits, found[0]
+    return from_one_hot(splits, column), column
+
+
+def from_findings(splits: dict[str, Dataset], finding: str) -> dict[str, Dataset]:
+    """Splits with the column `finding`, whether a row names it among several; as they are where no column has it."""
+    for name in splits["train"].column_names:
+        if getattr(splits["train"].features[name], "dtype", "") != "string":
+            continue
+        cells = {split: rows[name] if name in rows.column_names else [] for split, rows in splits.items()}
+        parts = {split: [findings_of(cell) for cell in own] for split, own in cells.items()}
+        if any(len(each) > 1 for each in parts["train"]) and any(finding in each for each in parts["train"]):
+            logger.info("classes: whether column %s names %s", name, finding)
+            kind = ClassLabel(names=[f"no {finding}", finding])
+            held = {split: [int(finding in each) for each in own] for split, own in parts.items()}
+            return {split: rows.add_column(finding, held[split], feature=kind) for split, rows in splits.items()}
+    return splits
+
+
+def findings_of(cell: Any) -> list[str]:
+    """The findings that a cell names, parted by | or ;."""
+    return [part.strip() for part in re.split("[|;]", str(cell or ""))]
 
 
 def from_one_hot(splits: dict[str, Dataset], column: str) -> dict[str, Dataset]:
@@ -130,7 +188,7 @@ def check_column(splits: dict[str, Dataset], column: str, hint: str) -> None:
     """Raise a `ValueError` that ends in `hint` for a split without this column."""
     for split, dataset in splits.items():
         if column not in dataset.column_names:
-            there = ", ".join(dataset.column_names)
+            there = first_of(dataset.column_names)
             raise ValueError(f"{split} has no column {column!r}; it has {there}: {hint}")
 
 
@@ -151,18 +209,20 @@ def by_name(values: list[Any], own: list[str] | None, column: str) -> list[Any]:
         (t for t in sorted(texts) for by in "|;" if by in t and {p.strip() for p in t.split(by)} & texts), None
     )
     if several is not None and len(several) <= LONGEST_LABEL:
-        raise ValueError(f"--label_column {column} holds several labels a row, as {several!r}; {ONE_FINDING}")
-    if bad := [text for text in sorted(texts) if "\0" in text or len(text.encode(errors="replace")) > LONGEST_BYTES]:
-        if len(bad[0]) <= LONGEST_LABEL:
-            raise ValueError(
-                f"class name {bad[0][:30]!r} … holds a NUL or more than {LONGEST_BYTES} bytes, which no file may be "
-                "called; shorten it"
-            )
-    long = next((value for value in values if isinstance(value, str) and len(value) > LONGEST_LABEL), None)
-    if long:
         raise ValueError(
-            f"--label_column {column} holds texts of {len(long)} characters and more, not classes; name the column of "
-            "classes"
+            f"--label_column {column} holds several labels a row, as {several!r}; choose one finding, as "
+            f"--label_column {findings_of(several)[0]!r}"
+        )
+    bad = next((text for text in sorted(texts) if "\0" in text), None)
+    if bad is not None and len(bad) <= LONGEST_LABEL:
+        raise ValueError(f"class name {bad[:30]!r} holds a NUL, which no file may be called; write it without")
+    long = Counter(value for value in values if isinstance(value, str) and len(value) > LONGEST_LABEL)
+    longest = max((len(text.encode(errors="replace")) for text in texts), default=0)
+    if longest > LONGEST_BYTES or len(long) > MOST_LONG or 1 in long.values():
+        raise ValueError(
+            f"--label_column {column} holds texts of up to {longest} bytes, not classes: a name may have "
+            f"{LONGEST_BYTES}, and beyond {LONGEST_LABEL} characters must stand in several rows; name the column of "
+            "classes, or shorten these"
         )
     return values
 
@@ -250,6 +310,8 @@ OLDEST = 130
 UNKNOWN = "unknown"
 PERSON = "person"
 """The column in which a loaded split has whose a row is, as a number from 0 that says nothing else."""
+LOOK = "number of record"
+"""The column in which a loaded split of images has where what was seen of an image is kept; see `data.looks`."""
 MAX_GROUPS = 30  # a column with more values than these names rows rather than groups
 
 
@@ -261,7 +323,7 @@ def subgroups(dataset: Dataset) -> dict[str, np.ndarray]:
     """
     found = {}
     for column, feature in dataset.features.items():
-        if column in ("image", "label", PERSON) or not isinstance(feature, ClassLabel | Value):
+        if column in ("image", "label", PERSON, LOOK) or not isinstance(feature, ClassLabel | Value):
             continue
         values = dataset[column][:]
         if isinstance(feature, ClassLabel):

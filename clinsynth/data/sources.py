@@ -5,11 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import math
-import os
 import re
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
@@ -22,101 +18,79 @@ from datasets import (
     Dataset,
     DatasetDict,
     Features,
+    Image,
     concatenate_datasets,
     config,
     load_dataset,
     load_dataset_builder,
 )
 from datasets.exceptions import DatasetGenerationError
-from PIL import Image
+from datasets.features.nifti import Nifti
 
-from clinsynth.data.folders import read_image_folder
-from clinsynth.data.tables import image_dataset, png_cell, split_named
+from clinsynth.data.image_tables import KINDS, files_below, is_hidden
+from clinsynth.data.tables import split_named
+from clinsynth.plain_yaml import cut
 
 logger = logging.getLogger("clinsynth")
 
 
-def read_npz(path: Path) -> dict[str, Dataset]:
-    """A MedMNIST-layout file: train_images (n, h, w[, 3]) uint8, train_labels (n,) or (n, 1), likewise val and test.
+ARCHIVES = (".zip", ".gz", ".tgz", ".tar", ".bz2", ".xz", ".7z", ".rar", ".zst")
+OTHERS = {
+    **dict.fromkeys(ARCHIVES, "is an archive; unpack it and give what is in it"),
+    **dict.fromkeys((".xlsx", ".xls", ".ods"), "is a spreadsheet; save it as .csv"),
+    **dict.fromkeys((".txt", ".md", ".docx", ".pdf"), "has no labels; write a .csv of text, label"),
+    **dict.fromkeys(KINDS, "is a single file; give its folder, or a .csv of image, label that names it"),
+    ".json": "is not read; write one object a line into a .jsonl",
+}
+"""How the name of a file ends that is no data set, and what to do."""
+FILES = (".csv", ".tsv", ".jsonl", ".parquet", ".npz")
+
+
+def read_file_or_hub(spec: str, path: Path) -> dict[str, Dataset]:
+    """A Parquet file, or a data set of the Hugging Face Hub.
 
     Raises:
-        ValueError: no such arrays, pickled objects, several labels an image, or images that are not uint8.
+        ValueError: another file, none at a path of this machine, or no such data set on the Hub.
+    """
+    suffix = path.suffix.lower()
+    if path.is_file() and suffix == ".parquet":
+        return read_folder(path)
+    if path.is_file():
+        raise ValueError(f"--dataset {spec} {OTHERS.get(suffix, 'is not read; give a folder, ' + ', '.join(FILES))}")
+    if suffix in (*FILES, *OTHERS) or spec.count("/") > 1 or spec[:1] in ("/", ".", "~"):
+        raise ValueError(f"--dataset {spec}: there is no such file or folder; check the path")
+    return read_hub(spec)
+
+
+def parquet_files(path: Path) -> list[Path]:
+    """The Parquet files of a folder, hidden ones left out; a file is its own."""
+    found = [path] if path.is_file() else [file for file in files_below(path) if file.suffix.lower() == ".parquet"]
+    return [file for file in found if not is_hidden(file.relative_to(path))]
+
+
+def is_parquet_of_images(path: Path) -> bool:
+    """Whether the first of some Parquet files has a column of images, or of volumes.
+
+    Raises:
+        ValueError: it cannot be read.
     """
     try:
-        check_unpacked(path)
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except (EOFError, MemoryError, OverflowError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(
-            f"{path} is damaged, no .npz, or holds pickled objects, which could run any code and are not opened "
-            f"({error}); save plain uint8 images and integer labels with numpy.savez"
-        ) from error
-    prefixes = [(split, name.removesuffix("_images")) for name in arrays if (split := split_named(name))]
-    found = {split: prefix for split, prefix in prefixes if f"{prefix}_images" in arrays}
-    if "train" not in found:
-        raise ValueError(
-            f"{path} has no array train_images; it has {', '.join(arrays) or 'none'}; save it in MedMNIST's layout"
-        )
-    return {split: npz_split(path, arrays, prefix) for split, prefix in found.items()}
-
-
-def check_unpacked(path: Path) -> None:
-    """Raise a `ValueError` for arrays beyond half of this machine's memory, or beyond what the file holds of them."""
-    with zipfile.ZipFile(path) as archive:
-        total, most = sum(entry.file_size for entry in archive.infolist()), memory() // 2
-        if total > most:
-            raise ValueError(f"its arrays take {total:,} bytes when unpacked, more than {most:,}")
-        for entry in archive.infolist():
-            with archive.open(entry) as file:
-                magic = np.lib.format.read_magic(file)
-                read = np.lib.format.read_array_header_1_0 if magic < (2, 0) else np.lib.format.read_array_header_2_0
-                shape, _, dtype = read(file)
-            if math.prod(shape) * dtype.itemsize > entry.file_size and not dtype.hasobject:
-                raise ValueError(f"{entry.filename} holds less than its shape {shape} says")
-
-
-def memory() -> int:
-    """Bytes of this machine's memory."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def npz_split(path: Path, arrays: dict[str, np.ndarray], prefix: str) -> Dataset:
-    images, labels = arrays[f"{prefix}_images"], arrays.get(f"{prefix}_labels")
-    if labels is None:
-        raise ValueError(f"{path} has {prefix}_images but no {prefix}_labels; add them, one whole number an image")
-    if images.dtype != np.uint8:
-        raise ValueError(
-            f"{path}: {prefix}_images is {images.dtype}, not uint8; rescale its values to 0..255 yourself"
-        )
-    if images.ndim in (4, 5) and images.shape[3] > 4:
-        raise ValueError(
-            f"{path}: {prefix}_images has shape {images.shape}, a set of 3D volumes; take a slice of each"
-        )
-    if images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[3] != 3):
-        raise ValueError(
-            f"{path}: {prefix}_images has shape {images.shape}; save it as (n, height, width) or (n, height, width, 3)"
-        )
-    if labels.size != len(images) or not np.issubdtype(labels.dtype, np.integer):
-        raise ValueError(
-            f"{path}: {prefix}_labels is {labels.dtype} of shape {labels.shape} for {len(images)} images; "
-            "one whole number an image is needed (several labels an image are not supported)"
-        )
-    cells = [png_cell(Image.fromarray(image)) for image in images]
-    return image_dataset(cells, {"label": labels.ravel().tolist()})
+        features = Features.from_arrow_schema(pq.read_schema(parquet_files(path)[0]))
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{path} holds Parquet files that cannot be read ({error}); replace them") from error
+    return "image" in features or any(isinstance(feature, Image | Nifti) for feature in features.values())
 
 
 def read_folder(path: Path) -> dict[str, Dataset]:
-    """Parquet files, else images in folders; see `clinsynth.data.folders`.
+    """A folder of Parquet files, or one such file.
 
     Raises:
-        ValueError: neither is there, or what is there cannot be read.
+        ValueError: they cannot be read.
     """
-    if not next(path.rglob("*.parquet"), None):
-        return read_image_folder(path)
     try:
         return by_known_split(read_parquet(path), path)
-    except (DatasetGenerationError, pa.ArrowInvalid, ValueError) as error:
-        cause = error.__cause__ or error
+    except (DatasetGenerationError, OSError, pa.ArrowException, ValueError) as error:
+        cause = cut(error.__cause__ or error)
         raise ValueError(f"{path} holds Parquet files that cannot be read ({cause}); replace them") from error
 
 
@@ -131,7 +105,7 @@ def read_parquet(path: Path) -> dict[str, Dataset]:
         files = {str(name): [Path(file) for file in found] for name, found in builder.config.data_files.items()}
     else:
         files = {}
-        for file in sorted(path.rglob("*.parquet")):
+        for file in parquet_files(path):
             files.setdefault(split_of_file(path, file), []).append(file)
         if len(files) > 1 and "" in files:
             files |= {file.stem: [file] for file in files.pop("")}
@@ -183,7 +157,9 @@ def cache_of(path: Path) -> str:
     folder's name and that README alone: of two folders `synthetic` with one README the second is never read. The cache
     of this one goes by path, sizes and times of its files.
     """
-    found = [(str(file), file.stat()) for file in sorted(path.resolve().rglob("*")) if file.is_file()]
+    path = path.resolve()
+    files = [path] if path.is_file() else [file for file in files_below(path) if file.is_file()]
+    found = [(str(file), file.stat()) for file in files]
     state = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in found]
     key = hashlib.sha256(json.dumps(state).encode()).hexdigest()[:16]
     return str(Path(config.HF_DATASETS_CACHE) / "clinsynth" / key)
@@ -206,6 +182,8 @@ def read_hub(spec: str) -> dict[str, Dataset]:
 
 
 def by_known_split(splits: dict[Any, Dataset], source: object) -> dict[str, Dataset]:
+    if len(splits) == 1 and (divided := by_split_column(next(iter(splits.values())), source)):
+        return divided
     known = {split: rows for name, rows in splits.items() if (split := split_named(str(name)))}
     others = [str(name) for name in splits if not split_named(str(name))]
     if "train" in known and others:
@@ -215,43 +193,24 @@ def by_known_split(splits: dict[Any, Dataset], source: object) -> dict[str, Data
     return known
 
 
-ORGANS = """
-    bladder; femur-left; femur-right; heart; kidney-left; kidney-right; liver; lung-left; lung-right; pancreas; spleen
-"""
-NAMES = {
-    "bloodmnist": """
-        basophil; eosinophil; erythroblast; immature granulocytes(myelocytes, metamyelocytes and promyelocytes);
-        lymphocyte; monocyte; neutrophil; platelet
-    """,
-    "breastmnist": "malignant; normal, benign",
-    "dermamnist": """
-        actinic keratoses and intraepithelial carcinoma; basal cell carcinoma; benign keratosis-like lesions;
-        dermatofibroma; melanoma; melanocytic nevi; vascular lesions
-    """,
-    "octmnist": "choroidal neovascularization; diabetic macular edema; drusen; normal",
-    "organamnist": ORGANS,
-    "organcmnist": ORGANS,
-    "organsmnist": ORGANS,
-    "pathmnist": """
-        adipose; background; debris; lymphocytes; mucus; smooth muscle; normal colon mucosa; cancer-associated
-        stroma; colorectal adenocarcinoma epithelium
-    """,
-    "pneumoniamnist": "normal; pneumonia",
-    # Published as bare numbers; they are grades of diabetic retinopathy.
-    "retinamnist": "grade 0; grade 1; grade 2; grade 3; grade 4",
-    "tissuemnist": """
-        Collecting Duct, Connecting Tubule; Distal Convoluted Tubule; Glomerular endothelial cells; Interstitial
-        endothelial cells; Leukocytes; Podocytes; Proximal Tubule Segments; Thick Ascending Limb
-    """,
-}
-"""Class names of published sets in the order of their numbers, between semicolons."""
+def by_split_column(rows: Dataset, source: object) -> dict[str, Dataset]:
+    """The splits that a column called split names; nothing where there is none.
 
-
-def published_names(spec: str) -> list[str] | None:
-    """Names for an .npz called like a published one, with or without a suffix: `retinamnist`, `retinamnist_64`."""
-    path = Path(spec)
-    names = NAMES.get(path.stem.split("_")[0].lower()) if path.suffix == ".npz" else None
-    return " ".join(names.split()).split("; ") if names else None
+    Raises:
+        ValueError: an unknown split, or no row of train.
+    """
+    column = next((name for name in rows.column_names if name.strip().casefold() == "split"), None)
+    if column is None:
+        return {}
+    names = np.array([str(cell or "train").strip() for cell in rows[column]])
+    unknown = sorted({name for name in set(names.tolist()) if not split_named(name)})
+    if unknown:
+        raise ValueError(f"{source}: split is {unknown[0][:40]!r}; it may be train, validation or test")
+    found = np.array([split_named(name) for name in names])
+    if "train" not in found:
+        raise ValueError(f"{source} has no row of split train; it has {', '.join(sorted(set(names.tolist())))}")
+    rows = rows.remove_columns(column)
+    return {split: rows.select(np.flatnonzero(found == split)) for split in dict.fromkeys(found.tolist())}
 
 
 def parse_options(

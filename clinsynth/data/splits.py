@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict
@@ -12,7 +13,8 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from clinsynth.data.arguments import DataArguments
-from clinsynth.data.labels import PERSON, persons_of
+from clinsynth.data.labels import LOOK, PERSON, persons_of
+from clinsynth.data.looks import Looks
 
 logger = logging.getLogger("clinsynth")
 
@@ -24,21 +26,32 @@ class Loaded:
     """A data set as it came in.
 
     Attributes:
-        splits: train, validation and test, with the column `person` where it is known whose a row is.
+        splits: train, validation and test, with the column `person` where it is known whose a row is, of images with
+            the column LOOK.
         subgroups: the columns that came in beside samples and labels.
         left_out: the columns that did not.
         notes: what a reader of any result on it must know.
+        seen: what was seen of all images that were read; None of texts.
     """
 
     splits: DatasetDict
     subgroups: list[str]
     left_out: list[str]
     notes: list[str]
+    seen: Looks | None = None
 
-    def without_persons(self) -> DatasetDict:
-        """The splits without the column `person`."""
-        known = PERSON in self.splits["train"].column_names
-        return self.splits.remove_columns(PERSON) if known else self.splits
+    def plain(self) -> DatasetDict:
+        """The splits without the columns that only reading needs."""
+        return self.splits.remove_columns([c for c in (PERSON, LOOK) if c in self.splits["train"].column_names])
+
+    def looks(self) -> dict[str, Looks]:
+        """What was seen of each split's images; nothing of texts."""
+        return {} if self.seen is None else looks_of(self.splits, self.seen)
+
+
+def looks_of(splits: Mapping[Any, Dataset], seen: Looks) -> dict[str, Looks]:
+    """What was seen of each split's images."""
+    return {str(name): Looks(seen.records, np.asarray(split[LOOK][:])) for name, split in splits.items()}
 
 
 SHARES = {"test": 0.2, "validation": 0.1}
@@ -71,7 +84,7 @@ def with_all_splits(
         if kept_together:  # the cut of rows without persons is that of earlier versions, whose sets name its rows
             groups = kept_together(train) if whose is None else joined(persons, kept_together(train))
         rows = cut_rows(labels, groups, missing)
-        if not all(rows.values()) and kept_together:
+        if not all(rows.values()) and kept_together and len(np.unique(persons)) > 1:
             logger.warning("so many %ss are equal or nearly so that no cut keeps these together", noun)
             rows = cut_rows(labels, persons, missing)
         for name, chosen in rows.items():

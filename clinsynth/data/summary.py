@@ -5,40 +5,37 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 from datasets import Dataset
 
-from clinsynth.data.duplicates import NEAR_THRESHOLD, exact_pairs, fingerprint, near_pairs, text_digest
-from clinsynth.data.images import count_modes, count_sizes, decode, open_images, survey, to_eight_bits
+from clinsynth.data.duplicates import NEAR_THRESHOLD, exact_pairs, near_pairs, text_digest
 from clinsynth.data.labels import AGE_BANDS, AGE_WORDS, age_band, age_of, persons_of, words_of
+from clinsynth.data.looks import Looks, joined
 from clinsynth.data.splits import Loaded
+from clinsynth.data.targets import count_modes, count_sizes
 
 MAX_VALUES = 30  # a text column with more values than these is described by their number
 
 
-def summarize(splits: Mapping[str, Dataset]) -> dict[str, Any]:
+def summarize(splits: Mapping[str, Dataset], looks: Mapping[str, Looks]) -> dict[str, Any]:
     """Counts for each split and the duplicates among all of them, ready for JSON.
 
-    Raises:
-        ValueError: an image that cannot be read, by name.
+    `looks` were seen of the images of each split; of texts there are none.
     """
-    described = {name: describe_split(split) for name, split in splits.items()}
-    return {"splits": described, "duplicates": find_duplicates(splits)}
+    described = {name: describe_split(split, looks.get(name)) for name, split in splits.items()}
+    return {"splits": described, "duplicates": find_duplicates(splits, looks)}
 
 
 def summarize_loaded(loaded: Loaded) -> dict[str, Any]:
     """`summarize`, and what is to be known before anything is trained: persons, columns, notes, power."""
     whose = {name: persons_of(split) for name, split in loaded.splits.items()}
     persons = {name: None if found is None else len(set(found.tolist())) for name, found in whose.items()}
-    smallest = min(
-        ((count, name) for name, count in describe_split(loaded.splits["train"], False)["classes"].items()),
-        default=None,
-    )
+    smallest = min(((count, name) for name, count in count_classes(loaded.splits["train"]).items()), default=None)
     return {
-        **summarize(loaded.without_persons()),
+        **summarize({str(name): split for name, split in loaded.plain().items()}, loaded.looks()),
         "persons": persons,
         "subgroups": loaded.subgroups,
         "columns left out": loaded.left_out,
@@ -48,16 +45,18 @@ def summarize_loaded(loaded: Loaded) -> dict[str, Any]:
     }
 
 
-def describe_split(split: Dataset, in_full: bool = True) -> dict[str, Any]:
-    """Rows, classes and subgroups of a split, and what its images or texts measure."""
+def count_classes(split: Dataset) -> dict[str, int]:
+    """Rows of each class."""
     names = split.features["label"].names
-    counts = np.bincount(split["label"][:], minlength=len(names)).tolist()
-    classes = {"classes": dict(zip(names, counts, strict=True))}
-    if not in_full:
-        return classes
+    return dict(zip(names, np.bincount(split["label"][:], minlength=len(names)).tolist(), strict=True))
+
+
+def describe_split(split: Dataset, looks: Looks | None) -> dict[str, Any]:
+    """Rows, classes and subgroups of a split, and what its images or texts measure."""
+    classes = {"classes": count_classes(split)}
     others = [name for name in split.column_names if name not in ("id", "image", "text", "label")]
     subgroups = {name: describe_column(name, split[name][:]) for name in others}
-    if "text" in split.column_names:
+    if looks is None:
         lengths = [len(text) for text in split["text"]]
         return {
             "texts": len(split),
@@ -65,7 +64,7 @@ def describe_split(split: Dataset, in_full: bool = True) -> dict[str, Any]:
             "characters": {"least": min(lengths), "median": int(np.median(lengths)), "most": max(lengths)},
             "subgroups": subgroups,
         }
-    found = survey(split, ANY_DEPTH)
+    found = looks.survey()
     sizes = {f"{width}x{height}": count for (width, height), count in count_sizes(found).most_common()}
     return {
         "images": len(split),
@@ -76,7 +75,6 @@ def describe_split(split: Dataset, in_full: bool = True) -> dict[str, Any]:
     }
 
 
-ANY_DEPTH = ("full", 0.0, 0.0)
 RESAMPLES = 500
 MOST_TRAIN = 4000
 BASELINES, FEW_ROWS = 3, 2
@@ -140,7 +138,7 @@ def resampled_baselines(loaded: Loaded, count: int) -> np.ndarray | None:
     labels, known = np.asarray(train["label"][:])[rows], np.asarray(test["label"][:])
     if len(np.unique(labels)) < 2:
         return None
-    seen, unseen = features_of_rows(train.select(rows.tolist()), test)
+    seen, unseen = features_of_rows(loaded, rows)
     draws = [np.arange(len(rows)), *(resample_of_classes(labels, rng) for _ in range(count - 1))]
     model = LogisticRegression(class_weight="balanced", max_iter=200)
     with warnings.catch_warnings():
@@ -169,16 +167,19 @@ def macro_f1(known: np.ndarray, predicted: np.ndarray, weights: np.ndarray) -> f
     return float(np.mean(found))
 
 
-def features_of_rows(train: Dataset, test: Dataset) -> tuple[Any, Any]:
-    """Standardised thumbnails (n, 784), or weights of words, of both splits."""
-    if "text" in train.column_names:
+def features_of_rows(loaded: Loaded, rows: np.ndarray) -> tuple[Any, Any]:
+    """Standardised thumbnails (n, 784), or weights of words, of the train rows `rows` and of all test rows."""
+    if loaded.seen is None:
         from sklearn.feature_extraction.text import TfidfVectorizer
 
+        train = loaded.splits["train"].select(rows.tolist())
         words = TfidfVectorizer(min_df=1, max_features=20_000).fit(train["text"])
-        return words.transform(train["text"]), words.transform(test["text"])
-    rows = [np.stack([thumbnail.ravel() for _, thumbnail in fingerprints(split)]) / 255 for split in (train, test)]
-    mean, spread = rows[0].mean(0), rows[0].std(0) + 1e-3
-    return tuple((found - mean) / spread for found in rows)  # type: ignore[return-value]
+        return words.transform(train["text"]), words.transform(loaded.splits["test"]["text"])
+    looks = loaded.looks()
+    known, unseen = looks["train"].thumbnails[rows], looks["test"].thumbnails
+    pixels = [found.reshape(len(found), -1) / 255 for found in (known, unseen)]
+    mean, spread = pixels[0].mean(0), pixels[0].std(0) + 1e-3
+    return tuple((found - mean) / spread for found in pixels)  # type: ignore[return-value]
 
 
 def describe_column(name: str, values: list[Any]) -> dict[str, Any]:
@@ -197,29 +198,22 @@ def describe_column(name: str, values: list[Any]) -> dict[str, Any]:
     return {**dict(counts.most_common()), **missing}
 
 
-def find_duplicates(splits: Mapping[str, Dataset]) -> dict[str, Any]:
+def find_duplicates(splits: Mapping[str, Dataset], looks: Mapping[str, Looks]) -> dict[str, Any]:
     """Pairs of the same pixels (each later image with its first) and of near duplicates that are not the same."""
     places = [(name, row) for name, split in splits.items() for row in range(len(split))]
     labels = np.concatenate([split["label"][:] for split in splits.values()])
-    if "text" in next(iter(splits.values())).column_names:
+    if not looks:
         texts = [text for split in splits.values() for text in split["text"]]
         return {"exact": describe_pairs(exact_pairs(map(text_digest, texts)), places, labels)}
-    parts = [part for split in splits.values() for part in fingerprints(split)]
-    digests = [digest for digest, _ in parts]
+    every = joined([looks[name] for name in splits])
+    digests = every.digests.tolist()
     exact = exact_pairs(digests)
-    likely = near_pairs(np.stack([thumbnail for _, thumbnail in parts]))
+    likely = near_pairs(every.thumbnails)
     near = {(i, j): round(likeness, 3) for i, j, likeness in likely if digests[i] != digests[j]}
     return {
         "exact": describe_pairs(exact, places, labels),
         "near": {"threshold": NEAR_THRESHOLD, **describe_pairs(near, places, labels)},
     }
-
-
-def fingerprints(split: Dataset) -> Iterator[tuple[str, np.ndarray]]:
-    """Digest and thumbnail of each image; one at a time."""
-    for name, image in open_images(split, ANY_DEPTH):
-        decode(name, image)
-        yield fingerprint(image, to_eight_bits(name, image, ANY_DEPTH))
 
 
 def describe_pairs(

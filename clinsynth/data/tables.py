@@ -73,25 +73,9 @@ def image_dataset(cells: list[dict[str, Any]], columns: dict[str, list[Any]]) ->
     return Dataset.from_dict({"image": cells, **columns}, features=features)
 
 
-def read_table(path: Path, skip: bool = False) -> dict[str, Dataset]:
-    """A table with columns image (path relative to the file), a label, optionally split, and others.
-
-    Files that are not there are left for later where they are to be skipped.
-
-    Raises:
-        ValueError: no rows, no column image, files that are not there, or an unknown split; names the rows.
-    """
-    rows, missing = read_file(path), []
-    if "image" not in rows[0]:
-        raise ValueError(f"{path} has no column image; it has {', '.join(rows[0])}; call the column of paths so")
-    for number, row in enumerate(rows, start=1):
-        file = path.parent / str(row.get("image") or "")
-        if not file.is_file():
-            missing.append(f"{path}, row {number}: there is no file {file}; paths are relative to the table")
-        row["image"] = {"bytes": None, "path": str(file)}
-    settle([] if skip else missing, len(rows), "image", False, [])
-    splits = {split: checked_columns(path, members) for split, members in rows_by_split(path, rows).items()}
-    return {split: image_dataset(columns.pop("image"), columns) for split, columns in splits.items()}
+def split_column(rows: Rows) -> str | None:
+    """The column that says which split a row belongs to."""
+    return next((name for row in rows for name in row if name.strip().casefold() == "split"), None)
 
 
 def rows_by_split(path: Path, rows: Rows) -> dict[str, Rows]:
@@ -101,14 +85,16 @@ def rows_by_split(path: Path, rows: Rows) -> dict[str, Rows]:
         ValueError: an unknown split, or no train row.
     """
     splits: dict[str, Rows] = {}
-    named = [name for name in rows[0] if name.strip().casefold() == "split"]
+    column = split_column(rows)
+    if column is None:
+        return {"train": rows}
     for number, row in enumerate(rows, start=1):
-        own = str(row.get(named[0]) or "").strip() if named else ""
+        own = str(row.get(column) or "").strip()
         split = split_named(own) if own else "train"
         if split is None:
             raise ValueError(f"{path}, row {number}: split is {own[:40]!r}; it may be train, validation or test")
         splits.setdefault(split, []).append(row)
-    without = sum(not str(row.get(named[0]) or "").strip() for row in rows) if named else 0
+    without = sum(not str(row.get(column) or "").strip() for row in rows)
     if without:
         logger.warning("%s: %d rows name no split: they count as train", path, without)
     if "train" not in splits:

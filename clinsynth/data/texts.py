@@ -21,13 +21,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import pyarrow.parquet as pq
 from datasets import Dataset, DatasetDict, Value
 
 from clinsynth.data import phantom_posts
 from clinsynth.data.arguments import TextDataArguments
 from clinsynth.data.columns import with_subgroups
 from clinsynth.data.duplicates import text_digest
+from clinsynth.data.image_tables import NAMED, Places, ending, files_below, names_images
 from clinsynth.data.labels import (
     PERSON,
     LabelledSamples,
@@ -38,7 +38,7 @@ from clinsynth.data.labels import (
     with_class_labels,
 )
 from clinsynth.data.persons import warn, with_persons
-from clinsynth.data.sources import read_folder, read_hub
+from clinsynth.data.sources import is_parquet_of_images, parquet_files, read_file_or_hub, read_folder
 from clinsynth.data.splits import Loaded, choose_train, with_all_splits, without_small_classes
 from clinsynth.data.tables import (
     TABLES,
@@ -66,7 +66,7 @@ def load_text_dataset(args: TextDataArguments, seed: int = 0) -> DatasetDict:
         ValueError: whatever is wrong with the data set or a flag, with its name, value and a hint.
     """
     loaded = open_text_dataset(args, seed)
-    return loaded.without_persons()
+    return loaded.plain()
 
 
 def open_text_dataset(args: TextDataArguments, seed: int = 0) -> Loaded:
@@ -105,15 +105,17 @@ def warn_of_shared_texts(splits: dict[str, Dataset], notes: list[str]) -> None:
 def holds_texts(spec: str) -> bool:
     """Whether a data set is one of texts: by the columns of its first file, or the names of its files."""
     path, name = Path(spec), spec.partition("?")[0]
+    if path.exists() and parquet_files(path) and (path.is_dir() or path.suffix.lower() == ".parquet"):
+        return not is_parquet_of_images(path)
     if path.is_dir():
         tables = [file for file in path.iterdir() if file.suffix.lower() in TABLES]
-        parquet = next(path.rglob("*.parquet"), None)
-        if parquet is not None:
-            return "image" not in pq.read_schema(parquet).names
         known = {"counselchat_min.csv", *MTS_DIALOG.values()}
-        return any(split_named(file.stem) or file.name in known for file in tables)
+        named = any(split_named(file.stem) or file.name in known for file in tables)
+        return named and not any(ending(file.name) for file in files_below(path))
     if path.suffix.lower() in TABLES and path.is_file():
-        return "image" not in next(iter(read_rows(path)), {"image": ""})
+        first = next(iter(read_rows(path)), {"image": ""})
+        of_texts = "text" in first or COUNSELCHAT_COLUMNS.keys() <= first.keys()
+        return of_texts or not ({*map(str.casefold, first)} & {*NAMED} or names_images(path, Places(path.parent)))
     return name == phantom_posts.NAME
 
 
@@ -135,10 +137,8 @@ def read_text_splits(args: TextDataArguments) -> dict[str, Dataset]:
         return phantom_posts.build_splits(args.dataset)
     if path.is_dir():
         return read_text_folder(path, args)
-    if path.suffix.lower() not in TABLES:
-        return read_hub(args.dataset)
-    if not path.is_file():
-        raise ValueError(f"--dataset {args.dataset}: there is no such file; check the path")
+    if path.suffix.lower() not in TABLES or not path.is_file():
+        return read_file_or_hub(args.dataset, path)
     return to_datasets(path, rows_by_split(path, known_layout(read_file(path), args)))
 
 
@@ -150,7 +150,7 @@ def read_text_folder(path: Path, args: TextDataArguments) -> dict[str, Dataset]:
     if counselchat.is_file():
         return to_datasets(path, rows_by_split(counselchat, known_layout(read_file(counselchat), args)))
     files = [file for file in sorted(path.iterdir()) if file.suffix.lower() in TABLES]
-    if not files and next(path.rglob("*.parquet"), None):
+    if not files and parquet_files(path):
         return read_folder(path)
     named = [(split, file) for file in files if (split := split_named(file.stem))]
     if not named:
@@ -313,12 +313,14 @@ class TextSet:
         labels: int64 (n,), numbers of the class names that go with the set.
         ids: one a text; those of the train split are what `example_ids` name.
         example_ids: for each synthetic text the ids of the train texts in its prompt; None where that is not known.
+        persons: int64 (n,), whose each real text is; None where that is not known.
     """
 
     texts: list[str]
     labels: np.ndarray
     ids: list[str]
     example_ids: list[list[str]] | None = None
+    persons: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -329,4 +331,5 @@ class TextSet:
         columns = dataset.column_names
         ids = dataset["id"][:] if "id" in columns else [str(row) for row in range(len(dataset))]
         examples = dataset["example_ids"][:] if "example_ids" in columns else None
-        return cls(dataset["text"][:], np.asarray(dataset["label"][:], dtype=np.int64), ids, examples)
+        labels = np.asarray(dataset["label"][:], dtype=np.int64)
+        return cls(dataset["text"][:], labels, ids, examples, persons_of(dataset))

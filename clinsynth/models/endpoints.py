@@ -22,6 +22,7 @@ from clinsynth.models.writers import (
     Messages,
     Request,
     WriterArguments,
+    as_json_schema,
     attempt_seed,
     check_answer,
     closed_schema,
@@ -57,11 +58,6 @@ MOST_BYTES = 16 << 20
 PASSING = (408, 409, 429)
 """Statuses below 500 after which the client asks again."""
 NO_COMPLETION, TOO_LATE = "what came is no chat completion", "no answer in time"
-
-
-def as_json_schema(schema: dict[str, Any]) -> dict[str, Any]:
-    """`response_format` as OpenAI defines it."""
-    return {"type": "json_schema", "json_schema": {"name": "row", "schema": schema, "strict": True}}
 
 
 def as_json_object(schema: dict[str, Any]) -> dict[str, Any]:

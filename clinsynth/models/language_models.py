@@ -67,6 +67,10 @@ def load_writer(args: WriterArguments, task: Task, device: str | torch.device) -
         return open_endpoint(args, task.schema)
     if args.backend == "vllm":
         return VLLMWriter(args, task)
+    if args.backend == "llama.cpp":
+        from clinsynth.models.llama_cpp import LlamaCppWriter
+
+        return LlamaCppWriter(args, task)
     return LocalWriter(args, load_text_pipeline(args, task, device))
 
 

@@ -54,8 +54,9 @@ class WriterArguments:
     model: str = ""
     """folder or Hub id of a causal language model, or a .gguf file; with or without a chat template. With --endpoint:
     the name by which the server knows its model"""
-    backend: Literal["transformers", "vllm"] = "transformers"
-    """what runs the model here; vllm needs its extra: pip install clinsynth[vllm]"""
+    backend: Literal["transformers", "llama.cpp", "vllm"] = "transformers"
+    """what runs the model here; llama.cpp takes a .gguf file as it is and is quickest on a CPU, vllm is for a GPU;
+    each needs its extra: pip install clinsynth[llamacpp], clinsynth[vllm]"""
     endpoint: str | None = None
     """a server of the OpenAI chat protocol that runs the model instead, as http://127.0.0.1:8000/v1 (vLLM, TGI,
     llama.cpp, an Inference Endpoint); its key is taken from the environment: HF_TOKEN for huggingface.co alone, else
@@ -88,10 +89,14 @@ class WriterArguments:
             raise ValueError("--model is missing; give a folder, a Hub id or a .gguf file of a language model")
         check_at_least(self, 1, ["batch_size", "max_attempts", "max_new_tokens", "concurrency"])
         check_at_least(self, 0, ["thinking"])
-        if self.thinking and self.backend == "vllm":
+        if self.thinking and self.backend != "transformers":
             raise ValueError(
                 f"--thinking {self.thinking} is for --backend transformers, or for vLLM's server as --endpoint, which "
                 "parts thoughts from answers; leave --thinking or --backend out"
+            )
+        if self.backend == "llama.cpp" and self.dtype != "float32":
+            raise ValueError(
+                f"--dtype {self.dtype} is for weights as numbers, but a .gguf file has its own; leave it out"
             )
         if not 0 < self.timeout_s < float("inf"):
             raise ValueError(f"--timeout_s must be above 0 and finite, got {self.timeout_s}; give 120")
@@ -196,6 +201,11 @@ FINISHED = ("stop", "eos_token", "stop_sequence")
 def closed_schema(schema: dict[str, Any]) -> dict[str, Any]:
     """The schema of an object with all its properties required and no others allowed, as the local pipeline has it."""
     return {**schema, "required": list(schema["properties"]), "additionalProperties": False}
+
+
+def as_json_schema(schema: dict[str, Any]) -> dict[str, Any]:
+    """`response_format` as OpenAI defines it."""
+    return {"type": "json_schema", "json_schema": {"name": "row", "schema": schema, "strict": True}}
 
 
 def token_budget(schema: dict[str, Any], max_new_tokens: int | None) -> int:

@@ -23,6 +23,8 @@ from clinsynth.run_folder import atomic_write, describe_environment, read_json, 
 from clinsynth.study.plan import MARK
 from clinsynth.synthesis.sets import load_synthetic_images, with_labels_of
 from clinsynth.trainers.classifiers.arms import REAL_ONLY
+from clinsynth.trainers.classifiers.dose import fading
+from clinsynth.trainers.classifiers.statistics import judge_together
 
 if TYPE_CHECKING:
     from clinsynth.study.arguments import StudyArguments
@@ -106,6 +108,7 @@ def render_study(
         privacy=privacy_table(generators) if things == page.IMAGES else {},
         classifiers=[classifier_view(name, results, report) for name, results in report["classifiers"].items()],
         agreement=agreement_rows(report),
+        doses=list(dose_views(report)),
         collapse={
             name: read_collapse(entry["evidence"]["measurements"], "test")["sentence"]
             for name, entry in generators.items()
@@ -272,6 +275,49 @@ def curve_views(results: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
+DOSE = (560.0, 220.0)
+DOSE_TICKS = 4
+
+
+def dose_views(report: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """For each kind of arm and generator of --each_ratio a drawing of the gain over the ratio, one line for each
+    number of real samples, and what it says."""
+    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for results in report["classifiers"].values():
+        for record in results.get("dose", []):
+            found.setdefault((record["kind"], record["source"]), []).append(record)
+    for (kind, source), records in found.items():
+        records.sort(key=lambda record: record["real"])
+        points = [point for record in records for point in record["points"]]
+        across = page.scale_for((float(np.log(point["ratio"])) for point in points), DOSE[0] - 100, zero=False)
+        up = page.scale_for((end for point in points for end in point["interval"]), DOSE[1] - 30)
+        faded = fading(records)
+        yield {
+            "name": f"{kind} of {source}" if source else kind,
+            "size": DOSE,
+            "ticks": sorted({(across(float(np.log(point["ratio"]))), f"{point['ratio']:g}") for point in points}),
+            "levels": [(DOSE[1] - 30 - up(at), f"{at:+.2f}") for at in np.linspace(up.low, up.high, DOSE_TICKS)],
+            "zero": DOSE[1] - 30 - up(0),
+            "lines": [dose_line(record, across, up) for record in records],
+            "sentences": [record["sentence"] for record in records] + ([faded["sentence"]] if faded else []),
+        }
+
+
+def dose_line(record: dict[str, Any], across: page.Scale, up: page.Scale) -> dict[str, Any]:
+    """The line of one number of real samples: where its points and the ends of their intervals stand."""
+    places = [
+        (across(float(np.log(point["ratio"]))), *(DOSE[1] - 30 - up(at) for at in (point["difference"], low, high)))
+        for point in record["points"]
+        for low, high in [point["interval"]]
+    ]
+    return {
+        "real": record["real"],
+        "points": " ".join(f"{x},{round(y, 1)}" for x, y, *_ in places),
+        "whiskers": [(x, round(low, 1), round(high, 1)) for x, _, low, high in places],
+        "end": places[-1][:2],
+    }
+
+
 def study_limits(report: dict[str, Any]) -> Iterator[str]:
     """What the numbers do not say, in plain words."""
     notes = [note for entry in report["generators"].values() for note in entry["evidence"]["data"].get("notes", ())]
@@ -312,6 +358,10 @@ def write_study_report(args: StudyArguments, plan: Plan, output_dir: Path) -> No
 def gather_report(args: StudyArguments, plan: Plan) -> dict[str, Any]:
     """Everything that the steps measured, as report.json holds it."""
     generators = {name: gather_generator(args, plan, name) for name in plan.generated}
+    classifiers = {name: read_json(step.output_dir / "results.json") for name, step in plan.classified.items()}
+    if len(classifiers) > 1:  # a single one has judged its own
+        every = [record for results in classifiers.values() for record in results["comparisons"]]
+        judge_together(every, "text" if args.task else ImageArrays.noun)
     return {
         "title": args.title or args.dataset,
         "dataset": args.dataset,
@@ -319,7 +369,7 @@ def gather_report(args: StudyArguments, plan: Plan) -> dict[str, Any]:
         "shareable": args.shareable,
         "author": args.author,
         "generators": generators,
-        "classifiers": {name: read_json(step.output_dir / "results.json") for name, step in plan.classified.items()},
+        "classifiers": classifiers,
         "commands": [read_json(step.output_dir / MARK) for step in plan.steps],
         "environment": describe_environment(),
         "steps": {step.name: step.key for step in plan.steps},

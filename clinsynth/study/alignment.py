@@ -146,7 +146,7 @@ def mean_record(
 
 def tail_record(record: Measurement, comparison: Comparison, settings: MeasurementSettings) -> Measurement:
     """The low tail; its floors are those of one half of the real images below the other's, and of the other split."""
-    scores = comparison.map(lambda side: Features(side.rows[:, 3], side.labels))
+    scores = comparison.map(lambda side: side.of(side.rows[:, 3]))
     mine, known, many = scores.synthetic.rows, scores.real.rows, settings.replicates
     record = replace(
         record,

@@ -80,8 +80,8 @@ def gather_evidence(
     features, pictures = {}, {}
     for split in ("train", "test", "synthetic"):
         rows = cached_features(extractor, sets[split].images, cache / "features", f"features, {split}")
-        features[split] = Features(rows, sets[split].labels)
-        pictures[split] = Features(sets[split].images, sets[split].labels)
+        features[split] = Features(rows, sets[split].labels, sets[split].persons)
+        pictures[split] = features[split].of(sets[split].images)
     finished, settings = (
         Kept(output_dir / "measurements.json"),
         MeasurementSettings(extractor.name, args.bootstrap, args.seed),
@@ -176,7 +176,8 @@ def as_dicts(measure: Callable[[], list[Measurement]]) -> list[dict[str, Any]]:
 
 def hash_inputs(sides: dict[str, Features], settings: MeasurementSettings, label_names: list[str]) -> str:
     """Hash of all that a measurement depends on: 16 hexadecimal digits."""
-    contents = [array for name in sorted(sides) for array in (sides[name].rows, sides[name].labels)]
+    kept = [(side.rows, side.labels, side.persons) for _, side in sorted(sides.items())]
+    contents = [array for side in kept for array in side if array is not None]
     return hash_arrays(*contents, f"{settings}{label_names}")[:16]
 
 

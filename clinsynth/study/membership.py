@@ -29,7 +29,8 @@ from clinsynth.metrics.privacy.attack import (
 )
 from clinsynth.pipelines.class_conditioned_ddpm import ClassConditionedDDPMPipeline
 from clinsynth.seeds import derive_seed
-from clinsynth.trainers.diffusion.model import DDPMProcess, StepInputs
+from clinsynth.trainers.diffusion.process import DDPMProcess
+from clinsynth.trainers.stream import StepInputs
 
 NOISE_LEVELS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.45, 0.6, 0.8)
 FALSE_POSITIVE_RATES = (0.01, 0.05)

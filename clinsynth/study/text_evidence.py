@@ -207,7 +207,8 @@ def perplexity_part(
     for name, side in sets.items():
         rows = fidelity.draw_rows(len(side), fidelity.MOST_SCORED, settings.seed)
         drawn = [side.texts[row] for row in rows]
-        losses[name] = Features(embed_texts(model, drawn, folder, f"losses, {name}"), side.labels[rows])
+        persons = None if side.persons is None else side.persons[rows]
+        losses[name] = Features(embed_texts(model, drawn, folder, f"losses, {name}"), side.labels[rows], persons)
     settings = replace(settings, extractor=model.name)
     for key, measure in compared(fidelity.measure_perplexity, losses, label_names, settings):
         yield f"{key}, {hash_arrays(model.fingerprint)[:8]}", measure
@@ -242,10 +243,15 @@ def hash_evidence(
     contents = [
         part
         for side in sets.values()
-        for part in (pack_texts([*side.texts, *side.ids]), side.labels, f"{side.example_ids}")
+        for part in (pack_texts([*side.texts, *side.ids]), side.labels, f"{side.example_ids}", whose(side))
     ]
     planted = None if canaries is None else asdict(canaries)
     return hash_arrays(*contents, encoder.fingerprint, f"{settings}{label_names}{planted}")[:16]
+
+
+def whose(side: TextSet) -> str:
+    """Whose its texts are, as text."""
+    return "" if side.persons is None else str(side.persons.tolist())
 
 
 HINT = f"give the folder that `{WROTE_TEXTS}` wrote"
@@ -351,9 +357,9 @@ def view(sets: dict[str, TextSet], encoder: TextEncoder, folder: Path) -> Views:
     views = Views({}, {}, {})
     rows = embed_all(encoder, sets, folder)
     for name, side in sets.items():
-        views.embeddings[name] = Features(rows[name], side.labels)
-        views.words[name] = Features(word_rows(side.texts), side.labels)
-        views.texts[name] = Features(as_objects(side.texts), side.labels)
+        views.embeddings[name] = Features(rows[name], side.labels, side.persons)
+        views.words[name] = views.embeddings[name].of(word_rows(side.texts))
+        views.texts[name] = views.embeddings[name].of(as_objects(side.texts))
     return views
 
 

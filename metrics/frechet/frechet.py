@@ -71,8 +71,11 @@ def frechet_interval(
     seed: int = 0,
     level: float = 0.95,
     on_replicate: Callable[[], object] | None = None,
+    persons: np.ndarray | None = None,
 ) -> tuple[float, float]:
     """Bootstrap interval (low, high) of the Fréchet distance; rows of both sides are resampled.
+
+    Where `persons` (n_real,) say whose each real row is, persons are resampled with all their rows.
 
     A resample repeats rows, which adds the bias of a smaller sample once more: plain bootstrap distances lie above the
     distance that they are replicates of. The interval is therefore *centred*: the bootstrap's own estimate of that
@@ -84,13 +87,21 @@ def frechet_interval(
     generator = np.random.default_rng(seed)
     replicates = np.empty(n_bootstrap)
     for i in range(n_bootstrap):
-        counts = [np.bincount(generator.integers(len(x), size=len(x)), minlength=len(x)) for x in (real, synthetic)]
+        counts = [_drawn(generator, len(real), persons), _drawn(generator, len(synthetic))]
         replicates[i] = _distance(_fit(real, counts[0]), _fit(synthetic, counts[1]))
         if on_replicate is not None:
             on_replicate()
     bias = replicates.mean() - frechet_distance(real, synthetic)
     low, high = np.quantile(replicates, [(1 - level) / 2, (1 + level) / 2]) - bias
     return max(0.0, float(low)), max(0.0, float(high))
+
+
+def _drawn(generator: np.random.Generator, count: int, persons: np.ndarray | None = None) -> np.ndarray:
+    """How often each of `count` rows is drawn, with replacement, by itself or with its person."""
+    whose = np.arange(count) if persons is None else np.unique(persons, return_inverse=True)[1]
+    many = int(whose.max()) + 1
+    counts: np.ndarray = np.bincount(generator.integers(many, size=many), minlength=many)[whose]
+    return counts
 
 
 def frechet_extrapolated(

@@ -156,8 +156,8 @@ def thumbnail_features(
     """Thumbnails as features, unmoved on all three sides: a view more for one side would bring it nearer."""
     return {
         "synthetic": Features(space.embed(synthetic.images), synthetic.labels),
-        "test": Features(space.embed(held_out.images), held_out.labels),
-        "train": Features(space.rows, train.labels),
+        "test": Features(space.embed(held_out.images), held_out.labels, held_out.persons),
+        "train": Features(space.rows, train.labels, train.persons),
     }
 
 

@@ -48,8 +48,11 @@ def kernel_interval(
     seed: int = 0,
     level: float = 0.95,
     on_block: Callable[[], object] | None = None,
+    persons: np.ndarray | None = None,
 ) -> tuple[float, float]:
     """Percentile bootstrap interval (low, high) of `kernel_distance`; rows of both sides are resampled.
+
+    Where `persons` (n_real,) say whose each real row is, persons are resampled with all their rows.
 
     The replicates are weighted sums over one evaluation of the kernel. A pair made of two copies of the same original
     is left out of every replicate, as the U-statistic leaves out the diagonal; otherwise each replicate would be
@@ -58,7 +61,12 @@ def kernel_interval(
     """
     real, synthetic = check_features(real, synthetic)
     generator = np.random.default_rng(seed)
-    counts = [generator.multinomial(len(x), np.full(len(x), 1 / len(x)), size=n_bootstrap) for x in (real, synthetic)]
+    units = [np.arange(len(x)) for x in (real, synthetic)]
+    if persons is not None:
+        units[0] = np.unique(persons, return_inverse=True)[1]
+    many = [int(own.max()) + 1 for own in units]
+    drawn = [generator.multinomial(own, np.full(own, 1 / own), size=n_bootstrap) for own in many]
+    counts = [own[:, whose] for own, whose in zip(drawn, units, strict=True)]
     replicates = _weighted_distances((real, counts[0].astype(float)), (synthetic, counts[1].astype(float)), on_block)
     low, high = np.quantile(replicates, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)

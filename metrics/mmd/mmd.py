@@ -67,15 +67,23 @@ def mmd_interval(
     seed: int = 0,
     level: float = 0.95,
     on_block: Callable[[], object] | None = None,
+    persons: np.ndarray | None = None,
 ) -> tuple[float, float]:
     """Percentile bootstrap interval (low, high) of `mmd_squared`; rows of both sides are resampled.
+
+    Where `persons` (n_real,) say whose each real row is, persons are resampled with all their rows.
 
     The replicates are weighted sums over one evaluation of the kernel, in blocks of 1,024 rows, without the pairs made
     of two copies of one original, which would bias each of them upwards. `on_block` is called after each block.
     """
     real, synthetic = check_sides(real, synthetic, bandwidth)
     generator = np.random.default_rng(seed)
-    counts = [generator.multinomial(len(x), np.full(len(x), 1 / len(x)), size=n_bootstrap) for x in (real, synthetic)]
+    units = [np.arange(len(x)) for x in (real, synthetic)]
+    if persons is not None:
+        units[0] = np.unique(persons, return_inverse=True)[1]
+    many = [int(own.max()) + 1 for own in units]
+    drawn = [generator.multinomial(own, np.full(own, 1 / own), size=n_bootstrap) for own in many]
+    counts = [own[:, whose] for own, whose in zip(drawn, units, strict=True)]
     sides = (real, counts[0].astype(float)), (synthetic, counts[1].astype(float))
     replicates = _weighted_distances(*sides, bandwidth, on_block)
     low, high = np.quantile(replicates, [(1 - level) / 2, (1 + level) / 2])

@@ -135,6 +135,7 @@ def prdc_intervals(
     seed: int = 0,
     level: float = 0.95,
     on_replicate: Callable[[], object] | None = None,
+    persons: np.ndarray | None = None,
 ) -> dict[str, tuple[float, float]]:
     """Intervals (low, high) of the four numbers, by subsampling both sides *without* replacement.
 
@@ -143,7 +144,7 @@ def prdc_intervals(
     variance out. Each replicate is therefore the four numbers of a random half of both sides (at most 1,000 rows of
     the larger), and its deviations from the mean replicate, times sqrt(f / (1 - f)) for a share f (Wu 1990, "On the
     asymptotic properties of the jackknife histogram"), stand about the value of all rows. `on_replicate` is called
-    after each.
+    after each. Where `persons` (n_real,) say whose each real row is, whole persons are drawn, until there are enough.
 
     Raises:
         ValueError: as `prdc`, or fewer than 2 * `nearest_k` rows on a side.
@@ -160,6 +161,8 @@ def prdc_intervals(
     replicates = np.empty((n_replicates, len(NAMES)))
     for i in range(n_replicates):
         index = [generator.permutation(len(x))[:size] for x, size in zip((real, synthetic), sizes, strict=True)]
+        if persons is not None:
+            index[0] = _of_persons(persons, sizes[0], generator)
         replicates[i] = list(prdc(real[index[0]], synthetic[index[1]], nearest_k).values())
         if on_replicate is not None:
             on_replicate()
@@ -170,6 +173,13 @@ def prdc_intervals(
         name: (max(0.0, float(value[name] + low)), min(highest.get(name, 1.0), float(value[name] + high)))
         for name, low, high in zip(NAMES, *ends, strict=True)
     }
+
+
+def _of_persons(persons: np.ndarray, size: int, generator: np.random.Generator) -> np.ndarray:
+    """Row numbers of whole persons in random order, `size` rows or the last person's more."""
+    _, whose = np.unique(persons, return_inverse=True)
+    turn = generator.permutation(int(whose.max()) + 1)[whose]
+    return np.flatnonzero(turn <= np.sort(turn)[size - 1])
 
 
 def check_features(real: np.ndarray, synthetic: np.ndarray, nearest_k: int) -> tuple[np.ndarray, np.ndarray]:

@@ -52,7 +52,7 @@ def measure_memorisation(
     synthetic, train, held_out = sides
     shares = measure_shares(synthetic, train, held_out, label_names, settings)
     labels = (synthetic.labels, held_out.labels)
-    return shares + measure_ratios(near, labels, label_names, len(train), settings)
+    return shares + measure_ratios(near, labels, label_names, len(train), settings, held_out.persons)
 
 
 def measure_shares(
@@ -78,6 +78,8 @@ def draw_closest(synthetic: Features, train: Features, held_out: Features, setti
     order = generator.permutation(len(train.rows) + len(held_out.rows))
     rows = np.concatenate([train.rows, held_out.rows])[order]
     labels = np.concatenate([train.labels, held_out.labels])[order]
+    known = [side.persons for side in (train, held_out) if side.persons is not None]
+    persons = np.concatenate(known)[order] if len(known) == 2 else None
     is_train = order < len(train.rows)
     places = np.argsort(order)[len(train.rows) :]  # where the held-out rows are in the pool
     near = closest_rows(as_views(synthetic.rows), rows, DEPTH).numbers
@@ -87,9 +89,9 @@ def draw_closest(synthetic: Features, train: Features, held_out: Features, setti
     for replicate in range(max(settings.replicates, FEWEST_DRAWS)):
         taken = balanced(is_train, np.ones(len(order), dtype=bool), labels, generator)
         observed.append(closest_is_train(taken, near))
-        relabelled.append(closest_is_train(relabel(taken, labels, generator), near))
+        relabelled.append(closest_is_train(relabel(taken, labels, generator, persons), near))
         if enough:
-            moved, _ = split_halves(held_out.labels, settings.seed + replicate)
+            moved, _ = split_halves(held_out.labels, settings.seed + replicate, held_out.persons)
             allowed = np.ones(len(order), dtype=bool)
             allowed[places[moved]] = False  # as if they were synthetic
             taken = balanced(is_train, allowed, labels, generator)
@@ -112,12 +114,19 @@ def balanced(
     return signs
 
 
-def relabel(signs: np.ndarray, labels: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """The signs shuffled among the rows taken, class by class."""
+def relabel(
+    signs: np.ndarray, labels: np.ndarray, generator: np.random.Generator, persons: np.ndarray | None = None
+) -> np.ndarray:
+    """The signs shuffled among the rows taken, class by class; among `persons` (n,) where they are known, each of whom
+    stands on one side."""
     shuffled = signs.copy()
     for label in np.unique(labels):
         rows = np.flatnonzero((labels == label) & (signs != 0))
-        shuffled[rows] = generator.permutation(signs[rows])
+        if persons is None:
+            shuffled[rows] = generator.permutation(signs[rows])
+        else:
+            _, first, whose = np.unique(persons[rows], return_index=True, return_inverse=True)
+            shuffled[rows] = generator.permutation(signs[rows][first])[whose]
     return shuffled
 
 
@@ -235,12 +244,14 @@ def measure_ratios(
     label_names: list[str],
     n_train: int,
     settings: MeasurementSettings,
+    persons: np.ndarray | None = None,
 ) -> list[MemorisationRecord]:
     """Median and 5 % quantile of the NNDR to the train rows, overall and a class.
 
     Args:
         near: the train rows closest to each synthetic and to each held-out row.
         labels: of both sides.
+        persons: whose the held-out rows are, where that is known.
     """
     ratios, floors = (side.nearest_over_second() for side in near)
     records = []
@@ -248,22 +259,28 @@ def measure_ratios(
         sizes = (int(chosen.sum()), n_train, int(own.sum()))
         for metric, quantile in ((NNDR_MEDIAN, 0.5), (NNDR_FIFTH, 0.05)):
             record = unmeasured(metric, label, sizes, settings)
-            records.append(with_quantile(record, quantile, ratios[chosen], floors[own], settings))
+            whose = None if persons is None else persons[own]
+            records.append(with_quantile(record, quantile, ratios[chosen], floors[own], settings, whose))
     return records
 
 
 def with_quantile(
-    record: MemorisationRecord, quantile: float, ratios: np.ndarray, floors: np.ndarray, settings: MeasurementSettings
+    record: MemorisationRecord,
+    quantile: float,
+    ratios: np.ndarray,
+    floors: np.ndarray,
+    settings: MeasurementSettings,
+    persons: np.ndarray | None,
 ) -> MemorisationRecord:
     """The record with a quantile of the synthetic rows' ratios, beside that of the held-out rows'."""
     if record.note:
         return record
     found = partial(np.quantile, q=quantile)
 
-    def interval(values: np.ndarray) -> Interval | None:
-        return bootstrap_interval(found, [values], settings.replicates, [settings.seed, 5])
+    def interval(values: np.ndarray, whose: np.ndarray | None) -> Interval | None:
+        return bootstrap_interval(found, [values], settings.replicates, [settings.seed, 5], [whose])
 
-    record = replace(record, value=float(found(ratios)), interval=interval(ratios))
+    record = replace(record, value=float(found(ratios)), interval=interval(ratios, None))
     if len(floors) < MIN_ROWS:
         return record
-    return replace(record, floor=float(found(floors)), floor_range=interval(floors))
+    return replace(record, floor=float(found(floors)), floor_range=interval(floors, persons))

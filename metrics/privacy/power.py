@@ -33,6 +33,12 @@ def tail_threshold(scores: np.ndarray, rate: float = RATE) -> float | None:
     return float(start + excess * np.log(above / len(ordered) / rate))
 
 
+def beyond(scores: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
+    """The scores (n, k) in thresholds (k,), the highest of them: above 1 a row is a copy; (n,)."""
+    found: np.ndarray = (scores / thresholds).max(1)
+    return found
+
+
 def describe_power(kind: str, planted: int, found: int, n_synthetic: int) -> dict[str, Any]:
     """A record: how many of the planted copies were found, and what that means in a set of this size.
 

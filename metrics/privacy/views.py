@@ -24,13 +24,16 @@ import numpy as np
 from PIL import Image
 from scipy.ndimage import affine_transform, gaussian_filter
 
-from clinsynth.metrics.privacy.power import RATE, describe_power, tail_threshold
+from clinsynth.metrics.privacy.power import RATE, beyond, describe_power, tail_threshold
 
 SIDE, BORDER = 28, 4
 REACH = 3
 WARPS = [(0.9, 0), (0.95, 0), (1.05, 0), (1.1, 0), (1, -8), (1, -4), (1, 4), (1, 8)]
 """Zoom, and degrees."""
-FINE, COARSE, PATCH_COARSE, CONTRAST = 0.7, 3.0, 1.5, 4.0
+FINE = 0.7
+WHOLE, SQUARES = (3.0, 100.0), (1.5, 4.0)
+"""Spread of what is taken for coarse, and the variance below which contrast is not raised: for the whole image gently,
+so that the stronger edges of one half of a blend do not hide the other."""
 SHRINKAGE = 0.03  # of the covariance, in mean eigenvalues
 PATCH, PATCH_PLACES = 10, (0, 5, 10)
 NEXT = 10
@@ -67,11 +70,12 @@ def turned(views: np.ndarray) -> np.ndarray:
     return np.concatenate([np.rot90(one, turn, (1, 2)) for one in (views, views[:, :, ::-1]) for turn in range(4)])
 
 
-def contrast_of(small: np.ndarray, coarse: float) -> np.ndarray:
+def contrast_of(small: np.ndarray, scale: tuple[float, float]) -> np.ndarray:
     """The local contrast in the middle of thumbnails (n, 28, 28): (n, 20, 20)."""
+    coarse, least = scale
     blurred = [gaussian_filter(small, (0, spread, spread)) for spread in (FINE, coarse)]
     band = blurred[0] - blurred[1]
-    local = band / np.sqrt(gaussian_filter(band * band, (0, coarse, coarse)) + CONTRAST)
+    local = band / np.sqrt(gaussian_filter(band * band, (0, coarse, coarse)) + least)
     middle: np.ndarray = local[:, BORDER:-BORDER, BORDER:-BORDER]
     return middle
 
@@ -131,9 +135,9 @@ class ViewSpace:
     def of(cls, images: np.ndarray) -> ViewSpace:
         """The space of train images, uint8 (n, channels, side, side); two at least."""
         small = np.stack([thumbnail(image.mean(0).astype(np.float32)) for image in images])
-        fine = contrast_of(small, PATCH_COARSE)
+        fine = contrast_of(small, SQUARES)
         patches = {place: Whitened.of(square(fine, place)) for place in product(PATCH_PLACES, PATCH_PLACES)}
-        return cls(Whitened.of(contrast_of(small, COARSE)), patches)
+        return cls(Whitened.of(contrast_of(small, WHOLE)), patches)
 
     def closest(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """For each of `images` its scores (n, 2), whole and by patches, and the number of the closest train image."""
@@ -142,8 +146,8 @@ class ViewSpace:
 
     def closest_of(self, image: np.ndarray) -> tuple[tuple[float, float], int]:
         """As `closest`, of one image."""
-        whole = self.whole.best(turned(contrast_of(views_of(image), COARSE)))
-        fine = turned(contrast_of(thumbnail(image.mean(0).astype(np.float32))[None], PATCH_COARSE))
+        whole = self.whole.best(turned(contrast_of(views_of(image), WHOLE)))
+        fine = turned(contrast_of(thumbnail(image.mean(0).astype(np.float32))[None], SQUARES))
         patches = np.max([space.best(square(fine, place)) for place, space in self.patches.items()], axis=0)
         scores = lead(whole), lead(patches)
         return scores, int((whole if scores[0] >= scores[1] else patches).argmax())
@@ -155,12 +159,6 @@ def certain_thresholds(scores: np.ndarray) -> np.ndarray | None:
     if None in reached:
         return None
     return np.maximum(np.minimum(np.array(reached, dtype=float), HIGHEST), scores.max(0))
-
-
-def beyond(scores: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
-    """The scores (n, 2) in thresholds, the higher of the two: above 1 an image is a copy; (n,)."""
-    found: np.ndarray = (scores / thresholds).max(1)
-    return found
 
 
 def as_jpeg(image: np.ndarray) -> np.ndarray:

@@ -63,7 +63,7 @@ def rate_words(side: Features) -> Features:
     rates = np.stack([words.rates(side.rows) for words in WORD_LISTS.values()], axis=1)
     both = rates[:, 0] + rates[:, 2]
     share = np.divide(rates[:, 0], both, out=np.full(len(both), np.nan), where=both > 0)
-    return Features(np.column_stack([rates, share]), side.labels)
+    return side.of(np.column_stack([rates, share]))
 
 
 def present(values: np.ndarray) -> np.ndarray:
@@ -72,7 +72,7 @@ def present(values: np.ndarray) -> np.ndarray:
 
 def tone(rates: Features) -> Features:
     """Negative less hopeful words in a hundred, (n,)."""
-    return Features(rates.rows[:, 0] - rates.rows[:, 2], rates.labels)
+    return rates.of(rates.rows[:, 0] - rates.rows[:, 2])
 
 
 def measure_tone_distance(record: Measurement, tones: Comparison, settings: MeasurementSettings) -> Measurement:
@@ -81,7 +81,8 @@ def measure_tone_distance(record: Measurement, tones: Comparison, settings: Meas
 
     sides = [tones.synthetic.rows, tones.real.rows]
     value = float(wasserstein_distance(*sides))
-    replicates = bootstrap(wasserstein_distance, sides, settings.replicates, [settings.seed, 8])
+    whose = [tones.synthetic.persons, tones.real.persons]
+    replicates = bootstrap(wasserstein_distance, sides, settings.replicates, [settings.seed, 8], whose)
     interval = centred_interval(replicates, value) if settings.replicates else None
     record = replace(record, value=value, interval=interval, note="in 100 words")
     return tones.with_distance_floors(record, lambda a, b: float(wasserstein_distance(a, b)), settings.seed)
@@ -220,7 +221,7 @@ class TokenView:
             found = self.encoder.embed_tokens([chosen.rows[row] for row in batch])
             for row, own in zip(batch, found, strict=True):
                 rows[row] = own
-        return Features(as_objects(rows), chosen.labels)
+        return chosen.of(as_objects(rows))
 
 
 def draw_rows(count: int, most: int, seed: int) -> np.ndarray:
@@ -299,7 +300,8 @@ def measure_perplexity(comparison: Comparison, settings: MeasurementSettings) ->
     halves = [half.rows[:, 0] for pair in real_halves(comparison.real, settings.seed) for half in pair]
     seen = None if other is None else other.rows[:, 0]
     loss = with_means(loss, found, halves, seen, settings, "nats a token")
-    interval = bootstrap_interval(mean_gap, [found, known], settings.replicates, [settings.seed, 14])
+    whose = [comparison.synthetic.persons, comparison.real.persons]
+    interval = bootstrap_interval(mean_gap, [found, known], settings.replicates, [settings.seed, 14], whose)
     gap = replace(gap, value=mean_gap(found, known), interval=interval, note="nats a token, synthetic less real")
     return [loss, comparison.with_distance_floors(gap, lambda real, made: mean_gap(made, real), settings.seed)]
 

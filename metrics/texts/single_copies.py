@@ -1,11 +1,13 @@
 """Copies of train texts that are certain one at a time, and what share of altered copies the check on texts finds.
 
-A text is compared with each train text by the pairs of words that both hold, each weighed by how few train texts hold
-it: log(20 / texts), nothing from 20 on. Its score is that sum times the square of the larger of its shares of either
-text: a copied text within a longer one, with a word changed, or with its sentences in another order scores high, and
-what many texts of a kind say scores low. The threshold is where one new real text in 10,000 is expected, from the
-held-out texts that are no duplicates of train texts, and never below what one pair of words says that a single train
-text holds. A short text that says little is below it, copied or not.
+A text is compared with each train text by the pairs of words that both hold, next to each other or with one word
+between them, each weighed by how few train texts hold it: log(20 / texts), nothing from 20 on. Three scores multiply
+that sum by powers of the shares of either text that it is: of the train text (a copy within a longer text), of the
+one whose share is smaller (a copy with a word changed, or with its sentences in another order), and of the text itself
+(a piece of a train text). What many texts of a kind say scores low in all three. A score's threshold is where a third
+of a new real text in 10,000 is expected, from the held-out texts that are no duplicates of train texts, and never
+below what one pair of words says that a single train text holds. A short text that says little is below it, copied or
+not.
 """
 
 from __future__ import annotations
@@ -14,16 +16,19 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from clinsynth.metrics.privacy.copies import count_certain
-from clinsynth.metrics.privacy.power import describe_power, tail_threshold
+from clinsynth.metrics.privacy.power import RATE, beyond, describe_power, tail_threshold
 from clinsynth.metrics.texts.entities import all_entities, leaks
 from clinsynth.metrics.texts.words import words_of
 
-RUN, COMMON = 2, 20
+COMMON = 20
+WITHIN, ALIKE, PIECE = 4, 4, 2
+"""The powers of the shares: of the train text, of the smaller one, of the text itself."""
 DUPLICATE = 0.7
 """Share of both texts from which a held-out text is the data's own duplicate, and left out of the threshold."""
 PLANTS = 40
@@ -31,16 +36,17 @@ Run = tuple[str, ...]
 
 
 def runs_of(text: str) -> set[Run]:
-    """All pairs of words in a text; the text itself where it is shorter."""
+    """All pairs of words in a text, next to each other or with one between; the text itself where it is shorter."""
     words = words_of(text)
-    return set(zip(*(words[start:] for start in range(RUN)), strict=False)) or {tuple(words)}
+    near = set(pairwise(words)) or {tuple(words)}
+    return near | {(first, "", third) for first, third in zip(words, words[2:], strict=False)}
 
 
 @dataclass(frozen=True)
 class TextSpace:
     """The runs of the train texts: which texts hold each, what each weighs, and what each text weighs, (n,)."""
 
-    holders: dict[Run, list[int]]
+    holders: dict[Run, np.ndarray]
     weights: dict[Run, float]
     totals: np.ndarray
 
@@ -52,26 +58,36 @@ class TextSpace:
             for run in own:
                 holders[run].append(number)
         weights = {run: max(0.0, float(np.log(COMMON / len(numbers)))) for run, numbers in holders.items()}
-        return cls(dict(holders), weights, np.array([sum(weights[run] for run in own) for own in runs]))
+        totals = np.array([sum(weights[run] for run in sorted(own)) for own in runs])
+        return cls({run: np.array(numbers) for run, numbers in holders.items()}, weights, totals)
 
     def closest(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Of each text its highest score against a train text, and whether it duplicates one; (n,)."""
+        """Of each text its highest scores against a train text, (n, 3), and whether it duplicates one, (n,)."""
         found = [self.closest_of(runs_of(text)) for text in texts]
-        return np.array([score for score, _ in found]), np.array([same for _, same in found], dtype=bool)
+        scores = np.array([scores for scores, _ in found], dtype=float).reshape(-1, 3)
+        return scores, np.array([same for _, same in found], dtype=bool)
 
-    def closest_of(self, runs: set[Run]) -> tuple[float, bool]:
+    def closest_of(self, runs: set[Run]) -> tuple[np.ndarray, bool]:
         """As `closest`, of the runs of one text."""
-        shared: defaultdict[int, float] = defaultdict(float)
+        shared = np.zeros(len(self.totals))
         own = len(runs - self.weights.keys()) * float(np.log(COMMON))
         for run in sorted(runs & self.weights.keys()):
             own += self.weights[run]
-            for number in self.holders[run]:
-                shared[number] += self.weights[run]
-        score, same = 0.0, False
-        for number, weight in shared.items():
-            shares = weight / max(own, 1e-9), weight / max(float(self.totals[number]), 1e-9)
-            score, same = max(score, weight * max(shares) ** 2), same or min(shares) >= DUPLICATE
-        return score, same
+            shared[self.holders[run]] += self.weights[run]
+        whole, part = (np.minimum(shared / np.maximum(of, 1e-9), 1) for of in (self.totals, own))
+        alike = np.minimum(whole, part)
+        scores = [
+            float((shared * share**power).max()) for share, power in ((whole, WITHIN), (alike, ALIKE), (part, PIECE))
+        ]
+        return (scores[0], scores[1], scores[2]), bool((alike >= DUPLICATE).any())
+
+
+def text_thresholds(scores: np.ndarray) -> np.ndarray | None:
+    """Above which a third of a new real text in 10,000 comes, (3,); None below ten scores (n, 3)."""
+    reached = [tail_threshold(own, RATE / 3) for own in scores.T]
+    if None in reached:
+        return None
+    return np.maximum(np.maximum(np.array(reached, dtype=float), scores.max(0)), np.log(COMMON))
 
 
 def measure_single_copies(
@@ -85,17 +101,17 @@ def measure_single_copies(
     """
     space = TextSpace.of(train)
     scores, (unseen, same) = space.closest(synthetic)[0], space.closest(held_out)
-    reached = tail_threshold(unseen[~same])
-    if reached is None:
+    thresholds = text_thresholds(unseen[~same])
+    if thresholds is None:
         return {"copies": [], "power": []}
-    threshold = max(reached, float(unseen[~same].max()), float(np.log(COMMON)))
-    record = count_certain(scores, unseen, threshold, (len(train), int(same.sum())), detector="shared words")
+    sizes = len(train), int(same.sum())
+    record = count_certain(beyond(scores, thresholds), beyond(unseen, thresholds), 1.0, sizes, detector="shared words")
     return {
         "copies": [record.to_dict()],
         "power": [
             describe_power(kind, *counts, len(synthetic))
             for kind, counts in (
-                *altered_copies(space, threshold, train, held_out, seed),
+                *altered_copies(space, thresholds, train, held_out, seed),
                 *altered_entities(held_out, common, seed),
             )
         ],
@@ -103,7 +119,7 @@ def measure_single_copies(
 
 
 def altered_copies(
-    space: TextSpace, threshold: float, train: list[str], held_out: list[str], seed: int
+    space: TextSpace, thresholds: np.ndarray, train: list[str], held_out: list[str], seed: int
 ) -> Iterator[tuple[str, tuple[int, int]]]:
     """Kind, and how many copies were planted and found; a copy word for word is found by its digest."""
     generator = np.random.default_rng([seed, 13])
@@ -113,7 +129,7 @@ def altered_copies(
         others = generator.integers(len(held_out), size=len(rows))
         made = [alter(train[row], held_out[other]) for row, other in zip(rows, others, strict=True)]
         same = np.array([tuple(words_of(text)) in exact for text in made])
-        yield kind, (len(rows), int((same | (space.closest(made)[0] > threshold)).sum()))
+        yield kind, (len(rows), int((same | (beyond(space.closest(made)[0], thresholds) > 1)).sum()))
 
 
 def altered_entities(held_out: list[str], common: frozenset[str], seed: int) -> Iterator[tuple[str, tuple[int, int]]]:
@@ -187,5 +203,6 @@ KINDS: dict[str, Callable[[str, str], str]] = {
     "with one word changed": one_word_changed,
     "within a longer text": lambda text, other: f"{other} {text} {other}",
     "in another order": reordered,
+    "a half of it": lambda text, _: " ".join(text.split()[: len(text.split()) // 2]),
 }
 """How copies are altered: of a train text, and of a held-out one that it may stand in."""

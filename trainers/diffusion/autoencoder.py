@@ -14,9 +14,10 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import nn
 
-from clinsynth.trainers.arguments import AutoencoderArguments
+from clinsynth.trainers.diffusion.arguments import AutoencoderArguments
 from clinsynth.trainers.diffusion.latents import BATCH, scale_images
-from clinsynth.trainers.diffusion.model import StepInputs, save_grid
+from clinsynth.trainers.stream import StepInputs
+from clinsynth.trainers.validation import save_grid
 
 SHOWN = 8
 

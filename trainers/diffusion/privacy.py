@@ -36,8 +36,9 @@ from accelerate import Accelerator
 
 from clinsynth.run_folder import atomic_write, check_unchanged, package_version
 from clinsynth.seeds import derive_seed
-from clinsynth.trainers.arguments import DDPMArguments
-from clinsynth.trainers.diffusion.model import DDPMProcess, StepInputs
+from clinsynth.trainers.diffusion.arguments import DDPMArguments
+from clinsynth.trainers.diffusion.process import DDPMProcess
+from clinsynth.trainers.stream import StepInputs
 from clinsynth.trainers.training_state import TrainingState
 
 ACCOUNTANT = "prv"

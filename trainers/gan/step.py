@@ -19,8 +19,8 @@ from clinsynth.data.images import ImageArrays
 from clinsynth.pipelines.class_conditioned_gan import ClassConditionedGANPipeline, DCGANGenerator
 from clinsynth.pipelines.class_conditioned_gan.dcgan_generator import WIDEST, levels_of
 from clinsynth.seeds import derive_seed
-from clinsynth.trainers.arguments import GANArguments
-from clinsynth.trainers.diffusion.model import TrainingStream
+from clinsynth.trainers.gan.arguments import GANArguments
+from clinsynth.trainers.stream import TrainingStream
 from clinsynth.trainers.training_state import TrainingState, flatten_moments, load_moments
 
 STATISTICS_IMAGES, STATISTICS_BATCH = 1024, 128

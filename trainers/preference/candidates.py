@@ -32,7 +32,7 @@ from clinsynth.models.generators import Sample
 from clinsynth.models.image_classifiers import build_small_resnet, in_batches, model_inputs
 from clinsynth.run_folder import complete_folder, create_run_folder, read_json
 from clinsynth.synthesis.image_shards import ImageShards, write_image_shards
-from clinsynth.trainers.diffusion.model import to_fast
+from clinsynth.trainers.diffusion.process import to_fast
 from clinsynth.trainers.preference.arguments import PreferenceArguments
 from clinsynth.trainers.preference.model import describe_model, on_path, to_images, with_scheduler
 from clinsynth.trainers.preference.pairs import Candidate, check_pairs, make_pairs, pixels_of, read_pairs, write_pairs

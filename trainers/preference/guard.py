@@ -28,11 +28,12 @@ from clinsynth.metrics.frechet.frechet import frechet_distance
 from clinsynth.models.image_encoders import FeatureExtractor, train_default_extractor
 from clinsynth.run_folder import append_metrics, atomic_write, read_metrics
 from clinsynth.seeds import derive_seed
-from clinsynth.trainers.diffusion.model import DDPMProcess, StepInputs, TrainingStream
+from clinsynth.trainers.diffusion.process import DDPMProcess
 from clinsynth.trainers.harness import Run
 from clinsynth.trainers.preference.arguments import PreferenceArguments
 from clinsynth.trainers.preference.candidates import draw_fast
 from clinsynth.trainers.preference.model import is_prompted, to_samples
+from clinsynth.trainers.stream import StepInputs, TrainingStream
 from clinsynth.trainers.training_state import checkpoints
 
 Z = 1.96

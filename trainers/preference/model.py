@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 from clinsynth.models.text_to_image import PromptedPipeline
 from clinsynth.models.weights import hash_weights
 from clinsynth.seeds import derive_seed
-from clinsynth.trainers.diffusion.model import scale_images
+from clinsynth.trainers.diffusion.latents import scale_images
 
 
 def is_prompted(pipeline: Any) -> bool:

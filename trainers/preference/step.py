@@ -25,7 +25,8 @@ from tqdm.auto import tqdm
 
 from clinsynth.data.images import ImageArrays
 from clinsynth.seeds import derive_seed
-from clinsynth.trainers.diffusion.model import DDPMProcess, StepInputs, TrainingStream, scale_images
+from clinsynth.trainers.diffusion.latents import scale_images
+from clinsynth.trainers.diffusion.process import DDPMProcess
 from clinsynth.trainers.preference.arguments import PreferenceArguments
 from clinsynth.trainers.preference.model import (
     FrozenAdapter,
@@ -36,6 +37,7 @@ from clinsynth.trainers.preference.model import (
     to_samples,
 )
 from clinsynth.trainers.preference.pairs import PREFERRED, PairedImages, paired_images, pixels_of, signed_images
+from clinsynth.trainers.stream import StepInputs, TrainingStream
 from clinsynth.trainers.training_state import TrainingState
 
 

@@ -8,23 +8,19 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from torch import nn
 from tqdm.auto import tqdm
 
 from clinsynth.data.images import ImageSplits
 from clinsynth.models import text_to_image_base
 from clinsynth.models.text_to_image import INVERSION, PromptedPipeline
+from clinsynth.plain_yaml import read_yaml
 from clinsynth.seeds import derive_seed
-from clinsynth.trainers.arguments import TextToImageLoraArguments
-from clinsynth.trainers.diffusion.model import (
-    DDPMProcess,
-    TrainingStream,
-    draw_images,
-    save_grid,
-    scale_images,
-    to_fast,
-)
+from clinsynth.trainers.diffusion.latents import scale_images
+from clinsynth.trainers.diffusion.process import DDPMProcess, to_fast
+from clinsynth.trainers.stream import TrainingStream
+from clinsynth.trainers.text_to_image.arguments import TextToImageLoraArguments
+from clinsynth.trainers.validation import draw_images, save_grid
 
 TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -215,9 +211,9 @@ def parse_prompts(text: str, names: list[str]) -> dict[str, str]:
 def read_prompts(path: str) -> dict[str, str]:
     """The YAML file of --prompts."""
     try:
-        found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ValueError(f"--prompts {path} cannot be read ({error}); give a YAML file of LABEL: PROMPT") from error
+        found = read_yaml(Path(path))
+    except ValueError as error:
+        raise ValueError(f"--prompts {error}; give a YAML file of LABEL: PROMPT") from error
     if not isinstance(found, dict) or not all(isinstance(prompt, str) for prompt in found.values()):
         raise ValueError(f"--prompts {path} must be a YAML file of LABEL: PROMPT, each prompt a text")
     return {str(name): prompt.strip() for name, prompt in found.items()}
