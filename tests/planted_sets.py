@@ -17,7 +17,9 @@ from clinsynth.metrics.findings import read_collapse
 from clinsynth.metrics.images.likeness import measure_images
 from clinsynth.metrics.images.privacy import image_privacy
 from clinsynth.metrics.records import Features, MeasurementSettings
-from clinsynth.trainers.classifiers.statistics import arm_records, bootstrap, comparison_records, label_agreement
+from clinsynth.trainers.classifiers.agreement import label_agreement
+from clinsynth.trainers.classifiers.resampling import bootstrap
+from clinsynth.trainers.classifiers.statistics import arm_records, comparison_records
 
 NAMES = ["across", "upright"]
 SIDE = 16

@@ -58,7 +58,7 @@ def test_a_teacher_softens_labels_and_finds_the_wrong_ones(tmp_path: Path):
     flags = {**FAST, "seeds": 1, "epochs": 15, "learning_rates": 5e-3, "soft_labels": 0.5, "keep_band": "0.3-1@0.9"}
     results = run_arms(real, set_, tmp_path, **flags)
     args = settings(**flags, output_dir=str(tmp_path))
-    trainings = Trainings(ImageClassifiers(), args, real, {"": set_}, tmp_path, tmp_path, False)
+    trainings = Trainings(ImageClassifiers(), args, real, {"": [set_]}, tmp_path, tmp_path, False)
     (band,) = args.bands
     assert band == Band(0.3, 1.0, 0.9)
     rows = choose_rows(trainings, Arm("composite"), 0, Choice(weight=0.5, band=band))
@@ -94,3 +94,15 @@ def test_no_training_of_the_teacher_has_seen_all():
 def test_errors_name_the_flag_and_the_value(flags: dict, message: str):
     with pytest.raises(ValueError, match=message):
         settings(**flags)
+
+
+def test_seeds_take_the_sets_of_several_generators_in_turn(tmp_path: Path):
+    first, second = brightness_data(30, 9), brightness_data(24, 8)
+    arms = ["real", "duplicate_real", "composite"]
+    results = run_arms(brightness_splits(), {"ddpm": [first, second]}, tmp_path, **{**FAST, "epochs": 1}, arms=arms)
+    made = {(run["arm"], run["seed"]): run["synthetic_rows"] for run in results["runs"]}
+    assert [made["composite-ddpm", 0], made["composite-ddpm", 1], made["duplicate_real", 1]] == [30, 24, 24]
+    assert results["label_agreement"][0]["n"] == 54 and "2 sets of ddpm" in "".join(results["notes"])
+    for sets, message in (([first] * 3, "--seeds 2 are fewer than the sets"), ([first, second], "different number")):
+        with pytest.raises(ValueError, match=message):
+            run_arms(brightness_splits(), {"ddpm": sets, "gan": [first] * 4}, tmp_path, **FAST, arms=arms)

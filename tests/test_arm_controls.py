@@ -11,8 +11,9 @@ from arm_studies import FAST, brightness_data, brightness_splits, only, run_arms
 from clinsynth.models.image_classifiers import build_small_resnet, predict
 from clinsynth.trainers.classifiers.arms import ARMS, ROUND_TRIP, Arm, choose_controls, resolve_arms
 from clinsynth.trainers.classifiers.calibration import choose_correction
+from clinsynth.trainers.classifiers.resampling import visible_gain
 from clinsynth.trainers.classifiers.rows import with_repeats
-from clinsynth.trainers.classifiers.statistics import class_scores, visible_gain
+from clinsynth.trainers.classifiers.scores import class_scores
 
 PRIOR = np.array([0.8, 0.1, 0.1])
 

@@ -11,8 +11,10 @@ from arm_studies import FAST, NAMES, brightness_data, brightness_splits, run_arm
 from clinsynth.data.images import ImageArrays
 from clinsynth.models.image_classifiers import build_small_resnet, save_image_classifier
 from clinsynth.trainers.classifiers import study
+from clinsynth.trainers.classifiers.groups import subgroup_changes, worst_groups
 from clinsynth.trainers.classifiers.registration import FILE
-from clinsynth.trainers.classifiers.statistics import bootstrap, gap_records, subgroup_changes, worst_groups
+from clinsynth.trainers.classifiers.resampling import bootstrap
+from clinsynth.trainers.classifiers.statistics import gap_records
 from clinsynth.trainers.classifiers.study import read_ceiling
 
 
@@ -117,6 +119,14 @@ def test_planted_truths_are_found(tmp_path: Path):
     beyond = value["composite_features-duplicate"] - value["duplicate_real_features"]
     assert abs(beyond) < results["visible_gain"]["value"] < found["perfect"]["difference"]
     assert found["duplicate"]["verdict"] == "no evidence"
+    told = {record["source"]: record for record in results["forecast"]}
+    assert {name: record["reading"] for name, record in told.items()} == {
+        "perfect": "likely to help",
+        "shuffled": "unlikely to help",
+        "duplicate": "unlikely to help",
+    }
+    assert told["shuffled"]["agreement"] == "mixed up"
+    assert "the synthetic set perfect is likely to help, because on validation" in told["perfect"]["sentence"]
 
 
 def grey_data(rows: int, seed: int) -> ImageArrays:

@@ -7,23 +7,12 @@ import pytest
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, recall_score, roc_auc_score
 
 from clinsynth.data.images import ImageArrays
-from clinsynth.trainers.classifiers import statistics as arm_statistics
-from clinsynth.trainers.classifiers.statistics import (
-    arm_records,
-    bootstrap,
-    calibration_error,
-    calibration_floor,
-    comparison_records,
-    effect,
-    holm,
-    label_agreement,
-    measured,
-    metric_names,
-    p_value,
-    scores,
-    subgroup_records,
-    verdict,
-)
+from clinsynth.trainers.classifiers import resampling
+from clinsynth.trainers.classifiers.agreement import label_agreement
+from clinsynth.trainers.classifiers.groups import subgroup_records
+from clinsynth.trainers.classifiers.resampling import bootstrap, measured, resampled_seeds
+from clinsynth.trainers.classifiers.scores import calibration_error, calibration_floor, metric_names, scores
+from clinsynth.trainers.classifiers.statistics import arm_records, comparison_records, effect, holm, p_value, verdict
 
 NAMES = ["dark", "medium", "bright"]
 
@@ -121,7 +110,7 @@ def test_pairing_narrows_the_interval():
 def test_intervals_cover_the_true_difference_about_as_often_as_they_say(monkeypatch):
     """Simulated arms whose trainings differ by chance as well: of 95 % intervals not much fewer may miss, and no more
     p-values may be below 5 %."""
-    monkeypatch.setattr(arm_statistics, "RESAMPLES", 200)
+    monkeypatch.setattr(resampling, "RESAMPLES", 200)
     rng, covered, rejected = np.random.default_rng(0), 0, 0
     for trial in range(120):
         labels = np.arange(150) % 3
@@ -139,6 +128,19 @@ def test_a_class_without_a_test_row_cannot_be_scored():
         bootstrap(np.array([0, 1, 1]), {"real": np.zeros((1, 3, 3))}, 3)
 
 
+def test_generators_are_a_level_above_seeds():
+    """Seeds of one generator agree and the two differ: nothing but the generators is uncertain, by half of their
+    difference (the standard error of a mean of two)."""
+    by_seed, generators = np.array([0.6, 0.8, 0.6, 0.8, 0.6, 0.8]), [0, 1, 0, 1, 0, 1]
+    shares = resampled_seeds(6, 20_000, np.random.default_rng(0), generators)
+    assert shares.sum(1) == pytest.approx(1) and shares[0] == pytest.approx(1 / 6)
+    assert (shares[1:] @ by_seed).std() == pytest.approx(0.1, rel=0.02)
+    alone = resampled_seeds(6, 20_000, np.random.default_rng(0))
+    assert (alone[1:] @ by_seed).std() == pytest.approx(by_seed.std(ddof=1) / np.sqrt(6), rel=0.02)
+    uneven = resampled_seeds(5, 20_000, np.random.default_rng(0), [0, 1, 0, 1, 0])
+    assert uneven[1:].mean(0) == pytest.approx(1 / 5, abs=0.01)
+
+
 def test_holm_is_the_one_worked_by_hand():
     """Sorted 0.005, 0.01, 0.03, 0.04 times 4, 3, 2, 1: 0.02, 0.03, 0.06, 0.04, of which the last may not fall."""
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
@@ -147,7 +149,7 @@ def test_holm_is_the_one_worked_by_hand():
 
 def test_the_verdict_is_the_one_after_the_correction(monkeypatch):
     """A borderline arm helps alone, and no more among ten others that do nothing."""
-    monkeypatch.setattr(arm_statistics, "RESAMPLES", 500)
+    monkeypatch.setattr(resampling, "RESAMPLES", 500)
     labels, rng = np.arange(150) % 3, np.random.default_rng(2)
     control = guesses(labels, 0.6, 3, rng)
     better = np.where(rng.random(control.shape) < 0.12, labels, control)

@@ -18,12 +18,13 @@ DATA = ["--dataset=phantom-fundus?train=60&validation=10&test=20", "--resolution
 
 
 def test_several_sets_are_named(tmp_path: Path):
-    assert parse_sets("ddpm=runs/a,gan=runs/b") == {"ddpm": "runs/a", "gan": "runs/b"}
-    assert parse_sets("someone/set") == {"": "someone/set"}
+    assert parse_sets("ddpm=runs/a,gan=runs/b") == {"ddpm": ["runs/a"], "gan": ["runs/b"]}
+    assert parse_sets("ddpm=runs/a,ddpm=runs/b") == {"ddpm": ["runs/a", "runs/b"]}
+    assert parse_sets("someone/set") == {"": ["someone/set"]}
     (tmp_path / "lr=1").mkdir()
-    assert parse_sets(str(tmp_path / "lr=1")) == {"": str(tmp_path / "lr=1")}
-    with pytest.raises(ValueError, match="gives a name twice, got a, a"):
-        parse_sets("a=x,a=y")
+    assert parse_sets(str(tmp_path / "lr=1")) == {"": [str(tmp_path / "lr=1")]}
+    with pytest.raises(ValueError, match="gives a=x twice"):
+        parse_sets("a=x,a=x")
 
 
 def test_synthetic_folders_are_read_at_the_real_size(tmp_path: Path):

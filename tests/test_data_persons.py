@@ -13,7 +13,7 @@ from clinsynth.data.arguments import ImageDataArguments, TextDataArguments
 from clinsynth.data.images import load_image_arrays, load_image_dataset
 from clinsynth.data.persons import rank_of
 from clinsynth.data.texts import load_text_arrays
-from clinsynth.trainers.classifiers.statistics import resampled_rows
+from clinsynth.trainers.classifiers.resampling import resampled_rows
 
 FOUND = """patient_id|Patient ID|patientId|PatientID|Patientid|PATIENT|patients|subject|Subject Number|subj_id
 participant_id|pid|PtID|MRN|person|user_id|userid|Username|author|case_id|Case Number|caseid|lesion_id|lesion

@@ -200,6 +200,19 @@ def test_generators_of_a_classifier_and_data_flags_of_a_generator(tmp_path: Path
     assert changed(keys, plan(tmp_path, generators=generators, classifiers=wider, draws=2)) == {"classify grey"}
 
 
+def test_trainings_of_one_generator_stand_in_brackets_and_a_checkpoint_is_taken_as_it_is(tmp_path: Path) -> None:
+    again = {"trainer": "checkpoint", "generate": {"model": "elsewhere", "seed": 7}}
+    classifiers = {"small": {**RECIPE["classifiers"]["small"], "generators": [["ddpm", "again"]]}}
+    recipe = write_recipe(
+        tmp_path, generators={**RECIPE["generators"], "again": again}, classifiers=classifiers, draws=1
+    )
+    study = plan_study(parse(StudyArguments, recipe_first([str(recipe), "--output_dir", str(tmp_path / "study")])))
+    first, second = (study.generated[name][0] for name in ("ddpm", "again"))
+    assert study.classified["small"].flags["synthetic"] == f"ddpm={first.output_dir},ddpm={second.output_dir}"
+    assert {first.key, second.key} < set(study.classified["small"].inputs)
+    assert "again" not in study.trained and (second.flags["model"], second.flags["seed"]) == ("elsewhere", 7)
+
+
 def test_a_membership_attack_without_a_floor_is_told_without_one(finished: Path) -> None:
     report = json.loads((finished / "study" / "report.json").read_text())
     report["generators"]["ddpm"]["membership"] |= {"value": 0.5, "interval": [0.4, 0.6], "floor": None}

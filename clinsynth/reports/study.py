@@ -23,6 +23,7 @@ from clinsynth.run_folder import atomic_write, describe_environment, read_json, 
 from clinsynth.study.plan import MARK
 from clinsynth.synthesis.sets import load_synthetic_images, with_labels_of
 from clinsynth.trainers.classifiers.arms import REAL_ONLY
+from clinsynth.trainers.classifiers.dose import fading
 
 if TYPE_CHECKING:
     from clinsynth.study.arguments import StudyArguments
@@ -106,6 +107,7 @@ def render_study(
         privacy=privacy_table(generators) if things == page.IMAGES else {},
         classifiers=[classifier_view(name, results, report) for name, results in report["classifiers"].items()],
         agreement=agreement_rows(report),
+        doses=list(dose_views(report)),
         collapse={
             name: read_collapse(entry["evidence"]["measurements"], "test")["sentence"]
             for name, entry in generators.items()
@@ -270,6 +272,49 @@ def curve_views(results: dict[str, Any]) -> list[dict[str, Any]]:
         }
         for arm, seeds in lines.items()
     ]
+
+
+DOSE = (560.0, 220.0)
+DOSE_TICKS = 4
+
+
+def dose_views(report: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """For each kind of arm and generator of --each_ratio a drawing of the gain over the ratio, one line for each
+    number of real samples, and what it says."""
+    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for results in report["classifiers"].values():
+        for record in results.get("dose", []):
+            found.setdefault((record["kind"], record["source"]), []).append(record)
+    for (kind, source), records in found.items():
+        records.sort(key=lambda record: record["real"])
+        points = [point for record in records for point in record["points"]]
+        across = page.scale_for((float(np.log(point["ratio"])) for point in points), DOSE[0] - 100, zero=False)
+        up = page.scale_for((end for point in points for end in point["interval"]), DOSE[1] - 30)
+        faded = fading(records)
+        yield {
+            "name": f"{kind} of {source}" if source else kind,
+            "size": DOSE,
+            "ticks": sorted({(across(float(np.log(point["ratio"]))), f"{point['ratio']:g}") for point in points}),
+            "levels": [(DOSE[1] - 30 - up(at), f"{at:+.2f}") for at in np.linspace(up.low, up.high, DOSE_TICKS)],
+            "zero": DOSE[1] - 30 - up(0),
+            "lines": [dose_line(record, across, up) for record in records],
+            "sentences": [record["sentence"] for record in records] + ([faded["sentence"]] if faded else []),
+        }
+
+
+def dose_line(record: dict[str, Any], across: page.Scale, up: page.Scale) -> dict[str, Any]:
+    """The line of one number of real samples: where its points and the ends of their intervals stand."""
+    places = [
+        (across(float(np.log(point["ratio"]))), *(DOSE[1] - 30 - up(at) for at in (point["difference"], low, high)))
+        for point in record["points"]
+        for low, high in [point["interval"]]
+    ]
+    return {
+        "real": record["real"],
+        "points": " ".join(f"{x},{round(y, 1)}" for x, y, *_ in places),
+        "whiskers": [(x, round(low, 1), round(high, 1)) for x, _, low, high in places],
+        "end": places[-1][:2],
+    }
 
 
 def study_limits(report: dict[str, Any]) -> Iterator[str]:

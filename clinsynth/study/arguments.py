@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
@@ -169,7 +170,13 @@ class Kind:
 
 IMAGES = Kind(
     ImageDataArguments,
-    {"ddpm": ("train", "ddpm"), "gan": ("train", "gan"), "preference": ("train", "preference"), "redraw": None},
+    {
+        "ddpm": ("train", "ddpm"),
+        "gan": ("train", "gan"),
+        "preference": ("train", "preference"),
+        "redraw": None,
+        "checkpoint": None,
+    },
     generate=("generate", "images"),
     evaluate=("evaluate", "images"),
     classify=("train", "image-classifier"),
@@ -220,7 +227,8 @@ class StudyArguments(ImageDataArguments, EngineArguments):
     generators: dict[str, dict[str, Any]] = field(default_factory=dict)
     """name: {trainer: ddpm or gan (texts: prompt or text-lora), train: {flags of `clinsynth train …`}, generate:
     {flags of `generate …`}}; data flags in train, e.g. channels: 1, hold for all steps of the generator. {trainer:
-    preference, of: NAME} trains the generator NAME, which stands above, further; {trainer: redraw, of: NAME} trains
+    checkpoint, generate: {model: FOLDER}} takes one that is there. {trainer: preference, of: NAME} trains the
+    generator NAME, which stands above, further; {trainer: redraw, of: NAME} trains
     nothing, and draws from NAME with other flags. `from_images: dataset` is the study's own data set"""
     judges: dict[str, dict[str, Any]] = field(default_factory=dict)
     """name: {flags of `clinsynth train image-classifier`}: classifiers of real images, trained first, that generators
@@ -236,7 +244,8 @@ class StudyArguments(ImageDataArguments, EngineArguments):
     """flags of `clinsynth audit membership`, e.g. {max_rows: 500}"""
     classifiers: dict[str, dict[str, Any]] = field(default_factory=dict)
     """name: {flags of `clinsynth train image-classifier` (or `text-classifier`)}, e.g. small: {model: small-resnet,
-    seeds: 5}; generators: [names] takes the synthetic sets of these generators alone; round_trip: NAME is a generator
+    seeds: 5}; generators: [names] takes the synthetic sets of these generators alone; [[NAME, NAME]] are
+    trainings of one generator, whose sets the seeds take in turn; round_trip: NAME is a generator
     with from_class: own, whose set is real pictures come back; ceiling: NAME is a classifier above with all real
     samples, whose control is the top of the gap that this one's arms may close"""
     seed: int = 0
@@ -279,7 +288,8 @@ class StudyArguments(ImageDataArguments, EngineArguments):
                 raise ValueError(f"generators: {name}: trainer {recipe['trainer']} trains nothing; leave train out")
             self.check_base(name, recipe)
         for name, flags in self.classifiers.items():
-            named = {*flags.get("generators", ()), *([flags["round_trip"]] if "round_trip" in flags else [])}
+            own = [[one] if isinstance(one, str) else one for one in flags.get("generators", ())]
+            named = {*itertools.chain(*own), *([flags["round_trip"]] if "round_trip" in flags else [])}
             unknown = sorted(named - set(self.generators))
             if unknown:
                 raise ValueError(

@@ -164,14 +164,16 @@ def with_judges(flags: dict[str, Any], plan: Plan) -> tuple[dict[str, Any], list
 
 
 def plan_classifier(args: StudyArguments, name: str, plan: Plan, data_key: str) -> Step:
-    """The step that trains one classifier in its arms, on the first draw of its generators."""
+    """The step that trains one classifier in its arms, on the first draw of its generators; those in brackets of
+    their own are trainings of one, the first gives the name."""
     flags = dict(args.classifiers[name])
     trips = {other["round_trip"] for other in args.classifiers.values() if "round_trip" in other}
     generators = flags.pop("generators", [generator for generator in plan.generated if generator not in trips])
-    sources = {generator: plan.generated[generator][0] for generator in generators}
-    synthetic = ",".join(f"{generator}={step.output_dir}" for generator, step in sources.items())
+    together = [[own] if isinstance(own, str) else own for own in generators]
+    sources = [(own[0], plan.generated[generator][0]) for own in together for generator in own]
+    synthetic = ",".join(f"{name}={step.output_dir}" for name, step in sources)
     sets = {"synthetic": synthetic} if synthetic else {}
-    inputs = [data_key, *(step.key for step in sources.values())]
+    inputs = [data_key, *(step.key for _, step in sources)]
     if "round_trip" in flags:
         step = plan.generated[flags["round_trip"]][0]
         flags["round_trip"] = str(step.output_dir)

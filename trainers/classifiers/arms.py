@@ -69,15 +69,18 @@ class Arm:
     Attributes:
         kind: one of ARMS or of TEXT_ARMS.
         source: name of the synthetic set that it takes its samples from; empty where there is but one, unnamed.
+        ratio: how many synthetic samples it takes per real one, where --each_ratio makes it an arm of its own.
     """
 
     kind: str
     source: str = ""
+    ratio: float | None = None
 
     @property
     def name(self) -> str:
-        """What records and folders call it: its kind, and the synthetic set after a hyphen."""
-        return f"{self.kind}-{self.source}" if self.source else self.kind
+        """What records and folders call it: its kind, its ratio, and the synthetic set after a hyphen."""
+        kind = self.kind if self.ratio is None else f"{self.kind}_x{self.ratio:g}"
+        return f"{kind}-{self.source}" if self.source else kind
 
     @property
     def rows(self) -> str:
@@ -174,6 +177,8 @@ class ArmArguments:
     synthetic_ratio: list[float] | float | str | None = None
     """composite and duplicate_real: at most so many samples more per real one, drawn at random, or several ratios to
     try, as 0.25,0.5,1,2; in every training the one with the best validation macro-F1 is kept; default: all"""
+    each_ratio: bool = False
+    """composite: an arm for each of --synthetic_ratio in place of the best of them: how much is gained by how many"""
     synthetic_weight: list[float] | float | str = 1.0
     """weight of a synthetic sample in the loss beside a real one's, above 0 to 1, or several to try, as 0.3,1"""
     soft_labels: float = 0.0
@@ -225,6 +230,8 @@ class ArmArguments:
         if not 0 <= self.soft_labels <= 1:
             raise ValueError(f"--soft_labels must be between 0 and 1, got {self.soft_labels}")
         assert self.bands
+        if self.each_ratio and self.synthetic_ratio is None:
+            raise ValueError("--each_ratio makes an arm for each of --synthetic_ratio; give some, as 0.5,1,2,4,8")
         for name, choices in (("features_from", ("control", "model")), ("calibrate", CALIBRATIONS)):
             if getattr(self, name) not in choices:
                 raise ValueError(f"--{name} must be {' or '.join(choices)}, got {getattr(self, name)}")
@@ -258,7 +265,12 @@ class ArmArguments:
             raise ValueError("arms with _frozen take the trained weights of --model; leave --from_scratch out")
         if self.control == REAL_FROZEN and self.teaches:
             raise ValueError(f"--soft_labels and --keep_band need a network to teach, not --control {REAL_FROZEN}")
-        resolve_arms(self.kinds, self.control, [self.synthetic] if self.synthetic else [], known)
+        self.resolve([self.synthetic] if self.synthetic else [], known)
+
+    def resolve(self, sources: Iterable[str], known: tuple[str, ...]) -> list[Arm]:
+        """`resolve_arms` of these flags and the names of the synthetic sets."""
+        ratios = self.ratios if self.each_ratio else [None]
+        return resolve_arms(self.kinds, self.control, sources, known, ratios)
 
     @property
     def kinds(self) -> list[str]:
@@ -297,6 +309,7 @@ class ArmArguments:
     def choices(self, arm: Arm) -> list[Choice]:
         """What is tried in a training of an arm, of which the best by validation is kept."""
         ratios = self.ratios if arm.rows in ("composite", DUPLICATE) else [None]
+        ratios = ratios if arm.ratio is None else [arm.ratio]
         weights = self.weights if arm.rows in ("composite", "balanced") and not arm.linear else [1.0]
         bands = self.bands if arm.synthetic or arm.rows == DUPLICATE else [None]
         return [Choice(*one) for one in itertools.product(ratios, weights, bands)]
@@ -310,8 +323,15 @@ def numbers(flag: str, given: object, example: str = "0.25,0.5") -> list[float]:
         raise ValueError(f"--{flag} must be numbers, as {example}, got {given}") from error
 
 
-def resolve_arms(kinds: Iterable[str], control: str, sources: Iterable[str], known: tuple[str, ...]) -> list[Arm]:
-    """The arms to train, each once, the control first; those of synthetic samples once for each synthetic set.
+def resolve_arms(
+    kinds: Iterable[str],
+    control: str,
+    sources: Iterable[str],
+    known: tuple[str, ...],
+    ratios: Sequence[float | None] = (None,),
+) -> list[Arm]:
+    """The arms to train, each once, the control first; those of synthetic samples once for each synthetic set, and
+    composite for each of `ratios`.
 
     The control and, with an arm in feature space, `real_features` (with a linear one the real one of its kind) are
     added where they are missing: without them there is nothing to compare with. `known` are the kinds to choose from.
@@ -334,7 +354,12 @@ def resolve_arms(kinds: Iterable[str], control: str, sources: Iterable[str], kno
     for real, alike in ((REAL_FEATURES, FEATURES), (REAL_FROZEN, LINEAR[:4]), (REAL_TFIDF, LINEAR[4:])):
         if any(kind in alike for kind in kinds):
             kinds = [real, *kinds]
-    arms = [Arm(kind, source) for kind in [control, *kinds] for source in (sources if Arm(kind).synthetic else [""])]
+    arms = [
+        Arm(kind, source, ratio)
+        for kind in [control, *kinds]
+        for source in (sources if Arm(kind).synthetic else [""])
+        for ratio in (ratios if Arm(kind).rows == "composite" else [None])
+    ]
     return list(dict.fromkeys(arms))
 
 

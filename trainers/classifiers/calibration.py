@@ -26,7 +26,7 @@ from transformers import PreTrainedModel
 
 from clinsynth.models.classifiers import last_layer
 from clinsynth.trainers.classifiers.arms import CALIBRATIONS
-from clinsynth.trainers.classifiers.statistics import class_scores
+from clinsynth.trainers.classifiers.scores import class_scores
 
 logger = logging.getLogger("clinsynth")
 

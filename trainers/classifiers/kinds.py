@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from clinsynth.data.images import ImageArrays
 from clinsynth.data.texts import TextArrays
+from clinsynth.metrics.privacy.copies import thumbnails
 from clinsynth.models import image_classifiers, linear_texts, text_classifiers
 from clinsynth.models.classifiers import FitResult, FitSettings, Read
 from clinsynth.models.text_encoders import default_source
@@ -76,6 +77,9 @@ class ImageClassifiers(Classifiers[ImageArrays]):
 
     def outputs(self, model: PreTrainedModel, data: ImageArrays, read: Read) -> np.ndarray:
         return image_classifiers.in_batches(model, data.images, lambda pixels: read(model(pixels).logits))
+
+    def plain_features(self, train: ImageArrays) -> Callable[[ImageArrays], np.ndarray]:
+        return lambda data: thumbnails(data.images).reshape(len(data.labels), -1) / 255
 
     def oversample(
         self, train: ImageArrays, method: str, balance_to: int | None, seed: int
@@ -149,7 +153,7 @@ class TextClassifiers(Classifiers[TextArrays]):
             raise ArmRefusedError(f"--model {SMALL_BERT} has no trained weights to embed texts with; name another")
         return linear_texts.FrozenEncoder(self.source, self.tokens)(list(data.texts))
 
-    def counts_of_words(self, train: TextArrays) -> Callable[[TextArrays], Any]:
+    def plain_features(self, train: TextArrays) -> Callable[[TextArrays], Any]:
         vectorizer = linear_texts.tfidf(list(train.texts))
         return lambda data: vectorizer.transform(data.texts)
 

@@ -6,9 +6,10 @@ alone; with resampled features this is classifier re-training (Kang et al. 2020)
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -48,24 +49,32 @@ class ArmRefusedError(ValueError):
     """An arm that this data does not allow; a study goes on without it and says why."""
 
 
-def load_synthetic_sets(spec: str | None, like: S) -> dict[str, S]:
+def load_synthetic_sets(spec: str | None, like: S) -> dict[str, Sequence[S]]:
     """The sets of `--synthetic` by name, in the form of `like`; errors are those of `load_synthetic`."""
-    return {name: load_synthetic(folder, like) for name, folder in parse_sets(spec).items()} if spec else {}
+    folders = parse_sets(spec) if spec else {}
+    return {name: [load_synthetic(folder, like) for folder in own] for name, own in folders.items()}
 
 
-def parse_sets(spec: str) -> dict[str, str]:
-    """`--synthetic`: a folder or Hub id, or several as name=folder,name=folder.
+def parse_sets(spec: str) -> dict[str, list[str]]:
+    """`--synthetic`: a folder or Hub id, or several as name=folder,name=folder; a name that comes again has several.
 
     Raises:
-        ValueError: a name twice.
+        ValueError: a folder twice.
     """
     parts = spec.split(",")
     if Path(spec).exists() or not all(re.match(r"\w+=.", part) for part in parts):
-        return {"": spec}
-    named = [part.split("=", 1) for part in parts]
-    if len({name for name, _ in named}) < len(named):
-        raise ValueError(f"--synthetic gives a name twice, got {', '.join(name for name, _ in named)}")
-    return {name: folder for name, folder in named}
+        return {"": [spec]}
+    found: dict[str, list[str]] = {}
+    for name, folder in (part.split("=", 1) for part in parts):
+        if folder in found.setdefault(name, []):
+            raise ValueError(f"--synthetic gives {name}={folder} twice; several sets of a name are different ones")
+        found[name].append(folder)
+    return found
+
+
+def joined(sets: Sequence[R]) -> R:
+    """The rows of all sets, one set after another."""
+    return functools.reduce(lambda first, other: first.followed_by(other), sets)
 
 
 def load_synthetic(spec: str, like: S) -> S:
@@ -126,7 +135,10 @@ def arm_rows(real: R, synthetic: R, arm: Arm, *, ratio: float | None, balance_to
             raise ArmRefusedError(f"the synthetic set holds no {real.noun} of {missing}")
         return synthetic
     if arm.rows == "composite":
-        rows = np.sort(rows) if ratio is None else rows[: round(ratio * len(real.labels))]
+        wanted = len(rows) if ratio is None else round(ratio * len(real.labels))
+        if arm.ratio is not None and wanted > len(rows):
+            raise ArmRefusedError(f"{ratio:g} a real one are {wanted}, and the synthetic set holds {len(rows)}")
+        rows = np.sort(rows) if ratio is None else rows[:wanted]
     else:
         short = shortage(real.labels, classes, balance_to)
         rows = np.concatenate([rows[synthetic.labels[rows] == c][: short[c]] for c in range(classes)])

@@ -7,9 +7,10 @@ test split is read once for each (arm, seed).
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -21,8 +22,10 @@ from accelerate import PartialState
 from safetensors.numpy import load_file
 from transformers.utils.logging import disable_progress_bar
 
+from clinsynth.data.labels import LabelledRows
 from clinsynth.data.summary import VISIBLE
 from clinsynth.run_folder import atomic_write, complete_folder, create_run_folder, read_json, write_run_config
+from clinsynth.trainers.classifiers.agreement import MIXED_UP, OVERALL, label_agreement
 from clinsynth.trainers.classifiers.arms import (
     REAL_FROZEN,
     REAL_ONLY,
@@ -31,32 +34,24 @@ from clinsynth.trainers.classifiers.arms import (
     ArmArguments,
     Controls,
     choose_controls,
-    resolve_arms,
 )
 from clinsynth.trainers.classifiers.calibration import Correction, choose_correction
+from clinsynth.trainers.classifiers.dose import dose_records
+from clinsynth.trainers.classifiers.forecast import forecast
+from clinsynth.trainers.classifiers.groups import subgroup_changes, subgroup_records, worst_groups
 from clinsynth.trainers.classifiers.registration import changed_note, plan_of, read_plans, register, register_choices
+from clinsynth.trainers.classifiers.resampling import bootstrap, visible_gain
 from clinsynth.trainers.classifiers.rows import (
     ArmRefusedError,
     S,
     check_data,
     hash_sets,
+    joined,
     load_synthetic,
     load_synthetic_sets,
 )
-from clinsynth.trainers.classifiers.statistics import (
-    MIXED_UP,
-    OVERALL,
-    arm_records,
-    bootstrap,
-    comparison_records,
-    gap_records,
-    label_agreement,
-    minority_classes,
-    subgroup_changes,
-    subgroup_records,
-    visible_gain,
-    worst_groups,
-)
+from clinsynth.trainers.classifiers.scores import minority_classes
+from clinsynth.trainers.classifiers.statistics import arm_records, comparison_records, gap_records
 from clinsynth.trainers.classifiers.trainings import Classifiers, Trainings, run_training, short_hash
 
 LONGEST_WAIT = timedelta(days=7)  # for the slowest process; torch's own limit is half an hour
@@ -70,14 +65,15 @@ def run_study(
     classifiers: Classifiers[S],
     args: ArmArguments,
     real: Mapping[str, S],
-    synthetic: Mapping[str, S],
+    synthetic: Mapping[str, S | Sequence[S]],
     *,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Train `classifiers` `args.seeds` times an arm and compare the arms with the control on the real test split;
     JSON-able.
 
-    `real` has splits train, validation and test; `synthetic` are sets by name, a single one without a name; what is
+    `real` has splits train, validation and test; `synthetic` are sets by name, a single one without a name; several
+    under one name are of a generator's trainings or draws, and the seeds of the classifier take them in turn; what is
     called as the arm of the round trip is its set. All arms take the same number of optimizer steps and choose among
     the same learning rates; the correction of each arm's probabilities and the control are chosen on validation before
     the test split is read. Trainings found complete in `arms` of `args.output_dir` are not repeated; under `accelerate
@@ -85,38 +81,46 @@ def run_study(
 
     Returns:
         `arms`: a record for each arm and metric; `comparisons`: one for each arm, its control and metric;
-        `gap_closed`: with --ceiling one for each arm; `subgroups`: one for each arm, subgroup column and
-        group; `subgroup_changes` and `worst_groups`: what each arm changed there; `label_agreement`: one for
-        each synthetic set and class; `confusion`: for each arm the test samples by true (rows) and predicted
-        class, mean of the seeds; `runs`: one for each training, its epochs in `history`; `refused`: arms that
-        the data does not allow, and why; `control`, and `features_control` of arms in feature space;
-        `calibration`: how each arm's probabilities were corrected, and its macro-F1 on validation then, by
-        which the control was chosen; `visible_gain`: the least that could be shown; `label_names`;
-        `best_model`: folder of each arm's best model by validation, not corrected; `notes`.
+        `gap_closed`: with --ceiling one for each arm; `dose`: with --each_ratio one for each synthetic set;
+        `subgroups`: one for each arm, subgroup column and group; `subgroup_changes` and `worst_groups`: what each
+        arm changed there; `label_agreement`: one for each synthetic set and class; `confusion`: for each arm the
+        test samples by true (rows) and predicted class, mean of the seeds; `runs`: one for each training, its
+        epochs in `history`; `refused`: arms that the data does not allow, and why; `control`, and
+        `features_control` of arms in feature space; `calibration`: how each arm's probabilities were corrected, and
+        its macro-F1 on validation then, by which the control was chosen; `visible_gain`: the least that could be
+        shown; `forecast`: what was expected of each synthetic set beforehand; `label_names`; `best_model`: folder
+        of each arm's best model by validation, not corrected; `notes`.
         The functions that make the records say what is in them.
 
     Raises:
         ValueError: a bad setting, or sets that do not fit each other, by name.
     """
-    arms = resolve_arms(args.kinds, args.control, [name for name in synthetic if name != ROUND_TRIP], classifiers.arms)
-    check_data(real, synthetic)
+    arms = args.resolve([name for name in synthetic if name != ROUND_TRIP], classifiers.arms)
+    made = {name: (sets,) if isinstance(sets, LabelledRows) else tuple(sets) for name, sets in synthetic.items()}
+    check_data(real, {f"{name} {i}".strip(): data for name, sets in made.items() for i, data in enumerate(sets)})
     if ROUND_TRIP not in synthetic and any(arm.rows == ROUND_TRIP for arm in arms):
         raise ValueError(
             f"--arms {ROUND_TRIP} needs the real samples as a generator gives them back; give --round_trip"
         )
     output_dir = Path(args.output_dir)
     cache = create_run_folder(args.cache_dir, "cache_dir") if args.cache_dir else output_dir
-    trainings = Trainings(classifiers, args, real, synthetic, output_dir, cache, progress)
+    trainings = Trainings(classifiers, args, real, made, output_dir, cache, progress)
     seeds = range(args.seed, args.seed + args.seeds)
+    generators_of(trainings, seeds)  # an error now, not after hours
     earlier = None
     if processes().is_main_process:
         settings = {name: getattr(args, name) for name in ("control", "choose_control", "calibrate")}
         settings |= {"test": hash_sets(real["test"]), "trainings": [short_hash(trainings.identity(a)) for a in arms]}
         register(create_run_folder(output_dir), plan_of([arm.name for arm in arms], seeds, settings))
         earlier = changed_note(output_dir)
-    run_shared(trainings, [(arm, seed) for seed in seeds for arm in arms])
+    jobs = [(arm, seed) for seed in seeds for arm in arms]
+    share_features(trainings, jobs)
+    told = forecast(trainings, args.seed)
+    if progress and processes().is_main_process:
+        print("\n".join(record["sentence"] for record in told), flush=True)
+    run_shared(trainings, jobs)
     results = gather_results(trainings, arms, list(seeds))
-    return results | {"notes": [*results["notes"], *([earlier] if earlier else [])]}
+    return results | {"forecast": told, "notes": [*results["notes"], *([earlier] if earlier else [])]}
 
 
 def processes() -> PartialState:
@@ -125,16 +129,20 @@ def processes() -> PartialState:
     return PartialState(cpu=not torch.accelerator.is_available(), timeout=LONGEST_WAIT)
 
 
-def run_shared(trainings: Trainings[S], jobs: list[Job]) -> None:
-    """Run the trainings, shared among the processes: first those of the control, which others may need."""
+def share_features(trainings: Trainings[S], jobs: list[Job]) -> None:
+    """Compute the features of bodies that are not trained, shared among the processes."""
     state = processes()
     if trainings.args.features_from == "model" and any(arm.in_features for arm, _ in jobs):
-        sets = [*trainings.real.values(), *trainings.synthetic.values()]
-        for data in sets[state.process_index :: state.num_processes]:
+        for data in all_sets(trainings)[state.process_index :: state.num_processes]:
             trainings.features(data, jobs[0][1])  # the same for every seed
         state.wait_for_everyone()
     if any(arm.frozen for arm, _ in jobs):
         keep_frozen(trainings, state)
+
+
+def run_shared(trainings: Trainings[S], jobs: list[Job]) -> None:
+    """Run the trainings, shared among the processes: first those of the control, which others may need."""
+    state = processes()
     controls = [job for job in jobs if job[0].kind == trainings.args.control]
     for part in (controls, [job for job in jobs if job not in controls]):
         for arm, seed in part[state.process_index :: state.num_processes]:
@@ -145,16 +153,35 @@ def run_shared(trainings: Trainings[S], jobs: list[Job]) -> None:
             for source, seed in taught[state.process_index :: state.num_processes]:
                 trainings.taught(source, seed)
             state.wait_for_everyone()
-    labelled = [(source, seed) for source in trainings.synthetic for _, seed in controls]
-    for source, seed in labelled[state.process_index :: state.num_processes]:
-        trainings.synthetic_probabilities(source, seed)
+    labelled = [(data, seed) for made in trainings.synthetic.values() for data in made for _, seed in controls]
+    for data, seed in labelled[state.process_index :: state.num_processes]:
+        trainings.says_of(data, seed)
     state.wait_for_everyone()
+
+
+def all_sets(trainings: Trainings[S]) -> list[S]:
+    """The real splits, and every synthetic set."""
+    return [*trainings.real.values(), *itertools.chain.from_iterable(trainings.synthetic.values())]
+
+
+def generators_of(trainings: Trainings[S], seeds: Sequence[int]) -> list[int]:
+    """For each seed the number of the generator's training or draw whose set it sees: a level of the bootstrap.
+
+    Raises:
+        ValueError: names with a different number of sets, or fewer seeds than sets.
+    """
+    many = {name: len(sets) for name, sets in trainings.synthetic.items() if len(sets) > 1}
+    if len(set(many.values())) > 1:
+        raise ValueError(f"--synthetic gives names a different number of sets: {many}; give each as many, or one")
+    if any(count > len(seeds) for count in many.values()):
+        raise ValueError(f"--seeds {len(seeds)} are fewer than the sets of a name, {many}; each set needs a training")
+    name = next(iter(many), None)
+    return [trainings.generator(name, seed) if name is not None else 0 for seed in seeds]
 
 
 def keep_frozen(trainings: Trainings[S], state: PartialState) -> None:
     """Compute the features of --model as it is, shared among the processes, where it can give them."""
-    sets = [*trainings.real.values(), *trainings.synthetic.values()]
-    for data in sets[state.process_index :: state.num_processes]:
+    for data in all_sets(trainings)[state.process_index :: state.num_processes]:
         try:
             trainings.frozen(data)
         except ArmRefusedError:
@@ -180,9 +207,9 @@ def gather_results(trainings: Trainings[S], arms: list[Arm], seeds: list[int]) -
     probabilities = {name: corrections[name].apply(own) for name, own in plain.items()}
     pairs = [(arm.name, other) for arm in kept if (other := controls.of(arm)) is not None]
     ceiling = read_ceiling(args.ceiling, test, len(seeds)) if args.ceiling else {}
-    resampled = bootstrap(
-        test.labels, probabilities | ceiling, len(test.label_names), minority=minority, persons=test.persons
-    )
+    generators = generators_of(trainings, seeds)
+    levels = {"minority": minority, "persons": test.persons, "generators": generators}
+    resampled = bootstrap(test.labels, probabilities | ceiling, len(test.label_names), **levels)
     top = {name: resampled.pop(name) for name in ceiling}
     scored = arm_records(resampled, test, probabilities, minority)
     by_validation = sorted(runs, key=lambda job: runs[job]["validation_macro_f1"])
@@ -193,6 +220,7 @@ def gather_results(trainings: Trainings[S], arms: list[Arm], seeds: list[int]) -
     return {
         "arms": scored,
         "comparisons": compared,
+        "dose": dose_records(resampled, kept, controls, len(train.labels)),
         "gap_closed": [record for values in top.values() for record in gap_records(resampled, pairs, values)],
         "subgroups": subgroup_records(test, probabilities),
         "subgroup_changes": changes,
@@ -314,9 +342,9 @@ def control_note(
 def agreement_records(trainings: Trainings[S], on_test: np.ndarray, seeds: list[int]) -> list[dict[str, Any]]:
     """`label_agreement` of every synthetic set; `on_test` are the control's probabilities (seeds, n, classes)."""
     test, records = trainings.real["test"], []
-    for source, data in trainings.synthetic.items():
-        predicted = np.stack([trainings.synthetic_probabilities(source, seed).argmax(1) for seed in seeds])
-        records += label_agreement(source, data, predicted, test, on_test.argmax(2))
+    for source, made in trainings.synthetic.items():
+        said = [np.concatenate([trainings.says_of(data, seed) for data in made]).argmax(1) for seed in seeds]
+        records += label_agreement(source, joined(made), np.stack(said), test, on_test.argmax(2))
     return records
 
 
@@ -368,7 +396,10 @@ def study_notes(trainings: Trainings[S], arms: list[Arm], runs: dict[Job, dict[s
             f"arms in feature space: only the last layer is trained, on features of {body}, without augmentation; "
             "they are compared with a control of their kind, which differs in its rows alone"
         )
-    notes += trainings.classifiers.notes(trainings.real, trainings.synthetic)
+    for name, sets in trainings.synthetic.items():
+        if len(sets) > 1:
+            notes.append(f"{len(sets)} sets of {name}: the seeds take them in turn, and intervals hold both levels")
+    notes += trainings.classifiers.notes(trainings.real, {name: joined(s) for name, s in trainings.synthetic.items()})
     made = {f"{job[0].name}: {note}": None for job, run in runs.items() for note in run["notes"]}
     return [*notes, *made]
 
@@ -391,7 +422,7 @@ def run_study_command(
     train = real["train"]
     synthetic = load_synthetic_sets(args.synthetic, train)
     if args.round_trip:
-        synthetic[ROUND_TRIP] = load_synthetic(args.round_trip, train)
+        synthetic[ROUND_TRIP] = [load_synthetic(args.round_trip, train)]
     classifiers = build(args, train)
     results = run_study(classifiers, args, real, synthetic)
     if state.is_main_process:
@@ -424,7 +455,7 @@ def results_as_text(results: dict[str, Any], noun: str) -> str:
         if not r["metric"].startswith("recall ")
     ]
     refused = [f"{r['arm']} was left out: {r['reason']}" for r in results["refused"]]
-    told = [*results["comparisons"], *results["gap_closed"], *results["worst_groups"]]
+    told = [*results["comparisons"], *results["gap_closed"], *results["dose"], *results["worst_groups"]]
     sentences = [record["sentence"] for record in told if "sentence" in record]
     mixed = [
         f"labels of the synthetic set {r['source']}: {r['label']} agrees with the control in {r['value']:.0%} of its "

@@ -8,7 +8,7 @@ import logging
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -111,9 +111,10 @@ class Classifiers(ABC, Generic[S]):
         """Features float32 (n, d) of samples by --model as it is, for a logistic regression; else refused."""
         raise ArmRefusedError("there are none here")
 
-    def counts_of_words(self, train: S) -> Callable[[S], Any]:
-        """From samples to their features, sparse (n, d), that were fitted on `train`; else refused."""
-        raise ArmRefusedError("there are none here")
+    @abstractmethod
+    def plain_features(self, train: S) -> Callable[[S], Any]:
+        """From samples to features (n, d) that need no network: TF-IDF of words, sparse and fitted on `train`, or
+        thumbnails."""
 
     def oversample(self, train: S, method: str, balance_to: int | None, seed: int) -> tuple[S, list[str]]:
         """Samples that fill up the short classes of `train`, which are repeated here, and notes; else refused."""
@@ -192,7 +193,7 @@ def choose_rows(trainings: Trainings[S], arm: Arm, seed: int, choice: Choice) ->
         added = choose_rows(trainings, trainings.like(arm), seed, replace(choice, weight=1.0))
         return ArmRows(with_repeats(real, added.data.labels[len(real.labels) :], seed), None, added.notes, choice)
     if arm.rows == ROUND_TRIP:
-        given_back = trainings.seen(arm, trainings.synthetic[ROUND_TRIP], seed)
+        given_back = trainings.seen(arm, trainings.made(ROUND_TRIP, seed), seed)
         return ArmRows(arm_rows(real, given_back, Arm("composite"), ratio=None, balance_to=None, seed=seed))
     if not arm.method:
         return ArmRows(real)
@@ -207,7 +208,7 @@ def synthetic_rows(trainings: Trainings[S], arm: Arm, seed: int, choice: Choice,
     """`choose_rows` of an arm of synthetic samples, weighed and softly labelled as the flags say."""
     args = trainings.args
     kept, notes = kept_rows(trainings, arm, seed, choice)
-    seen = trainings.seen(arm, trainings.synthetic[arm.source], seed).take(kept)
+    seen = trainings.seen(arm, trainings.made(arm.source, seed), seed).take(kept)
     settings: dict[str, Any] = {"ratio": choice.ratio, "balance_to": args.balance_to, "seed": seed}
     data = arm_rows(real, seen, arm, **settings)
     if choice.weight == 1 and (arm.linear or not args.soft_labels):
@@ -225,10 +226,10 @@ def synthetic_rows(trainings: Trainings[S], arm: Arm, seed: int, choice: Choice,
 
 def kept_rows(trainings: Trainings[S], arm: Arm, seed: int, choice: Choice) -> tuple[np.ndarray, list[str]]:
     """Numbers of the synthetic samples that are left to an arm by --keep_agreeing and a band, and notes."""
-    samples, notes = trainings.synthetic[arm.source], []
+    samples, notes = trainings.made(arm.source, seed), []
     keep = np.ones(len(samples.labels), dtype=bool)
     if trainings.args.keep_agreeing:
-        keep &= trainings.synthetic_probabilities(arm.source, seed).argmax(1) == samples.labels
+        keep &= trainings.says_of(samples, seed).argmax(1) == samples.labels
         kept = f"{keep.sum()} of {len(keep)} synthetic {samples.noun}s kept"
         notes.append(f"{kept}, whose label the control gives them too")
     if choice.band:
@@ -282,7 +283,7 @@ def fit_best(trainings: Trainings[S], arm: Arm, seed: int, folder: Path) -> Fit[
 def fit_linear_arm(trainings: Trainings[S], arm: Arm, seed: int, rows: ArmRows[S], folder: Path) -> Fit[S]:
     """Fit a logistic regression. It takes no optimizer step of the others' kind, and has no seed: 0 steps."""
     started, real, data = time.perf_counter(), trainings.real, rows.data
-    of_words = None if isinstance(data, BodyFeatures) else trainings.classifiers.counts_of_words(data)
+    of_words = None if isinstance(data, BodyFeatures) else trainings.classifiers.plain_features(data)
 
     def features(samples: S) -> Any:
         return trainings.frozen(samples).values if of_words is None else of_words(samples)
@@ -364,12 +365,14 @@ def later(record: Record, before: FitResult) -> Record:
 
 @dataclass(frozen=True)
 class Trainings(Generic[S]):
-    """The trainings of a study, and where each is kept; features of a body that is not trained are in `cache_dir`."""
+    """The trainings of a study, and where each is kept; features of a body that is not trained are in `cache_dir`.
+
+    `synthetic` has under each name the sets of a generator's trainings or draws; one training of an arm sees one."""
 
     classifiers: Classifiers[S]
     args: ArmArguments
     real: Mapping[str, S]
-    synthetic: Mapping[str, S]
+    synthetic: Mapping[str, Sequence[S]]
     output_dir: Path
     cache_dir: Path
     progress: bool
@@ -377,7 +380,7 @@ class Trainings(Generic[S]):
     @cached_property
     def fingerprints(self) -> dict[str, str]:
         """Hashes of the real splits, and of each synthetic set by its name."""
-        sets = {name: hash_sets(data) for name, data in self.synthetic.items()}
+        sets = {name: "+".join(hash_sets(data) for data in made) for name, made in self.synthetic.items()}
         return {"real splits": hash_sets(*(self.real[name] for name in ("train", "validation", "test"))), **sets}
 
     def identity(self, arm: Arm) -> dict[str, Any]:
@@ -395,7 +398,7 @@ class Trainings(Generic[S]):
             "data": self.fingerprints["real splits"],
         }
         if arm.rows == "composite":
-            tried = list(args.ratios)
+            tried = list(args.ratios) if arm.ratio is None else [arm.ratio]
             values["synthetic_ratio"] = tried if len(tried) > 1 else tried[0]
         if arm.rows in ("composite", "balanced") and args.weights != [1.0]:
             values["synthetic_weight"] = args.weights
@@ -414,6 +417,14 @@ class Trainings(Generic[S]):
         if self.needs_control(arm):
             values["control"] = self.identity(self.control)
         return values
+
+    def made(self, source: str, seed: int) -> S:
+        """The set of `source` that a training with this seed sees: the next seed has that of the next generator."""
+        return self.synthetic[source][self.generator(source, seed)]
+
+    def generator(self, source: str, seed: int) -> int:
+        """The number of that set."""
+        return seed % len(self.synthetic[source])
 
     @property
     def control(self) -> Arm:
@@ -437,7 +448,7 @@ class Trainings(Generic[S]):
     def like(self, arm: Arm) -> Arm:
         """The arm whose synthetic samples `duplicate_real` has real ones instead of: composite, of several sets that
         with the largest."""
-        sets = {name: len(data.labels) for name, data in self.synthetic.items() if name != ROUND_TRIP}
+        sets = {name: len(made[0].labels) for name, made in self.synthetic.items() if name != ROUND_TRIP}
         return Arm(f"composite{IN_FEATURES * arm.in_features}", max(sets, key=lambda name: sets[name]))
 
     def folder(self, arm: Arm, seed: int) -> Path:
@@ -524,10 +535,10 @@ class Trainings(Generic[S]):
             seen, found = self.seen(self.control, train, seed), []
             for part in folds(train.labels, seed):
                 _, model = fit_rows(self, self.control, seed, seen.take(np.flatnonzero(part)), settings)
-                found.append(self.predict(self.control, seed, model, self.synthetic[source]))
+                found.append(self.predict(self.control, seed, model, self.made(source, seed)))
             return {"probabilities": np.stack(found).mean(0)}
 
-        path = folder / f"teacher-{self.fingerprints[source]}.safetensors"
+        path = folder / f"teacher-{hash_sets(self.made(source, seed))}.safetensors"
         return kept_arrays(path, compute)["probabilities"]
 
     def nearness(self, source: str, seed: int) -> np.ndarray:
@@ -536,19 +547,18 @@ class Trainings(Generic[S]):
         body = Arm(REAL_FEATURES)
         train, known, made = (
             self.seen(body, data, seed)
-            for data in (self.real["train"], self.real["validation"], self.synthetic[source])
+            for data in (self.real["train"], self.real["validation"], self.made(source, seed))
         )
         assert isinstance(train, BodyFeatures) and isinstance(known, BodyFeatures) and isinstance(made, BodyFeatures)
         usual = np.sort(to_nearest(known, train))
         return np.searchsorted(usual, to_nearest(made, train), side="left") / len(usual)
 
-    def synthetic_probabilities(self, source: str, seed: int) -> np.ndarray:
+    def says_of(self, data: S, seed: int) -> np.ndarray:
         """What the control's classifier of this seed says of a synthetic set: (n, classes), kept beside it."""
-        path = self.folder(self.control, seed) / f"synthetic-{self.fingerprints[source]}.safetensors"
+        path = self.folder(self.control, seed) / f"synthetic-{hash_sets(data)}.safetensors"
 
         def compute() -> dict[str, np.ndarray]:
-            data, model = self.synthetic[source], self.control_model(seed)
-            return {"probabilities": self.predict(self.control, seed, model, data)}
+            return {"probabilities": self.predict(self.control, seed, self.control_model(seed), data)}
 
         return kept_arrays(path, compute)["probabilities"]
 
