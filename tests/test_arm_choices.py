@@ -12,8 +12,10 @@ from arm_studies import FAST, brightness_data, brightness_splits, only, run_arms
 
 from clinsynth.models.classifiers import balancing_weights, classification_loss
 from clinsynth.trainers.classifiers.arms import Arm, Band, Choice
+from clinsynth.trainers.classifiers.choices import choose_rows
 from clinsynth.trainers.classifiers.kinds import ImageClassifiers
-from clinsynth.trainers.classifiers.trainings import Trainings, choose_rows, folds
+from clinsynth.trainers.classifiers.teacher import folds, taught
+from clinsynth.trainers.classifiers.trainings import Trainings
 
 
 def test_the_loss_of_shares_is_that_of_labels_where_they_are_0_and_1():
@@ -70,7 +72,7 @@ def test_a_teacher_softens_labels_and_finds_the_wrong_ones(tmp_path: Path):
     assert kept[~wrong & ~far].mean() > 0.5 > kept[wrong & ~far].mean()
     assert rows.targets is not None
     assert np.allclose(rows.targets.sum(1), [1] * 12 + [0.5] * kept.sum())
-    said = trainings.taught("", 0)[kept]
+    said = taught(trainings, "", 0)[kept]
     assert np.allclose(rows.targets[12:], 0.5 * (0.5 * np.eye(3)[labels[kept]] + 0.5 * said), atol=1e-6)
 
 

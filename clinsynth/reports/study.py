@@ -24,6 +24,7 @@ from clinsynth.study.plan import MARK
 from clinsynth.synthesis.sets import load_synthetic_images, with_labels_of
 from clinsynth.trainers.classifiers.arms import REAL_ONLY
 from clinsynth.trainers.classifiers.dose import fading
+from clinsynth.trainers.classifiers.statistics import judge_together
 
 if TYPE_CHECKING:
     from clinsynth.study.arguments import StudyArguments
@@ -357,13 +358,17 @@ def write_study_report(args: StudyArguments, plan: Plan, output_dir: Path) -> No
 def gather_report(args: StudyArguments, plan: Plan) -> dict[str, Any]:
     """Everything that the steps measured, as report.json holds it."""
     generators = {name: gather_generator(args, plan, name) for name in plan.generated}
+    classifiers = {name: read_json(step.output_dir / "results.json") for name, step in plan.classified.items()}
+    if len(classifiers) > 1:  # a single one has judged its own
+        every = [record for results in classifiers.values() for record in results["comparisons"]]
+        judge_together(every, "text" if args.task else ImageArrays.noun)
     return {
         "title": args.title or args.dataset,
         "dataset": args.dataset,
         "task": args.task,
         "shareable": args.shareable,
         "generators": generators,
-        "classifiers": {name: read_json(step.output_dir / "results.json") for name, step in plan.classified.items()},
+        "classifiers": classifiers,
         "commands": [read_json(step.output_dir / MARK) for step in plan.steps],
         "environment": describe_environment(),
         "steps": {step.name: step.key for step in plan.steps},

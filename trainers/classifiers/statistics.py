@@ -5,10 +5,11 @@ The p-values of all arms and of both judged metrics are corrected together by Ho
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from scipy.stats import norm
 
 from clinsynth.data.labels import LabelledRows
 from clinsynth.trainers.classifiers.resampling import CONFIDENCE, measured
@@ -16,6 +17,7 @@ from clinsynth.trainers.classifiers.scores import calibration_floor, metric_name
 
 JUDGED = ("macro_f1", "balanced_accuracy")
 FEW_SEEDS = 3
+RARE = 5
 RULE = (
     "an arm helps (hurts) where its difference to its control is above (below) 0 with p below 0.05 after Holm's "
     "correction over all arms and metrics; else there is no evidence, as always with a single seed"
@@ -24,9 +26,14 @@ RULE = (
 
 def p_value(resampled: np.ndarray) -> float:
     """Two-sided p of a difference's being 0: twice the smaller share of resamples on one side of 0, those at 0 counted
-    on both; never below 2 / (resamples + 1)."""
+    on both. With fewer than RARE of them there the normal distribution of their spread may say less: counting cannot
+    say less than 2 / (resamples + 1), which corrected for a study of 50 comparisons is never below 5 %."""
     below, above = (resampled[1:] <= 0).sum(), (resampled[1:] >= 0).sum()
-    return min(1.0, float(2 * (min(below, above) + 1) / len(resampled)))
+    counted = min(1.0, float(2 * (min(below, above) + 1) / len(resampled)))
+    spread = resampled[1:].std()
+    if min(below, above) >= RARE or spread == 0:
+        return counted
+    return min(counted, float(2 * norm.sf(abs(resampled[0]) / spread)))
 
 
 def holm(p_values: list[float]) -> list[float]:
@@ -97,12 +104,18 @@ def comparison_records(
             if not metric.startswith("recall "):
                 gap = resampled[pair[0]][:, column] - resampled[pair[1]][:, column]
                 records.append(gap_record(gap, pair, single[pair[0], metric], single[pair[1], metric]))
+    judge_together(records, test.noun)
+    return records
+
+
+def judge_together(records: Iterable[dict[str, Any]], noun: str) -> None:
+    """Correct the p-values of all judged ones of `records` together, and write their verdicts and sentences: of a study
+    those of every classifier, since all of them were looked at."""
     judged = [record for record in records if record["metric"] in JUDGED]
     for record, corrected in zip(judged, holm([record["p"] for record in judged]), strict=True):
         record["p_holm"] = corrected
         record["verdict"] = verdict(record["difference"], corrected, record["seeds"])
-        record["sentence"] = comparison_sentence(record, len(judged), test.noun)
-    return records
+        record["sentence"] = comparison_sentence(record, len(judged), noun)
 
 
 def gap_record(gap: np.ndarray, pair: tuple[str, str], arm: dict[str, Any], control: dict[str, Any]) -> dict[str, Any]:
@@ -156,8 +169,9 @@ def comparison_sentence(record: dict[str, Any], judged: int, noun: str) -> str:
     seeds = record["seeds"]
     corrected = f", {record['p_holm']:.3f} after Holm over {judged} comparisons"
     gain = "" if record["relative_gain"] is None else f"; {record['relative_gain']:+.1f} % of the control"
+    mixed = f"; the labels of its synthetic set are {record['labels']}" if "labels" in record else ""
     return (
         f"{' - '.join(record['arms'])}, {record['metric']}: {record['difference']:+.3f} ({CONFIDENCE:.0%} interval "
         f"{low:+.3f} to {high:+.3f}; p {record['p']:.3f}{corrected}; {record['n']} test {noun}s, "
-        f"{seeds} seed{'s' * (seeds > 1)}{gain}): {record['verdict']}"
+        f"{seeds} seed{'s' * (seeds > 1)}{gain}): {record['verdict']}{mixed}"
     )

@@ -51,8 +51,10 @@ from clinsynth.trainers.classifiers.rows import (
     load_synthetic_sets,
 )
 from clinsynth.trainers.classifiers.scores import minority_classes
-from clinsynth.trainers.classifiers.statistics import arm_records, comparison_records, gap_records
-from clinsynth.trainers.classifiers.trainings import Classifiers, Trainings, run_training, short_hash
+from clinsynth.trainers.classifiers.statistics import arm_records, comparison_records, gap_records, judge_together
+from clinsynth.trainers.classifiers.teacher import taught
+from clinsynth.trainers.classifiers.training import run_training
+from clinsynth.trainers.classifiers.trainings import Classifiers, Trainings, short_hash
 
 LONGEST_WAIT = timedelta(days=7)  # for the slowest process; torch's own limit is half an hour
 
@@ -149,9 +151,9 @@ def run_shared(trainings: Trainings[S], jobs: list[Job]) -> None:
             run_training(trainings, arm, seed)
         state.wait_for_everyone()
         if part is controls and trainings.args.teaches:
-            taught = [(source, seed) for source in trainings.synthetic for _, seed in controls]
-            for source, seed in taught[state.process_index :: state.num_processes]:
-                trainings.taught(source, seed)
+            teachers = [(source, seed) for source in trainings.synthetic for _, seed in controls]
+            for source, seed in teachers[state.process_index :: state.num_processes]:
+                taught(trainings, source, seed)
             state.wait_for_everyone()
     labelled = [(data, seed) for made in trainings.synthetic.values() for data in made for _, seed in controls]
     for data, seed in labelled[state.process_index :: state.num_processes]:
@@ -215,7 +217,7 @@ def gather_results(trainings: Trainings[S], arms: list[Arm], seeds: list[int]) -
     by_validation = sorted(runs, key=lambda job: runs[job]["validation_macro_f1"])
     compared = comparison_records(resampled, pairs, scored, test, minority)
     agreement = agreement_records(trainings, plain[args.control], seeds)
-    mark_mixed_up(compared, kept, agreement)
+    mark_mixed_up(compared, kept, agreement, test.noun)
     changes = subgroup_changes(test, probabilities, pairs)
     return {
         "arms": scored,
@@ -348,7 +350,7 @@ def agreement_records(trainings: Trainings[S], on_test: np.ndarray, seeds: list[
     return records
 
 
-def mark_mixed_up(compared: list[dict[str, Any]], arms: list[Arm], agreement: list[dict[str, Any]]) -> None:
+def mark_mixed_up(compared: list[dict[str, Any]], arms: list[Arm], agreement: list[dict[str, Any]], noun: str) -> None:
     """Say in an arm's comparisons that the labels of its synthetic set are mixed up: as `labels`, and in the sentence.
     Such a verdict is one on the labels, not on the samples."""
     mixed = {record["source"] for record in agreement if (record["label"], record["flag"]) == (OVERALL, MIXED_UP)}
@@ -356,8 +358,7 @@ def mark_mixed_up(compared: list[dict[str, Any]], arms: list[Arm], agreement: li
     for record in compared:
         if record["arm"] in named:
             record["labels"] = MIXED_UP
-            if "sentence" in record:
-                record["sentence"] += f"; the labels of its synthetic set are {MIXED_UP}"
+    judge_together(compared, noun)
 
 
 def confusion(labels: np.ndarray, probabilities: np.ndarray) -> list[list[float]]:

@@ -1,36 +1,24 @@
-"""One training of a study: its rows, its fits at every learning rate, and its folder, complete or absent."""
+"""What the trainings of a study share: samples, features, identities, and the folder of each, complete or absent."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import logging
-import math
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Generic
 
 import numpy as np
 from accelerate import PartialState
-from safetensors.numpy import load_file, save_file
-from scipy.spatial.distance import cdist
+from safetensors.numpy import load_file
 from transformers import PreTrainedModel
 
-from clinsynth.data.labels import LabelledRows
-from clinsynth.models.classifiers import FitResult, FitSettings, Read, Record
-from clinsynth.models.linear_texts import Linear, fit_linear
-from clinsynth.run_folder import (
-    MADE_ANEW,
-    append_metrics,
-    atomic_write,
-    complete_folder,
-    explained_where_damaged,
-    kept_arrays,
-)
+from clinsynth.models.classifiers import FitResult, FitSettings, Read
+from clinsynth.models.linear_texts import Linear
+from clinsynth.run_folder import MADE_ANEW, explained_where_damaged, kept_arrays
 from clinsynth.trainers.classifiers.arms import (
     DUPLICATE,
     IN_FEATURES,
@@ -38,7 +26,6 @@ from clinsynth.trainers.classifiers.arms import (
     ROUND_TRIP,
     Arm,
     ArmArguments,
-    Choice,
     Views,
     augmentation,
     weighted,
@@ -47,19 +34,12 @@ from clinsynth.trainers.classifiers.rows import (
     ArmRefusedError,
     BodyFeatures,
     S,
-    arm_rows,
     features_of,
-    fit_head,
     hash_sets,
     head_probabilities,
-    oversample_features,
     repeated,
-    with_repeats,
 )
 
-logger = logging.getLogger("clinsynth")
-
-FOLDS = 3
 LINEAR_FILE = "linear.safetensors"
 
 
@@ -123,244 +103,6 @@ class Classifiers(ABC, Generic[S]):
     def notes(self, real: Mapping[str, S], synthetic: Mapping[str, S]) -> list[str]:
         """What a reader must know of how the samples were brought into the model."""
         return []
-
-
-def run_training(trainings: Trainings[S], arm: Arm, seed: int) -> None:
-    """Train one arm with one seed and write its folder, or why the data does not allow it; what is there is kept."""
-    folder = trainings.folder(arm, seed)
-    if folder.exists():
-        logger.info("%s: already finished", folder)
-        return
-    with complete_folder(folder) as aside:
-        record = {"arm": arm.name, "seed": seed, "identity": trainings.identity(arm)}
-        try:
-            record |= train_arm(trainings, arm, seed, aside)
-        except ArmRefusedError as error:
-            record["refused"] = str(error)
-        atomic_write(aside / "result.json", json.dumps(record, indent=2) + "\n")
-
-
-def train_arm(trainings: Trainings[S], arm: Arm, seed: int, folder: Path) -> dict[str, Any]:
-    """Write the best model and its probabilities of the test samples into `folder`; returns what is to be recorded."""
-    real = trainings.real
-    fit = fit_best(trainings, arm, seed, folder)
-    result, data = fit.result, fit.rows.data
-    if isinstance(fit.model, Linear):
-        if arm.frozen:  # of words the features cannot be had again
-            save_file({"weights": fit.model.weights, "biases": fit.model.biases}, folder / LINEAR_FILE)
-    else:
-        trainings.classifiers.save(fit.model, real["train"].label_names, folder / "model")
-    for split in ("validation", "test"):
-        probabilities = fit.predict(real[split])
-        save_file({"probabilities": probabilities, "labels": real[split].labels}, folder / f"{split}.safetensors")
-    originals = 0 if arm.rows == "synthetic" else len(real["train"].labels)
-    made = len(data.labels) - (0 if arm.kind == "pretrain_finetune" else originals)
-    return {
-        "train_rows": originals + made,
-        "synthetic_rows": made,
-        "learning_rate": fit.learning_rate,
-        **fit.rows.choice.record(),
-        "steps": result.steps,
-        "seconds": round(result.seconds, 2),
-        "best_epoch": result.best_epoch,
-        "validation_macro_f1": result.best_macro_f1,
-        "notes": fit.rows.notes,
-        "history": result.history,
-    }
-
-
-@dataclass(frozen=True)
-class ArmRows(Generic[S]):
-    """The rows of an arm, real ones first: samples, of `pretrain_finetune` those of its first half, or for an arm in
-    feature space features of samples; what they are taken for (`FitSettings.targets`); how they were chosen."""
-
-    data: S | BodyFeatures
-    targets: np.ndarray | None = None
-    notes: list[str] = field(default_factory=list)
-    choice: Choice = field(default_factory=Choice)
-
-
-def choose_rows(trainings: Trainings[S], arm: Arm, seed: int, choice: Choice) -> ArmRows[S]:
-    """The rows of an arm, drawn by `seed`.
-
-    Raises:
-        ArmRefusedError: the data does not allow the arm.
-    """
-    args, real = trainings.args, trainings.seen(arm, trainings.real["train"], seed)
-    if arm.synthetic:
-        return synthetic_rows(trainings, arm, seed, choice, real)
-    if arm.rows == DUPLICATE:
-        added = choose_rows(trainings, trainings.like(arm), seed, replace(choice, weight=1.0))
-        return ArmRows(with_repeats(real, added.data.labels[len(real.labels) :], seed), None, added.notes, choice)
-    if arm.rows == ROUND_TRIP:
-        given_back = trainings.seen(arm, trainings.made(ROUND_TRIP, seed), seed)
-        return ArmRows(arm_rows(real, given_back, Arm("composite"), ratio=None, balance_to=None, seed=seed))
-    if not arm.method:
-        return ArmRows(real)
-    if isinstance(real, BodyFeatures):
-        features, notes = oversample_features(real, arm.method, args.balance_to, seed)
-        return ArmRows(real.followed_by(features), None, notes)
-    samples, notes = trainings.classifiers.oversample(real, arm.method, args.balance_to, seed)
-    return ArmRows(real.followed_by(samples), None, notes)
-
-
-def synthetic_rows(trainings: Trainings[S], arm: Arm, seed: int, choice: Choice, real: S | BodyFeatures) -> ArmRows[S]:
-    """`choose_rows` of an arm of synthetic samples, weighed and softly labelled as the flags say."""
-    args = trainings.args
-    kept, notes = kept_rows(trainings, arm, seed, choice)
-    seen = trainings.seen(arm, trainings.made(arm.source, seed), seed).take(kept)
-    settings: dict[str, Any] = {"ratio": choice.ratio, "balance_to": args.balance_to, "seed": seed}
-    data = arm_rows(real, seen, arm, **settings)
-    if choice.weight == 1 and (arm.linear or not args.soft_labels):
-        return ArmRows(data, None, notes, choice)
-    targets = np.eye(len(data.label_names), dtype=np.float32)[data.labels]
-    # The same draw once more, of numbers instead of samples, says which of the synthetic ones stand where.
-    drawn = arm_rows(numbered(real), numbered(seen), arm, **settings).values[:, 0]
-    first = len(data.labels) - len(seen.labels) if arm.rows in ("synthetic", "pretrain_finetune") else len(real.labels)
-    if args.soft_labels:
-        said = trainings.taught(arm.source, seed)[kept][drawn[first:]]
-        targets[first:] = (1 - args.soft_labels) * targets[first:] + args.soft_labels * said
-    targets[first:] *= choice.weight
-    return ArmRows(data, targets, notes, choice)
-
-
-def kept_rows(trainings: Trainings[S], arm: Arm, seed: int, choice: Choice) -> tuple[np.ndarray, list[str]]:
-    """Numbers of the synthetic samples that are left to an arm by --keep_agreeing and a band, and notes."""
-    samples, notes = trainings.made(arm.source, seed), []
-    keep = np.ones(len(samples.labels), dtype=bool)
-    if trainings.args.keep_agreeing:
-        keep &= trainings.says_of(samples, seed).argmax(1) == samples.labels
-        kept = f"{keep.sum()} of {len(keep)} synthetic {samples.noun}s kept"
-        notes.append(f"{kept}, whose label the control gives them too")
-    if choice.band:
-        said = trainings.taught(arm.source, seed)[np.arange(len(samples.labels)), samples.labels]
-        keep &= (choice.band.low <= said) & (said <= choice.band.high)
-        keep &= trainings.nearness(arm.source, seed) <= choice.band.near
-        notes.append(f"{keep.sum()} of {len(keep)} synthetic {samples.noun}s kept, in the band {choice.band}")
-    return np.flatnonzero(keep), notes
-
-
-def numbered(rows: LabelledRows) -> BodyFeatures:
-    """The rows' numbers in their place."""
-    return BodyFeatures(np.arange(len(rows.labels))[:, None], rows.labels, rows.label_names)
-
-
-@dataclass(frozen=True)
-class Fit(Generic[S]):
-    """A training, what it was done on, and what it says of other samples: probabilities (n, classes)."""
-
-    result: FitResult
-    model: PreTrainedModel | Linear
-    learning_rate: float | None
-    rows: ArmRows[S]
-    predict: Callable[[S], np.ndarray]
-
-
-def fit_best(trainings: Trainings[S], arm: Arm, seed: int, folder: Path) -> Fit[S]:
-    """Train on every choice of rows at every learning rate, appending to `folder`'s metrics.jsonl; the best by
-    validation."""
-    best: list[Fit[S]] = []  # one at most: a model is large
-    refused: list[ArmRefusedError] = []
-    for choice in trainings.args.choices(arm):
-        try:
-            rows = choose_rows(trainings, arm, seed, choice)
-        except ArmRefusedError as error:  # a band may be too narrow where another is not
-            refused.append(error)
-            continue
-        for learning_rate in [None] if arm.linear else trainings.args.rates:
-            if learning_rate is None:
-                fit = fit_linear_arm(trainings, arm, seed, rows, folder)
-            else:
-                settings = replace(fit_settings(trainings, arm, seed, learning_rate, folder), targets=rows.targets)
-                result, model = fit_rows(trainings, arm, seed, rows.data, settings)
-                fit = Fit(result, model, learning_rate, rows, partial(trainings.predict, arm, seed, model))
-            best = [max([*best, fit], key=lambda fit: fit.result.best_macro_f1)]
-    if not best:
-        raise refused[0]
-    return best[0]
-
-
-def fit_linear_arm(trainings: Trainings[S], arm: Arm, seed: int, rows: ArmRows[S], folder: Path) -> Fit[S]:
-    """Fit a logistic regression. It takes no optimizer step of the others' kind, and has no seed: 0 steps."""
-    started, real, data = time.perf_counter(), trainings.real, rows.data
-    of_words = None if isinstance(data, BodyFeatures) else trainings.classifiers.plain_features(data)
-
-    def features(samples: S) -> Any:
-        return trainings.frozen(samples).values if of_words is None else of_words(samples)
-
-    held_out = real["validation"]
-    model, history = fit_linear(
-        data.values if isinstance(data, BodyFeatures) else features(data),
-        data.labels,
-        len(real["train"].label_names),
-        features(held_out),
-        held_out.labels,
-        trainings.weighted(arm),
-    )
-    for record in history:
-        append_metrics(folder, {"arm": arm.name, "seed": seed, **record})
-    best = max(record["validation_macro_f1"] for record in history)
-    result = FitResult(0, time.perf_counter() - started, 0, best, [])
-    return Fit(result, model, None, rows, lambda samples: model.probabilities(features(samples)))
-
-
-def fit_rows(
-    trainings: Trainings[S], arm: Arm, seed: int, data: S | BodyFeatures, settings: FitSettings
-) -> tuple[FitResult, PreTrainedModel]:
-    """Train a new classifier on `data`, of features its last layer alone."""
-    if isinstance(data, BodyFeatures):
-        model = trainings.body(seed)  # anew, since fit_head changes its last layer
-        held_out = trainings.features(trainings.real["validation"], seed)
-        return fit_head(model, data, held_out, settings), model
-    model = trainings.new_classifier(seed)
-    return fit_whole(trainings, arm, data, model, settings), model
-
-
-def fit_settings(trainings: Trainings[S], arm: Arm, seed: int, learning_rate: float, folder: Path) -> FitSettings:
-    """Epochs, batch size and steps an epoch are the same for every arm: those of the real train samples.
-
-    A gain must come from the samples, not from longer training."""
-    rows, args = len(trainings.real["train"].labels), trainings.args
-    batch_size = min(args.batch_size, rows)
-    return FitSettings(
-        args.epochs,
-        batch_size,
-        learning_rate,
-        seed,
-        trainings.weighted(arm),
-        trainings.views(arm),
-        steps_per_epoch=math.ceil(rows / batch_size),
-        progress=f"{arm.name}, seed {seed}, learning rate {learning_rate:g}" if trainings.progress else None,
-        on_epoch=lambda record: append_metrics(folder, {"arm": arm.name, "seed": seed, **record}),
-    )
-
-
-def fit_whole(trainings: Trainings[S], arm: Arm, data: S, model: PreTrainedModel, settings: FitSettings) -> FitResult:
-    """Train the whole of `model` on the samples of an arm."""
-    real = trainings.real
-
-    def fit(samples: S, settings: FitSettings) -> FitResult:
-        return trainings.classifiers.fit(model, samples, real["validation"], settings)
-
-    if arm.kind != "pretrain_finetune":
-        return fit(data, settings)
-    # As many steps as in any arm. The weights are those of an epoch of the second half, on real samples.
-    first, on_epoch = settings.epochs // 2, settings.on_epoch
-    pretrained = fit(data, replace(settings, epochs=first))
-    rest = on_epoch and (lambda record: on_epoch(later(record, pretrained)))
-    finetuned = fit(real["train"], replace(settings, epochs=settings.epochs - first, targets=None, on_epoch=rest))
-    return replace(
-        finetuned,
-        steps=pretrained.steps + finetuned.steps,
-        seconds=pretrained.seconds + finetuned.seconds,
-        best_epoch=len(pretrained.history) + finetuned.best_epoch,
-        history=[*pretrained.history, *(later(record, pretrained) for record in finetuned.history)],
-    )
-
-
-def later(record: Record, before: FitResult) -> Record:
-    """The record of an epoch that comes after those of `before`."""
-    return record | {"epoch": record["epoch"] + len(before.history), "step": record["step"] + before.steps}
 
 
 @dataclass(frozen=True)
@@ -524,35 +266,6 @@ class Trainings(Generic[S]):
             return head_probabilities(model, self.features(data, seed))
         return self.classifiers.predict(model, data)
 
-    def taught(self, source: str, seed: int) -> np.ndarray:
-        """What classifiers that are trained as the control is, each without a third of the real train samples, say of
-        a synthetic set, their mean: (n, classes), kept beside the control."""
-        folder, train = self.folder(self.control, seed), self.real["train"]
-
-        def compute() -> dict[str, np.ndarray]:
-            rate = json.loads((folder / "result.json").read_text())["learning_rate"]
-            settings = replace(fit_settings(self, self.control, seed, rate, folder), on_epoch=None)
-            seen, found = self.seen(self.control, train, seed), []
-            for part in folds(train.labels, seed):
-                _, model = fit_rows(self, self.control, seed, seen.take(np.flatnonzero(part)), settings)
-                found.append(self.predict(self.control, seed, model, self.made(source, seed)))
-            return {"probabilities": np.stack(found).mean(0)}
-
-        path = folder / f"teacher-{hash_sets(self.made(source, seed))}.safetensors"
-        return kept_arrays(path, compute)["probabilities"]
-
-    def nearness(self, source: str, seed: int) -> np.ndarray:
-        """For each synthetic sample the share of the real validation samples that lie nearer to the real train samples
-        of their class than it does to those of its own, in the features of the control's body: (n,)."""
-        body = Arm(REAL_FEATURES)
-        train, known, made = (
-            self.seen(body, data, seed)
-            for data in (self.real["train"], self.real["validation"], self.made(source, seed))
-        )
-        assert isinstance(train, BodyFeatures) and isinstance(known, BodyFeatures) and isinstance(made, BodyFeatures)
-        usual = np.sort(to_nearest(known, train))
-        return np.searchsorted(usual, to_nearest(made, train), side="left") / len(usual)
-
     def says_of(self, data: S, seed: int) -> np.ndarray:
         """What the control's classifier of this seed says of a synthetic set: (n, classes), kept beside it."""
         path = self.folder(self.control, seed) / f"synthetic-{hash_sets(data)}.safetensors"
@@ -561,25 +274,6 @@ class Trainings(Generic[S]):
             return {"probabilities": self.predict(self.control, seed, self.control_model(seed), data)}
 
         return kept_arrays(path, compute)["probabilities"]
-
-
-def folds(labels: np.ndarray, seed: int) -> list[np.ndarray]:
-    """Three masks (n,) that each leave out a third of the rows of every class; a class of one row is in all."""
-    part = np.empty(len(labels), dtype=np.int64)
-    rng = np.random.default_rng(seed)
-    for label in np.unique(labels):
-        own = rng.permutation(np.flatnonzero(labels == label))
-        part[own] = np.arange(len(own)) % FOLDS if len(own) > 1 else FOLDS
-    return [part != number for number in range(FOLDS)]
-
-
-def to_nearest(rows: BodyFeatures, train: BodyFeatures) -> np.ndarray:
-    """Euclidean distance of each row to the nearest of its class in `train`, (n,)."""
-    found = np.empty(len(rows.labels))
-    for label in np.unique(rows.labels):
-        own = rows.labels == label
-        found[own] = cdist(rows.values[own], train.values[train.labels == label]).min(1)
-    return found
 
 
 def short_hash(identity: dict[str, Any]) -> str:
