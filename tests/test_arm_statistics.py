@@ -167,9 +167,8 @@ def test_verdicts_of_a_study_are_corrected_over_all_its_classifiers():
     records = [{"metric": "macro_f1", "arms": ["composite", "real"], "difference": 0.1, "interval": [0.01, 0.2]}]
     records[0] |= {"p": 0.02, "n": 100, "seeds": 3, "relative_gain": None, "labels": "mixed up"}
     judge_together(records, "picture")
-    assert records[0]["verdict"] == "helps" and records[0]["sentence"].endswith(
-        "helps; the labels of its synthetic set are mixed up"
-    )
+    assert records[0]["verdict"] == "helps"
+    assert records[0]["sentence"].endswith("helps; the labels of its synthetic set are mixed up")
     others = [{**records[0], "p": 0.5} for _ in range(3)]
     judge_together([*records, *others], "picture")
     assert records[0]["p_holm"] == pytest.approx(0.08) and records[0]["verdict"] == "no evidence"

@@ -109,8 +109,8 @@ def comparison_records(
 
 
 def judge_together(records: Iterable[dict[str, Any]], noun: str) -> None:
-    """Correct the p-values of all judged ones of `records` together, and write their verdicts and sentences: of a study
-    those of every classifier, since all of them were looked at."""
+    """Correct the p-values of all judged ones of `records` together, and write their verdicts and sentences: of a
+    study those of every classifier, since all of them were looked at."""
     judged = [record for record in records if record["metric"] in JUDGED]
     for record, corrected in zip(judged, holm([record["p"] for record in judged]), strict=True):
         record["p_holm"] = corrected
