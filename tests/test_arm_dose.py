@@ -50,9 +50,9 @@ def test_where_the_gain_stops_is_read_between_the_sizes():
     records = [record(gain, 1.0, real) for real, gain in ((400, 0.015), (10, 0.2), (100, 0.06))]
     found = fading(records)
     assert found is not None and found["interval"][0] < 252 < found["interval"][1]
-    assert "falls below 0.03 in macro-F1 from about" in found["sentence"]
+    assert "the gain is below 0.03 in macro-F1 from about" in found["sentence"]
     still = fading([record(0.2, 1.0, 10), record(0.1, 1.0, 100)])
-    assert still is not None and still["value"] is None and "it is still more" in still["sentence"]
+    assert still is not None and still["value"] is None and "beyond the 100 real ones tried" in still["sentence"]
     assert fading([record(0.2, 1.0)]) is None
 
 

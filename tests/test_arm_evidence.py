@@ -10,12 +10,12 @@ from arm_studies import FAST, NAMES, brightness_data, brightness_splits, run_arm
 
 from clinsynth.data.images import ImageArrays
 from clinsynth.models.image_classifiers import build_small_resnet, save_image_classifier
-from clinsynth.trainers.classifiers import study
+from clinsynth.trainers.classifiers import results as stating
 from clinsynth.trainers.classifiers.groups import subgroup_changes, worst_groups
 from clinsynth.trainers.classifiers.registration import FILE
 from clinsynth.trainers.classifiers.resampling import bootstrap
+from clinsynth.trainers.classifiers.results import read_ceiling
 from clinsynth.trainers.classifiers.statistics import gap_records
-from clinsynth.trainers.classifiers.study import read_ceiling
 
 
 def answers(labels: np.ndarray, right: float | np.ndarray, seed: int, seeds: int = 3) -> np.ndarray:
@@ -62,7 +62,7 @@ def test_a_plan_is_written_before_test_is_scored_and_scored_once(tmp_path: Path,
         seen.append(json.loads((tmp_path / FILE).read_text())["plans"])
         return bootstrap(*given, **more)
 
-    monkeypatch.setattr(study, "bootstrap", watched)
+    monkeypatch.setattr(stating, "bootstrap", watched)
     real, made = brightness_splits(), brightness_data(30, 9)
     flags = {**FAST, "seeds": 1, "epochs": 1}
     first = run_arms(real, made, tmp_path, **flags)

@@ -9,8 +9,8 @@ import pytest
 
 from clinsynth.data.images import ImageArrays
 from clinsynth.trainers.classifiers.arms import ARMS, ROUND_TRIP, Arm, augmentation, choose_controls, resolve_arms
+from clinsynth.trainers.classifiers.results import results_as_text
 from clinsynth.trainers.classifiers.rows import ArmRefusedError, arm_rows
-from clinsynth.trainers.classifiers.study import results_as_text
 from tests.arm_studies import FAST, NAMES, brightness_data, brightness_splits, only, run_arms, written
 
 

@@ -40,9 +40,10 @@ from clinsynth.models.text_classifiers import (
 from clinsynth.models.text_encoders import load_text_encoder, pack_texts
 from clinsynth.trainers.classifiers.arms import ROUND_TRIP, TEXT_ARMS, Arm, ArmArguments, resolve_arms, weighted
 from clinsynth.trainers.classifiers.kinds import TextClassifiers
+from clinsynth.trainers.classifiers.results import results_as_text
 from clinsynth.trainers.classifiers.rows import features_of, load_synthetic, repeated
 from clinsynth.trainers.classifiers.scores import minority_classes
-from clinsynth.trainers.classifiers.study import results_as_text, run_study
+from clinsynth.trainers.classifiers.study import run_study
 from clinsynth.trainers.train_text_classifier import TextClassifierArguments, main
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"

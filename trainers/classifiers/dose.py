@@ -104,16 +104,15 @@ def fading(records: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
         return None
     gains = np.array([record["resampled"] for record in ordered]).T
     value = falls_below(sizes, np.array([record["gain"]["value"] for record in ordered]))
-    ends = percentile_interval(np.array([falls_below(sizes, row) for row in gains]), CONFIDENCE)
-    low, high = (None if end > sizes[-1] else float(end) for end in ends)
+    beyond = sizes[-1] + 1.0  # stands for infinity, of which there are no quantiles
+    ends = percentile_interval(np.array([min(falls_below(sizes, row), beyond) for row in gains]), CONFIDENCE)
+    low, high, found = (None if end > sizes[-1] else float(end) for end in (*ends, value))
     shown = [f"more than {sizes[-1]}" if end is None else f"{end:.0f}" for end in (low, high)]
-    more = value > sizes[-1]
-    told = f"at {sizes[-1]}, the most tried, it is still more" if more else f"from about {value:.0f} real samples on"
-    return {
-        "value": None if more else value,
-        "interval": [low, high],
-        "sentence": f"the gain falls below {VISIBLE} in macro-F1 {told} (95 % interval {shown[0]} to {shown[1]})",
-    }
+    where = (
+        f"beyond the {sizes[-1]} real samples tried" if found is None else f"from about {found:.0f} real samples on"
+    )
+    sentence = f"the gain is below {VISIBLE} in macro-F1 {where} (95 % interval {shown[0]} to {shown[1]})"
+    return {"value": found, "interval": [low, high], "sentence": sentence}
 
 
 def falls_below(sizes: np.ndarray, gains: np.ndarray) -> float:

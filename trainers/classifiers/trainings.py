@@ -7,11 +7,13 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Generic
 
 import numpy as np
+import torch
 from accelerate import PartialState
 from safetensors.numpy import load_file
 from transformers import PreTrainedModel
@@ -41,6 +43,7 @@ from clinsynth.trainers.classifiers.rows import (
 )
 
 LINEAR_FILE = "linear.safetensors"
+LONGEST_WAIT = timedelta(days=7)  # for the slowest process; torch's own limit is half an hour
 
 
 class Classifiers(ABC, Generic[S]):
@@ -274,6 +277,12 @@ class Trainings(Generic[S]):
             return {"probabilities": self.predict(self.control, seed, self.control_model(seed), data)}
 
         return kept_arrays(path, compute)["probabilities"]
+
+
+def processes() -> PartialState:
+    """This process's number among those that `accelerate launch` or `torchrun` started, and its device."""
+    # Without an accelerator accelerate must be told so, or each of torchrun's processes takes itself for the only one.
+    return PartialState(cpu=not torch.accelerator.is_available(), timeout=LONGEST_WAIT)
 
 
 def short_hash(identity: dict[str, Any]) -> str:
