@@ -74,7 +74,10 @@ class ImageArrays(LabelledSamples):
 
     def read_like(self, dataset: Dataset) -> ImageArrays:
         channels, side = self.images.shape[1:3]
-        return to_arrays(dataset.select_columns(["image", "label"]), side, channels, None)
+        found = to_arrays(dataset.select_columns(["image", "label"]), side, channels, None)
+        own = max(dataset[0]["image"].size)
+        few = f"synthetic {self.noun}s have {own} pixels a side, the real ones that the classifier sees {side}"
+        return replace(found, notes=(f"{few}: what is finer than that they cannot teach",)) if own < side else found
 
     def check_like(self, other: ImageArrays, name: str) -> None:
         if other.images.shape[1:] != self.images.shape[1:]:

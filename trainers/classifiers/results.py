@@ -169,6 +169,7 @@ def study_notes(trainings: Trainings[S], arms: list[Arm], runs: dict[Job, dict[s
             "they are compared with a control of their kind, which differs in its rows alone"
         )
     for name, sets in trainings.synthetic.items():
+        notes += dict.fromkeys(note for data in sets for note in data.notes)
         if len(sets) > 1:
             notes.append(f"{len(sets)} sets of {name}: the seeds take them in turn, and intervals hold both levels")
     notes += trainings.classifiers.notes(trainings.real, {name: joined(s) for name, s in trainings.synthetic.items()})
