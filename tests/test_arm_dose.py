@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from arm_studies import FAST, brightness_data, brightness_splits, run_arms, settings
 
+from clinsynth.reports.study import dose_views
 from clinsynth.trainers.classifiers.arms import Arm, Controls
 from clinsynth.trainers.classifiers.dose import dose_records, fading, falls_below, saturating
 
@@ -54,6 +55,16 @@ def test_where_the_gain_stops_is_read_between_the_sizes():
     still = fading([record(0.2, 1.0, 10), record(0.1, 1.0, 100)])
     assert still is not None and still["value"] is None and "beyond the 100 real ones tried" in still["sentence"]
     assert fading([record(0.2, 1.0)]) is None
+
+
+def test_the_page_draws_a_line_for_each_number_of_real_samples():
+    records = {f"few_{real}": {"dose": [record(gain, 1.0, real)]} for real, gain in ((10, 0.2), (100, 0.06))}
+    (view,) = dose_views({"classifiers": {**records, "whole": {"dose": []}}})
+    assert view["name"] == "composite of ddpm" and [line["real"] for line in view["lines"]] == [10, 100]
+    assert [ratio for _, ratio in view["ticks"]] == ["0.5", "1", "2", "4", "8"]
+    many, few = (line["end"][1] for line in view["lines"])
+    assert many < few < view["zero"] + 1 and len(view["lines"][0]["whiskers"]) == 5  # more gain is further up
+    assert len(view["sentences"]) == 3 and "beyond the 100 real ones" in view["sentences"][-1]
 
 
 def test_each_ratio_is_an_arm_of_its_own(tmp_path: Path):

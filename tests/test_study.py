@@ -219,6 +219,16 @@ def test_a_membership_attack_without_a_floor_is_told_without_one(finished: Path)
     assert "0.5 is ideal)." in " ".join(render_study(report, []).split())
 
 
+def test_what_is_gained_by_how_many_is_drawn(finished: Path) -> None:
+    report = json.loads((finished / "study" / "report.json").read_text())
+    assert "How many are worth it?" not in render_study(report, [])
+    points = [{"ratio": ratio, "difference": 0.01 * ratio, "interval": [0.0, 0.02 * ratio]} for ratio in (1, 2)]
+    dose = {"kind": "composite", "source": "ddpm", "real": 36, "points": points, "sentence": "two are better than one"}
+    report["classifiers"]["small"]["dose"] = [dose]
+    found = render_study(report, [])
+    assert "How many are worth it?" in found and "36 real</text>" in found and "two are better than one" in found
+
+
 def test_more_seeds_train_only_the_missing_classifiers(finished: Path) -> None:
     arms = finished / "study" / "classify-small" / "arms"
     before = {path: path.stat().st_mtime_ns for path in arms.glob("*/result.json")}
