@@ -28,6 +28,7 @@ from clinsynth.trainers.classifiers.trainings import Trainings
 LIKELY, UNLIKELY, OPEN = "likely to help", "unlikely to help", "cannot tell"
 FORECASTS = Path(__file__).with_name("forecasts.csv")
 RESAMPLES = 400
+LEAST = 1e-3
 
 
 def forecast(trainings: Trainings[S], seed: int) -> list[dict[str, Any]]:
@@ -72,7 +73,12 @@ def answers(
     the synthetic ones, ints; `seen` are the features of train, the synthetic set and validation, the labels of the
     first two are `real` and `made`."""
     classes, (of_real, of_made, known) = len(validation.label_names), seen
-    both = sparse.vstack([of_real, of_made]) if sparse.issparse(of_real) else np.concatenate([of_real, of_made])
+    if sparse.issparse(of_real):
+        both = sparse.vstack([of_real, of_made])
+    else:  # of mean 0 and length about 1: the penalties are made for that, and so the fit ends soon
+        mean, spread = of_made.mean(0), (of_made.std(0) + LEAST) * np.sqrt(of_made.shape[1])
+        of_real, of_made, known = ((rows - mean) / spread for rows in (of_real, of_made, known))
+        both = np.concatenate([of_real, of_made])
     fits = {"real": (of_real, real), "synthetic": (of_made, made), "both": (both, np.concatenate([real, made]))}
     said = {}
     for name, (rows, labels) in fits.items():
