@@ -53,7 +53,7 @@ def test_where_the_gain_stops_is_read_between_the_sizes():
     assert found is not None and found["interval"][0] < 252 < found["interval"][1]
     assert "the gain is below 0.03 in macro-F1 from about" in found["sentence"]
     still = fading([record(0.2, 1.0, 10), record(0.1, 1.0, 100)])
-    assert still is not None and still["value"] is None and "beyond the 100 real ones tried" in still["sentence"]
+    assert still is not None and still["value"] is None and "beyond the 100 real samples tried" in still["sentence"]
     assert fading([record(0.2, 1.0)]) is None
 
 
@@ -64,7 +64,7 @@ def test_the_page_draws_a_line_for_each_number_of_real_samples():
     assert [ratio for _, ratio in view["ticks"]] == ["0.5", "1", "2", "4", "8"]
     many, few = (line["end"][1] for line in view["lines"])
     assert many < few < view["zero"] + 1 and len(view["lines"][0]["whiskers"]) == 5  # more gain is further up
-    assert len(view["sentences"]) == 3 and "beyond the 100 real ones" in view["sentences"][-1]
+    assert len(view["sentences"]) == 3 and "beyond the 100 real samples" in view["sentences"][-1]
 
 
 def test_each_ratio_is_an_arm_of_its_own(tmp_path: Path):

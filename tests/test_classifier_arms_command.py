@@ -32,6 +32,7 @@ def test_synthetic_folders_are_read_at_the_real_size(tmp_path: Path):
     like = ImageArrays(np.zeros((1, 3, 32, 32), np.uint8), np.zeros(1, np.int64), NAMES)
     found = load_synthetic(str(tmp_path / "set"), like)
     assert found.images.shape == (6, 3, 32, 32) and found.label_names == NAMES
+    assert "28 pixels a side, the real ones that the classifier sees 32" in found.notes[0]
     with pytest.raises(ValueError, match=r"--synthetic .*nowhere cannot be read"):
         load_synthetic(str(tmp_path / "nowhere"), like)
 
