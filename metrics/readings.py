@@ -302,6 +302,7 @@ def gains_of(results: dict[str, Any], source: str) -> Iterator[Gain]:
     for record in results.get("comparisons") or []:
         arm, control = record.get("arms") or (record.get("arm", "composite"), PLAIN)
         kind, _, own = arm.partition("-")
+        kind = kind.partition("_x")[0]  # a ratio of its own
         if record["metric"] == "macro_f1" and (kind in ADDING or kind.rpartition("_")[0] in ADDING) and own == source:
             low, high = record["interval"]
             yield Gain(

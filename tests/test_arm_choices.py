@@ -104,7 +104,10 @@ def test_seeds_take_the_sets_of_several_generators_in_turn(tmp_path: Path):
     results = run_arms(brightness_splits(), {"ddpm": [first, second]}, tmp_path, **{**FAST, "epochs": 1}, arms=arms)
     made = {(run["arm"], run["seed"]): run["synthetic_rows"] for run in results["runs"]}
     assert [made["composite-ddpm", 0], made["composite-ddpm", 1], made["duplicate_real", 1]] == [30, 24, 24]
-    assert results["label_agreement"][0]["n"] == 54 and "2 sets of ddpm" in "".join(results["notes"])
-    for sets, message in (([first] * 3, "--seeds 2 are fewer than the sets"), ([first, second], "different number")):
+    whole = next(record for record in results["label_agreement"] if record["label"] == "overall")
+    assert whole["n"] == 54 and "2 sets of ddpm" in "".join(results["notes"])
+    wrong = {"--seeds 2 are fewer than the sets": {"ddpm": [first] * 3}}
+    wrong["different number of sets"] = {"ddpm": [first, second], "gan": [first] * 4}
+    for message, sets in wrong.items():
         with pytest.raises(ValueError, match=message):
-            run_arms(brightness_splits(), {"ddpm": sets, "gan": [first] * 4}, tmp_path, **FAST, arms=arms)
+            run_arms(brightness_splits(), sets, tmp_path, **FAST, arms=arms)

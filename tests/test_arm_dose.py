@@ -13,7 +13,7 @@ from clinsynth.trainers.classifiers.dose import dose_records, fading, falls_belo
 RATIOS = (0.5, 1.0, 2.0, 4.0, 8.0)
 
 
-def planted(most: float, scale: float, noise: float = 0.01) -> dict[str, np.ndarray]:
+def planted(most: float, scale: float, noise: float = 0.003) -> dict[str, np.ndarray]:
     """Resampled macro-F1 of arms whose gain saturates, over a control of 0.6."""
     rng = np.random.default_rng(0)
     found = {"real": 0.6 + 0.02 * rng.normal(size=(501, 1))}

@@ -118,7 +118,8 @@ def forecast_sentence(record: dict[str, Any]) -> str:
         f"{record['synthetic']:.3f} by the synthetic ones and {record['both']:.3f} by both"
     )
     mixed = f"its labels are {MIXED_UP}, and " if record["agreement"] == MIXED_UP else ""
-    return f"{name} is {record['reading']}, because {mixed}{why} ({fared(record['reading'])})"
+    told = f"whether {name} helps cannot be told" if record["reading"] == OPEN else f"{name} is {record['reading']}"
+    return f"{told}, because {mixed}{why} ({fared(record['reading'])})"
 
 
 def fared(reading: str) -> str:
