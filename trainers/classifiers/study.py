@@ -75,7 +75,9 @@ def run_study(
     """
     arms = args.resolve([name for name in synthetic if name != ROUND_TRIP], classifiers.arms)
     made = {name: (sets,) if isinstance(sets, LabelledRows) else tuple(sets) for name, sets in synthetic.items()}
-    check_data(real, {f"{name} {i}".strip(): data for name, sets in made.items() for i, data in enumerate(sets)})
+    single = {name: sets[0] for name, sets in made.items() if len(sets) == 1}
+    several = {f"{name} {i}": data for name, sets in made.items() if len(sets) > 1 for i, data in enumerate(sets)}
+    check_data(real, single | several)
     if ROUND_TRIP not in synthetic and any(arm.rows == ROUND_TRIP for arm in arms):
         raise ValueError(
             f"--arms {ROUND_TRIP} needs the real samples as a generator gives them back; give --round_trip"
