@@ -16,10 +16,11 @@
 | gaussian_features | the same with features drawn from a normal distribution a class |
 | synthetic_features, composite_features, balanced_features | the same on features of what synthetic, … take |
 
-The control is one of these four: with --choose_control that of the best validation macro-F1, chosen before test is
-read, else --control. Every arm but `real` and `real_strong` is augmented and weighted as --control is, so that a
-difference comes from its images. With --control real_features and --features_from model no body is trained at all:
-every arm is a last layer on a pretrained one. Texts have the same arms, except that there
+The control is one of those without a generator's samples, over-sampled ones too: with --choose_control that of the best
+validation macro-F1, chosen before test is read, else --control. Every arm but `real` and `real_strong` is augmented and
+weighted as --control is, so that a difference comes from its images. With --control real_features and --features_from
+model no body is trained at all: every arm is a last layer on a pretrained one. Texts have the same arms, except that
+there
 
 - `real` is trained without class weights, and `real_weighted` with them;
 - `random_oversampling` repeats texts, and the other over-samplings exist in feature space only;
@@ -58,7 +59,9 @@ ARMS = ("real", "real_strong", *AGAIN, *SYNTHETIC, *OVERSAMPLING, *FEATURES)
 TEXT_ARMS = ("real", "real_weighted", *AGAIN, *SYNTHETIC, "random_oversampling", *FEATURES, *LINEAR)
 """Which arms there are of images, and of texts; those that are trained without being asked for stand first."""
 REAL_ONLY = frozenset({*CONTROLS, *AGAIN, REAL_FEATURES, *(f"{rows}{IN_FEATURES}" for rows in AGAIN)})
-"""The kinds among which a control is chosen."""
+"""The kinds whose samples are all real ones, once or more often."""
+CANDIDATES = REAL_ONLY | {f"{rows}{end}" for rows in (*OVERSAMPLING, GAUSSIAN) for end in ("", IN_FEATURES)}
+"""The kinds among which a control is chosen: those that need no generator."""
 CALIBRATIONS = ("none", "prior", "threshold")
 
 
@@ -170,7 +173,7 @@ class ArmArguments:
     the class shares, and a temperature), threshold (a threshold for each class as well), or none"""
     choose_control: bool = True
     """hold the arms against that of the real-only ones trained (real, real_strong or real_weighted, duplicate_real,
-    real_generator_round_trip) whose validation macro-F1 is best; false: against --control"""
+    real_generator_round_trip, over-sampled ones) whose validation macro-F1 is best; false: against --control"""
     ceiling: str | None = None
     """run folder of the same classifier with all real samples and the same test split, whose control is the top of the
     gap: each arm is then also told as a share of the way from its control to there"""
@@ -387,7 +390,7 @@ def choose_controls(arms: Iterable[Arm], validation: Mapping[str, float], contro
     best = {False: control, True: REAL_FEATURES}
     if choose:
         for in_features in best:
-            found = [arm.name for arm in arms if arm.kind in REAL_ONLY and arm.in_features == in_features]
+            found = [arm.name for arm in arms if arm.kind in CANDIDATES and arm.in_features == in_features]
             best[in_features] = max(found, key=lambda name: validation[name], default=best[in_features])
     return Controls(control if control == REAL_FROZEN else best[control == REAL_FEATURES], best[True])
 

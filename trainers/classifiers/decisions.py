@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from clinsynth.data.summary import VISIBLE
-from clinsynth.trainers.classifiers.arms import REAL_FROZEN, REAL_ONLY, Arm, ArmArguments, Controls, choose_controls
+from clinsynth.trainers.classifiers.arms import CANDIDATES, REAL_FROZEN, Arm, ArmArguments, Controls, choose_controls
 from clinsynth.trainers.classifiers.calibration import Correction, choose_correction
 from clinsynth.trainers.classifiers.resampling import visible_gain
 from clinsynth.trainers.classifiers.rows import S
@@ -88,7 +88,7 @@ def control_note(
     """Which control was taken, and from which."""
     if not args.choose_control or controls.whole == REAL_FROZEN:
         return f"control: {controls.whole}, as --control names it"
-    scores = ", ".join(f"{a.name} {corrections[a.name].macro_f1:.3f}" for a in arms if a.kind in REAL_ONLY)
+    scores = ", ".join(f"{a.name} {corrections[a.name].macro_f1:.3f}" for a in arms if a.kind in CANDIDATES)
     also = f", in feature space {controls.features}" if any(arm.in_features for arm in arms) else ""
     return (
         f"control: {controls.whole}{also}, the real-only arm of the best macro-F1 on validation, chosen before test "

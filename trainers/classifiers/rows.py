@@ -338,7 +338,7 @@ def fit_head(
 ) -> FitResult:
     """Train `model`'s last layer anew on features of the train samples, real ones and those made of them, and put it
     into `model`; the epoch is chosen on features of the real validation samples."""
-    mean, spread = train.values.mean(0), train.values.std(0) + 1e-6
+    mean, spread = train.values.mean(0), shrunk_spread(train.values)
 
     def scaled(rows: np.ndarray) -> torch.Tensor:
         return torch.from_numpy((rows - mean) / spread).to(model.device, torch.float32)
@@ -359,6 +359,15 @@ def fit_head(
     result = fit_classifier(head, train, validation, loss_of, predicted, settings)
     install(head, model, mean, spread)
     return result
+
+
+def shrunk_spread(values: np.ndarray) -> np.ndarray:
+    """What each feature (n, d) is divided by, (d,): the root of its variance and the mean variance of all.
+
+    Among few rows a feature is often constant. Divided by its own spread alone it would be millions in other rows, and
+    drown all others."""
+    variance = values.var(0)
+    return np.sqrt(variance + variance.mean()) + 1e-6
 
 
 def install(head: torch.nn.Linear, model: PreTrainedModel, mean: np.ndarray, spread: np.ndarray) -> None:

@@ -158,7 +158,7 @@ class Trainings(Generic[S]):
         if arm.rows == ROUND_TRIP:
             values["round_trip"] = self.fingerprints[ROUND_TRIP]
         if arm.in_features:
-            values["features_from"] = args.features_from
+            values |= {"features_from": args.features_from, "spread": "shrunk"}
         if self.needs_control(arm):
             values["control"] = self.identity(self.control)
         return values
