@@ -9,13 +9,14 @@ import torch
 from safetensors.numpy import load_file
 
 from clinsynth.data.images import ImageArrays
-from clinsynth.models.classifiers import macro_f1
+from clinsynth.models.classifiers import FitSettings, last_layer, macro_f1
 from clinsynth.models.image_classifiers import (
     build_small_resnet,
     load_image_classifier_to_train,
     predict,
     save_image_classifier,
 )
+from clinsynth.trainers.classifiers.rows import BodyFeatures, fit_head, head_probabilities
 from tests.arm_studies import FAST, NAMES, brightness_data, brightness_splits, only, run_arms
 
 
@@ -106,3 +107,21 @@ def test_pictures_whose_label_the_last_layer_doubts_are_left_out_when_asked(real
 def test_a_body_without_trained_weights_is_refused(real, body: Path, tmp_path: Path):
     with pytest.raises(ValueError, match="--features_from model takes the trained body of --model; leave --from_sc"):
         run_arms(real, brightness_data(6, 9), tmp_path / "arms", **frozen(body, from_scratch=True))
+
+
+def test_a_feature_that_is_constant_in_few_rows_does_not_drown_the_others(body: Path):
+    """Among six train rows one feature is constant; in other rows it varies and says nothing."""
+    rng = np.random.default_rng(0)
+    model = load_image_classifier_to_train(str(body), NAMES, 0)
+    width = last_layer(model).in_features
+
+    def rows(count: int, varies: bool) -> BodyFeatures:
+        labels = np.arange(count) % 3
+        values = np.zeros((count, width), np.float32)
+        values[:, 0] = labels + rng.normal(0, 0.1, count)
+        values[:, 1] = rng.normal(0, 1, count) if varies else 0
+        return BodyFeatures(values, labels, NAMES)
+
+    train, test = rows(6, False), rows(150, True)
+    fit_head(model, train, rows(30, False), FitSettings(200, 6, 1e-2, 0))
+    assert (head_probabilities(model, test).argmax(1) == test.labels).mean() > 0.95

@@ -26,7 +26,7 @@ def guesses(labels: np.ndarray, right: float, seed: int) -> np.ndarray:
         (0.85, 0.6, "likely to help", "the synthetic set ddpm is likely to help, because on validation"),
         (0.5, 0.6, "unlikely to help", "ddpm is unlikely to help, because on validation"),
         (0.85, 1 / 3, "unlikely to help", "unlikely to help, because its labels are mixed up, and on validation"),
-        (0.63, 0.6, "cannot tell", "whether the synthetic set ddpm helps cannot be told, because on validation"),
+        (0.6, 0.6, "cannot tell", "whether the synthetic set ddpm helps cannot be told, because on validation"),
     ],
 )
 def test_readings_of_planted_sets(by_synthetic: float, of_labels: float, reading: str, words: str):

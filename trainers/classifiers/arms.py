@@ -16,11 +16,11 @@
 | gaussian_features | the same with features drawn from a normal distribution a class |
 | synthetic_features, composite_features, balanced_features | the same on features of what synthetic, … take |
 
-The control is one of those without a generator's samples, over-sampled ones too: with --choose_control that of the best
-validation macro-F1, chosen before test is read, else --control. Every arm but `real` and `real_strong` is augmented and
-weighted as --control is, so that a difference comes from its images. With --control real_features and --features_from
-model no body is trained at all: every arm is a last layer on a pretrained one. Texts have the same arms, except that
-there
+The control is one of those without a generator's samples, over-sampled ones too: with --choose_control that of the
+best validation macro-F1, chosen before test is read, else --control. Every arm but `real` and `real_strong` is
+augmented and weighted as --control is, so that a difference comes from its images. With --control real_features and
+--features_from model no body is trained at all: every arm is a last layer on a pretrained one. Texts have the same
+arms, except that there
 
 - `real` is trained without class weights, and `real_weighted` with them;
 - `random_oversampling` repeats texts, and the other over-samplings exist in feature space only;

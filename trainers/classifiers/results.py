@@ -46,8 +46,14 @@ def gather_results(trainings: Trainings[S], arms: list[Arm], seeds: list[int]) -
     pairs = [(arm.name, other) for arm in kept if (other := controls.of(arm)) is not None]
     ceiling = read_ceiling(args.ceiling, test, len(seeds)) if args.ceiling else {}
     generators = generators_of(trainings, seeds)
-    levels = {"minority": minority, "persons": test.persons, "generators": generators}
-    resampled = bootstrap(test.labels, probabilities | ceiling, len(test.label_names), **levels)
+    resampled = bootstrap(
+        test.labels,
+        probabilities | ceiling,
+        len(test.label_names),
+        minority=minority,
+        persons=test.persons,
+        generators=generators,
+    )
     top = {name: resampled.pop(name) for name in ceiling}
     scored = arm_records(resampled, test, probabilities, minority)
     by_validation = sorted(runs, key=lambda job: runs[job]["validation_macro_f1"])
