@@ -117,11 +117,11 @@ def test_a_feature_that_is_constant_in_few_rows_does_not_drown_the_others(body: 
 
     def rows(count: int, varies: bool) -> BodyFeatures:
         labels = np.arange(count) % 3
-        values = np.zeros((count, width), np.float32)
-        values[:, 0] = labels + rng.normal(0, 0.1, count)
-        values[:, 1] = rng.normal(0, 1, count) if varies else 0
+        values = rng.normal(0, 0.3, (count, width)).astype(np.float32)
+        values[:, :3] = 3 * np.eye(3)[labels]
+        values[:, 3] = rng.normal(0, 1, count) if varies else 0
         return BodyFeatures(values, labels, NAMES)
 
     train, test = rows(6, False), rows(150, True)
     fit_head(model, train, rows(30, False), FitSettings(200, 6, 1e-2, 0))
-    assert (head_probabilities(model, test).argmax(1) == test.labels).mean() > 0.95
+    assert (head_probabilities(model, test).argmax(1) == test.labels).mean() > 0.9
