@@ -263,7 +263,10 @@ def test_changed_line_changes_only_what_depends_on_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"generators": {"a": {"trainer": "vae"}}}, "needs trainer: one of ddpm, gan, preference, redraw, got 'vae'"),
+        (
+            {"generators": {"a": {"trainer": "vae"}}},
+            "needs trainer: one of ddpm, gan, preference, redraw, checkpoint, got 'vae'",
+        ),
         ({"generators": {"a": {"trainer": "ddpm", "trian": {}}}}, "unknown key 'trian'"),
         (
             {"generators": {"a": {"trainer": "ddpm", "train": {"width": 9}}}},
