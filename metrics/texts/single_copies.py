@@ -38,7 +38,7 @@ Run = tuple[str, ...]
 def runs_of(text: str) -> set[Run]:
     """All pairs of words in a text, next to each other or with one between; the text itself where it is shorter."""
     words = words_of(text)
-    near = set(pairwise(words)) or {tuple(words)}
+    near: set[Run] = set(pairwise(words)) or {tuple(words)}
     return near | {(first, "", third) for first, third in zip(words, words[2:], strict=False)}
 
 
@@ -67,7 +67,7 @@ class TextSpace:
         scores = np.array([scores for scores, _ in found], dtype=float).reshape(-1, 3)
         return scores, np.array([same for _, same in found], dtype=bool)
 
-    def closest_of(self, runs: set[Run]) -> tuple[np.ndarray, bool]:
+    def closest_of(self, runs: set[Run]) -> tuple[list[float], bool]:
         """As `closest`, of the runs of one text."""
         shared = np.zeros(len(self.totals))
         own = len(runs - self.weights.keys()) * float(np.log(COMMON))
@@ -79,7 +79,7 @@ class TextSpace:
         scores = [
             float((shared * share**power).max()) for share, power in ((whole, WITHIN), (alike, ALIKE), (part, PIECE))
         ]
-        return (scores[0], scores[1], scores[2]), bool((alike >= DUPLICATE).any())
+        return scores, bool((alike >= DUPLICATE).any())
 
 
 def text_thresholds(scores: np.ndarray) -> np.ndarray | None:
