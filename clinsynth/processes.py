@@ -20,6 +20,8 @@ from typing import IO, Any
 LOCK = ".lock"
 LEFT = re.compile(r"\..+\.(\d+)\.tmp|\.writable\.(\d+)")
 """What a killed process leaves that was writing a file aside, or trying a folder; with its number."""
+OLD, GONE = ".old", ".gone"
+"""How the name of a folder ends that is being replaced, and of one that is being deleted."""
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 TERMINATED = 128 + signal.SIGTERM
 
@@ -137,6 +139,18 @@ def sweep(folder: Path) -> None:
         found = LEFT.fullmatch(path.name)
         if found and not is_alive(int(found.group(1) or found.group(2))):
             shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+    for path in folder.glob(f".*{GONE}"):
+        shutil.rmtree(path, ignore_errors=True)
+    for path in folder.glob(f".*{OLD}"):
+        recover(path)
+
+
+def recover(old: Path) -> None:
+    """Bring back a folder whose replacement was cut off before the new one stood in its place; else delete it."""
+    whole = old.with_name(old.name[1 : -len(OLD)])
+    if old.exists() and not whole.exists():
+        os.replace(old, whole)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def is_alive(process: int) -> bool:

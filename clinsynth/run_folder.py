@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from clinsynth.plain_yaml import parse_yaml, read_yaml
-from clinsynth.processes import lock_folder
+from clinsynth.processes import GONE, OLD, lock_folder, recover
 from clinsynth.withheld import without_withheld
 
 if TYPE_CHECKING:
@@ -87,9 +87,9 @@ def explained_where_damaged(path: Path, hint: str) -> Iterator[None]:
 def complete_folder(path: str | Path) -> Iterator[Path]:
     """Yield a folder to write into, which becomes `path` (replacing it) when the block ends without an error."""
     path = Path(path)
-    aside, old = path.with_name(f".{path.name}.tmp"), path.with_name(f".{path.name}.old")
-    for leftover in (aside, old):
-        shutil.rmtree(leftover, ignore_errors=True)
+    aside, old = path.with_name(f".{path.name}.tmp"), path.with_name(f".{path.name}{OLD}")
+    recover(old)
+    shutil.rmtree(aside, ignore_errors=True)
     with explained_where_full(path):
         aside.mkdir(parents=True)
         yield aside
@@ -97,6 +97,14 @@ def complete_folder(path: str | Path) -> Iterator[Path]:
         os.replace(path, old)
     os.replace(aside, path)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def remove_folder(path: Path) -> None:
+    """Delete a folder: whatever happens meanwhile, under its name stands all of it or nothing."""
+    gone = path.with_name(f".{path.name}{GONE}")
+    shutil.rmtree(gone, ignore_errors=True)
+    os.replace(path, gone)
+    shutil.rmtree(gone, ignore_errors=True)
 
 
 def create_run_folder(path: str | Path, flag: str = "output_dir") -> Path:

@@ -77,7 +77,7 @@ def dataset_card(
         title=name,
         things=made.things,
         summary=set_summary(made, source),
-        picture=sets.PICTURE if has_grid else None,
+        image=sets.PICTURE if has_grid else None,
         labels=made.labels,
         overview=set_overview(made, source, card_license),
         accepted_risk=accepted_risk,

@@ -95,7 +95,7 @@ def model_card(
         title=name,
         things=trained.things,
         summary=model_summary(trained, source),
-        picture=PICTURE if sample_grid(folder, evidence) else None,
+        image=PICTURE if sample_grid(folder, evidence) else None,
         labels=trained.checkpoint.labels,
         overview=model_overview(trained, source, card_license),
         place=repo_id or LOCAL,

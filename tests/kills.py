@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib
 import json
 import mmap
 import os
@@ -357,17 +356,11 @@ def settle(folder: Path, hub: dict[str, str]) -> None:
     os.environ |= {"CLINSYNTH_CACHE": str(folder / "cache"), "TQDM_DISABLE": "1", "PYTHONPATH": str(REPOSITORY)}
     os.environ.pop("HF_HUB_OFFLINE", None)
     sys.path.insert(0, str(HERE))
-    from warm_python import LIBRARIES
+    import warm_libraries
 
-    from clinsynth import cli
     from clinsynth.data import cache
 
-    for name in LIBRARIES:
-        with contextlib.suppress(ImportError):
-            importlib.import_module(name)
-    for name in cli.COMMANDS:
-        with contextlib.suppress(ImportError):
-            importlib.import_module(cli.module_name(name))
+    warm_libraries.read_environment_again()
     cache.kept_array.__defaults__ = (0,)  # so that small splits are kept, too
 
 

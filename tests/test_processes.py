@@ -1,19 +1,22 @@
 """Run folders: one process at a time, dead ones do not count, and what they left is swept; SIGTERM says what to do."""
 
+import itertools
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from helpers import REPOSITORY
 
 from clinsynth.processes import LOCK, held, one_at_a_time, release_locks, wait_until_free
-from clinsynth.run_folder import create_run_folder
+from clinsynth.run_folder import complete_folder, create_run_folder, remove_folder
 
+CHANGES = ("os.rename", "os.remove", "os.rmdir", "os.mkdir")
 HOLD = "import sys, time; from clinsynth.run_folder import create_run_folder; create_run_folder(sys.argv[1]); "
 WAIT = "print('held', flush=True); time.sleep(600)"
 RUN = """
@@ -59,6 +62,12 @@ def test_a_second_process_is_refused_until_the_first_is_dead(tmp_path: Path) -> 
     assert not held and not (tmp_path / "run" / LOCK).exists()
 
 
+def replace_best(folder: Path) -> None:
+    with complete_folder(folder) as aside:
+        for name in ("a", "b"):
+            (aside / name).write_text("new")
+
+
 def test_what_dead_processes_left_is_swept(tmp_path: Path) -> None:
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
@@ -70,6 +79,38 @@ def test_what_dead_processes_left_is_swept(tmp_path: Path) -> None:
         path.write_text("half")
     create_run_folder(tmp_path)
     assert not any(path.exists() for path in left) and all(path.exists() for path in kept)
+
+
+def die_before_change(number: int) -> None:
+    """End this process right before it changes that many files."""
+    changes = itertools.count(1)
+    sys.addaudithook(lambda event, _: event in CHANGES and next(changes) == number and os._exit(9))
+
+
+@pytest.mark.parametrize(("act", "may_be"), [(replace_best, {"old", "new"}), (remove_folder, {"old", None})])
+def test_a_folder_that_is_replaced_or_deleted_is_whole_or_gone_after_a_kill(
+    act: Callable[[Path], None], may_be: set[str | None], tmp_path: Path
+) -> None:
+    ends, seen = iter(range(1, 50)), set()
+    ended = 9
+    while ended:  # killed before the first change of a file, before the second, … until it comes to its end
+        run = tmp_path / f"run-{(last := next(ends))}"
+        (run / "best").mkdir(parents=True)
+        for name in ("a", "b"):
+            (run / "best" / name).write_text("old")
+        child = os.fork()
+        if child == 0:
+            die_before_change(last)
+            act(run / "best")
+            os._exit(0)
+        ended = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        create_run_folder(run)
+        release_locks()
+        found = {file.read_text() for file in (run / "best").glob("*")} or {None}
+        assert found <= may_be and len(found) == 1 and len(list((run / "best").glob("*"))) in (0, 2)
+        assert {path.name for path in run.iterdir()} <= {"best", ".best.tmp"}  # the next writing of best takes it away
+        seen |= found
+    assert seen == may_be and last > 4
 
 
 def test_those_that_share_a_cache_wait_for_each_other(tmp_path: Path) -> None:

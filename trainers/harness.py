@@ -20,7 +20,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -41,6 +40,7 @@ from clinsynth.run_folder import (
     create_run_folder,
     describe_environment,
     drop_metrics_after,
+    remove_folder,
     write_run_config,
 )
 from clinsynth.trainers.arguments import MAY_DIFFER, FromScratchArguments, RunArguments
@@ -224,7 +224,7 @@ class Run:
         if self.writes and self.is_due(self.args.checkpointing_steps):
             self.state.save(self.output_dir, self.saved_as)
             for path in checkpoints(self.output_dir)[: -self.args.checkpoints_total_limit]:
-                shutil.rmtree(path)
+                remove_folder(path)
         self.notes = {}
         if self.over:
             self.progress.close()

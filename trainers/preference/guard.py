@@ -11,7 +11,6 @@ metrics.jsonl           the lines of all rounds that are over, with the round
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -26,7 +25,7 @@ from clinsynth.judges.judges import load_judge
 from clinsynth.judges.protocol import Judge, pass_rate
 from clinsynth.metrics.frechet.frechet import frechet_distance
 from clinsynth.models.image_encoders import FeatureExtractor, train_default_extractor
-from clinsynth.run_folder import append_metrics, atomic_write, read_metrics
+from clinsynth.run_folder import append_metrics, atomic_write, read_metrics, remove_folder
 from clinsynth.seeds import derive_seed
 from clinsynth.trainers.diffusion.process import DDPMProcess
 from clinsynth.trainers.harness import Run
@@ -259,7 +258,7 @@ class Round:
         record |= {"stopped": guard.stopped, "before": guard.looks[0], "after": kept}
         atomic_write(self.folder / RECORD, json.dumps(record, indent=1) + "\n")
         for checkpoint in checkpoints(self.folder):
-            shutil.rmtree(checkpoint)
+            remove_folder(checkpoint)
         gained = f"kept step {kept['step']}" if kept["step"] else "dropped, the next one begins where it began"
         print(f"round {self.number} of {self.count}: {ended}; {gained}; {describe_change(guard.looks[0], kept)}")
 
