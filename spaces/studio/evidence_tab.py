@@ -240,7 +240,7 @@ def write_image_sets(
     """Write sets of images; returns what the configuration says of them."""
     from datasets import Image as ImageFeature
 
-    from clinsynth.data.sources import png_cell
+    from clinsynth.data.tables import png_cell
 
     images = {called: decode_set(chosen, side) for called, chosen in (("real", real), ("synthetic", synthetic))}
     check_sizes({called: Counter(image.width for image in found) for called, found in images.items()})
