@@ -199,7 +199,7 @@ def test_only_the_two_main_metrics_carry_a_verdict():
     assert [r["metric"] for r in records][2:] == ["accuracy", "auroc", "ece", "f1 dark", "f1 medium", "f1 bright"]
     assert records[0]["sentence"] == (
         "composite - real, macro_f1: +0.000 (95% interval +0.000 to +0.000; p 1.000, 1.000 after Holm over 2 "
-        "comparisons; 15 test pictures, 2 seeds; +0.0 % of the control): no evidence"
+        "comparisons; 15 test images, 2 seeds; +0.0 % of the control): no evidence"
     )
 
 

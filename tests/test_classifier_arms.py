@@ -194,7 +194,7 @@ def test_only_agreeing_pictures_are_kept_when_asked(real, tmp_path: Path):
         ({"synthetic": None}, "--arms composite need synthetic samples; give --synthetic"),
         ({"synthetic_names": ["a", "b", "c"]}, r"label names differ: train has \['dark', .* synthetic has \['a'"),
         ({"synthetic_side": 16}, "images differ: .* synthetic has .*--resolution"),
-        ({"test_rows": [0, 1, 3, 4]}, "test split holds no picture of bright"),
+        ({"test_rows": [0, 1, 3, 4]}, "test split holds no image of bright"),
         ({"seeds": 0}, "--seeds must be at least 1, got 0"),
         ({"epochs": 0}, "--epochs must be at least 1, got 0"),
         ({"learning_rates": [-1.0]}, "--learning_rates must be"),

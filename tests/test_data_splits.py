@@ -92,8 +92,10 @@ def test_cut_gives_every_class_its_share_and_no_row_twice():
 
 
 def test_a_set_too_small_to_cut_is_refused(tmp_path):
-    Image.new("L", (28, 28)).save(tmp_path / "a.png")
-    (tmp_path / "t.csv").write_text("image,label\n" + "a.png,no\na.png,yes\n" * 3)
+    for number in range(6):
+        Image.new("L", (28, 28), number).save(tmp_path / f"{number}.png")
+    rows = "".join(f"{number}.png,{('no', 'yes')[number % 2]}\n" for number in range(6))
+    (tmp_path / "t.csv").write_text(f"image,label\n{rows}")
     with pytest.raises(ValueError, match="no class is large enough to cut off a validation split"):
         load_image_dataset(ImageDataArguments(str(tmp_path / "t.csv")))
 

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
-from helpers import REPOSITORY, run_warm
+from helpers import REPOSITORY, run_python
 from huggingface_hub import CardData, SpaceCard
 from loopback_hub.cards import check_card
 
@@ -126,7 +126,7 @@ def test_each_field_of_a_card_is_escaped_once(template: str) -> None:
     body = render_card(
         template,
         CardData(),
-        **dict.fromkeys(("title", "things", "summary", "picture", "body", "app_file", "accepted_risk"), HOSTILE),
+        **dict.fromkeys(("title", "things", "summary", "image", "body", "app_file", "accepted_risk"), HOSTILE),
         **dict.fromkeys(("overview", "made", "settings", "spent"), facts),
         **dict.fromkeys(("columns", "counts", "prompts"), table),
         **{name: [HOSTILE] for name in "own_limits models datasets works commands".split()},
@@ -158,7 +158,7 @@ def test_metric_cards_keep_the_rules_and_their_snippets_run(tmp_path: Path) -> N
         (snippet,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
         assert f'evaluate.load("me/{name}")' in snippet and "nothing about any patient" in card
         code += snippet.replace(f"me/{name}", str(folder))
-    found = run_warm("-c", code, HF_HOME=str(tmp_path)).stdout.splitlines()
+    found = run_python("-c", code, HF_HOME=str(tmp_path)).stdout.splitlines()
     assert [line.partition("'")[2].partition("'")[0] for line in found] == [
         "frechet", "kid", "mmd_squared", "precision", "ms_ssim_within",
     ]  # fmt: skip

@@ -109,7 +109,7 @@ class Visit:
     def wait_for(self, text: str | re.Pattern[str]) -> None:
         """Wait until the page shows a text; where it does not, tell what it shows and what the server answered."""
         try:
-            self.page.get_by_text(text).first.wait_for()
+            self.page.get_by_text(text).filter(visible=True).first.wait_for()
         except playwright.TimeoutError as error:
             shown, asked = self.page.locator("body").inner_text(), "\n".join(self.answers[-15:])
             raise AssertionError(f"{text!r} did not appear; the page shows:\n{shown}\nanswers:\n{asked}") from error

@@ -62,7 +62,7 @@ def tuned_folder(plan: Plan) -> Path:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"resolution": 32}, "--resolution 32 is for studies of pictures, and --task severity-posts makes this one"),
+        ({"resolution": 32}, "--resolution 32 is for studies of images, and --task severity-posts makes this one"),
         ({"task": None}, "--model tiny is for studies of texts; name their --task"),
         ({"dataset": "phantom-fundus"}, "--dataset is missing; name the real texts"),
         ({"generators": {"a": {"trainer": "ddpm"}}}, "needs trainer: one of prompt, text-lora, got 'ddpm'"),

@@ -55,8 +55,8 @@ class WriterArguments:
     """folder or Hub id of a causal language model, or a .gguf file; with or without a chat template. With --endpoint:
     the name by which the server knows its model"""
     backend: Literal["transformers", "llama.cpp", "vllm"] = "transformers"
-    """what runs the model here; llama.cpp takes a .gguf file as it is and is quickest on a CPU, vllm is for a GPU;
-    each needs its extra: pip install clinsynth[llamacpp], clinsynth[vllm]"""
+    """what runs the model here; llama.cpp takes a .gguf file as it is, for a CPU that does not compute in bfloat16 or
+    for few texts; vllm is for a GPU; each needs its extra: pip install clinsynth[llamacpp], clinsynth[vllm]"""
     endpoint: str | None = None
     """a server of the OpenAI chat protocol that runs the model instead, as http://127.0.0.1:8000/v1 (vLLM, TGI,
     llama.cpp, an Inference Endpoint); its key is taken from the environment: HF_TOKEN for huggingface.co alone, else
