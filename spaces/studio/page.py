@@ -23,6 +23,7 @@ SANS = ("system-ui", "sans-serif")
 MONO = ("ui-monospace", "monospace")
 CSS = """
 button[role=tab][aria-selected=true] {color: var(--link-text-color);}
+a[download] {color: var(--body-text-color) !important; text-decoration: underline;}
 #banner {border-left: 4px solid #d97706; padding: 0.25rem 0.75rem;}
 #images img {image-rendering: pixelated; aspect-ratio: 1; height: auto;}
 #images .grid-wrap {min-height: 0; max-height: none; height: auto;}
