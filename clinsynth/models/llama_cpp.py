@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clinsynth.models.writers import (
-    Messages,
     Request,
     WriterArguments,
     as_json_schema,
@@ -19,7 +18,7 @@ from clinsynth.models.writers import (
     closed_schema,
     token_budget,
 )
-from clinsynth.pipelines.structured_medical_text.text_rows import Outcome, RowResult
+from clinsynth.pipelines.structured_medical_text.text_rows import Outcome, RowRequest, RowResult, attempt_rows
 
 if TYPE_CHECKING:
     from clinsynth.pipelines.structured_medical_text.prompts import Task
@@ -59,20 +58,16 @@ class LlamaCppWriter:
 
     def write_row(self, request: Request) -> RowResult:
         """One row, with a new seed for each attempt after the first."""
-        (messages, seed), data = request, None
-        reasons: list[str] = []
-        while data is None and len(reasons) < self.args.max_attempts:
-            data, reason = self.attempt(messages, attempt_seed(seed, len(reasons)))
-            reasons += [] if reason is None else [reason]
-        return RowResult(data, seed, len(reasons) + (data is not None), reasons)
+        return next(attempt_rows([RowRequest(*request)], self.attempt, 1, self.args.max_attempts))
 
-    def attempt(self, messages: Messages, seed: int) -> Outcome:
-        """One answer, checked."""
+    def attempt(self, rows: list[RowRequest], failed: list[int]) -> list[Outcome]:
+        """One answer to the one row there is, of which so many have failed."""
+        (row,), (count,) = rows, failed
         answer = self.server.handle_chat_completions(
             {
-                "messages": messages,
+                "messages": row.messages,
                 "response_format": as_json_schema(self.schema),
-                "seed": seed,
+                "seed": attempt_seed(row.seed, count),
                 "max_tokens": self.budget,
                 "temperature": self.args.temperature,
                 "top_p": self.args.top_p,
@@ -88,7 +83,7 @@ class LlamaCppWriter:
                 f"and text have {self.context} tokens: lower --k_shot or --max_new_tokens if they are longer"
             )
         choice = answer["choices"][0]
-        return check_answer(choice["message"].get("content"), choice["finish_reason"], self.schema)
+        return [check_answer(choice["message"].get("content"), choice["finish_reason"], self.schema)]
 
 
 def start_server(args: WriterArguments, context: int) -> Any:
