@@ -1,5 +1,6 @@
 """The report: self-contained, escaped, complete, and honest about what it cannot say."""
 
+import json
 import re
 from itertools import pairwise
 from typing import Any
@@ -251,6 +252,11 @@ def test_training_is_drawn_from_metrics() -> None:
 
 
 def test_the_table_of_numbers_has_every_record() -> None:
+    fresh = evidence()
+    for record in fresh["measurements"]:
+        record["interval"] = (0.1, 0.2)
+    table = records_as_csv(fresh)
+    assert table == records_as_csv(json.loads(json.dumps(fresh))) and '"[0.1, 0.2]"' in table
     lines = records_as_csv(evidence()).splitlines()
     assert len(lines) == 1 + len(evidence()["measurements"]) + len(privacy()["records"])
     assert lines[0].startswith("metric,label,reference,value,interval")

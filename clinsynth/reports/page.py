@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -115,7 +116,8 @@ def records_as_csv(evidence: dict[str, Any]) -> str:
     file = io.StringIO()
     writer = csv.DictWriter(file, columns, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    for row in rows:  # intervals are tuples when they have just been measured, and lists when they were kept
+        writer.writerow({name: json.dumps(own) if isinstance(own, list | tuple) else own for name, own in row.items()})
     return file.getvalue()
 
 
