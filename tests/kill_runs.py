@@ -12,6 +12,7 @@ from certificates import Authority, write_files
 from datasets import ClassLabel, Dataset, Features, Value
 from golden_runs import IMAGES, flags, write_eyes, write_posts
 from PIL import Image
+from safetensors.torch import load_file
 from text_models import WORDS, save_small_task, save_tiny_model
 from tiny_stable_diffusion import tiny_stable_diffusion
 
@@ -123,6 +124,10 @@ def content_of(path: Path) -> Any:
         return [without_times(json.loads(line)) for line in path.read_text().splitlines()]
     if path.suffix == ".parquet":
         return [without_signature(row) for row in pq.read_table(path).to_pylist()]
+    if path.suffix == ".safetensors":  # the order of the tensors within the file is free
+        return {
+            name: (str(own.dtype), own.shape, own.float().numpy().tobytes()) for name, own in load_file(path).items()
+        }
     if path.suffix == ".html":
         return TOOK.sub(b"", path.read_bytes())
     if path.suffix == ".pdf":
