@@ -218,11 +218,11 @@ def test_what_was_drawn_is_compared_reviewed_and_exported(visit: Visit, tmp_path
     visit.open("Images")
     visit.fill("Number of images", 3)
     visit.page.get_by_role("button", name="Draw images").click()
-    visit.wait_for("severe, seed 2")
+    playwright.expect(visit.page.locator("#images .thumbnail-item")).to_have_count(3, timeout=PATIENCE)
     visit.wait_for(re.compile("^Drawn in"))
     visit.page.get_by_role("button", name="Review them").first.click()
     visit.wait_for("made-here")
-    visit.page.get_by_label("Rater").first.fill("visitor")
+    visit.page.get_by_label("Rater").first.fill(f"visitor {visit.view}")  # a name belongs to who took it first
     visit.page.get_by_label("Real set", exact=True).locator("visible=true").first.click()
     visit.page.get_by_role("option", name="none: synthetic samples alone").first.click()
     visit.page.get_by_role("button", name="Start or resume").click()

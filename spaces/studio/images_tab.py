@@ -187,7 +187,8 @@ def images_event(models: ModelList) -> Any:
                     says = loaded.provenance.of_row(request.seed + len(files))
                     files.append(mark_image(to_png(to_picture(image)), says))
                 rows = image_rows(found, request, None)
-                yield gallery_items(files, rows, []), gr.skip(), f"{len(files)} of {count} in {deadline.spent:.1f} s …"
+                said = f"{len(files)} of {count} in {deadline.spent:.1f} s …"
+                yield gallery_items(files, rows, []), page.nothing_yet(), said
             drawn = describe_drawn(found, loaded, request, files, np.concatenate(parts), deadline.spent)
             yield drawn.present()
 

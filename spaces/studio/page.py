@@ -58,13 +58,20 @@ def hand_over(button: gr.Button, made: gr.DownloadButton, tabs: gr.Tabs, tab: st
     """Have `button` bring the file behind the download `made` to another tab, and open that."""
 
     @errors_as_messages()
-    def move(path: str) -> list[Any]:
+    def move(path: str | None) -> list[Any]:
+        if path is None:
+            raise ValueError("the set is still being made; wait until its download is there, then press again")
         # a copy: what is uploaded is deleted after use, and the download is to stay
         copy = downloadable(f"made-here{Path(path).suffix}", Path(path).read_bytes())
         more = [to.follow[1](copy)] if to.follow else []
         return [gr.Tabs(selected=tab), copy, *more]
 
     button.click(move, made, [tabs, to.file, *([to.follow[0]] if to.follow else [])], api_visibility="private")
+
+
+def nothing_yet() -> gr.DownloadButton:
+    """The download while a set is being made: not the one before, which the page no longer shows."""
+    return gr.DownloadButton(value=None, interactive=False)
 
 
 def open_tab(request: gr.Request) -> Any:

@@ -176,7 +176,7 @@ class Written(NamedTuple):
     def present(self) -> tuple[str, list[dict[str, Any]], Any, str]:
         """The values of reading, rows, download and note."""
         lines = "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in self.rows)
-        file = page.downloadable("synthetic-texts.jsonl", lines.encode()) if self.is_all else gr.skip()
+        file = page.downloadable("synthetic-texts.jsonl", lines.encode()) if self.is_all else page.nothing_yet()
         return as_html(self.results, self.label), self.rows, file, self.note
 
 
