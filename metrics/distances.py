@@ -98,7 +98,7 @@ def measure_mmd(comparison: Comparison, settings: MeasurementSettings) -> Measur
 
 def measure_manifold(comparison: Comparison, settings: MeasurementSettings) -> list[Measurement]:
     """Records "precision", "recall", "density" and "coverage". All depend on n: the records say which they have."""
-    from clinsynth.metrics.prdc.prdc import NAMES, NEAREST_K, prdc, prdc_intervals
+    from clinsynth.metrics.prdc.prdc import NAMES, NEAREST_K, least_rows, prdc, prdc_intervals
 
     real, synthetic, held_out = comparison.real, comparison.synthetic, comparison.held_out
     records = {name: comparison.empty_record(name, settings, real.rows.shape[1]) for name in NAMES}
@@ -107,7 +107,10 @@ def measure_manifold(comparison: Comparison, settings: MeasurementSettings) -> l
     values = prdc(real.rows, synthetic.rows)
     of_held_out = {} if held_out is None else prdc(real.rows, held_out.rows)
     intervals: dict[str, tuple[float, float]] = {}
-    if settings.replicates:
+    note = f"k = {NEAREST_K}"
+    if settings.replicates and min(comparison.sizes) < least_rows():
+        note += f"; no interval, fewer than {least_rows()} a side"
+    elif settings.replicates:
         with progress_bar("precision to coverage", comparison, settings.replicates, "replicate") as bar:
             intervals = prdc_intervals(
                 real.rows,
@@ -126,7 +129,7 @@ def measure_manifold(comparison: Comparison, settings: MeasurementSettings) -> l
             value=values[name],
             interval=intervals.get(name),
             floor_held_out=of_held_out.get(name),
-            note=f"k = {NEAREST_K}",
+            note=note,
         ).with_floors([floor[name] for floor in floors], smallest_half(halves))
         for name, record in records.items()
     ]

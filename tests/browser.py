@@ -26,8 +26,14 @@ def open_browser() -> Iterator[Any]:
 
 
 def overflow(page: Any) -> int:
-    """Pixels that a page is wider than its window."""
-    return int(page.evaluate("document.documentElement.scrollWidth - window.innerWidth"))
+    """Pixels that a page is wider than its window, or a gallery than its frame, whichever is more."""
+    return int(page.evaluate(TOO_WIDE))
+
+
+TOO_WIDE = """() => Math.max(
+    document.documentElement.scrollWidth - window.innerWidth,
+    ...[...document.querySelectorAll('.grid-wrap')].map(grid => grid.scrollWidth - grid.clientWidth)
+)"""
 
 
 GRIDS = ".table-wrap"

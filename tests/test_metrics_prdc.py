@@ -68,6 +68,8 @@ def test_interval_is_as_wide_as_fresh_samples_spread() -> None:
         covers = (low <= values[:, i].mean()) & (values[:, i].mean() <= high)
         assert covers.mean() >= 0.8
         assert 0.7 < np.mean(high - low) / (2 * 1.96 * values[:, i].std()) < 1.6
+    with pytest.raises(ValueError, match="intervals need at least 20 rows a side, got 12 and 24"):
+        prdc_intervals(draws[0][0][:12], draws[0][1][:24])
     assert prdc_intervals(*draws[0], n_replicates=5, seed=3) == prdc_intervals(*draws[0], n_replicates=5, seed=3)
 
 

@@ -213,6 +213,7 @@ def test_what_was_drawn_is_compared_reviewed_and_exported(visit: Visit, tmp_path
     assert visit.page.evaluate("window.toasts") == []
     report = visit.page.frame_locator("iframe[title=Report]")
     report.get_by_text("Looks like real?").first.wait_for()
+    visit.wait_for("Compared: 24 synthetic ones of made-here.zip with 66 real ones of real.zip")
     visit.shoot("evidence-compared")
     assert overflow(visit.page) <= 0 and violations(visit.page) == []
     visit.open("Images")

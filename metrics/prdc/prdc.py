@@ -127,6 +127,14 @@ def smallest(kept: np.ndarray, candidates: np.ndarray, k: int) -> np.ndarray:
     return np.partition(np.concatenate([kept, candidates], axis=1), k - 1, axis=1)[:, :k]
 
 
+def least_rows(nearest_k: int = NEAREST_K) -> int:
+    """Rows a side from which on intervals mean anything: half of them are twice as many as make a ball.
+
+    With fewer the balls of every half are nearly alike, and the interval may leave out the value itself.
+    """
+    return max(6, 4 * nearest_k)
+
+
 def prdc_intervals(
     real: np.ndarray,
     synthetic: np.ndarray,
@@ -147,12 +155,12 @@ def prdc_intervals(
     after each. Where `persons` (n_real,) say whose each real row is, whole persons are drawn, until there are enough.
 
     Raises:
-        ValueError: as `prdc`, or fewer than 2 * `nearest_k` rows on a side.
+        ValueError: as `prdc`, or fewer than `least_rows(nearest_k)` rows on a side.
     """
     real, synthetic = check_features(real, synthetic, nearest_k)
-    if min(len(real), len(synthetic)) < max(3, 2 * nearest_k):
+    if min(len(real), len(synthetic)) < least_rows(nearest_k):
         raise ValueError(
-            f"intervals need at least {max(3, 2 * nearest_k)} rows a side, got {len(real)} and {len(synthetic)}"
+            f"intervals need at least {least_rows(nearest_k)} rows a side, got {len(real)} and {len(synthetic)}"
         )
     share = min(0.5, MAX_SUBSET / max(len(real), len(synthetic)))
     sizes = [max(nearest_k + 1, round(share * len(x))) for x in (real, synthetic)]

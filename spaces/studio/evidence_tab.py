@@ -27,7 +27,7 @@ import page
 import yaml
 from drawn_sets import default_sets, drawn_names, read_any
 from models import ModelList, Tell
-from page import HandOver, downloadable, errors_as_messages, removed_afterwards, set_fields
+from page import HandOver, downloadable, errors_as_messages, escape, removed_afterwards, set_fields
 from PIL import Image
 from sets import PHANTOM_IMAGES, LabelledSet, check_same_kind, open_image, read_set
 
@@ -137,10 +137,18 @@ def evidence_event(models: ModelList | None) -> Any:
             progress(0, desc="starting the comparison")
             result = evaluate(folder, kind, lambda share, stage: progress(share, desc=stage))
             report, evidence = result / "report.html", result / "evidence.json"
-            summary = summarise(kind, json.loads(evidence.read_text(encoding="utf-8")))
+            summary = summarise(kind, json.loads(evidence.read_text(encoding="utf-8"))) | {
+                "real": {"name": name_of(real, real_file), "n": len(true.labels)},
+                "synthetic": {"name": name_of(synthetic, synthetic_file), "n": len(made.labels)},
+            }
             return summary, [downloadable(path.name, path.read_bytes()) for path in (report, evidence)]
 
     return compare
+
+
+def name_of(picked: str | None, uploaded: str | None) -> str:
+    """What a set is called: the file's name where one was uploaded."""
+    return Path(uploaded).name if uploaded else str(picked)
 
 
 def side_of(resolution: str, *chosen: LabelledSet) -> int | None:
@@ -165,7 +173,10 @@ def show_report(summary: dict[str, Any], files: list[str]) -> list[Any]:
     for tile in summary["findings"]:
         tiles += f"- **{tile['title']} {tile['value']}** ({tile['text']})\n"
     size = f", images at {summary['resolution']} pixels" if "resolution" in summary else ""
-    extractor = f"Extractor: {summary['extractor']}{size}."
+    compared = " with ".join(
+        f"{summary[which]['n']} {which} ones of {escape(summary[which]['name'])}" for which in ("synthetic", "real")
+    )
+    extractor = f"Compared: {compared}. Extractor: {summary['extractor']}{size}."
     report = Path(files[0]).read_text(encoding="utf-8")
     frame = (
         f'<iframe title="Report" sandbox style="width: 100%; height: 80vh; border: 0" srcdoc="{html.escape(report)}">'

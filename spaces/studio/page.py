@@ -27,6 +27,7 @@ a[download] {color: var(--body-text-color) !important; text-decoration: underlin
 #banner {border-left: 4px solid #d97706; padding: 0.25rem 0.75rem;}
 #images img {image-rendering: pixelated; aspect-ratio: 1; height: auto;}
 #images .grid-wrap {min-height: 0; max-height: none; height: auto;}
+@media (max-width: 640px) {#images .grid-container {grid-template-columns: repeat(2, minmax(0, 1fr)) !important;}}
 #images .preview img {width: min(100%, 512px); height: auto; object-fit: contain;}
 #images .thumbnail-lg {aspect-ratio: auto; display: flex; flex-direction: column;}
 #images .caption-label {position: static; max-width: none; width: 100%; white-space: normal; text-align: left;}
@@ -110,6 +111,11 @@ def errors_as_messages() -> Iterator[None]:
         from clinsynth.private_words import shorten
 
         raise gr.Error(shorten(str(error)), print_exception=False) from error
+
+
+def escape(text: str) -> str:
+    """Text of a visitor, a checklist or a set as plain words within Markdown."""
+    return "".join(f"\\{sign}" if sign in "\\`*_[]<>#|$" else sign for sign in text)
 
 
 def set_fields(label: str, picked: str, suffixes: list[str], *others: str) -> tuple[gr.Dropdown, gr.File]:

@@ -11,7 +11,7 @@ import limits
 import page
 from drawn_sets import checklist_for, default_sets, drawn_names, read_any
 from models import ModelList
-from page import HandOver, downloadable, errors_as_messages, removed_afterwards, set_fields
+from page import HandOver, downloadable, errors_as_messages, escape, removed_afterwards, set_fields
 from review_scores import (
     agreement_table,
     check_key,
@@ -204,11 +204,6 @@ def describe_progress(plan: dict[str, Any], at: int, scored: int, has_score: boo
     parts += [f"your key: {plan['key']}"] if at == 0 else []
     parts += ["this one has a score"] if has_score and scored < total else []
     return "\n\n".join([" · ".join(parts), *(escape(note) for note in plan["notes"])])
-
-
-def escape(text: str) -> str:
-    """Text of a checklist or a set as plain words within Markdown."""
-    return "".join(f"\\{sign}" if sign in "\\`*_[]<>#|$" else sign for sign in text)
 
 
 def build_results(desk: ReviewDesk, plan: gr.JSON) -> None:
