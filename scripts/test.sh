@@ -7,7 +7,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 # of 25,000 files that are installed, a quarter is ever imported: their bytecode is written then, and kept
 unset PYTHONDONTWRITEBYTECODE
-source scripts/environment.sh "[c2pa,cluster,dev,dicom,llamacpp,nifti,pack,privacy,space,text]" --no-compile
+source scripts/environment.sh "[c2pa,cluster,dev,dicom,large,llamacpp,nifti,pack,privacy,space,text]" --no-compile
 
 # a back end of constrained decoding, without what it pulls in for GPUs
 .venv/bin/python -m pip install --quiet --no-deps --no-compile xgrammar==0.2.8 apache-tvm-ffi==0.1.15.post2

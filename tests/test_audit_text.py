@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from browser import faults_of, needs_chromium, open_browser
 from chat_server import ChatServer, chat, is_canary
 from test_generate_text import read_rows, report
 from test_generate_text_filter import remote
@@ -242,6 +243,16 @@ def test_the_command_asks_a_server_and_experts_and_shows_no_text(rules: Path, tm
     )
     page = (tmp_path / "page" / "audit.html").read_text()
     assert "better off without" in page and "Do not pass it on" in page
+
+
+@needs_chromium
+def test_its_page_fits_and_can_be_read_by_everybody(rules: Path, tmp_path: Path) -> None:
+    made = make_set(tmp_path, audit="off")
+    for shows in ("true", "false"):
+        output = tmp_path / f"texts-{shows}"
+        cli.main(["audit", "text", str(made), f"--rules={rules}", f"--show_texts={shows}", f"--output_dir={output}"])
+    with open_browser() as browser:
+        assert [fault for page in tmp_path.glob("texts-*/audit.html") for fault in faults_of(browser, page)] == []
 
 
 def test_what_cannot_be_audited_is_named(tmp_path: Path, capsys: Any) -> None:

@@ -13,7 +13,7 @@ import torch
 from diffusers import DDPMScheduler, UNet2DModel
 from helpers import tiny_pipeline, write_npz
 
-from benchmarks import gpu, guidance, recipe
+from benchmarks import gpu, guidance, recipe, scale
 from benchmarks.equal_time import EqualTimeArguments, build_training, resume, save
 from benchmarks.samplers import (
     ancestral_step,
@@ -253,3 +253,17 @@ def test_the_rows_of_a_gpu_are_measured_in_one_go(tmp_path: Path) -> None:
     gpu.main(dataclasses.replace(args, budget=0.0, output_dir=str(tmp_path / "none")))
     rows = json.loads((tmp_path / "none" / "gpu.json").read_text())["rows"]
     assert all(row == {"left out": "the budget is spent"} for row in rows.values())
+
+
+def test_evidence_is_measured_at_growing_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each work in this process; of the queries that are copies both searches find the right row."""
+    pytest.importorskip("faiss", reason="needs FAISS, which `pip install clinsynth[large]` brings")
+    monkeypatch.setattr("clinsynth.metrics.nearest.INDEXED_ROWS", 10)
+    features = tmp_path / "features.npy"
+    scale.write_features(features, 1200, 80)
+    found = {work: scale.child(features, work, 1200) for work in scale.WORK}
+    assert [found[work]["copies"] for work in scale.WORK] == [None, 1, 1]
+    assert found["copies by index"]["recall"] >= 0.99 and found["copies by every row"]["recall"] is None
+    assert scale.exponent([{"rows": n, "seconds": 3.0 * n**2} for n in (10, 100, 1000)]) == pytest.approx(2)
+    assert scale.exponent([{"rows": 10, "seconds": 1.0}]) is None
+    assert not scale.is_feasible("copies by every row", 10**6) and scale.is_feasible("frechet", 10**6)

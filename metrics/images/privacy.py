@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from clinsynth.metrics.nearest import Closest, as_views, closest_rows
+from clinsynth.metrics.nearest import Closest, as_views, closest_rows, loss_in_words
 from clinsynth.metrics.privacy.closest_records import DCR_SHARE, MemorisationRecord, measure_memorisation
 from clinsynth.metrics.privacy.copies import (
     CERTAIN,
@@ -131,7 +131,7 @@ def image_privacy(
     found = privacy_verdict(copies, records, exact_anywhere)
     return {
         **found,
-        "text": f"{found['text']} {power_in_words(power, len(single), IMAGE_CHECK)}",
+        "text": f"{found['text']} {power_in_words(power, len(single), IMAGE_CHECK)}{loss_in_words(seen, near)}",
         "exact": exact_anywhere,
         "power": power,
         "copies": [record.to_dict() for record in copies],

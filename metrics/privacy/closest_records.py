@@ -15,7 +15,7 @@ import numpy as np
 
 from clinsynth.metrics.comparisons import selections, split_halves
 from clinsynth.metrics.intervals import Interval, bootstrap_interval, percentile_interval
-from clinsynth.metrics.nearest import Closest, as_views, closest_rows
+from clinsynth.metrics.nearest import Closest, as_views, closest_rows, loss_in_words
 from clinsynth.metrics.records import MIN_ROWS, Features, MeasurementSettings
 
 DEPTH = 64  # closest real rows kept a query: the first one in a subsample is nearly always among them
@@ -52,7 +52,9 @@ def measure_memorisation(
     synthetic, train, held_out = sides
     shares = measure_shares(synthetic, train, held_out, label_names, settings)
     labels = (synthetic.labels, held_out.labels)
-    return shares + measure_ratios(near, labels, label_names, len(train), settings, held_out.persons)
+    records = shares + measure_ratios(near, labels, label_names, len(train), settings, held_out.persons)
+    loss = loss_in_words(*near)
+    return [replace(record, note=f"{record.note}{loss}".strip()) for record in records] if loss else records
 
 
 def measure_shares(
