@@ -108,8 +108,8 @@ def test_peer_samples_and_its_size_can_be_matched() -> None:
         dim, 3, channels=1, image_size=8, sampling_timesteps=3, dim_mults=(1, 2), class_dropout=0.5
     ).eval()
     assert abs(count_parameters(diffusion.model) / 100_000 - 1) < 0.35
-    for scale in (1.0, 3.0):
-        images = peer_sampler(diffusion, torch.tensor([0, 1, 2]), scale)()
+    for guidance_scale in (1.0, 3.0):
+        images = peer_sampler(diffusion, torch.tensor([0, 1, 2]), guidance_scale)()
         assert images.shape == (3, 1, 8, 8) and images.isfinite().all()
 
 
