@@ -31,6 +31,7 @@ from accelerate import Accelerator
 
 from clinsynth.data.images import ImageArrays, load_image_arrays
 from clinsynth.metrics.privacy.exact import keep_training_digest, picture_digests
+from clinsynth.models.weights import computes_in_bfloat16
 from clinsynth.progress import TimedBar
 from clinsynth.run_folder import (
     append_metrics,
@@ -89,10 +90,7 @@ def resolve_precision(mixed_precision: str) -> str:
     """`"auto"` to bf16 where the device computes in it natively, else to no mixed precision."""
     if mixed_precision != "auto":
         return mixed_precision
-    if torch.cuda.is_available():
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no"
-    capabilities = torch.cpu.get_capabilities()
-    return "bf16" if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else "no"
+    return "bf16" if computes_in_bfloat16() else "no"
 
 
 def begin(args: RunArguments, output_dir: Path, precision: str = "no", report_to: str = "none") -> Accelerator:

@@ -96,7 +96,7 @@ def privacy_rows(privacy: dict[str, Any]) -> Iterator[dict[str, str]]:
         yield {
             "reading": f"{kind}, {record['detector']}",
             "value": f"{record['count']} of {record['n_synthetic']}",
-            "interval": "–",
+            "interval": " to ".join(map(page.format_percent, record.get("interval") or [None])),
             "against": "0" if expected is None else f"{page.format_number(expected)} false alarms expected",
         }
     for record in privacy["records"]:
