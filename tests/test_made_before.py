@@ -55,10 +55,17 @@ def run_in(folder: Path, *commands: list[object]) -> list[str]:
     return printed
 
 
+SAME_CODE = {"context": "ddpm", "gan-begun/checkpoint-2": "gan", "gan-begun/checkpoint-2/generator": "gan/generator"}
+"""Folders of checkpoints whose code is kept once, in another one's."""
+
+
 @pytest.fixture(scope="module")
 def before(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy in which commands may write, and the base of `lora`."""
     folder = Path(shutil.copytree(MADE, tmp_path_factory.mktemp("before") / "made"))
+    for name, other in SAME_CODE.items():
+        for path in (folder / other).glob("*.py"):
+            shutil.copy(path, folder / name)
     tiny_stable_diffusion(folder / "sd")
     return folder
 
