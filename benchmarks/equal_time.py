@@ -17,7 +17,7 @@ import shlex
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 import torch
@@ -38,7 +38,7 @@ from benchmarks.samplers import (
     peer_draw,
     with_scheduler,
 )
-from benchmarks.score import real_splits
+from benchmarks.score import ImagesArguments
 from benchmarks.timing import timed
 from clinsynth.arguments import parse, run
 from clinsynth.data.images import ImageArrays
@@ -236,22 +236,16 @@ def dim_mults(args: "EqualTimeArguments") -> tuple[int, ...]:
     return tuple(int(part) for part in args.peer_dim_mults.split(","))
 
 
-@dataclass
-class EqualTimeArguments:
+@dataclass(kw_only=True)
+class EqualTimeArguments(ImagesArguments):
     """Train one contestant for a budget of processor seconds, and draw from its snapshots."""
+
+    may_be_zero: ClassVar[frozenset[str]] = frozenset({"seed"})
 
     arm: Literal["unet2d", "context_unet", "gan", "denoising_diffusion_pytorch"]
     """Whose network and recipe."""
     name: str
     """The row's name in the table."""
-    output_dir: str
-    """Folder of this contestant: state, snapshots, images."""
-    dataset: str = "phantom-fundus"
-    """Data set spec."""
-    resolution: int = 32
-    """Height and width in pixels."""
-    channels: int = 1
-    """1 grey, 3 colour."""
     cpu_budget: float = 3600.0
     """Processor seconds of training steps."""
     fractions: str = "0.25,0.5,1"
@@ -290,7 +284,7 @@ class EqualTimeArguments:
 def main(args: EqualTimeArguments) -> None:
     """Train to the end of the budget, then draw every set that is missing."""
     torch.set_num_threads(args.threads)
-    data = real_splits(args.dataset, args.resolution, args.channels)
+    data = args.splits
     output_dir = create_run_folder(args.output_dir)
     drawing = "name fractions guidance_scales scheduler n peer_etas num_inference_steps output_dir save_every"
     check_same_run(output_dir, args, frozenset(drawing.split()))

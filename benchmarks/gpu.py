@@ -9,7 +9,6 @@ when it is measured; where --budget is spent the rest is left out and named. Wit
 where it is tested.
 """
 
-import json
 import shlex
 import time
 from collections.abc import Callable, Iterator
@@ -22,9 +21,10 @@ from accelerate.state import AcceleratorState
 
 from benchmarks.equal_time import OurTraining
 from benchmarks.samplers import draw_all, labels_like, load_pipeline, our_draw
-from benchmarks.score import distances, named_extractor, real_splits
+from benchmarks.score import ImagesArguments, distances, named_extractor
+from benchmarks.timing import markdown, write_results
 from clinsynth.arguments import parse, run
-from clinsynth.run_folder import atomic_write, complete_folder, create_run_folder, describe_environment
+from clinsynth.run_folder import complete_folder, create_run_folder
 from clinsynth.trainers.diffusion.arguments import DDPMArguments
 from clinsynth.trainers.harness import check_finite
 
@@ -37,18 +37,10 @@ WAYS = {
 """Rows of training speed: flags of `train ddpm`. The last that works trains on."""
 
 
-@dataclass
-class GPUArguments:
+@dataclass(kw_only=True)
+class GPUArguments(ImagesArguments):
     """Measure a GPU in one go: steps a second, Fréchet distance after some minutes, images a second."""
 
-    output_dir: str
-    """Folder of the table, the checkpoint and the images."""
-    dataset: str = "phantom-fundus"
-    """Data set spec."""
-    resolution: int = 32
-    """Height and width in pixels."""
-    channels: int = 1
-    """1 grey, 3 colour."""
     trainer_flags: str = "--preset best"
     """Flags of `train ddpm` that all rows have."""
     ways: str = ";".join(WAYS)
@@ -81,11 +73,7 @@ def main(args: GPUArguments) -> None:
             rows[title] = {"left out": "the budget is spent"}
         else:
             rows[title] = measured(measure)
-        record = {"device": name, "environment": describe_environment(), "arguments": vars(args), "rows": rows}
-        atomic_write(output_dir / "gpu.json", json.dumps(record, indent=2) + "\n")
-        atomic_write(output_dir / "gpu.md", f"{name}\n\n{table(rows)}\n")
-        print(title, rows[title], flush=True)
-    print(table(rows))
+        write_results(args, "gpu", text=f"{name}\n\n{table(rows)}", device=name, rows=rows)
 
 
 def measured(measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -102,7 +90,7 @@ def plan(
     args: GPUArguments, device: torch.device, output_dir: Path
 ) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
     """Title of each row and what measures it, in the order of what is most worth knowing."""
-    data = real_splits(args.dataset, args.resolution, args.channels)
+    data = args.splits
     ways, working = args.ways.split(";"), []
 
     def build(way: str) -> OurTraining:
@@ -180,13 +168,12 @@ def repeat(call: Callable[[], object], seconds: float, device: torch.device, lea
 
 def table(rows: dict[str, dict[str, Any]]) -> str:
     """A Markdown table, a row a measurement."""
-    lines = ["| what | found |", "|---|---|"]
-    for title, row in rows.items():
-        found = [
-            f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in row.items()
-        ]
-        lines.append(f"| {title} | {', '.join(found)} |")
-    return "\n".join(lines)
+
+    def shown(name: str, value: object) -> str:
+        return f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
+
+    found = [[title, ", ".join(shown(*one) for one in row.items())] for title, row in rows.items()]
+    return markdown("what | found", found)
 
 
 if __name__ == "__main__":

@@ -10,9 +10,9 @@ real train split takes for their label; the first row says what that is of real 
 kept, so a stopped command goes on.
 """
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,20 +20,19 @@ import torch
 
 from benchmarks.samplers import draw_all, labels_like, load_pipeline, our_draw
 from benchmarks.score import distances, named_extractor, real_splits
+from benchmarks.timing import BenchmarkArguments, markdown, measure_missing
 from clinsynth.arguments import run
 from clinsynth.models.image_classifiers import predict
 from clinsynth.models.image_encoders import default_classifier
-from clinsynth.run_folder import atomic_write, create_run_folder, describe_environment
+from clinsynth.run_folder import create_run_folder
 
 
-@dataclass
-class GuidanceArguments:
+@dataclass(kw_only=True)
+class GuidanceArguments(BenchmarkArguments):
     """Draw from one checkpoint with every kind, scale and interval of guidance, and compare with validation."""
 
     model: str
     """Checkpoint of `clinsynth train ddpm`."""
-    output_dir: str
-    """Folder of the images and the table."""
     guide: str = ""
     """Checkpoint whose network is the guide; default: that of --model, trained with --guide_at."""
     dataset: str = "phantom-fundus"
@@ -64,26 +63,17 @@ def main(args: GuidanceArguments) -> None:
     extract = named_extractor(args.extractor, splits, output_dir / "extractor")
     classifier, _ = default_classifier(splits["train"], splits["validation"], output_dir / "extractor")
     held_out, reference = splits["validation"], extract(splits["validation"].images)
-    path = output_dir / "guidance.json"
-    rows = json.loads(path.read_text())["rows"] if path.exists() else {}
-    rows.setdefault(
-        "real validation",
-        {"frechet": None, "agreement": share_taken_for(classifier, held_out.images, held_out.labels)},
-    )
     labels = labels_like(held_out.labels, args.n)
-    for name, call in settings(args):
-        if name in rows:
-            continue
+
+    def measure(name: str, call: dict[str, Any]) -> dict[str, Any]:
         draw = our_draw(pipe, num_inference_steps=args.num_inference_steps, **call)
         images, seconds = draw_all(draw, labels, output_dir / name.replace(" ", "_"))
-        rows[name] = distances(reference, extract(images), 0) | {
-            "agreement": share_taken_for(classifier, images, labels),
-            "drawing_cpu_seconds": seconds,
-        }
-        record = {"environment": describe_environment(), "arguments": vars(args), "rows": rows}
-        atomic_write(path, json.dumps(record, indent=2) + "\n")
-        atomic_write(output_dir / "guidance.md", table(rows) + "\n")
-        print(table(rows) + "\n", flush=True)
+        agreement = share_taken_for(classifier, images, labels)
+        return distances(reference, extract(images), 0) | {"agreement": agreement, "drawing_cpu_seconds": seconds}
+
+    real = {"frechet": None, "agreement": share_taken_for(classifier, held_out.images, held_out.labels)}
+    measures = ((name, partial(measure, name, call)) for name, call in settings(args))
+    measure_missing(args, "guidance", measures, table, {"real validation": real})
 
 
 def settings(args: GuidanceArguments) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -104,15 +94,12 @@ def share_taken_for(classifier: Any, images: np.ndarray, labels: np.ndarray) -> 
 
 def table(rows: dict[str, Any]) -> str:
     """A Markdown table, a row a setting."""
-    lines = [
-        "| guidance | Fréchet distance to validation | taken for their label | drawing CPU s |",
-        "|---|---|---|---|",
-    ]
+    lines = []
     for name, row in rows.items():
         distance = "" if row["frechet"] is None else f"{row['frechet']:.2f}"
         seconds = f"{row['drawing_cpu_seconds']:.0f}" if "drawing_cpu_seconds" in row else ""
-        lines.append(f"| {name} | {distance} | {row['agreement']:.1%} | {seconds} |")
-    return "\n".join(lines)
+        lines.append([name, distance, f"{row['agreement']:.1%}", seconds])
+    return markdown("guidance | Fréchet distance to validation | taken for their label | drawing CPU s", lines)
 
 
 if __name__ == "__main__":

@@ -14,16 +14,23 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from benchmarks.timing import BenchmarkArguments, markdown, write_results
 from clinsynth.arguments import run
-
-if TYPE_CHECKING:
-    from clinsynth.data.images import ImageArrays
-    from clinsynth.judges.protocol import Judge
-    from clinsynth.models.image_encoders import FeatureExtractor
+from clinsynth.data.arguments import ImageDataArguments
+from clinsynth.data.images import ImageArrays, load_image_arrays
+from clinsynth.images import contact_sheet, to_png
+from clinsynth.judges.judges import load_judge
+from clinsynth.judges.protocol import Judge, pass_rate
+from clinsynth.metrics.frechet.frechet import frechet_distance, frechet_interval
+from clinsynth.models.generators import load_pipeline
+from clinsynth.models.image_encoders import FeatureExtractor, train_default_extractor
+from clinsynth.run_folder import atomic_write, check_same_run, create_run_folder, write_run_config
+from clinsynth.seeds import derive_seed
+from clinsynth.trainers.preference.candidates import draw_fast
 
 YARDSTICK_SEED = 1000
 """Data seed of the phantoms that the held-out judge, the extractor and the reference images come from."""
@@ -55,12 +62,10 @@ ARMS = {"feedback": "none", "shuffled": "shuffled"}
 """What is trained on preferences, and its --control."""
 
 
-@dataclass
-class LoopArguments:
+@dataclass(kw_only=True)
+class LoopArguments(BenchmarkArguments):
     """Train, prefer, train further, and measure, with a control whose scores are shuffled."""
 
-    output_dir: str
-    """Folder for a run folder a seed, loop.json and loop.md."""
     seeds: str = "0,1,2"
     """Comma-separated: each is the seed of the data, of both trainings and of the candidates."""
     resolution: int = 32
@@ -97,8 +102,6 @@ class LoopArguments:
 
 def main(args: LoopArguments) -> None:
     """Run what is missing of every seed; print and write the table."""
-    from clinsynth.run_folder import atomic_write, check_same_run, create_run_folder, write_run_config
-
     seeds = args.seed_numbers
     root = create_run_folder(args.output_dir)
     check_same_run(root, args, frozenset({"output_dir", "seeds", "rounds"}))
@@ -113,11 +116,8 @@ def main(args: LoopArguments) -> None:
             measured = measure_models(args, folder, seed, extractor, real)
             atomic_write(kept, json.dumps(measured, indent=1) + "\n")
         results.append(json.loads(kept.read_text()))
-        record = {"arguments": vars(args), "extractor": extractor.name, "note": extractor.note, "seeds": results}
-        atomic_write(root / "loop.json", json.dumps(record, indent=2) + "\n")
-    text = table(results, extractor.name)
-    atomic_write(root / "loop.md", text + "\n")
-    print(text)
+        text = table(results, extractor.name)
+        write_results(args, "loop", text=text, extractor=extractor.name, note=extractor.note, seeds=results)
 
 
 def clinsynth(*command: str, **flags: object) -> None:
@@ -126,12 +126,8 @@ def clinsynth(*command: str, **flags: object) -> None:
     subprocess.run([sys.executable, "-m", "clinsynth", *command, *words], check=True)
 
 
-def yardsticks(args: LoopArguments, root: Path) -> "tuple[FeatureExtractor, ImageArrays]":
+def yardsticks(args: LoopArguments, root: Path) -> tuple[FeatureExtractor, ImageArrays]:
     """Extractor and real reference images, `per_class` of each; beside them the held-out judge is trained."""
-    from clinsynth.data.arguments import ImageDataArguments
-    from clinsynth.data.images import load_image_arrays
-    from clinsynth.models.image_encoders import train_default_extractor
-
     test = int(np.ceil(args.per_class / SHARE_OF_THE_RAREST))
     dataset = f"phantom-fundus?seed={YARDSTICK_SEED}&train={args.train}&test={test}"
     if not (root / "held-out" / "best-real").exists():
@@ -181,14 +177,9 @@ def train_models(args: LoopArguments, root: Path, folder: Path, seed: int) -> No
 
 
 def measure_models(
-    args: LoopArguments, folder: Path, seed: int, extractor: "FeatureExtractor", real: "ImageArrays"
+    args: LoopArguments, folder: Path, seed: int, extractor: FeatureExtractor, real: ImageArrays
 ) -> dict[str, Any]:
     """The record of a seed."""
-    from clinsynth.images import contact_sheet, to_png
-    from clinsynth.judges.judges import load_judge
-    from clinsynth.metrics.frechet.frechet import frechet_distance, frechet_interval
-    from clinsynth.run_folder import atomic_write
-
     judge = load_judge("measure", None, "phantom-fundus")
     judge.refused = frozenset(json.loads((folder / "feedback" / "calibration_judge.json").read_text())["refused"])
     held_out = load_judge("classifier", str(folder.parent / "held-out" / "best-real"), "phantom-fundus")
@@ -216,13 +207,8 @@ def round_record(folder: Path, number: int) -> dict[str, Any]:
     return {name: found.get(name) for name in ("steps", "kept_step", "stopped")}
 
 
-def draw(model: Path, per_class: int, seed: int) -> "ImageArrays":
+def draw(model: Path, per_class: int, seed: int) -> ImageArrays:
     """Fresh images, those of a class in a row."""
-    from clinsynth.data.images import ImageArrays
-    from clinsynth.models.generators import load_pipeline
-    from clinsynth.seeds import derive_seed
-    from clinsynth.trainers.preference.candidates import draw_fast
-
     pipeline = load_pipeline(str(model))
     labels = np.repeat(np.arange(pipeline.num_classes), per_class)
     seeds = [derive_seed(seed, 98, i) for i in range(len(labels))]
@@ -230,10 +216,8 @@ def draw(model: Path, per_class: int, seed: int) -> "ImageArrays":
     return ImageArrays(images, labels, list(pipeline.id2label.values()))
 
 
-def judged(judge: "Judge", held_out: "Judge", images: "ImageArrays") -> tuple[dict[str, Any], np.ndarray]:
+def judged(judge: Judge, held_out: Judge, images: ImageArrays) -> tuple[dict[str, Any], np.ndarray]:
     """The record of some images, and which of them pass."""
-    from clinsynth.judges.protocol import pass_rate
-
     conditions = [images.label_names[label] for label in images.labels]
     shares, passes = judge.score_arrays(images.images, conditions)
     passed, names = np.array(passes), enumerate(images.label_names)
@@ -257,10 +241,7 @@ def rise(now: np.ndarray, before: np.ndarray, n_bootstrap: int) -> dict[str, Any
 
 def table(results: list[dict[str, Any]], extractor: str) -> str:
     """Seeds and models as a Markdown table, and what it says of the goals."""
-    lines = [
-        "| seed | model | passes | rise, points | held-out judge | Fréchet | ratio |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    rows = []
     for result in results:
         for name, model in result["models"].items():
             gained = frechet = ratio = ""
@@ -272,8 +253,9 @@ def table(results: list[dict[str, Any]], extractor: str) -> str:
                 low, high = model["frechet_interval"]
                 frechet = f"{model['frechet']:.2f} ({low:.2f} to {high:.2f})"
             cells = [f"{result['seed']}", name, percent(model["passed"]), gained, percent(model["held_out_passed"])]
-            lines.append(f"| {' | '.join([*cells, frechet, ratio])} |")
-    return "\n".join([*lines, "", *verdict(results), f"Fréchet: {extractor}; intervals of 95 %."])
+            rows.append([*cells, frechet, ratio])
+    shown = markdown("seed | model | passes | rise, points | held-out judge | Fréchet | ratio", rows)
+    return "\n".join([shown, "", *verdict(results), f"Fréchet: {extractor}; intervals of 95 %."])
 
 
 def percent(rate: dict[str, Any]) -> str:

@@ -12,8 +12,9 @@ kept, so a stopped command goes on.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,10 +23,11 @@ import torch
 
 from benchmarks import equal_time
 from benchmarks.samplers import draw_all, labels_like, load_pipeline, our_draw, with_scheduler
-from benchmarks.score import distances, named_extractor, real_splits
+from benchmarks.score import ImagesArguments, distances, named_extractor
+from benchmarks.timing import markdown, measure_missing
 from clinsynth.arguments import run
 from clinsynth.images import contact_sheet
-from clinsynth.run_folder import atomic_write, create_run_folder, describe_environment
+from clinsynth.run_folder import create_run_folder
 
 BEFORE = (
     "--patch_size 1 --noise_levels uniform --standardise false --beta_schedule cosine --learning_rate 1e-3 "
@@ -84,18 +86,10 @@ SOLVERS: dict[str, dict[str, Any]] = {
 """Samplers of diffusers, with settings that differ from the checkpoint's."""
 
 
-@dataclass
-class RecipeArguments:
+@dataclass(kw_only=True)
+class RecipeArguments(ImagesArguments):
     """Rows of the training recipe at equal processor time, or solvers on one checkpoint."""
 
-    output_dir: str
-    """Folder of runs, images and the table."""
-    dataset: str = "phantom-fundus"
-    """Data set spec."""
-    resolution: int = 32
-    """Height and width in pixels."""
-    channels: int = 1
-    """1 grey, 3 colour."""
     arm: Literal["unet2d", "gan"] = "unet2d"
     """What is trained: `unet2d`, `train ddpm`; `gan`, `train gan`."""
     cpu_budget: float = 300.0
@@ -122,29 +116,27 @@ def main(args: RecipeArguments) -> None:
     """Measure every row that is missing, and write the table after each."""
     torch.set_num_threads(1)
     output_dir = create_run_folder(args.output_dir)
-    splits = real_splits(args.dataset, args.resolution, args.channels)
+    splits = args.splits
     extract = named_extractor(args.extractor, splits, output_dir / "extractor")
     real = {name: extract(splits[name].images) for name in ("train", "test")}
-    path = output_dir / "recipe.json"
-    rows = json.loads(path.read_text())["rows"] if path.exists() else {}
-    rows.setdefault("floor: real test", distances(real["train"], real["test"], 0) | {"test": None, "facts": {}})
     sets = solver_sets(args, splits["train"].labels, output_dir) if args.checkpoint else trained_sets(args, output_dir)
-    for name, make in sets:
-        if name in rows:
-            continue
+
+    def measure(make: Make) -> dict[str, Any]:
         images, facts = make()
         features = extract(images)
-        rows[name] = distances(real["train"], features, 0) | {
-            "test": distances(real["test"], features, 0)["frechet"],
-            "facts": facts,
-        }
-        record = {"environment": describe_environment(), "arguments": vars(args), "rows": rows}
-        atomic_write(path, json.dumps(record, indent=2) + "\n")
-        atomic_write(output_dir / "recipe.md", table(rows) + "\n")
-        print(table(rows) + "\n", flush=True)
+        to_test = distances(real["test"], features, 0)["frechet"]
+        return distances(real["train"], features, 0) | {"test": to_test, "facts": facts}
+
+    floor = distances(real["train"], real["test"], 0) | {"test": None, "facts": {}}
+    measures = ((name, partial(measure, make)) for name, make in sets)
+    measure_missing(args, "recipe", measures, table, {"floor: real test": floor})
 
 
-def trained_sets(args: RecipeArguments, output_dir: Path) -> Iterator[tuple[str, Any]]:
+Make = Callable[[], tuple[np.ndarray, dict[str, Any]]]
+"""Draws the images of a row, and says what they cost."""
+
+
+def trained_sets(args: RecipeArguments, output_dir: Path) -> Iterator[tuple[str, Make]]:
     """Name of each row and what trains it and draws its images."""
     changes = GANS if args.arm == "gan" else CHANGES
     for seed in map(int, args.seeds.split(",")):
@@ -179,7 +171,7 @@ def trained_sets(args: RecipeArguments, output_dir: Path) -> Iterator[tuple[str,
             yield f"{name}, seed {seed}", make
 
 
-def solver_sets(args: RecipeArguments, labels: np.ndarray, output_dir: Path) -> Iterator[tuple[str, Any]]:
+def solver_sets(args: RecipeArguments, labels: np.ndarray, output_dir: Path) -> Iterator[tuple[str, Make]]:
     """Name of each solver with its evaluations, and what draws its images."""
     pipe = load_pipeline(args.checkpoint)
     chosen = labels_like(labels, args.n)
@@ -199,18 +191,13 @@ def solver_sets(args: RecipeArguments, labels: np.ndarray, output_dir: Path) -> 
 
 def table(rows: dict[str, Any]) -> str:
     """A Markdown table, a row a recipe or solver."""
-    lines = [
-        "| row | Fréchet distance to train | to test | steps | training CPU s | drawing CPU s |",
-        "|---|---|---|---|---|---|",
-    ]
+    lines = []
     for name, row in rows.items():
-        facts = row["facts"]
-        cells = [name, f"{row['frechet']:.1f}", "" if row["test"] is None else f"{row['test']:.1f}"]
-        cells += [
-            f"{facts[key]:.0f}" if key in facts else "" for key in ("steps", "cpu_seconds", "drawing_cpu_seconds")
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        facts = [row["facts"].get(key) for key in ("steps", "cpu_seconds", "drawing_cpu_seconds")]
+        to_test = "" if row["test"] is None else f"{row['test']:.1f}"
+        costs = ["" if fact is None else f"{fact:.0f}" for fact in facts]
+        lines.append([name, f"{row['frechet']:.1f}", to_test, *costs])
+    return markdown("row | Fréchet distance to train | to test | steps | training CPU s | drawing CPU s", lines)
 
 
 if __name__ == "__main__":

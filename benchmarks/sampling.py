@@ -36,7 +36,7 @@ from benchmarks.samplers import (
     with_scheduler,
 )
 from benchmarks.score import cells, distances, named_extractor, real_splits
-from benchmarks.timing import Comparison, Run, TimingArguments, compare, write_results
+from benchmarks.timing import Comparison, Run, TimingArguments, compare, markdown, write_results
 from clinsynth.arguments import parse, run
 from clinsynth.data.images import ImageArrays
 from clinsynth.trainers.diffusion.arguments import DDPMArguments
@@ -249,14 +249,12 @@ def measure_quality(args: SamplingArguments, pipe: Any, scheduler: Any, output_d
 
 def quality_table(measured: dict[str, Any]) -> str:
     """A Markdown table, a row a sampler, and the extractor's name under it."""
-    lines = [
-        "| against real train | n | Fréchet distance (95 %) | 1000 × KID (95 %) | CPU s |",
-        "|---|---|---|---|---|",
+    rows = [
+        [name, str(row["n"]), *cells(row), f"{row['cpu_seconds']:.0f}" if row.get("device") == "cpu" else ""]
+        for name, row in measured["rows"].items()
     ]
-    for name, row in measured["rows"].items():
-        seconds = f"{row['cpu_seconds']:.0f}" if row.get("device") == "cpu" else ""
-        lines.append(f"| {name} | {row['n']} | {cells(row)} | {seconds} |")
-    return "\n".join([*lines, "", f"Extractor: {measured['extractor']}. Real: {measured['dataset']}, train split."])
+    table = markdown("against real train | n | Fréchet distance (95 %) | 1000 × KID (95 %) | CPU s", rows)
+    return f"{table}\n\nExtractor: {measured['extractor']}. Real: {measured['dataset']}, train split."
 
 
 def over_bare_step(args: SamplingArguments, pipe: Any) -> Comparison:

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from benchmarks.timing import BenchmarkArguments, write_results
+from benchmarks.timing import BenchmarkArguments, markdown, write_results
 from clinsynth.arguments import run
 from clinsynth.data.arguments import ImageDataArguments
 from clinsynth.data.images import ImageArrays, load_image_arrays
@@ -27,6 +27,23 @@ from clinsynth.run_folder import create_run_folder
 def real_splits(dataset: str, resolution: int, channels: int) -> dict[str, ImageArrays]:
     """Train, validation and test of `dataset` at the size and mode of the images they are compared with."""
     return load_image_arrays(ImageDataArguments(dataset=dataset, resolution=resolution, channels=channels))
+
+
+@dataclass(kw_only=True)
+class ImagesArguments(BenchmarkArguments):
+    """The real images that are trained on and compared with."""
+
+    dataset: str = "phantom-fundus"
+    """Data set spec."""
+    resolution: int = 32
+    """Height and width in pixels."""
+    channels: int = 1
+    """1 grey, 3 colour."""
+
+    @property
+    def splits(self) -> dict[str, ImageArrays]:
+        """Train, validation and test."""
+        return real_splits(self.dataset, self.resolution, self.channels)
 
 
 def named_extractor(name: str, splits: dict[str, ImageArrays], folder: Path) -> Any:
@@ -54,14 +71,14 @@ def distances(real: np.ndarray, other: np.ndarray, n_bootstrap: int) -> dict[str
     }
 
 
-def cells(measured: dict[str, Any]) -> str:
-    """Fréchet distance and 1000 × KID with their intervals, as two cells of a Markdown row."""
+def cells(measured: dict[str, Any]) -> list[str]:
+    """Fréchet distance and 1000 × KID with their intervals, as two cells of a table's row."""
     frechet, kid = f"{measured['frechet']:.3f}", f"{1000 * measured['kid']:.2f}"
     if measured["frechet_interval"]:
         (low, high), (kid_low, kid_high) = measured["frechet_interval"], measured["kid_interval"]
         frechet += f" ({low:.3f} to {high:.3f})"
         kid += f" ({1000 * kid_low:.2f} to {1000 * kid_high:.2f})"
-    return f"{frechet} | {kid}"
+    return [frechet, kid]
 
 
 def gaussian_noise_like(images: np.ndarray, n: int, seed: int = 0) -> np.ndarray:
@@ -155,22 +172,23 @@ def score_all(
 
 def score_table(extractor: str, rows: list[dict[str, Any]]) -> str:
     """A Markdown table of all rows, with the extractor's name over it."""
-    lines = [
+    head = (
         f"Extractor: {extractor} ({rows[0]['train']['dimension']} features). Fréchet distance and "
-        "1000 × KID, 95 % bootstrap intervals in brackets.",
-        "",
-        "| generator | CPU s of training | steps | M parameters | sampler | n | Fréchet, train | KID, train "
-        "| Fréchet, test | KID, test |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
+        "1000 × KID, 95 % bootstrap intervals in brackets."
+    )
+    columns = (
+        "generator | CPU s of training | steps | M parameters | sampler | n | Fréchet, train | KID, train | "
+        "Fréchet, test | KID, test"
+    )
+    lines = []
     for row in rows:
         facts = ["", "", "", ""]  # of the floor and the anchors, which nobody trained
         if "sampler" in row:
             size = f"{row['parameters'] / 1e6:.2f}"
             facts = [f"{row['cpu_seconds']:.0f}", str(row["steps"]), size, row["sampler"]]
-        test = cells(row["test"]) if "test" in row else " | "
-        lines.append(f"| {row['name']} | {' | '.join(facts)} | {row['train']['n']} | {cells(row['train'])} | {test} |")
-    return "\n".join(lines)
+        test = cells(row["test"]) if "test" in row else ["", ""]
+        lines.append([row["name"], *facts, str(row["train"]["n"]), *cells(row["train"]), *test])
+    return f"{head}\n\n{markdown(columns, lines)}"
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -163,17 +163,20 @@ def show(values: Sequence[float], digits: int = 3) -> str:
 
 def table(comparisons: Sequence[Comparison], clock: str) -> str:
     """The comparisons as a Markdown table, seconds by `clock`; each cell is median (minimum to maximum)."""
-    lines = [
-        f"| what | A | B | A, {clock} s | B, {clock} s | A / B | goal | met | n |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
+    rows = []
     for c in comparisons:
         seconds = c.cpu if clock == "cpu" else c.wall
         cells = [c.what, c.a, c.b, show(seconds["a"]), show(seconds["b"]), show(c.ratios(clock))]
-        cells += [f"{c.goal[0]} {c.goal[1]:g}", "yes" if c.met(clock) else "no", str(len(seconds["a"]))]
-        lines.append("| " + " | ".join(cells) + " |")
+        rows.append([*cells, f"{c.goal[0]} {c.goal[1]:g}", "yes" if c.met(clock) else "no", str(len(seconds["a"]))])
+    columns = f"what | A | B | A, {clock} s | B, {clock} s | A / B | goal | met | n"
     notes = [f"- {c.what}: {c.note}" for c in comparisons if c.note]
-    return "\n".join(lines + ([""] if notes else []) + notes)
+    return "\n".join([markdown(columns, rows), *([""] if notes else []), *notes])
+
+
+def markdown(columns: str, rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table; `columns` are the titles with ` | ` between them."""
+    titles = columns.split(" | ")
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in [titles, ["---"] * len(titles), *rows])
 
 
 def write_results(
@@ -187,6 +190,28 @@ def write_results(
     atomic_write(folder / f"{name}.json", json.dumps(record, indent=2) + "\n")
     atomic_write(folder / f"{name}.md", shown)
     print(shown)
+
+
+def measure_missing(
+    args: BenchmarkArguments,
+    name: str,
+    measures: Iterable[tuple[str, Callable[[], dict[str, Any]]]],
+    table: Callable[[dict[str, Any]], str],
+    known: dict[str, Any],
+) -> None:
+    """Measure every row that `name`.json of a stopped command lacks, and write both files after each.
+
+    Args:
+        measures: name of each row, and what measures it.
+        table: of all rows, as text.
+        known: rows that need no measuring.
+    """
+    path = Path(args.output_dir) / f"{name}.json"
+    rows: dict[str, Any] = known | (json.loads(path.read_text())["rows"] if path.exists() else {})
+    for title, measure in measures:
+        if title not in rows:
+            rows[title] = measure()
+            write_results(args, name, text=table(rows), rows=rows)
 
 
 def run_alone(command: list[str], environment: dict[str, str] | None = None) -> tuple[str, Any, float]:

@@ -9,17 +9,18 @@ valid within `--max_attempts`.
 import json
 import time
 from dataclasses import dataclass
+from functools import partial
 from itertools import cycle, islice
 from typing import Any
 
 import torch
 
-from benchmarks.timing import BenchmarkArguments
+from benchmarks.timing import BenchmarkArguments, markdown, measure_missing
 from clinsynth.arguments import run
 from clinsynth.data.tasks import load_task
 from clinsynth.models.language_models import load_writer
 from clinsynth.models.writers import Request, WriterArguments
-from clinsynth.run_folder import atomic_write, create_run_folder, describe_environment
+from clinsynth.run_folder import create_run_folder
 from clinsynth.synthesis.plan import Prompts
 
 BACK_ENDS: dict[str, dict[str, Any]] = {
@@ -50,18 +51,14 @@ class WritersArguments(BenchmarkArguments):
 def main(args: WritersArguments) -> None:
     """Measure every back end with every batch, and write the table."""
     torch.set_num_threads(args.threads)
-    output_dir = create_run_folder(args.output_dir)
-    asked = requests(args)
-    path = output_dir / "writers.json"
-    rows = json.loads(path.read_text())["rows"] if path.exists() else {}
-    for batch in map(int, args.batches.split(",")):
-        for name, flags in BACK_ENDS.items():
-            if f"{name}, {batch} at once" not in rows:
-                rows[f"{name}, {batch} at once"] = measure(args, asked, flags, batch)
-            record = {"environment": describe_environment(), "arguments": vars(args), "rows": rows}
-            atomic_write(path, json.dumps(record, indent=2) + "\n")
-            atomic_write(output_dir / "writers.md", table(rows) + "\n")
-    print(table(rows))
+    create_run_folder(args.output_dir)
+    asked, batches = requests(args), map(int, args.batches.split(","))
+    measures = (
+        (f"{name}, {batch} at once", partial(measure, args, asked, flags, batch))
+        for batch in batches
+        for name, flags in BACK_ENDS.items()
+    )
+    measure_missing(args, "writers", measures, table, {})
 
 
 def requests(args: WritersArguments) -> list[Request]:
@@ -96,15 +93,13 @@ def measure(args: WritersArguments, asked: list[Request], flags: dict[str, Any],
 
 def table(rows: dict[str, Any]) -> str:
     """A Markdown table, a row a back end and batch."""
-    lines = [
-        "| back end | valid texts | attempts | valid texts a CPU minute | characters a CPU second | loading, CPU s |",
-        "|---|---|---|---|---|---|",
-    ]
+    lines = []
     for name, row in rows.items():
-        speed = f"{60 * row['valid'] / row['cpu_seconds']:.1f} | {row['characters'] / row['cpu_seconds']:.0f}"
-        valid = f"{row['valid']} of {row['asked']} | {row['attempts']}"
-        lines.append(f"| {name} | {valid} | {speed} | {row['loading_cpu_seconds']:.0f} |")
-    return "\n".join(lines)
+        speed = [f"{60 * row['valid'] / row['cpu_seconds']:.1f}", f"{row['characters'] / row['cpu_seconds']:.0f}"]
+        valid = [f"{row['valid']} of {row['asked']}", f"{row['attempts']}"]
+        lines.append([name, *valid, *speed, f"{row['loading_cpu_seconds']:.0f}"])
+    columns = "back end | valid texts | attempts | valid texts a CPU minute | characters a CPU second | loading, CPU s"
+    return markdown(columns, lines)
 
 
 if __name__ == "__main__":

@@ -168,9 +168,8 @@ def test_a_resumed_training_is_the_uninterrupted_one(tmp_path: Path, arm: Any) -
         map(find_spec, ("denoising_diffusion_pytorch", "einops", "ema_pytorch"))
     ):
         pytest.skip("needs denoising-diffusion-pytorch, einops and ema-pytorch, see benchmarks/README.md")
-    args = EqualTimeArguments(
-        arm, "name", str(tmp_path), peer_batch_size=4, trainer_flags="--width 8 --train_batch_size 4"
-    )
+    small = {"peer_batch_size": 4, "trainer_flags": "--width 8 --train_batch_size 4"}
+    args = EqualTimeArguments(arm=arm, name="name", output_dir=str(tmp_path), **small)
     images = np.random.default_rng(0).integers(0, 256, (12, 1, 32, 32), dtype=np.uint8)
     data = {"train": ImageArrays(images, np.arange(12) % 2, ["a", "b"])}
     straight, first, second = (build_training(args, data, tmp_path) for _ in range(3))
@@ -229,8 +228,8 @@ def test_guidance_rows_are_chosen_on_validation(tmp_path: Path) -> None:
 
 def test_the_rows_of_a_gpu_are_measured_in_one_go(tmp_path: Path) -> None:
     args = gpu.GPUArguments(
-        str(tmp_path / "out"),
-        str(write_npz(tmp_path / "data.npz")),
+        output_dir=str(tmp_path / "out"),
+        dataset=str(write_npz(tmp_path / "data.npz")),
         resolution=28,
         trainer_flags="--width 8 --train_batch_size 4",
         ways="float32;bf16, channels last",
