@@ -1,5 +1,6 @@
 """Small real things that several tests use."""
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -7,11 +8,13 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
 import torch
 from diffusers import DDPMScheduler, UNet2DModel
+from safetensors.torch import load_file
 from warm_python import ONE_THREAD, WarmPython
 
 from clinsynth.pipelines.class_conditioned_ddpm import ClassConditionedDDPMPipeline, ContextUnet
@@ -36,20 +39,19 @@ def tiny_unet(backbone: str = "unet2d", channels: int = 1) -> torch.nn.Module:
     return tiny_unet_of(28, channels)
 
 
-def tiny_unet_of(side: int, channels: int) -> UNet2DModel:
-    """An untrained UNet2DModel for three classes."""
-    unet = UNet2DModel(
+def tiny_unet_of(side: int, channels: int, classes: int = 3, **changes: Any) -> UNet2DModel:
+    """An untrained UNet2DModel of two levels; its last class, number `classes`, is the null class."""
+    settings = {"block_out_channels": (8, 8), "norm_num_groups": 4} | changes
+    return UNet2DModel(
         sample_size=side,
         in_channels=channels,
         out_channels=channels,
-        block_out_channels=(8, 8),
         down_block_types=("DownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "UpBlock2D"),
         layers_per_block=1,
-        norm_num_groups=4,
-        num_class_embeds=4,
-    )
-    return unet.eval()
+        num_class_embeds=classes + 1,
+        **settings,
+    ).eval()
 
 
 def tiny_pipeline(backbone: str = "unet2d", channels: int = 1, **scheduler: object) -> ClassConditionedDDPMPipeline:
@@ -76,6 +78,20 @@ def write_npz(path: Path, per_class: int = 6, size: int = 28, classes: int = 3, 
         arrays[f"{split}_labels"] = labels[:, None]
     np.savez(path, **arrays)
     return path
+
+
+UNET = "unet/diffusion_pytorch_model.safetensors"
+
+
+def same_weights(first: Path, second: Path, file: str = UNET) -> bool:
+    """Whether two checkpoints hold the same tensors in `file`."""
+    left, right = load_file(first / file), load_file(second / file)
+    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+
+
+def flags_of(args: Any) -> list[str]:
+    """The fields of a command's arguments as words of its command line."""
+    return [f"--{name}={value}" for name, value in dataclasses.asdict(args).items() if value is not None]
 
 
 def clinsynth(*words: object, check: bool = True) -> subprocess.CompletedProcess[str]:

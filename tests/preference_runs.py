@@ -4,11 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from datasets import ClassLabel, Dataset, Features
 from datasets import Image as ImageFeature
-from diffusers import DDPMScheduler, UNet2DModel
-from safetensors.torch import load_file
+from diffusers import DDPMScheduler
+from helpers import tiny_unet_of
 
 from clinsynth.data.phantom_fundus import GRADES
 from clinsynth.images import to_picture
@@ -24,17 +25,7 @@ from clinsynth.trainers.preference.pairs import Candidate, make_pairs, write_pai
 def write_first_stage(folder: Path) -> Path:
     """An untrained first-stage model of the five grades at 28 px, grey, standardised, in patches as by default."""
     torch.manual_seed(0)
-    unet = UNet2DModel(
-        sample_size=14,
-        in_channels=4,
-        out_channels=4,
-        block_out_channels=(8, 8),
-        down_block_types=("DownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "UpBlock2D"),
-        layers_per_block=1,
-        norm_num_groups=4,
-        num_class_embeds=6,
-    )
+    unet = tiny_unet_of(side=14, channels=4, classes=5)
     scheduler = to_fast(DDPMScheduler(prediction_type="v_prediction"))
     names = dict(enumerate(GRADES))
     ClassConditionedDDPMPipeline(unet, scheduler, names, [-0.3], [0.4], patch_size=2).save_pretrained(folder)
@@ -46,6 +37,16 @@ def write_classifier(folder: Path, channels: int = 1, side: int = 28) -> Path:
     folder.mkdir()
     save_image_classifier(build_small_resnet(5, channels, input_size=side), GRADES, folder)
     return folder
+
+
+@pytest.fixture(scope="module", name="model")
+def first_stage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_first_stage(tmp_path_factory.mktemp("model") / "first")
+
+
+@pytest.fixture(scope="module", name="classifier")
+def any_classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_classifier(tmp_path_factory.mktemp("judge") / "classifier")
 
 
 def write_preferences(
@@ -92,12 +93,3 @@ def arguments(first_stage: Path, output_dir: Path, **changes: Any) -> Preference
         "checkpointing_steps": 2,
     }
     return PreferenceArguments(**settings | changes)
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return load_file(folder / "unet" / "diffusion_pytorch_model.safetensors")
-
-
-def same_weights(first: Path, second: Path) -> bool:
-    left, right = weights(first), weights(second)
-    return all(torch.equal(left[name], right[name]) for name in left)

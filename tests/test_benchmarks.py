@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import DDPMScheduler, UNet2DModel
-from helpers import tiny_pipeline, write_npz
+from diffusers import DDPMScheduler
+from helpers import tiny_pipeline, tiny_unet_of, write_npz
 
 from benchmarks import gpu, guidance, recipe, scale
 from benchmarks.equal_time import EqualTimeArguments, build_training, resume, save
@@ -33,22 +33,6 @@ from clinsynth.arguments import parse
 from clinsynth.data.images import ImageArrays
 from clinsynth.trainers.diffusion.arguments import DDPMArguments
 from clinsynth.trainers.gan.arguments import GANArguments
-
-
-def tiny_unet() -> Any:
-    torch.manual_seed(0)
-    unet: Any = UNet2DModel(
-        sample_size=8,
-        in_channels=1,
-        out_channels=1,
-        block_out_channels=(8, 8),
-        down_block_types=("DownBlock2D",) * 2,
-        up_block_types=("UpBlock2D",) * 2,
-        layers_per_block=1,
-        norm_num_groups=4,
-        num_class_embeds=3,
-    )
-    return unet.eval()
 
 
 def test_paper_levels_are_its_schedule() -> None:
@@ -85,7 +69,8 @@ def test_epsilon_and_velocity_of_the_same_network_take_the_same_step() -> None:
 
 
 def test_paper_sampler_evaluates_twice_a_step_and_follows_the_seed() -> None:
-    unet, calls = tiny_unet(), []
+    torch.manual_seed(0)
+    unet, calls = tiny_unet_of(side=8, channels=1, classes=2), []
     unet.register_forward_pre_hook(lambda _, a, k: calls.append(k["class_labels"].tolist()), with_kwargs=True)
     settings: dict[str, Any] = {
         "noise_levels": paper_noise_levels(10),

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from diffusers import DDPMScheduler, DiffusionPipeline
 from helpers import tiny_unet, write_npz
 
@@ -140,7 +139,6 @@ def test_a_private_run_goes_on_and_counts_all_steps(data: Path, tmp_path: Path) 
     for name in ("checkpoint-4", "model_index.json"):  # as a run that was killed after its second step
         path = run / name
         path.rename(tmp_path / name)
-    AcceleratorState._reset_state(reset_partial_state=True)
     main(arguments(data, run))
     assert json.loads((run / "privacy.json").read_text()) == whole
     records = read_metrics(run)
@@ -152,7 +150,6 @@ def test_a_private_run_goes_on_and_counts_all_steps(data: Path, tmp_path: Path) 
     assert pipe([0, 2], num_inference_steps=2, output_type="np").images.shape == (2, 28, 28, 1)
 
     write_npz(data, per_class=7)
-    AcceleratorState._reset_state(reset_partial_state=True)
     with pytest.raises(ValueError, match=r"was begun with delta .*has the data set"):
         main(arguments(data, run))
 
@@ -181,6 +178,5 @@ def test_a_run_without_privacy_does_not_become_private_later(data: Path, tmp_pat
     main(arguments(data, tmp_path / "run", dp_epsilon=None, train_steps=1, mixed_precision="no"))
     config = tmp_path / "run" / "config.yaml"
     config.write_text("".join(line for line in config.read_text().splitlines(True) if not line.startswith("dp_")))
-    AcceleratorState._reset_state(reset_partial_state=True)
     with pytest.raises(ValueError, match="has trained without --dp_epsilon"):
         main(arguments(data, tmp_path / "run", train_steps=1, mixed_precision="no"))

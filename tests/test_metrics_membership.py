@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import DDPMScheduler, UNet2DModel
-from helpers import LABELS, tiny_pipeline, write_npz
+from diffusers import DDPMScheduler
+from helpers import LABELS, tiny_pipeline, tiny_unet_of, write_npz
 from sklearn.metrics import roc_auc_score
 
 from clinsynth.data.images import ImageArrays
@@ -38,19 +38,8 @@ def patterns(count: int, seed: int, scale: int = 256) -> ImageArrays:
 def small_pipeline() -> ClassConditionedDDPMPipeline:
     """An untrained generator of 8 px that predicts the velocity."""
     torch.manual_seed(0)
-    unet = UNet2DModel(
-        sample_size=8,
-        in_channels=1,
-        out_channels=1,
-        block_out_channels=(16, 32),
-        down_block_types=("DownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "UpBlock2D"),
-        layers_per_block=1,
-        norm_num_groups=4,
-        num_class_embeds=4,
-        attention_head_dim=16,
-    )
-    return ClassConditionedDDPMPipeline(unet.eval(), DDPMScheduler(prediction_type="v_prediction"), LABELS)
+    unet = tiny_unet_of(side=8, channels=1, block_out_channels=(16, 32), attention_head_dim=16)
+    return ClassConditionedDDPMPipeline(unet, DDPMScheduler(prediction_type="v_prediction"), LABELS)
 
 
 def learn_by_heart(pipeline: ClassConditionedDDPMPipeline, arrays: ImageArrays, steps: int) -> None:

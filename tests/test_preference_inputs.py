@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 from datasets import Image as ImageFeature
-from preference_runs import arguments, write_classifier, write_first_stage, write_preferences
+from preference_runs import any_classifier, arguments, first_stage, write_preferences  # noqa: F401 (fixtures)
 
 from clinsynth.data.phantom_fundus import GRADES
 from clinsynth.images import to_picture
@@ -18,16 +18,6 @@ from clinsynth.trainers.preference.candidates import pair_candidates, reward_can
 from clinsynth.trainers.preference.guard import Guard
 from clinsynth.trainers.preference.pairs import read_pairs
 from clinsynth.trainers.train_preference import main
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_first_stage(tmp_path_factory.mktemp("model") / "first")
-
-
-@pytest.fixture(scope="module")
-def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_classifier(tmp_path_factory.mktemp("judge") / "classifier")
 
 
 def test_scored_candidates_are_kept_where_no_pair_could_be_made(model: Path, classifier: Path, tmp_path: Path) -> None:

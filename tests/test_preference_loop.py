@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState, GradientState
 from datasets import Dataset, Features
 from datasets import Image as ImageFeature
-from diffusers import DDPMScheduler, UNet2DModel
+from diffusers import DDPMScheduler
+from helpers import tiny_unet_of
 
 from clinsynth.data.images import ImageArrays
 from clinsynth.images import to_picture
@@ -29,14 +28,6 @@ from clinsynth.trainers.stream import TrainingStream
 
 NAMES, SQUARES = ["one", "three"], np.array([1, 3])
 CANDIDATES = 16
-
-
-@pytest.fixture(autouse=True)
-def fresh_accelerator() -> Any:
-    """accelerate keeps its state for the process; every run here starts without one."""
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
 
 
 def draw_squares(count: int) -> ImageArrays:
@@ -57,18 +48,8 @@ def right(images: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 def build_pipeline() -> ClassConditionedDDPMPipeline:
     torch.manual_seed(0)
-    unet = UNet2DModel(
-        sample_size=8,
-        in_channels=1,
-        out_channels=1,
-        block_out_channels=(16, 32),
-        down_block_types=("DownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "UpBlock2D"),
-        layers_per_block=1,
-        norm_num_groups=8,
-        attention_head_dim=16,
-        num_class_embeds=3,
-    )
+    sizes = {"block_out_channels": (16, 32), "norm_num_groups": 8, "attention_head_dim": 16}
+    unet = tiny_unet_of(side=8, channels=1, classes=2, **sizes)
     noise: dict[str, Any] = {"beta_schedule": "squaredcos_cap_v2", "timestep_spacing": "trailing"}
     scheduler = DDPMScheduler(prediction_type="v_prediction", **noise)
     return ClassConditionedDDPMPipeline(unet, scheduler, dict(enumerate(NAMES)))

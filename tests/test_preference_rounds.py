@@ -1,6 +1,5 @@
 """Rounds of candidates, scores and training on them: what each leaves, and that stopping anywhere changes nothing."""
 
-import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -8,8 +7,8 @@ from typing import Any
 
 import pytest
 from diffusers import DiffusionPipeline
-from helpers import clinsynth, kill_when
-from preference_runs import arguments, same_weights, write_classifier, write_first_stage
+from helpers import clinsynth, flags_of, kill_when, same_weights
+from preference_runs import any_classifier, arguments, first_stage  # noqa: F401 (fixtures)
 
 from clinsynth.data.sources import load_folder
 from clinsynth.models.generators import load_pipeline
@@ -21,16 +20,6 @@ from clinsynth.trainers.train_preference import main
 from clinsynth.trainers.training_state import checkpoints
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_first_stage(tmp_path_factory.mktemp("model") / "first")
-
-
-@pytest.fixture(scope="module")
-def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_classifier(tmp_path_factory.mktemp("judge") / "classifier")
-
-
 def two_rounds(model: Path, classifier: Path, folder: Path, **changes: Any) -> PreferenceArguments:
     """Two rounds of four steps, with a checkpoint after each step."""
     settings = {"judge_model": str(classifier), "rounds": 2, "checkpointing_steps": 1, "learning_rate": 1e-3}
@@ -39,8 +28,7 @@ def two_rounds(model: Path, classifier: Path, folder: Path, **changes: Any) -> P
 
 def words(args: PreferenceArguments) -> list[str]:
     """The command line of a run: runs whose weights are compared have processes of their own, all on one thread."""
-    flags = [f"--{name}={value}" for name, value in dataclasses.asdict(args).items() if value is not None]
-    return ["train", "preference", *flags]
+    return ["train", "preference", *flags_of(args)]
 
 
 @pytest.fixture(scope="module")

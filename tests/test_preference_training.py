@@ -1,6 +1,5 @@
 """The preference trainer on a tiny model: what it leaves, that stopping changes nothing, and that the guard guards."""
 
-import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -10,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DiffusionPipeline
-from helpers import kill_when, tiny_unet
-from preference_runs import arguments, same_weights, weights, write_classifier, write_first_stage, write_preferences
+from helpers import UNET, flags_of, kill_when, same_weights, tiny_unet
+from preference_runs import any_classifier, arguments, first_stage, write_preferences  # noqa: F401 (fixtures)
+from safetensors.torch import load_file
 
 from clinsynth.data.images import ImageArrays
 from clinsynth.data.phantom_fundus import GRADES
@@ -26,16 +26,6 @@ from clinsynth.trainers.preference.step import PreferenceLoss, both_predictions,
 from clinsynth.trainers.stream import StepInputs
 from clinsynth.trainers.train_preference import main
 from clinsynth.trainers.training_state import checkpoints
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_first_stage(tmp_path_factory.mktemp("model") / "first")
-
-
-@pytest.fixture(scope="module")
-def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_classifier(tmp_path_factory.mktemp("judge") / "classifier")
 
 
 @pytest.fixture(scope="module")
@@ -99,8 +89,7 @@ def test_a_killed_run_goes_on_from_its_candidates_and_checkpoints(
     model: Path, classifier: Path, tmp_path: Path
 ) -> None:
     args = arguments(model, tmp_path / "run", judge_model=str(classifier), train_steps=16, guard_steps=500)
-    flags = [f"--{k}={v}" for k, v in dataclasses.asdict(args).items() if v is not None]
-    kill_when(lambda: checkpoints(tmp_path / "run"), "train", "preference", *flags)
+    kill_when(lambda: checkpoints(tmp_path / "run"), "train", "preference", *flags_of(args))
     assert not (tmp_path / "run" / "model_index.json").exists(), "the run ended before it was killed"
     pairs = tmp_path / "run" / "preferences" / "pairs" / "preferences.json"
     written = pairs.stat().st_mtime_ns
@@ -175,7 +164,7 @@ def test_a_ddpm_is_trained_by_an_adapter_and_saved_without(model: Path, preferen
     main(arguments(model, tmp_path / "run", **settings))
     steps = [record for record in read_metrics(tmp_path / "run") if record["step"]]
     assert steps[0]["loss"] == pytest.approx(np.log(2), abs=1e-4) and steps[0]["drift"] < 1e-11 < steps[-1]["drift"]
-    before, after = weights(model), weights(tmp_path / "run")
+    before, after = (load_file(folder / UNET) for folder in (model, tmp_path / "run"))
     assert before.keys() == after.keys()
     for name, weight in after.items():
         changed = (weight - before[name]).flatten(1) if weight.ndim > 1 else weight - before[name]

@@ -10,10 +10,19 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState, GradientState
 from diffusers import DDPMScheduler, DiffusionPipeline, EDMEulerScheduler
 from diffusers.models.unets.unet_2d import UNet2DOutput
-from helpers import REPOSITORY, clinsynth, kill_when, run_python, tiny_unet_of, write_npz
+from helpers import (
+    REPOSITORY,
+    UNET,
+    clinsynth,
+    flags_of,
+    kill_when,
+    run_python,
+    same_weights,
+    tiny_unet_of,
+    write_npz,
+)
 from safetensors.torch import load_file
 from warm_python import run_in_two
 
@@ -30,14 +39,6 @@ from clinsynth.trainers.stream import StepInputs, TrainingStream
 from clinsynth.trainers.train_ddpm import main
 from clinsynth.trainers.training_state import checkpoints
 from clinsynth.trainers.validation import Validation
-
-
-@pytest.fixture(autouse=True)
-def fresh_accelerator() -> Any:
-    """accelerate keeps its state for the process; every run here starts without one."""
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
 
 
 @pytest.fixture
@@ -62,21 +63,6 @@ def arguments(data: Path, output_dir: Path, **changes: Any) -> DDPMArguments:
     return DDPMArguments(**settings | changes)
 
 
-def flags(args: DDPMArguments) -> list[str]:
-    """The same as command-line flags."""
-    return [f"--{k}={v}" for k, v in dataclasses.asdict(args).items() if v is not None]
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return load_file(folder / "unet" / "diffusion_pytorch_model.safetensors")
-
-
-def assert_same_weights(first: Path, second: Path) -> None:
-    left, right = weights(first), weights(second)
-    assert left.keys() == right.keys()
-    assert all(torch.equal(left[name], right[name]) for name in left)
-
-
 def losses(folder: Path) -> np.ndarray:
     return np.array([record["loss"] for record in read_metrics(folder)])
 
@@ -91,7 +77,7 @@ def test_a_run_leaves_a_loadable_checkpoint_and_its_record(backbone: str, data: 
     environment = json.loads((tmp_path / "run" / "environment.json").read_text())
     assert environment["packages"]["diffusers"] and "git_commit" in environment
     assert not [path for path in (tmp_path / "run").rglob("*") if path.suffix in (".bin", ".pkl", ".pt")]
-    assert_same_weights(tmp_path / "run", tmp_path / "run" / "checkpoint-8")
+    assert same_weights(tmp_path / "run", tmp_path / "run" / "checkpoint-8")
 
 
 def test_training_lowers_the_loss(data: Path, tmp_path: Path) -> None:
@@ -104,7 +90,7 @@ def test_training_lowers_the_loss(data: Path, tmp_path: Path) -> None:
 def test_checkpoints_hold_averaged_weights(data: Path, tmp_path: Path) -> None:
     main(arguments(data, tmp_path / "run"))
     checkpoint = tmp_path / "run" / "checkpoint-8"
-    raw, averaged = load_file(checkpoint / "training_state" / "model.safetensors"), weights(checkpoint)
+    raw, averaged = load_file(checkpoint / "training_state" / "model.safetensors"), load_file(checkpoint / UNET)
     assert not torch.equal(raw["conv_in.weight"], averaged["conv_in.weight"])
     assert torch.allclose(raw["conv_in.weight"], averaged["conv_in.weight"], atol=0.02)
 
@@ -112,19 +98,19 @@ def test_checkpoints_hold_averaged_weights(data: Path, tmp_path: Path) -> None:
 def test_a_killed_run_ends_with_the_weights_of_an_uninterrupted_one(data: Path, tmp_path: Path) -> None:
     long = {"train_steps": 40, "class_balanced": True, "lr_scheduler": "cosine"}
     killed, whole = (arguments(data, tmp_path / name, **long) for name in ("killed", "whole"))
-    kill_when((tmp_path / "killed" / "checkpoint-8").exists, "train", "ddpm", *flags(killed))
+    kill_when((tmp_path / "killed" / "checkpoint-8").exists, "train", "ddpm", *flags_of(killed))
     assert not (tmp_path / "killed" / "model_index.json").exists(), "the run ended before it was killed"
 
-    assert "resuming at step" in clinsynth("train", "ddpm", *flags(killed)).stdout
-    clinsynth("train", "ddpm", *flags(whole))
-    assert_same_weights(tmp_path / "killed", tmp_path / "whole")
+    assert "resuming at step" in clinsynth("train", "ddpm", *flags_of(killed)).stdout
+    clinsynth("train", "ddpm", *flags_of(whole))
+    assert same_weights(tmp_path / "killed", tmp_path / "whole")
     assert np.array_equal(losses(tmp_path / "killed"), losses(tmp_path / "whole"))
 
 
 def test_two_processes_on_half_batches_are_one(data: Path, tmp_path: Path) -> None:
     one, two = arguments(data, tmp_path / "one"), arguments(data, tmp_path / "two", train_batch_size=4)
     main(one)
-    run_in_two(REPOSITORY / "trainers" / "train_ddpm.py", *flags(two))
+    run_in_two(REPOSITORY / "trainers" / "train_ddpm.py", *flags_of(two))
     assert np.allclose(losses(tmp_path / "one"), losses(tmp_path / "two"), rtol=1e-5)
 
 
@@ -154,7 +140,7 @@ def test_validation_keeps_the_best_and_draws_a_grid(data: Path, tmp_path: Path) 
         "step-0000008.png",
     ]
     best = min(records, key=lambda record: record["validation_kid"])["step"]
-    assert_same_weights(tmp_path / "run", tmp_path / "run" / f"checkpoint-{best}")
+    assert same_weights(tmp_path / "run", tmp_path / "run" / f"checkpoint-{best}")
 
 
 def test_memorising_is_seen_and_ends_the_run(
@@ -179,7 +165,7 @@ def test_memorising_is_seen_and_ends_the_run(
     records = [record for record in read_metrics(tmp_path / "run") if "validation_kid" in record]
     assert [record["step"] for record in records] == [2, 4, 6] and records[-1]["stopped"] == "memorises"
     best = min(records[:2], key=lambda record: record["validation_kid"])["step"]
-    assert_same_weights(tmp_path / "run", tmp_path / "run" / "best")
+    assert same_weights(tmp_path / "run", tmp_path / "run" / "best")
     assert records[best // 2 - 1]["nearer_train"] <= records[best // 2 - 1]["nearer_train_chance"]
     assert "stopped at step 6" in capsys.readouterr().out
     main(args)
@@ -196,7 +182,7 @@ def test_a_run_with_augmentation_and_dropout_resumes_and_publishes_the_plain_net
     shutil.copytree(run, tmp_path / "whole")
     shutil.rmtree(run / "checkpoint-8")
     main(arguments(data, run, **changes))
-    assert_same_weights(run, tmp_path / "whole")
+    assert same_weights(run, tmp_path / "whole")
     kept = load_file(run / "checkpoint-8" / "training_state" / "ema.safetensors")
     assert kept["embed_views.weight"].abs().max() > 0
     unet = load_pipeline(str(run)).unet  # of plain diffusers
@@ -232,10 +218,9 @@ def test_images_are_moved_as_the_network_is_told() -> None:
 def test_a_finished_run_is_not_trained_again(data: Path, tmp_path: Path) -> None:
     args = arguments(data, tmp_path / "run")
     main(args)
-    before = (tmp_path / "run" / "unet" / "diffusion_pytorch_model.safetensors").read_bytes()
-    AcceleratorState._reset_state(reset_partial_state=True)
+    before = (tmp_path / "run" / UNET).read_bytes()
     main(args)
-    assert (tmp_path / "run" / "unet" / "diffusion_pytorch_model.safetensors").read_bytes() == before
+    assert (tmp_path / "run" / UNET).read_bytes() == before
     assert len(read_metrics(tmp_path / "run")) == 8
 
 
@@ -256,7 +241,7 @@ def test_a_run_from_before_the_newest_flags_goes_on(data: Path, tmp_path: Path) 
     assert len(before) == len(lines) - len(new)
     (run / "config.yaml").write_text("".join(before))
     main(arguments(data, run))
-    assert_same_weights(run, tmp_path / "whole")
+    assert same_weights(run, tmp_path / "whole")
 
 
 @pytest.mark.parametrize("log_steps", [1, 50])
@@ -273,7 +258,7 @@ def test_divergence_stops_and_keeps_the_last_good_checkpoint(
     with pytest.raises(FloatingPointError, match=r"diverged at step 5: loss nan.*checkpoint-4"):
         main(arguments(data, tmp_path / "run", log_steps=log_steps))
     assert [path.name for path in checkpoints(tmp_path / "run")] == ["checkpoint-4"]
-    good = weights(tmp_path / "run" / "checkpoint-4")
+    good = load_file(tmp_path / "run" / "checkpoint-4" / UNET)
     assert all(tensor.isfinite().all() for tensor in good.values())
 
 
@@ -295,14 +280,14 @@ def test_a_damaged_checkpoint_is_named_and_without_it_the_run_goes_on(data: Path
         main(arguments(data, tmp_path / "run"))
     shutil.rmtree(tmp_path / "run" / "checkpoint-8")
     main(arguments(data, tmp_path / "run"))
-    assert_same_weights(tmp_path / "run", tmp_path / "whole")
+    assert same_weights(tmp_path / "run", tmp_path / "whole")
 
 
 def test_the_guide_is_the_average_of_then_and_outlives_a_stop(data: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     main(arguments(data, run, guide_at=0.25, checkpointing_steps=2, checkpoints_total_limit=9))
     guide = load_file(run / "guide" / "diffusion_pytorch_model.safetensors")
-    assert all(torch.equal(tensor, guide[name]) for name, tensor in weights(run / "checkpoint-2").items())
+    assert all(torch.equal(tensor, guide[name]) for name, tensor in load_file(run / "checkpoint-2" / UNET).items())
     for step in (6, 8):
         shutil.rmtree(run / f"checkpoint-{step}")
     shutil.rmtree(run / "guide")
@@ -319,7 +304,7 @@ def test_channels_last_changes_no_step_but_its_speed(data: Path, tmp_path: Path)
     shutil.copytree(run, tmp_path / "whole")
     shutil.rmtree(run / "checkpoint-8")
     main(arguments(data, run, channels_last=True))
-    assert_same_weights(run, tmp_path / "whole")
+    assert same_weights(run, tmp_path / "whole")
 
 
 def test_old_checkpoints_go(data: Path, tmp_path: Path) -> None:
@@ -504,6 +489,5 @@ def test_a_command_that_failed_at_once_does_not_bind_the_next(data: Path, tmp_pa
 def test_data_with_other_classes_does_not_continue_a_run(data: Path, tmp_path: Path) -> None:
     main(arguments(data, tmp_path / "run", train_steps=2))
     write_npz(data, classes=4)
-    AcceleratorState._reset_state(reset_partial_state=True)
     with pytest.raises(ValueError, match=r"checkpoint-2 does not fit the network.*other classes"):
         main(arguments(data, tmp_path / "run", train_steps=2))

@@ -1,6 +1,5 @@
 """The GAN trainer: its losses, what it writes, that stopping a run changes nothing, and generating from it."""
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -9,9 +8,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from accelerate.state import AcceleratorState, GradientState
 from diffusers import DiffusionPipeline
-from helpers import clinsynth, generators, kill_when, write_npz
+from helpers import clinsynth, flags_of, generators, kill_when, same_weights, write_npz
 from safetensors.torch import load_file
 
 from clinsynth.data.images import load_image_arrays
@@ -35,14 +33,7 @@ from clinsynth.trainers.train_gan import main
 from clinsynth.trainers.training_state import checkpoints
 
 LOSSES = ["dcgan", "wgan_gp", "hinge"]
-
-
-@pytest.fixture(autouse=True)
-def fresh_accelerator() -> Any:
-    """accelerate keeps its state for the process; every run here starts without one."""
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
+GENERATOR = "generator/diffusion_pytorch_model.safetensors"
 
 
 @pytest.fixture
@@ -66,21 +57,6 @@ def arguments(data: Path, output_dir: Path, **changes: Any) -> GANArguments:
     return GANArguments(**settings | changes)
 
 
-def flags(args: GANArguments) -> list[str]:
-    """The same as command-line flags."""
-    return [f"--{k}={v}" for k, v in dataclasses.asdict(args).items() if v is not None]
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return load_file(folder / "generator" / "diffusion_pytorch_model.safetensors")
-
-
-def assert_same_weights(first: Path, second: Path) -> None:
-    left, right = weights(first), weights(second)
-    assert left.keys() == right.keys()
-    assert all(torch.equal(left[name], right[name]) for name in left)
-
-
 def build(args: GANArguments) -> tuple[GANState, Any, Any]:
     """State, pipeline and stream, as the trainer makes them."""
     train = load_image_arrays(args)["train"]
@@ -99,7 +75,7 @@ def test_a_run_changes_both_networks_and_leaves_a_loadable_checkpoint(loss: str,
     assert [record["step"] for record in records] == list(range(1, 7))
     assert ("gradient_penalty" in records[0]) == (loss == "wgan_gp")
     assert not [path for path in (tmp_path / "run").rglob("*") if path.suffix in (".bin", ".pkl", ".pt")]
-    assert_same_weights(tmp_path / "run", tmp_path / "run" / "checkpoint-6")
+    assert same_weights(tmp_path / "run", tmp_path / "run" / "checkpoint-6", GENERATOR)
 
     state, _, _ = build(args)
     folder = tmp_path / "run" / "checkpoint-6" / "training_state"
@@ -239,18 +215,18 @@ def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(loss: str, 
             main(parts)
     assert [path.name for path in checkpoints(tmp_path / "parts")] == ["checkpoint-3"]
     main(parts)
-    assert_same_weights(tmp_path / "whole", tmp_path / "parts")
+    assert same_weights(tmp_path / "whole", tmp_path / "parts", GENERATOR)
     assert read_metrics(tmp_path / "whole") == read_metrics(tmp_path / "parts")
 
 
 def test_a_killed_run_ends_with_the_weights_of_an_uninterrupted_one(data: Path, tmp_path: Path) -> None:
     long = {"train_steps": 60, "checkpointing_steps": 10}
     killed, whole = (arguments(data, tmp_path / name, **long) for name in ("killed", "whole"))
-    kill_when((tmp_path / "killed" / "checkpoint-10").exists, "train", "gan", *flags(killed))
+    kill_when((tmp_path / "killed" / "checkpoint-10").exists, "train", "gan", *flags_of(killed))
     assert not (tmp_path / "killed" / "model_index.json").exists(), "the run ended before it was killed"
-    assert "resuming at step" in clinsynth("train", "gan", *flags(killed)).stdout
-    clinsynth("train", "gan", *flags(whole))
-    assert_same_weights(tmp_path / "killed", tmp_path / "whole")
+    assert "resuming at step" in clinsynth("train", "gan", *flags_of(killed)).stdout
+    clinsynth("train", "gan", *flags_of(whole))
+    assert same_weights(tmp_path / "killed", tmp_path / "whole", GENERATOR)
 
 
 def test_validation_keeps_the_best_and_draws_a_grid(data: Path, tmp_path: Path) -> None:
@@ -260,7 +236,7 @@ def test_validation_keeps_the_best_and_draws_a_grid(data: Path, tmp_path: Path) 
     grids = sorted(path.name for path in (tmp_path / "run" / "samples").iterdir())
     assert grids == ["step-0000003.png", "step-0000006.png"]
     best = min(records, key=lambda record: record["validation_kid"])["step"]
-    assert_same_weights(tmp_path / "run", tmp_path / "run" / f"checkpoint-{best}")
+    assert same_weights(tmp_path / "run", tmp_path / "run" / f"checkpoint-{best}", GENERATOR)
 
 
 def test_divergence_stops_and_keeps_the_last_good_checkpoint(
@@ -273,12 +249,11 @@ def test_divergence_stops_and_keeps_the_last_good_checkpoint(
     monkeypatch.setattr(gan_step, "generator_loss", diverges)
     with pytest.raises(FloatingPointError, match=r"diverged at step 4: .*generator_loss nan.*checkpoint-3"):
         main(arguments(data, tmp_path / "run"))
-    assert all(tensor.isfinite().all() for tensor in weights(tmp_path / "run" / "checkpoint-3").values())
+    assert all(tensor.isfinite().all() for tensor in load_file(tmp_path / "run" / "checkpoint-3" / GENERATOR).values())
 
 
 def test_generate_images_takes_a_gan_checkpoint(data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     main(arguments(data, tmp_path / "run"))
-    AcceleratorState._reset_state(reset_partial_state=True)
     caplog.set_level("INFO", logger="clinsynth")
     settings: dict[str, Any] = {"model": str(tmp_path / "run"), "counts": "0=3,2=2", "shard_size": 4}
     generate_images.main(GenerateImagesArguments(**settings, output_dir=str(tmp_path / "out")))

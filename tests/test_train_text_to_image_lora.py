@@ -14,9 +14,8 @@ from diffusers import (
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
 )
-from helpers import REPOSITORY, kill_when, tiny_pipeline, write_npz
+from helpers import REPOSITORY, flags_of, kill_when, same_weights, tiny_pipeline, write_npz
 from safetensors.torch import load_file
-from test_train_ddpm import flags
 from tiny_stable_diffusion import tiny_stable_diffusion, tiny_stable_diffusion_xl, tiny_unet
 
 from clinsynth.arguments import parse
@@ -41,6 +40,7 @@ from clinsynth.trainers.training_state import checkpoints
 
 NAMES = ["mild", "moderate", "severe"]
 STOCK = {"sd": StableDiffusionPipeline, "xl": StableDiffusionXLPipeline}
+LEARNED = ("pytorch_lora_weights.safetensors", "learned_embeds.safetensors")
 ENCODERS = {"clip_l": ("text_encoder", "tokenizer"), "clip_g": ("text_encoder_2", "tokenizer_2")}
 
 
@@ -94,16 +94,6 @@ def runs(place: Path) -> Path:
         main(arguments(place, place / f"{kind}-run", kind))
     torch.set_num_threads(threads)
     return place
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return load_file(folder / "pytorch_lora_weights.safetensors") | load_file(folder / "learned_embeds.safetensors")
-
-
-def assert_same_weights(first: Path, second: Path) -> None:
-    left, right = weights(first), weights(second)
-    assert left.keys() == right.keys()
-    assert all(torch.equal(left[name], right[name]) for name in left)
 
 
 @pytest.mark.parametrize("kind", STOCK)
@@ -175,16 +165,16 @@ def test_a_killed_run_ends_with_the_weights_of_an_uninterrupted_one(place: Path,
     long = {"textual_inversion_steps": 30, "checkpointing_steps": 4, "train_steps": 8, "lr_scheduler": "cosine"}
     killed, whole = (arguments(place, tmp_path / name, **long) for name in ("killed", "whole"))
     learned = tmp_path / "killed" / "textual_inversion" / "checkpoint-8"
-    kill_when(learned.exists, "train", "text-to-image-lora", *flags(killed))
+    kill_when(learned.exists, "train", "text-to-image-lora", *flags_of(killed))
     assert not checkpoints(tmp_path / "killed"), "the words were learned before it was killed"
     main(killed)
     main(whole)
-    assert_same_weights(tmp_path / "killed", tmp_path / "whole")
+    assert all(same_weights(tmp_path / "killed", tmp_path / "whole", file) for file in LEARNED)
     shutil.rmtree(tmp_path / "killed" / "checkpoint-8")
     for name in ("text_to_image.json", "pytorch_lora_weights.safetensors"):
         (tmp_path / "killed" / name).unlink()
     main(killed)
-    assert_same_weights(tmp_path / "killed", tmp_path / "whole")
+    assert all(same_weights(tmp_path / "killed", tmp_path / "whole", file) for file in LEARNED)
     courses = [[record["loss"] for record in read_metrics(tmp_path / name)] for name in ("killed", "whole")]
     assert courses[0] == courses[1] and len(courses[0]) == 8
 
