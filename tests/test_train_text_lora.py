@@ -36,7 +36,7 @@ from clinsynth.trainers.text_lora.examples import (
     draw_order,
     load_base,
 )
-from clinsynth.trainers.text_lora.fit import Journal, trainer_checkpoints
+from clinsynth.trainers.text_lora.fit import ValidatedJournal, trainer_checkpoints
 from clinsynth.trainers.train_text_lora import main
 
 OWN_WORD = {"mild": "lamps", "severe": "house"}
@@ -176,15 +176,15 @@ def test_a_stopped_run_ends_as_one_that_never_stopped(
     model: Path, task: Path, posts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings: dict[str, Any] = {"train_steps": 14, "checkpointing_steps": 3}
-    step_end = Journal.on_step_end
+    step_end = ValidatedJournal.on_step_end
 
-    def stop(self: Journal, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def stop(self: ValidatedJournal, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step == 8:
             raise KeyboardInterrupt
         step_end(self, args, state, control, **kwargs)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Journal, "on_step_end", stop)
+        patch.setattr(ValidatedJournal, "on_step_end", stop)
         main(arguments(model, task, posts, tmp_path / "stopped", **settings))
     assert not (tmp_path / "stopped" / "config.json").exists()
     saved = trainer_checkpoints(tmp_path / "stopped")

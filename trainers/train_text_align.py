@@ -84,26 +84,49 @@ def train(
         ValueError: the folder holds a run with other settings, texts or number of processes.
         FloatingPointError: a loss that is not finite.
     """
-    from clinsynth.run_folder import check_same_run, complete_folder
-    from clinsynth.trainers.arguments import MAY_DIFFER
-    from clinsynth.trainers.text_align.fit import begin, build_trainer, check_same_pairs
-    from clinsynth.trainers.text_lora.fit import ADAPTER, CONFIG, publish_merged, trainer_checkpoints, with_adapters
+    from transformers import PrinterCallback
+    from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer
+
+    from clinsynth.run_folder import complete_folder
+    from clinsynth.trainers.text_lora.fit import (
+        ADAPTER,
+        CONFIG,
+        WARM_UP,
+        Journal,
+        Quiet,
+        newest_checkpoint,
+        publish_merged,
+        trainer_settings,
+        with_adapters,
+        write_beginning,
+    )
     from clinsynth.trainers.training_state import step_of
 
-    saved = trainer_checkpoints(output_dir)
     facts |= {"processes": state.num_processes}
-    if saved:
-        check_same_run(output_dir, args, MAY_DIFFER)
-        check_same_pairs(output_dir, facts)
-        if (output_dir / CONFIG).exists():
-            logger.info("%s is finished: nothing is trained anew", output_dir)
-            return
-        logger.info("resuming at %s", saved[-1])
+    saved = newest_checkpoint(args, facts, output_dir)
+    start = step_of(saved) if saved else 0
+    if saved and (output_dir / CONFIG).exists():
+        logger.info("%s is finished: nothing is trained anew", output_dir)
+        return
     state.wait_for_everyone()  # all have looked before one writes
     if state.is_main_process:
-        begin(args, facts, output_dir, step_of(saved[-1]) if saved else 0)
-    trainer = build_trainer(args, with_adapters(args, model), tokenizer, pairs, output_dir, state)
-    trainer.train(resume_from_checkpoint=str(saved[-1]) if saved else None)
+        write_beginning(args, facts, output_dir, start)
+    steps = args.epochs * -(-len(pairs) // (args.batch_size * state.num_processes))
+    warm_up = {"warmup_steps": round(WARM_UP * steps)}
+    settings = {**trainer_settings(args, steps, output_dir, state), **warm_up, "beta": args.beta}
+    of_trl, config = (DPOTrainer, DPOConfig) if args.method == "dpo" else (KTOTrainer, KTOConfig)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    quiet: Any = type(f"Quiet{of_trl.__name__}", (Quiet, of_trl), {})
+    trainer = quiet(  # what the model was before is the reference
+        model=with_adapters(args, model),
+        args=config(**settings),
+        train_dataset=pairs,
+        processing_class=tokenizer,
+        callbacks=[Journal(output_dir, steps, start, state.is_main_process)],
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.train(resume_from_checkpoint=str(saved) if saved else None)
     if state.is_main_process:
         with complete_folder(output_dir / ADAPTER) as aside:
             kept = {"save_embedding_layers": False, "selected_adapters": ["default"]}

@@ -78,47 +78,60 @@ def train(
         ValueError: the folder holds a run with other settings, texts or number of processes.
         FloatingPointError: a loss that is not finite.
     """
-    from transformers import PrinterCallback
+    import json
+    from dataclasses import asdict
 
-    from clinsynth.run_folder import check_same_run
-    from clinsynth.trainers.arguments import MAY_DIFFER
+    from transformers import PrinterCallback
+    from trl import SFTConfig
+
+    from clinsynth.run_folder import atomic_write
     from clinsynth.trainers.text_lora.fit import (
         CONFIG,
-        Journal,
-        QuietTrainer,
-        check_same_examples,
+        QuietSFT,
+        ValidatedJournal,
         finish,
-        trainer_checkpoints,
+        newest_checkpoint,
         trainer_settings,
         with_adapters,
         write_beginning,
     )
     from clinsynth.trainers.training_state import step_of
 
-    saved = trainer_checkpoints(output_dir)
-    start = step_of(saved[-1]) if saved else 0
-    if saved:
-        check_same_run(output_dir, args, MAY_DIFFER)
-        check_same_examples(output_dir, examples)
-        logger.info("resuming at step %d of %d from %s", start, examples.steps, saved[-1])
+    saved = newest_checkpoint(args, examples.facts, output_dir)
+    start = step_of(saved) if saved else 0
     if start == examples.steps and (output_dir / CONFIG).exists():
         logger.info("%s is finished: nothing is trained anew", output_dir)
         return
     state.wait_for_everyone()  # all have looked before one writes
     if state.is_main_process:
-        write_beginning(args, examples, output_dir, start)
+        write_beginning(args, examples.facts, output_dir, start)
+        if examples.canaries is not None:
+            atomic_write(output_dir / "canaries.json", json.dumps(asdict(examples.canaries), indent=2) + "\n")
+    journal = ValidatedJournal(output_dir, examples.steps, start, state.is_main_process)
+    journal.steps_a_pass = examples.steps_a_pass
+    # A fresh run validates the base first, which training has to beat: within `train`, because a call of `evaluate`
+    # before it marks the model as prepared, and the gradients of several processes would never be joined.
+    settings = SFTConfig(
+        **trainer_settings(args, examples.steps, output_dir, state),
+        per_device_eval_batch_size=args.batch_size,
+        gradient_accumulation_steps=args.gradient_accumulation,
+        train_sampling_strategy="sequential",  # the order of examples is in `examples`
+        dataset_kwargs={"skip_prepare_dataset": True},
+        ddp_find_unused_parameters=False,
+        eval_on_start=not saved,
+    )
     model = with_adapters(args, base.model)
-    trainer = QuietTrainer(
+    trainer = QuietSFT(
         model=model,
-        args=trainer_settings(args, examples, output_dir, state, fresh=not saved),
+        args=settings,
         train_dataset=examples.train,
         eval_dataset=examples.validation,
         processing_class=base.tokenizer,
-        callbacks=[Journal(output_dir, examples, start, state.is_main_process)],
+        callbacks=[journal],
     )
     trainer.remove_callback(PrinterCallback)
     if start < examples.steps:
-        trainer.train(resume_from_checkpoint=str(saved[-1]) if saved else None)
+        trainer.train(resume_from_checkpoint=str(saved) if saved else None)
     if state.is_main_process:
         finish(task, examples, model, base, output_dir)
     state.wait_for_everyone()

@@ -1,4 +1,4 @@
-"""What stands around TRL's SFTTrainer: adapters, settings, the journal of a run, and what lets a killed run go on.
+"""What stands around TRL's trainers: adapters, settings, the journal of a run, and what lets a killed run go on.
 
 checkpoint-50/        the Trainer's own: adapter, optimizer and random states
 adapter/              the adapter of the best validation loss, for `PeftModel.from_pretrained(base, folder)`, and in
@@ -16,17 +16,17 @@ import logging
 import math
 import os
 import shutil
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState
-from trl import SFTConfig, SFTTrainer
+from trl import SFTTrainer
 
 from clinsynth.run_folder import (
     append_metrics,
     atomic_write,
+    check_same_run,
     check_unchanged,
     complete_folder,
     drop_metrics_after,
@@ -34,8 +34,8 @@ from clinsynth.run_folder import (
     read_metrics,
     write_run_config,
 )
+from clinsynth.trainers.arguments import MAY_DIFFER
 from clinsynth.trainers.harness import check_finite
-from clinsynth.trainers.text_lora.arguments import TextLoraArguments
 from clinsynth.trainers.training_state import numbered_checkpoints
 
 if TYPE_CHECKING:
@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from clinsynth.pipelines.structured_medical_text.prompts import Task
+    from clinsynth.trainers.text_align.arguments import TextAlignArguments
+    from clinsynth.trainers.text_lora.arguments import TextLoraArguments
     from clinsynth.trainers.text_lora.examples import Base, Examples
 
 
@@ -53,14 +55,14 @@ CONFIG = "config.json"
 """Without it a folder is no model: it is written last."""
 ADAPTER, BEST = "adapter", "validation.json"
 FACTS = "training.json"
-BINDING = ("processes", "examples_sha256")
+BINDING = ("processes", "examples_sha256", "pairs_sha256")
 """What of training.json a resumed run must agree with."""
 KEPT_CHECKPOINTS = 2
 WARM_UP = 0.05
 
 
-class QuietTrainer(SFTTrainer):
-    """TRL's trainer, which reports to nobody and writes no card."""
+class Quiet:
+    """A trainer of TRL that reports to nobody and writes no card."""
 
     def _send_telemetry(self) -> None:
         pass
@@ -69,42 +71,36 @@ class QuietTrainer(SFTTrainer):
         pass
 
 
-def trainer_settings(
-    args: TextLoraArguments, examples: Examples, output_dir: Path, state: PartialState, fresh: bool
-) -> SFTConfig:
-    """Those of TRL's trainer. The order of examples is in `examples`, so none is drawn here.
+class QuietSFT(Quiet, SFTTrainer):
+    """TRL's, quietly."""
 
-    A fresh run validates the base first, which training has to beat: within `train`, because a call of `evaluate`
-    before it marks the model as prepared, and the gradients of several processes would never be joined.
-    """
+
+def trainer_settings(
+    args: TextLoraArguments | TextAlignArguments, steps: int, output_dir: Path, state: PartialState
+) -> dict[str, Any]:
+    """What the configuration of each of TRL's trainers is given here; the learning rate falls as a cosine."""
     on_cpu = state.device.type == "cpu"
-    return SFTConfig(
-        output_dir=str(output_dir),
-        max_steps=examples.steps,
-        per_device_train_batch_size=args.batch_size,
-        per_device_eval_batch_size=args.batch_size,
-        gradient_accumulation_steps=args.gradient_accumulation,
-        train_sampling_strategy="sequential",
-        dataset_kwargs={"skip_prepare_dataset": True},
-        max_length=None,
-        learning_rate=args.learning_rate,
-        lr_scheduler_type="cosine",
-        warmup_steps=math.ceil(WARM_UP * examples.steps),
-        weight_decay=0.0,
-        seed=args.seed,
-        use_cpu=on_cpu,
-        bf16=args.dtype == "bfloat16",
-        gradient_checkpointing=False,
-        dataloader_pin_memory=not on_cpu,
-        ddp_find_unused_parameters=False,
-        eval_on_start=fresh,
-        logging_steps=1,
-        logging_nan_inf_filter=False,
-        save_steps=args.checkpointing_steps,
-        save_total_limit=KEPT_CHECKPOINTS,
-        report_to="none",
-        disable_tqdm=True,
-    )
+    return {
+        "output_dir": str(output_dir),
+        "max_steps": steps,
+        "per_device_train_batch_size": args.batch_size,
+        "max_length": None,
+        "learning_rate": args.learning_rate,
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": math.ceil(WARM_UP * steps),
+        "weight_decay": 0.0,
+        "seed": args.seed,
+        "use_cpu": on_cpu,
+        "bf16": args.dtype == "bfloat16",
+        "gradient_checkpointing": False,
+        "dataloader_pin_memory": not on_cpu,
+        "logging_steps": 1,
+        "logging_nan_inf_filter": False,
+        "save_steps": args.checkpointing_steps,
+        "save_total_limit": KEPT_CHECKPOINTS,
+        "report_to": "none",
+        "disable_tqdm": True,
+    }
 
 
 def trainer_checkpoints(output_dir: Path) -> list[Path]:
@@ -130,26 +126,39 @@ def is_json(path: Path) -> bool:
     return True
 
 
-def check_same_examples(output_dir: Path, examples: Examples) -> None:
+def newest_checkpoint(
+    args: TextLoraArguments | TextAlignArguments, facts: dict[str, Any], output_dir: Path
+) -> Path | None:
+    """Where the run in `output_dir` goes on; None where it begins.
+
+    Raises:
+        ValueError: it was begun with other settings, texts or number of processes.
+    """
+    saved = trainer_checkpoints(output_dir)
+    if not saved:
+        return None
+    check_same_run(output_dir, args, MAY_DIFFER)
     check_unchanged(
         output_dir,
         read_json(output_dir / FACTS),
-        {name: examples.facts[name] for name in BINDING},
-        "texts, task, tokenizer or the number of processes have changed: bring them back to go on, or name another "
-        "--output_dir to start anew",
+        {name: facts[name] for name in BINDING if name in facts},
+        "texts, task, tokenizer, scores or the number of processes have changed: bring them back to go on, or name "
+        "another --output_dir to start anew",
     )
+    logger.info("resuming at %s", saved[-1])
+    return saved[-1]
 
 
-def write_beginning(args: TextLoraArguments, examples: Examples, output_dir: Path, start: int) -> None:
+def write_beginning(
+    args: TextLoraArguments | TextAlignArguments, facts: dict[str, Any], output_dir: Path, start: int
+) -> None:
     """Write what the run is, and remove what a stopped one left behind step `start`."""
     write_run_config(output_dir, args)
     drop_metrics_after(output_dir, start if start else -1)
     if not start:
         (output_dir / CONFIG).unlink(missing_ok=True)
         shutil.rmtree(output_dir / ADAPTER, ignore_errors=True)
-    if examples.canaries is not None:
-        atomic_write(output_dir / "canaries.json", json.dumps(asdict(examples.canaries), indent=2) + "\n")
-    atomic_write(output_dir / FACTS, json.dumps(examples.facts, indent=2) + "\n")
+    atomic_write(output_dir / FACTS, json.dumps(facts, indent=2) + "\n")
 
 
 def finish(task: Task, examples: Examples, model: PeftModel, base: Base, output_dir: Path) -> None:
@@ -177,18 +186,21 @@ def finish(task: Task, examples: Examples, model: PeftModel, base: Base, output_
     )
 
 
-class LoggedSteps(TrainerCallback):
-    """metrics.jsonl and the loss on a progress bar, for Trainers that log every step; a step that is not finite ends
-    the run.
+class Journal(TrainerCallback):
+    """Progress bar and metrics.jsonl of a Trainer that logs every step; a step that is not finite ends the run.
 
-    Attributes:
-        logged: what metrics.jsonl gets of a step.
+    Args:
+        output_dir: of the run.
+        steps: of the run.
+        start: the step that it goes on after.
+        writes: whether this is the process that writes.
     """
 
-    logged: ClassVar[tuple[str, ...]] = ("loss", "grad_norm", "learning_rate")
+    logged = ("loss", "grad_norm", "learning_rate", "rewards/margins", "rewards/accuracies")
 
-    def __init__(self, output_dir: Path, bar: Any, writes: bool):
-        self.output_dir, self.bar, self.writes = output_dir, bar, writes
+    def __init__(self, output_dir: Path, steps: int, start: int, writes: bool):
+        self.output_dir, self.steps, self.writes = output_dir, steps, writes
+        self.bar = tqdm(total=steps, initial=start, desc="train", disable=not writes)
 
     def on_log(self, args: object, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         logs: dict[str, float] = kwargs["logs"]
@@ -200,26 +212,19 @@ class LoggedSteps(TrainerCallback):
             kept = {name: logs[name] for name in self.logged if name in logs}
             append_metrics(self.output_dir, {"step": state.global_step, **kept})
 
+    def on_step_end(self, args: object, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self.bar.update()
 
-class Journal(LoggedSteps):
-    """Progress bar, metrics.jsonl, a validation after each pass, and the best adapter kept.
 
-    Args:
-        output_dir: of the run.
-        examples: what is passed over.
-        start: the step that the run goes on after.
-        writes: whether this is the process that writes.
-    """
+class ValidatedJournal(Journal):
+    """With a validation every `steps_a_pass` steps and after the last, and the best adapter kept."""
 
-    def __init__(self, output_dir: Path, examples: Examples, start: int, writes: bool):
-        bar = tqdm(total=examples.steps, initial=start, desc="train", disable=not writes)
-        super().__init__(output_dir, bar, writes)
-        self.examples = examples
+    steps_a_pass: int
 
     def on_step_end(self, args: object, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        step, last = state.global_step, self.examples.steps
-        control.should_evaluate = step == last or step % self.examples.steps_a_pass == 0
-        self.bar.update()
+        super().on_step_end(args, state, control)
+        step = state.global_step
+        control.should_evaluate = step == self.steps or step % self.steps_a_pass == 0
 
     def on_evaluate(self, args: object, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         metrics: dict[str, float] = kwargs["metrics"]
@@ -235,17 +240,7 @@ class Journal(LoggedSteps):
                 atomic_write(aside / BEST, json.dumps(found) + "\n")
 
 
-class Adapting(Protocol):
-    """Arguments of a command that trains adapters."""
-
-    lora_rank: int
-    lora_alpha: int
-    lora_dropout: float
-    target_modules: str
-    seed: int
-
-
-def with_adapters(args: Adapting, model: PreTrainedModel) -> PeftModel:
+def with_adapters(args: TextLoraArguments | TextAlignArguments, model: PreTrainedModel) -> PeftModel:
     """A PEFT model around `model`, whose adapters begin as nothing: its logits are the base's.
 
     Raises:
