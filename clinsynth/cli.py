@@ -56,7 +56,7 @@ FIRST_WORDS |= dict.fromkeys((name for name in COMMANDS if name.startswith("push
 """The flag that the words right after a command are short for."""
 
 
-def rows_of(names: Iterable[str]) -> str:
+def help_rows(names: Iterable[str]) -> str:
     """A line for each command."""
     return "\n".join(f"  {name:26}{COMMANDS[name]}" for name in names)
 
@@ -65,7 +65,7 @@ def usage() -> str:
     """What `clinsynth --help` prints."""
     return (
         f"clinsynth {__version__}: synthetic medical data sets, with evidence that they help and do not leak\n\n"
-        f"usage: clinsynth COMMAND [--flag value ...]\n\ncommands:\n{rows_of(COMMANDS)}\n\n"
+        f"usage: clinsynth COMMAND [--flag value ...]\n\ncommands:\n{help_rows(COMMANDS)}\n\n"
         "`clinsynth COMMAND --help` explains a command's flags, `clinsynth list` what they call by name. A first run, "
         "which needs no data and no network:\n\n"
         "  clinsynth train ddpm --dataset phantom-fundus --resolution 32 --channels 1 --width 16 --train_steps 500 "
@@ -91,7 +91,9 @@ def find_command(words: Sequence[str]) -> str:
     names = kin(words[0]) or [*COMMANDS, *(name.split()[0] for name in COMMANDS)]
     close = difflib.get_close_matches(given, names, 1) or difflib.get_close_matches(words[0], names, 1)
     hint = f"did you mean `clinsynth {close[0]}`? " if close else ""
-    raise ValueError(f"unknown command {cut(given)!r}; {hint}The commands are:\n{rows_of(kin(words[0]) or COMMANDS)}")
+    raise ValueError(
+        f"unknown command {cut(given)!r}; {hint}The commands are:\n{help_rows(kin(words[0]) or COMMANDS)}"
+    )
 
 
 def kin(word: str) -> list[str]:
@@ -132,7 +134,7 @@ def start(words: list[str]) -> None:
         print(usage())
         return
     if words[0] not in COMMANDS and kin(words[0]) and (len(words) == 1 or (asks and len(words) == 2)):
-        print(f"usage: clinsynth {words[0]} …\n\ncommands:\n{rows_of(kin(words[0]))}")
+        print(f"usage: clinsynth {words[0]} …\n\ncommands:\n{help_rows(kin(words[0]))}")
         return
     if words[0] == "--version":
         print(__version__)

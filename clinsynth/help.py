@@ -57,19 +57,19 @@ class Parser(jsonargparse.ArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Ends with status 2 and one message, which says what a wrong flag or value may stand for."""
-        said = self.in_words(message)
+        said = self.message_in_words(message)
         if not self.exit_on_error:
             super().error(said, ex)
         more = f"`{self.prog} --help` explains the flags"
         print(f"{self.format_usage()}{more}\n{self.prog}: error: {said}", file=sys.stderr)
         sys.exit(2)
 
-    def in_words(self, message: str) -> str:
+    def message_in_words(self, message: str) -> str:
         """A message of jsonargparse with the flag, the value and a hint instead of Python's names for them."""
         known = [action.dest for action in self._actions]
         wrong = re.fullmatch(r'Parser key "(\w+)":\s+Expected a .*\. Got value: (.*)', message, re.DOTALL)
         if wrong and wrong[1] in known:
-            return f"--{wrong[1]} must be {words_of(typed(self, wrong[1]))[1]}, got {cut(wrong[2])}"
+            return f"--{wrong[1]} must be {type_in_words(typed(self, wrong[1]))[1]}, got {cut(wrong[2])}"
         missing = re.fullmatch(r"Parser key \"config\": File does not exist: '.*?([^/]*)'", message)
         if missing:
             return f"--config {missing[1]}: there is no such file; check the path (`clinsynth list` knows some)"
@@ -117,14 +117,14 @@ def typed(parser: jsonargparse.ArgumentParser, name: str) -> Any:
     return next((getattr(action, "_typehint", None) for action in parser._actions if action.dest == name), None)
 
 
-def words_of(kind: Any) -> tuple[str, str]:
+def type_in_words(kind: Any) -> tuple[str, str]:
     """How the value of a flag of this type is written, and what it is: `("N", "whole number")`."""
     parts = [part for part in get_args(kind) if part is not NoneType]
     if get_origin(kind) in (Union, UnionType):
         several = next((get_args(part)[0] for part in parts if get_origin(part) is list), None)
         if several is not None:
             return "A,B,…", f"{'names' if several is str else 'numbers'} with commas between"
-        found = [words_of(part) for part in parts]
+        found = [type_in_words(part) for part in parts]
         return "|".join(dict.fromkeys(mark for mark, _ in found)), " or ".join(word for _, word in found)
     if get_origin(kind) is Literal:
         choices = [str(part) for part in parts]
@@ -141,7 +141,7 @@ def words_of(kind: Any) -> tuple[str, str]:
 def explain(action: argparse.Action) -> str:
     """A flag, its explanation, its type in words and its default."""
     kind, text = getattr(action, "_typehint", None), " ".join((action.help or "").split())
-    mark, word = words_of(kind) if kind else ("FILE" if action.dest == "config" else "", "")
+    mark, word = type_in_words(kind) if kind else ("FILE" if action.dest == "config" else "", "")
     flag = f"--{action.dest}".replace("--print_config", "--print_config[=skip_default]")
     if kind not in (bool, bool | None) or action.default:
         flag = f"{flag} {mark}".rstrip()

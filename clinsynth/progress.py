@@ -19,7 +19,7 @@ def no_announcement(name: str) -> None:
     """Says nothing."""
 
 
-def in_words(seconds: float) -> str:
+def time_in_words(seconds: float) -> str:
     """`40 s`, `3 min`, `2.5 h` or `1.5 days`."""
     if seconds < 90:
         return f"{seconds:.0f} s"
@@ -40,7 +40,7 @@ class Stages:
 
     def __call__(self, name: str) -> None:
         """Say that the part `name` begins."""
-        spent = in_words(time.monotonic() - self.started)
+        spent = time_in_words(time.monotonic() - self.started)
         print(f"[{self.names.index(name) + 1}/{len(self.names)}] {name} ({spent} after the start)", flush=True)
 
 
@@ -72,4 +72,4 @@ class TimedBar(tqdm):  # type: ignore[type-arg]
         """What the user is told of so many seconds."""
         unit = "step" if self.unit == "it" else self.unit
         stop = "; it may be stopped, and the same command goes on" if rest >= LONG else ""
-        return f"{self.desc}: {self.total - self.n} {unit}s are left, which takes about {in_words(rest)}{stop}"
+        return f"{self.desc}: {self.total - self.n} {unit}s are left, which takes about {time_in_words(rest)}{stop}"

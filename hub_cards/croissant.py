@@ -49,7 +49,7 @@ def import_mlcroissant() -> Any:
     return mlcroissant
 
 
-def describe(
+def describe_set(
     mlc: Any,
     made: sets.SyntheticSet,
     shards: Mapping[str, Shard],

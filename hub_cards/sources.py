@@ -209,11 +209,11 @@ def describe_time(step: dict[str, Any]) -> str:
     """`25 minutes, 18 minutes of processor time`; empty where it is not known of the whole run."""
     if not step.get("seconds") or step.get("resumed"):
         return ""
-    cpu = f", {in_words(step['cpu_seconds'])} of processor time" if step.get("cpu_seconds") else ""
-    return f"{in_words(step['seconds'])}{cpu}"
+    cpu = f", {exact_duration(step['cpu_seconds'])} of processor time" if step.get("cpu_seconds") else ""
+    return f"{exact_duration(step['seconds'])}{cpu}"
 
 
-def in_words(seconds: float) -> str:
+def exact_duration(seconds: float) -> str:
     """`48 s`, `25 minutes`, `3.2 hours`."""
     if seconds < 100:
         return f"{seconds:.0f} s"

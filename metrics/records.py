@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -98,6 +99,22 @@ class Measurement:
             return self
         ends = float(min(floors)), float(max(floors))
         return replace(self, floor=float(np.mean(floors)), floor_range=ends, floor_n=floor_n)
+
+
+class Record(Protocol):
+    """What stands in evidence.json."""
+
+    def to_dict(self) -> dict[str, Any]: ...
+
+
+def as_dicts(measure: Callable[[], Iterable[Record]]) -> list[dict[str, Any]]:
+    """What `measure` finds, as it stands in evidence.json."""
+    return [record.to_dict() for record in measure()]
+
+
+def count_classes(labels: np.ndarray, label_names: list[str]) -> dict[str, int]:
+    """Rows of each class, from labels (n,)."""
+    return dict(zip(label_names, np.bincount(labels, minlength=len(label_names)).tolist(), strict=True))
 
 
 def empty_record(

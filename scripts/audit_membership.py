@@ -82,7 +82,7 @@ def main(args: AttackMembershipArguments) -> None:
     )
     path = create_run_folder(args.output_dir) / "membership.json"
     atomic_write(path, json.dumps({"model": args.model, "dataset": args.dataset} | record, indent=1) + "\n")
-    print(describe(record))
+    print(attack_in_words(record))
     print(f"record: {path}")
 
 
@@ -104,7 +104,7 @@ def check_training_data(args: AttackMembershipArguments) -> None:
             )
 
 
-def describe(record: dict[str, Any]) -> str:
+def attack_in_words(record: dict[str, Any]) -> str:
     """One line for the terminal."""
     if record["value"] is None:
         return f"membership inference: {record['note']}"

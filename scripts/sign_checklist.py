@@ -48,11 +48,11 @@ def main(args: ChecklistPageArguments) -> None:
     path = Path(args.output or f"{checklist.name}.html")
     if not path.parent.is_dir():
         raise ValueError(f"--output {path}: there is no folder {path.parent}; make it, or name another file")
-    atomic_write(path, render(checklist))
+    atomic_write(path, checklist_page(checklist))
     print(f"page: {path}")
 
 
-def render(checklist: Any) -> str:
+def checklist_page(checklist: Any) -> str:
     """The page of a `Checklist`."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup

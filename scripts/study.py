@@ -55,7 +55,7 @@ def main(args: StudyArguments) -> None:
 
 def describe_plan(plan: "Plan", output_dir: Path) -> str:
     """Each step's command, whether it is done, and how long it took the last time where it was run before."""
-    from clinsynth.progress import in_words
+    from clinsynth.progress import time_in_words
     from clinsynth.run_folder import read_json
     from clinsynth.study.plan import MARK
 
@@ -64,13 +64,13 @@ def describe_plan(plan: "Plan", output_dir: Path) -> str:
     lines, waiting = [], []
     for step in plan.steps:
         seconds = took.get(step.name, took.get(step.name.partition(" draw ")[0]))
-        last = "" if seconds is None else f" ({in_words(seconds)}{'' if step.finished else ' the last time'})"
+        last = "" if seconds is None else f" ({time_in_words(seconds)}{'' if step.finished else ' the last time'})"
         lines.append(f"{'done' if step.finished else 'to do'}{last}: {step.shown}")
         waiting += [] if step.finished else [seconds]
     known = [seconds for seconds in waiting if seconds is not None]
     if known:
         rest = f", and {len(waiting) - len(known)} that were not run before" if len(known) < len(waiting) else ""
-        lines.append(f"to do: about {in_words(sum(known))} for {len(known)} steps by the last time{rest}")
+        lines.append(f"to do: about {time_in_words(sum(known))} for {len(known)} steps by the last time{rest}")
     return "\n".join(lines)
 
 

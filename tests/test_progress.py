@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from clinsynth import progress
-from clinsynth.progress import Stages, TimedBar, in_words
+from clinsynth.progress import Stages, TimedBar, time_in_words
 
 
 def test_durations_in_words() -> None:
-    assert [in_words(seconds) for seconds in (0.4, 89, 90, 3000, 6000, 172_800)] == [
+    assert [time_in_words(seconds) for seconds in (0.4, 89, 90, 3000, 6000, 172_800)] == [
         "0 s",
         "89 s",
         "2 min",

@@ -74,12 +74,12 @@ def open_run_folder(args: RunArguments) -> Path:
 def train_on_images(
     args: G,
     train: Callable[[G, dict[str, ImageArrays], Path], None],
-    describe: Callable[[G, dict[str, ImageArrays]], str],
+    dry_run_text: Callable[[G, dict[str, ImageArrays]], str],
 ) -> None:
-    """The course of a command that trains on images in memory: with --dry_run it prints what `describe` says."""
+    """The course of a command that trains on images in memory: with --dry_run it prints what `dry_run_text` says."""
     data = load_image_arrays(args, args.seed)
     if args.dry_run:
-        print(describe(args, data))
+        print(dry_run_text(args, data))
     else:
         output_dir, seen = open_run_folder(args), data["train"].images
         keep_training_digest(output_dir, picture_digests(seen), seen.shape[1:])

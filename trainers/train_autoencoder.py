@@ -21,7 +21,7 @@ def main(args: AutoencoderArguments) -> None:
     """Train, and leave the autoencoder in `args.output_dir`."""
     from clinsynth.trainers.harness import train_on_images
 
-    train_on_images(args, train, describe)
+    train_on_images(args, train, dry_run_text)
 
 
 def train(args: AutoencoderArguments, data: "dict[str, ImageArrays]", output_dir: Path) -> None:
@@ -61,7 +61,7 @@ def train(args: AutoencoderArguments, data: "dict[str, ImageArrays]", output_dir
     training.finish()
 
 
-def describe(args: AutoencoderArguments, data: "dict[str, ImageArrays]") -> str:
+def dry_run_text(args: AutoencoderArguments, data: "dict[str, ImageArrays]") -> str:
     """What --dry_run prints."""
     from clinsynth.trainers.diffusion.autoencoder import build_autoencoder
     from clinsynth.trainers.harness import count_parameters, describe_run, describe_split

@@ -24,7 +24,7 @@ def main(args: DDPMArguments) -> None:
     """Train, and leave the pipeline in `args.output_dir`."""
     from clinsynth.trainers.harness import train_on_images
 
-    train_on_images(args, train, describe)
+    train_on_images(args, train, dry_run_text)
 
 
 def train(args: DDPMArguments, data: "dict[str, ImageArrays]", output_dir: Path) -> None:
@@ -89,7 +89,7 @@ def train(args: DDPMArguments, data: "dict[str, ImageArrays]", output_dir: Path)
         push_result(output_dir, args.hub_model_id)
 
 
-def describe(args: DDPMArguments, data: "dict[str, ImageArrays]") -> str:
+def dry_run_text(args: DDPMArguments, data: "dict[str, ImageArrays]") -> str:
     """What --dry_run prints."""
     import json
 

@@ -23,7 +23,7 @@ def main(args: GANArguments) -> None:
     """Train, and leave the pipeline in `args.output_dir`."""
     from clinsynth.trainers.harness import train_on_images
 
-    train_on_images(args, train, describe)
+    train_on_images(args, train, dry_run_text)
 
 
 def train(args: GANArguments, data: "dict[str, ImageArrays]", output_dir: Path) -> None:
@@ -57,7 +57,7 @@ def train(args: GANArguments, data: "dict[str, ImageArrays]", output_dir: Path) 
         push_result(output_dir, args.hub_model_id)
 
 
-def describe(args: GANArguments, data: "dict[str, ImageArrays]") -> str:
+def dry_run_text(args: GANArguments, data: "dict[str, ImageArrays]") -> str:
     """What --dry_run prints."""
     from clinsynth.trainers.gan.step import build_networks
     from clinsynth.trainers.harness import count_parameters, describe_run, describe_split

@@ -60,7 +60,7 @@ def main(args: TextLoraArguments) -> None:
     base = load_base(args)
     examples = build_examples(args, task, splits, base, state)
     if args.dry_run:
-        print(f"{config_yaml(args)}\n{examples.describe()}")
+        print(f"{config_yaml(args)}\n{examples.dry_run_text()}")
         return
     output_dir = create_run_folder(args.output_dir)
     train(args, task, examples, base, output_dir, state)

@@ -39,7 +39,7 @@ def main(args: TextToImageLoraArguments) -> None:
     images = open_enlarged(args, pipe.unet.config.sample_size * pipe.vae_scale_factor, args.seed)
     prompted = build_prompted(args, pipe, facts, images.label_names)
     if args.dry_run:
-        print(describe(args, images, prompted))
+        print(dry_run_text(args, images, prompted))
         return
     train(args, images, prompted, open_run_folder(args))
 
@@ -110,7 +110,7 @@ def fit(
         training.end_step()
 
 
-def describe(args: TextToImageLoraArguments, images: "ImageSplits", prompted: "PromptedPipeline") -> str:
+def dry_run_text(args: TextToImageLoraArguments, images: "ImageSplits", prompted: "PromptedPipeline") -> str:
     """What --dry_run prints."""
     from collections import Counter
 

@@ -269,7 +269,7 @@ def inspect_rows(path: Path, anchors: str | None) -> tuple[dict[str, Any] | None
     names = [name for name in columns if name != "image"]
     found: dict[str, Counter[Any]] = {name: Counter() for name in names}
     marks, signatures = {"marked": 0, "agree with their row": 0}, Signatures()
-    for number, row in enumerate(rows_of(file, columns)):
+    for number, row in enumerate(read_rows(file, columns)):
         for name in names:
             found[name][row[name]] += 1
         if "image" in row:
@@ -288,7 +288,7 @@ def inspect_rows(path: Path, anchors: str | None) -> tuple[dict[str, Any] | None
     return told | ({"pictures": marks} if "image" in columns else {}), signatures.told()
 
 
-def rows_of(file: pq.ParquetFile, columns: list[str]) -> Iterator[dict[str, Any]]:
+def read_rows(file: pq.ParquetFile, columns: list[str]) -> Iterator[dict[str, Any]]:
     """The rows of a Parquet file, a few in memory at a time; none where none of the columns is there."""
     for batch in file.iter_batches(batch_size=16, columns=columns) if columns else ():
         yield from batch.to_pylist()

@@ -191,7 +191,7 @@ def describe_shard(content: bytes | shard_files.HashedFile) -> Shard:
 
 def croissant_of(one: SetToPush, shards: dict[str, Shard], repo_id: str, terms: Terms) -> Iterator[tuple[str, bytes]]:
     """The Croissant description of one set, whose shards have been gone through; none without mlcroissant."""
-    from clinsynth.hub_cards.croissant import FILE, HOW_TO, describe, import_mlcroissant
+    from clinsynth.hub_cards.croissant import FILE, HOW_TO, describe_set, import_mlcroissant
     from clinsynth.hub_cards.evidence import read_evidence
     from clinsynth.hub_cards.sets import read_set
 
@@ -200,7 +200,7 @@ def croissant_of(one: SetToPush, shards: dict[str, Shard], repo_id: str, terms: 
         print(f"{one.folder}: {FILE} is left out: {HOW_TO}")
         return
     made = replace(read_set(one.folder), shards=one.shards.totals())
-    found = describe(mlc, made, shards, read_evidence(one.evidence), terms=terms, repo_id=repo_id)
+    found = describe_set(mlc, made, shards, read_evidence(one.evidence), terms=terms, repo_id=repo_id)
     text = json.dumps(found, indent=1, ensure_ascii=False) + "\n"
     yield f"{one.prefix}{FILE}", refuse_private(text, f"{FILE} of {one.folder}").encode()
 

@@ -51,7 +51,7 @@ class Target:
         return f"{constants.ENDPOINT}/{folder}{self.repo_id}"
 
 
-def prepare(target: Target, api: Any) -> None:
+def prepare_repository(target: Target, api: Any) -> None:
     """Make the repository ready to be committed to; what was there before is not changed.
 
     Raises:

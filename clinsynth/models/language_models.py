@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from clinsynth.models.text_encoders import TextModel, token_counter, unpack_texts
 from clinsynth.models.weights import best_device, computes_in_bfloat16, explained_where_unloadable, hash_weights
 from clinsynth.models.writers import attempt_seed, check_answer, closed_schema, token_budget
-from clinsynth.progress import in_words
+from clinsynth.progress import time_in_words
 
 if TYPE_CHECKING:
     from clinsynth.models.writers import Request, Writer, WriterArguments
@@ -129,7 +129,7 @@ class LocalWriter:
             speed = f"{tokens.drawn / seconds:.1f} tokens a second"
             slow = self.args.dtype == "float32" and computes_in_bfloat16()
             hint = "; --dtype bfloat16 --batch_size 16 is several times as quick here" if slow else ""
-            logger.info(f"{len(rows)} texts, {tokens.drawn} tokens in {in_words(seconds)}: {speed}{hint}")
+            logger.info(f"{len(rows)} texts, {tokens.drawn} tokens in {time_in_words(seconds)}: {speed}{hint}")
 
 
 def token_bar() -> Any:

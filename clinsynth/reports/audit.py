@@ -9,7 +9,7 @@ from typing import Any
 
 from clinsynth.judges.text_audit import TextJudge, audit_texts
 from clinsynth.judges.text_rules import AUDIT_FILE, Category
-from clinsynth.reports import page
+from clinsynth.reports.page import render_page
 from clinsynth.run_folder import atomic_write, create_run_folder
 from clinsynth.synthesis.sets import WROTE_TEXTS, SetReader
 from clinsynth.synthesis.shard_files import hash_shards
@@ -36,23 +36,19 @@ def audit_set(
     create_run_folder(str(output_dir))
     shown = {row["row"]: texts[row["row"]] for row in record["rows"]} if show_texts else {}
     if show_texts is not None:
-        atomic_write(output_dir / "audit.html", render_audit(record, folder.name, shown))
+        values = {"record": record, "name": folder.name, "shown": shown}
+        atomic_write(output_dir / "audit.html", render_page("report_audit", audit_limits(record), **values))
     atomic_write(output_dir / AUDIT_FILE, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
-    return f"{describe(record)}: {output_dir / AUDIT_FILE}"
+    return f"{audit_in_words(record)}: {output_dir / AUDIT_FILE}"
 
 
-def describe(record: dict[str, Any]) -> str:
+def audit_in_words(record: dict[str, Any]) -> str:
     """What an audit found, in a line."""
     flagged, by = record["flagged"], record["by_category"]
     kinds = f" ({', '.join(f'{name} {count}' for name, count in by.items())})" if by else ""
     unread = f", {record['not_judged']} not judged by all" if record["not_judged"] else ""
     who = " and ".join(judge["kind"] for judge in record["judges"])
     return f"audit by {who}: {flagged['count']} of {flagged['n']} texts flagged{kinds}{unread}"
-
-
-def render_audit(record: dict[str, Any], name: str, shown: dict[int, str]) -> str:
-    """The page as HTML text; `shown` are the texts by row that may stand on it."""
-    return page.render_page("report_audit", audit_limits(record), record=record, name=name, shown=shown)
 
 
 def audit_limits(record: dict[str, Any]) -> list[str]:

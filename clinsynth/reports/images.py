@@ -56,7 +56,7 @@ def render_image_report(evidence: dict[str, Any], samples: dict[str, Any], made:
         agreement=agreement_rows(evidence["classifier"]),
         privacy_rows=list(privacy_rows(evidence["privacy"])),
         expected=expected_alarms(evidence["privacy"]),
-        alignment=table_by_class(alignment_records(evidence), ALIGNMENT_METRICS),
+        alignment=table_by_class((evidence.get("alignment") or {"records": []})["records"], ALIGNMENT_METRICS),
         alignment_columns=[(metric.name, metric.column) for metric in ALIGNMENT_METRICS],
         arms=arm_table(evidence["classifier"]),
     )
@@ -80,12 +80,6 @@ def table_by_class(records: list[dict[str, Any]], metrics: Metrics) -> dict[str,
     found = {(row["label"], row["metric"]): row for row in records}
     labels = [label for label, metric in found if metric == metrics[0].name]
     return {label: [found[label, metric.name] for metric in metrics] for label in labels}
-
-
-def alignment_records(evidence: dict[str, Any]) -> list[dict[str, Any]]:
-    """The scores of the checklist's judge; none where there was no judge."""
-    records: list[dict[str, Any]] = (evidence.get("alignment") or {"records": []})["records"]
-    return records
 
 
 def privacy_rows(privacy: dict[str, Any]) -> Iterator[dict[str, str]]:

@@ -18,7 +18,7 @@ from clinsynth.metrics.images.privacy import worst_over_runs
 from clinsynth.metrics.readings import read_evidence
 from clinsynth.metrics.verdicts import Verdict, judge
 from clinsynth.reports import page
-from clinsynth.reports.images import encode_images, may_hold_copies, privacy_rows
+from clinsynth.reports.images import IMAGES_A_CLASS, agreement_rows, encode_images, may_hold_copies, privacy_rows
 from clinsynth.run_folder import atomic_write, describe_environment, read_json, read_metrics
 from clinsynth.study.plan import MARK
 from clinsynth.synthesis.sets import load_synthetic_images, with_labels_of
@@ -107,7 +107,7 @@ def render_study(
         per_class=list(class_bars(generators, BARS[things])),
         privacy=privacy_table(generators) if things == page.IMAGES else {},
         classifiers=[classifier_view(name, results, report) for name, results in report["classifiers"].items()],
-        agreement=agreement_rows(report),
+        agreement=agreement_by_classifier(report),
         doses=list(dose_views(report)),
         collapse={
             name: read_collapse(entry["evidence"]["measurements"], "test")["sentence"]
@@ -128,13 +128,10 @@ def study_verdicts(report: dict[str, Any]) -> dict[str, Verdict]:
     return found
 
 
-def agreement_rows(report: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+def agreement_by_classifier(report: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
     """The label agreement by each classifier, the whole sets first."""
-    return {
-        name: sorted(results["label_agreement"], key=lambda row: row["label"] != "overall")
-        for name, results in report["classifiers"].items()
-        if results["label_agreement"]
-    }
+    found = {name: agreement_rows(results) for name, results in report["classifiers"].items()}
+    return {name: rows for name, rows in found.items() if rows}
 
 
 def is_at_chance(report: dict[str, Any]) -> bool:
@@ -334,9 +331,6 @@ def study_limits(report: dict[str, Any]) -> Iterator[str]:
     )
     yield page.NO_PROOF
     yield "Energy was not measured."
-
-
-IMAGES_A_CLASS = 8
 
 
 def write_study_report(args: StudyArguments, plan: Plan, output_dir: Path) -> None:

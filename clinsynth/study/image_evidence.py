@@ -6,13 +6,10 @@ was stopped and a changed input is measured anew.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from clinsynth.data.arguments import ImageDataArguments
 from clinsynth.data.images import load_image_arrays
@@ -22,7 +19,7 @@ from clinsynth.metrics.findings import read_collapse
 from clinsynth.metrics.images.likeness import measure_images
 from clinsynth.metrics.images.privacy import image_privacy
 from clinsynth.metrics.privacy.attacks import attack_table
-from clinsynth.metrics.records import Features, Measurement, MeasurementSettings
+from clinsynth.metrics.records import Features, MeasurementSettings, as_dicts, count_classes
 from clinsynth.models.image_encoders import (
     FeatureExtractor,
     cached_features,
@@ -82,10 +79,8 @@ def gather_evidence(
         rows = cached_features(extractor, sets[split].images, cache / "features", f"features, {split}")
         features[split] = Features(rows, sets[split].labels, sets[split].persons)
         pictures[split] = features[split].of(sets[split].images)
-    finished, settings = (
-        Kept(output_dir / "measurements.json"),
-        MeasurementSettings(extractor.name, args.bootstrap, args.seed),
-    )
+    finished = Kept(output_dir / "measurements.json")
+    settings = MeasurementSettings(extractor.name, args.bootstrap, args.seed)
     begins("distances and variety")
     measurements = measure_all(features, pictures, names, settings, finished)
     pictures["validation"] = Features(sets["validation"].images, sets["validation"].labels)
@@ -97,6 +92,7 @@ def gather_evidence(
     classifier = compare_classifiers(args, real, synthetic, output_dir)
     if args.checklist:
         begins("checklist")
+    attacked = partial(attack_table, features["synthetic"], features["train"], features["test"], args.seed)
     evidence = {
         "data": describe_data(args, sets),
         "generation": generation,
@@ -104,17 +100,12 @@ def gather_evidence(
         "measurements": measurements,
         "collapse": read_collapse(measurements, "test"),
         "privacy": privacy,
-        "attacks": finished.get(f"attacks, {key}", partial(attack_features, features, args.seed)),
+        "attacks": finished.get(f"attacks, {key}", attacked),
         "classifier": classifier,
         "alignment": gather_alignment(args, judge, extractor, sets, features, generation),
         "environment": describe_environment(),
     }
     return evidence, real, synthetic, features
-
-
-def attack_features(features: dict[str, Features], seed: int) -> dict[str, Any]:
-    """`attack_table` of the three sets."""
-    return attack_table(features["synthetic"], features["train"], features["test"], seed)
 
 
 def load_real_images(args: EvaluateImagesArguments, like: ImageArrays) -> dict[str, ImageArrays]:
@@ -132,10 +123,7 @@ def load_real_images(args: EvaluateImagesArguments, like: ImageArrays) -> dict[s
 def describe_data(args: EvaluateImagesArguments, sets: dict[str, ImageArrays]) -> dict[str, Any]:
     """What was compared: specs, counts a class and split, size."""
     names, (_, channels, _, side) = sets["synthetic"].label_names, sets["synthetic"].images.shape
-    counts = {
-        split: dict(zip(names, np.bincount(arrays.labels, minlength=len(names)).tolist(), strict=True))
-        for split, arrays in sets.items()
-    }
+    counts = {split: count_classes(arrays.labels, names) for split, arrays in sets.items()}
     specs = {"real": args.real, "synthetic": args.synthetic}
     notes = {"notes": list(sets["train"].notes)} if sets["train"].notes else {}
     return {**specs, **notes, "label_names": names, "counts": counts, "resolution": side, "channels": channels}
@@ -167,11 +155,6 @@ def measure_all(
                 key = f"{name}, {reference}, {comparison.label}, {inputs[name]}"
                 records += finished.get(key, partial(as_dicts, partial(measure, comparison, settings)))
     return records
-
-
-def as_dicts(measure: Callable[[], list[Measurement]]) -> list[dict[str, Any]]:
-    """What `measure` finds, as it stands in evidence.json."""
-    return [record.to_dict() for record in measure()]
 
 
 def hash_inputs(sides: dict[str, Features], settings: MeasurementSettings, label_names: list[str]) -> str:

@@ -11,13 +11,14 @@ image alone, which no generator sees: where that is off 0.5, the two splits diff
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from tqdm.auto import tqdm
 
 from clinsynth.data.images import ImageArrays
+from clinsynth.data.labels import LabelledSamples
 from clinsynth.metrics.comparisons import match_labels
 from clinsynth.metrics.privacy.attack import (
     MIN_ROWS,
@@ -85,39 +86,41 @@ def membership_inference(
     grid = choose_timesteps(pipeline, timesteps)
     check_sides(pipeline, members, non_members)
     others, dropped = without_copies(members, non_members)
-    matched = match_labels(members.labels, others.labels, seed) or (np.array([], dtype=int), np.array([], dtype=int))
-    members, others = (
-        side.take(thin_out(rows, side.labels, max_rows, seed))
-        for side, rows in zip((members, others), matched, strict=True)
-    )
     left_out = f"{dropped} held-out rows equal to a training image were left out"
-    found = min(len(members.labels), len(others.labels))
+    sides = matched_sides(members, others, seed, max_rows)
+    found = min(len(side.labels) for side in sides)
     if found < MIN_ROWS:
         why = f"not measured: it needs at least {MIN_ROWS} rows a side of classes that both have, got {found}"
         note = f"{why} after {left_out}" if dropped else why
         return record | {"value": None, "interval": None, "equal_rows_dropped": dropped, "note": note}
-
-    losses = denoising_losses(pipeline, [members, others], grid, noises, seed, batch_size, progress)
-    scores = [candidate_scores(part) for part in losses]
-    rough = [roughness_scores(side.images) for side in (members, others)]
-    labels = [members.labels, others.labels]
-    attack = run_attack(scores, labels, seed)
+    losses = denoising_losses(pipeline, sides, grid, noises, seed, batch_size, progress)
     return record | {
-        **describe_attack(attack),
-        "chosen": describe_candidates(grid)[attack.candidate],
-        "tpr": [describe_tpr(attack, rate, seed, replicates) for rate in FALSE_POSITIVE_RATES],
-        "epsilon": epsilon_bound(attack),
-        "floor": held_out_floor(scores[1], others.labels, seed),
-        "control": describe_attack(run_attack(rough, labels, seed)),
-        "by_candidate": [
-            candidate | {"value": value}
-            for candidate, value in zip(describe_candidates(grid), attack.by_candidate, strict=True)
-        ],
-        "timesteps": grid,
-        "rows_members": len(members.labels),
-        "rows_non_members": len(others.labels),
+        **loss_attack(losses, sides, grid, seed, replicates),
         "equal_rows_dropped": dropped,
         "note": f"{LIMIT}; {left_out}" if dropped else LIMIT,
+    }
+
+
+def loss_attack(
+    losses: list[np.ndarray], sides: list[ImageArrays], grid: list[int], seed: int, replicates: int
+) -> dict[str, Any]:
+    """The attack by the losses (rows, 2, timesteps) of members and others, and its controls."""
+    scores = [candidate_scores(part) for part in losses]
+    rough = [roughness_scores(side.images) for side in sides]
+    labels, candidates = [side.labels for side in sides], describe_candidates(grid)
+    attack = run_attack(scores, labels, seed)
+    tried = zip(candidates, attack.by_candidate, strict=True)
+    return {
+        **describe_attack(attack),
+        "chosen": candidates[attack.candidate],
+        "tpr": [describe_tpr(attack, rate, seed, replicates) for rate in FALSE_POSITIVE_RATES],
+        "epsilon": epsilon_bound(attack),
+        "floor": held_out_floor(scores[1], labels[1], seed),
+        "control": describe_attack(run_attack(rough, labels, seed)),
+        "by_candidate": [candidate | {"value": value} for candidate, value in tried],
+        "timesteps": grid,
+        "rows_members": len(labels[0]),
+        "rows_non_members": len(labels[1]),
     }
 
 
@@ -150,6 +153,17 @@ def without_copies(members: ImageArrays, non_members: ImageArrays) -> tuple[Imag
     seen = {image.tobytes() for image in members.images}
     kept = np.array([image.tobytes() not in seen for image in non_members.images], dtype=bool)
     return non_members.take(kept), int((~kept).sum())
+
+
+S = TypeVar("S", bound=LabelledSamples)
+
+
+def matched_sides(members: S, others: S, seed: int, max_rows: int) -> list[S]:
+    """Both sides in one label mix, of each at most `max_rows`, drawn by `seed`; empty where they share no class."""
+    none: np.ndarray = np.array([], dtype=int)
+    matched = match_labels(members.labels, others.labels, seed) or (none, none)
+    both = zip((members, others), matched, strict=True)
+    return [side.take(thin_out(rows, side.labels, max_rows, seed)) for side, rows in both]
 
 
 def thin_out(index: np.ndarray, labels: np.ndarray, max_rows: int, seed: int) -> np.ndarray:

@@ -20,9 +20,8 @@ from tqdm.auto import tqdm
 
 from clinsynth.data.texts import TextArrays
 from clinsynth.judges.text_audit import share_of
-from clinsynth.metrics.comparisons import match_labels
 from clinsynth.metrics.privacy.attack import MIN_ROWS, describe_attack, describe_tpr, held_out_floor, run_attack
-from clinsynth.study.membership import FALSE_POSITIVE_RATES, thin_out
+from clinsynth.study.membership import FALSE_POSITIVE_RATES, matched_sides
 from clinsynth.trainers.text_lora.examples import Encoder
 
 CANDIDATES = ("loss", "loss by compressed length")
@@ -81,12 +80,7 @@ def attack_texts(
     """
     known = set(members.texts.tolist())
     others = others.take(np.array([text not in known for text in others.texts], dtype=bool))
-    none: np.ndarray = np.array([], dtype=int)
-    matched = match_labels(members.labels, others.labels, seed) or (none, none)
-    sides = [
-        side.take(thin_out(rows, side.labels, max_rows, seed))
-        for side, rows in zip((members, others), matched, strict=True)
-    ]
+    sides = matched_sides(members, others, seed, max_rows)
     found = min(len(side.labels) for side in sides)
     if found < MIN_ROWS:
         why = f"not measured: it needs {MIN_ROWS} rows a side of labels that both have, got {found}"

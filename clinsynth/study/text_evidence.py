@@ -23,7 +23,7 @@ from clinsynth.metrics.privacy.attacks import attack_table
 from clinsynth.metrics.privacy.closest_records import MemorisationRecord
 from clinsynth.metrics.privacy.exact import count_exact, text_digests, where_found
 from clinsynth.metrics.privacy.power import TEXT_CHECK, power_in_words
-from clinsynth.metrics.records import MIN_ROWS, Features, Measurement, MeasurementSettings
+from clinsynth.metrics.records import MIN_ROWS, Features, Measurement, MeasurementSettings, as_dicts, count_classes
 from clinsynth.metrics.texts import fidelity, privacy
 from clinsynth.metrics.texts.diversity import measure_repetition, measure_streams
 from clinsynth.metrics.texts.entities import common_words, measure_entities
@@ -99,9 +99,7 @@ def text_evidence(
     folder = Path(cache_dir or output_dir) / "features"
     begins("embeddings")
     views = view(sets, encoder, folder)
-    parts: dict[str, Iterable[tuple[str, Callable[[], Records]]]] = {
-        **parts_of(views, sets, label_names, encoder, settings, canaries)
-    }
+    parts: dict[str, Iterable[Named]] = {**parts_of(views, sets, label_names, encoder, settings, canaries)}
     if language_model is not None:
         parts["perplexity"] = perplexity_part(sets, language_model, folder, label_names, settings)
     finished = Kept(output_dir / "measurements.json")
@@ -113,20 +111,11 @@ def text_evidence(
         records[name] = [record for found in kept for record in found]
     begins("closest pairs")
     records["fidelity"] += records.pop("perplexity", [])
-    measured = [record for name in ("fidelity", "diversity", "privacy") for record in records[name]]
     data = describe_sets(sets, label_names, encoder)
     rows = {name: side.rows for name, side in views.embeddings.items()}
     exact = count_exact(text_digests(synthetic.texts), {name: text_digests(side.texts) for name, side in real.items()})
     made, seen, unseen = (views.embeddings[name] for name in SPLITS)
     single = finished.get(f"single copies, {content}", partial(single_copies, sets, seed))
-    findings = read_texts(measured, records["memorisation"], data["counts"])
-    add_finding(findings[COPIES], single_in_words(single["copies"]))
-    for name, kinds in ((COPIES, KINDS), (LEAKS, ENTITY_KINDS)):
-        power = [one for one in single["power"] if one["kind"] in kinds]
-        findings[name]["sentence"] += f" {power_in_words(power, len(synthetic), TEXT_CHECK)}"
-    if exact["count"]:
-        found = f"{exact['count']} of {exact['n_synthetic']} are real texts ({where_found(exact)}), word for word."
-        add_finding(findings[COPIES], [found])
     return {
         "data": data,
         "encoder": describe_model(encoder),
@@ -137,7 +126,7 @@ def text_evidence(
         "attacks": finished.get(f"attacks, {content}", partial(attack_table, made, seen, unseen, seed)),
         "closest": privacy.closest_pairs(synthetic, sets["train"], rows["synthetic"], rows["train"]),
         "distributions": privacy.describe_distributions(sets, rows),
-        "findings": findings,
+        "findings": text_findings(records, single, exact, data["counts"]),
         "environment": describe_environment(),
     }
 
@@ -148,15 +137,27 @@ def single_copies(sets: dict[str, TextSet], seed: int) -> dict[str, Any]:
     return measure_single_copies(synthetic, train, held_out, common_words([*train, *held_out]), seed)
 
 
-def single_in_words(copies: list[dict[str, Any]]) -> Iterator[str]:
-    """A sentence where a text is a copy by itself."""
-    for one in copies:
-        if one["count"]:
-            yield f"{one['count']} of {one['n_synthetic']} are nearer to a train text than real ones come."
+def text_findings(
+    records: dict[str, list[dict[str, Any]]], single: dict[str, Any], exact: dict[str, Any], counts: dict[str, Any]
+) -> dict[str, Any]:
+    """`read_texts`, and what was found of single and exact copies, and could have been."""
+    measured = [record for name in ("fidelity", "diversity", "privacy") for record in records[name]]
+    findings = read_texts(measured, records["memorisation"], counts)
+    near = "{} of {} are nearer to a train text than real ones come."
+    copied = [near.format(one["count"], one["n_synthetic"]) for one in single["copies"] if one["count"]]
+    add_finding(findings[COPIES], copied)
+    for name, kinds in ((COPIES, KINDS), (LEAKS, ENTITY_KINDS)):
+        power = [one for one in single["power"] if one["kind"] in kinds]
+        findings[name]["sentence"] += f" {power_in_words(power, exact['n_synthetic'], TEXT_CHECK)}"
+    if exact["count"]:
+        found = f"{exact['count']} of {exact['n_synthetic']} are real texts ({where_found(exact)}), word for word."
+        add_finding(findings[COPIES], [found])
+    return findings
 
 
-Part = Iterator[tuple[str, Callable[[], Records]]]
-"""Names of measurements, and the functions that take them."""
+Named = tuple[str, Callable[[], Records]]
+"""A measurement's name, and the function that takes it."""
+Part = Iterator[Named]
 
 
 def parts_of(
@@ -166,7 +167,7 @@ def parts_of(
     encoder: TextEncoder,
     settings: MeasurementSettings,
     canaries: privacy.Canaries | None,
-) -> dict[str, list[tuple[str, Callable[[], Records]]]]:
+) -> dict[str, list[Named]]:
     """The measurements of each part of the evidence, in order."""
 
     def beside(measure: Measure, view: dict[str, Features]) -> Part:
@@ -221,11 +222,6 @@ def compared(
     for reference, other in REFERENCES:
         for comparison in comparisons(sides, reference, other, label_names, settings.seed):
             yield f"{measure.__name__}, {reference}, {comparison.label}", partial(measure, comparison, settings)
-
-
-def as_dicts(measure: Callable[[], Records]) -> list[dict[str, Any]]:
-    """What `measure` finds, as it stands in evidence.json."""
-    return [record.to_dict() for record in measure()]
 
 
 def describe_model(model: TextModel) -> dict[str, Any]:
@@ -365,10 +361,7 @@ def view(sets: dict[str, TextSet], encoder: TextEncoder, folder: Path) -> Views:
 
 def describe_sets(sets: dict[str, TextSet], label_names: list[str], encoder: TextEncoder) -> dict[str, Any]:
     """Texts a class and set, mean words a text, and the share of texts that the encoder cuts."""
-    counts = {
-        name: dict(zip(label_names, np.bincount(side.labels, minlength=len(label_names)).tolist(), strict=True))
-        for name, side in sets.items()
-    }
+    counts = {name: count_classes(side.labels, label_names) for name, side in sets.items()}
     words = {name: float(np.mean([len(words) for words in word_rows(side.texts)])) for name, side in sets.items()}
     cut = {name: float((encoder.count_tokens(side.texts) > encoder.most_tokens).mean()) for name, side in sets.items()}
     return {"label_names": label_names, "counts": counts, "words_a_text": words, "cut_by_encoder": cut}

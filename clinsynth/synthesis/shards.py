@@ -153,17 +153,17 @@ class ShardPlan(ABC):
         for leftover in (self.output_dir / "data").glob(".*.tmp"):
             leftover.unlink()
         if not path.exists():
-            self.describe(generator, None)
+            self.write_description(generator, None)
 
     def finish(self, generator: dict[str, Any]) -> str:
         """Write what lies beside the shards, generation.json last, and say what came of it."""
         counts = self.count()
         self.write_beside()
         atomic_write(self.output_dir / "README.md", README.format(about=self.about))
-        self.describe(generator, counts)
+        self.write_description(generator, counts)
         return self.closing_message(counts)
 
-    def describe(self, generator: dict[str, Any], counts: Counts | None) -> None:
+    def write_description(self, generator: dict[str, Any], counts: Counts | None) -> None:
         """Write generation.json; without counts, of a set that is begun."""
         description = {
             "complete": counts is not None,

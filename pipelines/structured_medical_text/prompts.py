@@ -149,10 +149,10 @@ def render_messages(task: Task, *, label: str, k_shot: list[dict[str, Any]], see
         "examples": k_shot,
     }
     templates = {"system": task.system, "user": task.user}
-    return [{"role": role, "content": render(task, role, text, values)} for role, text in templates.items()]
+    return [{"role": role, "content": render_template(task, role, text, values)} for role, text in templates.items()]
 
 
-def render(task: Task, role: str, template: str, values: dict[str, Any]) -> str:
+def render_template(task: Task, role: str, template: str, values: dict[str, Any]) -> str:
     parts: list[str] = []
     left = MOST_CHARACTERS
     try:

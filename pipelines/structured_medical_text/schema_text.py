@@ -43,11 +43,11 @@ def grammar(form: dict[str, Any]) -> str:
 
 def rule(node: dict[str, Any], names: dict[str, str]) -> str:
     """The name of a value's rule, with a capital where it is a regular expression; `names` gets new ones, by body."""
-    body, is_expression = describe(node, names)
+    body, is_expression = describe_node(node, names)
     return names.setdefault(body, f"{'T' if is_expression else 'r'}{len(names)}")
 
 
-def describe(node: dict[str, Any], names: dict[str, str]) -> tuple[str, bool]:
+def describe_node(node: dict[str, Any], names: dict[str, str]) -> tuple[str, bool]:
     """The body of a value's rule, and whether it is a regular expression."""
     kind = kind_of(node)
     if kind == "anyOf":

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.special import softmax
 from transformers import PreTrainedModel
 
 from clinsynth.models.classifiers import last_layer
@@ -65,7 +66,11 @@ class Correction:
 
     def apply(self, probabilities: np.ndarray) -> np.ndarray:
         """Corrected probabilities, of (…, classes); the very same where nothing is corrected."""
-        return softmax((logs(probabilities) + self.offsets) / self.temperature) if self.changes else probabilities
+        return (
+            softmax((logs(probabilities) + self.offsets) / self.temperature, axis=-1)
+            if self.changes
+            else probabilities
+        )
 
     def apply_to(self, model: PreTrainedModel) -> None:
         """Put the correction into the last layer of `model`, whose own outputs are corrected from then on; one without
@@ -127,7 +132,7 @@ def best_temperature(known: np.ndarray, labels: np.ndarray) -> float:
     """The temperature that makes the mean log-likelihood of `labels` (n,) best under `known` (seeds, n, classes)."""
 
     def surprise(temperature: float) -> float:
-        likely = softmax(known / temperature)[:, np.arange(len(labels)), labels]
+        likely = softmax(known / temperature, axis=-1)[:, np.arange(len(labels)), labels]
         return float(-np.log(np.maximum(likely, LEAST)).mean())
 
     return float(min(TEMPERATURES, key=surprise))
@@ -135,9 +140,3 @@ def best_temperature(known: np.ndarray, labels: np.ndarray) -> float:
 
 def logs(probabilities: np.ndarray) -> np.ndarray:
     return np.log(np.maximum(probabilities.astype(np.float64), LEAST))
-
-
-def softmax(values: np.ndarray) -> np.ndarray:
-    """Along the last axis."""
-    raised = np.exp(values - values.max(-1, keepdims=True))
-    return raised / raised.sum(-1, keepdims=True)

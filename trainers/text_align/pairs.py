@@ -37,7 +37,7 @@ class Scored:
     harmful: np.ndarray
     scores: np.ndarray
 
-    def describe(self, rows: Sequence[int]) -> dict[str, Any]:
+    def means_of(self, rows: Sequence[int]) -> dict[str, Any]:
         """Counts and means of some of them; no text."""
         chosen = np.asarray(rows, dtype=int)
         if not len(chosen):
@@ -146,8 +146,8 @@ def build_dataset(
             rows += [{"prompt": prompt, "completion": text, "label": text is good} for text in (good, bad)]
     facts = {
         "pairs": len(pairs),
-        "better": scored.describe([better for better, _ in pairs]),
-        "worse": scored.describe([worse for _, worse in pairs]),
+        "better": scored.means_of([better for better, _ in pairs]),
+        "worse": scored.means_of([worse for _, worse in pairs]),
         "pairs_sha256": hashlib.sha256(json.dumps(rows).encode()).hexdigest(),
     }
     return Dataset.from_list(rows), facts

@@ -52,7 +52,7 @@ class Examples:
     facts: dict[str, Any]
     canaries: Canaries | None
 
-    def describe(self) -> str:
+    def dry_run_text(self) -> str:
         """What --dry_run prints."""
         return json.dumps({**self.facts, "steps": self.steps, "steps_a_pass": self.steps_a_pass}, indent=2)
 
@@ -106,7 +106,7 @@ def build_examples(
     seen_set = encode_texts(tqdm(seen, desc="prompts", unit="text", disable=quiet), encoder, limit)
     judged_set = encode_texts(judged, encoder, limit)
     if limit.cut and not quiet:
-        logger.warning("--max_length %d: %s", limit.tokens, limit.describe(len(seen) + len(judged)))
+        logger.warning("--max_length %d: %s", limit.tokens, limit.losses_in_words(len(seen) + len(judged)))
     facts = {
         "texts": {split: len(found) for split, found in texts.items()},
         "left_out": {split: dict(reasons) for split, reasons in left_out.items()},
@@ -188,7 +188,7 @@ class TokenLimit:
         self.cuts, self.tokens = max_length is not None, max_length or context
         self.cut = self.lost = self.written = self.longest = 0
 
-    def describe(self, examples: int) -> str:
+    def losses_in_words(self, examples: int) -> str:
         """What was lost by it."""
         lost = f"{self.lost} of {self.written} tokens of text in all"
         return f"of {examples} examples {self.cut} lose the end of their text, {lost}"

@@ -279,10 +279,10 @@ def show(node: Node, kind: str, titles: Mapping[str, str]) -> str:
     value = public(node)
     if kind == "title":
         return titles.get(str(value), str(value).translate(UNDERSCORES))
-    return in_words(value) if known(value) else "none"
+    return value_in_words(value) if known(value) else "none"
 
 
-def in_words(value: Any) -> str:
+def value_in_words(value: Any) -> str:
     """A value of JSON as it stands in a sentence."""
     if isinstance(value, bool):
         return "yes" if value else "no"
@@ -291,7 +291,7 @@ def in_words(value: Any) -> str:
     if isinstance(value, float):
         return format_number(value)
     if isinstance(value, list):
-        return ", ".join(map(in_words, value)) or "none"
+        return ", ".join(map(value_in_words, value)) or "none"
     if isinstance(value, dict):
-        return ", ".join(f"{name} {in_words(one)}" for name, one in value.items() if one is not None) or "none"
+        return ", ".join(f"{name} {value_in_words(one)}" for name, one in value.items() if one is not None) or "none"
     return str(value)

@@ -75,7 +75,7 @@ def arms_of(run: PackedRun) -> Iterator[Statement]:
         yield Statement(NOT_MEASURED, f"no arm of these kinds: {', '.join(left)}", source=trained[0].file)
 
 
-def render(pack: dict[str, Any], kinds: list[str]) -> str:
+def pack_page(pack: dict[str, Any], kinds: list[str]) -> str:
     """The page as HTML."""
     things = {"images": IMAGES, "texts": TEXTS}
     limits = [NO_CLAIM, *(NO_CLINICIAN[things[kind]] for kind in kinds), NO_PROOF]
@@ -99,7 +99,7 @@ def write_pack(run: PackedRun, output_dir: Path, identity: SigningIdentity | Non
         beside |= croissant_file(one)
     pack = gather(run)
     text = refuse_private(json.dumps(pack, indent=1, ensure_ascii=False) + "\n", "pack.json")
-    page = refuse_private(render(pack, run.kinds), "pack.html")
+    page = refuse_private(pack_page(pack, run.kinds), "pack.html")
     is_new = not same(output_dir / "pack.html", page)
     written = {"pack.json": text.encode(), "pack.html": page.encode(), **beside}
     for name, content in written.items():
