@@ -18,7 +18,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clinsynth.hub.files import REPLACED
-from clinsynth.hub.repository import PushArguments, Target, collect, explained, http_errors, patiently, prepare
+from clinsynth.hub.repository import (
+    PushArguments,
+    Target,
+    collect,
+    explained,
+    http_errors,
+    patiently,
+    prepare_repository,
+)
 from clinsynth.synthesis.shard_files import HashedFile
 
 if TYPE_CHECKING:
@@ -90,7 +98,7 @@ def send_all(target: Target, files: Files, api: HfApi) -> list[CommitOperationAd
     """
     additions: list[CommitOperationAdd] = []
     with ThreadPoolExecutor(max_workers=1) as sender:
-        sending = sender.submit(prepare, target, api)
+        sending = sender.submit(prepare_repository, target, api)
         for batch in in_batches(files):
             sending.result()
             sending = sender.submit(upload, target, batch, additions, api)

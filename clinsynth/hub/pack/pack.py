@@ -17,7 +17,7 @@ from clinsynth.hub.pack.forms import NO_FILE, NOT_MEASURED, RECORDED, Statement,
 from clinsynth.hub.pack.runs import PackedRun, PackedSet
 from clinsynth.hub.rows import manifest_of, read_signature, sign_manifest
 from clinsynth.hub.signing import SigningIdentity
-from clinsynth.hub_cards.croissant import HOW_TO, Shard, describe, import_mlcroissant
+from clinsynth.hub_cards.croissant import HOW_TO, Shard, describe_set, import_mlcroissant
 from clinsynth.hub_cards.evidence import check_about_set, read_evidence
 from clinsynth.private_words import refuse_private
 from clinsynth.reports.page import IMAGES, NO_CLINICIAN, NO_PROOF, TEXTS, render_page
@@ -153,7 +153,7 @@ def croissant_file(one: PackedSet) -> dict[str, bytes]:
         check_about_set(evidence, one.made.generation, one.made.run.folder)
     hashed = hash_each(one.made.run.folder)
     shards = {f"data/{path.name}": Shard(file.sha256.hex(), file.size) for path, file in hashed.items()}
-    found = describe(mlc, one.made, shards, evidence)
+    found = describe_set(mlc, one.made, shards, evidence)
     name = f"croissant-{one.name}.json"
     return {name: refuse_private(json.dumps(found, indent=1, ensure_ascii=False) + "\n", name).encode()}
 
