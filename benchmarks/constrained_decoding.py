@@ -21,6 +21,7 @@ from typing import Any, ClassVar, Literal
 
 import psutil
 import torch
+from torch import Tensor
 from tqdm import tqdm
 from transformers import AutoTokenizer, LogitsProcessorList
 
@@ -88,7 +89,7 @@ def main(args: DecodingArguments) -> None:
     write_results(args, "constrained_decoding", comparisons, "\n".join(lines), lines=lines)
 
 
-def random_texts(constraint: Any, rows: int, seed: int = 0, most: int = 1 << 30) -> Any:
+def random_texts(constraint: SchemaConstraint, rows: int, seed: int = 0, most: int = 1 << 30) -> Any:
     """Tokens of valid texts, int64 (rows, 1 + longest, or at most 1 + `most`): a token of prompt first, the end token
     last and behind."""
     generator, size = torch.Generator().manual_seed(seed), len(constraint.tokenizer)
@@ -102,13 +103,13 @@ def random_texts(constraint: Any, rows: int, seed: int = 0, most: int = 1 << 30)
     return ids
 
 
-def replay(processor: Callable[[Any, Any], Any], ids: Any, logits: Any, prompt: int = 1) -> None:
+def replay(processor: Callable[[Any, Any], Any], ids: Tensor, logits: Tensor, prompt: int = 1) -> None:
     """Call a processor as `generate` does, for texts that are known."""
     for length in range(prompt, ids.shape[1]):
         processor(ids[:, :length], logits)
 
 
-def measure_parts(args: Any, tokenizer: Any, schema: dict[str, Any]) -> list[str]:
+def measure_parts(args: DecodingArguments, tokenizer: Any, schema: dict[str, Any]) -> list[str]:
     """Seconds and megabytes of building, and microseconds a token and row of the state's step alone."""
     before, start = psutil.Process().memory_info().rss, time.process_time()
     known = back_ends.Vocabulary(tokenizer)
@@ -133,7 +134,7 @@ def measure_parts(args: Any, tokenizer: Any, schema: dict[str, Any]) -> list[str
     ]
 
 
-def compare_peers(args: Any, constraint: Any, schema: dict[str, Any]) -> list[Comparison]:
+def compare_peers(args: DecodingArguments, constraint: SchemaConstraint, schema: dict[str, Any]) -> list[Comparison]:
     """Our processor beside another version of it, xgrammar's own, and our two other back ends."""
     import xgrammar
     from xgrammar.contrib.hf import LogitsProcessor
@@ -163,7 +164,7 @@ def compare_peers(args: Any, constraint: Any, schema: dict[str, Any]) -> list[Co
     return [*result, compare_with_slow(args, constraint, schema, logits)]
 
 
-def accepted(args: Any, constraint: Any, is_accepted: Callable[[list[int]], bool]) -> Any:
+def accepted(args: DecodingArguments, constraint: SchemaConstraint, is_accepted: Callable[[list[int]], bool]) -> Any:
     """Tokens of random texts that a peer accepts, int64 (batch, 1 + longest)."""
     kept: list[Any] = []
     while sum(map(len, kept)) < args.batch_size:
@@ -186,7 +187,9 @@ def import_folder(folder: str) -> Any:
     return importlib.import_module(f"{package.__name__}.schema_logits")
 
 
-def compare_with_slow(args: Any, constraint: Any, schema: dict[str, Any], logits: Any) -> Comparison:
+def compare_with_slow(
+    args: DecodingArguments, constraint: SchemaConstraint, schema: dict[str, Any], logits: Tensor
+) -> Comparison:
     """Our processor beside the back end lm-format-enforcer, each on texts of its own."""
     slow = SchemaConstraint(constraint.tokenizer, schema, "lm-format-enforcer")
     rows = min(SLOW_ROWS, args.batch_size)
@@ -200,7 +203,7 @@ def compare_with_slow(args: Any, constraint: Any, schema: dict[str, Any], logits
     return compare(f"a token and row, batch {rows}", (names[0], sides[0]), (names[1], sides[1]), **options)
 
 
-def compare_lengths(args: Any, constraint: Any) -> list[Comparison]:
+def compare_lengths(args: DecodingArguments, constraint: SchemaConstraint) -> list[Comparison]:
     """Our processor behind prompts of 1,000 and 8,000 tokens beside none; and late in a text beside early."""
     ids = random_texts(constraint, args.batch_size, most=args.steps)
     logits = torch.randn(args.batch_size, len(constraint.tokenizer))
@@ -216,7 +219,7 @@ def compare_lengths(args: Any, constraint: Any) -> list[Comparison]:
     return [*result, compare_early_and_late(args, constraint.tokenizer, logits)]
 
 
-def compare_early_and_late(args: Any, tokenizer: Any, logits: Any) -> Comparison:
+def compare_early_and_late(args: DecodingArguments, tokenizer: Any, logits: Tensor) -> Comparison:
     """The same number of tokens of one long free text, far behind its beginning and near it."""
     text = {"type": "string", "minLength": 50_000, "maxLength": 60_000}
     constraint = SchemaConstraint(tokenizer, {"type": "object", "properties": {"text": text}})
@@ -233,7 +236,7 @@ def compare_early_and_late(args: Any, tokenizer: Any, logits: Any) -> Comparison
     return compare("text's length", sides[0], sides[1], repeats=args.repeats, goal=("<=", 1.1))
 
 
-def go_on(processor: Any, ids: Any, logits: Any, begin: int) -> None:
+def go_on(processor: Any, ids: Tensor, logits: Tensor, begin: int) -> None:
     """`replay` from `begin` on with a processor that has read what is before, and leave it where it was."""
     rows = processor.rows
     processor.rows = [copy.copy(row) for row in rows]
@@ -243,7 +246,7 @@ def go_on(processor: Any, ids: Any, logits: Any, begin: int) -> None:
     processor.rows = rows
 
 
-def measure_memory(args: Any, constraint: Any) -> list[str]:
+def measure_memory(args: DecodingArguments, constraint: SchemaConstraint) -> list[str]:
     """Resident size after a tenth of the texts and after all; goal: no more than 20 MB apart."""
     sizes, lines = [], []
     batches = max(2, args.samples // args.batch_size)
@@ -265,7 +268,7 @@ def load_tokenizer(name: str) -> Any:
     return AutoTokenizer.from_pretrained(name)
 
 
-def write(model: Any, end_token: int, ids: Any, mask: Any, processor: Any, steps: int, least: int = 0) -> Any:
+def write(model: Any, end_token: int, ids: Tensor, mask: Tensor, processor: Any, steps: int, least: int = 0) -> Any:
     """Tokens int64 (rows, up to `steps`) behind a prompt `ids`, by the pipeline's sampling, with or without a
     processor; the end token is not written before `least`."""
     seeds, length = list(range(len(ids))), ids.shape[1]
@@ -277,7 +280,7 @@ def write(model: Any, end_token: int, ids: Any, mask: Any, processor: Any, steps
     return output[:, length:]
 
 
-def compare_with_model(args: Any, model: Any, tokenizer: Any) -> list[Comparison]:
+def compare_with_model(args: DecodingArguments, model: Any, tokenizer: Any) -> list[Comparison]:
     """Seconds of a generated token, constrained beside unconstrained, for both schemas, one row and eight: in the
     first batch, with nothing at hand but the tokenizer, and with everything worked out."""
     prompt = tokenizer("Write a report.").input_ids
@@ -290,13 +293,13 @@ def compare_with_model(args: Any, model: Any, tokenizer: Any) -> list[Comparison
             steps = run_once(args, model, warm, ids, args.model_steps)
             options: dict[str, Any] = {"repeats": args.repeats, "scale": (1 / steps, 1 / steps)}
 
-            def cold(schema: Any = schema, ids: Any = ids, steps: int = steps) -> None:
+            def cold(schema: Any = schema, ids: Tensor = ids, steps: int = steps) -> None:
                 run_once(args, model, new_constraint(tokenizer, schema), ids, steps)
 
-            def known(warm: Any = warm, ids: Any = ids, steps: int = steps) -> None:
+            def known(warm: Any = warm, ids: Tensor = ids, steps: int = steps) -> None:
                 run_once(args, model, warm, ids, steps)
 
-            def free(ids: Any = ids, steps: int = steps) -> None:
+            def free(ids: Tensor = ids, steps: int = steps) -> None:
                 write(model, tokenizer.eos_token_id, ids, torch.ones_like(ids), None, steps, least=steps)
 
             what = f"a token of {steps}, {name}, batch {rows}"
@@ -305,7 +308,7 @@ def compare_with_model(args: Any, model: Any, tokenizer: Any) -> list[Comparison
     return result
 
 
-def run_once(args: Any, model: Any, constraint: Any, ids: Any, steps: int) -> int:
+def run_once(args: DecodingArguments, model: Any, constraint: SchemaConstraint, ids: Tensor, steps: int) -> int:
     """Write under a constraint; the number of tokens, fewer than `steps` where all texts end sooner."""
     processor = constraint.processor(ids.shape[1], len(ids))
     return int(write(model, constraint.end_token, ids, torch.ones_like(ids), processor, steps).shape[1])
@@ -318,7 +321,7 @@ def new_constraint(tokenizer: Any, schema: Any) -> Any:
     return SchemaConstraint(tokenizer, schema)
 
 
-def measure_yield(args: Any, model: Any, tokenizer: Any) -> list[str]:
+def measure_yield(args: DecodingArguments, model: Any, tokenizer: Any) -> list[str]:
     """Valid texts a minute of severity-posts, in turn under the constraint and by plain prompting with retries.
 
     Both get the same prompts, which ask for JSON, the same sampling and the same most tokens. A plain answer counts
@@ -350,7 +353,9 @@ def measure_yield(args: Any, model: Any, tokenizer: Any) -> list[str]:
     ]
 
 
-def write_posts(model: Any, tokenizer: Any, task: Any, constraint: Any, seed: int, valid: list[int]) -> None:
+def write_posts(
+    model: Any, tokenizer: Any, task: Any, constraint: SchemaConstraint | None, seed: int, valid: list[int]
+) -> None:
     """Write a batch of posts, and add to `valid` how many are."""
     labels = [list(task.labels)[row % len(task.labels)] for row in range(ROWS)]
     asked = [render_messages(task, label=label, k_shot=[], seed=seed * ROWS + n) for n, label in enumerate(labels)]

@@ -59,6 +59,7 @@ def faults_of(browser: Any, path: Path) -> list[str]:
         context = browser.new_context(color_scheme=scheme)
         page = context.new_page()
         page.goto(path.resolve().as_uri())
+        page.evaluate("document.querySelectorAll('details').forEach(part => { part.open = true })")
         for width in WIDTHS:
             page.set_viewport_size({"width": width, "height": 900})
             place = f"{path.name}, {width} px, {scheme}: "

@@ -17,7 +17,11 @@ from diffusers import DDPMScheduler, UNet2DModel
 from safetensors.torch import load_file
 from warm_python import ONE_THREAD, WarmPython
 
+from clinsynth.arguments import parse
 from clinsynth.pipelines.class_conditioned_ddpm import ClassConditionedDDPMPipeline, ContextUnet
+from clinsynth.scripts.study import recipe_first
+from clinsynth.study.arguments import StudyArguments
+from clinsynth.study.plan import plan_study
 
 REPOSITORY = Path(__file__).parent.parent
 FORKING_STUDY = REPOSITORY / "tests" / "forking_study.py"
@@ -94,6 +98,21 @@ def flags_of(args: Any) -> list[str]:
     return [f"--{name}={value}" for name, value in dataclasses.asdict(args).items() if value is not None]
 
 
+def stopping(sample: Any, after: int) -> Callable[..., Any]:
+    """The sampler `sample` of images, which is interrupted after so many."""
+    drawn = 0
+
+    def stopped(labels: list[int], seeds: list[int]) -> tuple[np.ndarray, np.ndarray]:
+        nonlocal drawn
+        drawn += len(seeds)
+        if drawn > after:
+            raise KeyboardInterrupt
+        images: tuple[np.ndarray, np.ndarray] = sample(labels, seeds)
+        return images
+
+    return stopped
+
+
 def clinsynth(*words: object, check: bool = True) -> subprocess.CompletedProcess[str]:
     """Run the real command line in a process of its own, on one thread."""
     return run_warm("-m", "clinsynth", *words, check=check)
@@ -149,6 +168,19 @@ def run_study_and_kill(step: str, folder: Path, *words: object) -> None:
         kill_study(study.pid)
         _, said, _ = study.end()
     assert f"] {step}: clinsynth" in said, "the step was never begun"
+
+
+def kill_in_each_step(recipe: Path, study: Path, first: int = 0) -> None:
+    """Kill a study in each of its steps from number `first` on; what was finished stays. Then let it end."""
+    steps = plan_study(parse(StudyArguments, recipe_first([str(recipe), "--output_dir", str(study)]))).steps
+    marks: dict[Path, int] = {}
+    for step in steps[first:]:
+        run_study_and_kill(step.name, study, recipe, "--output_dir", study)
+        assert not step.finished
+        kept = {path: path.stat().st_mtime_ns for path in study.glob("*/step.json")}
+        assert marks.items() <= kept.items() and len(kept) == steps.index(step)
+        marks = kept
+    run_study(recipe, "--output_dir", study)
 
 
 def kill_study(pid: int) -> None:

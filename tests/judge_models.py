@@ -1,11 +1,13 @@
 """Small real models and sets that the tests of judges use."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import yaml
+from helpers import WITHOUT_CLINSYNTH, run_warm
 from PIL import Image
 from text_models import tiny_tokenizer
 
@@ -93,6 +95,19 @@ def save_tiny_clip(folder: Path, context: int = 512, kind: str = "CLIP") -> Path
     image_processor().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def answers_without_clinsynth(folder: Path) -> dict[str, Any]:
+    """What the judge saved as `judge` in `folder` says of `eye.png` there, of grade 2, by transformers alone."""
+    script = (
+        f"{WITHOUT_CLINSYNTH}import json\n"
+        "from transformers import pipeline\nfrom PIL import Image\n"
+        f"judge = pipeline('checklist-judge', model={str(folder / 'judge')!r}, trust_remote_code=True)\n"
+        f"print(json.dumps(judge({{'image': Image.open({str(folder / 'eye.png')!r}), 'condition': 'grade 2'}})))\n"
+    )
+    printed = run_warm("-c", script, HF_HOME=str(folder / "home")).stdout
+    answer: dict[str, Any] = json.loads(printed.splitlines()[-1])
+    return answer
 
 
 def save_checklist(path: Path, **changes: Any) -> Path:

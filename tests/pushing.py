@@ -6,7 +6,6 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -96,14 +95,21 @@ def copy_runs(factory: pytest.TempPathFactory) -> Path:
     return Path(shutil.copytree(made, factory.mktemp("push"), dirs_exist_ok=True))
 
 
-@contextmanager
-def pushing_client(factory: pytest.TempPathFactory) -> "Iterator[Client]":
+@pytest.fixture(scope="module", name="client")
+def pushing_client(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Client]":
     """A client in a folder of those files, and a Hub of its own."""
-    folder = copy_runs(factory)
+    folder = copy_runs(tmp_path_factory)
     with running_hub(folder) as hub:
         client = Client(hub, folder)
         yield client
         client.close()
+
+
+@pytest.fixture(name="hub")
+def sound_hub(client: "Client") -> LoopbackHub:
+    """The client's Hub, without the faults of the test before."""
+    client.hub.clear_faults()
+    return client.hub
 
 
 def files_of(hub: LoopbackHub, kind: str, name: str, revision: str = "main") -> list[str]:

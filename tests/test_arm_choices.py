@@ -12,9 +12,9 @@ from arm_studies import FAST, brightness_data, brightness_splits, only, run_arms
 
 from clinsynth.models.classifiers import balancing_weights, classification_loss
 from clinsynth.trainers.classifiers.arms import Arm, Band, Choice
-from clinsynth.trainers.classifiers.choices import choose_rows
 from clinsynth.trainers.classifiers.kinds import ImageClassifiers
 from clinsynth.trainers.classifiers.teacher import folds, taught
+from clinsynth.trainers.classifiers.training import choose_rows
 from clinsynth.trainers.classifiers.trainings import Trainings
 
 

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from helpers import WITHOUT_CLINSYNTH, kill_when, run_warm
+from helpers import kill_when
+from judge_models import answers_without_clinsynth
 from PIL import Image
 
 from clinsynth.data.phantom_fundus import draw_fundus
@@ -114,14 +115,7 @@ def test_a_saved_judge_loads_without_clinsynth(judge: ChecklistJudgePipeline, tm
     judge.save_pretrained(tmp_path / "judge")
     image, _ = eye(2)
     image.save(tmp_path / "eye.png")
-    script = (
-        f"{WITHOUT_CLINSYNTH}import json\n"
-        "from transformers import pipeline\nfrom PIL import Image\n"
-        f"judge = pipeline('checklist-judge', model={str(tmp_path / 'judge')!r}, trust_remote_code=True)\n"
-        f"print(json.dumps(judge({{'image': Image.open({str(tmp_path / 'eye.png')!r}), 'condition': 'grade 2'}})))\n"
-    )
-    printed = run_warm("-c", script, HF_HOME=str(tmp_path / "home")).stdout
-    assert json.loads(printed.splitlines()[-1]) == judge({"image": image, "condition": "grade 2"})
+    assert answers_without_clinsynth(tmp_path) == judge({"image": image, "condition": "grade 2"})
 
 
 def save_classifier(folder: Path, names: list[str], channels: int = 1) -> Path:

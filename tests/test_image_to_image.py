@@ -1,7 +1,6 @@
 """--from_images and what is kept: sources, strengths, checks, shortfalls, restarts and wrong flags."""
 
 import json
-from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DPMSolverMultistepScheduler
-from helpers import LABELS, tiny_pipeline, write_npz
+from helpers import LABELS, stopping, tiny_pipeline, write_npz
 from PIL import Image
 from test_generate_images import SCHEDULE, arguments, pixels, read_rows
 
@@ -256,20 +255,6 @@ def test_what_the_checklist_does_not_confirm_is_drawn_anew(eyes: ImageArrays, tm
 def met_items(check: ChecklistCheck, row: dict[str, Any]) -> int:
     (answer,) = check.judge.judge_arrays(from_png(row["image"]["bytes"])[None], [GRADES[row["label"]]])
     return sum(answer["scores"].values())
-
-
-def stopping(sample: Sample, after: int) -> Callable[..., Any]:
-    """The sampler, which is interrupted after so many images."""
-    drawn = 0
-
-    def stopped(labels: list[int], seeds: list[int]) -> tuple[np.ndarray, np.ndarray]:
-        nonlocal drawn
-        drawn += len(seeds)
-        if drawn > after:
-            raise KeyboardInterrupt
-        return sample(labels, seeds)
-
-    return stopped
 
 
 def test_four_of_five_are_counted_exactly_and_no_answer_is_no_guess() -> None:

@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import WITHOUT_CLINSYNTH, run_warm
-from judge_models import arguments, pictures, save_checklist, save_tiny_clip, save_tiny_vlm
+from judge_models import answers_without_clinsynth, arguments, pictures, save_checklist, save_tiny_clip, save_tiny_vlm
 from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
 from clinsynth.judges.checklists import load_checklist
@@ -66,14 +65,7 @@ def test_a_saved_judge_loads_without_clinsynth(tmp_path: Path) -> None:
     judge.save_pretrained(tmp_path / "judge")
     image = pictures(1)[0]
     image.save(tmp_path / "eye.png")
-    script = (
-        f"{WITHOUT_CLINSYNTH}import json\n"
-        "from transformers import pipeline\nfrom PIL import Image\n"
-        f"judge = pipeline('checklist-judge', model={str(tmp_path / 'judge')!r}, trust_remote_code=True)\n"
-        f"print(json.dumps(judge({{'image': Image.open({str(tmp_path / 'eye.png')!r}), 'condition': 'grade 2'}})))\n"
-    )
-    printed = run_warm("-c", script, HF_HOME=str(tmp_path / "home")).stdout
-    assert json.loads(printed.splitlines()[-1]) == judge({"image": image, "condition": "grade 2"})
+    assert answers_without_clinsynth(tmp_path) == judge({"image": image, "condition": "grade 2"})
 
 
 def test_the_command_says_by_what_it_judged(model: str, tmp_path: Path) -> None:

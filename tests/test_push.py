@@ -4,7 +4,7 @@ import hashlib
 import io
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,18 @@ pytest.importorskip("fastapi", reason="needs FastAPI, which `pip install clinsyn
 
 from loopback_hub.client import run_client
 from loopback_hub.hub import LoopbackHub
-from pushing import MODEL, SET, SET_FILES, Client, files_of, pushing_client, stamp, wait_until, write_signed
+from pushing import (  # noqa: F401 (two are fixtures)
+    MODEL,
+    SET,
+    SET_FILES,
+    Client,
+    files_of,
+    pushing_client,
+    sound_hub,
+    stamp,
+    wait_until,
+    write_signed,
+)
 
 from clinsynth.synthesis.provenance import SOURCE_TYPE, read_mark
 
@@ -28,18 +39,6 @@ MODEL_FILES = (
     "README.md model_index.json pipeline_class_conditioned_ddpm.py scheduler/scheduler_config.json unet/config.json "
     "unet/context_unet.py unet/diffusion_pytorch_model.safetensors"
 ).split()
-
-
-@pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
-    with pushing_client(tmp_path_factory) as client:
-        yield client
-
-
-@pytest.fixture
-def hub(client: Client) -> LoopbackHub:
-    client.hub.clear_faults()
-    return client.hub
 
 
 def test_a_model_leaves_without_what_is_private_and_loads(client: Client, hub: LoopbackHub) -> None:

@@ -2,14 +2,13 @@
 
 import subprocess
 import sys
-from collections.abc import Iterator
 
 import pytest
 
 pytest.importorskip("fastapi", reason="needs FastAPI, which `pip install clinsynth[space]` brings")
 
 from loopback_hub.hub import LoopbackHub
-from pushing import MODEL, SET, SET_FILES, Client, files_of, pushing_client, wait_until
+from pushing import MODEL, SET, SET_FILES, Client, files_of, pushing_client, sound_hub, wait_until  # noqa: F401
 
 WHOLE = "published whole or not at all: start the same command again"
 COMMITS = "[0-9a-f]" * 8
@@ -33,18 +32,6 @@ KILLS = {
     f"GET */tester/FAULTY/tree/{COMMITS}*": (1, SET_FILES),
 }
 """Calls in which the client is killed, at which of them, and what is published then."""
-
-
-@pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
-    with pushing_client(tmp_path_factory) as client:
-        yield client
-
-
-@pytest.fixture
-def hub(client: Client) -> LoopbackHub:
-    client.hub.clear_faults()
-    return client.hub
 
 
 @pytest.mark.parametrize("pattern", FAULTS)

@@ -1,14 +1,13 @@
 """--reject_copies: copies are drawn anew and counted; the rows depend on neither batches, processes nor stops."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from datasets import load_dataset
-from helpers import LABELS, tiny_pipeline, write_npz
+from helpers import LABELS, stopping, tiny_pipeline, write_npz
 from test_generate_images import SCHEDULE, arguments, read_rows
 
 from clinsynth.data.arguments import ImageDataArguments
@@ -146,20 +145,6 @@ def test_rows_depend_on_neither_batch_size_nor_processes_nor_a_stop(
     for name in ("small", "stopped", "two"):
         assert read_rows(tmp_path / name) == rows
         assert description(tmp_path / name)["rejected"] == description(tmp_path / "whole")["rejected"]
-
-
-def stopping(sample: Sample, after: int) -> Callable[..., Any]:
-    """The sampler, which is interrupted after so many images."""
-    drawn = 0
-
-    def stopped(labels: list[int], seeds: list[int]) -> tuple[np.ndarray, np.ndarray]:
-        nonlocal drawn
-        drawn += len(seeds)
-        if drawn > after:
-            raise KeyboardInterrupt
-        return sample(labels, seeds)
-
-    return stopped
 
 
 def test_new_pictures_are_seldom_rejected(phantom: dict[str, np.ndarray], detector: CopyDetector) -> None:

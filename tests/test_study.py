@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -14,7 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
-from helpers import REPOSITORY, clinsynth, kill_study, one_thread, run_study, run_study_and_kill, write_npz
+from helpers import REPOSITORY, clinsynth, kill_in_each_step, kill_study, one_thread, run_study, write_npz
 from report_pages import check_structure
 
 from clinsynth.arguments import parse
@@ -121,22 +120,6 @@ def test_a_generator_that_saw_more_than_the_classifier_is_named() -> None:
     assert advantage(results, generators) == sentence and samples_of(results, "duplicate_real") == "20 real, 50 again"
     generators["ddpm"]["evidence"]["data"]["counts"]["train"] = {"a": 10, "b": 10}
     assert advantage(results, generators) == ""
-
-
-@pytest.mark.parametrize("width", [1280, 500])
-def test_the_page_fits_its_window(finished: Path, tmp_path: Path, width: int) -> None:
-    browser = shutil.which("chromium") or shutil.which("google-chrome")
-    if browser is None:
-        pytest.skip("needs a Chromium to open the page in, which is not here")
-    page = tmp_path / "page.html"
-    measure = "<script>document.title = document.documentElement.scrollWidth + ' of ' + innerWidth</script></body>"
-    text = (finished / "study" / "report.html").read_text().replace("<details>", "<details open>")
-    page.write_text(text.replace("</body>", measure))
-    words = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-    words += [f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width},2000", "--dump-dom", page.as_uri()]
-    dom = subprocess.run(words, capture_output=True, text=True, timeout=120).stdout
-    needed, there = map(int, re.search(r"<title>(\d+) of (\d+)</title>", dom).groups())  # type: ignore[union-attr]
-    assert needed <= there
 
 
 def test_a_study_that_can_show_little_goes_on_only_when_told(tmp_path: Path) -> None:
@@ -288,15 +271,7 @@ def test_a_study_killed_in_each_of_its_steps_ends_as_one_that_was_not(finished: 
     recipe = write_recipe(tmp_path, generators={"ddpm": RECIPE["generators"]["ddpm"]}, draws=1)
     shutil.copy2(finished / "data.npz", tmp_path / "data.npz")
     study = tmp_path / "study"
-    steps = plan_study(parse(StudyArguments, recipe_first([str(recipe), "--output_dir", str(study)]))).steps
-    marks: dict[Path, int] = {}
-    for step in steps:
-        run_study_and_kill(step.name, study, recipe, "--output_dir", study)
-        assert not step.finished
-        kept = {path: path.stat().st_mtime_ns for path in study.glob("*/step.json")}
-        assert marks.items() <= kept.items() and len(kept) == steps.index(step)
-        marks = kept
-    run_study(recipe, "--output_dir", study)
+    kill_in_each_step(recipe, study)
     reports = [json.loads((folder / "study" / "report.json").read_text()) for folder in (tmp_path, finished)]
     killed, whole = (report["generators"]["ddpm"]["evidence"]["measurements"] for report in reports)
     assert killed == whole

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
-from helpers import run_study, run_study_and_kill
+from helpers import kill_in_each_step, run_study
 from report_pages import check_structure
 from text_models import WORDS, save_small_task, save_tiny_model
 from text_posts import save_tiny_encoder
@@ -114,15 +114,7 @@ def write_small_study(folder: Path) -> Path:
 def test_a_study_killed_in_each_kind_of_step_ends_as_one_that_was_not(tmp_path: Path) -> None:
     recipe = write_small_study(tmp_path)
     study = tmp_path / "killed"
-    steps = plan_study(parse(StudyArguments, recipe_first([str(recipe), "--output_dir", str(study)]))).steps
-    marks: dict[Path, int] = {}
-    for step in steps[2:]:  # the first two are of the same kinds as two later ones
-        run_study_and_kill(step.name, study, recipe, "--output_dir", study)
-        assert not step.finished
-        kept = {path: path.stat().st_mtime_ns for path in study.glob("*/step.json")}
-        assert marks.items() <= kept.items() and len(kept) == steps.index(step)
-        marks = kept
-    run_study(recipe, "--output_dir", study)
+    kill_in_each_step(recipe, study, first=2)  # the first two are of the same kinds as two later ones
     run_study(recipe, "--output_dir", tmp_path / "whole")
     killed, whole = (json.loads((tmp_path / name / "report.json").read_text()) for name in ("killed", "whole"))
     for name in ("prompted", "tuned"):

@@ -34,7 +34,7 @@ from clinsynth.run_folder import complete_folder, create_run_folder, read_json
 from clinsynth.synthesis.image_shards import ImageShards, write_image_shards
 from clinsynth.trainers.diffusion.process import to_fast
 from clinsynth.trainers.preference.arguments import PreferenceArguments
-from clinsynth.trainers.preference.model import describe_model, on_path, to_images, with_scheduler
+from clinsynth.trainers.preference.model import Pipeline, describe_model, on_path, to_images, with_scheduler
 from clinsynth.trainers.preference.pairs import Candidate, check_pairs, make_pairs, pixels_of, read_pairs, write_pairs
 from clinsynth.trainers.preference.step import sample_paths
 
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 SHARD_SIZE = 256
 
 
-def gather_preferences(args: PreferenceArguments, pipeline: Any, judge: Judge | None, folder: Path) -> Dataset:
+def gather_preferences(args: PreferenceArguments, pipeline: Pipeline, judge: Judge | None, folder: Path) -> Dataset:
     """What is learned from: a preference data set, or with --method reward images, labels and `reward` in [0, 1].
 
     Args:
@@ -67,7 +67,7 @@ def gather_preferences(args: PreferenceArguments, pipeline: Any, judge: Judge | 
     return read_pairs(folder / "pairs", unpaired)
 
 
-def judge_candidates(args: PreferenceArguments, pipeline: Any, judge: Judge, folder: Path) -> Dataset:
+def judge_candidates(args: PreferenceArguments, pipeline: Pipeline, judge: Judge, folder: Path) -> Dataset:
     """Candidates, those of a prompt in a row: image, label, seed, `share` of the trusted items met (nan where the
     judge gave no scores), and `reasons`."""
     labels = [label for label in range(pipeline.num_classes) for _ in range(args.prompts * args.candidates)]
@@ -144,7 +144,7 @@ def reward_candidates(args: PreferenceArguments, candidates: Dataset, folder: Pa
     return scored.add_column("reward", shares.astype(np.float32))
 
 
-def check_fits(args: PreferenceArguments, rows: Dataset, pipeline: Any) -> None:
+def check_fits(args: PreferenceArguments, rows: Dataset, pipeline: Pipeline) -> None:
     """Raise a `ValueError` where preferences are of other classes or images than the model's, or of its watcher."""
     if args.held_out == "measure" and "measure" in rows["judge"]:
         raise ValueError(
@@ -162,7 +162,7 @@ def check_fits(args: PreferenceArguments, rows: Dataset, pipeline: Any) -> None:
         )
 
 
-def draw_candidates(args: PreferenceArguments, pipeline: Any, labels: list[int], folder: Path) -> Dataset:
+def draw_candidates(args: PreferenceArguments, pipeline: Pipeline, labels: list[int], folder: Path) -> Dataset:
     """An image for each of `labels`; row i is of prompt i // candidates."""
     plan = ImageShards(create_run_folder(folder), labels, pipeline.id2label, args.seed, SHARD_SIZE)
     begun = read_json(folder / "generation.json").get("generator", {})
@@ -186,7 +186,7 @@ def draw_candidates(args: PreferenceArguments, pipeline: Any, labels: list[int],
     return images
 
 
-def sample_fast(pipeline: Any, steps: int) -> Sample:
+def sample_fast(pipeline: Pipeline, steps: int) -> Sample:
     """Sampling with DPM-Solver++."""
     fast = with_scheduler(pipeline, to_fast(pipeline.scheduler))
     fast.set_progress_bar_config(disable=True)
@@ -200,7 +200,7 @@ def sample_fast(pipeline: Any, steps: int) -> Sample:
 
 
 def draw_fast(
-    pipeline: Any, steps: int, labels: list[int], seeds: list[int], batch: int
+    pipeline: Pipeline, steps: int, labels: list[int], seeds: list[int], batch: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """An image for each label by `sample_fast`, uint8 (n, c, side, side), and which of them are finite."""
     sample, starts = sample_fast(pipeline, steps), range(0, len(labels), batch)
@@ -209,7 +209,7 @@ def draw_fast(
     return images, finite
 
 
-def sample_by_path(pipeline: Any, steps: int) -> Sample:
+def sample_by_path(pipeline: Pipeline, steps: int) -> Sample:
     """Sampling with the ancestral steps that D3PO learns from."""
     network = on_path(pipeline, pipeline.unet)
 

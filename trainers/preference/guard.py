@@ -31,7 +31,7 @@ from clinsynth.trainers.diffusion.process import DDPMProcess
 from clinsynth.trainers.harness import Run
 from clinsynth.trainers.preference.arguments import PreferenceArguments
 from clinsynth.trainers.preference.candidates import draw_fast
-from clinsynth.trainers.preference.model import is_prompted, to_samples
+from clinsynth.trainers.preference.model import Pipeline, is_prompted, to_samples
 from clinsynth.trainers.stream import StepInputs, TrainingStream
 from clinsynth.trainers.training_state import checkpoints
 
@@ -43,7 +43,7 @@ KEPT = "good"
 """The folder of the last weights that the guard accepted."""
 
 
-def load_judges(args: PreferenceArguments, pipeline: Any, folder: Path) -> tuple[Judge | None, Judge]:
+def load_judges(args: PreferenceArguments, pipeline: Pipeline, folder: Path) -> tuple[Judge | None, Judge]:
     """The judge that is learned from, None where --preferences were given, and the one that watches.
 
     Where there are phantoms for it, each is compared with them, as calibration_<role>.json in `folder` says, and not
@@ -61,7 +61,9 @@ def load_judges(args: PreferenceArguments, pipeline: Any, folder: Path) -> tuple
     return judge, held_out
 
 
-def calibrate_role(args: PreferenceArguments, judge: Judge, pipeline: Any, path: Path, least_kappa: float) -> None:
+def calibrate_role(
+    args: PreferenceArguments, judge: Judge, pipeline: Pipeline, path: Path, least_kappa: float
+) -> None:
     """Compare a judge with phantoms, once."""
     if truth_is_known(judge):
         calibrate_once(
@@ -77,7 +79,7 @@ def calibrate_role(args: PreferenceArguments, judge: Judge, pipeline: Any, path:
 
 
 def guard_extractor(
-    args: PreferenceArguments, pipeline: Any, data: dict[str, ImageArrays], folder: Path
+    args: PreferenceArguments, pipeline: Pipeline, data: dict[str, ImageArrays], folder: Path
 ) -> FeatureExtractor:
     """A small network that tells the classes of real train images apart, of a text-to-image model enlarged or shrunk
     to the side that it takes."""
@@ -105,7 +107,7 @@ class Guard:
     """
 
     args: PreferenceArguments
-    pipeline: Any
+    pipeline: Pipeline
     judge: Judge | None
     held_out: Judge
     real: ImageArrays

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers.models.unets.unet_2d import UNet2DOutput
@@ -22,21 +22,28 @@ from tqdm.auto import tqdm
 
 from clinsynth.models.text_to_image import PromptedPipeline
 from clinsynth.models.weights import hash_weights
+from clinsynth.pipelines.class_conditioned_ddpm import ClassConditionedDDPMPipeline
 from clinsynth.seeds import derive_seed
 from clinsynth.trainers.diffusion.latents import scale_images
 
+if TYPE_CHECKING:
+    from typing_extensions import TypeIs
 
-def is_prompted(pipeline: Any) -> bool:
+Pipeline = ClassConditionedDDPMPipeline | PromptedPipeline
+"""A model that is trained on preferences."""
+
+
+def is_prompted(pipeline: Pipeline) -> TypeIs[PromptedPipeline]:
     """Whether this is a text-to-image model, which works on latents, and not one on pixels."""
     return isinstance(pipeline, PromptedPipeline)
 
 
-def network_of(pipeline: Any) -> Any:
+def network_of(pipeline: Pipeline) -> Any:
     """The network as diffusers knows it, within that of a text-to-image pipeline the U-Net."""
     return pipeline.unet.unet if is_prompted(pipeline) else pipeline.unet
 
 
-def to_device(pipeline: Any, device: torch.device, half: bool) -> None:
+def to_device(pipeline: Pipeline, device: torch.device, half: bool) -> None:
     """Move a pipeline, and have it make no more of its memory than it needs.
 
     With `half` the frozen weights of a text-to-image model become bfloat16; its adapter's stay float32.
@@ -59,7 +66,7 @@ def to_half(pipeline: PromptedPipeline) -> None:
 
 
 @torch.no_grad()
-def to_samples(pipeline: Any, images: torch.Tensor, device: torch.device, batch_size: int) -> torch.Tensor:
+def to_samples(pipeline: Pipeline, images: torch.Tensor, device: torch.device, batch_size: int) -> torch.Tensor:
     """Images, uint8 (n, c, side, side), as the network is trained on them, float32 on `device`: what `TrainingStream`
     takes as it is. Made here once, of `batch_size` images at a time."""
     parts = tqdm(images.split(batch_size), desc="latents", leave=False, disable=not is_prompted(pipeline))
@@ -67,12 +74,12 @@ def to_samples(pipeline: Any, images: torch.Tensor, device: torch.device, batch_
 
 
 @torch.no_grad()
-def to_images(pipeline: Any, samples: torch.Tensor) -> torch.Tensor:
+def to_images(pipeline: Pipeline, samples: torch.Tensor) -> torch.Tensor:
     """Images (n, c, side, side) in [0, 1] of samples (n, c, h, w)."""
     return (pipeline.decode(samples) / 2 + 0.5).clamp(0, 1)  # type: ignore[no-any-return]
 
 
-def with_scheduler(pipeline: Any, scheduler: Any) -> Any:
+def with_scheduler(pipeline: Pipeline, scheduler: Any) -> Any:
     """The same networks behind another sampler."""
     changed = copy.copy(pipeline)
     if is_prompted(pipeline):
@@ -83,7 +90,7 @@ def with_scheduler(pipeline: Any, scheduler: Any) -> Any:
     return changed
 
 
-def describe_model(pipeline: Any) -> dict[str, Any]:
+def describe_model(pipeline: Pipeline) -> dict[str, Any]:
     """What an image depends on besides sampler and seed, as generation.json has it."""
     if not is_prompted(pipeline):
         return {"weights_sha256": hash_weights(pipeline.unet)}
@@ -95,7 +102,7 @@ def describe_model(pipeline: Any) -> dict[str, Any]:
     }
 
 
-def on_path(pipeline: Any, unet: nn.Module) -> nn.Module:
+def on_path(pipeline: Pipeline, unet: nn.Module) -> nn.Module:
     """`unet`, the pipeline's own or its reference, as the steps of a sampler's path see it: with guidance, if any."""
     if not is_prompted(pipeline) or pipeline.guidance_scale == 1:
         return unet
@@ -131,7 +138,7 @@ class Guided(nn.Module):
 TRAINED, REFERENCE = "default", "reference"
 
 
-def prepare_adapter(pipeline: Any, rank: int, seed: int) -> bool:
+def prepare_adapter(pipeline: Pipeline, rank: int, seed: int) -> bool:
     """Whether an adapter is trained: a text-to-image model's own, or one of `rank` that a DDPM gets here, 0 for none.
 
     If so all else is frozen, and the adapter as it is now is kept beside it as the reference.
@@ -223,7 +230,7 @@ def merged(network: Any) -> Any:
 class SavedMerged:
     """Saves a class-conditioned pipeline whose network has adapters as one of a plain network."""
 
-    def __init__(self, pipeline: Any):
+    def __init__(self, pipeline: Pipeline):
         self.pipeline = pipeline
 
     def save_pretrained(self, folder: Path) -> None:

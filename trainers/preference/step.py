@@ -30,6 +30,7 @@ from clinsynth.trainers.diffusion.process import DDPMProcess
 from clinsynth.trainers.preference.arguments import PreferenceArguments
 from clinsynth.trainers.preference.model import (
     FrozenAdapter,
+    Pipeline,
     network_of,
     on_path,
     prepare_adapter,
@@ -41,7 +42,7 @@ from clinsynth.trainers.stream import StepInputs, TrainingStream
 from clinsynth.trainers.training_state import TrainingState
 
 
-def build_state(args: PreferenceArguments, pipeline: Any, accelerator: Accelerator) -> tuple[TrainingState, Any]:
+def build_state(args: PreferenceArguments, pipeline: Pipeline, accelerator: Accelerator) -> tuple[TrainingState, Any]:
     """The state before the first step, and the reference: the first-stage network, frozen.
 
     Where an adapter is trained, the reference is the same network with the adapter as it is now, else a copy.
@@ -70,7 +71,7 @@ class Preferences:
     """
 
     def __init__(
-        self, args: PreferenceArguments, pipeline: Any, reference: Any, rows: Dataset, accelerator: Accelerator
+        self, args: PreferenceArguments, pipeline: Pipeline, reference: Any, rows: Dataset, accelerator: Accelerator
     ):
         self.args, self.pipeline, self.reference = args, pipeline, reference
         self.process = DDPMProcess.of(pipeline)
@@ -189,7 +190,7 @@ def train_step(
 
 
 def real_samples(
-    args: PreferenceArguments, train: ImageArrays | Iterable[ImageArrays], pipeline: Any, device: torch.device
+    args: PreferenceArguments, train: ImageArrays | Iterable[ImageArrays], pipeline: Pipeline, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The real train images, in parts or not, as the network is trained on them, and their labels (n,)."""
     samples, labels = [], []
@@ -200,7 +201,7 @@ def real_samples(
 
 
 def fidelity_stream(
-    args: PreferenceArguments, real: tuple[torch.Tensor, torch.Tensor], pipeline: Any
+    args: PreferenceArguments, real: tuple[torch.Tensor, torch.Tensor], pipeline: Pipeline
 ) -> TrainingStream:
     """The stream of `real_samples`, with class dropout, so that guidance goes on working."""
     total, seed = DDPMProcess.of(pipeline).num_train_timesteps, derive_seed(args.seed, 16)
