@@ -135,7 +135,9 @@ class RowIndex:
 
     def closest(self, queries: Iterable[np.ndarray], count: int, own: np.ndarray | None) -> Closest:
         """As `closest_rows`, of the rows in the lists that are looked into."""
-        distances, numbers, wanted = [], [], max(FEWEST, SPARE * count)
+        distances: list[np.ndarray] = []
+        numbers: list[np.ndarray] = []
+        wanted = max(FEWEST, SPARE * count)
         for block in queries:
             squares, found = self.index.search(as_float32(block.reshape(-1, block.shape[2])), wanted)
             order = np.argsort(squares.reshape(len(block), -1), axis=1, kind="stable")
