@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from clinsynth.models.generators import class_of
 from clinsynth.run_folder import read_json
 
 TIED = "tie_word_embeddings"
@@ -97,7 +98,8 @@ def read_checkpoint(folder: Path) -> Checkpoint:
             part = folder / component
             config, patch_size = read_json(part / "config.json"), index.get("patch_size", 1)
             vae = read_json(folder / "vae" / "config.json")
-            return Checkpoint(kind, labels_of(index), index[component][1], config, part, patch_size, vae)
+            network = class_of(index, component) or "a network without a name"
+            return Checkpoint(kind, labels_of(index), network, config, part, patch_size, vae)
     config, task = read_json(folder / "config.json"), read_json(folder / "task.json")
     if config and task:
         return Checkpoint(TEXT, list(task["labels"]), (config.get("architectures") or [""])[0], config, folder)
@@ -108,8 +110,15 @@ def read_checkpoint(folder: Path) -> Checkpoint:
 
 
 def labels_of(facts: dict[str, Any]) -> list[str]:
-    """The class names of `id2label`, in the order of their numbers."""
-    return [label for _, label in sorted(facts.get("id2label", {}).items(), key=lambda item: int(item[0]))]
+    """The class names of `id2label`, in the order of their numbers.
+
+    Raises:
+        ValueError: it holds something else than numbers and names.
+    """
+    named = facts.get("id2label", {})
+    if not (isinstance(named, dict) and all(number.isdecimal() for number in named)):
+        raise ValueError(f"id2label of the checkpoint must be names by number, got {str(named)[:80]}; copy it anew")
+    return [str(label) for _, label in sorted(named.items(), key=lambda item: int(item[0]))]
 
 
 def count_parameters(checkpoint: Checkpoint) -> int:

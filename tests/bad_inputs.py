@@ -114,6 +114,16 @@ def as_checkpoint(path: Path, ending: str, content: bytes) -> str:
     return said(lambda: load_pipeline(str(path)))
 
 
+def as_pushed(path: Path, ending: str, content: bytes) -> str:
+    from clinsynth.hub.files import model_files
+    from clinsynth.hub_cards.checkpoint import read_checkpoint
+
+    (path / "unet").mkdir(parents=True)
+    (path / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"")
+    (path / "model_index.json").write_bytes(content)
+    return said(lambda: (model_files(path), read_checkpoint(path)))
+
+
 def as_json(path: Path, ending: str, content: bytes) -> str:
     from clinsynth.run_folder import read_json
 
@@ -139,7 +149,7 @@ READERS: dict[str, dict[str, Callable[[Path, str, bytes], str]]] = {
     "zip": {"in the Space": as_upload},
     "png": {"a data set": as_data},
     "yaml": {"any": as_yaml, "a recipe": as_recipe, "a checklist": as_checklist},
-    "json": {"a checkpoint": as_checkpoint, "any": as_json},
+    "json": {"a checkpoint": as_checkpoint, "pushed": as_pushed, "any": as_json},
 }
 
 

@@ -105,8 +105,10 @@ MADE_FIRST = {
     "evidence": "evaluate images",
 }
 """Folders `made-…` that other commands read, and the commands that make them."""
-MEASURED = frozenset("seconds cpu_seconds eval_runtime eval_steps_per_second eval_samples_per_second".split())
-"""Keys of times."""
+MEASURED = frozenset(
+    "seconds cpu_seconds resumed eval_runtime eval_steps_per_second eval_samples_per_second".split()
+)
+"""Keys of times, and of whether a step of a study was started again."""
 
 
 def without_times(value: Any) -> Any:
@@ -135,7 +137,11 @@ def content_of(path: Path) -> Any:
     return path.read_bytes()
 
 
-TOOK = re.compile(rb"[\d.,]+ (s|min|h|CPU s)\b")
+TOOK = re.compile(
+    rb"""[\d.,]+\ (s|min|h|CPU\ s)\b | (?<=[Mm]inutes">)[\d.]+(\ \(last\ start\))?
+    | (?<=CPU\ minutes\ of\ training</th>).*""",
+    re.VERBOSE,
+)
 """Times in a report."""
 
 

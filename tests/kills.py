@@ -257,8 +257,8 @@ class Harness:
     def compare(self, command: Command) -> None:
         found, names = self.content(command), command.content.keys()
         assert found.keys() == names, f"files: {sorted(found.keys() ^ names)[:9]}"
-        differ = sorted(name for name in names if found[name] != command.content[name])
-        assert not differ, f"contents differ: {differ[:9]}"
+        differ = [told for name in sorted(names) for told in differences(found[name], command.content[name], name)]
+        assert not differ, f"contents differ: {'; '.join(differ[:9])}"
 
     def published(self, command: Command) -> dict[str, Any]:
         """The files of the repository that a command pushes to; empty where there is none."""
@@ -289,6 +289,20 @@ class Harness:
             shutil.rmtree(self.folder / name, ignore_errors=True)
         for kind, name in (("dataset", "set"), ("model", "model")):
             self.ask("DELETE", "/api/repos/delete", {"name": name, "organization": "tester", "type": kind})
+
+
+def differences(found: Any, wanted: Any, place: str) -> Iterator[str]:
+    """Where two contents differ, down to the value in JSON."""
+    if isinstance(found, dict) and isinstance(wanted, dict) and found.keys() == wanted.keys():
+        for name in wanted:
+            yield from differences(found[name], wanted[name], f"{place}: {name}")
+    elif isinstance(found, list) and isinstance(wanted, list) and len(found) == len(wanted):
+        for row, (one, other) in enumerate(zip(found, wanted, strict=True)):
+            yield from differences(one, other, f"{place}: {row}")
+    elif found != wanted:
+        one, other = str(found), str(wanted)
+        start = max(0, len(os.path.commonprefix([one, other])) - 40)
+        yield f"{place}, {one[start : start + 90]!r} for {other[start : start + 90]!r}"
 
 
 def repository(command: Command) -> str:

@@ -45,6 +45,10 @@ OTHERS = {
 """How the name of a file ends that is no data set, and what to do."""
 FILES = (".csv", ".tsv", ".jsonl", ".parquet", ".npz")
 
+UNPACKED, TIMES = 256 << 20, 100
+"""Bytes that a Parquet file may hold, and how many times its own size where that is more."""
+COLUMNS = 1000
+
 
 def read_file_or_hub(spec: str, path: Path) -> dict[str, Dataset]:
     """A Parquet file, or a data set of the Hugging Face Hub.
@@ -111,6 +115,9 @@ def read_parquet(path: Path) -> dict[str, Dataset]:
             files |= {file.stem: [file] for file in files.pop("")}
         files = {name or "train": found for name, found in files.items()}
     by_split = [files[name] for name in sorted(files, key=lambda name: name != "train")]
+    if not Path(cache_of(path)).exists():  # else it has been read before
+        for file in (file for found in by_split for file in found):
+            check_unpacked(file)
     features = [Features.from_arrow_schema(pq.read_schema(file)) for found in by_split for file in found]
     classes: dict[str, list[list[str]]] = {}
     for own in features:
@@ -127,6 +134,40 @@ def read_parquet(path: Path) -> dict[str, Dataset]:
         name: concatenate_datasets([by_class_names(file, joint, cache_of(path)) for file in found])
         for name, found in files.items()
     }
+
+
+def check_unpacked(file: Path) -> None:
+    """Read a Parquet file a few rows at a time, and keep nothing: dictionaries and compression can hold a thousand
+    times its size, which `datasets` would read whole and write to the disk.
+
+    Raises:
+        ValueError: it holds more than `UNPACKED` bytes and `TIMES` its size, or more than `COLUMNS` columns.
+    """
+    most = max(UNPACKED, TIMES * file.stat().st_size)
+    with pq.ParquetFile(file, pre_buffer=False) as rows:
+        foot = rows.metadata
+        if foot.num_columns > COLUMNS:
+            raise ValueError(f"{foot.num_columns} columns, where {COLUMNS} are read; keep what is needed")
+        groups = [foot.row_group(number) for number in range(foot.num_row_groups)]
+        packed = [group.column(place).total_uncompressed_size for group in groups for place in range(foot.num_columns)]
+        size = sum(packed)  # without what dictionaries stand for
+        at_once = min(256, max(1, UNPACKED // max(packed, default=1)))
+        batches = rows.iter_batches(at_once, use_threads=False) if size <= most else iter(())
+        for batch in batches:
+            size += sum(map(unpacked, batch.columns))
+            if size > most:
+                break
+    if size > most:
+        raise ValueError(f"they unpack to more than {most >> 20} MB, over {TIMES} times their size; write them anew")
+
+
+def unpacked(column: pa.Array) -> int:
+    """Bytes of a column, with those that a dictionary stands for."""
+    if pa.types.is_struct(column.type):
+        return sum(map(unpacked, column.flatten()))
+    if not pa.types.is_dictionary(column.type):
+        return int(column.nbytes)
+    return unpacked(column.dictionary) // max(1, len(column.dictionary)) * len(column)
 
 
 def split_of_file(path: Path, file: Path) -> str:

@@ -71,15 +71,22 @@ def model_files(folder: Path) -> list[str]:
 
 def pipeline_files(folder: Path, index: dict[str, Any]) -> Iterator[str]:
     """Files that a diffusers `model_index.json` names: the code, and in each component's folder its own."""
-    if isinstance(index["_class_name"], list):
-        yield from with_imports(folder, [index["_class_name"][0]])
+    yield from with_imports(folder, module_of(index.get("_class_name")))
     for name, value in sorted(index.items()):
         part = folder / name
-        if name.startswith("_") or not isinstance(value, list) or not part.is_dir():
+        if not name.isidentifier() or name.startswith("_") or not isinstance(value, list) or not part.is_dir():
             continue
         yield from (f"{name}/{path.name}" for path in sorted(part.iterdir()) if COMPONENT.fullmatch(path.name))
-        if (part / f"{value[0]}.py").exists():
-            yield from (f"{name}/{path}" for path in with_imports(part, [value[0]]))
+        if any((part / f"{module}.py").exists() for module in module_of(value)):
+            yield from (f"{name}/{path}" for path in with_imports(part, module_of(value)))
+
+
+def module_of(value: object) -> list[str]:
+    """The module that an entry [module, class] of the index names, which may lie beside it; none of another form."""
+    match value:
+        case [str(module), str()] if module.isidentifier():
+            return [module]
+    return []
 
 
 def named_modules(config: dict[str, Any]) -> list[str]:

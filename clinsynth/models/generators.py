@@ -8,7 +8,6 @@ What `train preference` leaves is one of these too.
 
 from __future__ import annotations
 
-import json
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from clinsynth.arguments import check_at_least
 from clinsynth.models.weights import explained_where_unloadable, hash_weights
+from clinsynth.run_folder import read_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -342,17 +342,16 @@ def load_ddpm(model: str, index: dict[str, Any], dtype: str) -> Any:
     with explained_where_unloadable("--model", model, MADE_ANEW):
         own: dict[str, Any] = {"torch_dtype": getattr(torch, dtype), "use_safetensors": True}
         unet = network.from_pretrained(model, subfolder="unet", **own)
-        kept = index.get("guide", [None, None])[1] is not None
-        guide = network.from_pretrained(model, subfolder="guide", **own) if kept else None
-        latent = index.get("vae", [None, None])[1] is not None
-        vae = AutoencoderKL.from_pretrained(model, subfolder="vae", **own) if latent else None
-        name = index.get("scheduler", ["", None])[1]
+        guide = network.from_pretrained(model, subfolder="guide", **own) if class_of(index, "guide") else None
+        vae = AutoencoderKL.from_pretrained(model, subfolder="vae", **own) if class_of(index, "vae") else None
+        name = class_of(index, "scheduler")
         known = name if name in SCHEDULERS.values() else "DDPMScheduler"
         scheduler = getattr(diffusers, known).from_pretrained(model, subfolder="scheduler")
     if unet.config.get("num_classes", unet.config.get("num_class_embeds")) is None:
         raise ValueError(f"--model {model} knows no classes; give a checkpoint of `clinsynth train ddpm`")
     settings = {name: index[name] for name in ("image_mean", "image_std", "patch_size") if name in index}
-    return ClassConditionedDDPMPipeline(unet, scheduler, index.get("id2label"), guide=guide, vae=vae, **settings)
+    with explained_where_unloadable("--model", model, MADE_ANEW):
+        return ClassConditionedDDPMPipeline(unet, scheduler, index.get("id2label"), guide=guide, vae=vae, **settings)
 
 
 def load_gan(model: str, index: dict[str, Any], dtype: str) -> Any:
@@ -365,18 +364,26 @@ def load_gan(model: str, index: dict[str, Any], dtype: str) -> Any:
     with explained_where_unloadable("--model", model, MADE_ANEW):
         own: dict[str, Any] = {"torch_dtype": getattr(torch, dtype), "use_safetensors": True}
         generator = DCGANGenerator.from_pretrained(model, subfolder="generator", **own)
-    return ClassConditionedGANPipeline(generator, index.get("id2label"))
+        return ClassConditionedGANPipeline(generator, index.get("id2label"))
 
 
 def check_network(model: str, index: dict[str, Any], component: str, known: Collection[str]) -> str:
     """The class name of a component of a checkpoint, which must be among `known`."""
-    name: str = index.get(component, ["", None])[1]
+    name = class_of(index, component)
     if name not in known:
         raise ValueError(
             f"--model {model} holds a network {name!r}, not one of {list(known)}; "
             "give a checkpoint of `clinsynth train ddpm`, `gan` or `text-to-image-lora`"
         )
-    return name
+    return str(name)
+
+
+def class_of(index: dict[str, Any], component: str) -> str | None:
+    """The class name of a component of a checkpoint; None where the index names none, or something of another form."""
+    match index.get(component):
+        case [_, str(name)]:
+            return name
+    return None
 
 
 def read_index(model: str) -> dict[str, Any]:
@@ -396,8 +403,4 @@ def read_index(model: str) -> dict[str, Any]:
             path = Path(hf_hub_download(model, "model_index.json"))
         except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
             raise ValueError(f"--model {model} is neither a folder nor a repository in reach: {error}") from error
-    try:
-        index: dict[str, Any] = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"--model {model}: model_index.json is damaged ({error}); copy it anew") from error
-    return index
+    return read_json(path)

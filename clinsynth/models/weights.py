@@ -53,9 +53,12 @@ def hash_tensors(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
 
 @contextmanager
 def explained_where_unloadable(flag: str, source: str, hint: str, kind: str = "") -> Iterator[None]:
-    """What a library cannot load within the block becomes a ValueError that names flag, source, `kind` and `hint`."""
+    """What a library cannot load within the block becomes a ValueError that names flag, source, `kind` and `hint`.
+
+    Parts of another form than a library wrote them in (a list where it reads names and values) fail there by type.
+    """
     try:
         yield
-    except (ImportError, OSError, RuntimeError, ValueError) as error:
+    except (AttributeError, ImportError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
         wanted = f" as {kind}" if kind else ""
         raise ValueError(f"{flag} {source} cannot be loaded{wanted} ({error}); {hint}") from error
