@@ -106,9 +106,9 @@ MADE_FIRST = {
 }
 """Folders `made-…` that other commands read, and the commands that make them."""
 MEASURED = frozenset(
-    "seconds cpu_seconds resumed eval_runtime eval_steps_per_second eval_samples_per_second".split()
+    "seconds cpu_seconds resumed num_tokens eval_runtime eval_steps_per_second eval_samples_per_second".split()
 )
-"""Keys of times, and of whether a step of a study was started again."""
+"""Keys of times, of whether a step of a study was started again, and of tokens, which TRL counts from each start."""
 
 
 def without_times(value: Any) -> Any:
