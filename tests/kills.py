@@ -301,7 +301,7 @@ def differences(found: Any, wanted: Any, place: str) -> Iterator[str]:
             yield from differences(one, other, f"{place}: {row}")
     elif found != wanted:
         one, other = str(found), str(wanted)
-        start = max(0, len(os.path.commonprefix([one, other])) - 40)
+        start = max(0, next((at for at, pair in enumerate(zip(one, other, strict=False)) if len({*pair}) > 1), 0) - 40)
         yield f"{place}, {one[start : start + 90]!r} for {other[start : start + 90]!r}"
 
 
