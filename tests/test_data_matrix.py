@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from benchmarks.hostile import hostile_files
+from benchmarks.hostile import PARQUET, hostile_files
 from clinsynth.data.arguments import ImageDataArguments, TextDataArguments
 from clinsynth.data.images import load_image_dataset
 from clinsynth.data.texts import load_text_dataset
@@ -234,3 +234,18 @@ def test_hostile_files_are_refused(ending: str, tmp_path: Path) -> None:
         if own == ending:
             said = outcome(place_file(tmp_path / str(place), f".{ending}", content), ending != "parquet")
             assert isinstance(said, str), (kind, said)
+
+
+def test_parquet_that_stands_for_far_more_than_its_size_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
+    for place, (kind, told) in enumerate(
+        {
+            "one text of a megabyte, 20,000 times": "unpack to more than 256 MB, over 100 times their size",
+            "one text of a kilobyte, a million times": "unpack to more than 256 MB",
+            "ten thousand columns": "10000 columns, where 1000 are read",
+        }.items()
+    ):
+        said = outcome(place_file(tmp_path / str(place), ".parquet", PARQUET[kind]()))
+        assert isinstance(said, str) and told in said, said
+    rows = pa.table({"text": pa.array([f"text {row % 40}" for row in range(80)]).dictionary_encode()})
+    pq.write_table(rows.append_column("label", pa.array(["a", "b"] * 40)), tmp_path / "honest.parquet")
+    assert outcome(tmp_path / "honest.parquet") == 80

@@ -71,7 +71,8 @@ class ClassConditionedDDPMPipeline(DiffusionPipeline):
             )
         channels = unet.config.in_channels // patch_size**2
         self.id2label, self.patch_size = labels, patch_size
-        self.image_mean, self.image_std = list(image_mean or [0.0] * channels), list(image_std or [1.0] * channels)
+        self.image_mean = [float(value) for value in image_mean or [0.0] * channels]
+        self.image_std = [float(value) for value in image_std or [1.0] * channels]
         if not len(self.image_mean) == len(self.image_std) == channels:
             raise ValueError(
                 f"image_mean {self.image_mean} and image_std {self.image_std} must have a number for each of the "
