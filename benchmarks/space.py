@@ -135,9 +135,9 @@ def write_hostile(folder: Path) -> list[Path]:
 
 def visit(url: str, number: int, end: float, files: list[Path], told: list[tuple[str, str]]) -> None:
     """One client until the time is over; what came of each request, by its kind, goes to `told`."""
-    from gradio_client import Client, handle_file
+    from gradio_client import handle_file
 
-    chance, client = random.Random(number), Client(url, verbose=False, download_files=False)
+    chance, client = random.Random(number), connect(url)
     while time.monotonic() < end:
         kind = chance.choices(["an image", "a review", "a hostile file", "evidence"], [8, 4, 4, 1])[0]
         try:
@@ -199,7 +199,8 @@ def start(model: Path, folder: Path) -> tuple["subprocess.Popen[bytes]", str, fl
     url, begun = f"http://127.0.0.1:{port}", time.monotonic()
     environment = os.environ | {"GRADIO_TEMP_DIR": str((folder / "gradio").resolve())}
     command = [sys.executable, str(APP), "--models", str(model.resolve()), "--port", str(port)]
-    server = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    with open(folder / "space.log", "wb") as log:
+        server = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
     while time.monotonic() < begun + 300 and server.poll() is None:
         try:
             if httpx.get(f"{url}/config", timeout=60).status_code == 200:
@@ -210,14 +211,19 @@ def start(model: Path, folder: Path) -> tuple["subprocess.Popen[bytes]", str, fl
     raise ValueError(f"{' '.join(command[:2])} was not ready in five minutes, or ended with {server.poll()}")
 
 
+def connect(url: str) -> Any:
+    """A client of the Space, which waits for two minutes where many connect at once (httpx waits for 5 s)."""
+    from gradio_client import Client
+
+    return Client(url, verbose=False, download_files=False, httpx_kwargs={"timeout": 120})
+
+
 def draw(url: str, seed: int, client: Any = None) -> float:
     """Seconds from the request of one image until it is shown; those of connecting are left out.
 
     After that the Space looks for the training images nearest to it, which is waited for and not counted.
     """
-    from gradio_client import Client
-
-    client = client or Client(url, verbose=False, download_files=False)
+    client = client or connect(url)
     begun = time.monotonic()
     answers = client.submit(count=1, steps=STEPS, seed=seed, api_name="/images")
     pictures, *_ = next(iter(answers))
@@ -231,10 +237,9 @@ def draw(url: str, seed: int, client: Any = None) -> float:
 def ask_in_rounds(url: str, pid: int, clients: int, rounds: int) -> list[float]:
     """Resident memory of the server in MB after each round, in which every client gets its own image."""
     import psutil
-    from gradio_client import Client
 
     server, sizes = psutil.Process(pid), []
-    visitors = [Client(url, verbose=False, download_files=False) for _ in range(clients)]
+    visitors = [connect(url) for _ in range(clients)]
     with ThreadPoolExecutor(clients) as pool:
         for turn in range(rounds):
             seeds = [turn * clients + number for number in range(clients)]

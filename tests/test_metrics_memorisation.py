@@ -128,7 +128,7 @@ def test_one_altered_copy_is_certain_by_itself_and_the_power_says_which_kinds_ar
     for kind in power:
         scores, number = space.closest(KINDS[kind](train[17], held_out[3])[None])
         assert beyond(scores, thresholds)[0] > 1 and number[0] == 17, kind
-    assert certain_thresholds(np.zeros((9, 2))) is None and find_power(space, None, train, held_out, 0, 200) == []
+    assert certain_thresholds(np.zeros((9, 3))) is None and find_power(space, None, train, held_out, 0, 200) == []
 
 
 def of_one_class(images: np.ndarray) -> ImageArrays:

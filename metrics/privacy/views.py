@@ -4,12 +4,14 @@ An image is looked at in every view that a copy may be: turned by right angles, 
 three pixels, zoomed from 0.9 to 1.1, turned by up to 8 degrees. A view's middle is compared with those of the train
 images by the correlation of local contrast, whitened by the train images, so that what all images of a set share
 counts little. Brightness, gamma and colours hardly enter. Nine squares of half its side are compared in the same way,
-each with the same square of the train images, turned, mirrored and inverted: of a copy only a patch may be left.
+each with the same square of the train images, turned, mirrored and inverted: of a copy only a patch may be left. At
+last the image in place, neither shifted, zoomed nor turned by less than a right angle, is compared whole and in finer
+contrast: among so many fewer views chance comes less near, so that half of a blend stands out.
 
-An image's two scores, whole and by its best patch, say how far (in atanh of the correlation) the closest train image
-is ahead of the next ones. The threshold of each is where half a new real image in 10,000 is expected: an exponential
-tail is fitted to the scores of the held-out images, as far as they are no duplicates. How much of which kind is found,
-`find_power` measures on copies that it plants, and `python -m benchmarks.gate` on whole sets (docs/privacy.md).
+An image's three scores, moved, by its best patch and in place, say how far (in atanh of the correlation) the closest
+train image is ahead of the next ones. The threshold of each is where a third of a real image in 10,000 is expected:
+an exponential tail is fitted to the scores of the held-out images, as far as they are no duplicates. How much of which
+kind is found, `find_power` measures on copies that it plants, and `benchmarks.gate` on whole sets (docs/privacy.md).
 """
 
 from __future__ import annotations
@@ -36,6 +38,8 @@ WHOLE, SQUARES = (3.0, 100.0), (1.5, 4.0)
 so that the stronger edges of one half of a blend do not hide the other."""
 SHRINKAGE = 0.03  # of the covariance, in mean eigenvalues
 PATCH, PATCH_PLACES = 10, (0, 5, 10)
+SCORES = 3
+"""Of an image: moved, by its patches, in place."""
 NEXT = 10
 """Train images that the closest is held against: by their median, so that a few of the same person do not hide it."""
 HIGHEST = 1.8
@@ -78,6 +82,11 @@ def contrast_of(small: np.ndarray, scale: tuple[float, float]) -> np.ndarray:
     local = band / np.sqrt(gaussian_filter(band * band, (0, coarse, coarse)) + least)
     middle: np.ndarray = local[:, BORDER:-BORDER, BORDER:-BORDER]
     return middle
+
+
+def fine_of(small: np.ndarray) -> np.ndarray:
+    """Fine local contrast of whole thumbnails, up to their edge: (n, 28, 28)."""
+    return contrast_of(np.pad(small, ((0, 0), (BORDER, BORDER), (BORDER, BORDER)), mode="symmetric"), SQUARES)
 
 
 def unit_rows(images: np.ndarray) -> np.ndarray:
@@ -126,10 +135,11 @@ def lead(best: np.ndarray) -> float:
 
 @dataclass(frozen=True)
 class ViewSpace:
-    """The train images, whole and by their squares of half the side."""
+    """The train images: their middles, for moved ones; their squares of half the side; and all of them, in place."""
 
-    whole: Whitened
+    moved: Whitened
     patches: dict[tuple[int, int], Whitened]
+    in_place: Whitened
 
     @classmethod
     def of(cls, images: np.ndarray) -> ViewSpace:
@@ -137,25 +147,29 @@ class ViewSpace:
         small = np.stack([thumbnail(image.mean(0).astype(np.float32)) for image in images])
         fine = contrast_of(small, SQUARES)
         patches = {place: Whitened.of(square(fine, place)) for place in product(PATCH_PLACES, PATCH_PLACES)}
-        return cls(Whitened.of(contrast_of(small, WHOLE)), patches)
+        return cls(Whitened.of(contrast_of(small, WHOLE)), patches, Whitened.of(fine_of(small)))
 
     def closest(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """For each of `images` its scores (n, 2), whole and by patches, and the number of the closest train image."""
+        """For each of `images` its `SCORES` (n, 3), and the number of the train image that is furthest ahead."""
         found = [self.closest_of(image) for image in images]
-        return np.array([scores for scores, _ in found]).reshape(-1, 2), np.array([number for _, number in found])
+        return np.array([scores for scores, _ in found]).reshape(-1, SCORES), np.array([number for _, number in found])
 
-    def closest_of(self, image: np.ndarray) -> tuple[tuple[float, float], int]:
+    def closest_of(self, image: np.ndarray) -> tuple[list[float], int]:
         """As `closest`, of one image."""
-        whole = self.whole.best(turned(contrast_of(views_of(image), WHOLE)))
-        fine = turned(contrast_of(thumbnail(image.mean(0).astype(np.float32))[None], SQUARES))
-        patches = np.max([space.best(square(fine, place)) for place, space in self.patches.items()], axis=0)
-        scores = lead(whole), lead(patches)
-        return scores, int((whole if scores[0] >= scores[1] else patches).argmax())
+        small = thumbnail(image.mean(0).astype(np.float32))[None]
+        fine = turned(contrast_of(small, SQUARES))
+        best = [
+            self.moved.best(turned(contrast_of(views_of(image), WHOLE))),
+            np.max([space.best(square(fine, place)) for place, space in self.patches.items()], axis=0),
+            self.in_place.best(turned(fine_of(small))),
+        ]
+        scores = [lead(own) for own in best]
+        return scores, int(best[int(np.argmax(scores))].argmax())
 
 
 def certain_thresholds(scores: np.ndarray) -> np.ndarray | None:
-    """Above which half a new real image in 10,000 comes, (2,), by `tail_threshold`; None below 10 scores (n, 2)."""
-    reached = [tail_threshold(own, RATE / 2) for own in scores.T]
+    """Above which a third of a new real image in 10,000 comes, (3,), by `tail_threshold`; None of under 10 (n, 3)."""
+    reached = [tail_threshold(own, RATE / SCORES) for own in scores.T]
     if None in reached:
         return None
     return np.maximum(np.minimum(np.array(reached, dtype=float), HIGHEST), scores.max(0))
