@@ -106,7 +106,8 @@ MADE_FIRST = {
 }
 """Folders `made-…` that other commands read, and the commands that make them."""
 MEASURED = frozenset(
-    "seconds cpu_seconds resumed num_tokens eval_runtime eval_steps_per_second eval_samples_per_second".split()
+    "seconds cpu_seconds resumed num_tokens eval_num_tokens "
+    "eval_runtime eval_steps_per_second eval_samples_per_second".split()
 )
 """Keys of times, of whether a step of a study was started again, and of tokens, which TRL counts from each start."""
 
@@ -132,6 +133,8 @@ def content_of(path: Path) -> Any:
         }
     if path.suffix == ".html":
         return TOOK.sub(b"", path.read_bytes())
+    if path.name == "training_args.bin":
+        return None  # settings of the Trainer's last start: only the first one validates the base model
     if path.suffix == ".pdf":
         return path.read_bytes()[:5]  # it holds the time when it was made
     return path.read_bytes()
