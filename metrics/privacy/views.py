@@ -33,7 +33,7 @@ REACH = 3
 WARPS = [(0.9, 0), (0.95, 0), (1.05, 0), (1.1, 0), (1, -8), (1, -4), (1, 4), (1, 8)]
 """Zoom, and degrees."""
 FINE = 0.7
-WHOLE, SQUARES = (3.0, 100.0), (1.5, 4.0)
+WHOLE, SQUARES = (3.0, 100.0), (1.2, 4.0)
 """Spread of what is taken for coarse, and the variance below which contrast is not raised: for the whole image gently,
 so that the stronger edges of one half of a blend do not hide the other."""
 SHRINKAGE = 0.03  # of the covariance, in mean eigenvalues
