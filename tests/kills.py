@@ -25,6 +25,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import traceback
 import urllib.error
@@ -34,6 +35,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from tqdm import tqdm
 
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parent
@@ -87,6 +90,7 @@ def start(words: list[str], said: Path, hook: Killed, after: float = 0.0) -> int
     if child:
         return child
     os.setsid()
+    tqdm.set_lock(threading.RLock())  # that of the forks is one semaphore, which a killed one keeps for ever
     output = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     os.dup2(output, 1)
     os.dup2(output, 2)

@@ -42,7 +42,8 @@ SCORES = 3
 """Of an image: moved, by its patches, in place."""
 NEXT = 10
 """Train images that the closest is held against: by their median, so that a few of the same person do not hide it."""
-HIGHEST = 1.8
+LEAST, HIGHEST = 0.2, 1.8
+"""Of thresholds: a mixture of many train images, as by a Gaussian of their pixels, has up to 0.16 of one of them."""
 PLANTS = 8
 
 
@@ -172,7 +173,7 @@ def certain_thresholds(scores: np.ndarray) -> np.ndarray | None:
     reached = [tail_threshold(own, RATE / SCORES) for own in scores.T]
     if None in reached:
         return None
-    return np.maximum(np.minimum(np.array(reached, dtype=float), HIGHEST), scores.max(0))
+    return np.maximum(np.clip(np.array(reached, dtype=float), LEAST, HIGHEST), scores.max(0))
 
 
 def as_jpeg(image: np.ndarray) -> np.ndarray:
