@@ -260,6 +260,9 @@ def test_changed_line_changes_only_what_depends_on_it(tmp_path: Path) -> None:
         ({"classifiers": {"small": {"arms": "real,synthetik"}}}, "synthetik"),
         ({"classifiers": {"small": {"generators": ["vae"]}}}, "names the generator 'vae'.*it has ddpm, gan"),
         ({"draws": 0}, "draws must be at least 1, got 0"),
+        ({"generators": {"../a": {"trainer": "ddpm"}}}, "generators: the name '../a' must be at most 40 letters"),
+        ({"classifiers": {"/tmp/a": {}}}, "classifiers: the name '/tmp/a' must be at most 40 letters"),
+        ({"judges": {"a/../b": {}}}, "judges: the name 'a/../b' must be at most 40 letters"),
     ],
 )
 def test_recipe_errors_name_step_value_and_mend(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
