@@ -83,7 +83,7 @@ def as_upload(path: Path, ending: str, content: bytes) -> str:
     path.mkdir()
     file = path / f"given.{ending}"
     file.write_bytes(content)
-    return said(lambda: read_set("the set", None, str(file)))
+    return said(lambda: read_set(None, str(file), "the set"))
 
 
 def as_yaml(path: Path, ending: str, content: bytes) -> str:
@@ -154,7 +154,8 @@ READERS: dict[str, dict[str, Callable[[Path, str, bytes], str]]] = {
 
 
 def attempt(case: Callable[[Path], str], answers: Any) -> None:
-    """In a fork: try it, and say what came of it, and how much memory the fork took more than at its start."""
+    """In a fork: try it, and say what came of it, and how much memory it, or one that it started, took more than it had
+    at its start (which a process that is started begins with)."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with tempfile.TemporaryDirectory() as folder:
         try:
@@ -162,7 +163,8 @@ def attempt(case: Callable[[Path], str], answers: Any) -> None:
         except BaseException:
             told = TRACEBACK
             sys.stderr.write(traceback.format_exc(limit=-3)[-900:])
-    answers.send((told, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024))
+    own, started = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    answers.send((told, (max(own, started) - before) / 1024))
 
 
 def main() -> int:
