@@ -154,7 +154,7 @@ READERS: dict[str, dict[str, Callable[[Path, str, bytes], str]]] = {
 
 
 def attempt(case: Callable[[Path], str], answers: Any) -> None:
-    """In a fork: try it, and say what came of it, and how much memory it, or one that it started, took more than it had
+    """In a fork: try it, and say what came of it, and how much memory it, or what it started, took more than it had
     at its start (which a process that is started begins with)."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with tempfile.TemporaryDirectory() as folder:
