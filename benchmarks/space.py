@@ -198,6 +198,7 @@ def start(model: Path, folder: Path) -> tuple["subprocess.Popen[bytes]", str, fl
         port = probe.getsockname()[1]
     url, begun = f"http://127.0.0.1:{port}", time.monotonic()
     environment = os.environ | {"GRADIO_TEMP_DIR": str((folder / "gradio").resolve())}
+    environment |= {"STUDIO_SCORES": str((folder / "scores").resolve())}
     command = [sys.executable, str(APP), "--models", str(model.resolve()), "--port", str(port)]
     with open(folder / "space.log", "wb") as log:
         server = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
