@@ -345,7 +345,7 @@ def load_ddpm(model: str, index: dict[str, Any], dtype: str) -> Any:
         guide = network.from_pretrained(model, subfolder="guide", **own) if class_of(index, "guide") else None
         vae = AutoencoderKL.from_pretrained(model, subfolder="vae", **own) if class_of(index, "vae") else None
         name = class_of(index, "scheduler")
-        known = name if name in SCHEDULERS.values() else "DDPMScheduler"
+        known = name if name and name in SCHEDULERS.values() else "DDPMScheduler"
         scheduler = getattr(diffusers, known).from_pretrained(model, subfolder="scheduler")
     if unet.config.get("num_classes", unet.config.get("num_class_embeds")) is None:
         raise ValueError(f"--model {model} knows no classes; give a checkpoint of `clinsynth train ddpm`")

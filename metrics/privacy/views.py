@@ -36,7 +36,7 @@ FINE = 0.7
 WHOLE, SQUARES = (3.0, 100.0), (1.2, 4.0)
 """Spread of what is taken for coarse, and the variance below which contrast is not raised: for the whole image gently,
 so that the stronger edges of one half of a blend do not hide the other."""
-SHRINKAGE = 0.03  # of the covariance, in mean eigenvalues
+SHRINKAGE = 0.03  # of the covariance, in mean eigenvalues of those that so few images can show
 PATCH, PATCH_PLACES = 10, (0, 5, 10)
 SCORES = 3
 """Of an image: moved, by its patches, in place."""
@@ -112,7 +112,8 @@ class Whitened:
         mean = plain.sum(0) / (len(plain) + 20)
         values, vectors = np.linalg.eigh(np.cov((plain - mean).T))
         values = np.maximum(values, 0)
-        whitening = (vectors / np.sqrt(values + SHRINKAGE * values.mean() + 1e-9)).astype(np.float32)
+        least = SHRINKAGE * values.sum() / min(len(plain), len(values))
+        whitening = (vectors / np.sqrt(values + least + 1e-9)).astype(np.float32)
         return cls(mean, whitening, unit_rows((plain - mean) @ whitening))
 
     def best(self, contrast: np.ndarray) -> np.ndarray:
