@@ -131,6 +131,16 @@ def test_one_altered_copy_is_certain_by_itself_and_the_power_says_which_kinds_ar
     assert certain_thresholds(np.zeros((9, 3))) is None and find_power(space, None, train, held_out, 0, 200) == []
 
 
+def test_copies_of_ten_train_images_are_found_as_those_of_many_are() -> None:
+    """So few show little of how images differ; what they do not show must not drown a copy."""
+    train, held_out = textures(10, 1), textures(40, 2)
+    space = ViewSpace.of(train)
+    thresholds = certain_thresholds(space.closest(held_out)[0])
+    for kind in ("shifted by 3 pixels", "saved as JPEG 75", "redrawn by heart", "blended to 70 %"):
+        made = np.stack([KINDS[kind](*pair) for pair in zip(train, held_out[:10], strict=True)])
+        assert thresholds is not None and (beyond(space.closest(made)[0], thresholds) > 1).sum() >= 9, kind
+
+
 def of_one_class(images: np.ndarray) -> ImageArrays:
     return ImageArrays(images, np.zeros(len(images), dtype=np.int64), ["one"])
 
