@@ -94,7 +94,7 @@ def flags_of(command: str, table: Path, folder: Path, side: int) -> list[str]:
         steps = ["--width", "8", "--train_steps", "4", "--train_batch_size", "4", "--num_train_timesteps", "20"]
         return ["--dataset", str(table), *steps]
     if command == "train image-classifier":
-        return ["--dataset", str(table), "--arms", "real", "--control", "real", "--seeds", "1", "--epochs", "1"]
+        return ["--dataset", str(table), "--arms", "real", "--seeds", "1", "--epochs", "1"]
     made = folder / f"synthetic-{side}"
     if not made.exists():
         save_synthetic(made, side)
@@ -171,7 +171,7 @@ def write_table(folder: Path, count: int, side: int) -> Path:
             soft_noise(generator, side).save(folder / f"{row}.png", compress_level=1)
         splits = ["validation", "test", *["train"] * 8]
         with table.open("w", newline="") as file:
-            rows = [(f"{row}.png", "ab"[row % 2], splits[row % 10]) for row in range(count)]
+            rows = [(f"{row}.png", "ab"[row // 10 % 2], splits[row % 10]) for row in range(count)]
             csv.writer(file).writerows([("image", "label", "split"), *rows])
     return table
 

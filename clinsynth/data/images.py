@@ -61,8 +61,9 @@ class ImageArrays(LabelledSamples):
     persons: np.ndarray | None = None
     notes: tuple[str, ...] = ()
 
-    def content(self) -> bytes:
-        return repr(self.images.shape).encode() + self.images.tobytes()
+    def content(self) -> Iterator[bytes]:
+        yield repr(self.images.shape).encode()
+        yield from (image.tobytes() for image in self.images)
 
     def read_like(self, dataset: Dataset) -> ImageArrays:
         channels, side = self.images.shape[1:3]

@@ -94,7 +94,8 @@ BESIDE_LABEL = frozenset("name id code text final ground truth true finding find
 def label_columns(columns: Iterable[str]) -> list[str]:
     """The columns that by their names hold the class, as `diagnosis`, `dx`, `Finding Labels`."""
     nouns = {column: set(words_of(column)) - BESIDE_LABEL for column in columns}
-    return [column for column, words in nouns.items() if len(words) == 1 and words <= LABEL_WORDS]
+    found = [column for column, words in nouns.items() if len(words) == 1 and words <= LABEL_WORDS]
+    return found or [column for column in nouns if words_of(column) in (["finding"], ["findings"])]
 
 
 def with_found_labels(splits: dict[str, Dataset], column: str) -> tuple[dict[str, Dataset], str]:
@@ -409,8 +410,8 @@ class LabelledSamples(LabelledRows):
     column: ClassVar[str]
     made_by: ClassVar[str]
 
-    def content(self) -> bytes:
-        """The samples as bytes, other ones for other samples."""
+    def content(self) -> Iterable[bytes]:
+        """The samples as bytes in parts, other ones for other samples."""
         raise NotImplementedError
 
     def read_like(self, dataset: Dataset) -> Self:

@@ -258,8 +258,8 @@ class TextArrays(LabelledSamples):
     persons: np.ndarray | None = None
     notes: tuple[str, ...] = ()
 
-    def content(self) -> bytes:
-        return json.dumps(self.texts.tolist()).encode()
+    def content(self) -> list[bytes]:
+        return [json.dumps(self.texts.tolist()).encode()]
 
     def read_like(self, dataset: Dataset) -> TextArrays:
         """The columns text and label of a data set.

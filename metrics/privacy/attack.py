@@ -64,8 +64,8 @@ def held_out_floor(
     if min(map(len, halves)) < MIN_ROWS:
         return None
     whose = [None if persons is None else persons[half] for half in halves]
-    parts = ([array[half] for half in halves] for array in (scores, labels))
-    return describe_attack(run_attack(*parts, seed, whose))
+    own, kinds = ([array[half] for half in halves] for array in (scores, labels))
+    return describe_attack(run_attack(own, kinds, seed, whose))
 
 
 def describe_attack(attack: Attack) -> dict[str, Any]:
