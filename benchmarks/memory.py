@@ -92,7 +92,7 @@ def flags_of(command: str, table: Path, folder: Path, side: int) -> list[str]:
     """What makes a command short, so that the measurement is of its reading."""
     if command == "train ddpm":
         steps = ["--width", "8", "--train_steps", "4", "--train_batch_size", "4", "--num_train_timesteps", "20"]
-        return ["--dataset", str(table), *steps]
+        return ["--dataset", str(table), *steps, "--validation_steps", "0"]
     if command == "train image-classifier":
         return ["--dataset", str(table), "--arms", "real", "--seeds", "1", "--epochs", "1"]
     made = folder / f"synthetic-{side}"
