@@ -34,7 +34,7 @@ def image_moments(args: DDPMArguments, images: np.ndarray) -> tuple[list[float],
         return [0.0] * channels, [1.0] * channels
     if args.dp_epsilon is not None:
         return [0.0] * channels, [0.5] * channels
-    counts = sum(map(value_counts, np.array_split(images, -(-len(images) // BLOCK))))
+    counts = np.sum([value_counts(part) for part in np.array_split(images, -(-len(images) // BLOCK))], axis=0)
     shares, values = counts / counts.sum(1, keepdims=True), np.arange(256)
     means = shares @ values
     variances = [share @ (values - mean) ** 2 for share, mean in zip(shares, means, strict=True)]
