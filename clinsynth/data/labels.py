@@ -95,7 +95,8 @@ def label_columns(columns: Iterable[str]) -> list[str]:
     """The columns that by their names hold the class, as `diagnosis`, `dx`, `Finding Labels`."""
     nouns = {column: set(words_of(column)) - BESIDE_LABEL for column in columns}
     found = [column for column, words in nouns.items() if len(words) == 1 and words <= LABEL_WORDS]
-    return found or [column for column in nouns if words_of(column) in (["finding"], ["findings"])]
+    findings = [column for column in nouns if words_of(column) in (["finding"], ["findings"])]
+    return found or (findings if len(findings) == 1 else [])  # several are marks, a column a finding
 
 
 def with_found_labels(splits: dict[str, Dataset], column: str) -> tuple[dict[str, Dataset], str]:
