@@ -1,11 +1,11 @@
-"""Memory is flat: that of `clinsynth generate images` at two counts, and that of reading data sets.
+"""Memory is flat: that of commands on few and on many images or texts.
 
      python -m benchmarks.memory --output_dir runs/benchmark-memory
-     python -m benchmarks.memory --sections reading --output_dir runs/benchmark-memory
+     python -m benchmarks.memory --sections images,texts --output_dir runs/benchmark-memory
 
-Reading: made-up images, a table of PNG files, are loaded and gone through in batches of 64, twice, each time by a
-process of its own; the second start reads what the first has kept. Of the resident memory, pages of a file that is
-mapped can be dropped at any time; the rest is the process's own.
+Images, texts: a table of made-up ones goes through commands that are made short otherwise, of images each twice; the
+second start reads what the first has kept. Of the resident memory, pages of a file that is mapped can be dropped at
+any time; the rest is the process's own. This needs /proc.
 
 Generating: an untrained network of a few channels draws with one step, so that the measurement is of the writing, not
 the network.
@@ -13,30 +13,40 @@ the network.
 
 import os
 import shutil
+import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.timing import BenchmarkArguments, run_alone, write_results
 from clinsynth.arguments import run
 from clinsynth.run_folder import create_run_folder
 
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL import Image
+
 CLASSES = 5
 GOAL_MB = 50.0
+EVERY = 0.02
+"""Seconds between two looks at a process."""
 
 
 @dataclass(kw_only=True)
 class MemoryArguments(BenchmarkArguments):
     """Compare the peak memory of generating few and many images."""
 
-    known = ("generating", "reading", "texts")
+    known = ("generating", "images", "texts")
 
     sections: str = "generating"
-    """what is measured, separated by commas: generating, reading, texts"""
-    sets: str = "1000x128,100000x128"
-    """reading: data sets, as IMAGESxSIDE, in colour"""
+    """what is measured, separated by commas: generating, images, texts"""
+    sets: str = "1000x128,20000x128"
+    """images: data sets, as IMAGESxSIDE, in colour"""
+    commands: str = "train ddpm,train image-classifier,evaluate images"
+    """images: what reads each set twice"""
     texts: str = "10000,1000000"
     """texts: rows of 1 kB in each data set that is summarised"""
     few: int = 1000
@@ -53,48 +63,43 @@ def main(args: MemoryArguments) -> None:
     """Run what is wanted, print and write what it took."""
     if "generating" in args.wanted:
         measure_generating(args)
-    if "reading" in args.wanted:
-        measure_reading(args)
+    if "images" in args.wanted:
+        measure_images(args)
     if "texts" in args.wanted:
         measure_texts(args)
 
 
-OWN = """
-import sys
-def own():
-    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("RssAnon")) / 1000
-"""
-READ = f"""{OWN}
-from clinsynth.data.arguments import ImageDataArguments
-from clinsynth.data.images import load_image_arrays
-before = own()
-images = load_image_arrays(ImageDataArguments(sys.argv[1]))["train"].images
-total = sum(int(images[first : first + 64].sum()) for first in range(0, len(images), 64))
-print("read", own() - before, total)
-"""
-
-
-def measure_reading(args: MemoryArguments) -> None:
-    """Load each data set twice: memory beyond the imports, the peak of all, and seconds."""
+def measure_images(args: MemoryArguments) -> None:
+    """Start each command twice on each data set: the second start reads what the first has kept."""
     output_dir, rows = create_run_folder(args.output_dir), []
-    environment = {**os.environ, "CLINSYNTH_CACHE": str(output_dir / "cache")}
+    save_tiny_extractor(output_dir / "extractor")
     for spec in args.sets.split(","):
         count, side = map(int, spec.split("x"))
         table = write_table(output_dir / spec, count, side)
-        for start in ("first", "second"):
-            rows.append({"set": spec, "start": start, **grown(READ, table, environment)})
-    shutil.rmtree(output_dir / "cache", ignore_errors=True)
-    write_grown(args, "reading", rows)
+        environment = {**os.environ, "CLINSYNTH_CACHE": str(output_dir / f"cache-{spec}")}
+        for command in args.commands.split(","):
+            flags = flags_of(command, table, output_dir, side)
+            for start in ("first", "second"):
+                target = output_dir / "run"
+                shutil.rmtree(target, ignore_errors=True)
+                measured = watched([*command.split(), *flags, "--output_dir", str(target)], environment)
+                rows.append({"command": command, "set": spec, "start": start, **measured})
+        shutil.rmtree(environment["CLINSYNTH_CACHE"], ignore_errors=True)
+    write_watched(args, "images", rows)
 
 
-SUMMARIZE = f"""{OWN}
-from clinsynth.data.arguments import TextDataArguments
-from clinsynth.data.summary import summarize_loaded
-from clinsynth.data.texts import open_text_dataset
-before = own()
-loaded = open_text_dataset(TextDataArguments(sys.argv[1]))
-print("read", own() - before, summarize_loaded(loaded)["smallest class"]["train"])
-"""
+def flags_of(command: str, table: Path, folder: Path, side: int) -> list[str]:
+    """What makes a command short, so that the measurement is of its reading."""
+    if command == "train ddpm":
+        steps = ["--width", "8", "--train_steps", "4", "--train_batch_size", "4", "--num_train_timesteps", "20"]
+        return ["--dataset", str(table), *steps, "--validation_steps", "0"]
+    if command == "train image-classifier":
+        return ["--dataset", str(table), "--arms", "real", "--seeds", "1", "--epochs", "1"]
+    made = folder / f"synthetic-{side}"
+    if not made.exists():
+        save_synthetic(made, side)
+    quick = ["--bootstrap", "0", "--classifier", "none", "--extractor", str(folder / "extractor")]
+    return ["--real", str(table), "--synthetic", str(made), *quick]
 
 
 def measure_texts(args: MemoryArguments) -> None:
@@ -107,23 +112,49 @@ def measure_texts(args: MemoryArguments) -> None:
             file.writelines(
                 f"{row} {'some words of a note ' * 47}{row * 7919},{'ab'[row % 2]}\n" for row in range(int(spec))
             )
-        rows.append({"set": spec, "start": "only", **grown(SUMMARIZE, table, dict(os.environ))})
-    write_grown(args, "texts", rows)
+        measured = watched(["summarize", "--dataset", str(table)], dict(os.environ))
+        rows.append({"command": "summarize", "set": spec, "start": "only", **measured})
+        table.unlink()
+    write_watched(args, "texts", rows)
 
 
-def grown(code: str, table: Path, environment: dict[str, str]) -> dict[str, float]:
-    """Memory of its own that a process takes to read a table, the peak of all, and seconds."""
-    printed, usage, peak = run_alone([sys.executable, "-c", code, str(table)], environment)
-    own = float(printed.rsplit("read ", 1)[1].split()[0])
+def watched(command: list[str], environment: dict[str, str]) -> dict[str, float]:
+    """Peaks of a command's memory in MB, of its own and with what it has mapped of files, and its processor seconds.
+
+    Raises:
+        ValueError: it failed.
+    """
+    with tempfile.TemporaryFile("w+") as printed:
+        whole = [sys.executable, "-m", "clinsynth", *command]
+        process = subprocess.Popen(whole, stdout=printed, stderr=subprocess.STDOUT, env=environment)
+        own, ended = 0.0, 0
+        while not ended:
+            own = max(own, own_mb(process.pid))
+            ended, status, usage = os.wait4(process.pid, os.WNOHANG)
+            time.sleep(EVERY)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            printed.seek(0)
+            raise ValueError(f"{' '.join(command)} failed with status {process.returncode}: {printed.read()[-2000:]}")
+    peak = usage.ru_maxrss * 1024 / 1e6
     return {"own_mb": own, "peak_mb": peak, "cpu_seconds": usage.ru_utime + usage.ru_stime}
 
 
-def write_grown(args: MemoryArguments, section: str, rows: list[dict[str, Any]]) -> None:
-    """The table of what reading took."""
-    lines = ["| rows | start | own MB beyond the imports | peak resident MB | CPU s |", "|---|---|---|---|---|"]
+def own_mb(process: int) -> float:
+    """Resident memory of a process that is no page of a file, in MB."""
+    try:
+        lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    except OSError:
+        return 0.0
+    return sum(int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith("RssAnon"))
+
+
+def write_watched(args: MemoryArguments, section: str, rows: list[dict[str, Any]]) -> None:
+    """The table of what the commands took."""
+    lines = ["| command | rows | start | own MB | resident MB | CPU s |", "|---|---|---|---|---|---|"]
     for row in rows:
         numbers = f"{row['own_mb']:.0f} | {row['peak_mb']:.0f} | {row['cpu_seconds']:.1f}"
-        lines.append(f"| {row['set']} | {row['start']} | {numbers} |")
+        lines.append(f"| {row['command']} | {row['set']} | {row['start']} | {numbers} |")
     write_results(args, section, text="\n".join(lines), runs=rows)
 
 
@@ -132,18 +163,15 @@ def write_table(folder: Path, count: int, side: int) -> Path:
     import csv
 
     import numpy as np
-    from PIL import Image
 
     table, generator = folder / "set.csv", np.random.default_rng(0)
     if not table.exists():
         folder.mkdir(parents=True, exist_ok=True)
         for row in range(count):
-            pixels = generator.integers(0, 256, (side // 16 + 1, side // 16 + 1, 3), dtype=np.uint8)
-            image = Image.fromarray(pixels).resize((side, side), Image.Resampling.BILINEAR)
-            image.save(folder / f"{row}.png", compress_level=1)
+            soft_noise(generator, side).save(folder / f"{row}.png", compress_level=1)
         splits = ["validation", "test", *["train"] * 8]
         with table.open("w", newline="") as file:
-            rows = [(f"{row}.png", "ab"[row % 2], splits[row % 10]) for row in range(count)]
+            rows = [(f"{row}.png", "ab"[row // 10 % 2], splits[row % 10]) for row in range(count)]
             csv.writer(file).writerows([("image", "label", "split"), *rows])
     return table
 
@@ -164,6 +192,35 @@ def measure_generating(args: MemoryArguments) -> None:
     met = "met" if growth < GOAL_MB else "not met"
     text = "\n".join([*lines, "", f"growth {growth:.1f} MB, goal < {GOAL_MB:.0f} MB: {met}"])
     write_results(args, "memory", text=text, runs=rows, growth_mb=growth)
+
+
+def soft_noise(generator: "np.random.Generator", side: int) -> "Image.Image":
+    """A colour image of soft noise."""
+    import numpy as np
+    from PIL import Image
+
+    pixels = generator.integers(0, 256, (side // 16 + 1, side // 16 + 1, 3), dtype=np.uint8)
+    return Image.fromarray(pixels).resize((side, side), Image.Resampling.BILINEAR)
+
+
+def save_synthetic(folder: Path, side: int) -> None:
+    """A set of 200 images as `clinsynth generate images` writes them."""
+    import numpy as np
+    from datasets import ClassLabel, Dataset, Features, Image
+
+    generator, features = np.random.default_rng(1), Features(image=Image(), label=ClassLabel(names=["a", "b"]))
+    rows = {"image": [soft_noise(generator, side) for _ in range(200)], "label": [0, 1] * 100}
+    (folder / "data").mkdir(parents=True)
+    Dataset.from_dict(rows, features).to_parquet(folder / "data" / "train-00000-of-00001.parquet")
+
+
+def save_tiny_extractor(folder: Path) -> None:
+    """An untrained ResNet of transformers, with its processor."""
+    from transformers import ConvNextImageProcessor, ResNetConfig, ResNetModel
+
+    sizes = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"}
+    ResNetModel(ResNetConfig(**sizes)).save_pretrained(folder)
+    ConvNextImageProcessor(size={"shortest_edge": 32}).save_pretrained(folder)
 
 
 def save_tiny_pipeline(folder: Path, resolution: int) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 
 Interval = tuple[float, float]
 """Lower and upper end."""
+REPLICATES = 500
 
 
 def percentile_interval(replicates: np.ndarray | Sequence[float], level: float = 0.95) -> Interval:
@@ -59,6 +60,17 @@ def bootstrap(
     both = list(zip(sides, persons or [None] * len(sides), strict=True))
     drawn = ([side[resampled(generator, len(side), whose)] for side, whose in both] for _ in range(replicates))
     return np.array([statistic(*rows) for rows in drawn], dtype=np.float64)
+
+
+def no_narrower(
+    plain: Interval, statistic: Callable[..., float], sides: Sequence[np.ndarray], persons: Persons
+) -> Interval:
+    """An interval that takes rows for independent, widened to that of a bootstrap of persons where these are known of
+    a side."""
+    if all(whose is None for whose in persons):
+        return plain
+    low, high = percentile_interval(bootstrap(statistic, sides, REPLICATES, [0, 18], persons))
+    return min(low, plain[0]), max(high, plain[1])
 
 
 def bootstrap_interval(

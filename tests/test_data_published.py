@@ -113,6 +113,37 @@ def oct_2017(root: Path) -> str:
     return str(root)
 
 
+def covid_chestxray(root: Path) -> str:
+    """github.com/ieee8023/covid-chestxray-dataset, by its listing and SCHEMA.md: images and masks of some in folders,
+    a table with patients, findings and notes."""
+    rows = []
+    for n in range(36):
+        name = f"auntminnie-{n // 2}-2020_01_28_nejm_day{n % 2}.jpeg"
+        draw(root / "images" / name)
+        draw(root / "annotations" / "lungVAE-masks" / f"auntminnie-{n // 2}-2020_01_28_nejm_day{n % 2}_mask.png")
+        found = ("Pneumonia/Viral/COVID-19", "No Finding")[n // 2 % 2]
+        view, where, notes = ("PA", "AP Supine")[n % 2], "a hospital, a town", f"made-up note {n} on the course"
+        rows.append((n // 2, n % 2, "M", 40 + n // 2, found, "Y", view, "X-ray", where, name, "", notes))
+    names = "patientid,offset,sex,age,finding,survival,view,modality,location,filename,license,clinical notes"
+    table(root / "metadata.csv", names, rows)
+    (root / "SCHEMA.md").write_text("metadata")
+    return str(root)
+
+
+def covid_ultrasound(root: Path) -> str:
+    """github.com/jannisborn/covid19_ultrasound, data/pocus by its listing: frames of videos by class, in names with
+    blanks, signs and a second ending, beside the videos themselves."""
+    for folder, start in (
+        ("covid", "Cov-Atlas-+({}).gif"),
+        ("pneumonia", "Pneu-grep {}.mp4"),
+        ("regular", "Reg-{}.mp4"),
+    ):
+        for n in range(12):
+            draw(root / "cleaned_data_images" / folder / f"{start.format(n // 3)}_frame{n % 3 * 5}.jpg")
+        (root / "cleaned_data_images" / folder / "raw.mp4").write_bytes(b"video")
+    return str(root)
+
+
 @pytest.mark.parametrize(
     ("make", "flags", "classes", "rows", "persons"),
     [
@@ -124,6 +155,8 @@ def oct_2017(root: Path) -> str:
         (rsna, {}, ["0", "1"], 30, 30),
         (kvasir, {}, ["dyed-lifted-polyps", "normal-cecum", "ulcerative-colitis"], 30, None),
         (oct_2017, {}, ["CNV", "DME", "NORMAL"], 48, None),
+        (covid_chestxray, {}, ["No Finding", "Pneumonia/Viral/COVID-19"], 36, 18),
+        (covid_ultrasound, {}, ["covid", "pneumonia", "regular"], 36, None),
     ],
 )
 def test_a_published_set_is_read_at_the_first_try(

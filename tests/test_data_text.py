@@ -3,15 +3,18 @@
 import csv
 import json
 import logging
+import tempfile
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
+from datasets import Dataset
 
+from clinsynth.data import tables
 from clinsynth.data.arguments import TextDataArguments
 from clinsynth.data.duplicates import NearDuplicates
-from clinsynth.data.texts import load_text_dataset
+from clinsynth.data.texts import holds_texts, load_text_dataset
 
 
 def texts(per_class: int = 20, labels: tuple[str, ...] = ("mild", "severe")) -> list[dict[str, Any]]:
@@ -40,6 +43,51 @@ def test_a_csv_becomes_three_splits(tmp_path: Path) -> None:
     assert everything == {f"train-{row}": values["text"] for row, values in enumerate(texts())}
     again = load(tmp_path / "posts.csv", seed=5)
     assert again["test"]["id"] == splits["test"]["id"]
+
+
+def test_a_single_file_of_each_kind_is_a_set_of_texts(tmp_path: Path) -> None:
+    rows = [{**row, "split": ("train", "val", "test")[number % 3]} for number, row in enumerate(texts(12))]
+    files = [write_csv(tmp_path / "a.csv", rows), tmp_path / "a.jsonl", tmp_path / "a.PARQUET"]
+    files[1].write_text("".join(json.dumps(row) + "\n" for row in rows))
+    Dataset.from_list(rows).to_parquet(files[2])
+    expected = {name: split.to_dict() for name, split in load(files[0]).items()}
+    for file in files:
+        assert holds_texts(str(file))
+        assert {name: split.to_dict() for name, split in load(file).items()} == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("notes.txt", "has no labels; write a .csv of text, label"),
+        ("notes.docx", "has no labels; write a .csv of text, label"),
+        ("notes.json", "is not read; write one object a line into a .jsonl"),
+        ("notes.csv.gz", "is an archive; unpack it"),
+        ("notes.xlsx", "is a spreadsheet; save it as .csv"),
+        ("notes.xyz", "is not read; give a folder, .csv, .tsv, .jsonl, .parquet"),
+    ],
+)
+def test_other_files_are_refused_with_what_to_do(tmp_path: Path, name: str, hint: str) -> None:
+    (tmp_path / name).write_text("some words")
+    with pytest.raises(ValueError, match=f"{name} {hint}"):
+        load(tmp_path / name)
+
+
+def test_a_long_table_is_read_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same rows as at once, whatever a part lacks; and a column that differs in kind between parts is refused."""
+    rows: list[dict[str, Any]] = [*texts(12), {"text": "the last one", "label": "mild", "age": 40, "stay": 1.5}]
+    rows[3] |= {"age": None, "stay": 1}
+    file = tmp_path / "a.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    whole = {name: split.to_dict() for name, split in load(file).items()}
+    monkeypatch.setattr(tables, "AT_ONCE", 4)
+    parts = load(file)
+    assert {name: split.to_dict() for name, split in parts.items()} == whole
+    assert parts["train"].features["age"].dtype == "int64" and "stay" not in parts["train"].column_names
+    assert not list(Path(tempfile.gettempdir()).glob("*.arrow")) and parts["train"].cache_files == []
+    file.write_text(file.read_text() + json.dumps({**rows[-1], "age": "forty"}) + "\n")
+    with pytest.raises(ValueError, match=r"a\.jsonl: a column mixes kinds of values \(age\)"):
+        load(file)
 
 
 def test_a_column_split_a_jsonl_and_a_folder_say_the_same(tmp_path: Path) -> None:

@@ -87,6 +87,10 @@ def test_the_tail_is_a_twentieth_among_like_and_all_among_worse() -> None:
     # the threshold's own uncertainty counts: few real pictures make the interval wider
     few = low_tail_interval(like, real[:25], 100)
     assert few[1] - few[0] > high - low
+    # and ten alike of each person say no more than one
+    persons = np.argsort(np.argsort(real)) // 10
+    people = low_tail_interval(like, real, 100, persons=persons)
+    assert people[1] - people[0] > 1.3 * (high - low)
     assert tail_threshold(np.array([0.5] * 19 + [0.2])) == 0.2
 
 

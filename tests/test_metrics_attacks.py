@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from clinsynth.metrics.privacy.attack import Attack, epsilon_bound
+from clinsynth.metrics.privacy.attack import Attack, describe_attack, describe_tpr, epsilon_bound, run_attack
 from clinsynth.metrics.privacy.attacks import attack_table, describe, difference, share
 from clinsynth.metrics.records import Features
 
@@ -33,7 +33,8 @@ def test_a_generator_that_repeats_its_rows_is_found_by_all_three() -> None:
 
 def test_intervals_of_shares_and_their_difference() -> None:
     """Newcombe (1998), table II, example (a): 56 of 70 and 48 of 80 differ by 0.0524 to 0.3339."""
-    assert difference(share(56, 70), share(48, 80)) == pytest.approx((0.0524, 0.3339), abs=1e-4)
+    first, second = (share(np.arange(total) < count) for count, total in ((56, 70), (48, 80)))
+    assert difference(first, second) == pytest.approx((0.0524, 0.3339), abs=1e-4)
     everything = describe((np.ones(20, bool), np.zeros(20, bool), np.ones(20, bool)))
     assert everything["risk"] == 0 and not everything["leak"] and everything["strong"]
 
@@ -48,3 +49,32 @@ def test_the_lower_bound_of_epsilon() -> None:
     assert epsilon_bound(Attack(0, flipped, others, []))["value"] == 0
     sure = epsilon_bound(Attack(0, others + 100, others, []))
     assert sure["value"] > 4  # no more than 2,000 rows can say
+
+
+def test_persons_are_resampled_not_their_rows() -> None:
+    """Ten rows of each person that are alike say no more than one: the intervals are those of as many persons."""
+    generator = np.random.default_rng(0)
+    persons, hits = np.repeat(np.arange(20), 10), np.repeat(np.arange(20) % 2 == 0, 10)
+    few, alike, apart = share(hits[::10])["interval"], share(hits, persons)["interval"], share(hits)["interval"]
+    assert alike[1] - alike[0] > 2 * (apart[1] - apart[0]) and alike == pytest.approx(few, abs=0.05)
+    sides = [np.repeat(generator.normal(shift, 1, 20), 10) for shift in (1, 0)]
+    rows, people = (Attack(0, *sides, [], whose) for whose in ((None, None), (persons, persons + 20)))
+    for of in (describe_attack, lambda attack: describe_tpr(attack, 0.1, 0, 200)):
+        narrow, wide = (of(attack)["interval"] for attack in (rows, people))
+        assert wide[1] - wide[0] > 1.3 * (narrow[1] - narrow[0])
+    assert epsilon_bound(people)["value"] < epsilon_bound(rows)["value"]
+    labels = [np.zeros(200, dtype=int)] * 2
+    attack = run_attack([side[:, None] for side in sides], labels, 0, (persons, persons))
+    assert [len(set(whose.tolist())) for whose in attack.persons] == [10, 10] and len(attack.members) == 100
+
+
+def test_attacks_on_rows_of_few_persons_say_less() -> None:
+    train, held_out, made = rows(200, 1), rows(200, 2), rows(200, 3)
+    persons = np.argsort(np.argsort(train.rows[:, 0])) // 20
+    people = [Features(side.rows, side.labels, persons) for side in (train, held_out)]
+    for plain, known in zip(
+        *(attack_table(made, *sides, 0)["attacks"] for sides in ((train, held_out), people)), strict=True
+    ):
+        for side in ("main", "control"):
+            (low, high), (least, most) = plain[side]["interval"], known[side]["interval"]
+            assert least <= low and high <= most and plain[side]["value"] == known[side]["value"]

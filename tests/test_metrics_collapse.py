@@ -13,7 +13,8 @@ from clinsynth.data.phantom_fundus import draw_fundus
 from clinsynth.metrics.comparisons import Comparison, comparisons
 from clinsynth.metrics.distances import measure_manifold
 from clinsynth.metrics.findings import read_collapse
-from clinsynth.metrics.images.likeness import measure_images, near_duplicates, smooth_like, thumbnails
+from clinsynth.metrics.images import likeness
+from clinsynth.metrics.images.likeness import ImageRows, measure_images, near_duplicates, smooth_like, thumbnails
 from clinsynth.metrics.prdc.prdc import NAMES, prdc
 from clinsynth.metrics.records import Features, MeasurementSettings
 from clinsynth.metrics.ssim.ssim import ssim_to_nearest, within_class
@@ -242,3 +243,17 @@ def test_pictures_too_small_for_a_window_get_a_note() -> None:
     small = Features(FRESH.rows[:, :, :8, :8], FRESH.labels)
     records = measure_images(Comparison("overall", "train", small, small, None), SETTINGS)
     assert all(record.value is None and "needs 11 x 11 pixels" in record.note for record in records)
+
+
+def test_images_on_disk_measure_the_same_and_are_read_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    sides = [side.of(ImageRows.of(side.rows)) for side in (FRESH, REAL, OTHER)]
+    taken = sides[1].take(np.arange(len(REAL))[::-1]).rows
+    assert isinstance(taken, ImageRows) and taken.shape == REAL.rows.shape
+    assert isinstance(taken[:2], np.ndarray) and np.array_equal(taken[:2], REAL.rows[[-1, -2]])
+    plain, lazy = (
+        measure_images(Comparison("overall", "train", *own), SETTINGS) for own in ((FRESH, REAL, OTHER), sides)
+    )
+    assert plain == lazy
+    monkeypatch.setattr(likeness, "MOST", 40)
+    drawn = measure_images(Comparison("overall", "train", *sides), SETTINGS)
+    assert {(record.n_real, record.n_synthetic) for record in drawn} == {(40, 40)}

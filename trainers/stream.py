@@ -39,9 +39,9 @@ class TrainingStream:
     """The endless, shuffled stream of training images, with everything random about a step.
 
     Args:
-        images: uint8 (n, channels, height, width), on the training device; floats, such as latents, are taken as they
-            are.
-        labels: int64 (n,).
+        images: uint8 (n, channels, height, width), on the training device or, where they do not fit there, the CPU;
+            floats, such as latents, are taken as they are.
+        labels: int64 (n,), on the training device.
         num_classes: real classes; class dropout replaces a label by `num_classes`.
         num_train_timesteps: T; timesteps are drawn from [0, T).
         class_dropout: probability of the null class.
@@ -70,7 +70,7 @@ class TrainingStream:
         augment: float = 0.0,
     ):
         self.images, self.labels, self.encode, self.augment = images, labels, encode, augment
-        self.density = None if density is None else density.to(images.device)
+        self.density = None if density is None else density.to(labels.device)
         self.num_classes, self.num_train_timesteps = num_classes, num_train_timesteps
         self.class_dropout, self.class_balanced, self.seed = class_dropout, class_balanced, seed
         self.flips = [axis for axis, on in ((3, horizontal_flip), (2, vertical_flip)) if on]
@@ -90,8 +90,10 @@ class TrainingStream:
         density: torch.Tensor | None = None,
         augment: float = 0.0,
     ) -> Self:
-        """The images of `train` on `device`, viewed as `args` say, drawn from `seed` or theirs."""
-        images, labels = (torch.from_numpy(array).to(device) for array in (train.images, train.labels))
+        """The images of `train` on `device`, if they take no more than half of its free memory, viewed as `args` say,
+        drawn from `seed` or theirs."""
+        images, labels = torch.from_numpy(train.images), torch.from_numpy(train.labels).to(device)
+        images = images.to(device) if images.nbytes <= room_on(device) else images
         flips = train.images.dtype == np.uint8  # latents come with their mirrored views
         views = (args.class_balanced, flips and args.horizontal_flip, flips and args.vertical_flip)
         drawn_from = args.seed if seed is None else seed
@@ -134,10 +136,11 @@ class TrainingStream:
 
     def inputs(self, step: int, index: torch.Tensor, parts: int) -> list[StepInputs]:
         """The images number `index` (b,) with everything random about them in step `step`, cut into `parts`."""
-        device, batch_size = self.images.device, len(index)
+        device, batch_size = self.labels.device, len(index)
+        chosen = self.images[index.to(self.images.device, non_blocking=True)]
         index = index.to(device, non_blocking=True)
         generator = torch.Generator(device).manual_seed(derive_seed(self.seed, 1, step))
-        images = scale_images(self.images[index])
+        images = scale_images(chosen.to(device, non_blocking=True))
         noise = torch.randn(images.shape, generator=generator, device=device)
         timesteps = self.timesteps(batch_size, generator)
         dropped = torch.rand(batch_size, generator=generator, device=device) < self.class_dropout
@@ -161,6 +164,11 @@ class TrainingStream:
             size = (count,)
             return torch.randint(self.num_train_timesteps, size, generator=generator, device=generator.device)
         return torch.multinomial(self.density, count, replacement=True, generator=generator)
+
+
+def room_on(device: torch.device) -> float:
+    """Half of the bytes that are free on a GPU; no bound elsewhere."""
+    return torch.cuda.mem_get_info(device)[0] / 2 if device.type == "cuda" else float("inf")
 
 
 def step_parts(

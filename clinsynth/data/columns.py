@@ -14,6 +14,7 @@ from typing import Any
 from datasets import ClassLabel, Dataset, Value
 
 from clinsynth.data.labels import AGE_WORDS, MAX_GROUPS, UNKNOWN, age_of, sounds_identifying, words_of
+from clinsynth.data.tables import cells_of, column_of
 from clinsynth.withheld import release, withhold
 
 logger = logging.getLogger("clinsynth")
@@ -50,7 +51,8 @@ def is_missing(value: Any) -> bool:
 
 
 def is_known(column: str, values: Iterable[str]) -> bool:
-    """Whether a column is a subgroup by its name and by its different `values`, without those that are missing."""
+    """Whether a column is a subgroup by its name and by its different `values`, without those that are missing; of
+    none, whether its name fits."""
     words, values = set(words_of(column)), [value.strip().lower() for value in values]
     if words & AGE_WORDS:
         return all(age_of(value) is not None for value in values)
@@ -65,7 +67,7 @@ def is_known(column: str, values: Iterable[str]) -> bool:
 
 def texts_of(dataset: Dataset, column: str) -> list[Any]:
     """The cells of a column, those of a ClassLabel by name."""
-    feature, cells = dataset.features[column], dataset[column][:]
+    feature, cells = dataset.features[column], column_of(dataset, column)
     if isinstance(feature, ClassLabel):
         return [feature.names[cell] if cell is not None and cell >= 0 else None for cell in cells]
     return cells
@@ -102,7 +104,7 @@ def with_subgroups(
 def withhold_column(split: Dataset, column: str) -> None:
     """Let no writer show the texts of a column."""
     if getattr(split.features[column], "dtype", "") in ("string", "large_string"):
-        withhold(column, (cell for cell in split[column] if cell))
+        withhold(column, (cell for cell in cells_of(split, column) if cell))
 
 
 def reason(column: str) -> str:
@@ -114,7 +116,8 @@ def known(splits: dict[str, Dataset], shared: set[str], own: list[str]) -> list[
     """The columns that are subgroups by name and values."""
     plain = [c for c in sorted(shared - set(own)) if isinstance(splits["train"].features[c], ClassLabel | Value)]
     named = [column for column in plain if not sounds_identifying(column)]
-    return [column for column in named if is_known(column, values_of(splits, column))]
+    fitting = [column for column in named if is_known(column, ())]
+    return [column for column in fitting if is_known(column, values_of(splits, column))]
 
 
 def values_of(splits: dict[str, Dataset], column: str) -> set[str]:

@@ -38,6 +38,13 @@ def text_digest(text: str) -> str:
     return hashlib.sha256(plain_text(text).encode()).hexdigest()
 
 
+def text_keys(texts: Iterable[str]) -> np.ndarray:
+    """The first 8 bytes of the digests of texts, uint64 (n,), in the order of these: two of a million texts have the
+    same by chance in 3 of 100 million sets."""
+    whole = (hashlib.sha256(plain_text(text).encode()).digest() for text in texts)
+    return np.fromiter((int.from_bytes(digest[:8], "big") for digest in whole), dtype=np.uint64)
+
+
 def plain_text(text: str) -> str:
     """A text without what case and blanks tell."""
     return " ".join(text.split()).casefold()
@@ -49,14 +56,11 @@ def fingerprint(image: Image.Image, grey: Image.Image) -> tuple[str, np.ndarray]
     return digest, np.asarray(grey.convert("L").resize((SIDE, SIDE), Image.Resampling.BOX))
 
 
-def exact_pairs(digests: Iterable[str]) -> list[tuple[int, int]]:
-    """(first, later) for every row whose digest occurred before."""
-    first: dict[str, int] = {}
-    pairs = []
-    for row, digest in enumerate(digests):
-        if first.setdefault(digest, row) != row:
-            pairs.append((first[digest], row))
-    return pairs
+def exact_pairs(digests: np.ndarray) -> list[tuple[int, int]]:
+    """(first, later) for every row whose digest, of (n,), occurred before."""
+    _, first, whose = np.unique(digests, return_index=True, return_inverse=True)
+    later = np.flatnonzero(first[whose] != np.arange(len(digests)))
+    return list(zip(first[whose[later]].tolist(), later.tolist(), strict=True))
 
 
 def near_pairs(thumbnails: np.ndarray) -> Iterator[tuple[int, int, float]]:

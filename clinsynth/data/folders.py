@@ -173,6 +173,10 @@ def rows_of(folder: Path, files: list[Path], label: str) -> Rows:
         )
     if levels == {1}:
         return [{"image": file, "label": file.parent.name} for file in files]
+    tops, inner = ({file.relative_to(folder).parts[level] for file in files} for level in (0, 1))
+    if len(tops) == 1 and not numbered(inner):  # all lies in one folder, which is no class
+        logger.info("%s: all images lie in %s, which is taken for no class", folder, *tops)
+        return rows_of(folder / tops.pop(), files, label)
     if levels != {2}:
         example = ", ".join(str(next(f for f in files if len(f.relative_to(folder).parts) - 1 == n)) for n in levels)
         raise ValueError(

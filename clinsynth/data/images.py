@@ -35,7 +35,7 @@ from clinsynth.data.looks import Looks, Survey, readable, survey, warn_of_shared
 from clinsynth.data.npz import published_names, read_npz
 from clinsynth.data.persons import with_persons
 from clinsynth.data.splits import Loaded, choose_train, looks_of, with_all_splits
-from clinsynth.data.tables import TABLES, rows_by_split, settle
+from clinsynth.data.tables import TABLES, numbers_of, rows_by_split, settle
 from clinsynth.data.targets import Target, bring_to, check_square, choose_target, count_sizes, state_changes
 
 logger = logging.getLogger("clinsynth")
@@ -61,8 +61,9 @@ class ImageArrays(LabelledSamples):
     persons: np.ndarray | None = None
     notes: tuple[str, ...] = ()
 
-    def content(self) -> bytes:
-        return repr(self.images.shape).encode() + self.images.tobytes()
+    def content(self) -> Iterator[bytes]:
+        yield repr(self.images.shape).encode()
+        yield from (image.tobytes() for image in self.images)
 
     def read_like(self, dataset: Dataset) -> ImageArrays:
         channels, side = self.images.shape[1:3]
@@ -160,7 +161,7 @@ def render(dataset: Dataset, target: Target, looks: Looks | None = None) -> Imag
         lambda: content_digest(looks.files if looks else file_digests(dataset), target),
         lambda: on_all_cores(partial(pixels_of, target=target), cells(dataset)),
     )
-    labels = np.asarray(dataset["label"][:], dtype=np.int64)
+    labels = numbers_of(dataset, "label")
     names = list(dataset.features["label"].names)
     return ImageArrays(images, labels, names, subgroups(dataset), persons_of(dataset))
 
@@ -195,7 +196,7 @@ def open_image_dataset(args: ImageDataArguments, seed: int = 0) -> Loaded:
     splits = with_persons(splits, args, notes)
     own = ["image", "label", LOOK, *({PERSON} & set(splits["train"].column_names))]
     splits, kept, left_out = with_subgroups(splits, declared_columns(args, splits), own)
-    splits = with_all_splits(splits, args.noun, lambda split: Looks(seen.records, np.asarray(split[LOOK][:])).groups())
+    splits = with_all_splits(splits, args.noun, lambda split: Looks(seen.records, numbers_of(split, LOOK)).groups())
     if not of_phantoms(args):  # which are drawn apart, and alike
         warn_of_shared_images(looks_of(splits, seen), notes)
     splits["train"] = choose_train(splits["train"], args, seed)

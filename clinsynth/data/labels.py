@@ -13,6 +13,8 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from datasets import ClassLabel, Dataset, Value
 
+from clinsynth.data.tables import cells_of, column_of, numbers_of
+
 logger = logging.getLogger("clinsynth")
 
 IDENTIFYING_WORDS = frozenset(
@@ -56,7 +58,7 @@ def with_class_labels(
             f"--label_names gives {len(names or [])} names, but the data set has {len(first or [])} classes "
             f"({first_of(first or [])}); give each one name, in the order of their numbers"
         )
-    values = {split: by_name(dataset[column][:], own[split], column) for split, dataset in splits.items()}
+    values = {split: by_name(column_of(dataset, column), own[split], column) for split, dataset in splits.items()}
     if renames:
         new_names = dict(zip(first or [], names or [], strict=True))
         logger.info("classes renamed: %s", first_of(f"{old} to {new}" for old, new in new_names.items()))
@@ -92,7 +94,9 @@ BESIDE_LABEL = frozenset("name id code text final ground truth true finding find
 def label_columns(columns: Iterable[str]) -> list[str]:
     """The columns that by their names hold the class, as `diagnosis`, `dx`, `Finding Labels`."""
     nouns = {column: set(words_of(column)) - BESIDE_LABEL for column in columns}
-    return [column for column, words in nouns.items() if len(words) == 1 and words <= LABEL_WORDS]
+    found = [column for column, words in nouns.items() if len(words) == 1 and words <= LABEL_WORDS]
+    findings = [column for column in nouns if words_of(column) in (["finding"], ["findings"])]
+    return found or (findings if len(findings) == 1 else [])  # several are marks, a column a finding
 
 
 def with_found_labels(splits: dict[str, Dataset], column: str) -> tuple[dict[str, Dataset], str]:
@@ -148,7 +152,7 @@ def from_one_hot(splits: dict[str, Dataset], column: str) -> dict[str, Dataset]:
         name
         for name in splits["train"].column_names
         if name != "image" and not sounds_identifying(name)
-        if all(name in split.column_names and set(map(str, split[name][:])) <= MARKS for split in splits.values())
+        if all(name in split.column_names and holds_marks(split, name) for split in splits.values())
     ]
     if len(marks) < 2:
         return splits
@@ -164,6 +168,11 @@ def from_one_hot(splits: dict[str, Dataset], column: str) -> dict[str, Dataset]:
         s: split.remove_columns(marks).add_column("label", [marks[row] for row in table[s].argmax(0)])
         for s, split in splits.items()
     }
+
+
+def holds_marks(split: Dataset, column: str) -> bool:
+    """Whether a column holds 0 and 1 alone."""
+    return all(str(cell) in MARKS for cell in cells_of(split, column))
 
 
 def alike_names(names: list[str] | None, found: list[Any]) -> dict[str, str]:
@@ -300,7 +309,7 @@ def check_not_empty(splits: dict[str, Dataset]) -> None:
 
 def persons_of(dataset: Dataset) -> np.ndarray | None:
     """Whose each row of a loaded split is, int64 (n,); None where that is not known."""
-    return np.asarray(dataset[PERSON][:], dtype=np.int64) if PERSON in dataset.column_names else None
+    return numbers_of(dataset, PERSON) if PERSON in dataset.column_names else None
 
 
 AGE_BANDS = (0, 18, 40, 60, 80)  # lower ends, years
@@ -325,7 +334,7 @@ def subgroups(dataset: Dataset) -> dict[str, np.ndarray]:
     for column, feature in dataset.features.items():
         if column in ("image", "label", PERSON, LOOK) or not isinstance(feature, ClassLabel | Value):
             continue
-        values = dataset[column][:]
+        values = column_of(dataset, column)
         if isinstance(feature, ClassLabel):
             texts = [feature.names[value] if value is not None and value >= 0 else UNKNOWN for value in values]
         elif AGE_WORDS & set(words_of(column)):  # age, patient_age
@@ -402,8 +411,8 @@ class LabelledSamples(LabelledRows):
     column: ClassVar[str]
     made_by: ClassVar[str]
 
-    def content(self) -> bytes:
-        """The samples as bytes, other ones for other samples."""
+    def content(self) -> Iterable[bytes]:
+        """The samples as bytes in parts, other ones for other samples."""
         raise NotImplementedError
 
     def read_like(self, dataset: Dataset) -> Self:

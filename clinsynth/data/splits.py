@@ -15,6 +15,7 @@ from scipy.sparse.csgraph import connected_components
 from clinsynth.data.arguments import DataArguments
 from clinsynth.data.labels import LOOK, PERSON, persons_of
 from clinsynth.data.looks import Looks
+from clinsynth.data.tables import numbers_of
 
 logger = logging.getLogger("clinsynth")
 
@@ -51,7 +52,7 @@ class Loaded:
 
 def looks_of(splits: Mapping[Any, Dataset], seen: Looks) -> dict[str, Looks]:
     """What was seen of each split's images."""
-    return {str(name): Looks(seen.records, np.asarray(split[LOOK][:])) for name, split in splits.items()}
+    return {str(name): Looks(seen.records, numbers_of(split, LOOK)) for name, split in splits.items()}
 
 
 SHARES = {"test": 0.2, "validation": 0.1}
@@ -77,18 +78,18 @@ def with_all_splits(
     train = splits["train"]
     missing = {name: share for name, share in SHARES.items() if name not in splits}
     if missing:
-        labels = np.asarray(train["label"][:])
+        labels = numbers_of(train, "label")
         whose = persons_of(train)
         persons = np.arange(len(train)) if whose is None else whose
         groups = persons
         if kept_together:  # the cut of rows without persons is that of earlier versions, whose sets name its rows
             groups = kept_together(train) if whose is None else joined(persons, kept_together(train))
         rows = cut_rows(labels, groups, missing)
-        if not all(rows.values()) and kept_together and len(np.unique(persons)) > 1:
+        if not all(map(len, rows.values())) and kept_together and len(np.unique(persons)) > 1:
             logger.warning("so many %ss are equal or nearly so that no cut keeps these together", noun)
             rows = cut_rows(labels, persons, missing)
         for name, chosen in rows.items():
-            if not chosen:
+            if not len(chosen):
                 raise ValueError(why_empty(name, noun, whose))
         splits = {**splits, **{name: train.select(chosen) for name, chosen in rows.items()}}
         parts = ", ".join(f"{name} {len(rows[name])}" for name in rows)
@@ -123,26 +124,26 @@ def joined(*keys: np.ndarray) -> np.ndarray:
     return found
 
 
-def cut_rows(labels: np.ndarray, persons: np.ndarray, shares: dict[str, float]) -> dict[str, list[int]]:
+def cut_rows(labels: np.ndarray, persons: np.ndarray, shares: dict[str, float]) -> dict[str, np.ndarray]:
     """Row numbers for train and each missing split; a person counts as of the class of their first row.
 
     A class gives every split its share, rounded, and keeps the rest for train.
     """
     _, first, person = np.unique(persons, return_index=True, return_inverse=True)
     sizes = np.bincount(person)
-    home = np.full(len(first), "train", dtype=object)
+    home = np.zeros(len(first), dtype=np.uint8)  # 0 train, then in the order of shares
     for label in np.unique(labels):
         members = np.random.default_rng([CUT_SEED, int(label)]).permutation(np.flatnonzero(labels[first] == label))
         filled = np.cumsum(sizes[members])
         start = 0
-        for name, share in shares.items():
+        for split, share in enumerate(shares.values(), start=1):
             end = start + round(share * filled[-1]) if len(filled) else 0
-            chosen = members[(filled > start) & (filled <= end) & (home[members] == "train")]
+            chosen = members[(filled > start) & (filled <= end) & (home[members] == 0)]
             if end > start and not len(chosen) and len(members) > len(shares):  # the next one alone is too large
-                chosen = members[home[members] == "train"][:1]
-            home[chosen] = name
+                chosen = members[home[members] == 0][:1]
+            home[chosen] = split
             start = end
-    return {name: np.flatnonzero(home[person] == name).tolist() for name in ("train", *shares)}
+    return {name: np.flatnonzero(home[person] == split) for split, name in enumerate(("train", *shares))}
 
 
 def choose_train(train: Dataset, args: DataArguments, seed: int) -> Dataset:
@@ -157,8 +158,8 @@ def choose_train(train: Dataset, args: DataArguments, seed: int) -> Dataset:
     check_classes(train, args, 1)
     if args.few_shot is not None or args.train_fraction != 1:
         names = train.features["label"].names
-        persons = np.asarray(train[PERSON][:]) if PERSON in train.column_names else None
-        rows = chosen_rows(np.asarray(train["label"][:]), names, args, seed, persons)
+        persons = persons_of(train)
+        rows = chosen_rows(numbers_of(train, "label"), names, args, seed, persons)
         whole = "" if persons is None else f", of {len(set(persons[rows]))} of {len(set(persons))} persons"
         logger.info("train: %d of %d %ss%s, by class, seed %d", len(rows), len(train), args.noun, whole, seed)
         train = train.select(rows.tolist())
@@ -202,7 +203,7 @@ def check_classes(train: Dataset, args: DataArguments, least: int) -> None:
             f"--dataset {args.dataset} has {len(names)} class ({', '.join(names)}); two or more are needed: add "
             f"{noun}s of another, or check --label_column"
         )
-    for name, count in zip(names, np.bincount(train["label"][:], minlength=len(names)).tolist(), strict=True):
+    for name, count in zip(names, np.bincount(numbers_of(train, "label"), minlength=len(names)).tolist(), strict=True):
         if count == 0:
             raise ValueError(
                 f"class {name!r} has no train {noun}s; add some, or leave the class out: without its name in "
@@ -223,8 +224,8 @@ def without_small_classes(splits: Splits, least: int, noun: str) -> Splits:
         ValueError: no class is left.
     """
     names = splits["train"].features["label"].names
-    labels = splits["train"]["label"][:]
-    large = [label for label in range(len(names)) if labels.count(label) >= least]
+    counts = np.bincount(numbers_of(splits["train"], "label"), minlength=len(names))
+    large = np.flatnonzero(counts >= least).tolist()
     if not large:
         raise ValueError(f"no class has {least} train {noun}s; lower --min_class_size")
     if len(large) == len(names):
@@ -232,9 +233,9 @@ def without_small_classes(splits: Splits, least: int, noun: str) -> Splits:
     feature = ClassLabel(names=[names[label] for label in large])
     result = {}
     for split, dataset in splits.items():
-        rows = [row for row, label in enumerate(dataset["label"]) if label in large]
-        chosen = dataset.select(rows)
-        numbers = [large.index(label) for label in chosen["label"]]
+        labels = numbers_of(dataset, "label")
+        rows = np.flatnonzero(np.isin(labels, large))
+        chosen, numbers = dataset.select(rows), np.searchsorted(large, labels[rows])
         result[split] = chosen.remove_columns("label").add_column("label", numbers, feature=feature)
     small = ", ".join(name for label, name in enumerate(names) if label not in large)
     lost = ", ".join(f"{split} {len(splits[split]) - len(result[split])}" for split in splits)

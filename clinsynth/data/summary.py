@@ -5,16 +5,19 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
 from datasets import Dataset
 
-from clinsynth.data.duplicates import NEAR_THRESHOLD, exact_pairs, near_pairs, text_digest
+from clinsynth.data.duplicates import NEAR_THRESHOLD, exact_pairs, near_pairs, text_keys
 from clinsynth.data.labels import AGE_BANDS, AGE_WORDS, age_band, age_of, persons_of, words_of
 from clinsynth.data.looks import Looks, joined
 from clinsynth.data.splits import Loaded
+from clinsynth.data.tables import AT_ONCE, cells_of, column_of, numbers_of
 from clinsynth.data.targets import count_modes, count_sizes
 
 MAX_VALUES = 30  # a text column with more values than these is described by their number
@@ -48,20 +51,21 @@ def summarize_loaded(loaded: Loaded) -> dict[str, Any]:
 def count_classes(split: Dataset) -> dict[str, int]:
     """Rows of each class."""
     names = split.features["label"].names
-    return dict(zip(names, np.bincount(split["label"][:], minlength=len(names)).tolist(), strict=True))
+    return dict(zip(names, np.bincount(numbers_of(split, "label"), minlength=len(names)).tolist(), strict=True))
 
 
 def describe_split(split: Dataset, looks: Looks | None) -> dict[str, Any]:
     """Rows, classes and subgroups of a split, and what its images or texts measure."""
     classes = {"classes": count_classes(split)}
     others = [name for name in split.column_names if name not in ("id", "image", "text", "label")]
-    subgroups = {name: describe_column(name, split[name][:]) for name in others}
+    subgroups = {name: describe_column(name, column_of(split, name)) for name in others}
     if looks is None:
-        lengths = [len(text) for text in split["text"]]
+        lengths = np.fromiter(map(len, cells_of(split, "text")), dtype=np.int64)
+        spread = {"least": int(lengths.min()), "median": int(np.median(lengths)), "most": int(lengths.max())}
         return {
             "texts": len(split),
             **classes,
-            "characters": {"least": min(lengths), "median": int(np.median(lengths)), "most": max(lengths)},
+            "characters": spread,
             "subgroups": subgroups,
         }
     found = looks.survey()
@@ -105,7 +109,7 @@ def visible_gain(loaded: Loaded, seeds: int) -> float | None:
     is done: as `smallest_difference`, but of two arms on the same test rows, told from baselines that are trained on
     different resamples of train; how much these differ stands for the spread of trainings."""
     found = resampled_baselines(loaded, BASELINES)
-    counts = np.unique(loaded.splits["test"]["label"][:], return_counts=True)[1]
+    counts = np.unique(numbers_of(loaded.splits["test"], "label"), return_counts=True)[1]
     return None if found is None else visible(found, seeds, counts)
 
 
@@ -129,26 +133,31 @@ def visible(scores: np.ndarray, seeds: int, counts: np.ndarray) -> float:
 def resampled_baselines(loaded: Loaded, count: int) -> np.ndarray | None:
     """Macro-F1 of `count` quick baselines, on the test rows as they are and on resamples of them, or of persons:
     (1 + RESAMPLES, count). The first is trained on the train rows, others on resamples. None with a single class."""
+    from sklearn.base import clone
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
     train, test = loaded.splits["train"], loaded.splits["test"]
     rng = np.random.default_rng(0)
     rows = rng.permutation(len(train))[:MOST_TRAIN]
-    labels, known = np.asarray(train["label"][:])[rows], np.asarray(test["label"][:])
+    labels, known = numbers_of(train, "label")[rows], numbers_of(test, "label")
     if len(np.unique(labels)) < 2:
         return None
     seen, unseen = features_of_rows(loaded, rows)
+    predicted = np.zeros((count, len(known)), dtype=np.int64)
     draws = [np.arange(len(rows)), *(resample_of_classes(labels, rng) for _ in range(count - 1))]
     model = LogisticRegression(class_weight="balanced", max_iter=200)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # a quick baseline need not end
-        predicted = [model.fit(seen[drawn], labels[drawn]).predict(unseen) for drawn in draws]
+        models = [clone(model).fit(seen[drawn], labels[drawn]) for drawn in draws]
+    for first, block in unseen:
+        for number, fitted in enumerate(models):
+            predicted[number, first : first + AT_ONCE] = fitted.predict(block)
     whose = persons_of(test)
     units = np.arange(len(test)) if whose is None else np.unique(whose, return_inverse=True)[1]
     rng, many = np.random.default_rng(0), units.max() + 1
-    weights: list[np.ndarray] = [np.ones(len(known))]
-    weights += [np.bincount(rng.integers(many, size=many), minlength=many)[units] for _ in range(RESAMPLES)]
+    drawn = (np.bincount(rng.integers(many, size=many), minlength=many)[units] for _ in range(RESAMPLES))
+    weights = chain([np.ones(len(known))], drawn)
     return np.array([[macro_f1(known, run, each) for run in predicted] for each in weights])
 
 
@@ -167,19 +176,24 @@ def macro_f1(known: np.ndarray, predicted: np.ndarray, weights: np.ndarray) -> f
     return float(np.mean(found))
 
 
-def features_of_rows(loaded: Loaded, rows: np.ndarray) -> tuple[Any, Any]:
-    """Standardised thumbnails (n, 784), or weights of words, of the train rows `rows` and of all test rows."""
+def features_of_rows(loaded: Loaded, rows: np.ndarray) -> tuple[Any, Iterator[tuple[int, Any]]]:
+    """Standardised thumbnails (n, 784), or weights of words, of the train rows `rows`, and of all test rows in parts,
+    each behind the number of its first row."""
+    test = loaded.splits["test"]
+    starts = range(0, len(test), AT_ONCE)
     if loaded.seen is None:
         from sklearn.feature_extraction.text import TfidfVectorizer
 
         train = loaded.splits["train"].select(rows.tolist())
-        words = TfidfVectorizer(min_df=1, max_features=20_000).fit(train["text"])
-        return words.transform(train["text"]), words.transform(loaded.splits["test"]["text"])
+        words = TfidfVectorizer(min_df=1, max_features=20_000)
+        seen, parts = words.fit_transform(train["text"]), test.select_columns("text").iter(AT_ONCE)
+        return seen, ((start, words.transform(part["text"])) for start, part in zip(starts, parts, strict=True))
     looks = loaded.looks()
     known, unseen = looks["train"].thumbnails[rows], looks["test"].thumbnails
-    pixels = [found.reshape(len(found), -1) / 255 for found in (known, unseen)]
-    mean, spread = pixels[0].mean(0), pixels[0].std(0) + 1e-3
-    return tuple((found - mean) / spread for found in pixels)  # type: ignore[return-value]
+    pixels = known.reshape(len(known), -1) / 255
+    mean, spread = pixels.mean(0), pixels.std(0) + 1e-3
+    blocks = ((start, unseen[start : start + AT_ONCE].reshape(-1, pixels.shape[1]) / 255) for start in starts)
+    return (pixels - mean) / spread, ((start, (block - mean) / spread) for start, block in blocks)
 
 
 def describe_column(name: str, values: list[Any]) -> dict[str, Any]:
@@ -200,13 +214,13 @@ def describe_column(name: str, values: list[Any]) -> dict[str, Any]:
 
 def find_duplicates(splits: Mapping[str, Dataset], looks: Mapping[str, Looks]) -> dict[str, Any]:
     """Pairs of the same pixels (each later image with its first) and of near duplicates that are not the same."""
-    places = [(name, row) for name, split in splits.items() for row in range(len(split))]
-    labels = np.concatenate([split["label"][:] for split in splits.values()])
+    places = Places(list(splits), np.cumsum([0, *map(len, splits.values())]))
+    labels = np.concatenate([numbers_of(split, "label") for split in splits.values()])
     if not looks:
-        texts = [text for split in splits.values() for text in split["text"]]
-        return {"exact": describe_pairs(exact_pairs(map(text_digest, texts)), places, labels)}
+        keys = np.concatenate([text_keys(cells_of(split, "text")) for split in splits.values()])
+        return {"exact": describe_pairs(exact_pairs(keys), places, labels)}
     every = joined([looks[name] for name in splits])
-    digests = every.digests.tolist()
+    digests = every.digests
     exact = exact_pairs(digests)
     likely = near_pairs(every.thumbnails)
     near = {(i, j): round(likeness, 3) for i, j, likeness in likely if digests[i] != digests[j]}
@@ -216,9 +230,19 @@ def find_duplicates(splits: Mapping[str, Dataset], looks: Mapping[str, Looks]) -
     }
 
 
-def describe_pairs(
-    pairs: Iterable[tuple[int, int]], places: list[tuple[str, int]], labels: np.ndarray
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Places:
+    """Where the rows of all splits, one after the other, stand: names of the splits, and where each starts."""
+
+    names: list[str]
+    starts: np.ndarray
+
+    def __getitem__(self, number: int) -> tuple[str, int]:
+        split = int(np.searchsorted(self.starts, number, side="right")) - 1
+        return self.names[split], number - int(self.starts[split])
+
+
+def describe_pairs(pairs: Iterable[tuple[int, int]], places: Places, labels: np.ndarray) -> dict[str, Any]:
     pairs = list(pairs)
     return {
         "pairs": len(pairs),

@@ -1,19 +1,28 @@
-"""Tables of samples, .csv, .tsv and .jsonl: from a file to rows, splits and a `datasets.Dataset`."""
+"""Tables of samples, .csv, .tsv and .jsonl: from a file to rows, splits and a `datasets.Dataset`.
+
+Rows of texts are written to a nameless temporary file as they are read, and mapped from there: of a large table a few
+thousand rows are in memory at a time.
+"""
 
 from __future__ import annotations
 
 import csv
 import json
 import logging
+import mmap
 import re
+import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any, TextIO
 
+import numpy as np
 import pyarrow as pa
 from datasets import Dataset, Features
 from datasets import Image as ImageFeature
+from datasets.fingerprint import generate_random_fingerprint
 from PIL import Image
 
 from clinsynth.images import to_png
@@ -35,6 +44,8 @@ EXCESS = "(cells beyond the columns)"
 SEPARATORS = ",;\t"
 LONGEST_CELL = 10_000_000
 """Characters."""
+AT_ONCE = 2000
+"""Rows of a table of texts in memory."""
 
 
 def split_named(name: str) -> str | None:
@@ -78,27 +89,33 @@ def split_column(rows: Rows) -> str | None:
     return next((name for row in rows for name in row if name.strip().casefold() == "split"), None)
 
 
-def rows_by_split(path: Path, rows: Rows) -> dict[str, Rows]:
-    """Rows by the column split, all of them train without it.
+def with_splits(path: Path, rows: Iterable[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each row behind the split that its column split names, train without one.
 
     Raises:
         ValueError: an unknown split, or no train row.
     """
-    splits: dict[str, Rows] = {}
-    column = split_column(rows)
-    if column is None:
-        return {"train": rows}
+    column, unnamed, found = None, 0, dict[str, None]()
     for number, row in enumerate(rows, start=1):
-        own = str(row.get(column) or "").strip()
+        column = column or split_column([row])
+        own = str(row.get(column) or "").strip() if column else ""
         split = split_named(own) if own else "train"
         if split is None:
             raise ValueError(f"{path}, row {number}: split is {own[:40]!r}; it may be train, validation or test")
+        unnamed += not own
+        found[split] = None
+        yield split, row
+    if column and unnamed:
+        logger.warning("%s: %d rows name no split: they count as train", path, unnamed)
+    if column and "train" not in found:
+        raise ValueError(f"{path} has no row of split train; it has {', '.join(found)}")
+
+
+def rows_by_split(path: Path, rows: Rows) -> dict[str, Rows]:
+    """Rows by the column split, all of them train without it; raises what `with_splits` does."""
+    splits: dict[str, Rows] = {}
+    for split, row in with_splits(path, rows):
         splits.setdefault(split, []).append(row)
-    without = sum(not str(row.get(column) or "").strip() for row in rows)
-    if without:
-        logger.warning("%s: %d rows name no split: they count as train", path, without)
-    if "train" not in splits:
-        raise ValueError(f"{path} has no row of split train; it has {', '.join(splits)}")
     return splits
 
 
@@ -108,32 +125,114 @@ def to_columns(rows: Rows) -> dict[str, list[Any]]:
     return {name: [row.get(name) for row in rows] for name in names}
 
 
-def checked_columns(path: Path, rows: Rows) -> dict[str, list[Any]]:
+def checked_columns(path: Path, rows: Rows) -> dict[str, pa.Array]:
     """`to_columns`, each of one kind of values.
 
     Raises:
         ValueError: a column is not; names it, and no value, which may be a patient's words.
     """
-    columns = to_columns(rows)
-    for name, cells in columns.items():
+    columns = {}
+    for name, cells in to_columns(rows).items():
         try:
-            pa.array(cells)
+            columns[name] = pa.array(cells)
         except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
-            raise ValueError(f"{path}: a column mixes kinds of values ({name}); give each column one kind") from error
+            raise mixed(path, name) from error
     return columns
 
 
+def mixed(path: Path, column: str) -> ValueError:
+    """The error for a column of several kinds of values."""
+    return ValueError(f"{path}: a column mixes kinds of values ({column}); give each column one kind")
+
+
+class RowsOnDisk:
+    """Rows of a table in a temporary file without a name, which goes with the process.
+
+    Args:
+        path: of the table, for messages.
+    """
+
+    def __init__(self, path: Path):
+        self.path, self.file = path, tempfile.TemporaryFile()
+        self.waiting: Rows = []
+        self.starts: list[int] = []
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Keep a row behind the others."""
+        self.waiting.append(row)
+        if len(self.waiting) == AT_ONCE:
+            self.write()
+
+    def write(self) -> None:
+        """Write those that wait, in their own schema: a later row may have further columns."""
+        table = pa.table(checked_columns(self.path, self.waiting))
+        self.starts.append(self.file.tell())
+        with pa.ipc.new_stream(self.file, table.schema) as writer:
+            writer.write_table(table)
+        self.waiting = []
+
+    def dataset(self) -> Dataset:
+        """All rows, mapped.
+
+        Raises:
+            ValueError: a column mixes kinds of values.
+        """
+        self.write()
+        self.file.flush()
+        mapped = pa.py_buffer(mmap.mmap(self.file.fileno(), 0, access=mmap.ACCESS_READ))
+        parts = [pa.ipc.open_stream(mapped[start:]).read_all() for start in self.starts]
+        for name in dict.fromkeys(name for part in parts for name in part.column_names):
+            own = [pa.schema([part.schema.field(name)]) for part in parts if name in part.column_names]
+            try:
+                pa.unify_schemas(own, promote_options="permissive")
+            except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+                raise mixed(self.path, name) from error
+        table = pa.concat_tables(parts, promote_options="permissive")
+        return Dataset(table, fingerprint=generate_random_fingerprint())  # else datasets hashes the whole of it
+
+
+def on_disk(path: Path, rows: Iterable[tuple[str, dict[str, Any]]]) -> dict[str, Dataset]:
+    """The rows of each split, as `RowsOnDisk`."""
+    splits: dict[str, RowsOnDisk] = {}
+    for split, row in rows:
+        splits.setdefault(split, RowsOnDisk(path)).add(row)
+    return {split: kept.dataset() for split, kept in splits.items()}
+
+
+def cells_of(dataset: Dataset, column: str) -> Iterator[Any]:
+    """The cells of a column, of which a few thousand are in memory at a time."""
+    return chain.from_iterable(part[column] for part in dataset.select_columns(column).iter(AT_ONCE))
+
+
+def numbers_of(dataset: Dataset, column: str) -> np.ndarray:
+    """A column of whole numbers, int64 (n,); `dataset[column][:]` makes an object of each chosen row."""
+    return np.fromiter(cells_of(dataset, column), dtype=np.int64, count=len(dataset))
+
+
+def column_of(dataset: Dataset, column: str) -> list[Any]:
+    """The cells of a column, equal texts as one: a long one with few different values takes little memory."""
+    known: dict[str, str] = {}
+    return [known.setdefault(cell, cell) if isinstance(cell, str) else cell for cell in cells_of(dataset, column)]
+
+
 def read_file(path: Path) -> Rows:
-    """Rows of a .csv or .jsonl.
+    """Rows of a .csv, .tsv or .jsonl; raises what `rows_of_file` does."""
+    return list(rows_of_file(path))
+
+
+def rows_of_file(path: Path) -> Iterator[dict[str, Any]]:
+    """Rows of a .csv, .tsv or .jsonl, one after the other.
 
     Raises:
         ValueError: not in UTF-8, no such format, or no rows.
     """
     check_encoding(path)
-    rows = list(read_rows(path))
-    if not rows:
+    rows = read_rows(path)
+    first = next(rows, None)
+    if first is None:
         raise ValueError(f"{path} has no rows; write them below the names of the columns")
-    return rows
+    yield first
+    yield from rows
 
 
 def check_encoding(path: Path) -> None:

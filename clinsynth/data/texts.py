@@ -15,18 +15,20 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict, Value
 
 from clinsynth.data import phantom_posts
 from clinsynth.data.arguments import TextDataArguments
 from clinsynth.data.columns import with_subgroups
-from clinsynth.data.duplicates import text_digest
+from clinsynth.data.duplicates import text_keys
 from clinsynth.data.image_tables import NAMED, Places, ending, files_below, names_images
 from clinsynth.data.labels import (
     PERSON,
@@ -42,13 +44,14 @@ from clinsynth.data.sources import is_parquet_of_images, parquet_files, read_fil
 from clinsynth.data.splits import Loaded, choose_train, with_all_splits, without_small_classes
 from clinsynth.data.tables import (
     TABLES,
-    Rows,
-    checked_columns,
-    read_file,
+    cells_of,
+    numbers_of,
+    on_disk,
     read_rows,
-    rows_by_split,
+    rows_of_file,
     settle,
     split_named,
+    with_splits,
 )
 
 logger = logging.getLogger("clinsynth")
@@ -80,21 +83,21 @@ def open_text_dataset(args: TextDataArguments, seed: int = 0) -> Loaded:
     splits, kept, left_out = with_subgroups(splits, args.declared, own, GENERATED)
     if args.drop_small_classes:
         splits = without_small_classes(splits, args.min_class_size, args.noun)
-    splits = with_all_splits(splits, args.noun, kept_together=text_digests)
+    splits = with_all_splits(splits, args.noun, kept_together=keys_of)
     splits["train"] = choose_train(splits["train"], args, seed)
     warn_of_shared_texts(splits, notes)
     return Loaded(DatasetDict(splits), kept, left_out, notes)
 
 
-def text_digests(dataset: Dataset) -> np.ndarray:
-    """Digests (n,) of a split's texts."""
-    return np.array([text_digest(text) for text in dataset["text"]])
+def keys_of(dataset: Dataset) -> np.ndarray:
+    """`text_keys` of a split's texts."""
+    return text_keys(cells_of(dataset, "text"))
 
 
 def warn_of_shared_texts(splits: dict[str, Dataset], notes: list[str]) -> None:
-    train = set(text_digests(splits["train"]))
+    train = keys_of(splits["train"])
     for name in ("validation", "test"):
-        shared = sum(digest in train for digest in text_digests(splits[name]))
+        shared = int(np.isin(keys_of(splits[name]), train).sum())
         if shared:
             warn(
                 notes,
@@ -139,16 +142,16 @@ def read_text_splits(args: TextDataArguments) -> dict[str, Dataset]:
         return read_text_folder(path, args)
     if path.suffix.lower() not in TABLES or not path.is_file():
         return read_file_or_hub(args.dataset, path)
-    return to_datasets(path, rows_by_split(path, known_layout(read_file(path), args)))
+    return on_disk(path, with_splits(path, known_layout(path, args)))
 
 
 def read_text_folder(path: Path, args: TextDataArguments) -> dict[str, Dataset]:
     """A published folder of MTS-Dialog or CounselChat, a file a split, or Parquet."""
     if (path / MTS_DIALOG["train"]).is_file():
-        return to_datasets(path, read_mts_dialog(path, args))
+        return on_disk(path, read_mts_dialog(path, args))
     counselchat = path / "counselchat_min.csv"
     if counselchat.is_file():
-        return to_datasets(path, rows_by_split(counselchat, known_layout(read_file(counselchat), args)))
+        return on_disk(path, with_splits(counselchat, known_layout(counselchat, args)))
     files = [file for file in sorted(path.iterdir()) if file.suffix.lower() in TABLES]
     if not files and parquet_files(path):
         return read_folder(path)
@@ -160,47 +163,45 @@ def read_text_folder(path: Path, args: TextDataArguments) -> dict[str, Dataset]:
         )
     if left := [file.name for file in files if not split_named(file.stem)]:
         logger.warning("%s: files left out, since they are not called as a split: %s", path, ", ".join(left))
-    splits: dict[str, Rows] = {}
+    found = [split for split, _ in named]
     for split, file in named:
-        if split in splits:
+        if found.count(split) > 1:
             raise ValueError(f"{path} holds two files of the split {split}; remove {file.name} or it")
-        splits[split] = read_file(file)
-    return to_datasets(path, splits)
+    return on_disk(path, ((split, row) for split, file in named for row in rows_of_file(file)))
 
 
-def known_layout(rows: Rows, args: TextDataArguments) -> Rows:
-    """Rows with text and label where the columns are CounselChat's: one a question, whatever its answers."""
-    if "questionID" not in rows[0] or not COUNSELCHAT_COLUMNS.keys() <= rows[0].keys():
-        return rows
+def known_layout(path: Path, args: TextDataArguments) -> Iterator[dict[str, Any]]:
+    """A table's rows; where its columns are CounselChat's text and label, one a question, whatever its answers."""
+    rows = rows_of_file(path)
+    head = next(rows)
+    if "questionID" not in head or not COUNSELCHAT_COLUMNS.keys() <= head.keys():
+        yield head
+        yield from rows
+        return
     first: dict[str, dict[str, Any]] = {}
     several = set()
-    for row in rows:
+    for row in (head, *rows):
         known = first.setdefault(row["questionID"], row)
         if known["topic"] != row["topic"]:
             several.add(row["questionID"])
     if several:
         logger.info("%d of %d questions stand under two topics: the first is taken", len(several), len(first))
-    return [renamed(row, COUNSELCHAT_COLUMNS, args) for row in first.values()]
+    yield from (renamed(row, COUNSELCHAT_COLUMNS, args) for row in first.values())
 
 
-def read_mts_dialog(path: Path, args: TextDataArguments) -> dict[str, Rows]:
-    """The splits of MTS-Dialog; its second test set is left aside."""
-    splits = {}
+def read_mts_dialog(path: Path, args: TextDataArguments) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The rows of MTS-Dialog, each behind its split; the second test set is left aside."""
     for split, name in MTS_DIALOG.items():
         if not (path / name).is_file():
             raise ValueError(f"{path} has {MTS_DIALOG['train']} but no {name}; put MTS-Dialog's file there")
-        splits[split] = [renamed(row, MTS_DIALOG_COLUMNS, args) for row in read_file(path / name)]
-    return splits
+        for row in rows_of_file(path / name):
+            yield split, renamed(row, MTS_DIALOG_COLUMNS, args)
 
 
 def renamed(row: dict[str, Any], names: dict[str, str], args: TextDataArguments) -> dict[str, Any]:
     """A row's text and label under their usual names, and what `--text_column` and `--label_column` ask for."""
     wanted = {args.text_column, args.label_column, "split"}
     return {new: row[old] for old, new in names.items()} | {name: row[name] for name in wanted & row.keys()}
-
-
-def to_datasets(path: Path, splits: dict[str, Rows]) -> dict[str, Dataset]:
-    return {split: Dataset.from_dict(checked_columns(path, rows)) for split, rows in splits.items()}
 
 
 GENERATED = frozenset({"seed", "example_ids", "attempts", "prompt_choices", "thought_tokens", "split"})
@@ -210,20 +211,22 @@ GENERATED = frozenset({"seed", "example_ids", "attempts", "prompt_choices", "tho
 def with_texts(splits: dict[str, Dataset], args: TextDataArguments, notes: list[str]) -> dict[str, Dataset]:
     """Splits whose columns id and text are a row's place in the source, and its text."""
     check_column(splits, args.text_column, "name the right one with --text_column")
-    cells = {split: dataset[args.text_column][:] for split, dataset in splits.items()}
+    cells = {split: cells_of(dataset, args.text_column) for split, dataset in splits.items()}
     bad = {split: {row: why for row, text in enumerate(own) if (why := no_text(text))} for split, own in cells.items()}
     wrong = [
         f"{split} row {row} has {why}; write one or remove the row" for split in bad for row, why in bad[split].items()
     ]
-    settle(wrong, sum(map(len, cells.values())), "text", args.on_bad_file == "skip", notes)
+    settle(wrong, sum(map(len, splits.values())), "text", args.on_bad_file == "skip", notes)
     result = {}
     for split, dataset in splits.items():
-        rows = [row for row in range(len(dataset)) if row not in bad[split]]
-        own = dataset.remove_columns([c for c in {"id", "text", args.text_column} if c in dataset.column_names])
-        own = own.add_column("id", [f"{split}-{row}" for row in range(len(dataset))])
-        texts = [cell if row not in bad[split] else "" for row, cell in enumerate(cells[split])]
-        own = own.add_column("text", texts, feature=Value("string"))
-        result[split] = own.select(rows) if bad[split] else own
+        others = [name for name in dataset.column_names if name in ("id", "text") and name != args.text_column]
+        own = dataset.remove_columns(others)
+        own = own if args.text_column == "text" else own.rename_column(args.text_column, "text")
+        if own.features["text"] != Value("string"):
+            own = own.cast_column("text", Value("string"))
+        numbers = pc.cast(pa.array(np.arange(len(own))), pa.string())
+        own = own.add_column("id", pc.binary_join_element_wise(f"{split}-", numbers, ""))
+        result[split] = own.select([row for row in range(len(own)) if row not in bad[split]]) if bad[split] else own
     check_not_empty(result)
     return result
 
@@ -255,8 +258,8 @@ class TextArrays(LabelledSamples):
     persons: np.ndarray | None = None
     notes: tuple[str, ...] = ()
 
-    def content(self) -> bytes:
-        return json.dumps(self.texts.tolist()).encode()
+    def content(self) -> list[bytes]:
+        return [json.dumps(self.texts.tolist()).encode()]
 
     def read_like(self, dataset: Dataset) -> TextArrays:
         """The columns text and label of a data set.
@@ -289,7 +292,7 @@ def to_text_arrays(dataset: Dataset) -> TextArrays:
     """A split with columns id, text, label and subgroups."""
     return TextArrays(
         as_objects(dataset["text"][:]),
-        np.asarray(dataset["label"][:], dtype=np.int64),
+        numbers_of(dataset, "label"),
         list(dataset.features["label"].names),
         # the texts of a small split are few enough to be taken for groups
         subgroups(dataset.remove_columns(["id", "text"])),
@@ -331,5 +334,5 @@ class TextSet:
         columns = dataset.column_names
         ids = dataset["id"][:] if "id" in columns else [str(row) for row in range(len(dataset))]
         examples = dataset["example_ids"][:] if "example_ids" in columns else None
-        labels = np.asarray(dataset["label"][:], dtype=np.int64)
+        labels = numbers_of(dataset, "label")
         return cls(dataset["text"][:], labels, ids, examples, persons_of(dataset))

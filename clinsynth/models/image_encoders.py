@@ -33,6 +33,8 @@ BATCH_SIZE = 64
 # the arithmetic. A MobileNetV2's largest buffer of four such images is 19 MB.
 CPU_BATCH_SIZE = 4
 DEFAULT_EPOCHS = 20
+HASHED_AT_ONCE = 1024
+"""Rows."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,8 @@ def hash_arrays(*values: np.ndarray | str) -> str:
             digest.update(value.encode())
         else:
             digest.update(f"{value.shape}{value.dtype}".encode())
-            digest.update(np.ascontiguousarray(value).data)
+            for start in range(0, len(value), HASHED_AT_ONCE):  # a split on disk need not fit into memory
+                digest.update(np.ascontiguousarray(value[start : start + HASHED_AT_ONCE]).data)
     return digest.hexdigest()
 
 

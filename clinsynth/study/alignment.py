@@ -70,7 +70,7 @@ def alignment_evidence(
         typical = typicalities(features[split], features["test"], train)
         rows[split] = score(shares, classify(arrays.images), arrays.labels, typical)
     whole = {split: ~np.isnan(found).any(1) for split, found in rows.items()}
-    measured = {split: Features(rows[split][kept], sets[split].labels[kept]) for split, kept in whole.items()}
+    measured = {split: features[split].of(rows[split]).take(kept) for split, kept in whole.items()}
     records = []
     for comparison in comparisons(measured, "test", "validation", sets["test"].label_names, settings.seed):
         records += [record.to_dict() for record in measure_alignment(comparison, settings)]
@@ -151,7 +151,7 @@ def tail_record(record: Measurement, comparison: Comparison, settings: Measureme
     record = replace(
         record,
         value=low_tail(mine, known),
-        interval=low_tail_interval(mine, known, many, settings.seed) if many else None,
+        interval=low_tail_interval(mine, known, many, settings.seed, scores.real.persons) if many else None,
         note=f"below {tail_threshold(known):.3f}, the real 5th percentile",
     )
     return scores.with_distance_floors(record, lambda real, made: low_tail(made, real), settings.seed)
@@ -218,7 +218,7 @@ def gather_alignment(
         judge,
         lambda images: np.ascontiguousarray(predict(model, images)[:, classes]),
         sets,
-        {**features, "validation": Features(known, sets["validation"].labels)},
+        {**features, "validation": Features(known, sets["validation"].labels, sets["validation"].persons)},
         MeasurementSettings(extractor.name, args.bootstrap, args.seed),
         Kept(output_dir / "measurements.json"),
         hash_arrays(*digests, f"{about_judge}")[:16],

@@ -16,7 +16,7 @@ from clinsynth.data.images import load_image_arrays
 from clinsynth.metrics.comparisons import comparisons
 from clinsynth.metrics.distances import measure_features
 from clinsynth.metrics.findings import read_collapse
-from clinsynth.metrics.images.likeness import measure_images
+from clinsynth.metrics.images.likeness import ImageRows, measure_images
 from clinsynth.metrics.images.privacy import image_privacy
 from clinsynth.metrics.privacy.attacks import attack_table
 from clinsynth.metrics.records import Features, MeasurementSettings, as_dicts, count_classes
@@ -78,7 +78,7 @@ def gather_evidence(
     for split in ("train", "test", "synthetic"):
         rows = cached_features(extractor, sets[split].images, cache / "features", f"features, {split}")
         features[split] = Features(rows, sets[split].labels, sets[split].persons)
-        pictures[split] = features[split].of(sets[split].images)
+        pictures[split] = features[split].of(ImageRows.of(sets[split].images))
     finished = Kept(output_dir / "measurements.json")
     settings = MeasurementSettings(extractor.name, args.bootstrap, args.seed)
     begins("distances and variety")

@@ -108,15 +108,16 @@ def loss_attack(
     scores = [candidate_scores(part) for part in losses]
     rough = [roughness_scores(side.images) for side in sides]
     labels, candidates = [side.labels for side in sides], describe_candidates(grid)
-    attack = run_attack(scores, labels, seed)
+    persons = [side.persons for side in sides]
+    attack = run_attack(scores, labels, seed, persons)
     tried = zip(candidates, attack.by_candidate, strict=True)
     return {
         **describe_attack(attack),
         "chosen": candidates[attack.candidate],
         "tpr": [describe_tpr(attack, rate, seed, replicates) for rate in FALSE_POSITIVE_RATES],
         "epsilon": epsilon_bound(attack),
-        "floor": held_out_floor(scores[1], labels[1], seed),
-        "control": describe_attack(run_attack(rough, labels, seed)),
+        "floor": held_out_floor(scores[1], labels[1], seed, persons[1]),
+        "control": describe_attack(run_attack(rough, labels, seed, persons)),
         "by_candidate": [candidate | {"value": value} for candidate, value in tried],
         "timesteps": grid,
         "rows_members": len(labels[0]),

@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 
 from clinsynth.data.texts import TextArrays
 from clinsynth.judges.text_audit import share_of
+from clinsynth.metrics.intervals import no_narrower
 from clinsynth.metrics.privacy.attack import MIN_ROWS, describe_attack, describe_tpr, held_out_floor, run_attack
 from clinsynth.study.membership import FALSE_POSITIVE_RATES, matched_sides
 from clinsynth.trainers.text_lora.examples import Encoder
@@ -98,24 +99,34 @@ def membership(tuned: TunedModel, sides: list[TextArrays], seed: int) -> dict[st
     sizes = [np.array([len(zlib.compress(str(text).encode())) for text in side.texts]) for side in sides]
     scores = [np.stack([-loss, -loss / size], axis=1) for loss, size in zip(losses, sizes, strict=True)]
     blind = [np.stack([size, -size], axis=1).astype(float) for size in sizes]
-    labels = [side.labels for side in sides]
-    attack = run_attack(scores, labels, seed)
+    labels, persons = [side.labels for side in sides], [side.persons for side in sides]
+    attack = run_attack(scores, labels, seed, persons)
     return {
         "metric": "membership_inference",
         "ideal": 0.5,
         **describe_attack(attack),
         "chosen": CANDIDATES[attack.candidate],
         "tpr": [describe_tpr(attack, rate, seed, 1000) for rate in FALSE_POSITIVE_RATES],
-        "floor": held_out_floor(scores[1], sides[1].labels, seed),
-        "control": describe_attack(run_attack(blind, labels, seed)),
+        "floor": held_out_floor(scores[1], sides[1].labels, seed, sides[1].persons),
+        "control": describe_attack(run_attack(blind, labels, seed, persons)),
     }
 
 
 def extraction(tuned: TunedModel, sides: list[TextArrays], prefix: int, length: int) -> dict[str, Any]:
     """The shares of members and of held-out texts that are said by heart."""
     said = [[tuned.says(*row, prefix, length) for row in progress(side, "extraction")] for side in sides]
-    members, others = (share_of(sum(map(bool, own)), sum(one is not None for one in own)) for own in said)
+    members, others = (share_said(own, side.persons) for own, side in zip(said, sides, strict=True))
     return {"metric": "extraction", "ideal": 0.0, "prefix": prefix, "length": length, **members, "floor": others}
+
+
+def share_said(said: list[bool | None], persons: np.ndarray | None) -> dict[str, Any]:
+    """The share of True among what was tried (not None); its interval no narrower than that of resampled persons."""
+    tried = np.array([one is not None for one in said])
+    hits, whose = np.array(said)[tried].astype(bool), None if persons is None else persons[tried]
+    found = share_of(int(hits.sum()), len(hits))
+    if found["interval"] is None:
+        return found
+    return {**found, "interval": list(no_narrower(found["interval"], np.mean, [hits], [whose]))}
 
 
 def progress(side: TextArrays, name: str) -> Sequence[tuple[str, str]]:

@@ -101,14 +101,19 @@ def tail_threshold(real: np.ndarray) -> float:
 
 
 def low_tail_interval(
-    synthetic: np.ndarray, real: np.ndarray, n_bootstrap: int = 200, seed: int = 0
+    synthetic: np.ndarray, real: np.ndarray, n_bootstrap: int = 200, seed: int = 0, persons: np.ndarray | None = None
 ) -> tuple[float, float]:
-    """Percentile bootstrap interval (95 %) of `low_tail`; both sides are resampled: the threshold is uncertain."""
+    """Percentile bootstrap interval (95 %) of `low_tail`; both sides are resampled: the threshold is uncertain.
+
+    Where `persons` (n_real,) say whose each real image is, persons are resampled with all their images.
+    """
     generator = np.random.default_rng([seed, 7])
-    values = [
-        low_tail(generator.choice(synthetic, len(synthetic)), generator.choice(real, len(real)))
-        for _ in range(n_bootstrap)
-    ]
+    whose = np.arange(len(real)) if persons is None else np.unique(persons, return_inverse=True)[1]
+    own = np.split(real[np.argsort(whose, kind="stable")], np.cumsum(np.bincount(whose))[:-1])
+    values = []
+    for _ in range(n_bootstrap):
+        made, drawn = generator.choice(synthetic, len(synthetic)), generator.integers(len(own), size=len(own))
+        values.append(low_tail(made, np.concatenate([own[person] for person in drawn])))
     low, high = np.quantile(values, [0.025, 0.975])
     return float(low), float(high)
 

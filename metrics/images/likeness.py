@@ -7,8 +7,9 @@ texture than the network knows, crowd together in its features however different
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -20,6 +21,42 @@ from clinsynth.metrics.ssim import ssim
 MIN_PAIRS = 5
 THUMBNAIL = 16
 DUPLICATE_SHARE = 0.5
+MOST = 10_000
+"""Images of a side."""
+
+
+@dataclass(frozen=True)
+class ImageRows:
+    """Rows `numbers` (n,) of images (m, channels, r, r) that may lie on disk: a slice of them is read, others are
+    chosen from without reading any."""
+
+    images: np.ndarray
+    numbers: np.ndarray
+
+    @classmethod
+    def of(cls, images: np.ndarray) -> np.ndarray:
+        """All rows, for whatever takes images a slice at a time."""
+        rows: Any = cls(images, np.arange(len(images)))
+        return rows  # type: ignore[no-any-return]
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return len(self.numbers), *self.images.shape[1:]
+
+    @property
+    def ndim(self) -> int:
+        return self.images.ndim
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.images.dtype
+
+    def __getitem__(self, rows: slice | np.ndarray) -> Any:
+        chosen = self.numbers[rows]
+        return self.images[chosen] if isinstance(rows, slice) else ImageRows(self.images, chosen)
 
 
 def measure_images(comparison: Comparison, settings: MeasurementSettings) -> list[Measurement]:
@@ -29,8 +66,10 @@ def measure_images(comparison: Comparison, settings: MeasurementSettings) -> lis
     real images' own value, its held-out floor that of `other`, a second real split. Above the floor: less diverse.
     "ssim_nearest": mean SSIM of the synthetic images to the real one nearest in pixels; its held-out floor is that
     of `other` to the same real images, the one to compare with. Above that: nearer to copies than new patients are.
+    Pairs of pixels grow with the square: of a side of more than 10,000 images as many are drawn.
     "near_duplicates": share of the synthetic images that `near_duplicates` marks. Above the floors: repetition.
     """
+    comparison = comparison.map(at_most)
     shape = comparison.real.rows.shape[1:]
     settings = replace(settings, extractor="pixels")
     records = [
@@ -52,6 +91,13 @@ def measure_images(comparison: Comparison, settings: MeasurementSettings) -> lis
         mean = partial(_mean_beside, of)
         measured.append(comparison.with_distance_floors(record, mean, settings.seed))
     return measured
+
+
+def at_most(side: Features) -> Features:
+    """MOST rows of a side, the same in every run, in their order."""
+    if len(side) <= MOST:
+        return side
+    return side.take(np.sort(np.random.default_rng(MOST).permutation(len(side))[:MOST]))
 
 
 def _mean_beside(of: Callable[[np.ndarray, np.ndarray], np.ndarray], real: np.ndarray, made: np.ndarray) -> float:

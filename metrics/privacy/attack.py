@@ -1,4 +1,7 @@
-"""The statistics of a membership attack on scores: choose on one half, report the other, with intervals and floor."""
+"""The statistics of a membership attack on scores: choose on one half, report the other, with intervals and floor.
+
+Where it is known whose a row is, persons are parted into the halves and resampled, not rows.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from clinsynth.metrics.comparisons import split_halves
-from clinsynth.metrics.intervals import bootstrap, percentile_interval
+from clinsynth.metrics.intervals import Interval, Persons, bootstrap, no_narrower, percentile_interval
 from clinsynth.seeds import derive_seed
 
 MIN_ROWS = 16
@@ -17,21 +20,26 @@ MIN_ROWS = 16
 
 @dataclass(frozen=True)
 class Attack:
-    """The scores of both sides on the evaluation half, by the candidate that was best on the calibration half."""
+    """The scores of both sides on the evaluation half, by the candidate that was best on the calibration half, and
+    whose each row of both is."""
 
     candidate: int
     members: np.ndarray
     others: np.ndarray
     by_candidate: list[float]
+    persons: Persons = (None, None)
 
 
-def run_attack(scores: list[np.ndarray], labels: list[np.ndarray], seed: int) -> Attack:
+def run_attack(
+    scores: list[np.ndarray], labels: list[np.ndarray], seed: int, persons: Persons = (None, None)
+) -> Attack:
     """Choose the candidate on one stratified half of members and others, score the other half by it."""
-    halves = [split_halves(side, seed) for side in labels]
+    halves = [split_halves(side, seed, whose) for side, whose in zip(labels, persons, strict=True)]
     calibration, evaluation = ([side[half[i]] for side, half in zip(scores, halves, strict=True)] for i in (0, 1))
     best = int(np.argmax([area(*columns) for columns in zip(*(side.T for side in calibration), strict=True)]))
     areas = [area(*columns) for columns in zip(*(side.T for side in evaluation), strict=True)]
-    return Attack(best, evaluation[0][:, best], evaluation[1][:, best], areas)
+    kept = [None if whose is None else whose[half[1]] for whose, half in zip(persons, halves, strict=True)]
+    return Attack(best, evaluation[0][:, best], evaluation[1][:, best], areas, kept)
 
 
 def area(members: np.ndarray, others: np.ndarray) -> float:
@@ -48,20 +56,26 @@ def found_at(members: np.ndarray, others: np.ndarray, rate: float) -> float:
     return float((members > np.sort(others)[len(others) - 1 - allowed]).mean())
 
 
-def held_out_floor(scores: np.ndarray, labels: np.ndarray, seed: int) -> dict[str, Any] | None:
+def held_out_floor(
+    scores: np.ndarray, labels: np.ndarray, seed: int, persons: np.ndarray | None = None
+) -> dict[str, Any] | None:
     """The attack with one half of the held-out rows in the members' place; None below 2 x 16 rows."""
-    halves = split_halves(labels, derive_seed(seed, 0))
+    halves = split_halves(labels, derive_seed(seed, 0), persons)
     if min(map(len, halves)) < MIN_ROWS:
         return None
-    return describe_attack(run_attack([scores[half] for half in halves], [labels[half] for half in halves], seed))
+    whose = [None if persons is None else persons[half] for half in halves]
+    own, kinds = ([array[half] for half in halves] for array in (scores, labels))
+    return describe_attack(run_attack(own, kinds, seed, whose))
 
 
 def describe_attack(attack: Attack) -> dict[str, Any]:
-    """Area, its interval and the rows it is from."""
+    """Area, its interval (no narrower than `area_interval`'s) and the rows it is from."""
     value = area(attack.members, attack.others)
+    plain = area_interval(value, len(attack.members), len(attack.others))
+    sides = [attack.members, attack.others]
     return {
         "value": value,
-        "interval": area_interval(value, len(attack.members), len(attack.others)),
+        "interval": no_narrower(plain, area, sides, attack.persons),
         "n_members": len(attack.members),
         "n_non_members": len(attack.others),
     }
@@ -84,6 +98,8 @@ DELTA = 1e-5
 def epsilon_bound(attack: Attack) -> dict[str, Any]:
     """The least epsilon at delta 1e-5 that the attack is compatible with, at 95 % confidence; 0 where it says nothing.
 
+    The first row of each person counts alone, since these intervals are of independent rows.
+
     Differential privacy bounds the share of members found by e^epsilon times the false-positive rate, plus delta
     (Kairouz et al. 2015); both are taken at the end of their Clopper-Pearson intervals that favours privacy, as of
     Jagielski et al. 2020 (arXiv 2006.07709). Five thresholds are tried in both directions, and the confidence is
@@ -101,10 +117,11 @@ def epsilon_bound(attack: Attack) -> dict[str, Any]:
         return float(beta.ppf(tail, count, total - count + 1)) if count else 0.0
 
     best: dict[str, Any] = {"value": 0.0, "delta": DELTA, "confidence": 0.95, "fpr": None, "estimate": None}
-    sizes = len(attack.members), len(attack.others)
+    members, others = map(first_rows, (attack.members, attack.others), attack.persons)
+    sizes = len(members), len(others)
     for rate in EPSILON_RATES:
-        limit = np.sort(attack.others)[sizes[1] - 1 - int(rate * sizes[1])]
-        found, false = int((attack.members > limit).sum()), int((attack.others > limit).sum())
+        limit = np.sort(others)[sizes[1] - 1 - int(rate * sizes[1])]
+        found, false = int((members > limit).sum()), int((others > limit).sum())
         for hits, misses, totals in (
             (found, false, sizes),
             (sizes[1] - false, sizes[0] - found, sizes[::-1]),
@@ -118,7 +135,12 @@ def epsilon_bound(attack: Attack) -> dict[str, Any]:
     return best
 
 
-def area_interval(value: float, members: int, others: int) -> tuple[float, float]:
+def first_rows(scores: np.ndarray, persons: np.ndarray | None) -> np.ndarray:
+    """The score of each person's first row; all scores (n,) where persons are not known."""
+    return scores if persons is None else scores[np.sort(np.unique(persons, return_index=True)[1])]
+
+
+def area_interval(value: float, members: int, others: int) -> Interval:
     """95 % interval of an area from that many rows: the areas that lie within 1.96 of their own standard errors.
 
     Newcombe (2006), method 5, on the variance of Hanley & McNeil (1982); honest also for few rows and near 0 and 1.
@@ -135,12 +157,13 @@ def area_interval(value: float, members: int, others: int) -> tuple[float, float
     return float(low), float(high)
 
 
-def found_interval(attack: Attack, rate: float, seed: int, replicates: int) -> tuple[float, float]:
+def found_interval(attack: Attack, rate: float, seed: int, replicates: int) -> Interval:
     """95 % interval of `found_at`: the bootstrap's (both sides drawn anew), no narrower than Wilson's (1927)."""
     from scipy.stats import binomtest
 
     members, others = attack.members, attack.others
-    low, high = percentile_interval(bootstrap(partial(found_at, rate=rate), [members, others], replicates, [seed, 3]))
+    found = partial(found_at, rate=rate)
+    low, high = percentile_interval(bootstrap(found, [members, others], replicates, [seed, 3], attack.persons))
     count = round(found_at(members, others, rate) * len(members))
     wilson = binomtest(count, len(members)).proportion_ci(method="wilson")
     return float(min(low, wilson.low)), float(max(high, wilson.high))

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from clinsynth.metrics.intervals import no_narrower
 from clinsynth.metrics.nearest import nearest
 from clinsynth.metrics.records import MIN_ROWS, Features
 
@@ -21,6 +22,8 @@ REACH = 0.05
 """Share of held-out rows that lie as near to a train row as an attacker of singling out looks."""
 Hits = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Which tries of the main, baseline and control attack succeed, masks (n,)."""
+Whose = tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]
+"""Whose row each of these tries is on; None where each is on its own."""
 NOT_RUN = [
     "linking with outside sources",
     "inference of attributes that the synthetic set does not hold (age, sex, …)",
@@ -33,7 +36,7 @@ def attack_table(synthetic: Features, train: Features, held_out: Features, seed:
 
     Returns:
         "attacks": for each of singling out, linkability and inference what is tried, and for "main", "baseline" and
-        "control" their share of successes with its 95 % Wilson interval; "risk", what of the rest the main attack
+        "control" their share of successes with its 95 % interval (`share`); "risk", what of the rest the main attack
         reaches beyond the control, with the interval of Newcombe (1998); whether it is a "leak" (that interval above
         0) and whether it was "strong" enough to say something (main above baseline). "not_run", attacks that were not
         run. "note", where there are fewer than ten rows a side.
@@ -50,7 +53,7 @@ def attack_table(synthetic: Features, train: Features, held_out: Features, seed:
         "inference": (infer, "the closest synthetic row has the real row's label"),
     }
     attacks = [
-        {"criterion": name, "what": what, **describe(attack(made, known, unseen, generator))}
+        {"criterion": name, "what": what, **describe(*attack(made, known, unseen, generator))}
         for name, (attack, what) in tried.items()
     ]
     return {"attacks": attacks, "not_run": NOT_RUN, "note": ""}
@@ -61,7 +64,9 @@ def some(side: Features, most: int, generator: np.random.Generator) -> Features:
     return side.take(np.sort(generator.permutation(len(side.rows))[:most]))
 
 
-def single_out(made: Features, known: Features, unseen: Features, generator: np.random.Generator) -> Hits:
+def single_out(
+    made: Features, known: Features, unseen: Features, generator: np.random.Generator
+) -> tuple[Hits, Whose]:
     """The neighbourhood is as wide as 5 % of held-out rows are near to a train row; a guess is a point between two
     real rows that neither side holds."""
     width = float(np.quantile(nearest(unseen.rows, known.rows)[0], REACH))
@@ -73,10 +78,11 @@ def single_out(made: Features, known: Features, unseen: Features, generator: np.
         single: np.ndarray = (distances <= width).sum(1) == 1
         return single
 
-    return alone(made.rows, known.rows), alone(guesses, known.rows), alone(made.rows, unseen.rows)
+    hits = alone(made.rows, known.rows), alone(guesses, known.rows), alone(made.rows, unseen.rows)
+    return hits, (None, None, None)
 
 
-def link(made: Features, known: Features, unseen: Features, generator: np.random.Generator) -> Hits:
+def link(made: Features, known: Features, unseen: Features, generator: np.random.Generator) -> tuple[Hits, Whose]:
     """The features are parted by chance; a guess is any synthetic row."""
     order = generator.permutation(made.rows.shape[1])
     halves = order[: len(order) // 2], order[len(order) // 2 :]
@@ -86,22 +92,24 @@ def link(made: Features, known: Features, unseen: Features, generator: np.random
         same: np.ndarray = first == second
         return same
 
-    return linked(known.rows), generator.random(len(known.rows)) < 1 / len(made.rows), linked(unseen.rows)
+    guessed = generator.random(len(known.rows)) < 1 / len(made.rows)
+    return (linked(known.rows), guessed, linked(unseen.rows)), (known.persons, None, unseen.persons)
 
 
-def infer(made: Features, known: Features, unseen: Features, generator: np.random.Generator) -> Hits:
+def infer(made: Features, known: Features, unseen: Features, generator: np.random.Generator) -> tuple[Hits, Whose]:
     """A guess is drawn from the labels of the held-out rows."""
 
     def right(side: Features) -> np.ndarray:
         same: np.ndarray = made.labels[nearest(side.rows, made.rows)[1]] == side.labels
         return same
 
-    return right(known), generator.choice(unseen.labels, len(known.labels)) == known.labels, right(unseen)
+    guessed = generator.choice(unseen.labels, len(known.labels)) == known.labels
+    return (right(known), guessed, right(unseen)), (known.persons, known.persons, unseen.persons)
 
 
-def describe(hits: Hits) -> dict[str, Any]:
+def describe(hits: Hits, persons: Whose = (None, None, None)) -> dict[str, Any]:
     """Shares and intervals, and what they mean."""
-    main, baseline, control = ({"n": len(own), **share(int(own.sum()), len(own))} for own in hits)
+    main, baseline, control = ({"n": len(own), **share(own, whose)} for own, whose in zip(hits, persons, strict=True))
     left = 1 - control["value"]
     low, high = difference(main, control)
     risk = (main["value"] - control["value"]) / left if left else 0.0
@@ -111,11 +119,13 @@ def describe(hits: Hits) -> dict[str, Any]:
     return {**attacks, "risk": risk, "interval": interval, "leak": interval[0] > 0, "strong": strong}
 
 
-def share(count: int, total: int) -> dict[str, Any]:
+def share(hits: np.ndarray, persons: np.ndarray | None = None) -> dict[str, Any]:
+    """The share of True (n,) and its 95 % interval: Wilson's, no narrower than that of a bootstrap of persons."""
     from scipy.stats import binomtest
 
-    interval = binomtest(count, total).proportion_ci(method="wilson")
-    return {"value": count / total, "interval": [float(interval.low), float(interval.high)]}
+    found = binomtest(int(hits.sum()), len(hits)).proportion_ci(method="wilson")
+    interval = no_narrower((float(found.low), float(found.high)), np.mean, [hits], [persons])
+    return {"value": float(hits.mean()), "interval": list(interval)}
 
 
 def difference(first: dict[str, Any], second: dict[str, Any]) -> tuple[float, float]:

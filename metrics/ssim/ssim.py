@@ -13,6 +13,7 @@ Mean MS-SSIM of random pairs of one class tells how diverse a set is (Odena et a
 one tells whether it is a copy. This file stands alone: `evaluate.load("./metrics/ssim")`.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import datasets
@@ -91,13 +92,12 @@ def within_class(images: np.ndarray, labels: np.ndarray, seed: int = 0) -> np.nd
 
 def nearest_pictures(images: np.ndarray, references: np.ndarray) -> np.ndarray:
     """Number (n,) of the reference with the smallest squared difference of pixels to each uint8 image."""
-    images, references = images.reshape(len(images), -1), references.reshape(len(references), -1)
     numbers = np.zeros(len(images), dtype=int)
     for i in range(0, len(images), BLOCK_ROWS):
-        queries = images[i : i + BLOCK_ROWS].astype(np.float64)
+        queries = _rows(images[i : i + BLOCK_ROWS])
         best = np.full(len(queries), np.inf)
         for j in range(0, len(references), BLOCK_ROWS):
-            rows = references[j : j + BLOCK_ROWS].astype(np.float64)
+            rows = _rows(references[j : j + BLOCK_ROWS])
             scores = (rows**2).sum(1) - 2 * queries @ rows.T
             nearest = scores.argmin(1)
             found = scores[np.arange(len(queries)), nearest]
@@ -122,8 +122,13 @@ def check_pictures(images: np.ndarray, references: np.ndarray) -> None:
         raise ValueError(f"SSIM needs images of at least {WINDOW} x {WINDOW} pixels, got {images.shape[2:]}")
 
 
-def _batches(images: np.ndarray, references: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-    return [(images[i : i + BATCH], references[i : i + BATCH]) for i in range(0, len(images), BATCH)]
+def _rows(images: np.ndarray) -> np.ndarray:
+    return images.reshape(len(images), -1).astype(np.float64)
+
+
+def _batches(images: np.ndarray, references: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    for start in range(0, len(images), BATCH):
+        yield images[start : start + BATCH], references[start : start + BATCH]
 
 
 def _maps(x: np.ndarray, y: np.ndarray, data_range: float) -> tuple[np.ndarray, np.ndarray]:

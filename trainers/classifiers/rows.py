@@ -115,7 +115,9 @@ def hash_sets(*sets: LabelledSamples) -> str:
     """Hash of label names, samples and labels: 16 hexadecimal digits."""
     digest = hashlib.sha256("\n".join(sets[0].label_names).encode())
     for data in sets:
-        digest.update(data.content() + data.labels.tobytes())
+        for part in data.content():
+            digest.update(part)
+        digest.update(data.labels.tobytes())
     return digest.hexdigest()[:16]
 
 

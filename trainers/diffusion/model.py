@@ -20,6 +20,9 @@ from clinsynth.trainers.diffusion.network import build_unet, patch_side, seen_sh
 from clinsynth.trainers.diffusion.process import build_scheduler, to_fast
 from clinsynth.trainers.training_state import TrainingState, checkpoints
 
+BLOCK = 1024
+"""Images whose values are counted at once."""
+
 
 def image_moments(args: DDPMArguments, images: np.ndarray) -> tuple[list[float], list[float]]:
     """Mean and standard deviation, a number a channel, that images in [-1, 1] are standardised by.
@@ -31,10 +34,17 @@ def image_moments(args: DDPMArguments, images: np.ndarray) -> tuple[list[float],
         return [0.0] * channels, [1.0] * channels
     if args.dp_epsilon is not None:
         return [0.0] * channels, [0.5] * channels
-    by_channel = [images[:, channel] for channel in range(channels)]
-    means = [round(float(values.mean(dtype=np.float64)) / 127.5 - 1, 4) for values in by_channel]
-    stds = [max(round(float(values.std(dtype=np.float64)) / 127.5, 4), 0.01) for values in by_channel]
-    return means, stds
+    counts = np.sum([value_counts(part) for part in np.array_split(images, -(-len(images) // BLOCK))], axis=0)
+    shares, values = counts / counts.sum(1, keepdims=True), np.arange(256)
+    means = shares @ values
+    variances = [share @ (values - mean) ** 2 for share, mean in zip(shares, means, strict=True)]
+    stds = [max(round(float(variance) ** 0.5 / 127.5, 4), 0.01) for variance in variances]
+    return [round(float(mean) / 127.5 - 1, 4) for mean in means], stds
+
+
+def value_counts(images: np.ndarray) -> np.ndarray:
+    """How often each of 256 values stands in each channel of images, uint8 (n, channels, side, side)."""
+    return np.stack([np.bincount(images[:, channel].ravel(), minlength=256) for channel in range(images.shape[1])])
 
 
 def build_state(
