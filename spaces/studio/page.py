@@ -27,7 +27,7 @@ a[download] {color: var(--body-text-color) !important; text-decoration: underlin
 #banner {border-left: 4px solid #d97706; padding: 0.25rem 0.75rem;}
 #images img {image-rendering: pixelated; aspect-ratio: 1; height: auto;}
 #images .grid-wrap {min-height: 0; max-height: none; height: auto;}
-@media (max-width: 640px) {#images .grid-container {grid-template-columns: repeat(2, minmax(0, 1fr)) !important;}}
+#images .grid-container {grid-template-columns: repeat(auto-fill, minmax(max(100px, 22%), 1fr)) !important;}
 #images .preview img {width: min(100%, 512px); height: auto; object-fit: contain;}
 #images .thumbnail-lg {aspect-ratio: auto; display: flex; flex-direction: column;}
 #images .caption-label {position: static; max-width: none; width: 100%; white-space: normal; text-align: left;}
