@@ -76,6 +76,11 @@ def gained(*verdicts: str) -> Test:
     return lambda r: any(gain.verdict in verdicts for gain in r.gains)
 
 
+def gained_by_itself(r: Readings) -> bool:
+    """Whether the interval of a gain or a loss leaves out zero, which Holm's correction did not let stand."""
+    return any(gain.interval[0] > 0 or gain.interval[1] < 0 for gain in r.gains)
+
+
 def gained_for_sure(r: Readings) -> bool:
     """Whether an arm helps beside the study's control, a strong one, with labels that are right, and none hurts."""
     sure = [g for g in r.gains if g.verdict == "helps" and g.main and g.control != PLAIN and not g.labels]
@@ -195,6 +200,7 @@ RULES: dict[str, tuple[Rule, ...]] = {
             gained("helps"),
         ),
         Rule(NO, "added to real {things} they hurt", gained("hurts")),
+        Rule(UNKNOWN, "a difference is seen that may be chance, as several were looked at", gained_by_itself),
         Rule(
             UNKNOWN,
             "no difference seen: there may be one, smaller than these test {things} and seeds can show",

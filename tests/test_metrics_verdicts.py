@@ -154,6 +154,11 @@ def test_one_seed_is_too_few_to_tell_and_a_plain_control_too_weak() -> None:
         found = judge({**evidence_on("honest"), "classifier": {"comparisons": records}})
         assert found.words[HELPS] == word
         assert (SITE in found.suitable_for) is False  # whether they show their class was not measured
+    for interval, why in (([0.01, 0.15], "may be chance"), ([-0.05, 0.15], "no difference seen")):
+        records = [{**gain, "verdict": "no evidence", "interval": interval}]
+        answers = judge({**evidence_on("honest"), "classifier": {"comparisons": records}}).answers
+        (said,) = [answer for answer in answers if answer.question == HELPS]
+        assert said.word == UNKNOWN and why in said.why
 
 
 def test_a_study_is_judged_by_its_own_classifiers() -> None:
