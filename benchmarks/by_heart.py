@@ -11,8 +11,6 @@ of copies "redrawn by heart", as far as the 95 % intervals of both tell.
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.timing import BenchmarkArguments, write_results
+from benchmarks.score import ImagesArguments, real_splits
+from benchmarks.timing import run_alone, write_results
 from clinsynth.arguments import run
 from clinsynth.metrics.privacy.power import describe_power
 from clinsynth.run_folder import create_run_folder, read_json
@@ -30,23 +29,24 @@ KIND = "redrawn by heart"
 
 
 @dataclass(kw_only=True)
-class ByHeartArguments(BenchmarkArguments):
-    """Overfit a DDPM on purpose, and look at it through the gate."""
+class ByHeartArguments(ImagesArguments):
+    """Overfit a DDPM on purpose, and look at it through the gate. The data set is a MedMNIST-layout .npz."""
 
     may_be_zero = frozenset({"seed"})
 
-    dataset: str
-    """a MedMNIST-layout .npz"""
     images: int = 10
     """train images, drawn in equal parts of each class"""
-    resolution: int = 32
-    """height and width of the images in pixels"""
     train_steps: int = 2000
     """optimizer steps: enough to draw the images themselves"""
     drawn: int = 50
     """images that are drawn"""
     seed: int = 0
     """of the choice of images, of training and of drawing"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.dataset.endswith(".npz"):
+            raise ValueError(f"--dataset must be a MedMNIST-layout .npz, got {self.dataset}; give retinamnist.npz")
 
 
 def main(args: ByHeartArguments) -> None:
@@ -56,7 +56,7 @@ def main(args: ByHeartArguments) -> None:
     output_dir = create_run_folder(args.output_dir)
     few = output_dir / "few.npz"
     classes = write_few(args, few)
-    common = ["--resolution", str(args.resolution), "--channels", "1", "--seed", str(args.seed)]
+    common = ["--resolution", str(args.resolution), "--channels", str(args.channels), "--seed", str(args.seed)]
     command("train", "ddpm", "--dataset", few, *common, *training(args), "--output_dir", output_dir / "ddpm")
     per_class = str(-(-args.drawn // classes))
     drawing = ["--model", output_dir / "ddpm", "--per_class", per_class, "--seed", str(args.seed)]
@@ -67,7 +67,7 @@ def main(args: ByHeartArguments) -> None:
     refused = [str(reading) for reading in read_gate(evidence, Thresholds()) if not reading.passed]
     copied, flagged, views = looked_at(args, few, output_dir / "drawn")
     (power,) = (one for one in evidence["privacy"]["power"] if one["kind"] == KIND)
-    record = describe(copied, flagged, power, evidence["privacy"]["verdict"], refused)
+    record = record_of(copied, flagged, power, evidence["privacy"]["verdict"], refused)
     write_results(args, "by-heart", text=table(record), views=views.tolist(), **record)
 
 
@@ -92,22 +92,19 @@ def training(args: ByHeartArguments) -> list[str]:
 
 def command(*words: str | Path) -> None:
     """Run a command of clinsynth in a process of its own."""
-    environment = os.environ | {"TQDM_DISABLE": "1"}
-    subprocess.run([sys.executable, "-m", "clinsynth", *map(str, words)], check=True, env=environment)
+    run_alone([sys.executable, "-m", "clinsynth", *map(str, words)])
 
 
 def looked_at(args: ByHeartArguments, few: Path, drawn: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Of each drawn image whether it is a copy by plain pixels, whether the check of single images takes it for one,
     and how far beyond the thresholds it is; (n,) each."""
-    from clinsynth.data.arguments import ImageDataArguments
-    from clinsynth.data.images import load_image_arrays
     from clinsynth.metrics.images.privacy import exact_rows
     from clinsynth.metrics.privacy.copies import ThumbnailSpace, duplicated
     from clinsynth.metrics.privacy.power import beyond
     from clinsynth.metrics.privacy.views import ViewSpace, certain_thresholds
     from clinsynth.synthesis.sets import load_synthetic_images
 
-    splits = load_image_arrays(ImageDataArguments(str(few), resolution=args.resolution, channels=1))
+    splits = real_splits(str(few), args.resolution, args.channels)
     train, held_out = splits["train"].images, splits["test"].images
     images = load_synthetic_images(drawn).images
     space = ViewSpace.of(train)
@@ -124,7 +121,7 @@ def rows_of(images: np.ndarray) -> np.ndarray:
     return images.reshape(len(images), -1).astype(np.float32)
 
 
-def describe(
+def record_of(
     copied: np.ndarray, flagged: np.ndarray, power: dict[str, Any], verdict: str, refused: list[str]
 ) -> dict[str, Any]:
     """What was found of the copies, beside what the power says."""
@@ -147,8 +144,8 @@ def table(record: dict[str, Any]) -> str:
     rows = {
         "images drawn": record["drawn"],
         "copies among them, by plain pixels": found["planted"] if found else 0,
-        "of these the check of single images finds": in_words(found) if found else "nothing to find",
-        f"the report's power, of planted copies {KIND}": in_words(record["power"]),
+        "of these the check of single images finds": share_in_words(found) if found else "nothing to find",
+        f"the report's power, of planted copies {KIND}": share_in_words(record["power"]),
         "the intervals overlap": "yes" if record["agrees"] else "no",
         "other images taken for copies": record["others_flagged"],
         "verdict": record["verdict"],
@@ -157,7 +154,7 @@ def table(record: dict[str, Any]) -> str:
     return "\n".join(["| what | found |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())])
 
 
-def in_words(power: dict[str, Any]) -> str:
+def share_in_words(power: dict[str, Any]) -> str:
     low, high = power["interval"]
     return f"{power['found']} of {power['planted']}, {power['share']:.0%} ({low:.0%} to {high:.0%})"
 

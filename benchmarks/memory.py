@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.timing import BenchmarkArguments, run_alone, write_results
+from benchmarks.timing import BenchmarkArguments, own_mb, run_alone, write_results
 from clinsynth.arguments import run
 from clinsynth.run_folder import create_run_folder
 
@@ -138,15 +138,6 @@ def watched(command: list[str], environment: dict[str, str]) -> dict[str, float]
             raise ValueError(f"{' '.join(command)} failed with status {process.returncode}: {printed.read()[-2000:]}")
     peak = usage.ru_maxrss * 1024 / 1e6
     return {"own_mb": own, "peak_mb": peak, "cpu_seconds": usage.ru_utime + usage.ru_stime}
-
-
-def own_mb(process: int) -> float:
-    """Resident memory of a process that is no page of a file, in MB."""
-    try:
-        lines = Path(f"/proc/{process}/status").read_text().splitlines()
-    except OSError:
-        return 0.0
-    return sum(int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith("RssAnon"))
 
 
 def write_watched(args: MemoryArguments, section: str, rows: list[dict[str, Any]]) -> None:

@@ -11,6 +11,7 @@ that of building the index and of the sample, carried on.
 
 import json
 import math
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.timing import BenchmarkArguments, run_alone, write_results
+from benchmarks.timing import BenchmarkArguments, own_mb, run_alone, write_results
 from clinsynth.arguments import run
 from clinsynth.run_folder import create_run_folder
 
@@ -40,6 +41,11 @@ class ScaleArguments(BenchmarkArguments):
     """numbers of rows, separated by commas"""
     dimension: int = 1280
     """values of a row"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not re.fullmatch(r"[1-9]\d*(,[1-9]\d*)*", self.rows):
+            raise ValueError(f"--rows must be whole numbers with commas between, got {self.rows!r}; give 10000,100000")
 
 
 def main(args: ScaleArguments) -> None:
@@ -134,12 +140,6 @@ def look_for_copies(rows: np.ndarray, by_index: bool) -> dict[str, Any]:
         "recall": index.recall if index else None,
         "copies": float((found.numbers[: len(copied), 0] == copied).mean()),
     }
-
-
-def own_mb() -> float:
-    """Resident memory of this process that is no page of a file, in MB (10**6 bytes)."""
-    status = Path("/proc/self/status").read_text()
-    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("RssAnon")) * 1024 / 1e6
 
 
 def exponent(measured: list[dict[str, Any]]) -> float | None:

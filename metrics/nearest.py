@@ -176,25 +176,22 @@ def closest_other(rows: np.ndarray, probed: np.ndarray) -> np.ndarray:
     return np.sqrt(least)
 
 
-_kept: dict[int, RowIndex] = {}
-"""The last index, by the identity of its rows: a set drawn batch by batch asks again and again."""
+_kept: list[RowIndex] = []
+"""The last index: a set drawn batch by batch asks for the same rows again and again."""
 
 
 def index_of(rows: np.ndarray) -> RowIndex | None:
     """The index of so many rows; None where there are fewer, or FAISS is not installed."""
     if len(rows) < INDEXED_ROWS:
         return None
-    kept = _kept.get(id(rows))
-    if kept is not None and kept.rows is rows:
-        return kept
+    if _kept and _kept[0].rows is rows:
+        return _kept[0]
     try:
-        index = RowIndex(rows)
+        _kept[:] = [RowIndex(rows)]
     except ImportError:
         print(f"{len(rows)} rows are compared one by one; `pip install clinsynth[large]` brings an index", flush=True)
         return None
-    _kept.clear()
-    _kept[id(rows)] = index
-    return index
+    return _kept[0]
 
 
 def loss_in_words(*found: Closest) -> str:

@@ -24,7 +24,7 @@ def test_chunks_give_the_same_as_all_distances_at_once() -> None:
 def indexed(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("faiss", reason="needs FAISS, which `pip install clinsynth[large]` brings")
     monkeypatch.setattr(module, "INDEXED_ROWS", 1500)
-    monkeypatch.setattr(module, "_kept", {})
+    monkeypatch.setattr(module, "_kept", [])
 
 
 def grouped_rows(count: int) -> np.ndarray:

@@ -62,6 +62,14 @@ def test_images_are_drawn_again_by_their_seeds(client: Any) -> None:
     )
 
 
+def test_while_a_set_is_made_no_earlier_one_can_be_taken(client: Any) -> None:
+    """Neither by the download nor by the buttons, which take what is behind it."""
+    job = client.submit(model="eyes", label="mild", **QUICK, api_name="/images")
+    job.result()
+    *under_way, (_, file, _) = job.outputs()
+    assert under_way and all(part[1]["value"] is None for part in under_way) and Path(file).suffix == ".zip"
+
+
 def test_the_download_holds_every_image_with_its_provenance(client: Any) -> None:
     images, file, _ = ask(client, label="every class", count=4, seed=9)
     with zipfile.ZipFile(file) as archive:

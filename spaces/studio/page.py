@@ -61,7 +61,7 @@ def hand_over(button: gr.Button, made: gr.DownloadButton, tabs: gr.Tabs, tab: st
     @errors_as_messages()
     def move(path: str | None) -> list[Any]:
         if path is None:
-            raise ValueError("the set is still being made; wait until its download is there, then press again")
+            raise ValueError("there is no finished set yet; wait for its download, or make one anew, and press again")
         # a copy: what is uploaded is deleted after use, and the download is to stay
         copy = downloadable(f"made-here{Path(path).suffix}", Path(path).read_bytes())
         more = [to.follow[1](copy)] if to.follow else []
